@@ -1,0 +1,113 @@
+"""Route a model's attention through a handler of ours, and put everything back.
+
+transformers models call their attention through `AttentionInterface`, a table from name to function
+(https://huggingface.co/docs/transformers/attention_interface). While `routed_attention` is open, the
+decoder's attention calls go to `handler(module, query, key, value, mask, **kwargs)`. `capture.py` uses it to
+record what the model computes, `replay.py` to answer with recorded attention. The vision tower of a
+vision-language model has its own config and is left alone.
+
+Shapes, here and in all modules of the engine:
+R rows (one per set of masked positions), N tokens of one forward, T keys, H query heads, G key/value heads,
+D head width, C hidden size. The batch is always one prompt.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from mask_impact.errors import UnsupportedModel
+
+AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+ROUTE = "mask_impact"  # the name under which the handler is registered
+
+
+def family(model: nn.Module) -> str:
+    """The model type transformers knows the model by, for messages: "qwen3"."""
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers in order: the first ModuleList of the decoder that has `num_hidden_layers` entries.
+
+    Raises UnsupportedModel when there is none; no family's names are guessed.
+    """
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    for root in (decoder, model):
+        for module in root.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return list(module)
+    raise UnsupportedModel(
+        f"model family '{family(model)}' is not supported: no list of {count} decoder layers was found in it"
+    )
+
+
+def implementation(model: nn.Module) -> str:
+    """The attention implementation that is measured: the model's own when it is "sdpa" or "eager".
+
+    Other kernels (flash, flex) describe windows and padding in other ways than a mask, so a model loaded with
+    one of them is measured with sdpa, or eager where the family has no sdpa.
+    """
+    current = model.config.get_text_config(decoder=True)._attn_implementation
+    if current in ("sdpa", "eager"):
+        return current
+    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+
+
+def eager_attention(module: nn.Module) -> AttentionFunction:
+    """The family's own eager attention: the function its modeling file falls back to for `module`.
+
+    It carries what is particular to the family (soft-capping, sinks, position bias). Raises UnsupportedModel.
+    """
+    for scope in (
+        inspect.unwrap(type(module).forward).__globals__,
+        vars(sys.modules[type(module).__module__]),
+    ):
+        if "eager_attention_forward" in scope:
+            return scope["eager_attention_forward"]
+    raise UnsupportedModel(f"{type(module).__name__} is not supported: its modeling file has no eager attention")
+
+
+def attention_function(name: str, module: nn.Module) -> AttentionFunction:
+    """The function transformers would call for `module` with implementation `name`."""
+    return eager_attention(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The distinct config objects the decoder's modules read their attention implementation from."""
+    found = {id(model.config.get_text_config(decoder=True)): model.config.get_text_config(decoder=True)}
+    for layer in decoder_layers(model):
+        for module in layer.modules():
+            config = getattr(module, "config", None)
+            if hasattr(config, "_attn_implementation_internal"):
+                found[id(config)] = config
+    return list(found.values())
+
+
+@contextmanager
+def routed_attention(model: nn.Module, handler: AttentionFunction) -> Iterator[None]:
+    """Send the decoder's attention calls to `handler` until the block ends, also by an exception.
+
+    The masks the handler gets are those of `implementation(model)`, made by the model as always.
+    """
+    configs = _configs(model)
+    before = [config._attn_implementation_internal for config in configs]
+    AttentionMaskInterface.register(ROUTE, ALL_MASK_ATTENTION_FUNCTIONS[implementation(model)])
+    AttentionInterface.register(ROUTE, handler)
+    try:
+        for config in configs:
+            config._attn_implementation_internal = ROUTE
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+        AttentionInterface._global_mapping.pop(ROUTE, None)
+        AttentionMaskInterface._global_mapping.pop(ROUTE, None)

@@ -1,0 +1,323 @@
+"""Generate once and record what every decoder layer saw at the query positions.
+
+The recorded forwards are the model's own generation: the prompt's forward, then one cached forward per further
+token. A generation step is so measured on exactly what the model computed for it, and no forward is run twice.
+Inputs come from hooks on the layers inside the real forward: image features, rotary positions, masks and
+whatever a model adds between layers are in place by construction.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from mask_impact.attention import attention_function, decoder_layers, family, implementation, routed_attention
+from mask_impact.errors import UnsupportedModel
+
+
+@dataclass
+class Query:
+    """One layer at one query position: its call cut down to that row, and what came out."""
+
+    position: int
+    args: tuple[Any, ...]  # the layer's arguments, every tensor cut to this row; hidden states [1, 1, C]
+    kwargs: dict[str, Any]
+    hidden: torch.Tensor  # [1, 1, C] layer input
+    output: torch.Tensor | None = None  # [1, 1, C] layer output
+    query: torch.Tensor | None = None  # [1, H, 1, D] after position embedding
+    bias: torch.Tensor | None = None  # [1, 1 or H, 1, T] added to the logits; -inf: cannot be seen
+    options: dict[str, Any] = field(default_factory=dict)  # further arguments of the attention call
+    heads: torch.Tensor | None = None  # [H, D] attention output, before the output projection
+
+
+@dataclass
+class LayerRecord:
+    """One decoder layer: its attention module, keys and values of all positions, and the recorded queries."""
+
+    index: int
+    layer: nn.Module
+    attention: nn.Module | None = None  # None: the layer never called the attention interface
+    keys: torch.Tensor | None = None  # [1, G, T, D]
+    values: torch.Tensor | None = None  # [1, G, T, D]
+    queries: dict[int, Query] = field(default_factory=dict)
+
+
+@dataclass
+class Recording:
+    """A finished generation: the layers' records and the generated tokens."""
+
+    layers: list[LayerRecord]
+    tokens: list[int]  # generated ids
+    probabilities: list[float]  # of each generated token, 0 to 1
+    seconds: list[float]  # of each forward: the prompt's, then one per further token
+
+    def measured(self) -> list[LayerRecord]:
+        """The layers with softmax attention."""
+        return [record for record in self.layers if record.attention is not None]
+
+    def skipped(self) -> list[LayerRecord]:
+        """The layers without: state space, linear attention, convolution."""
+        return [record for record in self.layers if record.attention is None]
+
+
+def layer_output(output: Any) -> torch.Tensor:
+    """A decoder layer's hidden states [1, N, C]: older transformers return a tuple, newer ones the tensor."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def at_row(value: Any, row: int, count: int, seen: dict[Any, Any]) -> Any:
+    """`value` (an argument of a layer called on `count` tokens) cut down to token `row`.
+
+    Tensors are cut on their sequence axis: the last one of ids ([1, N], [3, 1, N]), the one before it of
+    activations, rotary tables and masks ([1, N, C], [3, 1, N, D], [1, 1, N, T]). Others pass through. Caches become
+    None: the replay has the keys already. `seen` shares the cut between layers of one forward.
+    """
+    if isinstance(value, torch.Tensor):
+        key = (id(value), row)
+        if key not in seen:
+            seen[key] = (_tensor_row(value, row, count), value)  # the original is held, so that its id stays its own
+        return seen[key][0]
+    if hasattr(value, "get_seq_length"):
+        return None
+    if isinstance(value, Mapping):
+        return {name: at_row(item, row, count, seen) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(at_row(item, row, count, seen) for item in value)
+    return value
+
+
+def _tensor_row(tensor: torch.Tensor, row: int, count: int) -> torch.Tensor:
+    ids = tensor.ndim < 3 and not (tensor.is_floating_point() or tensor.is_complex())
+    axis = -1 if ids or tensor.ndim < 2 or tensor.dtype == torch.int64 else -2
+    if count == 1 or tensor.ndim < -axis or tensor.shape[axis] != count:
+        return tensor
+    return tensor.narrow(axis, row, 1).clone()
+
+
+class Recorder:
+    """Hooks and attention handler that fill one LayerRecord per decoder layer while the model runs."""
+
+    def __init__(self, model: nn.Module, wanted: Callable[[int], bool]) -> None:
+        self.model = model
+        self.wanted = wanted  # which positions are query positions
+        self.records = [LayerRecord(index, layer) for index, layer in enumerate(decoder_layers(model))]
+        self.implementation = implementation(model)
+        self.position = 0  # of the running forward's first token
+        self.count = 0  # tokens in the running forward
+        self.inside: LayerRecord | None = None
+        self.shared: dict[Any, Any] = {}  # rows already cut in this forward
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record until the block ends; the model is then as it was."""
+        handles = []
+        try:
+            for record in self.records:
+                handles.append(record.layer.register_forward_pre_hook(self._before(record), with_kwargs=True))
+                handles.append(record.layer.register_forward_hook(self._after(record)))
+            with routed_attention(self.model, self._attend):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _rows(self) -> list[int]:
+        return [row for row in range(self.count) if self.wanted(self.position + row)]
+
+    def _before(self, record: LayerRecord) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if record.index == 0:
+                self.position += self.count
+                self.count = hidden.shape[-2]
+                self.shared.clear()
+            self.inside = record
+            for row in self._rows():
+                row_args = at_row(args, row, self.count, self.shared)
+                row_kwargs = at_row(kwargs, row, self.count, self.shared)
+                row_hidden = at_row(hidden, row, self.count, self.shared)
+                position = self.position + row
+                record.queries[position] = Query(position, row_args, row_kwargs, row_hidden)
+
+        return hook
+
+    def _after(self, record: LayerRecord) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self.inside = None
+            for row in self._rows():
+                rows = layer_output(output).narrow(-2, row, 1).clone()
+                record.queries[self.position + row].output = rows
+
+        return hook
+
+    def _attend(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        compute = attention_function(self.implementation, module)
+        result = compute(module, query, key, value, attention_mask, *args, **kwargs)
+        record = self.inside
+        if record is None:  # not a decoder layer's
+            return result
+        if record.attention not in (None, module) or args:
+            raise UnsupportedModel(
+                f"model family '{family(self.model)}' is not supported: layer {record.index} computes attention more "
+                "than once, or not with the arguments of transformers' attention interface"
+            )
+        record.attention = module
+        total = self.position + self.count
+        record.keys = _extended(record.keys, key, self.count, total)
+        record.values = _extended(record.values, value, self.count, total)
+        for row in self._rows():
+            found = record.queries[self.position + row]
+            found.query = query[:, :, row : row + 1].clone()
+            found.heads = result[0][0, row].clone()
+            found.options = at_row(kwargs, row, self.count, self.shared)
+            found.bias = self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal"))
+        return result
+
+    def _bias(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        row: int,
+        is_causal: bool | None,
+    ) -> torch.Tensor:
+        """What is added to the logits of `row`: [1, 1 or H, 1, T] over positions 0 to T - 1, -inf where masked."""
+        position, total = self.position + row, self.position + self.count
+        hidden_by_cache = total - key.shape[2]  # a sliding cache has dropped the oldest positions
+        if is_causal is None:
+            is_causal = getattr(module, "is_causal", True)
+        memo = ("bias", id(mask), row, hidden_by_cache, is_causal)
+        if memo in self.shared:
+            return self.shared[memo][0]
+        if mask is None:  # sdpa then is causal by itself, eager sees everything
+            causal = self.implementation == "sdpa" and is_causal and self.count > 1
+            visible = torch.arange(hidden_by_cache, total, device=key.device) <= (position if causal else total)
+            bias = _additive(visible[None, None, None], query.dtype)
+        else:
+            bias = _additive(mask[:1, :, row : row + 1, : key.shape[2]], query.dtype)
+        bias = nn.functional.pad(bias, (hidden_by_cache, 0), value=float("-inf"))
+        if bias[..., position + 1 :].isneginf().all():
+            bias = bias[..., : position + 1].clone()
+        self.shared[memo] = (bias, mask)
+        return bias
+
+
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A boolean (True: visible) or additive mask as an additive one in float32 or better with true -inf."""
+    precise = torch.promote_types(dtype, torch.float32)
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=precise).masked_fill(~mask, float("-inf"))
+    hidden = mask <= torch.finfo(mask.dtype).min / 2
+    return mask.to(precise).masked_fill(hidden, float("-inf"))
+
+
+def _extended(recorded: torch.Tensor | None, seen: torch.Tensor, count: int, total: int) -> torch.Tensor:
+    """Keys or values of all positions so far; `seen` is what the attention got: all, or a sliding cache's last."""
+    if seen.shape[2] == total or recorded is None:
+        return seen
+    return torch.cat([recorded, seen[:, :, -count:]], dim=2)
+
+
+class _Probability(LogitsProcessor):
+    """Keeps the probability of the likeliest token of each step; changes nothing."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.values.append(scores[0].float().softmax(dim=-1).max().item())
+        return scores
+
+
+@contextmanager
+def _greedy(model: Any) -> Iterator[None]:
+    """Without the checkpoint's own sampling settings (repetition penalties among them) until the block ends."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+@contextmanager
+def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None]) -> Iterator[None]:
+    """Append the duration of each forward of `model`."""
+
+    def now() -> float:
+        if next(model.parameters()).is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def after(*_: Any) -> None:
+        seconds.append(now() - started.pop())
+        progress()
+
+    started: list[float] = []
+    handles = [
+        model.register_forward_pre_hook(lambda *_: started.append(now())),
+        model.register_forward_hook(after),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def record_generation(
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    num_tokens: int,
+    stop_ids: list[int],
+    queries: Callable[[int], bool] | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Recording:
+    """Generate up to `num_tokens` tokens greedily with the KV cache, recording every decoder layer.
+
+    Args:
+        inputs: the model's inputs; "input_ids" [1, N].
+        stop_ids: generation ends after one of these ids.
+        queries: which positions are recorded; by default those that predict an output token.
+        progress: called after each forward.
+
+    Raises UnsupportedModel when no layer calls transformers' attention interface.
+    """
+    prompt_length = inputs["input_ids"].shape[1]
+    recorder = Recorder(model, queries or (lambda position: position >= prompt_length - 1))
+    probability = _Probability()
+    seconds: list[float] = []
+    settings = GenerationConfig(
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=stop_ids or None,
+        pad_token_id=stop_ids[0] if stop_ids else 0,
+    )
+    with torch.no_grad(), recorder.recording(), _greedy(model), _timed(model, seconds, progress):
+        ids = model.generate(
+            **inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability])
+        )
+    tokens = ids[0, -len(probability.values) :].tolist()
+    recording = Recording(recorder.records, tokens, probability.values, seconds)
+    if not recording.measured():
+        raise UnsupportedModel(
+            f"model family '{family(model)}' is not supported: it does not compute its attention through "
+            "transformers' AttentionInterface, so its layers cannot be replayed"
+        )
+    return recording

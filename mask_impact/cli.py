@@ -1,0 +1,314 @@
+"""What both scripts' commands share: flags, checks before the long work, progress, summary, exit codes.
+
+torch and transformers are imported after the flags are parsed, so that `--help` answers at once. This is the only place
+that turns errors into exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mask_impact import __version__
+from mask_impact.errors import UserError
+from mask_impact.results import FORMATS, Block, ResultFiles, existing_files
+
+if TYPE_CHECKING:
+    from mask_impact.experiment import Run
+    from mask_impact.inputs import ModelInputs
+    from mask_impact.models import Source
+
+DEFAULT_FORMATS = "csv,json"
+PROMPT_FILE = "prompt.txt"
+VARIANTS = ("full", "attn", "head")
+BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12}  # measured on the demo model, rounded up
+
+# Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong flag in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def one_of_list(*choices: str) -> Callable[[str], tuple[str, ...]]:
+    """A flag type: a comma-separated choice, in the order of `choices`."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = [part.strip() for part in text.split(",") if part.strip()]
+        for part in chosen:
+            if part == "html" and "html" not in choices:
+                raise argparse.ArgumentTypeError(f"'html' comes with the viewer; choose from {', '.join(choices)}")
+            if part not in choices:
+                raise argparse.ArgumentTypeError(f"unknown {part!r}; choose from {', '.join(choices)}")
+        if not chosen:
+            raise argparse.ArgumentTypeError(f"nothing chosen; choose from {', '.join(choices)}")
+        return tuple(choice for choice in choices if choice in chosen)
+
+    return parse
+
+
+def device_name(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"unknown {text!r}; choose auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
+def output_name(text: str) -> str:
+    """A name that is a file name on every system."""
+    if not text or re.search(r'[/\\<>:"|?*\x00-\x1f]', text) or text[-1] in ". " or text[0] in ". " or len(text) > 150:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a plain file name; use letters, digits, - and _ (the folder goes into --output-dir)"
+        )
+    if text.split(".")[0].lower() in RESERVED:
+        raise argparse.ArgumentTypeError(f"{text!r} is a name that Windows reserves; choose another")
+    return text
+
+
+def build_parser(description: str, epilog: str, default_model: str) -> Parser:
+    """The flags both scripts have."""
+    parser = Parser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", help="the prompt")
+    prompt.add_argument(
+        "--prompt-file", metavar="FILE", type=Path, help=f"a UTF-8 text file with the prompt (default: {PROMPT_FILE})"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME_OR_PATH", default=default_model,
+        help="a hub name, a checkpoint folder, or demo for the bundled model (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num-tokens", metavar="N", type=positive, default=1, help="output tokens to analyse (default: 1)"
+    )
+    parser.add_argument(
+        "--output", metavar="NAME", type=output_name,
+        help="files are OUTPUT_DIR/NAME_results.*; the default name is scratch and is replaced by the next run",
+    )  # fmt: skip
+    parser.add_argument("--output-dir", metavar="DIR", type=Path, default=Path("output"), help="default: output")
+    parser.add_argument(
+        "--format", metavar="LIST", dest="formats", type=one_of_list(*FORMATS), default=DEFAULT_FORMATS,
+        help=f"comma-separated: {', '.join(FORMATS)} (default: {DEFAULT_FORMATS})",
+    )  # fmt: skip
+    parser.add_argument("--layers", metavar="LIST", help="for example 0,8,20-27 (default: all)")
+    parser.add_argument(
+        "--variants", metavar="LIST", type=one_of_list(*VARIANTS), default=",".join(VARIANTS),
+        help="comma-separated: full (the layer), attn (its attention), head (every head) (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--head-space", choices=("output", "residual"), default="output",
+        help="compare heads before the output projection, or their shares of it (default: output)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", metavar="DEVICE", type=device_name, default="auto",
+        help="auto, cpu, cuda, cuda:N or mps; auto is CUDA, then MPS, then CPU (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+        help="default: the checkpoint's own on an accelerator, float32 on the CPU",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist under the given name")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="let a model run the Python code that comes with it"
+    )
+    parser.add_argument(
+        "--allow-pickle", action="store_true",
+        help="also load pickled weights; a pickle can run any code when loaded, so only from authors you trust",
+    )  # fmt: skip
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    volume.add_argument("--verbose", action="store_true", help="print transformers' messages, and tracebacks of errors")
+    parser.add_argument("--version", action="version", version=f"mask-impact {__version__}")
+    return parser
+
+
+def guarded(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run a command; every failure becomes one line on stderr and an exit code."""
+    try:
+        main(args)
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted: nothing of the unfinished run was written", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.verbose:
+            traceback.print_exc()
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if isinstance(error, OSError) and error.filename is None and error.errno == 28:
+            print(f"error: the disk of {args.output_dir} is full; nothing was written", file=sys.stderr)
+            return 2
+        what = " ".join(str(error).split())[:500]
+        print(f"error: {type(error).__name__}: {what} (--verbose shows where)", file=sys.stderr)
+        return 1
+
+
+def read_prompt(args: argparse.Namespace) -> str:
+    """The prompt from --prompt, --prompt-file or prompt.txt. Raises UserError."""
+    if args.prompt is not None:
+        return str(args.prompt)
+    path = args.prompt_file or Path(PROMPT_FILE)
+    hint = "" if args.prompt_file else " (no --prompt was given, so prompt.txt in this folder is read)"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the prompt file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"the prompt file {path} cannot be read: {error.strerror}{hint}") from error
+    if not text.strip():
+        raise UserError(f"the prompt file {path} is empty{hint}; write the prompt into it or use --prompt")
+    return text.removesuffix("\n")
+
+
+def open_results(args: argparse.Namespace, default_name: str) -> ResultFiles:
+    """The files of this run, checked: results under a name the user gave are kept unless --overwrite."""
+    name = args.output or default_name
+    if args.output and not args.overwrite and (existing := existing_files(args.output_dir, name)):
+        raise UserError(f"{existing[0]} exists already; choose another --output, or replace it with --overwrite")
+    return ResultFiles(args.output_dir, name, args.formats)
+
+
+def check_space(args: argparse.Namespace, prompt_length: int, layers: int, heads: int) -> None:
+    """Raises UserError when the disk cannot hold the results."""
+    variants = sum({"full": 1, "attn": 1, "head": heads}[variant] for variant in args.variants)
+    tokens = sum(prompt_length + step for step in range(args.num_tokens))
+    needed = tokens * layers * variants * sum(BYTES_PER_ROW[form] for form in args.formats)
+    free = shutil.disk_usage(args.output_dir).free
+    if needed > free:
+        raise UserError(
+            f"the results need about {needed / 1e6:,.0f} MB, but the disk of {args.output_dir} has {free / 1e6:,.0f} MB "
+            "free; choose another --output-dir, or fewer --layers or --variants"
+        )
+
+
+class ProgressBar:
+    """A tqdm bar on stderr: one unit per forward and per replayed layer, named as it goes."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        bar_format = "{desc:<34} |{bar:30}| {percentage:3.0f}% {elapsed}<{remaining}"
+        self.bar = tqdm(total=total, disable=quiet, file=sys.stderr, leave=False, bar_format=bar_format)
+
+    def __call__(self, what: str) -> None:
+        self.bar.set_description_str(what, refresh=False)
+        self.bar.update()
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.close()
+
+
+def analyse(
+    args: argparse.Namespace,
+    default_name: str,
+    prepare: Callable[["Source", Any], "ModelInputs"],
+    argv: Sequence[str],
+) -> None:
+    """Everything after the flags: check, load, measure, write, summarise.
+
+    `prepare(source, tokenizer)` makes the model inputs.
+    """
+    started = time.perf_counter()
+    if not args.quiet:
+        print(f"loading {args.model}", file=sys.stderr)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    from mask_impact import experiment, models
+
+    if not args.verbose:
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    device = models.choose_device(args.device)
+    source = models.find_model(args.model, args.trust_remote_code, args.allow_pickle)
+    layers = experiment.parse_layers(args.layers, source.num_layers)
+    inputs = prepare(source, tokenizer := models.load_tokenizer(source))
+    experiment.check_length(source.text_config, len(inputs.tokens), args.num_tokens)
+    options = experiment.Options(args.num_tokens, layers, args.variants, args.head_space)
+    measured_layers = len(layers or range(source.num_layers))
+    try:
+        with open_results(args, default_name) as files:
+            check_space(args, len(inputs.tokens), measured_layers, source.text_config.num_attention_heads)
+            prepared = time.perf_counter()
+            model = models.load_model(source, device, models.choose_dtype(args.dtype, device))
+            loaded = time.perf_counter()
+            with ProgressBar(args.num_tokens * (1 + measured_layers), args.quiet) as progress:
+                run = experiment.run(model, tokenizer, inputs, options, files.write, progress)
+            run.manifest["model"] |= {
+                "name": args.model,
+                "path_or_id": source.path if source.name != "demo" else "demo",
+                "revision": getattr(source.config, "_commit_hash", None),
+            }
+            run.manifest["seconds"] |= {"prepare": prepared - started, "load": loaded - prepared}
+            run.manifest["seconds"]["total"] = time.perf_counter() - started
+            paths = files.commit({"name": files.name, "argv": list(argv), **run.manifest})
+    except PermissionError as error:
+        raise UserError(f"the output folder {args.output_dir} is not writable ({error.filename}); choose --output-dir") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"the output folder {args.output_dir} is not a folder; choose another --output-dir") from error
+    if not args.quiet:
+        print(summary(run, paths, time.perf_counter() - started))
+
+
+def summary(run: "Run", paths: dict[str, Path], total: float) -> str:
+    """What a user wants to know at the end of a run."""
+    manifest = run.manifest
+    model, seconds = manifest["model"], manifest["seconds"]
+    generated = "".join(found["text"] for found in manifest["generated"])
+    chances = ", ".join(f"{found['probability']:.2f}" for found in manifest["generated"])
+    lines = [
+        f"model      {model['name']} ({model['family']}, {model['layers']} layers, {model['heads']} heads, "
+        f"{model['parameters'] / 1e6:.1f} M parameters, {manifest['dtype']}, {manifest['device']})",
+        f"tokens     {manifest['prompt_length']} in the prompt, {len(manifest['generated'])} generated"
+        + (" (stopped at the end of the text)" if manifest["stop_reason"] != "length" else ""),
+        f"generated  {generated!r} (probability {chances})",
+        "seconds    "
+        + ", ".join(
+            f"{name.replace('_', ' ')} {seconds[name]:.2f}"
+            for name in ("prepare", "load", "recorded_forward", "decode", "replay", "write")
+        )
+        + f", total {total:.2f}",
+    ]
+    lines += [f"skipped    layer {found['layer']}: {found['reason']}" for found in manifest["skipped_layers"]]
+    lines += [f"note       {note}" for note in manifest["notes"]]
+    lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
+    return "\n".join([*lines, "", *top_table(run)])
+
+
+def top_table(run: "Run", count: int = 5) -> list[str]:
+    """The most important tokens: largest value over layers and steps, position 0 apart (it often is a sink)."""
+    manifest = run.manifest
+    variant = manifest["variants"][0]
+    texts = {found["position"]: found["text"] for found in manifest["tokens"]}
+    rows = [
+        (repr(texts[position]), str(position), f"{value:.4g}", str(layer), f"{variant} L2")
+        for position, value, layer in run.top.ranked()
+    ]
+    first = [row for row in rows if row[1] == "0"]
+    others = [row for row in rows if row[1] != "0"][:count]
+    width = max([5, *(len(row[0]) for row in first + others)])
+    form = f"{{:<{width}}}  {{:>8}}  {{:>9}}  {{:>10}}"
+    head = form.format("token", "position", f"{variant} L2", "peak layer")
+    table = [f"the {len(others)} most important tokens, largest {variant} L2 over layers:", head]
+    table += [form.format(*row[:4]) for row in others]
+    table += [form.format(*row[:4]) + "  (apart: the first position often just absorbs attention)" for row in first]
+    return table
+

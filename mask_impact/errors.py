@@ -1,0 +1,9 @@
+"""The two kinds of failure a user can meet; `cli.py` alone turns them into exit codes."""
+
+
+class UserError(Exception):
+    """Bad input, found before any long work: one line saying what was given, what is valid and what to do."""
+
+
+class UnsupportedModel(UserError):
+    """The model cannot be measured truthfully; the message names the family and the reason."""

@@ -1,0 +1,349 @@
+"""One run, from model inputs to the table and its manifest: generate -> capture -> replay -> distances -> table."""
+
+import datetime
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import mask_impact
+from mask_impact.attention import decoder_layers, family, implementation
+from mask_impact.capture import LayerRecord, Recording, record_generation
+from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.impact import HEAD_SPACES, Impact, Meter, Wanted
+from mask_impact.inputs import ModelInputs, Token, stop_ids, token
+from mask_impact.models import length_dependent_positions, max_positions
+from mask_impact.results import Block
+
+VARIANTS = ("full", "attn", "head")
+
+Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    num_tokens: int = 1
+    layers: tuple[int, ...] | None = None  # None: all
+    variants: tuple[str, ...] = VARIANTS
+    head_space: str = "output"
+
+    def wanted(self) -> Wanted:
+        """Raises UserError for an unknown variant or head space."""
+        for variant in self.variants:
+            if variant not in VARIANTS:
+                raise UserError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+        if not self.variants:
+            raise UserError(f"no variant was chosen; choose from {', '.join(VARIANTS)}")
+        if self.head_space not in HEAD_SPACES:
+            raise UserError(f"unknown head space {self.head_space!r}; choose from {', '.join(HEAD_SPACES)}")
+        full, attn, heads = (variant in self.variants for variant in VARIANTS)
+        return Wanted(full, attn, heads, self.head_space)
+
+
+@dataclass
+class TopTokens:
+    """Each position's largest value of the first variant, over layers and steps, and the layer where it is."""
+
+    best: dict[int, tuple[float, int]] = field(default_factory=dict)
+
+    def add(self, layer: int, positions: Sequence[int], values: Sequence[float]) -> None:
+        for position, value in zip(positions, values, strict=True):
+            if position not in self.best or value > self.best[position][0]:
+                self.best[position] = (value, layer)
+
+    def ranked(self) -> list[tuple[int, float, int]]:
+        """(position, value, layer), largest first."""
+        return sorted(((p, v, layer) for p, (v, layer) in self.best.items()), key=lambda row: -row[1])
+
+
+@dataclass
+class Run:
+    """A finished run: its manifest (docs/output-format.md) and what the summary shows."""
+
+    manifest: dict[str, Any]
+    top: TopTokens
+
+
+def parse_layers(text: str | None, count: int) -> tuple[int, ...] | None:
+    """ "0,8,20-27" -> (0, 8, 20, ..., 27) in order; None or "all" -> None. Raises UserError."""
+    if text is None or text == "all":
+        return None
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--layers {text!r} is not a list of layers; write for example 0,8,20-27")
+        start, stop = int(first), int(last or first)
+        if start > stop:
+            raise UserError(f"--layers {text!r}: the range {part} runs backwards; write {stop}-{start}")
+        if stop >= count:
+            raise UserError(f"--layers {text!r}: there is no layer {stop}; this model has layers 0 to {count - 1}")
+        chosen.update(range(start, stop + 1))
+    return tuple(sorted(chosen))
+
+
+def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
+    """Raises UserError when the prompt and the generated tokens need more positions than the model has."""
+    limit, needed = max_positions(config), prompt_length + num_tokens - 1
+    if limit is not None and needed > limit:
+        raise UserError(
+            f"the prompt has {prompt_length} tokens and {num_tokens} are to be generated: {needed} positions, but this "
+            f"model has {limit}; shorten the prompt or lower --num-tokens"
+        )
+
+
+def run(
+    model: Any,
+    tokenizer: Any,
+    inputs: ModelInputs,
+    options: Options,
+    write: Callable[[Block], None],
+    progress: Progress = lambda what: None,
+    maskable: Callable[[Token], bool] = lambda token: True,
+) -> Run:
+    """Measure every maskable token at every generation step.
+
+    Args:
+        write: takes each Block as it is measured, in the order step, layer.
+        maskable: which tokens are masked, one at a time.
+
+    Raises UnsupportedModel when the model cannot be measured truthfully, UserError for options that do not fit it.
+    """
+    started = time.perf_counter()
+    config = model.config.get_text_config(decoder=True)
+    check_length(config, len(inputs.tokens), options.num_tokens)
+    layer_count = len(decoder_layers(model))
+    if options.layers and max(options.layers) >= layer_count:
+        raise UserError(f"there is no layer {max(options.layers)}; this model has layers 0 to {layer_count - 1}")
+    meter = Meter(model, options.wanted())
+    story = _Story(model, tokenizer, inputs, options, meter, write, progress, maskable)
+    with torch.no_grad():
+        for recording, step in _recordings(model, tokenizer, inputs, options, progress, story):
+            story.measure(recording, step)
+    story.check_masks_acted()
+    story.seconds["measure_total"] = time.perf_counter() - started
+    return Run(story.manifest(), story.top)
+
+
+def _recordings(
+    model: Any, tokenizer: Any, inputs: ModelInputs, options: Options, progress: Progress, story: "_Story"
+) -> Iterator[tuple[Recording, int]]:
+    """(recording, generation step) for every step.
+
+    One recorded generation serves all steps, except where positions depend on the total length (dynamic NTK, long-rope
+    across its switch): there the cached keys of an earlier step are not those of a fresh run, and every step gets a
+    recorded forward of its own over its whole prefix.
+    """
+    device = next(model.parameters()).device
+    tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
+    stops = stop_ids(tokenizer, model.generation_config, model.config)
+    length = len(inputs.tokens) + options.num_tokens - 1
+    fresh = options.num_tokens > 1 and length_dependent_positions(model.config.get_text_config(decoder=True), length)
+    if fresh:
+        story.note("positions depend on the total length: every generation step was recorded in a forward of its own")
+    for start in range(options.num_tokens if fresh else 1):
+        count = 1 if fresh else options.num_tokens
+        recording = record_generation(
+            model, tensors, count, stops, progress=lambda: progress("generate and record")
+        )
+        story.add_generated(recording, stops)
+        for offset in range(len(recording.tokens)):
+            yield recording, start + offset
+        if recording.tokens[-1] in stops:
+            return
+        grown = torch.tensor([recording.tokens], device=device)
+        tensors["input_ids"] = torch.cat([tensors["input_ids"], grown], dim=1)
+        tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
+
+
+class _Story:
+    """What a run gathers on its way to the manifest."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        inputs: ModelInputs,
+        options: Options,
+        meter: Meter,
+        write: Callable[[Block], None],
+        progress: Progress,
+        maskable: Callable[[Token], bool],
+    ) -> None:
+        self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
+        self.meter, self.write, self.progress, self.maskable = meter, write, progress, maskable
+        self.tokens = list(inputs.tokens)
+        self.generated: list[dict[str, Any]] = []
+        self.stop_reason = "length"
+        self.top = TopTokens()
+        self.notes: list[str] = []
+        self.noise: dict[str, dict[str, float]] = {}
+        self.measured: list[int] = []
+        self.skipped: list[dict[str, Any]] = []
+        self.variants: list[str] = []
+        self.moved: dict[int, list[float]] = {}  # position -> [largest attention weight, largest l2]
+        self.seconds = {"recorded_forward": 0.0, "decode": 0.0, "replay": 0.0, "write": 0.0}
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def add_generated(self, recording: Recording, stops: list[int]) -> None:
+        """Take over the generated tokens and the time of their forwards, and check the recording."""
+        self.seconds["recorded_forward"] += recording.seconds[0]
+        self.seconds["decode"] += sum(recording.seconds[1:])
+        for token_id, probability in zip(recording.tokens, recording.probabilities, strict=True):
+            found = token(self.tokenizer, len(self.tokens), token_id)
+            step = len(self.generated)
+            self.generated.append({"step": step, "id": token_id, "text": found.text, "probability": probability})
+            self.tokens.append(found)
+        self.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
+        chosen = set(self.options.layers or range(len(recording.layers)))
+        self.measured = [record.index for record in recording.measured() if record.index in chosen]
+        self.skipped = [_skipped(record) for record in recording.skipped() if record.index in chosen]
+        if not self.measured:
+            raise UserError(
+                f"none of the chosen layers has softmax attention; this model has it in layers "
+                f"{', '.join(str(record.index) for record in recording.measured())}"
+            )
+
+    def measure(self, recording: Recording, step: int) -> None:
+        """Replay every layer at one generation step and write its rows."""
+        position = len(self.inputs.tokens) - 1 + step
+        masked = [found for found in self.tokens[: position + 1] if self.maskable(found)]
+        for record in recording.measured():
+            if record.index not in self.measured:
+                continue
+            self.progress(f"replay step {step + 1}/{len(self.generated)} layer {record.index}")
+            started = time.perf_counter()
+            impact = self.meter.impact(
+                record, record.queries[position], [[found.position] for found in masked]
+            )
+            block = self._block(record, step, masked, impact)
+            self.seconds["replay"] += time.perf_counter() - started
+            self._gather(record, masked, impact)
+            started = time.perf_counter()
+            self.write(block)
+            self.seconds["write"] += time.perf_counter() - started
+
+    def _block(self, record: LayerRecord, step: int, masked: list[Token], impact: Impact) -> Block:
+        self.variants = self.meter.wanted.names(impact.heads)
+        return Block(
+            generation_step=step,
+            layer=record.index,
+            tokens=[found.text for found in masked],
+            positions=torch.tensor([found.position for found in masked]).numpy(),
+            variants=self.variants,
+            l2=impact.l2.float().cpu().numpy(),
+            cosine=impact.cosine.float().cpu().numpy(),
+        )
+
+    def _gather(self, record: LayerRecord, masked: list[Token], impact: Impact) -> None:
+        positions = [found.position for found in masked]
+        self.top.add(record.index, positions, impact.l2[:, 0].tolist())
+        for position, weight, moved in zip(
+            positions, impact.weight.tolist(), impact.l2.amax(dim=1).tolist(), strict=True
+        ):
+            seen = self.moved.setdefault(position, [0.0, 0.0])
+            self.moved[position] = [max(seen[0], weight), max(seen[1], moved)]
+        for name, (l2, relative) in impact.noise.items():
+            worst = self.noise.setdefault(name, {"l2": 0.0, "relative": 0.0})
+            self.noise[name] = {"l2": max(worst["l2"], l2), "relative": max(worst["relative"], relative)}
+        if impact.blind:
+            self.note(
+                "a mask left the query nothing to attend to (a one-token prompt or window); its attention output is 0"
+            )
+
+    def check_masks_acted(self) -> None:
+        """A token with real attention weight must move something in some layer, or the masks did not act."""
+        for position, (weight, moved) in self.moved.items():
+            if weight > 0.01 and moved == 0:
+                raise UnsupportedModel(
+                    f"model family '{family(self.model)}' cannot be measured truthfully: position {position} gets "
+                    f"{weight:.2g} of some head's attention, but masking it changed nothing in any layer"
+                )
+
+    def manifest(self) -> dict[str, Any]:
+        """The run's manifest; `cli.py` adds argv, the output name and the model's source."""
+        model, config = self.model, self.model.config.get_text_config(decoder=True)
+        return {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "model": {
+                "family": family(model),
+                "architecture": type(model).__name__,
+                "layers": len(decoder_layers(model)),
+                "heads": config.num_attention_heads,
+                "hidden_size": config.hidden_size,
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            },
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention_implementation": implementation(model),
+            "device": str(next(model.parameters()).device),
+            "versions": {
+                "mask_impact": mask_impact.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
+            "git_commit": git_commit(),
+            "prompt": self.inputs.prompt,
+            "chat": self.inputs.chat,
+            "prompt_length": len(self.inputs.tokens),
+            "tokens": [asdict(found) for found in self.tokens],
+            "images": self.inputs.images,
+            "generated": self.generated,
+            "stop_reason": self.stop_reason,
+            "layers": self.measured,
+            "variants": self.variants,
+            "head_space": self.options.head_space,
+            "masks": "every token by itself",
+            "vision_attention": None,
+            "noise_floor": self.noise,
+            "skipped_layers": self.skipped,
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+
+def _skipped(record: LayerRecord) -> dict[str, Any]:
+    mixers = [
+        type(module).__name__
+        for name, module in record.layer.named_children()
+        if not any(part in name for part in ("norm", "mlp", "feed_forward", "moe", "drop"))
+    ]
+    return {"layer": record.index, "reason": f"no softmax attention ({', '.join(mixers) or type(record.layer).__name__})"}
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this runs from, None outside one."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def peak_memory_mb() -> float | None:
+    """The largest memory this process has had, in MB (10^6 bytes): resident, or on the GPU where it used one; None where
+    the system does not tell."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e6
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

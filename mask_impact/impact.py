@@ -1,0 +1,147 @@
+"""How far one layer's update moves under each mask: replayed rows to distances, with the checks that keep them true."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mask_impact.capture import LayerRecord, Query
+from mask_impact.distances import distances
+from mask_impact.replay import Masks, QueryAttention, Replay, Rows, chunks, head_shares, rows_at_once, unsupported
+
+HEAD_SPACES = ("output", "residual")
+
+# A no-mask replay may differ from the recorded update by rounding only: the largest distance, relative to the
+# update's length, that is still rounding. The residual stream can be much longer than the update, and its rounding
+# is then that much larger (see `noise_limit`).
+ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which vectors are compared: any of Full, Attn and the heads, the heads in output or residual space."""
+
+    full: bool = True
+    attn: bool = True
+    heads: bool = True
+    head_space: str = "output"
+
+    def names(self, head_count: int) -> list[str]:
+        """The variants in table order: Full, Attn, Head_0, ..."""
+        heads = [f"Head_{head}" for head in range(head_count)] if self.heads else []
+        return ["Full"] * self.full + ["Attn"] * self.attn + heads
+
+
+@dataclass
+class Impact:
+    """One layer at one query position, P masks, V variants."""
+
+    l2: torch.Tensor  # [P, V] float32 (float64 for float64 models)
+    cosine: torch.Tensor  # [P, V] the same
+    noise: dict[str, tuple[float, float]]  # Full, Head: L2 of the no-mask replay from the record, and relative to it
+    weight: torch.Tensor  # [P] the largest attention weight any head gives to the mask, 0 to 1
+    heads: int  # query heads H
+    blind: bool  # some mask left the query nothing to attend to
+
+
+class Meter:
+    """Measures recorded layers of one model."""
+
+    def __init__(self, model: nn.Module, wanted: Wanted) -> None:
+        self.model = model
+        self.wanted = wanted
+        self.replay = Replay(model)
+
+    def impact(self, record: LayerRecord, query: Query, masks: Masks) -> Impact:
+        """Distances of `record`'s update at `query` under each of P masks.
+
+        A mask of positions that the query cannot see has distance exactly 0. Raises UnsupportedModel when the replay
+        without a mask does not reproduce what the model computed.
+        """
+        attention = QueryAttention(record, query)
+        visible = set(attention.visible().nonzero().flatten().tolist())
+        seen = [[position for position in mask if position in visible] for mask in masks]
+        rows = [index for index, mask in enumerate(seen) if mask]
+        todo: list[list[int]] = [[], *(seen[index] for index in rows)]
+
+        base: Rows | None = None
+        parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for part in chunks(todo, rows_at_once(record, query)):
+            measured = self.replay.rows(record, query, attention.output, attention.changes(part))
+            base = base or measured
+            parts.append(self._compare(record, base, measured))
+        assert base is not None
+        noise = self._check(record, query, base, attention)
+        found = [torch.cat(column)[1:] for column in zip(*parts, strict=True)]  # without the no-mask row
+        l2, cosine = (column.new_zeros(len(masks), column.shape[1]) for column in found)
+        l2[rows], cosine[rows] = found
+        return Impact(
+            l2=l2,
+            cosine=cosine,
+            noise=noise,
+            weight=self._weights(attention, seen),
+            heads=attention.output.shape[0],
+            blind=any(len(mask) == len(visible) for mask in seen),
+        )
+
+    def _compare(self, record: LayerRecord, base: Rows, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """[R, V] L2 and cosine distance of each row from the base's first row."""
+        columns = []
+        if self.wanted.full:
+            columns.append(_column(base.update, rows.update))
+        if self.wanted.attn:
+            if base.attention is None or rows.attention is None:
+                raise unsupported(self.model, record.index, "no addition of attention to the residual stream was found")
+            columns.append(_column(base.attention, rows.attention))
+        if self.wanted.heads:
+            change = rows.heads - base.heads[0] if rows.head_change is None else rows.head_change
+            columns.append(distances(self._heads(record, base, base.heads[:1])[0], self._heads(record, base, change)))
+        l2, cosine = zip(*columns, strict=True)
+        return torch.cat(l2, dim=1), torch.cat(cosine, dim=1)
+
+    def _heads(self, record: LayerRecord, base: Rows, heads: torch.Tensor) -> torch.Tensor:
+        if self.wanted.head_space == "output":
+            return heads
+        if base.projection is None:
+            raise unsupported(self.model, record.index, "--head-space residual needs an output projection with a weight")
+        return head_shares(heads, base.projection)
+
+    def _check(
+        self, record: LayerRecord, query: Query, base: Rows, attention: QueryAttention
+    ) -> dict[str, tuple[float, float]]:
+        """The no-mask replay against the record: the noise floor, or a refusal."""
+        assert query.output is not None and query.heads is not None
+        precise = base.update.dtype
+        recorded = query.output.to(precise).flatten() - query.hidden.to(precise).flatten()
+        limit = ROUNDING[query.hidden.dtype]
+        noise = {}
+        for name, ours, theirs, scale in (
+            ("Full", base.update[0], recorded, query.output.to(precise).norm()),
+            ("Head", attention.output, query.heads.to(precise), query.heads.to(precise).norm()),
+        ):
+            l2 = (ours - theirs).norm()
+            relative = (l2 / theirs.norm().clamp_min(1e-30)).item()
+            noise[name] = (l2.item(), relative)
+            if not l2 <= limit * torch.maximum(theirs.norm(), scale):
+                raise unsupported(
+                    self.model,
+                    record.index,
+                    f"replayed without a mask, its {name} update differs from the model's own by {relative:.2g} of its "
+                    f"length (rounding in {query.hidden.dtype} explains {limit:.2g} at most)",
+                )
+        return noise
+
+    @staticmethod
+    def _weights(attention: QueryAttention, masks: Sequence[Sequence[int]]) -> torch.Tensor:
+        if attention.weights is None:
+            return torch.zeros(len(masks))
+        largest = attention.weights.amax(dim=0).cpu()  # [T]
+        return torch.tensor([max((largest[position].item() for position in mask), default=0.0) for mask in masks])
+
+
+def _column(base: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[R, 1] distances of each row [R, C] from the base's first row."""
+    precise = torch.promote_types(rows.dtype, torch.float32)
+    l2, cosine = distances(base[0], rows.to(precise) - base[0].to(precise))
+    return l2.unsqueeze(-1), cosine.unsqueeze(-1)

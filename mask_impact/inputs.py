@@ -1,0 +1,79 @@
+"""From text to model inputs and a list of tokens; after this module every run is a text run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mask_impact.errors import UserError
+
+
+@dataclass(frozen=True)
+class Token:
+    """One position of the model's input."""
+
+    position: int
+    id: int
+    text: str
+    kind: str  # "text", "special" or "image"
+    image: int | None = None  # which picture, and where in its grid of tokens
+    row: int | None = None
+    col: int | None = None
+
+
+@dataclass
+class ModelInputs:
+    """What the model is called with, and what it means."""
+
+    tensors: Mapping[str, torch.Tensor]  # "input_ids" [1, N], "attention_mask" [1, N], and pixels for images
+    tokens: list[Token]
+    prompt: str
+    chat: bool
+    images: list[dict[str, Any]] = field(default_factory=list)
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """The text one token stands for, with its leading space; bytes that are no character by themselves are U+FFFD."""
+    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    piece = tokenizer.convert_ids_to_tokens(token_id)
+    if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
+        return " " + text  # SentencePiece decoders drop the space of the first piece
+    return text
+
+
+def token(tokenizer: Any, position: int, token_id: int) -> Token:
+    """The token at `position`."""
+    kind = "special" if token_id in tokenizer.all_special_ids else "text"
+    return Token(position, token_id, token_text(tokenizer, token_id), kind)
+
+
+def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
+    """Tokenize `prompt`, wrapped in the model's chat template if `chat`.
+
+    Raises UserError for an empty prompt, and for `chat` with a model that has no chat template.
+    """
+    if not prompt.strip():
+        raise UserError("the prompt is empty; give some text with --prompt or --prompt-file")
+    if chat and not tokenizer.chat_template:
+        raise UserError("--chat was given, but this model has no chat template; leave --chat away")
+    if chat:
+        messages = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    else:
+        encoded = tokenizer(prompt, return_tensors="pt")
+    ids = encoded["input_ids"]
+    if ids.shape[1] == 0:
+        raise UserError(f"the tokenizer makes no tokens of the prompt {prompt!r}; give some text")
+    tokens = [token(tokenizer, position, token_id) for position, token_id in enumerate(ids[0].tolist())]
+    return ModelInputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens, prompt, chat)
+
+
+def stop_ids(tokenizer: Any, *configs: Any) -> list[int]:
+    """The ids that end an answer: the tokenizer's and the configs' end-of-sequence tokens and `<|im_end|>`."""
+    found: set[int] = set()
+    for value in (getattr(tokenizer, "eos_token_id", None), *(getattr(c, "eos_token_id", None) for c in configs)):
+        found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    found.add(tokenizer.get_vocab().get("<|im_end|>", -1))
+    return sorted(token_id for token_id in found if token_id >= 0)

@@ -1,0 +1,204 @@
+"""Find, check and load a model; the bundled demo models; where positions depend on the length."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from mask_impact.errors import UnsupportedModel, UserError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found and can be loaded; its weights are not read yet."""
+
+    name: str  # as the user gave it
+    path: str  # local folder or hub id
+    config: Any
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @property
+    def text_config(self) -> Any:
+        return self.config.get_text_config(decoder=True)
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.text_config.num_hidden_layers)
+
+
+def demo_folder(name: str) -> Path:
+    """The bundled demo model `name` ("text"), in a checkout or in the installed package."""
+    for root in (PACKAGE.parent, PACKAGE):
+        if (root / "demo" / name / "config.json").is_file():
+            return root / "demo" / name
+    raise UserError(f"the bundled demo model is missing: no demo/{name} folder beside {PACKAGE}")
+
+
+def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = False) -> Source:
+    """Read a model's config from a local folder, the hub, or the bundled demo. Raises UserError."""
+    path = str(demo_folder("text")) if name == "demo" else name
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
+    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or name.startswith("."):
+        raise UserError(f"no folder {name!r}; give a checkpoint folder, a hub name such as Qwen/Qwen3-0.6B, or demo")
+    with _loading(name):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    source = Source(name, path, config, trust_remote_code, allow_pickle)
+    _check_is_decoder(source)
+    return source
+
+
+def _check_is_decoder(source: Source) -> None:
+    """Refuse, by name, what is not a decoder-only language model."""
+    config = source.config
+    model_type = getattr(config, "model_type", "?")
+    architectures = list(getattr(config, "architectures", None) or [])
+    what = f"model {source.name!r} is of family '{model_type}'"
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{what}, an encoder-decoder; only decoder-only models can be measured")
+    decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    if decoder is None and not source.trust_remote_code:
+        if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            raise UnsupportedModel(f"{what}, a vision-language model; use mask_impact_vl.py for it")
+        raise UnsupportedModel(f"{what}, which is not a decoder-only language model; choose a causal one")
+    names = {decoder} if isinstance(decoder, str) else set(decoder or ())
+    encoder_only = architectures and not any(
+        name in names or re.search("CausalLM|LMHead|ConditionalGeneration", name) for name in architectures
+    )
+    if encoder_only and not source.trust_remote_code:
+        raise UnsupportedModel(
+            f"{what} with architecture {architectures[0]}, which is not a causal language model; choose a decoder-only one"
+        )
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The model's tokenizer. Raises UserError."""
+    with _loading(source.name):
+        return AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+
+
+def choose_device(device: str) -> torch.device:
+    """"auto" is CUDA, then MPS, then CPU. Raises UserError for a device this machine does not have."""
+    if device == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise UserError(f"device {device!r} was asked for, but torch finds {found} CUDA devices; use --device cpu or auto")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' was asked for, but torch finds no MPS here; use --device cpu or auto")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    """"auto" is the checkpoint's own dtype on an accelerator and float32 on the CPU."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return getattr(torch, dtype)
+
+
+def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -> Any:
+    """Load the weights, every one of them and none besides, in eval mode. Raises UserError."""
+    with _loading(source.name):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype=dtype,
+            trust_remote_code=source.trust_remote_code,
+            use_safetensors=None if source.allow_pickle else True,
+            output_loading_info=True,
+        )
+    for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has unknown"), ("mismatched_keys", "misfits")):
+        keys = sorted(str(key) for key in info.get(kind) or ())
+        if keys:
+            raise UserError(
+                f"the checkpoint {source.name!r} {verb} {len(keys)} weights, {keys[0]} first: the model would not be the "
+                "one that was trained; use a complete checkpoint of this architecture"
+            )
+    return model.eval().to(device)
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turn what transformers raises for a model that cannot be had into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, json.JSONDecodeError) as error:
+        raise UserError(_loading_message(name, error)) from error
+    except Exception as error:  # a damaged safetensors file raises a class of its own
+        if type(error).__name__ in ("SafetensorError", "LocalEntryNotFoundError", "HFValidationError", "UnpicklingError"):
+            raise UserError(_loading_message(name, error)) from error
+        raise
+
+
+def _loading_message(name: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    low = text.lower()
+    if "connect" in low or "offline" in low or "resolve" in low and "http" in low:
+        return f"the model hub cannot be reached for {name!r}; use a local checkpoint folder or --model demo"
+    if "trust_remote_code" in low:
+        return (
+            f"model {name!r} runs its own Python code; read that code first, then allow it with --trust-remote-code"
+        )
+    if "safetensors" in low and ("no file named" in low or "does not appear" in low):
+        return (
+            f"model {name!r} has no safetensors weights; convert it, or pass --allow-pickle if you trust its author (a "
+            "pickle can run any code when it is loaded)"
+        )
+    if "not a local folder" in low or "not a valid model identifier" in low:
+        return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
+    if "does not recognize this architecture" in low:
+        return f"model {name!r} is of a family that transformers {transformers.__version__} does not know; update it"
+    return f"model {name!r} cannot be loaded: {text[:300]}"
+
+
+def rope_settings(config: Any) -> list[dict[str, Any]]:
+    """The rotary settings of a text config, one per layer type where the family has several."""
+    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    nested = [item for item in settings.values() if isinstance(item, dict)]
+    return nested or [settings]
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest input the text config allows, None if it sets no limit."""
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not isinstance(limit, int):
+        return None
+    stretched = [
+        int(float(item["factor"]) * (item.get("original_max_position_embeddings") or limit))
+        for item in rope_settings(config)
+        if item.get("factor")
+    ]
+    return max([limit, *stretched])
+
+
+def length_dependent_positions(config: Any, length: int) -> bool:
+    """Whether a position's encoding depends on the total length, at `length` tokens: dynamic NTK beyond the trained
+    length, and long-rope, which switches its factors there."""
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    for item in rope_settings(config):
+        kind = item.get("rope_type") or item.get("type")
+        original = item.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        if kind in ("dynamic", "longrope") and length > (original or limit):
+            return True
+    return False
