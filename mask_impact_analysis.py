@@ -5,7 +5,7 @@ In: a prompt and a transformers model. Out: NAME_results.csv and .json, one row 
 and variant, with the L2 and cosine distance by which the layer's update moves (docs/output-format.md).
 
     python mask_impact_analysis.py --model demo --prompt "The capital of France is"
-    python mask_impact_analysis.py --model demo --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --num-tokens 3
+    python mask_impact_analysis.py --model demo --prompt "Tom has a red ball. Tom's ball is" --num-tokens 3
     python mask_impact_analysis.py --model Qwen/Qwen3-0.6B --prompt-file prompt.txt --layers 0,8,20-27 --output my_run
 """
 
@@ -65,9 +65,7 @@ def run_masking_experiment(
     if not isinstance(layers, str):
         layers = None if layers is None else ",".join(str(layer) for layer in layers)
     count = model.config.get_text_config(decoder=True).num_hidden_layers
-    options = experiment.Options(
-        num_output_tokens, experiment.parse_layers(layers, count), tuple(variants), head_space
-    )
+    options = experiment.Options(num_output_tokens, experiment.parse_layers(layers, count), tuple(variants), head_space)
     blocks: list[results.Block] = []
     run = experiment.run(model, tokenizer, text_inputs(tokenizer, prompt, chat), options, blocks.append)
     table = results.to_dataframe(blocks)
@@ -88,7 +86,9 @@ def command(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     examples = (__doc__ or "").split("\n\n")[2]
-    parser = cli.build_parser("Which tokens does a text model use, at which layer, in which head?", examples, DEFAULT_MODEL)
+    parser = cli.build_parser(
+        "Which tokens does a text model use, at which layer, in which head?", examples, DEFAULT_MODEL
+    )
     parser.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
@@ -29,12 +30,12 @@ AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 ROUTE = "mask_impact"  # the name under which the handler is registered
 
 
-def family(model: nn.Module) -> str:
+def family(model: PreTrainedModel) -> str:
     """The model type transformers knows the model by, for messages: "qwen3"."""
     return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder layers in order: the first ModuleList of the decoder that has `num_hidden_layers` entries.
 
     Raises UnsupportedModel when there is none; no family's names are guessed.
@@ -50,7 +51,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     )
 
 
-def implementation(model: nn.Module) -> str:
+def implementation(model: PreTrainedModel) -> str:
     """The attention implementation that is measured: the model's own when it is "sdpa" or "eager".
 
     Other kernels (flash, flex) describe windows and padding in other ways than a mask, so a model loaded with
@@ -81,7 +82,7 @@ def attention_function(name: str, module: nn.Module) -> AttentionFunction:
     return eager_attention(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
 
 
-def _configs(model: nn.Module) -> list[Any]:
+def decoder_configs(model: PreTrainedModel) -> list[Any]:
     """The distinct config objects the decoder's modules read their attention implementation from."""
     found = {id(model.config.get_text_config(decoder=True)): model.config.get_text_config(decoder=True)}
     for layer in decoder_layers(model):
@@ -93,14 +94,14 @@ def _configs(model: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def routed_attention(model: nn.Module, handler: AttentionFunction) -> Iterator[None]:
-    """Send the decoder's attention calls to `handler` until the block ends, also by an exception.
+def routed_attention(handler: AttentionFunction, configs: list[Any], masks_of: str) -> Iterator[None]:
+    """Send the attention calls of all modules with one of `configs` to `handler`, until the block ends.
 
-    The masks the handler gets are those of `implementation(model)`, made by the model as always.
+    The masks that a model then makes are those of implementation `masks_of`. Everything is put back at the
+    end, also by an exception.
     """
-    configs = _configs(model)
     before = [config._attn_implementation_internal for config in configs]
-    AttentionMaskInterface.register(ROUTE, ALL_MASK_ATTENTION_FUNCTIONS[implementation(model)])
+    AttentionMaskInterface.register(ROUTE, ALL_MASK_ATTENTION_FUNCTIONS[masks_of])
     AttentionInterface.register(ROUTE, handler)
     try:
         for config in configs:

@@ -14,9 +14,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from mask_impact.attention import attention_function, decoder_layers, family, implementation, routed_attention
+from mask_impact.attention import (
+    attention_function,
+    decoder_configs,
+    decoder_layers,
+    family,
+    implementation,
+    routed_attention,
+)
 from mask_impact.errors import UnsupportedModel
 
 
@@ -25,26 +32,33 @@ class Query:
     """One layer at one query position: its call cut down to that row, and what came out."""
 
     position: int
-    args: tuple[Any, ...]  # the layer's arguments, every tensor cut to this row; hidden states [1, 1, C]
+    args: tuple[Any, ...]  # the layer's arguments, every tensor cut to this row
     kwargs: dict[str, Any]
-    hidden: torch.Tensor  # [1, 1, C] layer input
-    output: torch.Tensor | None = None  # [1, 1, C] layer output
-    query: torch.Tensor | None = None  # [1, H, 1, D] after position embedding
-    bias: torch.Tensor | None = None  # [1, 1 or H, 1, T] added to the logits; -inf: cannot be seen
-    options: dict[str, Any] = field(default_factory=dict)  # further arguments of the attention call
-    heads: torch.Tensor | None = None  # [H, D] attention output, before the output projection
+    hidden: torch.Tensor  # [1, 1, C] layer input, one of the arguments
+    query: torch.Tensor  # [1, H, 1, D] after position embedding
+    bias: torch.Tensor  # [1, 1 or H, 1, T] added to the logits; -inf: cannot be seen
+    options: dict[str, Any]  # further arguments of the attention call
+    heads: torch.Tensor  # [H, D] attention output, before the output projection
+    output: torch.Tensor  # [1, 1, C] layer output
+
+
+@dataclass
+class Attention:
+    """A layer's attention module with the keys and values of all positions."""
+
+    module: nn.Module
+    keys: torch.Tensor  # [1, G, T, D]
+    values: torch.Tensor  # [1, G, T, D]
 
 
 @dataclass
 class LayerRecord:
-    """One decoder layer: its attention module, keys and values of all positions, and the recorded queries."""
+    """One decoder layer."""
 
     index: int
     layer: nn.Module
-    attention: nn.Module | None = None  # None: the layer never called the attention interface
-    keys: torch.Tensor | None = None  # [1, G, T, D]
-    values: torch.Tensor | None = None  # [1, G, T, D]
-    queries: dict[int, Query] = field(default_factory=dict)
+    attention: Attention | None = None  # None: the layer never called the attention interface
+    queries: dict[int, Query] = field(default_factory=dict)  # by position
 
 
 @dataclass
@@ -94,15 +108,15 @@ def at_row(value: Any, row: int, count: int, seen: dict[Any, Any]) -> Any:
 def _tensor_row(tensor: torch.Tensor, row: int, count: int) -> torch.Tensor:
     ids = tensor.ndim < 3 and not (tensor.is_floating_point() or tensor.is_complex())
     axis = -1 if ids or tensor.ndim < 2 or tensor.dtype == torch.int64 else -2
-    if count == 1 or tensor.ndim < -axis or tensor.shape[axis] != count:
-        return tensor
-    return tensor.narrow(axis, row, 1).clone()
+    if tensor.ndim >= -axis and tensor.shape[axis] == count:
+        tensor = tensor.narrow(axis, row, 1)
+    return tensor.clone()  # a later layer may write into the original
 
 
 class Recorder:
     """Hooks and attention handler that fill one LayerRecord per decoder layer while the model runs."""
 
-    def __init__(self, model: nn.Module, wanted: Callable[[int], bool]) -> None:
+    def __init__(self, model: PreTrainedModel, wanted: Callable[[int], bool]) -> None:
         self.model = model
         self.wanted = wanted  # which positions are query positions
         self.records = [LayerRecord(index, layer) for index, layer in enumerate(decoder_layers(model))]
@@ -110,6 +124,7 @@ class Recorder:
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
         self.inside: LayerRecord | None = None
+        self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
         self.shared: dict[Any, Any] = {}  # rows already cut in this forward
 
     @contextmanager
@@ -120,7 +135,7 @@ class Recorder:
             for record in self.records:
                 handles.append(record.layer.register_forward_pre_hook(self._before(record), with_kwargs=True))
                 handles.append(record.layer.register_forward_hook(self._after(record)))
-            with routed_attention(self.model, self._attend):
+            with routed_attention(self._attend, decoder_configs(self.model), self.implementation):
                 yield
         finally:
             for handle in handles:
@@ -137,21 +152,25 @@ class Recorder:
                 self.count = hidden.shape[-2]
                 self.shared.clear()
             self.inside = record
+            self.parts = {}
             for row in self._rows():
-                row_args = at_row(args, row, self.count, self.shared)
-                row_kwargs = at_row(kwargs, row, self.count, self.shared)
-                row_hidden = at_row(hidden, row, self.count, self.shared)
                 position = self.position + row
-                record.queries[position] = Query(position, row_args, row_kwargs, row_hidden)
+                self.parts[position] = {
+                    "position": position,
+                    "args": at_row(args, row, self.count, self.shared),
+                    "kwargs": at_row(kwargs, row, self.count, self.shared),
+                    "hidden": at_row(hidden, row, self.count, self.shared),
+                }
 
         return hook
 
     def _after(self, record: LayerRecord) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.inside = None
-            for row in self._rows():
+            for row in self._rows() if record.attention else ():
+                position = self.position + row
                 rows = layer_output(output).narrow(-2, row, 1).clone()
-                record.queries[self.position + row].output = rows
+                record.queries[position] = Query(**self.parts[position], output=rows)
 
         return hook
 
@@ -170,21 +189,25 @@ class Recorder:
         record = self.inside
         if record is None:  # not a decoder layer's
             return result
-        if record.attention not in (None, module) or args:
+        recorded = record.attention
+        if args or (recorded is not None and recorded.module is not module):
             raise UnsupportedModel(
                 f"model family '{family(self.model)}' is not supported: layer {record.index} computes attention more "
                 "than once, or not with the arguments of transformers' attention interface"
             )
-        record.attention = module
         total = self.position + self.count
-        record.keys = _extended(record.keys, key, self.count, total)
-        record.values = _extended(record.values, value, self.count, total)
+        if recorded is None:
+            record.attention = Attention(module, key, value)
+        else:
+            recorded.keys = _extended(recorded.keys, key, self.count, total)
+            recorded.values = _extended(recorded.values, value, self.count, total)
         for row in self._rows():
-            found = record.queries[self.position + row]
-            found.query = query[:, :, row : row + 1].clone()
-            found.heads = result[0][0, row].clone()
-            found.options = at_row(kwargs, row, self.count, self.shared)
-            found.bias = self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal"))
+            self.parts[self.position + row] |= {
+                "query": query[:, :, row : row + 1].clone(),
+                "bias": self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal")),
+                "options": at_row(kwargs, row, self.count, self.shared),
+                "heads": result[0][0, row].clone(),
+            }
         return result
 
     def _bias(
@@ -226,9 +249,9 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.to(precise).masked_fill(hidden, float("-inf"))
 
 
-def _extended(recorded: torch.Tensor | None, seen: torch.Tensor, count: int, total: int) -> torch.Tensor:
+def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int) -> torch.Tensor:
     """Keys or values of all positions so far; `seen` is what the attention got: all, or a sliding cache's last."""
-    if seen.shape[2] == total or recorded is None:
+    if seen.shape[2] == total:
         return seen
     return torch.cat([recorded, seen[:, :, -count:]], dim=2)
 
@@ -245,7 +268,7 @@ class _Probability(LogitsProcessor):
 
 
 @contextmanager
-def _greedy(model: Any) -> Iterator[None]:
+def _greedy(model: PreTrainedModel) -> Iterator[None]:
     """Without the checkpoint's own sampling settings (repetition penalties among them) until the block ends."""
     before = model.generation_config
     model.generation_config = GenerationConfig()
@@ -281,7 +304,7 @@ def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None])
 
 
 def record_generation(
-    model: Any,
+    model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
     num_tokens: int,
     stop_ids: list[int],
@@ -310,9 +333,7 @@ def record_generation(
         pad_token_id=stop_ids[0] if stop_ids else 0,
     )
     with torch.no_grad(), recorder.recording(), _greedy(model), _timed(model, seconds, progress):
-        ids = model.generate(
-            **inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability])
-        )
+        ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))
     tokens = ids[0, -len(probability.values) :].tolist()
     recording = Recording(recorder.records, tokens, probability.values, seconds)
     if not recording.measured():

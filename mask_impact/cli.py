@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mask_impact import __version__
 from mask_impact.errors import UserError
-from mask_impact.results import FORMATS, Block, ResultFiles, existing_files
+from mask_impact.results import FORMATS, ResultFiles, existing_files
 
 if TYPE_CHECKING:
     from mask_impact.experiment import Run
@@ -191,8 +191,8 @@ def check_space(args: argparse.Namespace, prompt_length: int, layers: int, heads
     free = shutil.disk_usage(args.output_dir).free
     if needed > free:
         raise UserError(
-            f"the results need about {needed / 1e6:,.0f} MB, but the disk of {args.output_dir} has {free / 1e6:,.0f} MB "
-            "free; choose another --output-dir, or fewer --layers or --variants"
+            f"the results need about {needed / 1e6:,.0f} MB, but the disk of {args.output_dir} has "
+            f"{free / 1e6:,.0f} MB free; choose another --output-dir, or fewer --layers or --variants"
         )
 
 
@@ -261,7 +261,9 @@ def analyse(
             run.manifest["seconds"]["total"] = time.perf_counter() - started
             paths = files.commit({"name": files.name, "argv": list(argv), **run.manifest})
     except PermissionError as error:
-        raise UserError(f"the output folder {args.output_dir} is not writable ({error.filename}); choose --output-dir") from error
+        raise UserError(
+            f"the output folder {args.output_dir} is not writable ({error.filename}); choose --output-dir"
+        ) from error
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"the output folder {args.output_dir} is not a folder; choose another --output-dir") from error
     if not args.quiet:
@@ -312,3 +314,8 @@ def top_table(run: "Run", count: int = 5) -> list[str]:
     table += [form.format(*row[:4]) + "  (apart: the first position often just absorbs attention)" for row in first]
     return table
 
+
+def vision_language_comes_later() -> int:
+    """The command mask-impact-vl until the vision-language half is there."""
+    print("error: mask-impact-vl is not part of this version yet; text models: mask-impact", file=sys.stderr)
+    return 2

@@ -152,9 +152,7 @@ def _recordings(
         story.note("positions depend on the total length: every generation step was recorded in a forward of its own")
     for start in range(options.num_tokens if fresh else 1):
         count = 1 if fresh else options.num_tokens
-        recording = record_generation(
-            model, tensors, count, stops, progress=lambda: progress("generate and record")
-        )
+        recording = record_generation(model, tensors, count, stops, progress=lambda: progress("generate and record"))
         story.add_generated(recording, stops)
         for offset in range(len(recording.tokens)):
             yield recording, start + offset
@@ -225,9 +223,7 @@ class _Story:
                 continue
             self.progress(f"replay step {step + 1}/{len(self.generated)} layer {record.index}")
             started = time.perf_counter()
-            impact = self.meter.impact(
-                record, record.queries[position], [[found.position] for found in masked]
-            )
+            impact = self.meter.impact(record, record.queries[position], [[found.position] for found in masked])
             block = self._block(record, step, masked, impact)
             self.seconds["replay"] += time.perf_counter() - started
             self._gather(record, masked, impact)
@@ -321,7 +317,10 @@ def _skipped(record: LayerRecord) -> dict[str, Any]:
         for name, module in record.layer.named_children()
         if not any(part in name for part in ("norm", "mlp", "feed_forward", "moe", "drop"))
     ]
-    return {"layer": record.index, "reason": f"no softmax attention ({', '.join(mixers) or type(record.layer).__name__})"}
+    return {
+        "layer": record.index,
+        "reason": f"no softmax attention ({', '.join(mixers) or type(record.layer).__name__})",
+    }
 
 
 def git_commit() -> str | None:
@@ -337,8 +336,10 @@ def git_commit() -> str | None:
 
 
 def peak_memory_mb() -> float | None:
-    """The largest memory this process has had, in MB (10^6 bytes): resident, or on the GPU where it used one; None where
-    the system does not tell."""
+    """The largest memory this process has had, in MB (10^6 bytes): on the GPU where it used one, else resident.
+
+    None where the system does not tell.
+    """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e6
     if sys.platform == "win32":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from mask_impact.capture import LayerRecord, Query
 from mask_impact.distances import distances
@@ -48,7 +48,7 @@ class Impact:
 class Meter:
     """Measures recorded layers of one model."""
 
-    def __init__(self, model: nn.Module, wanted: Wanted) -> None:
+    def __init__(self, model: PreTrainedModel, wanted: Wanted) -> None:
         self.model = model
         self.wanted = wanted
         self.replay = Replay(model)
@@ -59,7 +59,9 @@ class Meter:
         A mask of positions that the query cannot see has distance exactly 0. Raises UnsupportedModel when the replay
         without a mask does not reproduce what the model computed.
         """
-        attention = QueryAttention(record, query)
+        recorded = record.attention
+        assert recorded is not None, "only layers with attention are measured"
+        attention = QueryAttention(recorded, query)
         visible = set(attention.visible().nonzero().flatten().tolist())
         seen = [[position for position in mask if position in visible] for mask in masks]
         rows = [index for index, mask in enumerate(seen) if mask]
@@ -67,8 +69,8 @@ class Meter:
 
         base: Rows | None = None
         parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for part in chunks(todo, rows_at_once(record, query)):
-            measured = self.replay.rows(record, query, attention.output, attention.changes(part))
+        for part in chunks(todo, rows_at_once(query)):
+            measured = self.replay.rows(record.layer, recorded.module, query, attention.output, attention.changes(part))
             base = base or measured
             parts.append(self._compare(record, base, measured))
         assert base is not None
@@ -104,14 +106,15 @@ class Meter:
         if self.wanted.head_space == "output":
             return heads
         if base.projection is None:
-            raise unsupported(self.model, record.index, "--head-space residual needs an output projection with a weight")
+            raise unsupported(
+                self.model, record.index, "--head-space residual needs an output projection with a weight"
+            )
         return head_shares(heads, base.projection)
 
     def _check(
         self, record: LayerRecord, query: Query, base: Rows, attention: QueryAttention
     ) -> dict[str, tuple[float, float]]:
         """The no-mask replay against the record: the noise floor, or a refusal."""
-        assert query.output is not None and query.heads is not None
         precise = base.update.dtype
         recorded = query.output.to(precise).flatten() - query.hidden.to(precise).flatten()
         limit = ROUNDING[query.hidden.dtype]

@@ -83,7 +83,7 @@ def _check_is_decoder(source: Source) -> None:
     )
     if encoder_only and not source.trust_remote_code:
         raise UnsupportedModel(
-            f"{what} with architecture {architectures[0]}, which is not a causal language model; choose a decoder-only one"
+            f"{what} with architecture {architectures[0]}, not a causal language model; choose a decoder-only one"
         )
 
 
@@ -94,21 +94,23 @@ def load_tokenizer(source: Source) -> Any:
 
 
 def choose_device(device: str) -> torch.device:
-    """"auto" is CUDA, then MPS, then CPU. Raises UserError for a device this machine does not have."""
+    """ "auto" is CUDA, then MPS, then CPU. Raises UserError for a device this machine does not have."""
     if device == "auto":
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(best)
     chosen = torch.device(device)
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UserError(f"device {device!r} was asked for, but torch finds {found} CUDA devices; use --device cpu or auto")
+        raise UserError(
+            f"device {device!r} was asked for, but torch finds {found} CUDA devices; use --device cpu or auto"
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' was asked for, but torch finds no MPS here; use --device cpu or auto")
     return chosen
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    """"auto" is the checkpoint's own dtype on an accelerator and float32 on the CPU."""
+    """ "auto" is the checkpoint's own dtype on an accelerator and float32 on the CPU."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     return getattr(torch, dtype)
@@ -128,8 +130,8 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -
         keys = sorted(str(key) for key in info.get(kind) or ())
         if keys:
             raise UserError(
-                f"the checkpoint {source.name!r} {verb} {len(keys)} weights, {keys[0]} first: the model would not be the "
-                "one that was trained; use a complete checkpoint of this architecture"
+                f"the checkpoint {source.name!r} {verb} {len(keys)} weights, {keys[0]} first: the model would not be "
+                "the one that was trained; use a complete checkpoint of this architecture"
             )
     return model.eval().to(device)
 
@@ -144,7 +146,12 @@ def _loading(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, json.JSONDecodeError) as error:
         raise UserError(_loading_message(name, error)) from error
     except Exception as error:  # a damaged safetensors file raises a class of its own
-        if type(error).__name__ in ("SafetensorError", "LocalEntryNotFoundError", "HFValidationError", "UnpicklingError"):
+        if type(error).__name__ in (
+            "SafetensorError",
+            "LocalEntryNotFoundError",
+            "HFValidationError",
+            "UnpicklingError",
+        ):
             raise UserError(_loading_message(name, error)) from error
         raise
 
@@ -152,12 +159,10 @@ def _loading(name: str) -> Iterator[None]:
 def _loading_message(name: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     low = text.lower()
-    if "connect" in low or "offline" in low or "resolve" in low and "http" in low:
+    if "connect" in low or "offline" in low or ("resolve" in low and "http" in low):
         return f"the model hub cannot be reached for {name!r}; use a local checkpoint folder or --model demo"
     if "trust_remote_code" in low:
-        return (
-            f"model {name!r} runs its own Python code; read that code first, then allow it with --trust-remote-code"
-        )
+        return f"model {name!r} runs its own Python code; read that code first, then allow it with --trust-remote-code"
     if "safetensors" in low and ("no file named" in low or "does not appear" in low):
         return (
             f"model {name!r} has no safetensors weights; convert it, or pass --allow-pickle if you trust its author (a "

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
-from mask_impact.attention import eager_attention, family, routed_attention
-from mask_impact.capture import LayerRecord, Query, layer_output
+from mask_impact.attention import eager_attention, family, implementation, routed_attention
+from mask_impact.capture import Attention, Query, layer_output
 from mask_impact.errors import UnsupportedModel
 
 # One extra row's share of the memory that a replay may hold at once, in vectors of hidden size: MLP
@@ -43,22 +44,23 @@ class Rows:
 class QueryAttention:
     """One query's attention in one layer, for any set of masked positions.
 
-    The weights come from one call of the family's own eager attention, in float32 or better. Masking a set M then is
-    exact algebra (leave-one-out): z_M - z = (z sum p_m - sum p_m v_m) / (1 - sum p_m), at a cost that does not grow
-    with the number of keys, and with all digits however small the change. Rows with more than half of the weight masked, and families whose weights do not
-    reproduce their output, are computed by the same function with -inf at the masked keys (`explicit`).
+    The weights p come from one call of the family's own eager attention, in float32 or better. Masking a set M is then
+    exact algebra (leave-one-out): z_M - z = (z * sum p_m - sum p_m v_m) / (1 - sum p_m), at a cost that does not grow
+    with the number of keys, and with all digits however small the change. Rows with more than half of the weight
+    masked, and families whose weights do not reproduce their output, are computed by the same function with -inf at
+    the masked keys (`explicit`).
     """
 
-    def __init__(self, record: LayerRecord, query: Query) -> None:
+    def __init__(self, recorded: Attention, query: Query) -> None:
         precise = torch.promote_types(query.query.dtype, torch.float32)
         length = query.bias.shape[-1]
-        self.attention = record.attention
+        self.module = recorded.module
         self.options = query.options
         self.query = query.query.to(precise)
-        self.keys = record.keys[:, :, :length].to(precise)
-        self.values = record.values[:, :, :length].to(precise)
+        self.keys = recorded.keys[:, :, :length].to(precise)
+        self.values = recorded.values[:, :, :length].to(precise)
         self.bias = query.bias
-        self.compute = eager_attention(record.attention)
+        self.compute = eager_attention(recorded.module)
         output, weights = self._eager(self.bias)
         self.output = output[0]  # [H, D]
         self.weights = self._usable(weights)  # [H, T]
@@ -71,7 +73,7 @@ class QueryAttention:
             name: item.expand(*item.shape[:-2], rows, -1) if name == "position_bias" and item is not None else item
             for name, item in self.options.items()
         }
-        output, weights = self.compute(self.attention, query, self.keys, self.values, bias, **options)
+        output, weights = self.compute(self.module, query, self.keys, self.values, bias, **options)
         return output[0], weights
 
     def _usable(self, weights: torch.Tensor | None) -> torch.Tensor | None:
@@ -136,7 +138,7 @@ def chunks(masks: Masks, size: int) -> Iterator[Masks]:
         yield masks[start : start + size]
 
 
-def rows_at_once(record: LayerRecord, query: Query) -> int:
+def rows_at_once(query: Query) -> int:
     """How many rows fit the memory budget."""
     width = max(query.hidden.shape[-1], query.heads.numel())
     return max(2, MEMORY_BUDGET // (width * max(query.hidden.element_size(), 4) * VECTORS_PER_ROW))
@@ -145,27 +147,32 @@ def rows_at_once(record: LayerRecord, query: Query) -> int:
 class Replay:
     """Replays recorded layers of one model."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.share_rows = True
 
-    def rows(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+    def rows(
+        self, layer: nn.Module, attention: nn.Module, query: Query, base: torch.Tensor, change: torch.Tensor
+    ) -> Rows:
         """Call the layer on R copies of the query's row.
 
         Args:
+            attention: the layer's attention module.
             base: [H, D] the attention output without a mask.
             change: [R, H, D] what each mask changes in it.
         """
         if self.share_rows:
             try:
-                return self._call(record, query, base, change)
+                return self._call(layer, attention, query, base, change)
             except RuntimeError as error:
                 if "single memory location" not in str(error):
                     raise
                 self.share_rows = False  # the layer writes into its input; it then needs real copies
-        return self._call(record, query, base, change)
+        return self._call(layer, attention, query, base, change)
 
-    def _call(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+    def _call(
+        self, layer: nn.Module, attention: nn.Module, query: Query, base: torch.Tensor, change: torch.Tensor
+    ) -> Rows:
         count = change.shape[0]
         hidden = query.hidden.expand(count, -1, -1)
         if not self.share_rows:
@@ -182,19 +189,23 @@ class Replay:
             trace.start(answer)
             return answer, None
 
-        landing = record.attention.register_forward_hook(lambda module, inputs, output: trace.land(output))
+        landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(output))
         try:
-            with routed_attention(self.model, attend), trace:
-                output = layer_output(record.layer(*args, **kwargs))
+            with routed_attention(attend, [attention.config], implementation(self.model)), trace:
+                output = layer_output(layer(*args, **kwargs))
         finally:
             landing.remove()
         received = trace.received
-        as_answered = received is None or received.data_ptr() == answer.data_ptr()
+        unchanged = received is None or received.data_ptr() == answer.data_ptr()
+        if received is None or unchanged:  # in full precision, where nothing came between
+            seen, head_change = heads, change
+        else:
+            seen, head_change = received.reshape(heads.shape).to(heads.dtype), None
         return Rows(
             update=(output.to(heads.dtype) - query.hidden.to(heads.dtype)).flatten(1),
             attention=None if trace.addend is None else trace.addend.reshape(count, -1),
-            heads=heads if as_answered else received.reshape(heads.shape).to(heads.dtype),
-            head_change=change if as_answered else None,
+            heads=seen,
+            head_change=head_change,
             projection=trace.weight,
         )
 
@@ -223,9 +234,9 @@ class RowTrace(TorchFunctionMode):
     """Follows the attention output through the layer call, and computes equal rows once.
 
     From the attention output on, it follows the tensors made from it: the first matrix product with a weight is the
-    output projection; the first addition, after that, to an activation not made from it is the residual addition (or, in
-    a parallel block, the addition to the MLP's output), and what is added there is the sublayer's update, whatever norm
-    or multiplier came between. Rows whose tensor has stride 0 along the batch are copies of one row.
+    output projection; the first addition after it to an activation not made from it is the residual addition (in a
+    parallel block, the addition to the MLP's output), and what is added there is the sublayer's update, whatever norm or
+    multiplier came between. Rows whose tensor has stride 0 along the batch are copies of one row.
     """
 
     def __init__(self, rows: int) -> None:
@@ -309,13 +320,14 @@ class RowTrace(TorchFunctionMode):
 
 
 def head_shares(heads: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-    """[R, H, D] heads through their slices of the output projection [C, H * D] -> [R, H, C]; they add up to its output
-    (without its bias)."""
-    count, head_count, width = heads.shape
-    slices = projection.to(heads.dtype).view(projection.shape[0], head_count, width)
+    """[R, H, D] heads through their slices of the output projection [C, H * D] -> [R, H, C].
+
+    The shares of a row add up to the projection's output, without its bias.
+    """
+    slices = projection.to(heads.dtype).view(-1, *heads.shape[1:])  # [C, H, D]
     return torch.einsum("rhd,chd->rhc", heads, slices)
 
 
-def unsupported(model: nn.Module, layer: int, what: str) -> UnsupportedModel:
+def unsupported(model: PreTrainedModel, layer: int, what: str) -> UnsupportedModel:
     """The refusal of a model whose replay is not truthful."""
     return UnsupportedModel(f"model family '{family(model)}' cannot be measured truthfully: layer {layer}: {what}")

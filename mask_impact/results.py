@@ -90,10 +90,9 @@ def _checked(block: Block) -> Block:
     for name, values in (("l2", block.l2), ("cosine", block.cosine)):
         if not np.isfinite(values).all():
             p, v = np.argwhere(~np.isfinite(values))[0]
-            row = (
-                f"{block.variants[v]} with token {block.tokens[p]!r} at position {block.positions[p]} masked"
-            )
-            raise ValueError(f"{where}: the {name} distance of {row} is {values[p, v]}")
+            masked = f"token {block.tokens[p]!r} at position {block.positions[p]}"
+            what = f"{name} distance of {block.variants[v]} without {masked}"
+            raise ValueError(f"{where}: the {what} is {values[p, v]}")
     return block
 
 
@@ -327,18 +326,14 @@ class ResultFiles:
         4. the new manifest comes. Stopped after: the new run is whole, with its manifest.
 
         So files of two runs never lie side by side, and a manifest always describes the files beside it.
-        The folder is synced between the steps: a power failure cannot keep a later one and lose an earlier.
+        The folder is synced after each move: a power failure cannot keep a later one and lose an earlier.
         """
-        self._manifest.unlink(missing_ok=True)
-        _sync_folder(self.directory)
         for path in existing_files(self.directory, self.name):
             path.unlink()
-        _sync_folder(self.directory)
-        for name in names:
+            _sync_folder(self.directory)
+        for name in (*names, self._manifest.name):
             os.replace(self._temporary / name, self.directory / name)
-        _sync_folder(self.directory)
-        os.replace(self._temporary / self._manifest.name, self._manifest)
-        _sync_folder(self.directory)
+            _sync_folder(self.directory)
 
     @contextlib.contextmanager
     def _whole_or_unusable(self) -> Iterator[None]:
@@ -365,7 +360,7 @@ class ResultFiles:
 
 
 def existing_files(directory: str | Path, name: str) -> list[Path]:
-    """Manifest and results that an earlier run left under this name, in whatever format."""
+    """What an earlier run left under this name, in whatever format; the manifest first."""
     names = [f"{name}_run.json", *(f"{name}_results.{extension}" for extension in _EXTENSIONS)]
     return [path for path in (Path(directory) / each for each in names) if os.path.lexists(path)]
 

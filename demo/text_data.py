@@ -1,0 +1,181 @@
+"""Texts for the bundled demo model: what it is trained on, and prompts it has never seen.
+
+In:  a random.Random, so that a seed decides everything.
+Out: RetrievalPrompt and FactPrompt (prompt, answer, where the answer stands) and training Documents.
+
+Two skills, chosen because the right source of an answer is known:
+  retrieval  "Tom has a red ball. Ann has a blue cup. Ann's cup is" -> " blue"   (the answer is in the prompt)
+  facts      "The capital of France is" -> " Paris"                              (the answer is in the weights)
+Both also as a question to a chat model. Pure Python; training, evaluation and tests share it.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# fmt: off
+NAMES = [
+    "Tom", "Ann", "Bob", "Eve", "Max", "Sue", "Joe", "Amy", "Ben", "Kim", "Dan", "Mia", "Sam", "Zoe",
+    "Leo", "Ida", "Tim", "Lucy", "Jack", "Lily", "Paul", "Rose", "Mark", "Nina",
+]
+# No word here starts with a vowel, so that "has a COLOR ITEM" is always right.
+COLORS = [
+    "red", "blue", "green", "yellow", "black", "white", "pink", "purple", "brown", "gray", "silver",
+    "golden",
+]
+ITEMS = [
+    "ball", "cup", "hat", "book", "car", "pen", "box", "bag", "key", "lamp", "ring", "kite", "shoe",
+    "coat", "bike", "drum",
+]
+CAPITALS = {
+    "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon",
+    "England": "London", "Ireland": "Dublin", "Scotland": "Edinburgh", "Wales": "Cardiff",
+    "Belgium": "Brussels", "Austria": "Vienna", "Switzerland": "Bern", "Poland": "Warsaw",
+    "Hungary": "Budapest", "Romania": "Bucharest", "Bulgaria": "Sofia", "Greece": "Athens",
+    "Albania": "Tirana", "Serbia": "Belgrade", "Croatia": "Zagreb", "Slovenia": "Ljubljana",
+    "Slovakia": "Bratislava", "Ukraine": "Kyiv", "Lithuania": "Vilnius", "Latvia": "Riga",
+    "Estonia": "Tallinn", "Finland": "Helsinki", "Sweden": "Stockholm", "Norway": "Oslo",
+    "Denmark": "Copenhagen", "Iceland": "Reykjavik", "Malta": "Valletta", "Cyprus": "Nicosia",
+    "Turkey": "Ankara", "Georgia": "Tbilisi", "Armenia": "Yerevan", "Iraq": "Baghdad", "Iran": "Tehran",
+    "Jordan": "Amman", "Lebanon": "Beirut", "Egypt": "Cairo", "Libya": "Tripoli", "Tunisia": "Tunis",
+    "Morocco": "Rabat", "Senegal": "Dakar", "Ghana": "Accra", "Nigeria": "Abuja", "Kenya": "Nairobi",
+    "Uganda": "Kampala", "Angola": "Luanda", "Zambia": "Lusaka", "Zimbabwe": "Harare", "India": "Delhi",
+    "Nepal": "Kathmandu", "China": "Beijing", "Japan": "Tokyo", "Thailand": "Bangkok",
+    "Vietnam": "Hanoi", "Indonesia": "Jakarta", "Australia": "Canberra", "Canada": "Ottawa",
+    "Cuba": "Havana", "Jamaica": "Kingston", "Peru": "Lima", "Chile": "Santiago", "Colombia": "Bogota",
+}
+# fmt: on
+
+HELD_OUT_SHARE = 8  # one context in 8 is kept out of training
+
+
+@dataclass(frozen=True, order=True)
+class Statement:
+    name: str
+    color: str
+    item: str
+
+    def __str__(self) -> str:
+        return f"{self.name} has a {self.color} {self.item}."
+
+
+Context = tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class RetrievalPrompt:
+    prompt: str
+    answer: str
+    statements: tuple[tuple[int, int], ...]  # [start, end) characters of each statement, its "." included
+    asked: int  # index of the statement that holds the answer
+
+
+@dataclass(frozen=True)
+class FactPrompt:
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """One training text: what is given, and what the model should say. A chat document has the two joined by the
+    model's chat template, a plain one is just both."""
+
+    prompt: str
+    text: str
+    chat: bool = False
+
+
+def is_held_out(context: Context) -> bool:
+    """Whether a context is reserved for evaluation.
+
+    The rule looks at the set of statements alone, not at their order, the question or the chat form, so one context
+    is never on both sides. It is a checksum and not Python's hash(), which changes with every process. Words and
+    statements are shared on purpose: what is new to the model is which statements stand together.
+    """
+    return zlib.crc32(" ".join(map(str, sorted(context))).encode()) % HELD_OUT_SHARE == 0
+
+
+def make_context(rng: random.Random, size: int, held_out: bool) -> Context:
+    """`size` statements with different names, colors and items: every question has one answer in one place."""
+    while True:
+        words = zip(rng.sample(NAMES, size), rng.sample(COLORS, size), rng.sample(ITEMS, size), strict=True)
+        context = tuple(Statement(*triple) for triple in words)
+        if is_held_out(context) == held_out:
+            return context
+
+
+def retrieval_prompt(context: Context, asked: int, question: bool = False) -> RetrievalPrompt:
+    """A text to complete, or with `question` what a user would ask a chat model."""
+    text, spans = "", []
+    for statement in context:
+        spans.append((len(text), len(text) + len(str(statement))))
+        text += f"{statement} "
+    target = context[asked]
+    thing = f"{target.name}'s {target.item}"
+    text += f"What color is {thing}?" if question else f"{thing} is"
+    return RetrievalPrompt(text, f" {target.color}", tuple(spans), asked)
+
+
+def fact_prompt(country: str, question: bool = False) -> FactPrompt:
+    prompt = f"What is the capital of {country}?" if question else f"The capital of {country} is"
+    return FactPrompt(prompt, f" {CAPITALS[country]}")
+
+
+def held_out_prompts(rng: random.Random, count: int, question: bool = False) -> list[RetrievalPrompt]:
+    """Prompts over contexts of 2, 3 and 4 statements that no training document has."""
+    contexts = (make_context(rng, 2 + i % 3, held_out=True) for i in range(count))
+    return [retrieval_prompt(context, rng.randrange(len(context)), question) for context in contexts]
+
+
+def fact_prompts(question: bool = False) -> list[FactPrompt]:
+    return [fact_prompt(country, question) for country in CAPITALS]
+
+
+def retrieval_document(rng: random.Random, size: int) -> Document:
+    context = make_context(rng, size, held_out=False)
+    asked, also = rng.sample(range(size), 2)
+    if rng.random() < 0.5:
+        p = retrieval_prompt(context, asked, question=rng.random() < 0.5)
+        return Document(p.prompt, p.answer.strip(), chat=True)
+    p = retrieval_prompt(context, asked)
+    second = context[also]
+    more = f" {second.name}'s {second.item} is {second.color}." if rng.random() < 0.6 else ""
+    return Document(p.prompt, f"{p.answer}.{more}")
+
+
+def fact_document(rng: random.Random) -> Document:
+    country, other = rng.sample(list(CAPITALS), 2)
+    if rng.random() < 0.5:
+        p = fact_prompt(country, question=rng.random() < 0.5)
+        return Document(p.prompt, p.answer.strip(), chat=True)
+    p, second = fact_prompt(country), fact_prompt(other)
+    more = f" {second.prompt}{second.answer}." if rng.random() < 0.6 else ""
+    return Document(p.prompt, f"{p.answer}.{more}")
+
+
+def word_list_document(rng: random.Random) -> Document:
+    """A list of words, then the same list again: the plainest text that can only be predicted by looking back."""
+    words = " ".join(rng.sample(NAMES + COLORS + ITEMS, rng.randint(3, 8)))
+    return Document(words, f" {words}" * rng.randint(1, 2))
+
+
+def training_documents(rng: random.Random, count: int, progress: float) -> Iterator[Document]:
+    """A batch for a point of the training, `progress` from 0 to 1.
+
+    Contexts grow from 2 to 4 statements and word lists give way to retrieval: without this curriculum the model learns
+    the facts at once, then guesses among the colors in the prompt for thousands of steps.
+    """
+    largest = 2 + int(progress > 0.25) + int(progress > 0.5)
+    lists = max(0.03, 0.35 - 0.64 * progress)
+    for _ in range(count):
+        kind = rng.random()
+        if kind < lists:
+            yield word_list_document(rng)
+        elif kind < lists + 0.15:
+            yield fact_document(rng)
+        else:
+            yield retrieval_document(rng, rng.randint(2, largest))

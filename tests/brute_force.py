@@ -1,0 +1,230 @@
+"""The slow reference: rerun the whole model with key columns of one layer's attention mask at -inf.
+
+In: a model from `families.py`, a prompt, a layer, a query position, the positions to mask. Out: the vectors of
+docs "what is measured" with and without them, and the distances between the two. Plain forward hooks on the real model,
+eager attention, no cache, no mask_impact: nothing is shared with the engine this is held against.
+
+Shapes: S prompt positions, H query heads, D head width, C hidden.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from families import Family, decoder_layers, submodule
+
+INVISIBLE = -1e9  # an additive mask below this hides the key; families write -inf or the dtype's minimum
+
+
+@dataclass
+class Rows:
+    """What one forward did at one position, or at all of them (a leading S axis then)."""
+
+    full: Tensor  # [C] layer output - layer input
+    attn: Tensor  # [C] what attention adds to the residual stream
+    heads: Tensor  # [H, D] each query head's slice of what o_proj receives
+    head_shares: Tensor  # [H, C] each slice through its slice of o_proj's weight
+    projected: Tensor  # [C] o_proj's output
+    weights: Tensor | None  # [H, S] attention weights, where the attention module returns them (eager)
+
+    def at(self, position: int) -> Rows:
+        """The rows of one position."""
+        return Rows(**{name: None if rows is None else rows[position] for name, rows in vars(self).items()})
+
+
+@dataclass
+class Update:
+    """The same query row without and with the mask."""
+
+    base: Rows
+    masked: Rows
+
+
+def brute_force(
+    model: PreTrainedModel,
+    family: Family,
+    input_ids: Tensor,
+    layer: int,
+    query: int,
+    masked: Collection[int],
+    attention: str = "eager",
+) -> Update:
+    """Run the model on `input_ids` [1, S] twice, the second time with `masked` removed from one layer's attention."""
+    base = observe(model, family, input_ids, attention=attention)
+    changed = observe(model, family, input_ids, layer, masked, attention)
+    return Update(base[layer].at(query), changed[layer].at(query))
+
+
+def brute_force_table(
+    model: PreTrainedModel,
+    family: Family,
+    input_ids: Tensor,
+    query: int,
+    layers: Iterable[int] | None = None,
+    masks: Iterable[Collection[int]] | None = None,
+    head_space: str = "output",
+    attention: str = "eager",
+) -> dict[tuple[int, tuple[int, ...], str], tuple[float, float]]:
+    """{(layer, masked positions, variant): (l2, cosine)} at `query`; each position up to it by default.
+
+    `head_space` "output" compares heads before o_proj, "residual" their shares after it.
+    """
+    layers = family.attends if layers is None else tuple(layers)
+    masks = [(m,) for m in range(query + 1)] if masks is None else [tuple(sorted(mask)) for mask in masks]
+    base = observe(model, family, input_ids, attention=attention)
+    table = {}
+    for layer in layers:
+        for mask in masks:
+            changed = observe(model, family, input_ids, layer, mask, attention)[layer].at(query)
+            for variant, before, after in variants(base[layer].at(query), changed, head_space):
+                table[layer, mask, variant] = distances(before, after)
+    return table
+
+
+def variants(base: Rows, masked: Rows, head_space: str = "output") -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, base vector, masked vector) of Full, Attn and each head."""
+    yield "Full", base.full, masked.full
+    yield "Attn", base.attn, masked.attn
+    part = {"output": "heads", "residual": "head_shares"}[head_space]
+    for head, (before, after) in enumerate(zip(getattr(base, part), getattr(masked, part))):
+        yield f"Head_{head}", before, after
+
+
+def distances(base: Tensor, masked: Tensor) -> tuple[float, float]:
+    """(||base - masked||, 1 - cos(base, masked)) in float64, by the definitions."""
+    base, masked = base.double().flatten(), masked.double().flatten()
+    l2 = (base - masked).norm().item()
+    return l2, 1 - (base @ masked / (base.norm() * masked.norm())).item()
+
+
+@torch.no_grad()
+def observe(
+    model: PreTrainedModel,
+    family: Family,
+    input_ids: Tensor,
+    layer: int | None = None,
+    masked: Collection[int] = (),
+    attention: str = "eager",
+) -> dict[int, Rows]:
+    """One full forward on [1, S]; {attention layer: its rows, each with a leading S axis}.
+
+    `masked` key columns are removed from the attention of `layer`, for every query row. A row that is left with nothing
+    to attend to has attention output 0.
+    """
+    seen: dict[int, dict[str, Tensor]] = {i: {} for i in family.attends}
+    with using_attention(model, attention), ExitStack() as hooks:
+        for index, record in seen.items():
+            columns = sorted(masked) if index == layer else []
+            module = decoder_layers(model, family)[index]
+            for handle in watch(module, family, columns, record):
+                hooks.callback(handle.remove)
+        model(input_ids=input_ids, use_cache=False, output_attentions=attention == "eager")
+    return {i: rows_of(decoder_layers(model, family)[i], family, record) for i, record in seen.items()}
+
+
+def watch(layer: nn.Module, family: Family, columns: list[int], record: dict[str, Tensor]) -> list[Any]:
+    """Hook one decoder layer: note its rows in `record`, and remove key `columns` from its attention."""
+    attention, o_proj = submodule(layer, family.attention), submodule(layer, family.o_proj)
+    addend = submodule(layer, family.attn_addend)
+    blocked: list[int] = []
+
+    def layer_input(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        record["input"] = (args[0] if args else kwargs["hidden_states"])[0]
+
+    def edit_mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if not columns:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        call = inspect.signature(module.forward).bind(*args, **kwargs)
+        assert "attention_mask" in call.signature.parameters, type(module).__name__
+        mask, blocked[:] = hide(call.arguments.get("attention_mask"), hidden, columns)
+        call.arguments["attention_mask"] = mask
+        return call.args, call.kwargs
+
+    def projection_input(module: nn.Module, args: tuple) -> tuple:
+        received = args[0].clone()
+        received[:, blocked] = 0
+        record["received"] = received[0]
+        return received, *args[1:]
+
+    def attention_weights(module: nn.Module, args: tuple, output: Any) -> None:
+        if isinstance(output, tuple) and torch.is_tensor(output[1]) and output[1].dim() == 4:
+            record["weights"] = output[1][0].transpose(0, 1)  # [S, H, S]
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            record[name] = first(output)[0]
+
+        return hook
+
+    return [
+        layer.register_forward_pre_hook(layer_input, with_kwargs=True),
+        attention.register_forward_pre_hook(edit_mask, with_kwargs=True),
+        attention.register_forward_hook(attention_weights),
+        o_proj.register_forward_pre_hook(projection_input),
+        o_proj.register_forward_hook(keep("projected")),
+        addend.register_forward_hook(keep("addend")),
+        layer.register_forward_hook(keep("output")),
+    ]
+
+
+def hide(mask: Tensor | None, hidden: Tensor, columns: list[int]) -> tuple[Tensor, list[int]]:
+    """The additive mask [1, 1, S, S] with key `columns` at -inf, and the rows that this would leave without a key.
+
+    Those rows keep their mask (a softmax over nothing is NaN); the caller zeroes their attention output.
+    """
+    length = hidden.shape[1]
+    if mask is None:  # sdpa's is_causal shortcut
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, float("-inf"))
+    mask = mask[..., :length]  # some older families make it one key too long and cut it later
+    assert mask.dim() == 4 and mask.shape[-2:] == (length, length), f"unexpected mask {tuple(mask.shape)}"
+    edited = mask.clone()
+    edited[..., columns] = float("-inf")
+    lost = (mask > INVISIBLE).any(-1) & ~(edited > INVISIBLE).any(-1)  # [1, 1, S]
+    blocked = lost.flatten(0, -2).any(0).nonzero().flatten().tolist()
+    edited[..., blocked, :] = mask[..., blocked, :]
+    return edited, blocked
+
+
+def rows_of(layer: nn.Module, family: Family, record: dict[str, Tensor]) -> Rows:
+    """The measured vectors of one layer, [S, ...] each."""
+    received = record["received"]  # [S, H * D]
+    heads = received.reshape(len(received), family.heads, -1)  # [S, H, D]
+    o_proj = submodule(layer, family.o_proj)
+    weight = o_proj.weight if isinstance(o_proj, nn.Linear) else o_proj.weight.T  # Conv1D is [in, out]
+    slices = weight.reshape(weight.shape[0], family.heads, -1)  # [C, H, D]
+    scale = getattr(layer, family.attn_scale) if family.attn_scale else 1.0
+    return Rows(
+        full=record["output"] - record["input"],
+        attn=record["addend"] * scale,
+        heads=heads,
+        head_shares=torch.einsum("shd,chd->shc", heads, slices),
+        projected=record["projected"],
+        weights=record.get("weights"),
+    )
+
+
+def first(output: Any) -> Tensor:
+    """A module's hidden states: its output, or the first of a tuple of outputs."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def using_attention(model: PreTrainedModel, attention: str) -> Iterator[None]:
+    """Run `model` with another of transformers' attention implementations, then put its own back."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(attention)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
