@@ -57,17 +57,24 @@ def run_masking_experiment(
         raise UserError("give both model and tokenizer, or neither and a model_name")
     if num_output_tokens < 1:
         raise UserError(f"num_output_tokens is {num_output_tokens}; it must be 1 or more")
-    if model is None:
-        source = models.find_model(model_name)
-        tokenizer = models.load_tokenizer(source)
-        chosen = models.choose_device(device)
-        model = models.load_model(source, chosen, models.choose_dtype(dtype, chosen))
     if not isinstance(layers, str):
         layers = None if layers is None else ",".join(str(layer) for layer in layers)
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
-    options = experiment.Options(num_output_tokens, experiment.parse_layers(layers, count), tuple(variants), head_space)
+    source = None if model is not None else models.find_model(model_name)
+    if source is not None:
+        tokenizer = models.load_tokenizer(source)
+    config = source.text_config if source is not None else model.config.get_text_config(decoder=True)
+    chosen_layers = experiment.parse_layers(layers, config.num_hidden_layers)
+    options = experiment.Options(num_output_tokens, chosen_layers, tuple(variants), head_space)
+    options.wanted()  # what is wrong comes out before the weights are loaded
+    inputs = text_inputs(tokenizer, prompt, chat)
+    experiment.check_length(config, len(inputs.tokens), num_output_tokens)
+    if source is not None:
+        chosen = models.choose_device(device)
+        model = models.load_model(source, chosen, models.choose_dtype(dtype, chosen))
     blocks: list[results.Block] = []
-    run = experiment.run(model, tokenizer, text_inputs(tokenizer, prompt, chat), options, blocks.append)
+    run = experiment.run(model, tokenizer, inputs, options, blocks.append)
+    if source is not None:
+        run.manifest["model"] |= source.manifest
     table = results.to_dataframe(blocks)
     table.attrs["run"] = run.manifest
     return table

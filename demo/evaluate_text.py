@@ -1,8 +1,8 @@
 """How well the bundled demo model answers: prints accuracy with 95 % Wilson intervals.
 
 In:  a checkpoint folder (default demo/text), loaded in float32 as the command line tool does on a CPU.
-Out: one line per skill on stdout: retrieval from contexts that were held out of training, and the memorised facts,
-     both as plain text and as chat, and whether the text stops where it should.
+Out: one line per skill on stdout: retrieval from contexts held out of training, and the memorised facts, both as
+     plain text and as chat, and whether the text stops where it should.
 
     python demo/evaluate_text.py --count 50        # seconds
     python demo/evaluate_text.py                   # 1,000 held-out contexts per line
@@ -62,26 +62,28 @@ def greedy_hits(
 ) -> int:
     """How many prompts greedy decoding continues with exactly the text wanted.
 
-    One forward over prompt + text: decoding gives the text if and only if each of its tokens is the most likely one
-    after those before it. Padding is on the right, where a causal model cannot see it.
+    One forward over prompt + text: decoding gives the text if and only if each of its tokens is the most likely
+    one after those before it. Padding is on the right, where a causal model cannot see it.
     """
     hits = 0
     for start in range(0, len(prompts), 100):
         heads = [tokenizer(p)["input_ids"] for p in prompts[start : start + 100]]
         tails = [tokenizer(t)["input_ids"] for t in texts[start : start + 100]]
         rows = [torch.tensor(head + tail) for head, tail in zip(heads, tails, strict=True)]
-        best = model(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)).logits.argmax(
-            -1
-        )  # [row, token]
+        best = model(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)).logits.argmax(-1)  # [row, token]
         for row, head, tail in zip(best.tolist(), heads, tails, strict=True):
             hits += row[len(head) - 1 : len(head) - 1 + len(tail)] == tail
     return hits
 
 
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, prompts: Sequence[Prompt], chat: bool,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    prompts: Sequence[Prompt],
+    chat: bool,
     end: str = "",
-) -> Score:  # fmt: skip
+) -> Score:
     """Share of prompts answered right, and with `end` also followed by it."""
     if chat:
         texts = [chat_prompt(tokenizer, p.prompt) for p in prompts]
@@ -91,9 +93,7 @@ def score(
     return Score(name, greedy_hits(model, tokenizer, texts, answers), len(prompts))
 
 
-def accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int
-) -> list[Score]:
+def accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[Score]:
     """Every skill in every form. Plain prompts are completions; chat takes completions and questions."""
     scores = []
     for skill in ("retrieval", "facts"):
@@ -105,14 +105,10 @@ def accuracy(
             form = "question" if question else "completion"
             if not question:
                 scores.append(score(model, tokenizer, f"{skill}, plain", prompts, chat=False))
-                scores.append(
-                    score(model, tokenizer, f"{skill}, plain, then .", prompts, chat=False, end=".")
-                )
+                scores.append(score(model, tokenizer, f"{skill}, plain, then .", prompts, chat=False, end="."))
             scores.append(score(model, tokenizer, f"{skill}, chat {form}", prompts, chat=True))
             end = "<|im_end|>"
-            scores.append(
-                score(model, tokenizer, f"{skill}, chat {form}, then stops", prompts, chat=True, end=end)
-            )
+            scores.append(score(model, tokenizer, f"{skill}, chat {form}, then stops", prompts, chat=True, end=end))
     return scores
 
 
@@ -120,9 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=FOLDER, help="checkpoint folder (default: demo/text)")
     parser.add_argument("--count", type=int, default=1000, help="held-out contexts per line (default: 1000)")
-    parser.add_argument(
-        "--seed", type=int, default=SEED, help=f"draws the held-out contexts (default: {SEED})"
-    )
+    parser.add_argument("--seed", type=int, default=SEED, help=f"draws the held-out contexts (default: {SEED})")
     args = parser.parse_args(argv)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)

@@ -4,8 +4,8 @@ In:  a random.Random, so that a seed decides everything.
 Out: RetrievalPrompt and FactPrompt (prompt, answer, where the answer stands) and training Documents.
 
 Two skills, chosen because the right source of an answer is known:
-  retrieval  "Tom has a red ball. Ann has a blue cup. Ann's cup is" -> " blue"   (the answer is in the prompt)
-  facts      "The capital of France is" -> " Paris"                              (the answer is in the weights)
+  retrieval  "Tom has a red ball. Ann has a blue cup. Ann's cup is" -> " blue"  (the answer is in the prompt)
+  facts      "The capital of France is" -> " Paris"                             (the answer is in the weights)
 Both also as a question to a chat model. Pure Python; training, evaluation and tests share it.
 """
 
@@ -81,8 +81,8 @@ class FactPrompt:
 
 @dataclass(frozen=True)
 class Document:
-    """One training text: what is given, and what the model should say. A chat document has the two joined by the
-    model's chat template, a plain one is just both."""
+    """One training text: what is given, and what the model should say. A chat document has the two joined by
+    the model's chat template, a plain one is just both."""
 
     prompt: str
     text: str
@@ -92,15 +92,15 @@ class Document:
 def is_held_out(context: Context) -> bool:
     """Whether a context is reserved for evaluation.
 
-    The rule looks at the set of statements alone, not at their order, the question or the chat form, so one context
-    is never on both sides. It is a checksum and not Python's hash(), which changes with every process. Words and
-    statements are shared on purpose: what is new to the model is which statements stand together.
+    The rule looks at the set of statements alone, not at their order, the question or the chat form, so one
+    context is never on both sides. It is a checksum and not Python's hash(), which changes with every process.
+    Words and statements are shared on purpose: what is new to the model is which statements stand together.
     """
     return zlib.crc32(" ".join(map(str, sorted(context))).encode()) % HELD_OUT_SHARE == 0
 
 
 def make_context(rng: random.Random, size: int, held_out: bool) -> Context:
-    """`size` statements with different names, colors and items: every question has one answer in one place."""
+    """`size` statements, names, colors and items all different: a question has one answer in one place."""
     while True:
         words = zip(rng.sample(NAMES, size), rng.sample(COLORS, size), rng.sample(ITEMS, size), strict=True)
         context = tuple(Statement(*triple) for triple in words)
@@ -137,13 +137,13 @@ def fact_prompts(question: bool = False) -> list[FactPrompt]:
 
 def retrieval_document(rng: random.Random, size: int) -> Document:
     context = make_context(rng, size, held_out=False)
-    asked, also = rng.sample(range(size), 2)
+    asked, *others = rng.sample(range(size), size)
     if rng.random() < 0.5:
         p = retrieval_prompt(context, asked, question=rng.random() < 0.5)
         return Document(p.prompt, p.answer.strip(), chat=True)
     p = retrieval_prompt(context, asked)
-    second = context[also]
-    more = f" {second.name}'s {second.item} is {second.color}." if rng.random() < 0.6 else ""
+    others = others if rng.random() < 0.6 else []
+    more = "".join(f" {context[i].name}'s {context[i].item} is {context[i].color}." for i in others)
     return Document(p.prompt, f"{p.answer}.{more}")
 
 
@@ -158,9 +158,20 @@ def fact_document(rng: random.Random) -> Document:
 
 
 def word_list_document(rng: random.Random) -> Document:
-    """A list of words, then the same list again: the plainest text that can only be predicted by looking back."""
+    """A list of words, then the list again: the plainest text that can only be predicted by looking back."""
     words = " ".join(rng.sample(NAMES + COLORS + ITEMS, rng.randint(3, 8)))
     return Document(words, f" {words}" * rng.randint(1, 2))
+
+
+def flipped_pairs_document(rng: random.Random) -> Document:
+    """Pairs, then the same pairs turned round in another order: "red cup blue ball" + " ball blue cup red".
+
+    The step that retrieval needs, alone: find the earlier item by what it is and say what stood before it.
+    """
+    size = rng.randint(3, 6)
+    pairs = list(zip(rng.sample(COLORS, size), rng.sample(ITEMS, size), strict=True))
+    given = " ".join(f"{color} {item}" for color, item in pairs)
+    return Document(given, "".join(f" {item} {color}" for color, item in rng.sample(pairs, size)))
 
 
 def training_documents(rng: random.Random, count: int, progress: float) -> Iterator[Document]:
@@ -169,13 +180,15 @@ def training_documents(rng: random.Random, count: int, progress: float) -> Itera
     Contexts grow from 2 to 4 statements and word lists give way to retrieval: without this curriculum the model learns
     the facts at once, then guesses among the colors in the prompt for thousands of steps.
     """
-    largest = 2 + int(progress > 0.25) + int(progress > 0.5)
-    lists = max(0.03, 0.35 - 0.64 * progress)
+    largest = 3 + int(progress > 0.25)
+    lists = max(0.03, 0.4 - 0.8 * progress)
     for _ in range(count):
         kind = rng.random()
-        if kind < lists:
+        if kind < lists / 2:
             yield word_list_document(rng)
-        elif kind < lists + 0.15:
+        elif kind < lists:
+            yield flipped_pairs_document(rng)
+        elif kind < lists + 0.12:
             yield fact_document(rng)
         else:
             yield retrieval_document(rng, rng.randint(2, largest))

@@ -1,8 +1,8 @@
 """Train the bundled demo text model from scratch on a CPU and save it as a checkpoint folder.
 
 In:  nothing; the texts are made by text_data.py from a fixed seed.
-Out: a folder (default demo/text) that AutoModelForCausalLM and AutoTokenizer load: Qwen3 architecture, bfloat16
-     weights, byte-level BPE tokenizer with a ChatML chat template. Progress goes to stdout.
+Out: a folder (default demo/text) that AutoModelForCausalLM and AutoTokenizer load: Qwen3 architecture,
+     bfloat16 weights, byte-level BPE tokenizer with a ChatML chat template. Progress goes to stdout.
 
     python demo/train_text.py --steps 20 --output /tmp/run  # smoke run, seconds; the model knows nothing
     python demo/train_text.py                               # the checkpoint in this repository
@@ -58,8 +58,8 @@ WORDS = (
 
 
 def make_tokenizer(documents: Sequence[Document]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the training words. All 256 bytes are tokens and nothing is normalised, so any text survives
-    encoding and decoding."""
+    """Byte-level BPE over the training words. All 256 bytes are tokens and nothing is normalised, so any text
+    survives encoding and decoding."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
@@ -100,8 +100,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list[int], int]:
-    """Token ids, and how many of them are given. Plain texts end with <|endoftext|>; chat goes through the template,
-    where <|im_end|> ends the answer."""
+    """Token ids, and how many of them are given. Plain texts end with <|endoftext|>; chat goes through the
+    template, where <|im_end|> ends the answer."""
     if document.chat:
         answer = {"role": "assistant", "content": document.text}
         turns = [{"role": "user", "content": document.prompt}, answer]
@@ -116,8 +116,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list
 
 def loss_on(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], int]]) -> torch.Tensor:
     """Weighted mean cross-entropy. The given words are drawn at random: they count little, so that what can be
-    learned is not lost in what cannot. Padding counts nothing; on the right, where a causal model cannot see it, it
-    needs no attention mask."""
+    learned is not lost in what cannot. Padding counts nothing; on the right, where a causal model cannot see
+    it, it needs no attention mask."""
     inputs = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True)  # [row, token]
     weights = [torch.ones(len(ids)) for ids, _ in batch]
     for weight, (_, given) in zip(weights, batch, strict=True):
@@ -166,8 +166,8 @@ def train(steps: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the checkpoint so that transformers 4 loads it too: version 5's own tokenizer_config.json names a class
-    that version 4 does not have."""
+    """Write the checkpoint so that transformers 4 loads it too: version 5's own tokenizer_config.json names a
+    class that version 4 does not have."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **TOKENIZER_CONFIG}

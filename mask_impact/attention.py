@@ -55,11 +55,15 @@ def implementation(model: PreTrainedModel) -> str:
     """The attention implementation that is measured: the model's own when it is "sdpa" or "eager".
 
     Other kernels (flash, flex) describe windows and padding in other ways than a mask, so a model loaded with
-    one of them is measured with sdpa, or eager where the family has no sdpa.
+    one of them is measured with sdpa, or eager where the family has no sdpa. Soft-capped models are measured with
+    eager: torch's sdpa has no soft cap, and older transformers leave it out silently (Gemma 2 in 4.57).
     """
-    current = model.config.get_text_config(decoder=True)._attn_implementation
+    config = model.config.get_text_config(decoder=True)
+    current = config._attn_implementation
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "eager"
     if current in ("sdpa", "eager"):
-        return current
+        return str(current)
     return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
 
 

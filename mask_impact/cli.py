@@ -5,15 +5,19 @@ that turns errors into exit codes: 0 done, 1 failed while running, 2 bad input, 
 """
 
 import argparse
+import contextlib
+import errno
+import io
 import os
 import re
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from mask_impact import __version__
 from mask_impact.errors import UserError
@@ -29,15 +33,21 @@ PROMPT_FILE = "prompt.txt"
 VARIANTS = ("full", "attn", "head")
 BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12}  # measured on the demo model, rounded up
 
+MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
+
 # Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
 
 
 class Parser(argparse.ArgumentParser):
     """Reports a wrong flag in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def one_line(message: object) -> str:
+    return " ".join(str(message).split())
 
 
 def positive(text: str) -> int:
@@ -71,18 +81,23 @@ def device_name(text: str) -> str:
 
 def output_name(text: str) -> str:
     """A name that is a file name on every system."""
-    if not text or re.search(r'[/\\<>:"|?*\x00-\x1f]', text) or text[-1] in ". " or text[0] in ". " or len(text) > 150:
+    if not text or text[0] in ". " or text[-1] in ". " or re.search(r'[/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]', text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a plain file name; use letters, digits, - and _ (the folder goes into --output-dir)"
         )
-    if text.split(".")[0].lower() in RESERVED:
+    if len(text.encode()) > MAX_NAME:
+        raise argparse.ArgumentTypeError(f"a name of {len(text.encode())} bytes is too long; at most {MAX_NAME}")
+    if text.split(".")[0].rstrip().lower() in RESERVED:
         raise argparse.ArgumentTypeError(f"{text!r} is a name that Windows reserves; choose another")
     return text
 
 
 def build_parser(description: str, epilog: str, default_model: str) -> Parser:
     """The flags both scripts have."""
-    parser = Parser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a later flag must not change what an old script means
+    )  # fmt: skip
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="the prompt")
     prompt.add_argument(
@@ -138,6 +153,8 @@ def build_parser(description: str, epilog: str, default_model: str) -> Parser:
 
 def guarded(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     """Run a command; every failure becomes one line on stderr and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every console can print every token
     try:
         main(args)
         return 0
@@ -148,13 +165,10 @@ def guarded(main: Callable[[argparse.Namespace], None], args: argparse.Namespace
         if args.verbose:
             traceback.print_exc()
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
-        if isinstance(error, OSError) and error.filename is None and error.errno == 28:
-            print(f"error: the disk of {args.output_dir} is full; nothing was written", file=sys.stderr)
-            return 2
-        what = " ".join(str(error).split())[:500]
-        print(f"error: {type(error).__name__}: {what} (--verbose shows where)", file=sys.stderr)
+        where = "" if args.verbose else " (--verbose shows where)"
+        print(f"error: {type(error).__name__}: {one_line(error)[:500]}{where}", file=sys.stderr)
         return 1
 
 
@@ -186,7 +200,7 @@ def open_results(args: argparse.Namespace, default_name: str) -> ResultFiles:
 def check_space(args: argparse.Namespace, prompt_length: int, layers: int, heads: int) -> None:
     """Raises UserError when the disk cannot hold the results."""
     variants = sum({"full": 1, "attn": 1, "head": heads}[variant] for variant in args.variants)
-    tokens = sum(prompt_length + step for step in range(args.num_tokens))
+    tokens = args.num_tokens * prompt_length + args.num_tokens * (args.num_tokens - 1) // 2
     needed = tokens * layers * variants * sum(BYTES_PER_ROW[form] for form in args.formats)
     free = shutil.disk_usage(args.output_dir).free
     if needed > free:
@@ -196,24 +210,74 @@ def check_space(args: argparse.Namespace, prompt_length: int, layers: int, heads
         )
 
 
-class ProgressBar:
-    """A tqdm bar on stderr: one unit per forward and per replayed layer, named as it goes."""
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """An OSError inside becomes a UserError about `folder`; after any failure, folders made inside are gone again."""
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            yield
+        except BaseException:
+            for path in made:
+                with contextlib.suppress(OSError):  # one that is not there, or not empty
+                    path.rmdir()
+            raise
+    except BrokenPipeError:
+        raise
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"the output folder {folder} is not a folder; choose another --output-dir") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"the disk of the output folder {folder} is full; nothing was written; make room"
+        else:
+            message = f"the output folder {folder} cannot be written ({error.strerror or error})"
+        raise UserError(f"{message}, or choose another --output-dir") from error
 
-    def __init__(self, total: int, quiet: bool) -> None:
+
+class ProgressBar:
+    """One line on stderr with what is being done, gone at the end: one unit per forward and per replayed layer.
+
+    Where stderr is not a terminal, only runs that take long show it, and seldom.
+    """
+
+    def __init__(self, what: str, quiet: bool) -> None:
         from tqdm import tqdm
 
+        pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds
         bar_format = "{desc:<34} |{bar:30}| {percentage:3.0f}% {elapsed}<{remaining}"
-        self.bar = tqdm(total=total, disable=quiet, file=sys.stderr, leave=False, bar_format=bar_format)
+        self.bar = tqdm(
+            desc=what, disable=quiet, file=sys.stderr, leave=False, bar_format=bar_format, mininterval=pause,
+            delay=0 if sys.stderr.isatty() else pause,
+        )  # fmt: skip
+
+    def expect(self, total: int) -> None:
+        self.bar.total = total
 
     def __call__(self, what: str) -> None:
         self.bar.set_description_str(what, refresh=False)
         self.bar.update()
 
-    def __enter__(self) -> "ProgressBar":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.bar.close()
+
+
+@contextlib.contextmanager
+def quiet_libraries(verbose: bool) -> Iterator[None]:
+    """No warnings of torch and transformers, which would hide what this program has to say, unless `verbose`."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
+            import transformers
+            from huggingface_hub.utils import logging
+
+            logging.set_verbosity_error()
+            transformers.utils.logging.set_verbosity_error()
+            transformers.utils.logging.disable_progress_bar()
+        yield
 
 
 def analyse(
@@ -227,16 +291,23 @@ def analyse(
     `prepare(source, tokenizer)` makes the model inputs.
     """
     started = time.perf_counter()
+    with ProgressBar(f"loading {args.model}", args.quiet) as progress, quiet_libraries(args.verbose):
+        run, paths = measure(args, default_name, prepare, argv, progress, started)
     if not args.quiet:
-        print(f"loading {args.model}", file=sys.stderr)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
+        show(summary(run, paths, time.perf_counter() - started))
 
+
+def measure(
+    args: argparse.Namespace,
+    default_name: str,
+    prepare: Callable[["Source", Any], "ModelInputs"],
+    argv: Sequence[str],
+    progress: ProgressBar,
+    started: float,
+) -> tuple["Run", dict[str, Path]]:
+    """The run and its files, by format; either all of them are written or none."""
     from mask_impact import experiment, models
 
-    if not args.verbose:
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
     device = models.choose_device(args.device)
     source = models.find_model(args.model, args.trust_remote_code, args.allow_pickle)
     layers = experiment.parse_layers(args.layers, source.num_layers)
@@ -244,30 +315,26 @@ def analyse(
     experiment.check_length(source.text_config, len(inputs.tokens), args.num_tokens)
     options = experiment.Options(args.num_tokens, layers, args.variants, args.head_space)
     measured_layers = len(layers or range(source.num_layers))
+    with output_folder(args.output_dir), open_results(args, default_name) as files:
+        check_space(args, len(inputs.tokens), measured_layers, source.text_config.num_attention_heads)
+        prepared = time.perf_counter()
+        model = models.load_model(source, device, models.choose_dtype(args.dtype, device))
+        loaded = time.perf_counter()
+        progress.expect(args.num_tokens * (1 + measured_layers))
+        run = experiment.run(model, tokenizer, inputs, options, files.write, progress)
+        run.manifest["model"] |= source.manifest
+        run.manifest["seconds"] |= {"prepare": prepared - started, "load": loaded - prepared}
+        run.manifest["seconds"]["total"] = time.perf_counter() - started
+        paths = files.commit({"name": files.name, "argv": list(argv), **run.manifest})
+    return run, paths
+
+
+def show(text: str) -> None:
+    """Print on stdout; a reader that has gone, as in `| head -1`, is no failure of the run."""
     try:
-        with open_results(args, default_name) as files:
-            check_space(args, len(inputs.tokens), measured_layers, source.text_config.num_attention_heads)
-            prepared = time.perf_counter()
-            model = models.load_model(source, device, models.choose_dtype(args.dtype, device))
-            loaded = time.perf_counter()
-            with ProgressBar(args.num_tokens * (1 + measured_layers), args.quiet) as progress:
-                run = experiment.run(model, tokenizer, inputs, options, files.write, progress)
-            run.manifest["model"] |= {
-                "name": args.model,
-                "path_or_id": source.path if source.name != "demo" else "demo",
-                "revision": getattr(source.config, "_commit_hash", None),
-            }
-            run.manifest["seconds"] |= {"prepare": prepared - started, "load": loaded - prepared}
-            run.manifest["seconds"]["total"] = time.perf_counter() - started
-            paths = files.commit({"name": files.name, "argv": list(argv), **run.manifest})
-    except PermissionError as error:
-        raise UserError(
-            f"the output folder {args.output_dir} is not writable ({error.filename}); choose --output-dir"
-        ) from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"the output folder {args.output_dir} is not a folder; choose another --output-dir") from error
-    if not args.quiet:
-        print(summary(run, paths, time.perf_counter() - started))
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
 
 
 def summary(run: "Run", paths: dict[str, Path], total: float) -> str:

@@ -20,6 +20,7 @@ from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact import HEAD_SPACES, Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, token
 from mask_impact.models import length_dependent_positions, max_positions
+from mask_impact.replay import QueryAttention, unsupported
 from mask_impact.results import Block
 
 VARIANTS = ("full", "attn", "head")
@@ -128,6 +129,8 @@ def run(
     story = _Story(model, tokenizer, inputs, options, meter, write, progress, maskable)
     with torch.no_grad():
         for recording, step in _recordings(model, tokenizer, inputs, options, progress, story):
+            if step == 0:
+                story.check_before_work(recording)
             story.measure(recording, step)
     story.check_masks_acted()
     story.seconds["measure_total"] = time.perf_counter() - started
@@ -189,7 +192,7 @@ class _Story:
         self.skipped: list[dict[str, Any]] = []
         self.variants: list[str] = []
         self.moved: dict[int, list[float]] = {}  # position -> [largest attention weight, largest l2]
-        self.seconds = {"recorded_forward": 0.0, "decode": 0.0, "replay": 0.0, "write": 0.0}
+        self.seconds = {"recorded_forward": 0.0, "decode": 0.0, "check": 0.0, "replay": 0.0, "write": 0.0}
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -213,6 +216,28 @@ class _Story:
                 f"none of the chosen layers has softmax attention; this model has it in layers "
                 f"{', '.join(str(record.index) for record in recording.measured())}"
             )
+
+    def check_before_work(self, recording: Recording) -> None:
+        """Replay two rows of one layer of each kind: without a mask, and without the token it looks at most.
+
+        The first must give the model's own update (`Meter.impact` refuses otherwise), the second another one.
+        """
+        started = time.perf_counter()
+        kinds = getattr(self.model.config.get_text_config(decoder=True), "layer_types", None) or {}
+        first: dict[Any, LayerRecord] = {}
+        for record in recording.measured():
+            if record.index in self.measured:
+                first.setdefault((type(record.layer), kinds[record.index] if kinds else None), record)
+        for record in first.values():
+            assert record.attention is not None
+            query = record.queries[len(self.inputs.tokens) - 1]
+            weights = QueryAttention(record.attention, query).weights
+            if weights is None or weights.shape[1] == 1:
+                continue
+            impact = self.meter.impact(record, query, [[int(weights.amax(dim=0).argmax())]])
+            if not impact.l2.any():
+                raise unsupported(self.model, record.index, "masking the token it attends to most changes nothing")
+        self.seconds["check"] += time.perf_counter() - started
 
     def measure(self, recording: Recording, step: int) -> None:
         """Replay every layer at one generation step and write its rows."""

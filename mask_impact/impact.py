@@ -70,7 +70,14 @@ class Meter:
         base: Rows | None = None
         parts: list[tuple[torch.Tensor, torch.Tensor]] = []
         for part in chunks(todo, rows_at_once(query)):
-            measured = self.replay.rows(record.layer, recorded.module, query, attention.output, attention.changes(part))
+            change = attention.changes(part)
+            try:
+                measured = self.replay.rows(record.layer, recorded.module, query, attention.output, change)
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                if "allocate" in str(error) or "out of memory" in str(error):
+                    raise
+                what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
+                raise unsupported(self.model, record.index, what) from error
             base = base or measured
             parts.append(self._compare(record, base, measured))
         assert base is not None

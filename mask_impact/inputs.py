@@ -51,10 +51,14 @@ def token(tokenizer: Any, position: int, token_id: int) -> Token:
 def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
     """Tokenize `prompt`, wrapped in the model's chat template if `chat`.
 
-    Raises UserError for an empty prompt, and for `chat` with a model that has no chat template.
+    Raises UserError for a prompt that is empty or no valid text, and for `chat` with a model that has no chat template.
     """
     if not prompt.strip():
         raise UserError("the prompt is empty; give some text with --prompt or --prompt-file")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the prompt is not valid text (character {error.start}); give it as UTF-8") from error
     if chat and not tokenizer.chat_template:
         raise UserError("--chat was given, but this model has no chat template; leave --chat away")
     if chat:

@@ -1,6 +1,6 @@
 """Find, check and load a model; the bundled demo models; where positions depend on the length."""
 
-import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -19,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 from mask_impact.errors import UnsupportedModel, UserError
 
 PACKAGE = Path(__file__).resolve().parent
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,22 @@ class Source:
     config: Any
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    offline: bool = False  # the hub does not answer: only what was downloaded before
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Where the model came from, for the run's manifest."""
+        return {
+            "name": self.name,
+            "path_or_id": "demo" if self.name == "demo" else self.path,
+            "revision": self.revision,
+        }
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the hub: the folder of the cache it is in; transformers 5 does not tell."""
+        config = None if Path(self.path).is_dir() else try_to_load_from_cache(self.path, "config.json")
+        return Path(config).parent.name if isinstance(config, str) else None
 
     @property
     def text_config(self) -> Any:
@@ -51,17 +70,33 @@ def demo_folder(name: str) -> Path:
 def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = False) -> Source:
     """Read a model's config from a local folder, the hub, or the bundled demo. Raises UserError."""
     path = str(demo_folder("text")) if name == "demo" else name
-    folder = Path(path)
+    folder, offline = Path(path), False
+    if not name:
+        raise UserError("the model's name is empty; give a checkpoint folder, a hub name, or demo")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
+    elif folder.exists():
+        raise UserError(f"{name!r} is a file; give the folder of a checkpoint, a hub name, or demo")
     elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or name.startswith("."):
         raise UserError(f"no folder {name!r}; give a checkpoint folder, a hub name such as Qwen/Qwen3-0.6B, or demo")
+    else:
+        offline = not hub_answers()
     with _loading(name):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    source = Source(name, path, config, trust_remote_code, allow_pickle)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=offline)
+    source = Source(name, path, config, trust_remote_code, allow_pickle, offline)
     _check_is_decoder(source)
     return source
+
+
+def hub_answers(timeout: float = 5) -> bool:
+    """Ask once: without this, every file of a model is asked for six times, over half a minute, before transformers
+    gives up and takes what was downloaded before."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=timeout)
+    except Exception:  # of httpx or requests, by the version of huggingface_hub; also HF_HUB_OFFLINE
+        return False
+    return True
 
 
 def _check_is_decoder(source: Source) -> None:
@@ -90,7 +125,12 @@ def _check_is_decoder(source: Source) -> None:
 def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer. Raises UserError."""
     with _loading(source.name):
-        return AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=source.trust_remote_code, local_files_only=source.offline
+        )
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):  # what transformers 5 makes of no files
+        raise UserError(f"model {source.name!r} has no tokenizer files; add them to the checkpoint")
+    return tokenizer
 
 
 def choose_device(device: str) -> torch.device:
@@ -98,7 +138,10 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(best)
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {device!r}; choose auto, cpu, cuda, cuda:N or mps") from error
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(
@@ -110,28 +153,38 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    """ "auto" is the checkpoint's own dtype on an accelerator and float32 on the CPU."""
+    """ "auto" is the checkpoint's own dtype on an accelerator and float32 on the CPU. Raises UserError."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; choose auto, {', '.join(DTYPES)}")
     return getattr(torch, dtype)
 
 
 def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -> Any:
     """Load the weights, every one of them and none besides, in eval mode. Raises UserError."""
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
     with _loading(source.name):
         model, info = AutoModelForCausalLM.from_pretrained(
             source.path,
             dtype=dtype,
             trust_remote_code=source.trust_remote_code,
+            local_files_only=source.offline,
             use_safetensors=None if source.allow_pickle else True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has unknown"), ("mismatched_keys", "misfits")):
-        keys = sorted(str(key) for key in info.get(kind) or ())
+    for kind, what in (
+        ("mismatched_keys", "has weights of another shape"),
+        ("missing_keys", "lacks weights"),
+        ("unexpected_keys", "has weights the model does not know"),
+    ):
+        keys = sorted(key if isinstance(key, str) else key[0] for key in info.get(kind) or ())
         if keys:
+            more = f" and {len(keys) - 1} more" if keys[1:] else ""
             raise UserError(
-                f"the checkpoint {source.name!r} {verb} {len(keys)} weights, {keys[0]} first: the model would not be "
-                "the one that was trained; use a complete checkpoint of this architecture"
+                f"the checkpoint {source.name!r} {what}: {keys[0]}{more}; "
+                f"use a complete checkpoint of {type(model).__name__}"
             )
     return model.eval().to(device)
 
@@ -141,26 +194,18 @@ def _loading(name: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be had into one line."""
     try:
         yield
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, json.JSONDecodeError) as error:
+    except Exception as error:  # of many classes: OSError, ValueError, SafetensorError, validation errors, ...
         raise UserError(_loading_message(name, error)) from error
-    except Exception as error:  # a damaged safetensors file raises a class of its own
-        if type(error).__name__ in (
-            "SafetensorError",
-            "LocalEntryNotFoundError",
-            "HFValidationError",
-            "UnpicklingError",
-        ):
-            raise UserError(_loading_message(name, error)) from error
-        raise
 
 
 def _loading_message(name: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     low = text.lower()
-    if "connect" in low or "offline" in low or ("resolve" in low and "http" in low):
-        return f"the model hub cannot be reached for {name!r}; use a local checkpoint folder or --model demo"
+    if not Path(name).exists() and ("connect" in low or "offline" in low):
+        return (
+            f"there is no folder {name!r} here, and the model hub cannot be reached; use a local checkpoint folder or "
+            "--model demo"
+        )
     if "trust_remote_code" in low:
         return f"model {name!r} runs its own Python code; read that code first, then allow it with --trust-remote-code"
     if "safetensors" in low and ("no file named" in low or "does not appear" in low):

@@ -161,13 +161,12 @@ class Replay:
             base: [H, D] the attention output without a mask.
             change: [R, H, D] what each mask changes in it.
         """
-        if self.share_rows:
-            try:
-                return self._call(layer, attention, query, base, change)
-            except RuntimeError as error:
-                if "single memory location" not in str(error):
-                    raise
-                self.share_rows = False  # the layer writes into its input; it then needs real copies
+        try:
+            return self._call(layer, attention, query, base, change)
+        except RuntimeError as error:
+            if not self.share_rows or "single memory location" not in str(error):
+                raise
+        self.share_rows = False  # the layer writes into its input; it then needs real copies
         return self._call(layer, attention, query, base, change)
 
     def _call(
@@ -195,7 +194,9 @@ class Replay:
                 output = layer_output(layer(*args, **kwargs))
         finally:
             landing.remove()
-        received = trace.received
+        received, weight = trace.received, trace.weight
+        if received is not None and received.numel() != answer.numel():
+            received, weight = None, None  # not a projection of all heads side by side
         unchanged = received is None or received.data_ptr() == answer.data_ptr()
         if received is None or unchanged:  # in full precision, where nothing came between
             seen, head_change = heads, change
@@ -206,7 +207,7 @@ class Replay:
             attention=None if trace.addend is None else trace.addend.reshape(count, -1),
             heads=seen,
             head_change=head_change,
-            projection=trace.weight,
+            projection=weight,
         )
 
 
@@ -235,8 +236,8 @@ class RowTrace(TorchFunctionMode):
 
     From the attention output on, it follows the tensors made from it: the first matrix product with a weight is the
     output projection; the first addition after it to an activation not made from it is the residual addition (in a
-    parallel block, the addition to the MLP's output), and what is added there is the sublayer's update, whatever norm or
-    multiplier came between. Rows whose tensor has stride 0 along the batch are copies of one row.
+    parallel block, the addition to the MLP's output), and what is added there is the sublayer's update, whatever norm
+    or multiplier came between. Rows whose tensor has stride 0 along the batch are copies of one row.
     """
 
     def __init__(self, rows: int) -> None:

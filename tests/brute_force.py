@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from families import Family, decoder_layers, submodule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from families import Family, decoder_layers, submodule
-
-INVISIBLE = -1e9  # an additive mask below this hides the key; families write -inf or the dtype's minimum
+INVISIBLE = -1e4  # an additive mask below this hides the key; families write -inf or the dtype's minimum
 
 
 @dataclass
@@ -94,15 +93,20 @@ def variants(base: Rows, masked: Rows, head_space: str = "output") -> Iterator[t
     yield "Full", base.full, masked.full
     yield "Attn", base.attn, masked.attn
     part = {"output": "heads", "residual": "head_shares"}[head_space]
-    for head, (before, after) in enumerate(zip(getattr(base, part), getattr(masked, part))):
+    for head, (before, after) in enumerate(zip(getattr(base, part), getattr(masked, part), strict=True)):
         yield f"Head_{head}", before, after
 
 
 def distances(base: Tensor, masked: Tensor) -> tuple[float, float]:
-    """(||base - masked||, 1 - cos(base, masked)) in float64, by the definitions."""
+    """(||base - masked||, 1 - cos(base, masked)) in float64, by the definitions; cosine's rounding is 2e-16 absolute.
+
+    A zero vector has no direction: its cosine distance is 0 from another zero vector and 1 from anything else.
+    """
     base, masked = base.double().flatten(), masked.double().flatten()
-    l2 = (base - masked).norm().item()
-    return l2, 1 - (base @ masked / (base.norm() * masked.norm())).item()
+    l2, lengths = (base - masked).norm().item(), (base.norm() * masked.norm()).item()
+    if lengths == 0:
+        return l2, float(l2 > 0)
+    return l2, 1 - (base @ masked).item() / lengths
 
 
 @torch.no_grad()
@@ -183,9 +187,9 @@ def hide(mask: Tensor | None, hidden: Tensor, columns: list[int]) -> tuple[Tenso
     """
     length = hidden.shape[1]
     if mask is None:  # sdpa's is_causal shortcut
-        mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=hidden.device).tril()
     if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, float("-inf"))
+        mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, float("-inf"))
     mask = mask[..., :length]  # some older families make it one key too long and cut it later
     assert mask.dim() == 4 and mask.shape[-2:] == (length, length), f"unexpected mask {tuple(mask.shape)}"
     edited = mask.clone()

@@ -114,7 +114,9 @@ FAMILIES: dict[str, Family] = {
         o_proj="self_attn.dense",
     ),
     "phi3": Family("phi3", "fused qkv and gate_up", {"sliding_window": 7}),
-    "phimoe": Family("phimoe", "experts, LayerNorm, biases", LOCAL_MOE | {"attention_bias": True}, gain=1.3, min_version="5"),
+    "phimoe": Family(
+        "phimoe", "experts, LayerNorm, biases", LOCAL_MOE | {"attention_bias": True}, gain=1.3, min_version="5",
+    ),
     "gpt2": Family(
         "gpt2", "learned positions, Conv1D, LayerNorm", gain=2.5, layers="transformer.h",
         attention="attn", o_proj="attn.c_proj", attn_addend="attn",
@@ -186,7 +188,9 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v3": Family("deepseek_v3", "MLA, sigmoid router with shared expert", MLA | ROUTED_MOE),
     "glm": Family("glm", "partial interleaved rotary, fused gate_up", HEAD16),
     "glm4": Family("glm4", "norms on both sides", HEAD16, attn_addend="post_self_attn_layernorm"),
-    "glm4_moe": Family("glm4_moe", "partial rotary, q and k norm, experts", HEAD16 | ROUTED_MOE | {"use_qk_norm": True}),
+    "glm4_moe": Family(
+        "glm4_moe", "partial rotary, q and k norm, experts", HEAD16 | ROUTED_MOE | {"use_qk_norm": True},
+    ),
     "dots1": Family("dots1", "q and k norm, experts, window", HEAD16 | ROUTED_MOE | ALTERNATING),
     "exaone4": Family(
         "exaone4", "norm after attention only, rotary only in window layers",
@@ -226,7 +230,6 @@ FAMILIES: dict[str, Family] = {
             "intermediate_size_mlp": 64, "interleave_moe_layer_step": 2,
             "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
         },
-        layers="model.layers",
     ),
     "helium": Family("helium", "interleaved rotary", {"head_dim": 12}),
     "ernie4_5": Family("ernie4_5", "biases, interleaved rotary", HEAD16 | {"use_bias": True}),
@@ -250,7 +253,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "dbrx": Family(
         "dbrx", "attention inside a norm-attention-norm block, experts",
-        {"d_model": 48, "n_heads": 4, "n_layers": 3, "max_seq_len": 128, "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
+        {"d_model": 48, "n_heads": 4, "n_layers": 3, "max_seq_len": 128,
+         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
          "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 48}},
         layers="transformer.blocks", attention="norm_attn_norm.attn", o_proj="norm_attn_norm.attn.out_proj",
         attn_addend="norm_attn_norm.attn", min_version="5",

@@ -11,11 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-
 from brute_force import Rows, brute_force, brute_force_table, distances, observe
 from families import (
     FAMILIES,
@@ -31,6 +26,10 @@ from families import (
     submodule,
 )
 from float64 import true_float64
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-11  # of vectors of norm 1 to 100, in float64
@@ -168,8 +167,8 @@ def test_attn_is_what_the_residual_stream_receives(name: str) -> None:
     assert moved.norm() > 1e-3, f"masking position {QUERY - 1} moved Attn by only {moved.norm():.3g}"
     misses = [
         apart(before[key] - after[key], moved)
-        for key in before
-        if before[key].shape == moved.shape and apart(before[key], base.attn) > 1e-3
+        for key in before.keys() & after.keys()
+        if apart(before[key], base.attn) > 1e-3
     ]
     assert min(misses) <= TOLERANCE * 10, f"{family.attn_addend}: nothing closer than {min(misses):.3g}"
 
@@ -177,12 +176,13 @@ def test_attn_is_what_the_residual_stream_receives(name: str) -> None:
 def inputs_seen(name: str, layer: int, masked: set[int]) -> tuple[dict[str, Tensor], Rows]:
     """What each submodule of a layer receives at the query, and what the layer returns, with the reference's rows."""
     module, seen = decoder_layers(model64(name), find(name))[layer], {}
+    hidden = model64(name).config.hidden_size
 
     def keep(key: str) -> object:
         def hook(part: nn.Module, args: tuple, kwargs: dict) -> None:
             tensors = [value for value in (*args, *kwargs.values()) if torch.is_tensor(value)]
-            if tensors and tensors[0].is_floating_point() and tensors[0].numel() % PROMPT_LENGTH == 0:
-                seen[key] = tensors[0].reshape(PROMPT_LENGTH, -1)[QUERY]
+            if tensors and tensors[0].numel() == prompt().numel() * hidden:
+                seen[key] = tensors[0].reshape(PROMPT_LENGTH, hidden)[QUERY]
 
         return hook
 
@@ -202,7 +202,8 @@ def inputs_seen(name: str, layer: int, masked: set[int]) -> tuple[dict[str, Tens
 @every_family
 def test_masked_weight_is_zero_and_the_others_renormalise(name: str) -> None:
     """Masking m before the softmax: w_m = 0 exactly, w_j -> w_j / (1 - sum w_m); with sinks and soft caps too."""
-    for layer, base in base64(name).items():
+    for layer in find(name).attends[-2:]:
+        base = base64(name)[layer]
         before, m = base.at(QUERY).weights, [QUERY - 2, QUERY]  # [H, S]
         after = masked64(name, layer, set(m))[layer].at(QUERY).weights
         assert (after[:, m] == 0).all(), f"layer {layer}: {after[:, m]}"
@@ -254,7 +255,7 @@ def test_tokens_outside_a_window_change_nothing() -> None:
 
 @every_family
 def test_nothing_left_to_attend_to_gives_zero(name: str) -> None:
-    for layer in find(name).attends:
+    for layer in find(name).attends[-2:]:
         rows = masked64(name, layer, set(range(PROMPT_LENGTH)))[layer]
         assert torch.equal(rows.heads, torch.zeros_like(rows.heads)), f"layer {layer}"
         assert rows.full.isfinite().all()
@@ -290,6 +291,7 @@ def test_distances_of_known_vectors() -> None:
     assert distances(x, -x) == (6.0, 2.0)
     assert distances(x, 2 * x) == (3.0, 0.0)
     assert distances(x, x) == (0.0, 0.0)
+    assert distances(x, 0 * x) == (3.0, 1.0) and distances(0 * x, 0 * x) == (0.0, 0.0)
 
 
 def test_table_has_every_layer_mask_and_variant() -> None:
@@ -350,7 +352,8 @@ def logits(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     return model(input_ids=input_ids, use_cache=False).logits
 
 
-# Mamba's step in decoding is its own formula, and lightning attention's has decays that were rounded to float32
+# nemotron_h: the full forward keeps Mamba's time step above `time_step_min`, a cached step does not (5.23): 9e-4 apart.
+# minimax: decays that are buffers were rounded to float32 when built, those of a cached step are not: 2e-7 apart.
 NOT_EQUAL_IN_CACHE = {"nemotron_h", "minimax"}
 
 

@@ -1,0 +1,398 @@
+"""Finding, checking and loading models, and what is read from their configs. Runs with both supported transformers."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import checkpoints
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from mask_impact import models
+from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.inputs import stop_ids, text_inputs, token_text
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.qwen3(tmp_path_factory.mktemp("models") / "good")
+
+
+def load(folder: Path, **flags: bool) -> PreTrainedModel:
+    return models.load_model(models.find_model(str(folder), **flags), CPU, torch.float32)
+
+
+# --- where a model comes from -----------------------------------------------------------------------------
+def test_a_folder_is_loaded_whole_and_ready_to_measure(good: Path) -> None:
+    source = models.find_model(str(good))
+    assert (source.path, source.num_layers, source.offline) == (str(good), checkpoints.LAYERS, False)
+    model, plain = load(good), AutoModelForCausalLM.from_pretrained(good)
+    assert not model.training
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name
+
+
+def test_demo_is_the_bundled_model_and_no_folder_of_that_name(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "mask_impact"
+    monkeypatch.setattr(models, "PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # as in a checkout
+    with pytest.raises(UserError, match="demo model is missing: no demo/text folder"):
+        models.find_model("demo")
+    (package / "demo").mkdir(parents=True)
+    (package / "demo" / "text").symlink_to(good)  # as installed
+    assert models.find_model("demo").path == str(package / "demo" / "text")
+    (tmp_path / "demo" / "text").symlink_to(good)
+    source = models.find_model("demo")
+    assert source.path == str(tmp_path / "demo" / "text")
+    assert source.manifest == {"name": "demo", "path_or_id": "demo", "revision": None}
+
+
+HUB_SCRIPT = """
+import os, sys, time
+import mask_impact_analysis
+import transformers
+from mask_impact import models
+
+def run(model, output):
+    started = time.perf_counter()
+    arguments = ["--prompt", "The capital of France is", "--output", output, "--model", model, "--quiet"]
+    code = mask_impact_analysis.main(arguments)
+    print(output, code, "slow" if time.perf_counter() - started > 10 else "quick", flush=True)
+
+run("org/tiny", "online")
+run("org/absent", "absent")
+open("stop", "w").close()
+while os.path.exists("stop"):  # until the hub is gone
+    time.sleep(0.01)
+run("org/tiny", "offline")
+run("org/never-seen", "unreachable")
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What a model hub answers: the checkpoint org/tiny at one commit, and nothing else."""
+
+    folder: Path
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.wfile.write(self.answer())
+
+    def answer(self) -> bytes:
+        repository, _, name = self.path.partition("/resolve/")
+        path, known = self.folder / name.partition("/")[2], repository.removeprefix("/api/models") == "/org/tiny"
+        content = None
+        if self.path == "/":
+            content = b"hello"
+        elif known and path.is_file():
+            content = path.read_bytes()
+        elif self.path.startswith("/api/models/org/tiny"):  # about the repository, or a listing of a folder
+            content = b"[]" if "/tree/" in self.path else b'{"id": "org/tiny", "tags": [], "siblings": []}'
+        self.send_response(404 if content is None else 200)
+        if content is None:
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            content = b""
+        self.send_header("ETag", f'"{path.name}-1"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return content
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_the_hub_and_what_was_downloaded_from_it(tmp_path: Path, good: Path) -> None:
+    """Four runs in one process: from a hub, a name it does not have, and the same two when it is gone."""
+    handler = type("Hub", (Hub,), {"folder": good})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+        env = {name: value for name, value in os.environ.items() if name not in offline} | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
+        command = [sys.executable, "-c", HUB_SCRIPT]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+            while process.poll() is None and not (tmp_path / "stop").exists():
+                threading.Event().wait(0.02)
+            hub.shutdown()
+            hub.server_close()
+            (tmp_path / "stop").unlink(missing_ok=True)
+            stdout, stderr = process.communicate(timeout=60)
+    codes = ["online 0 quick", "absent 2 quick", "offline 0 quick", "unreachable 2 quick"]
+    assert stdout.splitlines() == codes, stderr
+    absent, unreachable = stderr.splitlines()
+    assert absent.startswith("error: no model 'org/absent', neither a folder here nor on the hub")
+    assert unreachable.startswith(
+        "error: there is no folder 'org/never-seen' here, and the model hub cannot be reached"
+    )
+    assert "local checkpoint folder" in unreachable and "--model demo" in unreachable
+    online, cached = ((tmp_path / "output" / f"{name}_results.csv").read_bytes() for name in ("online", "offline"))
+    assert online == cached
+    source = json.loads((tmp_path / "output" / "online_run.json").read_text())["model"]
+    assert (source["name"], source["path_or_id"], source["revision"]) == ("org/tiny", "org/tiny", Hub.commit)
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "a/b/c", "no such thing", "", "config.json", "."])
+def test_what_is_no_model_is_refused_without_asking_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    if name == ".":
+        (tmp_path / "config.json").unlink()
+    monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match=r"no folder|is a file|no config\.json|not of a family|model_type"):
+        models.find_model(name)
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (checkpoints.bert, "family 'bert' with architecture BertForMaskedLM, not a causal language model"),
+        (checkpoints.t5, "family 't5', an encoder-decoder; only decoder-only models can be measured"),
+        (checkpoints.qwen2_5_vl, "family 'qwen2_5_vl', a vision-language model; use mask_impact_vl.py"),
+    ],
+)
+def test_other_kinds_of_model_are_refused_by_family(tmp_path: Path, make, message: str) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        models.find_model(str(make(tmp_path / "model")))
+
+
+BROKEN = {
+    "missing_weight": r"lacks weights: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
+    "unexpected_weight": r"does not know: model\.layers\.1\.self_attn\.gate\.weight; use a complete checkpoint",
+    "misfitting_weight": r"another shape: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
+    "damaged": "cannot be loaded: .*header",
+    "without_weights": "no safetensors weights",
+    "pickled": "no safetensors weights; convert it, or pass --allow-pickle if you trust its author .*run any code",
+    "without_config": r"has no config\.json",
+    "with_broken_config": "cannot be loaded: .*not a valid JSON",
+    "with_nonsense_config": "cannot be loaded: .*num_hidden_layers",
+    "of_unknown_family": r"of a family that transformers [\d.]+ does not know",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_checkpoints_are_refused(tmp_path: Path, good: Path, kind: str) -> None:
+    folder = getattr(checkpoints, kind)(tmp_path / kind, good)
+    with pytest.raises(UserError, match=BROKEN[kind]) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_without_tokenizer_is_refused(tmp_path: Path, good: Path) -> None:
+    source = models.find_model(str(checkpoints.without_tokenizer(tmp_path / "model", good)))
+    with pytest.raises(UserError, match=r"tokenizer|cannot be loaded"):
+        models.load_tokenizer(source)
+
+
+def test_weights_that_every_checkpoint_of_a_family_has_too_many_are_no_error(tmp_path: Path) -> None:
+    """Qwen3-0.6B stores its tied output matrix, old Llama and GPT-2 checkpoints their buffers."""
+    tied = checkpoints.qwen3(tmp_path / "tied", tie_word_embeddings=True)
+    checkpoints.change_weights(tied, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    llama = checkpoints.decoder(tmp_path / "llama", "llama")
+    frequencies = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(2)}
+    checkpoints.change_weights(llama, lambda t: t.update(frequencies))
+    gpt2 = checkpoints.decoder(tmp_path / "gpt2", "gpt2")
+    checkpoints.change_weights(gpt2, lambda t: t.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64)}))
+    assert [load(folder).config.model_type for folder in (tied, llama, gpt2)] == ["qwen3", "llama", "gpt2"]
+
+
+def test_pickled_weights_only_with_allow_pickle(tmp_path: Path, good: Path) -> None:
+    folder = checkpoints.pickled(tmp_path / "pickled", good)
+    name, expected = "model.layers.1.mlp.up_proj.weight", load(good)
+    assert torch.equal(load(folder, allow_pickle=True).get_parameter(name), expected.get_parameter(name))
+    assert torch.equal(load(good, allow_pickle=True).get_parameter(name), expected.get_parameter(name))
+
+
+def test_a_models_own_code_runs_only_with_trust_remote_code(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    marker = tmp_path / "it ran"
+    folder = checkpoints.with_own_code(tmp_path / "own", good, marker)
+    with pytest.raises(UserError, match="runs its own Python code; .* --trust-remote-code"):
+        models.find_model(str(folder))
+    assert not marker.exists()
+    model = load(folder, trust_remote_code=True)
+    assert marker.exists() and type(model).__name__ == "OwnForCausalLM"
+
+
+# --- device and dtype -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_device(cuda: bool, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert models.choose_device("auto").type == expected
+
+
+@pytest.mark.parametrize("device", ["cuda:2", "cuda:7", "mps", "tpu", "cuda:x", "cuda:99999999999999999999"])
+def test_devices_that_are_not_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert models.choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"finds 2 CUDA devices|finds no MPS|unknown device"):
+        models.choose_device(device)
+
+
+def test_dtype_is_the_checkpoints_own_except_on_the_cpu(tmp_path: Path, good: Path) -> None:
+    assert models.choose_dtype("auto", CPU) is torch.float32
+    assert models.choose_dtype("auto", torch.device("cuda")) == "auto"
+    assert models.choose_dtype("bfloat16", CPU) is torch.bfloat16
+    with pytest.raises(UserError, match="unknown dtype 'float8'; choose auto, float32, bfloat16, float16"):
+        models.choose_dtype("float8", CPU)
+    half = AutoModelForCausalLM.from_pretrained(good).bfloat16()
+    half.save_pretrained(tmp_path / "half")
+    source = models.find_model(str(tmp_path / "half"))
+    kinds = {dtype: models.load_model(source, CPU, dtype).dtype for dtype in ("auto", torch.float32, torch.float16)}
+    assert kinds == {"auto": torch.bfloat16, torch.float32: torch.float32, torch.float16: torch.float16}
+
+
+# --- positions --------------------------------------------------------------------------------------------
+def settings(**values: object) -> SimpleNamespace:
+    return SimpleNamespace(**values)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (settings(max_position_embeddings=64), 64),
+        (settings(n_positions=32), 32),
+        (settings(), None),
+        (settings(max_position_embeddings=64, rope_scaling={"rope_type": "linear", "factor": 4.0}), 256),
+        (settings(max_position_embeddings=64, rope_parameters={"rope_type": "default", "rope_theta": 1e4}), 64),
+        (
+            settings(
+                max_position_embeddings=131072,
+                rope_parameters={"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+            ),
+            131072,
+        ),
+        (
+            settings(
+                max_position_embeddings=64,
+                rope_parameters={
+                    "full_attention": {"rope_type": "linear", "factor": 8.0},
+                    "sliding_attention": {"rope_type": "default"},
+                },
+            ),
+            512,
+        ),
+    ],
+)
+def test_max_positions(config: SimpleNamespace, expected: int | None) -> None:
+    assert models.max_positions(config) == expected
+
+
+def test_max_positions_of_real_configs() -> None:
+    found = {name: models.max_positions(AutoConfig.for_model(name)) for name in ("gpt2", "bloom", "qwen3", "llama")}
+    assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048}
+
+
+def rotations(model: PreTrainedModel, length: int) -> torch.Tensor:
+    """The rotary encoding of the first positions in an input of `length` tokens."""
+    positions = torch.arange(length)[None]
+    cos, sin = model.model.rotary_emb(torch.zeros(1, length, 48), positions)
+    return torch.cat([cos, sin], dim=-1)[0, :8].clone()
+
+
+ROPES = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 2.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "longrope": {
+        "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 32,
+        "short_factor": [1.0] * 6, "long_factor": [4.0] * 6,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_length_dependent_positions_says_what_the_model_does(kind: str) -> None:
+    """Whether a first position's encoding differs from that in a short input, at every length."""
+    common = {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 97}
+    scaling = {"rope_theta": 1e4, **ROPES[kind]}
+    key = "rope_parameters" if hasattr(AutoConfig.for_model("llama"), "rope_parameters") else "rope_scaling"
+    config = AutoConfig.for_model("llama", **common, intermediate_size=64, max_position_embeddings=64, **{key: scaling})
+    wrong = []
+    for length in (8, 31, 32, 33, 63, 64, 65, 100):
+        model = AutoModelForCausalLM.from_config(config)
+        short = rotations(model, 8)
+        depends = not torch.equal(rotations(model, length), short)
+        if depends != models.length_dependent_positions(config, length):
+            wrong.append((length, depends))
+    assert wrong == []
+    if kind in ("dynamic", "longrope"):
+        assert models.length_dependent_positions(config, 100)
+
+
+# --- tokens -----------------------------------------------------------------------------------------------
+def test_stop_ids_are_everyones() -> None:
+    words = checkpoints.tokenizer()
+    assert stop_ids(words) == [checkpoints.END, checkpoints.IM_END]
+    assert stop_ids(words, settings(eos_token_id=7), settings(eos_token_id=[9, 0]), settings()) == [0, 2, 7, 9]
+    words.eos_token = None
+    assert stop_ids(words, settings(eos_token_id=None)) == [checkpoints.IM_END]
+
+
+def test_tokens_say_what_they_stand_for() -> None:
+    words = checkpoints.tokenizer()
+    prompt = "The capital of France is<|im_end|>é"
+    inputs = text_inputs(words, prompt)
+    texts = [found.text for found in inputs.tokens]
+    assert texts == ["The", " capital", " of", " France", " is", "<|im_end|>", "\ufffd", "\ufffd"]
+    assert [found.kind for found in inputs.tokens] == ["text"] * 5 + ["special"] + ["text"] * 2
+    assert [found.position for found in inputs.tokens] == list(range(8))
+    assert inputs.tensors["input_ids"].tolist() == [[found.id for found in inputs.tokens]]
+    assert inputs.tensors["attention_mask"].tolist() == [[1] * 8]
+
+
+def test_chat_is_the_models_own_template_once() -> None:
+    inputs = text_inputs(checkpoints.tokenizer(), "Hi", chat=True)
+    text = "".join(found.text for found in inputs.tokens)
+    assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert inputs.prompt == "Hi" and inputs.chat
+    with pytest.raises(UserError, match="no chat template"):
+        text_inputs(checkpoints.tokenizer(chat_template=None), "Hi", chat=True)
+
+
+@pytest.mark.parametrize(("prompt", "message"), [("", "empty"), (" \n\t", "empty"), ("a\udcff", "not valid text")])
+def test_prompts_that_are_none(prompt: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        text_inputs(checkpoints.tokenizer(), prompt)
+
+
+def test_sentencepiece_keeps_the_space_of_the_first_piece() -> None:
+    pieces = {5: "▁The", 6: "re"}
+    plain = SimpleNamespace(
+        decode=lambda ids, **options: pieces[ids[0]].lstrip("▁"),
+        convert_ids_to_tokens=pieces.get,
+    )
+    assert [token_text(plain, 5), token_text(plain, 6)] == [" The", "re"]
