@@ -138,7 +138,7 @@ def fact_prompts(question: bool = False) -> list[FactPrompt]:
 def retrieval_document(rng: random.Random, size: int) -> Document:
     context = make_context(rng, size, held_out=False)
     asked, *others = rng.sample(range(size), size)
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         p = retrieval_prompt(context, asked, question=rng.random() < 0.5)
         return Document(p.prompt, p.answer.strip(), chat=True)
     p = retrieval_prompt(context, asked)
@@ -159,8 +159,8 @@ def fact_document(rng: random.Random) -> Document:
 
 def word_list_document(rng: random.Random) -> Document:
     """A list of words, then the list again: the plainest text that can only be predicted by looking back."""
-    words = " ".join(rng.sample(NAMES + COLORS + ITEMS, rng.randint(3, 8)))
-    return Document(words, f" {words}" * rng.randint(1, 2))
+    words = " ".join(rng.sample(NAMES + COLORS + ITEMS, rng.randint(4, 20)))
+    return Document(words, f" {words}")
 
 
 def flipped_pairs_document(rng: random.Random) -> Document:
@@ -168,7 +168,7 @@ def flipped_pairs_document(rng: random.Random) -> Document:
 
     The step that retrieval needs, alone: find the earlier item by what it is and say what stood before it.
     """
-    size = rng.randint(3, 6)
+    size = rng.randint(3, 8)
     pairs = list(zip(rng.sample(COLORS, size), rng.sample(ITEMS, size), strict=True))
     given = " ".join(f"{color} {item}" for color, item in pairs)
     return Document(given, "".join(f" {item} {color}" for color, item in rng.sample(pairs, size)))
@@ -180,15 +180,15 @@ def training_documents(rng: random.Random, count: int, progress: float) -> Itera
     Contexts grow from 2 to 4 statements and word lists give way to retrieval: without this curriculum the model learns
     the facts at once, then guesses among the colors in the prompt for thousands of steps.
     """
-    largest = 3 + int(progress > 0.25)
-    lists = max(0.03, 0.4 - 0.8 * progress)
+    largest = 3 + int(progress > 0.35)
+    lists = max(0.03, 0.7 - 1.75 * progress)
     for _ in range(count):
         kind = rng.random()
         if kind < lists / 2:
             yield word_list_document(rng)
         elif kind < lists:
             yield flipped_pairs_document(rng)
-        elif kind < lists + 0.12:
+        elif kind < lists + 0.1:
             yield fact_document(rng)
         else:
             yield retrieval_document(rng, rng.randint(2, largest))

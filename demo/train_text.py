@@ -28,7 +28,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 SEED = 0
 STEPS = 4000
 BATCH = 48
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 3e-3
 WARM_UP = 100
 DECAY = 0.25  # the last quarter of the steps, linearly to zero
 GIVEN_WEIGHT = 0.1
@@ -143,7 +143,7 @@ def report(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, line: st
 
 def train(steps: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     rng = random.Random(SEED)
     tokenizer = make_tokenizer(list(training_documents(random.Random(SEED), 20_000, 1.0)))
     model = make_model(tokenizer).train()

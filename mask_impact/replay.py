@@ -66,15 +66,13 @@ class QueryAttention:
         self.weights = self._usable(weights)  # [H, T]
 
     def _eager(self, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The family's attention with R rows as R queries: bias [1, 1 or H, R, T] -> [R, H, D], weights."""
-        rows = bias.shape[2]
-        query = self.query.expand(-1, -1, rows, -1)
-        options = {
-            name: item.expand(*item.shape[:-2], rows, -1) if name == "position_bias" and item is not None else item
-            for name, item in self.options.items()
-        }
-        output, weights = self.compute(self.module, query, self.keys, self.values, bias, **options)
-        return output[0], weights
+        """The family's attention for R biases [R, 1 or H, 1, T]: [R, H, D] and the weights [R, H, 1, T].
+
+        Rows are a batch and not one long query, because some families mask causally by the query's length besides.
+        """
+        query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in (self.query, self.keys, self.values))
+        output, weights = self.compute(self.module, query, keys, values, bias, **self.options)
+        return output[:, 0], weights
 
     def _usable(self, weights: torch.Tensor | None) -> torch.Tensor | None:
         """The weights [H, T] if they are what the output was made with, else None."""
@@ -120,15 +118,15 @@ class QueryAttention:
 
         Where nothing is left to see, 0.
         """
-        per_row = self.keys.shape[2] * self.query.shape[1] * self.query.element_size() * 4
+        per_row = self.keys.shape[2] * self.query.numel() * self.query.element_size() * 2  # keys and values by head
         parts = []
         for part in chunks(masks, max(1, MEMORY_BUDGET // per_row)):
-            bias = self.bias.repeat(1, 1, len(part), 1)
+            bias = self.bias.repeat(len(part), 1, 1, 1)
             for row, mask in enumerate(part):
-                bias[:, :, row, list(mask)] = float("-inf")
+                bias[row, ..., list(mask)] = float("-inf")
             output, _ = self._eager(bias)
-            blind = bias.isneginf().all(dim=-1)[0].T  # [R, 1 or H]
-            parts.append(output.masked_fill(blind.unsqueeze(-1), 0.0))
+            blind = bias.isneginf().all(dim=-1)  # [R, 1 or H, 1]
+            parts.append(output.masked_fill(blind, 0.0))
         return torch.cat(parts)
 
 

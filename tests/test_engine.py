@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+import transformers
 from brute_force import distances, observe, variants
 from families import FAMILIES, HYBRIDS, ODD, UNSUPPORTED, available, build, find
 from float64 import true_float64
@@ -97,7 +98,13 @@ def test_float32_equals_brute_force(name: str) -> None:
     assert error < 1, f"{error:.3g} times the allowed error at {where}"
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURED if not find(name).sdpa])
+# Doge in 4.57 forgets causality under sdpa when it gets no mask, so the eager reference is another model.
+SDPA = [
+    name for name in MEASURED if not find(name).sdpa and not (name == "doge" and transformers.__version__ < "5")
+]
+
+
+@pytest.mark.parametrize("name", SDPA)
 def test_sdpa_is_measured_as_sdpa(name: str) -> None:
     """What users load runs sdpa; its masks come in another form (none at all, or boolean)."""
     model = build(name, dtype=torch.float64)
