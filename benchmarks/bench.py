@@ -173,18 +173,15 @@ def layers_that_fit_time(lengths: Sequence[int], repetitions: int) -> int:
 
 
 def machine_table(layers: int, why: str) -> Table:
-    load = f"{os.getloadavg()[0]:.1f}"
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     rows: list[list[Cell]] = [
         ["CPU", cpu_model()],
         ["cores / threads used", f"{os.cpu_count()} / {torch.get_num_threads()}"],
-        ["load average (1 minute)", load],
+        ["load average (1 minute)", f"{os.getloadavg()[0]:.1f}"],
         ["memory / available", f"{total / 1e9:.1f} GB / {available_bytes() / 1e9:.1f} GB"],
         ["system", platform.platform()],
-        [
-            "python, torch, transformers",
-            f"{platform.python_version()}, {torch.__version__}, {transformers.__version__}",
-        ],
+        ["python", platform.python_version()],
+        ["torch / transformers", f"{torch.__version__} / {transformers.__version__}"],
         ["model", f"Qwen3-0.6B's shape, random weights, float32: hidden {HIDDEN}, MLP {MLP}, {HEADS} query and"],
         ["", f"{KV_HEADS} key/value heads of {HEAD_DIM}, vocabulary {VOCABULARY}, tied embeddings"],
         ["layers", f"{layers} of {LAYERS} ({why})"],
@@ -409,8 +406,8 @@ def speed_table(model: Any, lengths: Sequence[int], repetitions: int) -> Table:
             "reruns: the layer itself on its cached input of the whole prompt, the masked token's column at -inf in a",
             "  4-D mask made beforehand; 3 tokens x 2 layers are timed, their mean is scaled to all tokens and layers",
             "  (the forward that fills the cache, the heads and the distances of the reruns count as free)",
-            "a rerun of all layers is about one plain forward, so the second speed-up is near tokens / ratio: with a ratio",
-            "  of 1.7 it is 75 at 128 tokens and 301 at 512; the first one leaves out the forward that both need",
+            "rerunning all layers takes about one plain forward, so the second speed-up is near tokens / ratio: with a",
+            "  ratio of 1.7 it is 75 at 128 tokens and 301 at 512; the first leaves out the forward that both need",
             "the last row compares L2 of Full of those tokens and layers: engine and baseline measure the same thing",
         ],
     )

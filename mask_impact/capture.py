@@ -40,6 +40,7 @@ class Query:
     options: dict[str, Any]  # further arguments of the attention call
     heads: torch.Tensor  # [H, D] attention output, before the output projection
     output: torch.Tensor  # [1, 1, C] layer output
+    branches: dict[str, Any]  # what each direct submodule of the layer gave for this row
 
 
 @dataclass
@@ -135,6 +136,8 @@ class Recorder:
             for record in self.records:
                 handles.append(record.layer.register_forward_pre_hook(self._before(record), with_kwargs=True))
                 handles.append(record.layer.register_forward_hook(self._after(record)))
+                for name, child in record.layer.named_children():
+                    handles.append(child.register_forward_hook(self._branch(name)))
             with routed_attention(self._attend, decoder_configs(self.model), self.implementation):
                 yield
         finally:
@@ -160,7 +163,17 @@ class Recorder:
                     "args": at_row(args, row, self.count, self.shared),
                     "kwargs": at_row(kwargs, row, self.count, self.shared),
                     "hidden": at_row(hidden, row, self.count, self.shared),
+                    "branches": {},
                 }
+
+        return hook
+
+    def _branch(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            for position, part in self.parts.items():
+                called_again = name in part["branches"]
+                row = at_row(output, position - self.position, self.count, self.shared)
+                part["branches"][name] = None if called_again else row
 
         return hook
 

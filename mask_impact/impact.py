@@ -65,7 +65,7 @@ class Meter:
         visible = set(attention.visible().nonzero().flatten().tolist())
         seen = [[position for position in mask if position in visible] for mask in masks]
         rows = [index for index, mask in enumerate(seen) if mask]
-        todo: list[list[int]] = [[], *(seen[index] for index in rows)]
+        todo: list[list[int]] = [[], *(seen[index] for index in rows)] if rows else [[], []]
 
         base: Rows | None = None
         parts: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -82,7 +82,7 @@ class Meter:
             parts.append(self._compare(record, base, measured))
         assert base is not None
         noise = self._check(record, query, base, attention)
-        found = [torch.cat(column)[1:] for column in zip(*parts, strict=True)]  # without the no-mask row
+        found = [torch.cat(column)[1 : 1 + len(rows)] for column in zip(*parts, strict=True)]  # without no-mask rows
         l2, cosine = (column.new_zeros(len(masks), column.shape[1]) for column in found)
         l2[rows], cosine[rows] = found
         return Impact(

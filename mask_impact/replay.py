@@ -6,7 +6,8 @@ answered with the attention output of R different masks. Norms, MoE, gates, mult
 the model's own code; no family is named here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +132,12 @@ class QueryAttention:
 
 
 def chunks(masks: Masks, size: int) -> Iterator[Masks]:
-    """`masks` in pieces of at most `size`."""
-    for start in range(0, len(masks), size):
-        yield masks[start : start + size]
+    """`masks` in pieces of about `size`; a last one by itself joins the piece before."""
+    start = 0
+    while start < len(masks):
+        stop = start + size if len(masks) - start - size > 1 else len(masks)
+        yield masks[start:stop]
+        start = stop
 
 
 def rows_at_once(query: Query) -> int:
@@ -188,7 +192,11 @@ class Replay:
 
         landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(output))
         try:
-            with routed_attention(attend, [attention.config], implementation(self.model)), trace:
+            with (
+                routed_attention(attend, [attention.config], implementation(self.model)),
+                answered_branches(layer, attention, query.branches, count),
+                trace,
+            ):
                 output = layer_output(layer(*args, **kwargs))
         finally:
             landing.remove()
@@ -207,6 +215,42 @@ class Replay:
             head_change=head_change,
             projection=weight,
         )
+
+
+@contextmanager
+def answered_branches(layer: nn.Module, attention: nn.Module, branches: dict[str, Any], count: int) -> Iterator[None]:
+    """Let the layer's submodules that do not depend on attention give what they gave in the record.
+
+    A branch beside attention (Falcon-H1's Mamba) needs the whole prompt, which a replayed row does not have; its
+    result at that row cannot change. A submodule is independent when its input is R copies of one row.
+    """
+
+    def answer(compute: Callable[..., Any], recorded: Any) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            tensors = [t for t in tensors_in([*args, *kwargs.values()]) if t.ndim > 1 and len(t) == count]
+            copies = tensors and all(tensor.stride(0) == 0 for tensor in tensors)
+            return expanded(recorded, count) if copies else compute(*args, **kwargs)
+
+        return forward
+
+    with ExitStack() as undo:
+        for name, child in layer.named_children():
+            recorded = branches.get(name)
+            if recorded is None or any(module is attention for module in child.modules()):
+                continue
+            before = vars(child).get("forward")  # accelerate puts one there
+            child.forward = answer(child.forward, recorded)
+            undo.callback(setattr if before else delattr, child, "forward", *([before] if before else []))
+        yield
+
+
+def expanded(value: Any, count: int) -> Any:
+    """Recorded rows [1, ...] as views of `count` equal rows."""
+    if isinstance(value, torch.Tensor):
+        return value.expand(count, *value.shape[1:])
+    if isinstance(value, tuple | list):
+        return type(value)(expanded(item, count) for item in value)
+    return value
 
 
 ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}

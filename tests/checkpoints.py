@@ -77,6 +77,8 @@ def decoder(folder: Path, model_type: str, seed: int = 0, **settings: Any) -> Pa
         for parameter in model.parameters():
             if parameter.dim() > 1:  # far from uniform attention, or every token would matter the same
                 parameter.mul_(5)
+        if not config.tie_word_embeddings:  # nothing stops by chance, see `stopping`
+            model.get_output_embeddings().weight[: len(SPECIAL)] = 0
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

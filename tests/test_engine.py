@@ -25,9 +25,7 @@ from mask_impact.replay import QueryAttention
 LENGTH, STEPS = 9, 2
 # Their transformers code is not the same cached and in one forward, so the reference is another one (see families.py).
 CACHE_DIFFERS = {"minimax"}
-# Attention and Mamba side by side in one layer: the Mamba branch needs the whole prompt, not one row.
-SIDE_BY_SIDE = {"falcon_h1"}
-MEASURED = [name for name in [*available(FAMILIES), *available(HYBRIDS)] if name not in CACHE_DIFFERS | SIDE_BY_SIDE]
+MEASURED = [name for name in [*available(FAMILIES), *available(HYBRIDS)] if name not in CACHE_DIFFERS]
 
 
 def prompt(length: int = LENGTH, seed: int = 0) -> torch.Tensor:
@@ -99,9 +97,7 @@ def test_float32_equals_brute_force(name: str) -> None:
 
 
 # Doge in 4.57 forgets causality under sdpa when it gets no mask, so the eager reference is another model.
-SDPA = [
-    name for name in MEASURED if not find(name).sdpa and not (name == "doge" and transformers.__version__ < "5")
-]
+SDPA = [name for name in MEASURED if not find(name).sdpa and not (name == "doge" and transformers.__version__ < "5")]
 
 
 @pytest.mark.parametrize("name", SDPA)
@@ -250,7 +246,7 @@ def test_attention_free_layers_are_skipped() -> None:
     assert [layer.index for layer in recording.skipped()] == [0, 2]
 
 
-REFUSED = [*available(UNSUPPORTED), *(name for name in available(ODD) if name != "jetmoe"), *SIDE_BY_SIDE]
+REFUSED = [*available(UNSUPPORTED), *(name for name in available(ODD) if name != "jetmoe")]
 
 
 @pytest.mark.parametrize("name", REFUSED)

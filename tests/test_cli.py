@@ -1,0 +1,719 @@
+"""The command line: what a user types, sees, gets as files and as exit code.
+
+Most tests call `main` in this process; a few start a real process, for what only that shows.
+"""
+
+import errno
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import checkpoints
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import mask_impact_analysis
+from mask_impact import cli, experiment, models, results
+from mask_impact.errors import UserError
+
+torch.set_num_threads(1)  # tiny models: threads would only wait for each other
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = str(ROOT / "mask_impact_analysis.py")
+PROMPT = "The capital of France is"
+TOKENS = ["The", " capital", " of", " France", " is"]
+VARIANTS = ["Full", "Attn", *(f"Head_{head}" for head in range(checkpoints.HEADS))]
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.qwen3(tmp_path_factory.mktemp("cli") / "good")
+
+
+@pytest.fixture
+def run(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable:
+    """run("--layers", 0) -> Ended: the command in an empty folder, by default on the good checkpoint and PROMPT."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*arguments: Any, prompt: str | None = PROMPT, model: Any = good) -> Ended:
+        argv = [str(argument) for argument in arguments]
+        argv += [] if prompt is None else ["--prompt", prompt]
+        argv += [] if model is None else ["--model", str(model)]
+        capfd.readouterr()
+        try:
+            code = mask_impact_analysis.main(argv)
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+        return Ended(code, *capfd.readouterr())
+
+    return call
+
+
+def refuses(ended: Ended, *parts: str) -> None:
+    """Exit code 2, one line on stderr that says `parts`, and nothing else, neither printed nor written."""
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(r"error: [^\n]+\n", ended.err), ended.err
+    for part in parts:
+        assert part in ended.err
+    assert everything(Path.cwd()) == {}
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """Every file below with its content, hidden ones too; every folder with None."""
+    return {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in sorted(folder.rglob("*"))}
+
+
+def manifest(name: str = "masking") -> dict[str, Any]:
+    return json.loads(Path(f"output/{name}_run.json").read_text("utf-8"))
+
+
+# --- bad input: the prompt --------------------------------------------------------------------------------
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_empty_prompt(run, prompt):
+    refuses(run(prompt=prompt), "the prompt is empty", "--prompt-file")
+
+
+def test_prompt_that_is_no_text(run):
+    refuses(run(prompt="caf\udce9"), "not valid text", "UTF-8")  # Latin-1 bytes in a UTF-8 terminal
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(None, "cannot be read: No such file"), (b"", "is empty"), (b" \n", "is empty"), (b"caf\xe9", "not UTF-8")],
+)
+def test_bad_prompt_file(run, tmp_path, content, part):
+    file = tmp_path / "prompt"
+    if content is not None:
+        file.write_bytes(content)
+    refuses(run("--prompt-file", file, prompt=None), part, str(file))
+
+
+def test_prompt_file_that_is_a_folder(run, tmp_path):
+    refuses(run("--prompt-file", tmp_path, prompt=None), "cannot be read: Is a directory")
+
+
+def test_no_prompt_at_all(run):
+    refuses(run(prompt=None), "prompt.txt cannot be read", "no --prompt was given")
+
+
+def test_two_prompts(run):
+    refuses(run("--prompt-file", "p.txt"), "--prompt", "not allowed with argument")
+
+
+@pytest.mark.parametrize("flag", ["--config", "--num", "--output-d"])
+def test_unknown_and_shortened_flags(run, flag):
+    refuses(run(flag, "1"), f"unrecognized arguments: {flag} 1", "--help")
+
+
+def test_unknown_flag_with_a_line_break_is_still_one_line(run):
+    refuses(run("--a\nb"), "unrecognized arguments: --a b")
+
+
+# --- bad input: the model ---------------------------------------------------------------------------------
+def test_unknown_model(run, monkeypatch):
+    monkeypatch.setattr(models, "hub_answers", lambda: False)
+    refuses(run(model="org/name"), "no folder 'org/name' here", "hub cannot be reached", "--model demo")
+    refuses(run(model="./nowhere"), "no folder './nowhere'", "demo")
+
+
+def test_no_bundled_model(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "PACKAGE", tmp_path / "mask_impact")
+    refuses(run(model="demo"), "the bundled demo model is missing")
+
+
+BROKEN = {
+    "missing_weight": "lacks weights: model.layers.1.mlp.up_proj.weight",
+    "unexpected_weight": "does not know: model.layers.1.self_attn.gate.weight",
+    "damaged": "cannot be loaded",
+    "pickled": "--allow-pickle",
+    "without_config": "no config.json",
+    "without_tokenizer": "",
+    "of_unknown_family": "does not know; update it",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_checkpoint(run, tmp_path, good, kind):
+    folder = getattr(checkpoints, kind)(tmp_path / kind, good)
+    refuses(run(model=folder), BROKEN[kind], str(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("bert", ["'bert'", "not a causal language model"]),
+        ("t5", ["'t5'", "encoder-decoder"]),
+        ("qwen2_5_vl", ["'qwen2_5_vl'", "vision-language", "mask_impact_vl.py"]),
+        ("gptj", ["'gptj'", "AttentionInterface"]),
+    ],
+)
+def test_model_of_another_kind(run, tmp_path, kind, parts):
+    refuses(run(model=getattr(checkpoints, kind)(tmp_path / kind)), *parts)
+
+
+def test_own_code_is_refused(run, tmp_path, good):
+    folder = checkpoints.with_own_code(tmp_path / "own", good, tmp_path / "it ran")
+    refuses(run(model=folder), "runs its own Python code", "--trust-remote-code")
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_own_code_with_trust_remote_code(run, tmp_path, good, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = checkpoints.with_own_code(tmp_path / "own", good, tmp_path / "it ran")
+    assert run("--trust-remote-code", model=folder).code == 0
+    assert (tmp_path / "it ran").exists() and manifest()["model"]["family"] == "own"
+
+
+def test_pickled_weights_with_allow_pickle(run, tmp_path, good):
+    assert run("--output", "safe").code == 0
+    assert run("--output", "pickle", "--allow-pickle", model=checkpoints.pickled(tmp_path / "old", good)).code == 0
+    assert Path("output/safe_results.csv").read_bytes() == Path("output/pickle_results.csv").read_bytes()
+
+
+def test_help_says_what_a_pickle_can_do(run):
+    text = " ".join(run("--help").out.split())
+    assert "--allow-pickle also load pickled weights; a pickle can run any code" in text
+
+
+@pytest.mark.parametrize(("words", "tokens"), [(65, 1), (60, 6)])
+def test_too_long(run, words, tokens):
+    prompt = "a" + " is" * (words - 1)
+    refuses(run("--num-tokens", tokens, prompt=prompt), f"has {words} tokens", "65 positions", "has 64")
+
+
+def test_just_not_too_long(run):
+    assert run("--num-tokens", 5, "--layers", 0, prompt="a" + " is" * 59).code == 0
+
+
+def test_chat_without_a_template(run, tmp_path):
+    folder = checkpoints.qwen3(tmp_path / "plain", chat_template=None)
+    refuses(run("--chat", model=folder), "no chat template", "leave --chat away")
+
+
+# --- bad input: other flags -------------------------------------------------------------------------------
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "", "1e3", "²"])
+def test_num_tokens(run, value):
+    refuses(run("--num-tokens", value), f"--num-tokens: {value!r} is not a whole number of 1 or more")
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("2", "no layer 2; this model has layers 0 to 1"),
+        ("0-99999999999", "no layer 99999999999"),
+        ("1-0", "runs backwards; write 0-1"),
+        ("", "not a list of layers"),
+        ("0,,1", "not a list of layers"),
+        ("0-", "not a list of layers"),
+        ("last", "for example 0,8,20-27"),
+        ("0-1-2", "not a list of layers"),
+        ("1.0", "not a list of layers"),
+    ],
+)
+def test_layers(run, value, part):
+    refuses(run("--layers", value), part)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "parts"),
+    [
+        ("--variants", "full,mlp", ["unknown 'mlp'", "choose from full, attn, head"]),
+        ("--variants", ",", ["nothing chosen"]),
+        ("--format", "xlsx", ["unknown 'xlsx'", "choose from csv, json, parquet"]),
+        ("--format", "csv,html", ["'html' comes with the viewer"]),
+        ("--format", "", ["nothing chosen"]),
+        ("--head-space", "input", ["'input'", "residual"]),
+        ("--dtype", "float64", ["'float64'", "bfloat16"]),
+        ("--device", "gpu", ["'gpu'", "cuda:N"]),
+        ("--device", "cuda:-1", ["'cuda:-1'"]),
+        ("--device", "cuda:99999999999999999999", ["cuda:99999999999999999999"]),
+    ],
+)
+def test_choices(run, flag, value, parts):
+    refuses(run(flag, value), *parts)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_cuda_that_is_not_there(run, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refuses(run("--device", device), f"device {device!r} was asked for, but torch finds 0", "--device cpu or auto")
+
+
+def test_cuda_device_beyond_the_last(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    refuses(run("--device", "cuda:7"), "'cuda:7'", "finds 2 CUDA devices")
+
+
+# --- bad input: where the results go ----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "a\\b", "/tmp/x", "..", ".", ".hidden", "", " a", "a ", "a.", "a:b", "a*", "a\nb", "a\x7f", "a\udcff"]
+    + ["con", "NUL.txt", "com1", "LPT9.x", "aux .txt", "com²"]
+    + ["x" * 151, "é" * 76],
+)
+def test_output_name(run, name):
+    refuses(run("--output", name), "--output")
+
+
+def test_longest_output_name(run):
+    assert run("--output", "é" * 75, "--layers", 0, "--quiet") == Ended(0, "", "")
+
+
+def test_output_folder_that_is_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refuses(run("--output-dir", tmp_path / "file"), "not a folder", "choose another --output-dir")
+    refuses(run("--output-dir", tmp_path / "file" / "below"), "not a folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_output_folder_where_nothing_can_be_made(run):
+    refuses(run("--output-dir", "/proc/results"), "output folder /proc/results cannot be written", "--output-dir")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_output_folder_that_may_not_be_written(run, monkeypatch, number):
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise OSError(number, os.strerror(number), "output/x")
+
+    monkeypatch.setattr(results.tempfile, "mkdtemp", refuse)
+    refuses(run(), "output folder output cannot be written", os.strerror(number), "--output-dir")
+
+
+def test_disk_that_is_too_small(run, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 500, 500))
+    refuses(run(), "the results need about", "0 MB free", "--output-dir")
+
+
+def test_estimate_of_the_space_is_enough_and_not_much_too_much(run, monkeypatch):
+    assert run("--format", "csv,json,parquet", "--num-tokens", 4, prompt="a" + " is" * 50).code == 0
+    sizes = {path.suffix[1:]: path.stat().st_size for path in Path("output").glob("*_results.*")}
+    rows = manifest()["rows"]
+    for form, size in sizes.items():
+        assert size / rows < cli.BYTES_PER_ROW[form] * 1.1, form
+    needed = rows * sum(cli.BYTES_PER_ROW.values())
+    for free, code in ((needed - 1, 2), (needed, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
+        assert run("--format", "csv,json,parquet", "--num-tokens", 4, prompt="a" + " is" * 50).code == code
+
+
+def fails_on_call(number: int, error: BaseException) -> Callable:
+    """A CsvWriter.write that works until its call `number`."""
+    calls, original = [], results.CsvWriter.write
+
+    def write(self: results.CsvWriter, block: results.Block) -> None:
+        calls.append(block)
+        if len(calls) == number:
+            raise error
+        original(self, block)
+
+    return write
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_that_is_full_in_the_middle(run, monkeypatch, number):
+    full = OSError(number, os.strerror(number))
+    monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(2, full))
+    refuses(run(), "the disk of the output folder output is full", "nothing was written", "--output-dir")
+
+
+def test_disk_that_is_full_at_the_end(run, monkeypatch):
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(results, "_sync_file", refuse)
+    refuses(run(), "disk of the output folder output is full")
+
+
+def test_a_failed_run_removes_only_folders_it_made(run, monkeypatch):
+    monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(1, ValueError("broken")))
+    (Path("mine")).mkdir()
+    assert run("--output-dir", "mine/a/b").code == 1
+    assert everything(Path.cwd()) == {"mine": None}
+    monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(1, ValueError("broken")))
+    assert run("--output-dir", "mine").code == 1
+    assert everything(Path.cwd()) == {"mine": None}
+
+
+def test_results_under_a_given_name_are_kept(run):
+    assert run("--output", "mine", "--layers", 0).code == 0
+    before = everything(Path.cwd())
+    ended = run("--output", "mine")
+    assert (ended.code, ended.out) == (2, "") and everything(Path.cwd()) == before
+    exists = "error: output/mine_run.json exists already; choose another --output, or replace it with --overwrite\n"
+    assert ended.err == exists
+    assert run("--output", "other", "--layers", 0).code == 0  # one name does not stand in another's way
+    assert run("--output", "mine", "--overwrite", "--format", "parquet").code == 0
+    names = {path.name for path in Path("output").iterdir() if path.name.startswith("mine")}
+    assert names == {"mine_results.parquet", "mine_run.json"} and manifest("mine")["layers"] == [0, 1]
+
+
+def test_the_default_name_is_scratch(run):
+    assert run("--layers", 0).code == 0
+    assert run("--layers", 1, "--format", "csv").code == 0
+    assert sorted(everything(Path("output"))) == ["masking_results.csv", "masking_run.json"]
+    assert manifest()["layers"] == [1]
+    assert set(results.read_csv("output/masking_results.csv").layer) == {1}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("a nan"), KeyboardInterrupt()])
+def test_a_failed_run_leaves_the_old_results_as_they_were(run, monkeypatch, error):
+    assert run().code == 0
+    before = everything(Path.cwd())
+    monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(2, error))
+    ended = run("--num-tokens", 2)
+    assert ended.code == {OSError: 2, ValueError: 1, KeyboardInterrupt: 130}[type(error)]
+    assert everything(Path.cwd()) == before
+    assert ended.out == "" and len(ended.err.splitlines()) == 1
+
+
+# --- failures while running -------------------------------------------------------------------------------
+def test_an_unforeseen_error_is_one_line_and_verbose_shows_the_traceback(run, monkeypatch):
+    monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(2, ValueError("two\nlines")))
+    ended = run()
+    assert (ended.code, ended.err) == (1, "error: ValueError: two lines (--verbose shows where)\n")
+    monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(2, ValueError("two\nlines")))
+    ended = run("--verbose")
+    assert ended.code == 1 and "Traceback (most recent call last)" in ended.err
+    assert ended.err.splitlines()[-1] == "error: ValueError: two lines"
+    assert everything(Path.cwd()) == {}
+
+
+def test_verbose_shows_the_traceback_of_bad_input_too(run, tmp_path, good):
+    ended = run("--verbose", model=checkpoints.damaged(tmp_path / "damaged", good))
+    assert ended.code == 2 and "SafetensorError" in ended.err and "Traceback" in ended.err
+    assert ended.err.splitlines()[-1].startswith("error: model ")
+
+
+def test_warnings_of_libraries_only_with_verbose(run, monkeypatch):
+    original = models.load_model
+
+    def noisy(*args: Any) -> Any:
+        warnings.warn("some library says something", stacklevel=2)
+        return original(*args)
+
+    monkeypatch.setattr(models, "load_model", noisy)
+    warnings.simplefilter("always")
+    assert run().err == ""
+    assert "some library says something" in run("--verbose").err
+
+
+# --- good runs --------------------------------------------------------------------------------------------
+def test_files_of_the_three_formats_hold_the_same_table(run):
+    assert run("--format", "parquet,csv,json", "--output", "mine", "--num-tokens", 2).code == 0
+    files = [f"mine_results.{form}" for form in ("csv", "json", "parquet")]
+    assert sorted(everything(Path("output"))) == [*files, "mine_run.json"]
+    assert manifest("mine")["files"] == files and manifest("mine")["name"] == "mine"
+    table = results.read_csv(f"output/{files[0]}")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(f"output/{files[2]}"), check_exact=True)
+    read = pd.read_json(f"output/{files[1]}", dtype={"token_masked": str})
+    assert read.token_masked.tolist() == table.token_masked.tolist()
+    assert (read.l2_distance.astype("float32") == table.l2_distance).all()
+    made = [(s, layer, p, v) for s in (0, 1) for layer in (0, 1) for p in range(5 + s) for v in VARIANTS]
+    found = table[["generation_step", "layer", "token_position", "variant"]].itertuples(index=False, name=None)
+    assert list(found) == made
+    assert table.token_masked[table.generation_step == 0].unique().tolist() == TOKENS
+    assert (table.l2_distance > 0).all() and manifest("mine")["rows"] == len(made)
+
+
+def test_default_formats_and_folder(run):
+    assert run().code == 0
+    assert sorted(everything(Path.cwd())) == [
+        "output", "output/masking_results.csv", "output/masking_results.json", "output/masking_run.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "layers", "variants"),
+    [
+        (["--layers", "1"], [1], VARIANTS),
+        (["--layers", "1,0-1"], [0, 1], VARIANTS),
+        (["--layers", "all"], [0, 1], VARIANTS),
+        (["--variants", "full"], [0, 1], ["Full"]),
+        (["--variants", "head, attn"], [0, 1], VARIANTS[1:]),
+    ],
+)
+def test_choosing_layers_and_variants_changes_no_number(run, flags, layers, variants):
+    assert run("--output", "all").code == 0 and run("--output", "some", *flags).code == 0
+    every, some = (results.read_csv(f"output/{name}_results.csv") for name in ("all", "some"))
+    expected = every[every.layer.isin(layers) & every.variant.isin(variants)].reset_index(drop=True)
+    keys = results.COLUMNS[:5]
+    assert some[list(keys)].equals(expected[list(keys)])
+    for column in results.COLUMNS[5:]:  # batches of another size round differently
+        np.testing.assert_allclose(some[column], expected[column], rtol=1e-3, atol=1e-6)
+    assert manifest("some")["layers"] == layers and manifest("some")["variants"] == variants
+
+
+def test_head_space(run):
+    assert run("--output", "o").code == 0 and run("--output", "r", "--head-space", "residual").code == 0
+    output, residual = (results.read_csv(f"output/{name}_results.csv") for name in "or")
+    heads = output.variant.str.startswith("Head")
+    assert (output.l2_distance[~heads] == residual.l2_distance[~heads]).all()
+    assert (output.l2_distance[heads] != residual.l2_distance[heads]).all()
+    assert (manifest("o")["head_space"], manifest("r")["head_space"]) == ("output", "residual")
+
+
+def test_generation_stops_at_im_end(run, tmp_path, good):
+    folder = checkpoints.stopping(tmp_path / "stopping", good, PROMPT, step=2)
+    ended = run("--num-tokens", 9, model=folder)
+    assert ended.code == 0 and "3 generated (stopped at the end of the text)" in ended.out
+    found = manifest()
+    assert [each["id"] for each in found["generated"]][-1] == checkpoints.IM_END
+    assert (len(found["generated"]), found["stop_reason"]) == (3, "end of text")
+    assert set(results.read_csv("output/masking_results.csv").generation_step) == {0, 1, 2}
+    assert run("--num-tokens", 2, model=folder).code == 0
+    assert manifest()["stop_reason"] == "length"
+
+
+def test_chat(run):
+    assert run("--chat", prompt="Hi").code == 0
+    found = manifest()
+    assert (found["chat"], found["prompt"]) == (True, "Hi")
+    prompt = "".join(each["text"] for each in found["tokens"][: found["prompt_length"]])
+    assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert run(prompt="Hi").code == 0
+    assert (manifest()["chat"], manifest()["prompt_length"]) == (False, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [
+        (b"The capital of France is\n", PROMPT),
+        (b"\xef\xbb\xbfThe capital of France is", PROMPT),  # as Windows editors save UTF-8
+        (b"a\r\nb\r\n", "a\nb"),
+        (b" a \n\n", " a \n"),
+    ],
+)
+def test_prompt_file(run, content, prompt):
+    Path("prompt.txt").write_bytes(content)
+    assert run(prompt=None).code == 0
+    assert manifest()["prompt"] == prompt
+    Path("prompt.txt").rename("other.txt")
+    assert run("--prompt-file", "other.txt", prompt=None).code == 0
+    assert manifest()["prompt"] == prompt
+
+
+def test_the_same_command_gives_the_same_bytes(run):
+    for name in ("one", "two"):
+        assert run("--output", name, "--num-tokens", 3).code == 0
+    for form in ("csv", "json"):
+        one, two = (Path(f"output/{name}_results.{form}").read_bytes() for name in ("one", "two"))
+        assert one == two and len(one) > 1000
+
+
+def test_dtype_and_device(run):
+    assert run("--dtype", "bfloat16", "--device", "cpu").code == 0
+    assert (manifest()["dtype"], manifest()["device"]) == ("bfloat16", "cpu")
+
+
+def test_the_summary_says_what_matters(run, good):
+    ended = run("--num-tokens", 2)
+    assert ended.code == 0 and ended.err == ""
+    found, table = manifest(), results.read_csv("output/masking_results.csv")
+    lines = {line.split(" ")[0]: line for line in ended.out.splitlines() if line}
+    assert str(good) in lines["model"] and "qwen3, 2 layers, 4 heads" in lines["model"]
+    assert "float32, cpu" in lines["model"]
+    assert lines["tokens"].split() == ["tokens", "5", "in", "the", "prompt,", "2", "generated"]
+    assert repr("".join(each["text"] for each in found["generated"])) in lines["generated"]
+    assert f"total {found['seconds']['total']:.1f}" in lines["seconds"]
+    for name in ("masking_results.csv", "masking_results.json", "masking_run.json"):
+        assert f" {Path('output') / name}\n" in ended.out
+    full = table[(table.variant == "Full") & (table.token_position > 0)]
+    best = full.loc[full.groupby("token_position").l2_distance.idxmax()].sort_values("l2_distance", ascending=False)
+    rows = [
+        (repr(r.token_masked), str(r.token_position), f"{r.l2_distance:.4g}", str(r.layer)) for r in best.itertuples()
+    ]
+    shown = [line for line in ended.out.splitlines() if re.match(r"['\"]", line)]
+    assert [tuple(re.split(r" {2,}", line)[:4]) for line in shown[:-1]] == rows[:5] and len(rows) == 5
+    assert shown[-1].startswith("'The'") and "apart" in shown[-1]
+
+
+def test_quiet_prints_nothing(run):
+    assert run("--quiet") == Ended(0, "", "")
+    assert manifest()["rows"] == 5 * 2 * 6
+    refuses_quietly = run("--quiet", "--layers", "9")
+    assert refuses_quietly.code == 2 and refuses_quietly.err.startswith("error: ")
+
+
+def test_manifest_has_the_documented_keys_and_no_others(run):
+    assert run("--num-tokens", 2).code == 0
+    text = (ROOT / "docs" / "output-format.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text.split("## The manifest")[1], re.MULTILINE)
+    documented = {key: meaning for key, meaning in rows}
+    found = manifest()
+    assert list(found)[0] == "schema_version" and set(found) == set(documented)
+    nested = {
+        "model": found["model"],
+        "versions": found["versions"],
+        "seconds": found["seconds"],
+        "tokens": found["tokens"][0],
+        "generated": found["generated"][0],
+        "noise_floor": found["noise_floor"] | found["noise_floor"]["Full"],
+    }
+    for key, value in nested.items():
+        named = set(re.findall(r"`(\w+)`", documented[key]))
+        assert set(value) == named, f"{key}: written {sorted(set(value) - named)}, only documented {named - set(value)}"
+    assert found["argv"][:2] == ["--num-tokens", "2"]
+    assert [each["text"] for each in found["tokens"]][:5] == TOKENS and len(found["tokens"]) == 7
+    assert all(0 < each["probability"] <= 1 for each in found["generated"])
+
+
+# --- from Python ------------------------------------------------------------------------------------------
+def test_python_gives_the_same_table_as_the_command(run, good):
+    assert run("--num-tokens", 2).code == 0
+    table, found = results.read_csv("output/masking_results.csv"), manifest()
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(good, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(good),
+    )
+    call = mask_impact_analysis.run_masking_experiment
+    by_name = call(prompt=PROMPT, model_name=str(good), device="cpu", num_output_tokens=2)
+    loaded = call(PROMPT, num_output_tokens=2, model=model.eval(), tokenizer=tokenizer)
+    for frame in (by_name, loaded):
+        assert frame.attrs["run"]["tokens"] == found["tokens"]
+        pd.testing.assert_frame_equal(pd.DataFrame(frame), table, check_exact=True)
+    assert by_name.attrs["run"]["model"] == found["model"]
+    some = call(PROMPT, str(good), layers=[1], variants=["attn"], head_space="residual", chat=True, dtype="bfloat16")
+    assert (set(some.layer), set(some.variant)) == ({1}, {"Attn"})
+    assert (some.attrs["run"]["dtype"], some.attrs["run"]["chat"]) == ("bfloat16", True)
+    assert call(PROMPT, str(good), layers="0-1").equals(call(PROMPT, str(good)))
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"num_output_tokens": 0}, "must be 1 or more"),
+        ({"num_output_tokens": 99}, "positions"),
+        ({"layers": [2]}, "no layer 2"),
+        ({"layers": []}, "not a list of layers"),
+        ({"layers": [-1]}, "not a list of layers"),
+        ({"variants": ["mlp"]}, "unknown variant 'mlp'"),
+        ({"variants": []}, "no variant"),
+        ({"head_space": "input"}, "unknown head space"),
+        ({"dtype": "float8"}, "unknown dtype"),
+        ({"device": "tpu"}, "unknown device"),
+        ({"tokenizer": object()}, "give both model and tokenizer"),
+    ],
+)
+def test_python_refuses_bad_input_before_the_weights_are_loaded(good, monkeypatch, options, part):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were loaded"))
+    arguments = {"prompt": PROMPT, "model_name": str(good), **options}
+    with pytest.raises(UserError, match=part):
+        mask_impact_analysis.run_masking_experiment(**arguments)
+
+
+# --- real processes ---------------------------------------------------------------------------------------
+def process(*argv: Any, **options: Any) -> subprocess.Popen:
+    command = [sys.executable, SCRIPT, *map(str, argv)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    return subprocess.Popen(command, **(pipes | options))
+
+
+def test_help_answers_at_once_and_without_torch(tmp_path):
+    code = (
+        "import sys, mask_impact_analysis\n"
+        "try: mask_impact_analysis.main(['--help'])\n"
+        "finally: print(*{'torch', 'transformers', 'pandas', 'pyarrow'} & set(sys.modules), file=sys.stderr)"
+    )
+    times = []
+    for _ in range(3):  # the machine may be busy; a slow start is slow three times
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - started)
+        if times[-1] < 1:
+            break
+    assert done.stderr.split() == []
+    assert min(times) < 1, times
+    for flag in ("--model", "--num-tokens", "--chat", "mask_impact_analysis.py --model demo"):
+        assert flag in done.stdout
+
+
+def test_error_in_a_real_process_is_exactly_one_line(tmp_path, good):
+    """Also nothing from transformers, whose report of the missing weight would be a page."""
+    folder = checkpoints.missing_weight(tmp_path / "model", good)
+    out, err = (running := process("--model", folder, "--prompt", PROMPT, cwd=tmp_path)).communicate(timeout=60)
+    assert (running.returncode, out) == (2, "")
+    assert re.fullmatch(r"error: the checkpoint [^\n]+ lacks weights[^\n]+\n", err), err
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo terminal")
+def test_on_a_terminal_progress_is_one_line_that_goes_away(tmp_path, good):
+    """stderr is a terminal, stdout a console that can only print ASCII."""
+    leader, follower = pty.openpty()
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "120", "TERM": "xterm"}
+    prompt = "é" + PROMPT
+    with process("--model", good, "--prompt", prompt, cwd=tmp_path, stderr=follower, env=env) as running:
+        os.close(follower)
+        shown = b""
+        try:
+            while part := os.read(leader, 4096):
+                shown += part
+        except OSError:  # the other end is closed
+            pass
+        os.close(leader)
+        out = running.communicate(timeout=60)[0]
+    text = shown.decode()
+    assert running.returncode == 0, text
+    assert "\n" not in text and f"loading {good}" in text and "replay step 1/1 layer" in text
+    assert text.rstrip("\r").rpartition("\r")[2].strip() == ""  # wiped at the end
+    assert "model      " in out and out.isascii()
+
+
+def test_a_reader_that_goes_away_is_no_failure(tmp_path, good):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with process("--model", good, "--prompt", PROMPT, cwd=tmp_path, stdout=writing) as running:
+        os.close(writing)
+        err = running.communicate(timeout=60)[1]
+    assert (running.returncode, err) == (0, "")
+    assert (tmp_path / "output" / "masking_run.json").exists()
+
+
+def test_ctrl_c_in_the_middle_of_a_run(tmp_path):
+    """SIGINT while rows are being written: 130, one line, the old results as they were, no temporary files."""
+    large = checkpoints.qwen3(tmp_path / "model", num_hidden_layers=16, max_position_embeddings=4000)
+    here = tmp_path / "here"
+    (here / "output").mkdir(parents=True)
+    (here / "output" / "masking_run.json").write_text("{}")
+    before = everything(here)
+    with process("--model", large, "--prompt", "a" + " is" * 600, "--num-tokens", 500, cwd=here) as running:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and running.poll() is None:
+            if any(path.stat().st_size > 1000 for path in here.glob("output/.masking*/*.csv")):
+                break
+            time.sleep(0.02)
+        assert running.poll() is None, running.communicate()
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=20)
+    assert (running.returncode, out) == (130, "")
+    assert err.splitlines() == ["interrupted: nothing of the unfinished run was written"], err
+    assert everything(here) == before
+
+
+def test_experiment_knows_no_variants_the_command_does_not() -> None:
+    assert cli.VARIANTS == experiment.VARIANTS
+    assert tuple(models.DTYPES) == ("float32", "bfloat16", "float16")
