@@ -372,7 +372,7 @@ def speed_samples(model: Any, length: int, repetitions: int) -> list[Sample]:
 SPEED_ROWS = (  # key in Sample, label, target
     ("plain", "plain forward [s]", ""),
     ("generate 1", "generate, 1 token [s]", ""),
-    ("generate 5", "generate, 5 tokens [s]", ""),
+    (f"generate {STEPS}", f"generate, {STEPS} tokens [s]", ""),
     ("recorded", "recorded forward [s]", ""),
     ("whole", "  the whole recording call [s]", ""),
     ("replay", "replay [s]", ""),

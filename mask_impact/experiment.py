@@ -150,10 +150,15 @@ def _recordings(
     tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
     stops = stop_ids(tokenizer, model.generation_config, model.config)
     length = len(inputs.tokens) + options.num_tokens - 1
-    fresh = options.num_tokens > 1 and length_dependent_positions(model.config.get_text_config(decoder=True), length)
+    config = model.config.get_text_config(decoder=True)
+    fresh = options.num_tokens > 1 and length_dependent_positions(config, length)
     if fresh:
         story.note("positions depend on the total length: every generation step was recorded in a forward of its own")
     for start in range(options.num_tokens if fresh else 1):
+        if length_dependent_positions(config, length + 1):
+            model(
+                input_ids=tensors["input_ids"][:, :1]
+            )  # transformers keeps the frequencies of the longest input so far
         count = 1 if fresh else options.num_tokens
         recording = record_generation(model, tensors, count, stops, progress=lambda: progress("generate and record"))
         story.add_generated(recording, stops)

@@ -4,14 +4,17 @@ Most tests call `main` in this process; a few start a real process, for what onl
 """
 
 import errno
+import fcntl
 import json
 import os
 import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import warnings
 from collections.abc import Callable
@@ -269,9 +272,11 @@ def test_cuda_device_beyond_the_last(run, monkeypatch):
 # --- bad input: where the results go ----------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name",
-    ["a/b", "a\\b", "/tmp/x", "..", ".", ".hidden", "", " a", "a ", "a.", "a:b", "a*", "a\nb", "a\x7f", "a\udcff"]
-    + ["con", "NUL.txt", "com1", "LPT9.x", "aux .txt", "com²"]
-    + ["x" * 151, "é" * 76],
+    [
+        *("a/b", "a\\b", "/tmp/x", "..", ".", ".hidden", "", " a", "a ", "a.", "a:b", "a*", "a\nb", "a\x7f", "a\udcff"),
+        *("con", "NUL.txt", "com1", "LPT9.x", "aux .txt", "com²"),
+        *("x" * 151, "é" * 76),
+    ],
 )
 def test_output_name(run, name):
     refuses(run("--output", name), "--output")
@@ -307,16 +312,16 @@ def test_disk_that_is_too_small(run, monkeypatch):
     refuses(run(), "the results need about", "0 MB free", "--output-dir")
 
 
-def test_estimate_of_the_space_is_enough_and_not_much_too_much(run, monkeypatch):
-    assert run("--format", "csv,json,parquet", "--num-tokens", 4, prompt="a" + " is" * 50).code == 0
-    sizes = {path.suffix[1:]: path.stat().st_size for path in Path("output").glob("*_results.*")}
-    rows = manifest()["rows"]
-    for form, size in sizes.items():
-        assert size / rows < cli.BYTES_PER_ROW[form] * 1.1, form
+def test_estimate_of_the_space_is_what_the_files_take(run, monkeypatch):
+    """Not too little, and not so much more that a run is refused that would have fitted."""
+    command = ["--format", "csv,json,parquet", "--num-tokens", 4, "--prompt", "a" + " is" * 50]
+    assert run(*command, prompt=None).code == 0
+    size, rows = sum(path.stat().st_size for path in Path("output").glob("*_results.*")), manifest()["rows"]
     needed = rows * sum(cli.BYTES_PER_ROW.values())
+    assert size < needed < 2 * size
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
-        assert run("--format", "csv,json,parquet", "--num-tokens", 4, prompt="a" + " is" * 50).code == code
+        assert run(*command, prompt=None).code == code
 
 
 def fails_on_call(number: int, error: BaseException) -> Callable:
@@ -415,9 +420,12 @@ def test_warnings_of_libraries_only_with_verbose(run, monkeypatch):
         return original(*args)
 
     monkeypatch.setattr(models, "load_model", noisy)
-    warnings.simplefilter("always")
-    assert run().err == ""
-    assert "some library says something" in run("--verbose").err
+    with warnings.catch_warnings(record=True) as seen:  # pytest keeps warnings away from stderr
+        warnings.simplefilter("always")
+        assert run().code == 0
+    assert seen == []
+    with pytest.warns(UserWarning, match="some library says something"):
+        assert run("--verbose").code == 0
 
 
 # --- good runs --------------------------------------------------------------------------------------------
@@ -561,9 +569,9 @@ def test_manifest_has_the_documented_keys_and_no_others(run):
     assert run("--num-tokens", 2).code == 0
     text = (ROOT / "docs" / "output-format.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text.split("## The manifest")[1], re.MULTILINE)
-    documented = {key: meaning for key, meaning in rows}
+    documented = dict(rows)
     found = manifest()
-    assert list(found)[0] == "schema_version" and set(found) == set(documented)
+    assert next(iter(found)) == "schema_version" and set(found) == set(documented)
     nested = {
         "model": found["model"],
         "versions": found["versions"],
@@ -584,13 +592,11 @@ def test_manifest_has_the_documented_keys_and_no_others(run):
 def test_python_gives_the_same_table_as_the_command(run, good):
     assert run("--num-tokens", 2).code == 0
     table, found = results.read_csv("output/masking_results.csv"), manifest()
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(good, dtype=torch.float32),
-        AutoTokenizer.from_pretrained(good),
-    )
+    model = AutoModelForCausalLM.from_pretrained(good, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(good)
     call = mask_impact_analysis.run_masking_experiment
     by_name = call(prompt=PROMPT, model_name=str(good), device="cpu", num_output_tokens=2)
-    loaded = call(PROMPT, num_output_tokens=2, model=model.eval(), tokenizer=tokenizer)
+    loaded = call(PROMPT, num_output_tokens=2, model=model, tokenizer=tokenizer)
     for frame in (by_name, loaded):
         assert frame.attrs["run"]["tokens"] == found["tokens"]
         pd.testing.assert_frame_equal(pd.DataFrame(frame), table, check_exact=True)
@@ -629,7 +635,8 @@ def test_python_refuses_bad_input_before_the_weights_are_loaded(good, monkeypatc
 def process(*argv: Any, **options: Any) -> subprocess.Popen:
     command = [sys.executable, SCRIPT, *map(str, argv)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
-    return subprocess.Popen(command, **(pipes | options))
+    one_thread = {"env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    return subprocess.Popen(command, **(pipes | one_thread | options))
 
 
 def test_help_answers_at_once_and_without_torch(tmp_path):
@@ -664,7 +671,8 @@ def test_error_in_a_real_process_is_exactly_one_line(tmp_path, good):
 def test_on_a_terminal_progress_is_one_line_that_goes_away(tmp_path, good):
     """stderr is a terminal, stdout a console that can only print ASCII."""
     leader, follower = pty.openpty()
-    env = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "120", "TERM": "xterm"}
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     prompt = "é" + PROMPT
     with process("--model", good, "--prompt", prompt, cwd=tmp_path, stderr=follower, env=env) as running:
         os.close(follower)
@@ -678,7 +686,7 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away(tmp_path, good):
         out = running.communicate(timeout=60)[0]
     text = shown.decode()
     assert running.returncode == 0, text
-    assert "\n" not in text and f"loading {good}" in text and "replay step 1/1 layer" in text
+    assert "\n" not in text and f"loading {good}" in text and "generate and record" in text
     assert text.rstrip("\r").rpartition("\r")[2].strip() == ""  # wiped at the end
     assert "model      " in out and out.isascii()
 
@@ -700,7 +708,7 @@ def test_ctrl_c_in_the_middle_of_a_run(tmp_path):
     (here / "output").mkdir(parents=True)
     (here / "output" / "masking_run.json").write_text("{}")
     before = everything(here)
-    with process("--model", large, "--prompt", "a" + " is" * 600, "--num-tokens", 500, cwd=here) as running:
+    with process("--model", large, "--prompt", "a" + " is" * 600, "--num-tokens", 50, cwd=here) as running:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and running.poll() is None:
             if any(path.stat().st_size > 1000 for path in here.glob("output/.masking*/*.csv")):
@@ -710,7 +718,8 @@ def test_ctrl_c_in_the_middle_of_a_run(tmp_path):
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
     assert (running.returncode, out) == (130, "")
-    assert err.splitlines() == ["interrupted: nothing of the unfinished run was written"], err
+    # On a busy machine the run may be long enough to show progress before.
+    assert err.splitlines()[-1] == "interrupted: nothing of the unfinished run was written" and "Trace" not in err, err
     assert everything(here) == before
 
 
