@@ -35,6 +35,11 @@ def family(model: PreTrainedModel) -> str:
     return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 
+def unsupported(model: PreTrainedModel, layer: int, what: str) -> UnsupportedModel:
+    """The refusal of a model whose replay is not truthful."""
+    return UnsupportedModel(f"model family '{family(model)}' cannot be measured truthfully: layer {layer}: {what}")
+
+
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder layers in order: the first ModuleList of the decoder that has `num_hidden_layers` entries.
 

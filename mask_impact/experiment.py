@@ -14,13 +14,13 @@ import torch
 import transformers
 
 import mask_impact
-from mask_impact.attention import decoder_layers, family, implementation
+from mask_impact.attention import decoder_layers, family, implementation, unsupported
 from mask_impact.capture import LayerRecord, Recording, record_generation
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact import HEAD_SPACES, Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, token
+from mask_impact.masking import QueryAttention
 from mask_impact.models import length_dependent_positions, max_positions
-from mask_impact.replay import QueryAttention, unsupported
 from mask_impact.results import Block
 
 VARIANTS = ("full", "attn", "head")

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from mask_impact.attention import unsupported
 from mask_impact.capture import LayerRecord, Query
 from mask_impact.distances import distances
-from mask_impact.replay import Masks, QueryAttention, Replay, Rows, chunks, head_shares, rows_at_once, unsupported
+from mask_impact.masking import Masks, QueryAttention, chunks
+from mask_impact.replay import Replay, Rows, head_shares, rows_at_once
 
 HEAD_SPACES = ("output", "residual")
 

@@ -15,12 +15,12 @@ from families import FAMILIES, HYBRIDS, ODD, UNSUPPORTED, available, build, find
 from float64 import true_float64
 from torch import nn
 
-from mask_impact import replay
+from mask_impact import masking
 from mask_impact.attention import decoder_layers, family
 from mask_impact.capture import Recording, record_generation
 from mask_impact.errors import UnsupportedModel
 from mask_impact.impact import Meter, Wanted
-from mask_impact.replay import QueryAttention
+from mask_impact.masking import QueryAttention
 
 LENGTH, STEPS = 9, 2
 # Their transformers code is not the same cached and in one forward, so the reference is another one (see families.py).
@@ -176,7 +176,7 @@ def test_rows_in_pieces_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch
     model = build(name)
     recording = record(model, prompt(), STEPS)
     whole = impacts(model, recording)
-    monkeypatch.setattr(replay, "MEMORY_BUDGET", 1)  # two rows at a time, one explicit row
+    monkeypatch.setattr(masking, "MEMORY_BUDGET", 1)  # two rows at a time, one explicit row
     for expected, found in zip(whole, impacts(model, recording), strict=True):
         apart = (found - expected).abs().max()
         assert apart < 1e-5 * expected.abs().max(), f"{apart:.3g}"

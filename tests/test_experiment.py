@@ -12,7 +12,7 @@ from float64 import true_float64
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.experiment import Options, Run, run
 from mask_impact.inputs import ModelInputs, Token
-from mask_impact.replay import QueryAttention
+from mask_impact.masking import QueryAttention
 from mask_impact.results import Block
 
 

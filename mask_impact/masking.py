@@ -1,0 +1,114 @@
+"""One query's attention output under any set of masked positions."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from mask_impact.attention import eager_attention
+from mask_impact.capture import Attention, Query
+
+Masks = Sequence[Sequence[int]]  # R sets of masked positions; the empty set masks nothing
+
+# Leave-one-out divides by 1 - p: at p = 0.5 it loses one bit, at 0.99999 all digits of float32.
+LEAVE_OUT_LIMIT = 0.5
+
+MEMORY_BUDGET = 192 * 2**20  # bytes that rows computed at once may take
+
+
+class QueryAttention:
+    """One query's attention in one layer, for any set of masked positions.
+
+    The weights p come from one call of the family's own eager attention, in float32 or better. Masking a set M is then
+    exact algebra (leave-one-out): z_M - z = (z * sum p_m - sum p_m v_m) / (1 - sum p_m), at a cost that does not grow
+    with the number of keys, and with all digits however small the change. Rows with more than half of the weight
+    masked, and families whose weights do not reproduce their output, are computed by the same function with -inf at
+    the masked keys (`explicit`).
+    """
+
+    def __init__(self, recorded: Attention, query: Query) -> None:
+        precise = torch.promote_types(query.query.dtype, torch.float32)
+        length = query.bias.shape[-1]
+        self.module = recorded.module
+        self.options = query.options
+        self.query = query.query.to(precise)
+        self.keys = recorded.keys[:, :, :length].to(precise)
+        self.values = recorded.values[:, :, :length].to(precise)
+        self.bias = query.bias
+        self.compute = eager_attention(recorded.module)
+        output, weights = self._eager(self.bias)
+        self.output = output[0]  # [H, D]
+        self.weights = self._usable(weights)  # [H, T]
+
+    def _eager(self, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The family's attention for R biases [R, 1 or H, 1, T]: [R, H, D] and the weights [R, H, 1, T].
+
+        Rows are a batch and not one long query, because some families mask causally by the query's length besides.
+        """
+        query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in (self.query, self.keys, self.values))
+        output, weights = self.compute(self.module, query, keys, values, bias, **self.options)
+        return output[:, 0], weights
+
+    def _usable(self, weights: torch.Tensor | None) -> torch.Tensor | None:
+        """The weights [H, T] if they are what the output was made with, else None."""
+        heads, length = self.query.shape[1], self.keys.shape[2]
+        if weights is None or weights.shape != (1, heads, 1, length):
+            return None
+        again = torch.einsum("ht,htd->hd", weights[0, :, 0], self._head_values())
+        error = (again - self.output).abs().max() / self.output.abs().max().clamp_min(1e-30)
+        return weights[0, :, 0] if error < 1e-4 else None
+
+    def _head_values(self) -> torch.Tensor:
+        """[H, T, D]: each query head's values (grouped-query attention shares them between neighbours)."""
+        return self.values[0].repeat_interleave(self.query.shape[1] // self.values.shape[1], dim=0)
+
+    def visible(self) -> torch.Tensor:
+        """[T] bool: positions that at least one head can see."""
+        return ~self.bias.isneginf().all(dim=1)[0, 0]
+
+    def changes(self, masks: Masks) -> torch.Tensor:
+        """[R, H, D] what each mask changes in the attention output `self.output`."""
+        if self.weights is None:
+            return self.explicit(masks) - self.output
+        device = self.weights.device
+        members = torch.tensor([position for mask in masks for position in mask], dtype=torch.int64, device=device)
+        starts = torch.tensor([0] + [len(mask) for mask in masks[:-1]], device=device).cumsum(0)
+
+        def removed(table: torch.Tensor) -> torch.Tensor:  # [T, X] -> [R, X]: sums over each mask's members
+            return nn.functional.embedding_bag(members, table, starts, mode="sum")
+
+        weights = self.weights.T.contiguous()  # [T, H]
+        shares = weights.unsqueeze(-1) * self._head_values().transpose(0, 1)  # [T, H, D]
+        mass = removed(weights)  # [R, H]
+        left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
+        removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
+        change = (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left)
+        for row in (mass > LEAVE_OUT_LIMIT).any(dim=1).nonzero().flatten().tolist():
+            heavy = mass[row] > LEAVE_OUT_LIMIT
+            change[row, heavy] = (self.explicit([masks[row]])[0] - self.output)[heavy]
+        return change
+
+    def explicit(self, masks: Masks) -> torch.Tensor:
+        """[R, H, D] attention output under each mask, by the family's attention with -inf added at the masked keys.
+
+        Where nothing is left to see, 0.
+        """
+        per_row = self.keys.shape[2] * self.query.numel() * self.query.element_size() * 2  # keys and values by head
+        parts = []
+        for part in chunks(masks, max(1, MEMORY_BUDGET // per_row)):
+            bias = self.bias.repeat(len(part), 1, 1, 1)
+            for row, mask in enumerate(part):
+                bias[row, ..., list(mask)] = float("-inf")
+            output, _ = self._eager(bias)
+            blind = bias.isneginf().all(dim=-1)  # [R, 1 or H, 1]
+            parts.append(output.masked_fill(blind, 0.0))
+        return torch.cat(parts)
+
+
+def chunks(masks: Masks, size: int) -> Iterator[Masks]:
+    """`masks` in pieces of about `size`; a last one by itself joins the piece before."""
+    start = 0
+    while start < len(masks):
+        stop = start + size if len(masks) - start - size > 1 else len(masks)
+        yield masks[start:stop]
+        start = stop

@@ -1,0 +1,118 @@
+"""Follow the attention output through a layer's call, and compute equal rows once.
+
+Where attention joins the residual stream, and which matrix is the output projection, is read off the tensor operations
+that the layer performs, so that no table of module names is needed.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+
+# Functions that treat every row by itself, so that equal rows need computing only once. A function missing
+# here is computed on all rows: slower, never wrong.
+ROW_WISE = ADDITIONS | {
+    "addmm", "cat", "div", "exp", "float", "gelu", "layer_norm", "linear", "mean", "mul", "neg", "pow", "relu",
+    "rms_norm", "rsqrt", "sigmoid", "silu", "softmax", "sqrt", "square", "sub", "tanh", "to", "type_as",
+    "__mul__", "__neg__", "__pow__", "__rmul__", "__rsub__", "__rtruediv__", "__sub__", "__truediv__",
+}  # fmt: skip
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested tuples and lists."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
+
+
+class RowTrace(TorchFunctionMode):
+    """Follows the attention output through the layer call, and computes equal rows once.
+
+    From the attention output on, it follows the tensors made from it: the first matrix product with a weight is the
+    output projection; the first addition after it to an activation not made from it is the residual addition (in a
+    parallel block, the addition to the MLP's output), and what is added there is the sublayer's update, whatever norm
+    or multiplier came between. Rows whose tensor has stride 0 along the batch are copies of one row.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.made: dict[int, torch.Tensor] = {}  # made from the attention output, by id
+        self.received: torch.Tensor | None = None  # input of the output projection
+        self.weight: torch.Tensor | None = None  # [C, H * D]
+        self.projected = False
+        self.addend: torch.Tensor | None = None
+
+    def start(self, attention_output: torch.Tensor) -> None:
+        self.made = {id(attention_output): attention_output}
+
+    def land(self, landed: torch.Tensor) -> None:
+        """The attention module returned: its output is projected even if that went through a custom kernel."""
+        self.made[id(landed)] = landed
+        self.projected = True
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        tensors = tensors_in(args)
+        if self.addend is None and any(id(tensor) in self.made for tensor in tensors):
+            return self._follow(func, name, args, kwargs)
+        if name in ROW_WISE and self.rows > 1:
+            return self._once(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _follow(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name in ADDITIONS and self.projected:
+            ours, other = args[:2] if id(args[0]) in self.made else (args[1], args[0])
+            if self._is_activation(other, ours):
+                self.addend = ours.clone() * kwargs.get("alpha", 1)
+                return func(*args, **kwargs)
+        if not self.projected and name in ("linear", "addmm", "matmul", "__matmul__"):
+            self._note_projection(name, args)
+        result = func(*args, **kwargs)
+        for tensor in tensors_in(result):
+            self.made[id(tensor)] = tensor
+        return result
+
+    def _is_activation(self, other: Any, ours: torch.Tensor) -> bool:
+        return (
+            isinstance(other, torch.Tensor)
+            and not isinstance(other, nn.Parameter)
+            and id(other) not in self.made
+            and other.ndim > 1
+            and other.shape[-1] == ours.shape[-1]
+        )
+
+    def _note_projection(self, name: str, args: tuple[Any, ...]) -> None:
+        left, right = args[1:3] if name == "addmm" else args[:2]
+        if id(left) in self.made and isinstance(right, nn.Parameter) and right.ndim == 2:
+            self.received = left
+            self.weight = right if name == "linear" else right.T
+            self.projected = True
+
+    def _once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute on one row if all rows are equal, and give back a view of R rows."""
+        batched = [t for t in tensors_in(args) if self._is_batch(t)]
+        if not batched or any(tensor.stride(0) != 0 for tensor in batched):
+            return func(*args, **kwargs)
+        result = func(*self._first_row(args), **kwargs)
+        if isinstance(result, torch.Tensor) and result.ndim > 1 and result.shape[0] == 1:
+            return result.expand(self.rows, *result.shape[1:])
+        return func(*args, **kwargs)
+
+    def _is_batch(self, tensor: torch.Tensor) -> bool:
+        return tensor.ndim > 1 and tensor.shape[0] == self.rows and not isinstance(tensor, nn.Parameter)
+
+    def _first_row(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value[:1] if self._is_batch(value) else value
+        if isinstance(value, tuple | list):
+            return type(value)(self._first_row(item) for item in value)
+        return value
