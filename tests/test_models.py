@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import checkpoints
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mask_impact import models
@@ -161,6 +162,8 @@ def test_what_is_no_model_is_refused_without_asking_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.bin").touch()
+    if name == "":  # pathlib takes it for this folder
+        (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
     monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match=r"^no folder|is a file|no config\.json|is empty"):
         models.find_model(name)
@@ -377,7 +380,12 @@ def test_tokens_say_what_they_stand_for() -> None:
 
 
 def test_chat_is_the_models_own_template_once() -> None:
-    inputs = text_inputs(checkpoints.tokenizer(), "Hi", chat=True)
+    words = checkpoints.tokenizer()
+    words._tokenizer.post_processor = TemplateProcessing(  # as Llama's, whose template has it as well
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", checkpoints.END)]
+    )
+    assert text_inputs(words, "Hi").tokens[0].text == "<|endoftext|>"
+    inputs = text_inputs(words, "Hi", chat=True)
     text = "".join(found.text for found in inputs.tokens)
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert inputs.prompt == "Hi" and inputs.chat
