@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def run(
         raise UserError(f"there is no layer {max(options.layers)}; this model has layers 0 to {layer_count - 1}")
     meter = Meter(model, options.wanted())
     story = _Story(model, tokenizer, inputs, options, meter, write, progress, maskable)
-    with torch.no_grad():
+    with torch.no_grad(), _evaluating(model):
         for recording, step in _recordings(model, tokenizer, inputs, options, progress, story):
             if step == 0:
                 story.check_before_work(recording)
@@ -135,6 +136,18 @@ def run(
     story.check_masks_acted()
     story.seconds["measure_total"] = time.perf_counter() - started
     return Run(story.manifest(), story.top)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout, also for a model that was handed over in training."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _recordings(

@@ -165,3 +165,13 @@ def test_another_prompt_gives_other_numbers() -> None:
     here, _ = analyse("llama", length=9)
     there, _ = analyse("llama", length=8)
     assert not np.allclose(here[0].l2[:8], there[0].l2, rtol=0.01)
+
+
+def test_a_model_in_training_is_measured_without_dropout() -> None:
+    model = build("gpt2")
+    expected, _ = analyse("gpt2", model=model)
+    model.train()
+    found, _ = analyse("gpt2", model=model)
+    assert model.training and model.transformer.h[0].training
+    for here, there in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(here.l2, there.l2)
