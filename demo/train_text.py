@@ -26,9 +26,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SEED = 0
-STEPS = 4000
+STEPS = 3600
 BATCH = 48
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 2e-3
 WARM_UP = 100
 DECAY = 0.25  # the last quarter of the steps, linearly to zero
 GIVEN_WEIGHT = 0.1

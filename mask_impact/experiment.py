@@ -1,30 +1,26 @@
 """One run, from model inputs to the table and its manifest: generate -> capture -> replay -> distances -> table."""
 
-import datetime
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import transformers
 
-import mask_impact
-from mask_impact.attention import decoder_layers, family, implementation, unsupported
+from mask_impact.attention import decoder_layers, unsupported
 from mask_impact.capture import LayerRecord, Recording, record_generation
-from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.errors import UserError
 from mask_impact.impact import HEAD_SPACES, Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, token
+from mask_impact.manifest import Findings, manifest
 from mask_impact.masking import QueryAttention
 from mask_impact.models import length_dependent_positions, max_positions
 from mask_impact.results import Block
 
 VARIANTS = ("full", "attn", "head")
+
+REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 
 Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
 
@@ -126,16 +122,15 @@ def run(
     layer_count = len(decoder_layers(model))
     if options.layers and max(options.layers) >= layer_count:
         raise UserError(f"there is no layer {max(options.layers)}; this model has layers 0 to {layer_count - 1}")
-    meter = Meter(model, options.wanted())
-    story = _Story(model, tokenizer, inputs, options, meter, write, progress, maskable)
+    measurement = _Measurement(model, tokenizer, inputs, options, write, progress, maskable)
     with torch.no_grad(), _evaluating(model):
-        for recording, step in _recordings(model, tokenizer, inputs, options, progress, story):
+        for recording, step in _recordings(model, tokenizer, inputs, options, progress, measurement):
             if step == 0:
-                story.check_before_work(recording)
-            story.measure(recording, step)
-    story.check_masks_acted()
-    story.seconds["measure_total"] = time.perf_counter() - started
-    return Run(story.manifest(), story.top)
+                measurement.check_before_work(recording)
+            measurement.measure(recording, step)
+        measurement.check_masks_acted(recording)
+    measurement.findings.seconds["measure_total"] = time.perf_counter() - started
+    return Run(manifest(model, inputs, options.head_space, measurement.findings), measurement.top)
 
 
 @contextmanager
@@ -151,7 +146,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def _recordings(
-    model: Any, tokenizer: Any, inputs: ModelInputs, options: Options, progress: Progress, story: "_Story"
+    model: Any, tokenizer: Any, inputs: ModelInputs, options: Options, progress: Progress, measurement: "_Measurement"
 ) -> Iterator[tuple[Recording, int]]:
     """(recording, generation step) for every step.
 
@@ -166,15 +161,16 @@ def _recordings(
     config = model.config.get_text_config(decoder=True)
     fresh = options.num_tokens > 1 and length_dependent_positions(config, length)
     if fresh:
-        story.note("positions depend on the total length: every generation step was recorded in a forward of its own")
+        measurement.findings.note(
+            "positions depend on the total length: every generation step was recorded in a forward of its own"
+        )
     for start in range(options.num_tokens if fresh else 1):
         if length_dependent_positions(config, length + 1):
-            model(
-                input_ids=tensors["input_ids"][:, :1]
-            )  # transformers keeps the frequencies of the longest input so far
+            # transformers keeps the frequencies of the longest input so far; a short one resets them
+            model(input_ids=tensors["input_ids"][:, :1])
         count = 1 if fresh else options.num_tokens
         recording = record_generation(model, tensors, count, stops, progress=lambda: progress("generate and record"))
-        story.add_generated(recording, stops)
+        measurement.add_generated(recording, stops)
         for offset in range(len(recording.tokens)):
             yield recording, start + offset
         if recording.tokens[-1] in stops:
@@ -184,8 +180,8 @@ def _recordings(
         tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
 
 
-class _Story:
-    """What a run gathers on its way to the manifest."""
+class _Measurement:
+    """A run in progress: measures one generation step after the other and keeps what it finds."""
 
     def __init__(
         self,
@@ -193,50 +189,41 @@ class _Story:
         tokenizer: Any,
         inputs: ModelInputs,
         options: Options,
-        meter: Meter,
         write: Callable[[Block], None],
         progress: Progress,
         maskable: Callable[[Token], bool],
     ) -> None:
         self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
-        self.meter, self.write, self.progress, self.maskable = meter, write, progress, maskable
-        self.tokens = list(inputs.tokens)
-        self.generated: list[dict[str, Any]] = []
-        self.stop_reason = "length"
+        self.write, self.progress, self.maskable = write, progress, maskable
+        self.meter = Meter(model, options.wanted())
+        self.findings = Findings(tokens=list(inputs.tokens))
+        self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
         self.top = TopTokens()
-        self.notes: list[str] = []
-        self.noise: dict[str, dict[str, float]] = {}
-        self.measured: list[int] = []
-        self.skipped: list[dict[str, Any]] = []
-        self.variants: list[str] = []
-        self.moved: dict[int, list[float]] = {}  # position -> [largest attention weight, largest l2]
-        self.seconds = {"recorded_forward": 0.0, "decode": 0.0, "check": 0.0, "replay": 0.0, "write": 0.0}
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+        self.moved: dict[int, float] = {}  # position -> largest l2 of any variant, layer and step
 
     def add_generated(self, recording: Recording, stops: list[int]) -> None:
         """Take over the generated tokens and the time of their forwards, and check the recording."""
-        self.seconds["recorded_forward"] += recording.seconds[0]
-        self.seconds["decode"] += sum(recording.seconds[1:])
+        self.findings.seconds["recorded_forward"] += recording.seconds[0]
+        self.findings.seconds["decode"] += sum(recording.seconds[1:])
         for token_id, probability in zip(recording.tokens, recording.probabilities, strict=True):
-            found = token(self.tokenizer, len(self.tokens), token_id)
-            step = len(self.generated)
-            self.generated.append({"step": step, "id": token_id, "text": found.text, "probability": probability})
-            self.tokens.append(found)
-        self.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
+            found = token(self.tokenizer, len(self.findings.tokens), token_id)
+            step = len(self.findings.generated)
+            self.findings.generated.append(
+                {"step": step, "id": token_id, "text": found.text, "probability": probability}
+            )
+            self.findings.tokens.append(found)
+        self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
         chosen = set(self.options.layers or range(len(recording.layers)))
-        self.measured = [record.index for record in recording.measured() if record.index in chosen]
-        self.skipped = [_skipped(record) for record in recording.skipped() if record.index in chosen]
-        if not self.measured:
+        self.findings.layers = [record.index for record in recording.measured() if record.index in chosen]
+        self.findings.skipped_layers = [_skipped(record) for record in recording.skipped() if record.index in chosen]
+        if not self.findings.layers:
             raise UserError(
                 f"none of the chosen layers has softmax attention; this model has it in layers "
                 f"{', '.join(str(record.index) for record in recording.measured())}"
             )
 
     def check_before_work(self, recording: Recording) -> None:
-        """Replay two rows of one layer of each kind: without a mask, and without the token it looks at most.
+        """Replay two rows of one layer of each kind: without a mask, and without the token that bears on it most.
 
         The first must give the model's own update (`Meter.impact` refuses otherwise), the second another one.
         """
@@ -244,44 +231,44 @@ class _Story:
         kinds = getattr(self.model.config.get_text_config(decoder=True), "layer_types", None) or {}
         first: dict[Any, LayerRecord] = {}
         for record in recording.measured():
-            if record.index in self.measured:
+            if record.index in self.findings.layers:
                 first.setdefault((type(record.layer), kinds[record.index] if kinds else None), record)
         for record in first.values():
             assert record.attention is not None
             query = record.queries[len(self.inputs.tokens) - 1]
-            weights = QueryAttention(record.attention, query).weights
-            if weights is None or weights.shape[1] == 1:
+            pull = QueryAttention(record.attention, query).pull()
+            if pull is None or pull.max() < REAL_PULL:
                 continue
-            impact = self.meter.impact(record, query, [[int(weights.amax(dim=0).argmax())]])
+            impact = self.meter.impact(record, query, [[int(pull.argmax())]])
             if not impact.l2.any():
-                raise unsupported(self.model, record.index, "masking the token it attends to most changes nothing")
-        self.seconds["check"] += time.perf_counter() - started
+                raise unsupported(self.model, record.index, "masking the token that bears on it most changes nothing")
+        self.findings.seconds["check"] += time.perf_counter() - started
 
     def measure(self, recording: Recording, step: int) -> None:
         """Replay every layer at one generation step and write its rows."""
         position = len(self.inputs.tokens) - 1 + step
-        masked = [found for found in self.tokens[: position + 1] if self.maskable(found)]
+        masked = [found for found in self.findings.tokens[: position + 1] if self.maskable(found)]
         for record in recording.measured():
-            if record.index not in self.measured:
+            if record.index not in self.findings.layers:
                 continue
-            self.progress(f"replay step {step + 1}/{len(self.generated)} layer {record.index}")
+            self.progress(f"replay step {step + 1}/{len(self.findings.generated)} layer {record.index}")
             started = time.perf_counter()
             impact = self.meter.impact(record, record.queries[position], [[found.position] for found in masked])
             block = self._block(record, step, masked, impact)
-            self.seconds["replay"] += time.perf_counter() - started
+            self.findings.seconds["replay"] += time.perf_counter() - started
             self._gather(record, masked, impact)
             started = time.perf_counter()
             self.write(block)
-            self.seconds["write"] += time.perf_counter() - started
+            self.findings.seconds["write"] += time.perf_counter() - started
 
     def _block(self, record: LayerRecord, step: int, masked: list[Token], impact: Impact) -> Block:
-        self.variants = self.meter.wanted.names(impact.heads)
+        self.findings.variants = self.meter.wanted.names(impact.heads)
         return Block(
             generation_step=step,
             layer=record.index,
             tokens=[found.text for found in masked],
             positions=torch.tensor([found.position for found in masked]).numpy(),
-            variants=self.variants,
+            variants=self.findings.variants,
             l2=impact.l2.float().cpu().numpy(),
             cosine=impact.cosine.float().cpu().numpy(),
         )
@@ -289,69 +276,25 @@ class _Story:
     def _gather(self, record: LayerRecord, masked: list[Token], impact: Impact) -> None:
         positions = [found.position for found in masked]
         self.top.add(record.index, positions, impact.l2[:, 0].tolist())
-        for position, weight, moved in zip(
-            positions, impact.weight.tolist(), impact.l2.amax(dim=1).tolist(), strict=True
-        ):
-            seen = self.moved.setdefault(position, [0.0, 0.0])
-            self.moved[position] = [max(seen[0], weight), max(seen[1], moved)]
-        for name, (l2, relative) in impact.noise.items():
-            worst = self.noise.setdefault(name, {"l2": 0.0, "relative": 0.0})
-            self.noise[name] = {"l2": max(worst["l2"], l2), "relative": max(worst["relative"], relative)}
+        for position, moved in zip(positions, impact.l2.amax(dim=1).tolist(), strict=True):
+            self.moved[position] = max(moved, self.moved.get(position, 0.0))
+        self.findings.noise(impact.noise)
         if impact.blind:
-            self.note(
+            self.findings.note(
                 "a mask left the query nothing to attend to (a one-token prompt or window); its attention output is 0"
             )
 
-    def check_masks_acted(self) -> None:
-        """A token with real attention weight must move something in some layer, or the masks did not act."""
-        for position, (weight, moved) in self.moved.items():
-            if weight > 0.01 and moved == 0:
-                raise UnsupportedModel(
-                    f"model family '{family(self.model)}' cannot be measured truthfully: position {position} gets "
-                    f"{weight:.2g} of some head's attention, but masking it changed nothing in any layer"
-                )
-
-    def manifest(self) -> dict[str, Any]:
-        """The run's manifest; `cli.py` adds argv, the output name and the model's source."""
-        model, config = self.model, self.model.config.get_text_config(decoder=True)
-        return {
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "model": {
-                "family": family(model),
-                "architecture": type(model).__name__,
-                "layers": len(decoder_layers(model)),
-                "heads": config.num_attention_heads,
-                "hidden_size": config.hidden_size,
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            },
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "attention_implementation": implementation(model),
-            "device": str(next(model.parameters()).device),
-            "versions": {
-                "mask_impact": mask_impact.__version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "python": platform.python_version(),
-            },
-            "git_commit": git_commit(),
-            "prompt": self.inputs.prompt,
-            "chat": self.inputs.chat,
-            "prompt_length": len(self.inputs.tokens),
-            "tokens": [asdict(found) for found in self.tokens],
-            "images": self.inputs.images,
-            "generated": self.generated,
-            "stop_reason": self.stop_reason,
-            "layers": self.measured,
-            "variants": self.variants,
-            "head_space": self.options.head_space,
-            "masks": "every token by itself",
-            "vision_attention": None,
-            "noise_floor": self.noise,
-            "skipped_layers": self.skipped,
-            "notes": self.notes,
-            "seconds": self.seconds,
-            "peak_memory_mb": peak_memory_mb(),
-        }
+    def check_masks_acted(self, recording: Recording) -> None:
+        """A token that bears on some head's output must move something in some layer, or its mask did not act."""
+        still = [position for position, moved in self.moved.items() if moved == 0]
+        for record in recording.measured() if still else ():
+            assert record.attention is not None
+            for query in record.queries.values():
+                pull = QueryAttention(record.attention, query).pull()
+                for position in still:
+                    if pull is not None and position < len(pull) and pull[position] > REAL_PULL:
+                        what = f"position {position} bears on its attention, but masking it changed nothing anywhere"
+                        raise unsupported(self.model, record.index, what)
 
 
 def _skipped(record: LayerRecord) -> dict[str, Any]:
@@ -364,30 +307,3 @@ def _skipped(record: LayerRecord) -> dict[str, Any]:
         "layer": record.index,
         "reason": f"no softmax attention ({', '.join(mixers) or type(record.layer).__name__})",
     }
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout this runs from, None outside one."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"],
-            capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-def peak_memory_mb() -> float | None:
-    """The largest memory this process has had, in MB (10^6 bytes): on the GPU where it used one, else resident.
-
-    None where the system does not tell.
-    """
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 1e6
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

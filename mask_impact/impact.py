@@ -1,6 +1,5 @@
 """How far one layer's update moves under each mask: replayed rows to distances, with the checks that keep them true."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +41,6 @@ class Impact:
     l2: torch.Tensor  # [P, V] float32 (float64 for float64 models)
     cosine: torch.Tensor  # [P, V] the same
     noise: dict[str, tuple[float, float]]  # Full, Head: L2 of the no-mask replay from the record, and relative to it
-    weight: torch.Tensor  # [P] the largest attention weight any head gives to the mask, 0 to 1
     heads: int  # query heads H
     blind: bool  # some mask left the query nothing to attend to
 
@@ -91,7 +89,6 @@ class Meter:
             l2=l2,
             cosine=cosine,
             noise=noise,
-            weight=self._weights(attention, seen),
             heads=attention.output.shape[0],
             blind=any(len(mask) == len(visible) for mask in seen),
         )
@@ -143,13 +140,6 @@ class Meter:
                     f"length (rounding in {query.hidden.dtype} explains {limit:.2g} at most)",
                 )
         return noise
-
-    @staticmethod
-    def _weights(attention: QueryAttention, masks: Sequence[Sequence[int]]) -> torch.Tensor:
-        if attention.weights is None:
-            return torch.zeros(len(masks))
-        largest = attention.weights.amax(dim=0).cpu()  # [T]
-        return torch.tensor([max((largest[position].item() for position in mask), default=0.0) for mask in masks])
 
 
 def _column(base: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

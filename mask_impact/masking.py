@@ -66,6 +66,17 @@ class QueryAttention:
         """[T] bool: positions that at least one head can see."""
         return ~self.bias.isneginf().all(dim=1)[0, 0]
 
+    def pull(self) -> torch.Tensor | None:
+        """[T] how much each position bears on the output: the largest p_m ||v_m - z|| / ||z|| of any head.
+
+        0 where no head looks, and where the value is the output anyway (a prompt of one repeated token). None where the
+        family's weights are not to be had.
+        """
+        if self.weights is None:
+            return None
+        apart = (self._head_values() - self.output.unsqueeze(1)).norm(dim=-1)  # [H, T]
+        return (self.weights * apart / self.output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
+
     def changes(self, masks: Masks) -> torch.Tensor:
         """[R, H, D] what each mask changes in the attention output `self.output`."""
         if self.weights is None:

@@ -117,7 +117,7 @@ def test_one_token_that_is_never_masked_is_refused(monkeypatch: pytest.MonkeyPat
         return honest(self, [[p for p in mask if p != 4] for mask in masks])
 
     monkeypatch.setattr(QueryAttention, "changes", all_but_position_4)
-    with pytest.raises(UnsupportedModel, match=r"position 4 gets .* but masking it changed nothing"):
+    with pytest.raises(UnsupportedModel, match=r"position 4 bears on its attention, but masking it changed nothing"):
         analyse("llama")
 
 
@@ -175,3 +175,13 @@ def test_a_model_in_training_is_measured_without_dropout() -> None:
     assert model.training and model.transformer.h[0].training
     for here, there in zip(found, expected, strict=True):
         np.testing.assert_array_equal(here.l2, there.l2)
+
+
+def test_a_prompt_of_one_repeated_token_is_not_refused() -> None:
+    """All values are equal, so that no mask changes anything: true, and no fault of the masks."""
+    ids = torch.full((1, 6), 7)
+    tokens = [Token(i, 7, "w7", "text") for i in range(6)]
+    blocks: list[Block] = []
+    same = ModelInputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens, "w7", False)
+    run(build("llama"), Words(), same, Options(), blocks.append)
+    assert max(block.l2.max() for block in blocks) < 1e-4
