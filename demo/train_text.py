@@ -2,7 +2,8 @@
 
 In:  nothing; the texts are made by text_data.py from a fixed seed.
 Out: a folder (default demo/text) that AutoModelForCausalLM and AutoTokenizer load: Qwen3 architecture,
-     bfloat16 weights, byte-level BPE tokenizer with a ChatML chat template. Progress goes to stdout.
+     bfloat16 weights, byte-level BPE tokenizer with a ChatML chat template. Progress, with the accuracy on
+     held-out prompts, goes to stdout.
 
     python demo/train_text.py --steps 20 --output /tmp/run  # smoke run, seconds; the model knows nothing
     python demo/train_text.py                               # the checkpoint in this repository
@@ -31,7 +32,7 @@ BATCH = 48
 LEARNING_RATE = 2e-3
 WARM_UP = 100
 DECAY = 0.25  # the last quarter of the steps, linearly to zero
-GIVEN_WEIGHT = 0.1
+GIVEN_WEIGHT = 0.1  # of a token of the prompt in the loss; one of the answer counts 1
 REPORT_EVERY = 200
 MAX_LENGTH = 2048
 END, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -119,21 +120,21 @@ def loss_on(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], int]]) -> 
     learned is not lost in what cannot. Padding counts nothing; on the right, where a causal model cannot see
     it, it needs no attention mask."""
     inputs = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True)  # [row, token]
-    weights = [torch.ones(len(ids)) for ids, _ in batch]
-    for weight, (_, given) in zip(weights, batch, strict=True):
-        weight[:given] = GIVEN_WEIGHT
-    weights = pad_sequence(weights, batch_first=True)[:, 1:]
+    rows = [torch.tensor([GIVEN_WEIGHT] * given + [1.0] * (len(ids) - given)) for ids, given in batch]
+    weights = pad_sequence(rows, batch_first=True)[:, 1:]
     logits = model(inputs).logits[:, :-1]  # [row, token, vocabulary]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), inputs[:, 1:], reduction="none")
     return (losses * weights).sum() / weights.sum()
 
 
 def rate_factor(step: int, steps: int) -> float:
+    """Share of LEARNING_RATE to use at a step."""
     warm_up = min(1.0, (step + 1) / WARM_UP)
     return min(warm_up, (steps - step) / (DECAY * steps))
 
 
 def report(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, line: str) -> None:
+    """Print how far it is, on held-out prompts other than those of evaluate_text.py."""
     model.eval()
     scores = [s for s in accuracy(model, tokenizer, count=90, seed=1) if "then" not in s.name]
     figures = "  ".join(f"{s.name} {s.share:.0%}" for s in scores)
@@ -143,7 +144,7 @@ def report(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, line: st
 
 def train(steps: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     torch.manual_seed(SEED)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the same sums in the same order on any number of cores; two would save a third
     rng = random.Random(SEED)
     tokenizer = make_tokenizer(list(training_documents(random.Random(SEED), 20_000, 1.0)))
     model = make_model(tokenizer).train()
@@ -169,6 +170,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     """Write the checkpoint so that transformers 4 loads it too: version 5's own tokenizer_config.json names a
     class that version 4 does not have."""
     model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # it comes out readable for its owner alone
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **TOKENIZER_CONFIG}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
