@@ -15,7 +15,7 @@ demo: .venv/ready  ## analyse two prompts with the bundled model
 
 test: .venv/ready-to-test lint $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
 	$(PY) -m pytest
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_engine.py tests/test_models.py -m "not slow"
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py
 
 bench: .venv/ready  ## speed and memory, about 10 minutes
 	$(PY) benchmarks/bench.py
