@@ -39,7 +39,7 @@ class Score:
 
     def __str__(self) -> str:
         low, high = wilson_interval(self.hits, self.total)
-        return f"{self.name:34} {self.share:7.1%}  n={self.total:<5} 95 % interval {low:.1%} to {high:.1%}"
+        return f"{self.name:38} {self.share:7.1%}  n={self.total:<5} 95 % interval {low:.1%} to {high:.1%}"
 
 
 def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 In:  held-out retrieval prompts ("Tom has a red ball. Ann has a blue cup. Ann's cup is"), the demo model, and the same
      architecture with random weights.
 Out: how often the most important statement token (largest Full L2 over layers, at the last position) lies in the asked
-     statement, and how often it is that statement's full stop, each with a 95 % Wilson interval.
+     statement, how often it is that statement's item, and how often the color word itself, each with a 95 % Wilson
+     interval.
 
     python demo/known_answer.py --count 20
     python demo/known_answer.py
@@ -37,9 +38,10 @@ class Hits:
     model: str
     count: int
     asked: int  # in the asked statement
-    full_stop: int  # on the asked statement's full stop
+    item: int  # on the asked statement's item
+    color: int  # on the asked statement's color, the answer itself
     chance_asked: float  # mean over prompts of 1 / statements
-    chance_full_stop: float  # mean over prompts of 1 / statement tokens
+    chance_token: float  # mean over prompts of 1 / statement tokens
 
 
 def statement_tokens(tokenizer: Any, prompt: RetrievalPrompt) -> list[int | None]:
@@ -54,21 +56,21 @@ def statement_tokens(tokenizer: Any, prompt: RetrievalPrompt) -> list[int | None
 
 def measure(name: str, model: Any, tokenizer: Any, prompts: Sequence[RetrievalPrompt]) -> Hits:
     """Analyse every prompt with one output token and look where the top statement token is."""
-    asked = full_stop = 0
-    chance_asked = chance_full_stop = 0.0
+    asked = item = color = 0
+    chance_asked = chance_token = 0.0
     for prompt in prompts:
         places = statement_tokens(tokenizer, prompt)
-        found = run(
-            model, tokenizer, text_inputs(tokenizer, prompt.prompt), Options(variants=("full",)), lambda block: None
-        )
+        inputs = text_inputs(tokenizer, prompt.prompt)
+        found = run(model, tokenizer, inputs, Options(variants=("full",)), lambda block: None)
         ranked = [position for position, _, _ in found.top.ranked() if places[position] is not None]
-        last = max(position for position, place in enumerate(places) if place == prompt.asked)
+        full_stop = max(position for position, place in enumerate(places) if place == prompt.asked)
         asked += places[ranked[0]] == prompt.asked
-        full_stop += ranked[0] == last
+        item += ranked[0] == full_stop - 1  # a statement ends "... COLOR ITEM ."
+        color += ranked[0] == full_stop - 2
         chance_asked += 1 / len(prompt.statements)
-        chance_full_stop += 1 / len(ranked)
+        chance_token += 1 / len(ranked)
     count = len(prompts)
-    return Hits(name, count, asked, full_stop, chance_asked / count, chance_full_stop / count)
+    return Hits(name, count, asked, item, color, chance_asked / count, chance_token / count)
 
 
 def trained_and_untrained() -> tuple[Any, Any, Any]:
@@ -82,15 +84,16 @@ def trained_and_untrained() -> tuple[Any, Any, Any]:
 def table(results: Sequence[Hits]) -> str:
     lines = [
         f"{results[0].count} held-out prompts; top statement token by largest Full L2 over layers",
-        f"{'':<12} {'in the asked statement':<32} {'on its full stop':<32}",
+        f"{'':<10} {'in the asked statement':<26} {'on its item':<26} {'on its color':<26}",
     ]
     for hits in results:
         cells = []
-        for found in (hits.asked, hits.full_stop):
+        for found in (hits.asked, hits.item, hits.color):
             low, high = wilson_interval(found, hits.count)
             cells.append(f"{found / hits.count:6.1%} ({low:.1%} to {high:.1%})")
-        lines.append(f"{hits.model:<12} {cells[0]:<32} {cells[1]:<32}")
-    lines.append(f"{'chance':<12} {results[0].chance_asked:6.1%}{'':<26} {results[0].chance_full_stop:6.1%}")
+        lines.append(f"{hits.model:<10} {cells[0]:<26} {cells[1]:<26} {cells[2]:<26}")
+    token = f"{results[0].chance_token:6.1%}"
+    lines.append(f"{'chance':<10} {f'{results[0].chance_asked:6.1%}':<26} {token:<26} {token:<26}")
     return "\n".join(lines)
 
 
