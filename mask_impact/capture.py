@@ -25,6 +25,7 @@ from mask_impact.attention import (
     routed_attention,
 )
 from mask_impact.errors import UnsupportedModel
+from mask_impact.memory import release_free_memory
 
 
 @dataclass
@@ -90,7 +91,7 @@ def at_row(value: Any, row: int, count: int, seen: dict[Any, Any]) -> Any:
 
     Tensors are cut on their sequence axis: the last one of ids ([1, N], [3, 1, N]), the one before it of
     activations, rotary tables and masks ([1, N, C], [3, 1, N, D], [1, 1, N, T]). Others pass through. Caches become
-    None: the replay has the keys already. `seen` shares the cut between layers of one forward.
+    None: the replay has the keys already. `seen` makes one tensor of what is one tensor in several arguments.
     """
     if isinstance(value, torch.Tensor):
         key = (id(value), row)
@@ -126,7 +127,7 @@ class Recorder:
         self.count = 0  # tokens in the running forward
         self.inside: LayerRecord | None = None
         self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
-        self.shared: dict[Any, Any] = {}  # rows already cut in this forward
+        self.cut: dict[Any, Any] = {}  # rows already cut for the running layer
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -153,16 +154,15 @@ class Recorder:
             if record.index == 0:
                 self.position += self.count
                 self.count = hidden.shape[-2]
-                self.shared.clear()
             self.inside = record
-            self.parts = {}
+            self.parts, self.cut = {}, {}
             for row in self._rows():
                 position = self.position + row
                 self.parts[position] = {
                     "position": position,
-                    "args": at_row(args, row, self.count, self.shared),
-                    "kwargs": at_row(kwargs, row, self.count, self.shared),
-                    "hidden": at_row(hidden, row, self.count, self.shared),
+                    "args": at_row(args, row, self.count, self.cut),
+                    "kwargs": at_row(kwargs, row, self.count, self.cut),
+                    "hidden": at_row(hidden, row, self.count, self.cut),
                     "branches": {},
                 }
 
@@ -172,14 +172,14 @@ class Recorder:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             for position, part in self.parts.items():
                 called_again = name in part["branches"]
-                row = at_row(output, position - self.position, self.count, self.shared)
+                row = at_row(output, position - self.position, self.count, {})
                 part["branches"][name] = None if called_again else row
 
         return hook
 
     def _after(self, record: LayerRecord) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.inside = None
+            self.inside, self.cut = None, {}
             for row in self._rows() if record.attention else ():
                 position = self.position + row
                 rows = layer_output(output).narrow(-2, row, 1).clone()
@@ -218,7 +218,7 @@ class Recorder:
             self.parts[self.position + row] |= {
                 "query": query[:, :, row : row + 1].clone(),
                 "bias": self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal")),
-                "options": at_row(kwargs, row, self.count, self.shared),
+                "options": at_row(kwargs, row, self.count, self.cut),
                 "heads": result[0][0, row].clone(),
             }
         return result
@@ -237,9 +237,6 @@ class Recorder:
         hidden_by_cache = total - key.shape[2]  # a sliding cache has dropped the oldest positions
         if is_causal is None:
             is_causal = getattr(module, "is_causal", True)
-        memo = ("bias", id(mask), row, hidden_by_cache, is_causal)
-        if memo in self.shared:
-            return self.shared[memo][0]
         if mask is None:  # sdpa then is causal by itself, eager sees everything
             causal = self.implementation == "sdpa" and is_causal and self.count > 1
             visible = torch.arange(hidden_by_cache, total, device=key.device) <= (position if causal else total)
@@ -249,7 +246,6 @@ class Recorder:
         bias = nn.functional.pad(bias, (hidden_by_cache, 0), value=float("-inf"))
         if bias[..., position + 1 :].isneginf().all():
             bias = bias[..., : position + 1].clone()
-        self.shared[memo] = (bias, mask)
         return bias
 
 
@@ -302,6 +298,7 @@ def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None])
 
     def after(*_: Any) -> None:
         seconds.append(now() - started.pop())
+        release_free_memory()
         progress()
 
     started: list[float] = []

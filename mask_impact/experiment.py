@@ -15,6 +15,7 @@ from mask_impact.impact import HEAD_SPACES, Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, token
 from mask_impact.manifest import Findings, manifest
 from mask_impact.masking import QueryAttention
+from mask_impact.memory import release_free_memory
 from mask_impact.models import length_dependent_positions, max_positions
 from mask_impact.results import Block
 
@@ -128,6 +129,7 @@ def run(
             if step == 0:
                 measurement.check_before_work(recording)
             measurement.measure(recording, step)
+            release_free_memory()
         measurement.check_masks_acted(recording)
     measurement.findings.seconds["measure_total"] = time.perf_counter() - started
     return Run(manifest(model, inputs, options.head_space, measurement.findings), measurement.top)
