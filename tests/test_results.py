@@ -38,7 +38,7 @@ MANIFEST_KEYS = re.findall(
     parameters dtype attention_implementation device versions mask_impact torch transformers python git_commit
     prompt chat prompt_length tokens position id text kind image row col images generated step probability
     stop_reason variants head_space masks vision_attention noise_floor relative skipped_layers reason notes
-    seconds load prepare generate_and_record replay distances write total peak_memory_mb rows files
+    seconds load prepare recorded_forward replay decode check write total peak_memory_mb rows files
 """,
 )
 
