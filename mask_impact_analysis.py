@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mask_impact import cli
+from mask_impact.results import VARIANTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ def run_masking_experiment(
     model: Any = None,
     tokenizer: Any = None,
     layers: str | Sequence[int] | None = None,
-    variants: Sequence[str] = cli.VARIANTS,
+    variants: Sequence[str] = VARIANTS,
     dtype: str = "auto",
     head_space: str = "output",
     chat: bool = False,

@@ -125,6 +125,7 @@ class Recorder:
         self.implementation = implementation(model)
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
+        self.rows: list[int] = []  # which of them are at query positions
         self.inside: LayerRecord | None = None
         self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
         self.cut: dict[Any, Any] = {}  # rows already cut for the running layer
@@ -145,18 +146,16 @@ class Recorder:
             for handle in handles:
                 handle.remove()
 
-    def _rows(self) -> list[int]:
-        return [row for row in range(self.count) if self.wanted(self.position + row)]
-
     def _before(self, record: LayerRecord) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             if record.index == 0:
                 self.position += self.count
                 self.count = hidden.shape[-2]
+                self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
             self.inside = record
             self.parts, self.cut = {}, {}
-            for row in self._rows():
+            for row in self.rows:
                 position = self.position + row
                 self.parts[position] = {
                     "position": position,
@@ -180,7 +179,7 @@ class Recorder:
     def _after(self, record: LayerRecord) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.inside, self.cut = None, {}
-            for row in self._rows() if record.attention else ():
+            for row in self.rows if record.attention else ():
                 position = self.position + row
                 rows = layer_output(output).narrow(-2, row, 1).clone()
                 record.queries[position] = Query(**self.parts[position], output=rows)
@@ -214,7 +213,7 @@ class Recorder:
         else:
             recorded.keys = _extended(recorded.keys, key, self.count, total)
             recorded.values = _extended(recorded.values, value, self.count, total)
-        for row in self._rows():
+        for row in self.rows:
             self.parts[self.position + row] |= {
                 "query": query[:, :, row : row + 1].clone(),
                 "bias": self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal")),

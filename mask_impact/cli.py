@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from mask_impact import __version__
 from mask_impact.errors import UserError
-from mask_impact.results import FORMATS, ResultFiles, existing_files
+from mask_impact.results import FORMATS, HEAD_SPACES, VARIANTS, ResultFiles, existing_files
 
 if TYPE_CHECKING:
     from mask_impact.experiment import Run
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS = "csv,json"
 PROMPT_FILE = "prompt.txt"
-VARIANTS = ("full", "attn", "head")
 BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12}  # measured on the demo model, rounded up
 
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
@@ -125,7 +124,7 @@ def build_parser(description: str, epilog: str, default_model: str) -> Parser:
         help="comma-separated: full (the layer), attn (its attention), head (every head) (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--head-space", choices=("output", "residual"), default="output",
+        "--head-space", choices=HEAD_SPACES, default="output",
         help="compare heads before the output projection, or their shares of it (default: output)",
     )  # fmt: skip
     parser.add_argument(

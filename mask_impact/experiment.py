@@ -11,15 +11,13 @@ import torch
 from mask_impact.attention import decoder_layers, unsupported
 from mask_impact.capture import LayerRecord, Recording, record_generation
 from mask_impact.errors import UserError
-from mask_impact.impact import HEAD_SPACES, Impact, Meter, Wanted
+from mask_impact.impact import Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, token
 from mask_impact.manifest import Findings, manifest
 from mask_impact.masking import QueryAttention
 from mask_impact.memory import release_free_memory
 from mask_impact.models import length_dependent_positions, max_positions
-from mask_impact.results import Block
-
-VARIANTS = ("full", "attn", "head")
+from mask_impact.results import HEAD_SPACES, VARIANTS, Block
 
 REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 

@@ -11,11 +11,9 @@ from mask_impact.distances import distances
 from mask_impact.masking import Masks, QueryAttention, chunks
 from mask_impact.replay import Replay, Rows, head_shares, rows_at_once
 
-HEAD_SPACES = ("output", "residual")
-
 # A no-mask replay may differ from the recorded update by rounding only: the largest distance, relative to the
 # update's length, that is still rounding. The residual stream can be much longer than the update, and its rounding
-# is then that much larger (see `noise_limit`).
+# is then that much larger: where it is, the limit is relative to its length (`Meter._check`).
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
