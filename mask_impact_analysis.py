@@ -50,44 +50,35 @@ def run_masking_experiment(
     Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact import experiment, models, results
-    from mask_impact.errors import UserError
+    from mask_impact import models
+    from mask_impact.api import measured_table
     from mask_impact.inputs import text_inputs
 
-    if (model is None) != (tokenizer is None):
-        raise UserError("give both model and tokenizer, or neither and a model_name")
-    if num_output_tokens < 1:
-        raise UserError(f"num_output_tokens is {num_output_tokens}; it must be 1 or more")
-    if not isinstance(layers, str):
-        layers = None if layers is None else ",".join(str(layer) for layer in layers)
-    source = None if model is not None else models.find_model(model_name)
-    if source is not None:
-        tokenizer = models.load_tokenizer(source)
-    config = source.text_config if source is not None else model.config.get_text_config(decoder=True)
-    chosen_layers = experiment.parse_layers(layers, config.num_hidden_layers)
-    options = experiment.Options(num_output_tokens, chosen_layers, tuple(variants), head_space)
-    options.wanted()  # what is wrong comes out before the weights are loaded
-    inputs = text_inputs(tokenizer, prompt, chat)
-    experiment.check_length(config, len(inputs.tokens), num_output_tokens)
-    if source is not None:
-        chosen = models.choose_device(device)
-        model = models.load_model(source, chosen, models.choose_dtype(dtype, chosen))
-    blocks: list[results.Block] = []
-    run = experiment.run(model, tokenizer, inputs, options, blocks.append)
-    if source is not None:
-        run.manifest["model"] |= source.manifest
-    table = results.to_dataframe(blocks)
-    table.attrs["run"] = run.manifest
-    return table
+    return measured_table(
+        lambda words, config: (words, text_inputs(words, prompt, chat)),
+        models.load_tokenizer,
+        model_name=model_name,
+        model=model,
+        reader=tokenizer,
+        vision=False,
+        device=device,
+        dtype=dtype,
+        num_output_tokens=num_output_tokens,
+        layers=layers,
+        variants=tuple(variants),
+        head_space=head_space,
+    )
 
 
 def command(args: argparse.Namespace) -> None:
     prompt = cli.read_prompt(args)
 
-    def prepare(source: Any, tokenizer: Any) -> Any:
+    def prepare(source: Any) -> tuple[Any, Any]:
+        from mask_impact import models
         from mask_impact.inputs import text_inputs
 
-        return text_inputs(tokenizer, prompt, args.chat)
+        tokenizer = models.load_tokenizer(source)
+        return tokenizer, text_inputs(tokenizer, prompt, args.chat)
 
     cli.analyse(args, DEFAULT_NAME, prepare, args.argv)
 

@@ -43,11 +43,14 @@ def unsupported(model: PreTrainedModel, layer: int, what: str) -> UnsupportedMod
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder layers in order: the first ModuleList of the decoder that has `num_hidden_layers` entries.
 
-    Raises UnsupportedModel when there is none; no family's names are guessed.
+    In a vision-language model the decoder is the part with a config of the text config's class, so that a vision tower
+    of as many blocks is not taken for it. Raises UnsupportedModel when there is none; no family's names are guessed.
     """
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    config = model.config.get_text_config(decoder=True)
+    count = config.num_hidden_layers
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    for root in (decoder, model):
+    textual = [m for m in decoder.modules() if isinstance(getattr(m, "config", None), type(config))]
+    for root in (*textual[:1], decoder, model):
         for module in root.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return list(module)

@@ -7,7 +7,7 @@ whatever a model adds between layers are in place by construction.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from mask_impact.attention import (
 )
 from mask_impact.errors import UnsupportedModel
 from mask_impact.memory import release_free_memory
+from mask_impact.vision_mask import seeing_each_other
 
 
 @dataclass
@@ -118,8 +119,11 @@ def _tensor_row(tensor: torch.Tensor, row: int, count: int) -> torch.Tensor:
 class Recorder:
     """Hooks and attention handler that fill one LayerRecord per decoder layer while the model runs."""
 
-    def __init__(self, model: PreTrainedModel, wanted: Callable[[int], bool]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, wanted: Callable[[int], bool], together: Sequence[tuple[int, int]] = ()
+    ) -> None:
         self.model = model
+        self.together = together  # ranges of positions whose tokens are made to see each other
         self.wanted = wanted  # which positions are query positions
         self.records = [LayerRecord(index, layer) for index, layer in enumerate(decoder_layers(model))]
         self.implementation = implementation(model)
@@ -197,8 +201,10 @@ class Recorder:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         compute = attention_function(self.implementation, module)
-        result = compute(module, query, key, value, attention_mask, *args, **kwargs)
         record = self.inside
+        if record is not None and self.together and self.position == 0:
+            attention_mask = seeing_each_other(attention_mask, query, self.together)
+        result = compute(module, query, key, value, attention_mask, *args, **kwargs)
         if record is None:  # not a decoder layer's
             return result
         recorded = record.attention
@@ -318,6 +324,7 @@ def record_generation(
     num_tokens: int,
     stop_ids: list[int],
     queries: Callable[[int], bool] | None = None,
+    together: Sequence[tuple[int, int]] = (),
     progress: Callable[[], None] = lambda: None,
 ) -> Recording:
     """Generate up to `num_tokens` tokens greedily with the KV cache, recording every decoder layer.
@@ -326,12 +333,13 @@ def record_generation(
         inputs: the model's inputs; "input_ids" [1, N].
         stop_ids: generation ends after one of these ids.
         queries: which positions are recorded; by default those that predict an output token.
+        together: ranges [first, last) of prompt positions that see each other, whatever the model's own mask says.
         progress: called after each forward.
 
     Raises UnsupportedModel when no layer calls transformers' attention interface.
     """
     prompt_length = inputs["input_ids"].shape[1]
-    recorder = Recorder(model, queries or (lambda position: position >= prompt_length - 1))
+    recorder = Recorder(model, queries or (lambda position: position >= prompt_length - 1), together)
     probability = _Probability()
     seconds: list[float] = []
     settings = GenerationConfig(

@@ -97,6 +97,9 @@ def build_parser(description: str, epilog: str, default_model: str) -> Parser:
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # a later flag must not change what an old script means
     )  # fmt: skip
+    parser.set_defaults(
+        vision=False, mask_mode="both", vision_attention="model"
+    )  # the text script has no flags for them
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="the prompt")
     prompt.add_argument(
@@ -252,6 +255,11 @@ class ProgressBar:
     def expect(self, total: int) -> None:
         self.bar.total = total
 
+    def say(self, text: str) -> None:
+        """Print `text` on stdout, above the bar."""
+        self.bar.clear()
+        show(text)
+
     def __call__(self, what: str) -> None:
         self.bar.set_description_str(what, refresh=False)
         self.bar.update()
@@ -279,16 +287,11 @@ def quiet_libraries(verbose: bool) -> Iterator[None]:
         yield
 
 
-def analyse(
-    args: argparse.Namespace,
-    default_name: str,
-    prepare: Callable[["Source", Any], "ModelInputs"],
-    argv: Sequence[str],
-) -> None:
-    """Everything after the flags: check, load, measure, write, summarise.
+Prepare = Callable[["Source"], tuple[Any, "ModelInputs"]]  # a model that was found -> its tokenizer, the model inputs
 
-    `prepare(source, tokenizer)` makes the model inputs.
-    """
+
+def analyse(args: argparse.Namespace, default_name: str, prepare: Prepare, argv: Sequence[str]) -> None:
+    """Everything after the flags: check, load, measure, write, summarise."""
     started = time.perf_counter()
     with ProgressBar(f"loading {args.model}", args.quiet) as progress, quiet_libraries(args.verbose):
         run, paths = measure(args, default_name, prepare, argv, progress, started)
@@ -299,7 +302,7 @@ def analyse(
 def measure(
     args: argparse.Namespace,
     default_name: str,
-    prepare: Callable[["Source", Any], "ModelInputs"],
+    prepare: Prepare,
     argv: Sequence[str],
     progress: ProgressBar,
     started: float,
@@ -308,14 +311,19 @@ def measure(
     from mask_impact import experiment, models
 
     device = models.choose_device(args.device)
-    source = models.find_model(args.model, args.trust_remote_code, args.allow_pickle)
+    source = models.find_model(args.model, args.trust_remote_code, args.allow_pickle, args.vision)
     layers = experiment.parse_layers(args.layers, source.num_layers)
-    inputs = prepare(source, tokenizer := models.load_tokenizer(source))
+    tokenizer, inputs = prepare(source)
     experiment.check_length(source.text_config, len(inputs.tokens), args.num_tokens)
-    options = experiment.Options(args.num_tokens, layers, args.variants, args.head_space)
+    options = experiment.Options(
+        args.num_tokens, layers, args.variants, args.head_space, args.mask_mode, args.vision_attention
+    )
+    experiment.check_masks(inputs, options)
     measured_layers = len(layers or range(source.num_layers))
     with output_folder(args.output_dir), open_results(args, default_name) as files:
         check_space(args, len(inputs.tokens), measured_layers, source.text_config.num_attention_heads)
+        if args.vision and not args.quiet:
+            progress.say(plan(inputs, args.mask_mode))
         prepared = time.perf_counter()
         model = models.load_model(source, device, models.choose_dtype(args.dtype, device))
         loaded = time.perf_counter()
@@ -334,6 +342,37 @@ def show(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
+
+
+def plan(inputs: "ModelInputs", mask_mode: str) -> str:
+    """What is about to be masked and what not, and what became of the pictures."""
+    lines = []
+    for index, picture in enumerate(inputs.images):
+        first, last = picture["positions"]
+        width, height = picture["size"]
+        resized = picture["resized"]
+        lines.append(
+            f"{f'image {index}':<10} {picture['path']}: {width} x {height} pixels"
+            + (f", resized to {resized[0]} x {resized[1]}" if resized and resized != picture["size"] else "")
+            + f", tokens {first} to {last} ({picture['layout']})"
+        )
+        lines += [f"{'':<10} {note}" for note in picture["notes"]]
+    images = sum(found.kind == "image" for found in inputs.tokens)
+    text = len(inputs.tokens) - images
+    places = f"{images} image tokens in {counted(len(inputs.images), 'image')}"
+    if len(inputs.images) == 1:
+        places += f" ({inputs.images[0]['layout']})"
+    what = {
+        "text": f"{text} text tokens" + (f", {places} skipped" if images else ""),
+        "vision": f"{places}, {text} text tokens skipped",
+        "both": f"{text} text tokens" + (f" and {places}" if images else ""),
+    }
+    return "\n".join([*lines, f"mask mode  {mask_mode}: {what[mask_mode]}"])
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def summary(run: "Run", paths: dict[str, Path], total: float) -> str:
@@ -361,13 +400,21 @@ def summary(run: "Run", paths: dict[str, Path], total: float) -> str:
     return "\n".join([*lines, "", *top_table(run)])
 
 
+def token_label(found: dict[str, Any]) -> str:
+    """A token's text, or which patch of which picture it is."""
+    if found["kind"] != "image":
+        return repr(found["text"])
+    place = "" if found["row"] is None else f" row {found['row']} col {found['col']}"
+    return f"image {found['image']}{place}"
+
+
 def top_table(run: "Run", count: int = 5) -> list[str]:
     """The most important tokens: largest value over layers and steps, position 0 apart (it often is a sink)."""
     manifest = run.manifest
     variant = manifest["variants"][0]
-    texts = {found["position"]: found["text"] for found in manifest["tokens"]}
+    labels = {found["position"]: token_label(found) for found in manifest["tokens"]}
     rows = [
-        (repr(texts[position]), str(position), f"{value:.4g}", str(layer), f"{variant} L2")
+        (labels[position], str(position), f"{value:.4g}", str(layer), f"{variant} L2")
         for position, value, layer in run.top.ranked()
     ]
     first = [row for row in rows if row[1] == "0"]
@@ -379,9 +426,3 @@ def top_table(run: "Run", count: int = 5) -> list[str]:
     table += [form.format(*row[:4]) for row in others]
     table += [form.format(*row[:4]) + "  (apart: the first position often just absorbs attention)" for row in first]
     return table
-
-
-def vision_language_comes_later() -> int:
-    """The command mask-impact-vl until the vision-language half is there."""
-    print("error: mask-impact-vl is not part of this version yet; text models: mask-impact", file=sys.stderr)
-    return 2

@@ -1,7 +1,7 @@
 """One run, from model inputs to the table and its manifest: generate -> capture -> replay -> distances -> table."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +17,19 @@ from mask_impact.manifest import Findings, manifest
 from mask_impact.masking import QueryAttention
 from mask_impact.memory import release_free_memory
 from mask_impact.models import length_dependent_positions, max_positions
-from mask_impact.results import HEAD_SPACES, VARIANTS, Block
+from mask_impact.results import HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION, Block
 
 REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 
 Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
+
+
+# Which tokens each of MASK_MODES masks, one at a time: the first two share none, and together they are the third.
+MASKED: dict[str, Callable[[Token], bool]] = {
+    "text": lambda token: token.kind != "image",
+    "vision": lambda token: token.kind == "image",
+    "both": lambda token: True,
+}
 
 
 @dataclass(frozen=True)
@@ -32,16 +40,23 @@ class Options:
     layers: tuple[int, ...] | None = None  # None: all
     variants: tuple[str, ...] = VARIANTS
     head_space: str = "output"
+    mask_mode: str = "both"
+    vision_attention: str = "model"
 
     def wanted(self) -> Wanted:
-        """Raises UserError for an unknown variant or head space."""
+        """Raises UserError for an unknown variant, head space, mask mode or vision attention."""
+        for name, value, known in (
+            ("mask mode", self.mask_mode, MASK_MODES),
+            ("vision attention", self.vision_attention, VISION_ATTENTION),
+            ("head space", self.head_space, HEAD_SPACES),
+        ):
+            if value not in known:
+                raise UserError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
         for variant in self.variants:
             if variant not in VARIANTS:
                 raise UserError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
         if not self.variants:
             raise UserError(f"no variant was chosen; choose from {', '.join(VARIANTS)}")
-        if self.head_space not in HEAD_SPACES:
-            raise UserError(f"unknown head space {self.head_space!r}; choose from {', '.join(HEAD_SPACES)}")
         full, attn, heads = (variant in self.variants for variant in VARIANTS)
         return Wanted(full, attn, heads, self.head_space)
 
@@ -105,15 +120,11 @@ def run(
     options: Options,
     write: Callable[[Block], None],
     progress: Progress = lambda what: None,
-    maskable: Callable[[Token], bool] = lambda token: True,
 ) -> Run:
-    """Measure every maskable token at every generation step.
+    """Measure every token of the mask mode at every generation step.
 
-    Args:
-        write: takes each Block as it is measured, in the order step, layer.
-        maskable: which tokens are masked, one at a time.
-
-    Raises UnsupportedModel when the model cannot be measured truthfully, UserError for options that do not fit it.
+    `write` takes each Block as it is measured, in the order step, layer. Raises UnsupportedModel when the model cannot
+    be measured truthfully, UserError for options that do not fit it or its inputs.
     """
     started = time.perf_counter()
     config = model.config.get_text_config(decoder=True)
@@ -121,7 +132,8 @@ def run(
     layer_count = len(decoder_layers(model))
     if options.layers and max(options.layers) >= layer_count:
         raise UserError(f"there is no layer {max(options.layers)}; this model has layers 0 to {layer_count - 1}")
-    measurement = _Measurement(model, tokenizer, inputs, options, write, progress, maskable)
+    check_masks(inputs, options)
+    measurement = _Measurement(model, tokenizer, inputs, options, write, progress)
     with torch.no_grad(), _evaluating(model):
         for recording, step in _recordings(model, tokenizer, inputs, options, progress, measurement):
             if step == 0:
@@ -130,7 +142,24 @@ def run(
             release_free_memory()
         measurement.check_masks_acted(recording)
     measurement.findings.seconds["measure_total"] = time.perf_counter() - started
-    return Run(manifest(model, inputs, options.head_space, measurement.findings), measurement.top)
+    chosen = {
+        "head_space": options.head_space,
+        "mask_mode": options.mask_mode,
+        "vision_attention": options.vision_attention if inputs.images else None,
+    }
+    return Run(manifest(model, inputs, chosen, measurement.findings), measurement.top)
+
+
+def check_masks(inputs: ModelInputs, options: Options) -> None:
+    """Raises UserError when the prompt has no token of the mask mode, or no image whose attention could change."""
+    if inputs.images:
+        return
+    for flag, value, plain in (
+        ("mask mode", options.mask_mode, options.mask_mode != "vision"),
+        ("vision attention", options.vision_attention, options.vision_attention == "model"),
+    ):
+        if not plain:
+            raise UserError(f"{flag} {value!r} needs an image, but the prompt has none; give one with --image")
 
 
 @contextmanager
@@ -156,9 +185,11 @@ def _recordings(
     """
     device = next(model.parameters()).device
     tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
-    stops = stop_ids(tokenizer, model.generation_config, model.config)
-    length = len(inputs.tokens) + options.num_tokens - 1
+    tensors |= {name: tensor.to(model.dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
     config = model.config.get_text_config(decoder=True)
+    stops = stop_ids(tokenizer, model.generation_config, model.config, config)
+    length = len(inputs.tokens) + options.num_tokens - 1
+    together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     fresh = options.num_tokens > 1 and length_dependent_positions(config, length)
     if fresh:
         measurement.findings.note(
@@ -169,15 +200,27 @@ def _recordings(
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
         count = 1 if fresh else options.num_tokens
-        recording = record_generation(model, tensors, count, stops, progress=lambda: progress("generate and record"))
+        recording = record_generation(
+            model, tensors, count, stops, together=together, progress=lambda: progress("generate and record")
+        )
         measurement.add_generated(recording, stops)
         for offset in range(len(recording.tokens)):
             yield recording, start + offset
         if recording.tokens[-1] in stops:
             return
-        grown = torch.tensor([recording.tokens], device=device)
-        tensors["input_ids"] = torch.cat([tensors["input_ids"], grown], dim=1)
-        tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
+        tensors = _longer(tensors, recording.tokens)
+
+
+def _longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
+    """The model's inputs with the generated ids at the end: visible, and of type 0, text, where tokens have types."""
+    shape = tensors["input_ids"].shape
+    new = {"input_ids": torch.tensor([generated]), "attention_mask": torch.ones(1, len(generated))}
+    grown = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.shape == shape:
+            ids = new.get(name, torch.zeros(1, len(generated)))
+            grown[name] = torch.cat([tensor, ids.to(tensor)], dim=1)
+    return grown
 
 
 class _Measurement:
@@ -191,10 +234,10 @@ class _Measurement:
         options: Options,
         write: Callable[[Block], None],
         progress: Progress,
-        maskable: Callable[[Token], bool],
     ) -> None:
         self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
-        self.write, self.progress, self.maskable = write, progress, maskable
+        self.write, self.progress = write, progress
+        self.maskable = MASKED[options.mask_mode]
         self.meter = Meter(model, options.wanted())
         self.findings = Findings(tokens=list(inputs.tokens))
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)

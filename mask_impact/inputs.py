@@ -20,6 +20,7 @@ class Token:
     image: int | None = None  # which picture, and where in its grid of tokens
     row: int | None = None
     col: int | None = None
+    box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the picture
 
 
 @dataclass
@@ -30,7 +31,15 @@ class ModelInputs:
     tokens: list[Token]
     prompt: str
     chat: bool
-    images: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)  # of each picture what the manifest says
+
+    def image_ranges(self) -> list[tuple[int, int]]:
+        """[first, last) position of each picture's tokens, whatever stands between them included."""
+        places: dict[int, list[int]] = {}
+        for found in self.tokens:
+            if found.image is not None:
+                places.setdefault(found.image, []).append(found.position)
+        return [(positions[0], positions[-1] + 1) for positions in places.values()]
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
@@ -48,17 +57,22 @@ def token(tokenizer: Any, position: int, token_id: int) -> Token:
     return Token(position, token_id, token_text(tokenizer, token_id), kind)
 
 
-def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
-    """Tokenize `prompt`, wrapped in the model's chat template if `chat`.
-
-    Raises UserError for a prompt that is empty or no valid text, and for `chat` with a model that has no chat template.
-    """
+def check_prompt(prompt: str) -> None:
+    """Raises UserError for a prompt that is empty or no valid text."""
     if not prompt.strip():
         raise UserError("the prompt is empty; give some text with --prompt or --prompt-file")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"the prompt is not valid text (character {error.start}); give it as UTF-8") from error
+
+
+def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
+    """Tokenize `prompt`, wrapped in the model's chat template if `chat`.
+
+    Raises UserError for a prompt that is empty or no valid text, and for `chat` with a model that has no chat template.
+    """
+    check_prompt(prompt)
     if chat and not tokenizer.chat_template:
         raise UserError("--chat was given, but this model has no chat template; leave --chat away")
     if chat:

@@ -4,6 +4,7 @@ import datetime
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ class Findings:
             self.noise_floor[name] = {"l2": max(worst["l2"], l2), "relative": max(worst["relative"], relative)}
 
 
-def manifest(model: PreTrainedModel, inputs: ModelInputs, head_space: str, findings: Findings) -> dict[str, Any]:
-    """The run's manifest; `cli.py` adds argv, the output name and where the model came from."""
+def manifest(
+    model: PreTrainedModel, inputs: ModelInputs, chosen: Mapping[str, Any], findings: Findings
+) -> dict[str, Any]:
+    """The run's manifest; `chosen` are the options, and `cli.py` adds argv, the output name and the model's source."""
     config = model.config.get_text_config(decoder=True)
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -75,9 +78,8 @@ def manifest(model: PreTrainedModel, inputs: ModelInputs, head_space: str, findi
         "stop_reason": findings.stop_reason,
         "layers": findings.layers,
         "variants": findings.variants,
-        "head_space": head_space,
         "masks": "every token by itself",
-        "vision_attention": None,
+        **chosen,
         "noise_floor": findings.noise_floor,
         "skipped_layers": findings.skipped_layers,
         "notes": findings.notes,

@@ -12,7 +12,7 @@ import torch
 import transformers
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -34,6 +34,7 @@ class Source:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     offline: bool = False  # the hub does not answer: only what was downloaded before
+    vision: bool = False  # to be loaded with its vision tower, for pictures
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -60,16 +61,19 @@ class Source:
 
 
 def demo_folder(name: str) -> Path:
-    """The bundled demo model `name` ("text"), in a checkout or in the installed package."""
+    """The bundled demo model `name` ("text" or "vl"), in a checkout or in the installed package."""
     for root in (PACKAGE.parent, PACKAGE):
         if (root / "demo" / name / "config.json").is_file():
             return root / "demo" / name
     raise UserError(f"the bundled demo model is missing: no demo/{name} folder beside {PACKAGE}")
 
 
-def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = False) -> Source:
-    """Read a model's config from a local folder, the hub, or the bundled demo. Raises UserError."""
-    path = str(demo_folder("text")) if name == "demo" else name
+def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = False, vision: bool = False) -> Source:
+    """Read a model's config from a local folder, the hub, or the bundled demo. Raises UserError.
+
+    `vision` asks for a vision-language model; without it, one is refused.
+    """
+    path = str(demo_folder("vl" if vision else "text")) if name == "demo" else name
     folder, offline = Path(path), False
     if not name:
         raise UserError("the model's name is empty; give a checkpoint folder, a hub name, or demo")
@@ -82,10 +86,13 @@ def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = 
         raise UserError(f"no folder {name!r}; give a checkpoint folder, a hub name such as Qwen/Qwen3-0.6B, or demo")
     else:
         offline = not hub_answers()
-    with _loading(name):
+    with loading(name):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=offline)
-    source = Source(name, path, config, trust_remote_code, allow_pickle, offline)
-    _check_is_decoder(source)
+    source = Source(name, path, config, trust_remote_code, allow_pickle, offline, vision)
+    if vision:
+        _check_sees_images(source)
+    else:
+        _check_is_decoder(source)
     return source
 
 
@@ -99,18 +106,38 @@ def hub_answers(timeout: float = 5) -> bool:
     return True
 
 
+def _described(source: Source) -> tuple[str, str]:
+    """The model type, and the beginning of a sentence about it."""
+    model_type = getattr(source.config, "model_type", "?")
+    return model_type, f"model {source.name!r} is of family '{model_type}'"
+
+
+def _sees_images(config: Any) -> bool:
+    """Whether the config is a vision-language model's: some families' text models share its model type."""
+    known = getattr(config, "model_type", "?") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return known and getattr(config, "vision_config", None) is not None
+
+
+def _check_sees_images(source: Source) -> None:
+    """Refuse, by name, what is not a vision-language model with a decoder."""
+    _, what = _described(source)
+    if getattr(source.config, "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{what}, an encoder-decoder; only decoder-only models can be measured")
+    if not _sees_images(source.config) and not source.trust_remote_code:
+        raise UnsupportedModel(f"{what}, which takes no images; use mask_impact_analysis.py for a text model")
+
+
 def _check_is_decoder(source: Source) -> None:
     """Refuse, by name, what is not a decoder-only language model."""
     config = source.config
-    model_type = getattr(config, "model_type", "?")
+    model_type, what = _described(source)
     architectures = list(getattr(config, "architectures", None) or [])
-    what = f"model {source.name!r} is of family '{model_type}'"
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{what}, an encoder-decoder; only decoder-only models can be measured")
     decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    if _sees_images(config):
+        raise UnsupportedModel(f"{what}, a vision-language model; use mask_impact_vl.py for it")
     if decoder is None and not source.trust_remote_code:
-        if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-            raise UnsupportedModel(f"{what}, a vision-language model; use mask_impact_vl.py for it")
         raise UnsupportedModel(f"{what}, which is not a decoder-only language model; choose a causal one")
     names = {decoder} if isinstance(decoder, str) else set(decoder or ())
     encoder_only = architectures and not any(
@@ -124,7 +151,7 @@ def _check_is_decoder(source: Source) -> None:
 
 def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer. Raises UserError."""
-    with _loading(source.name):
+    with loading(source.name):
         tokenizer = AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=source.trust_remote_code, local_files_only=source.offline
         )
@@ -164,8 +191,9 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -> Any:
     """Load the weights, every one of them and none besides, in eval mode. Raises UserError."""
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
-    with _loading(source.name):
-        model, info = AutoModelForCausalLM.from_pretrained(
+    with loading(source.name):
+        auto_class = AutoModelForImageTextToText if source.vision else AutoModelForCausalLM
+        model, info = auto_class.from_pretrained(
             source.path,
             dtype=dtype,
             trust_remote_code=source.trust_remote_code,
@@ -190,7 +218,7 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be had into one line."""
     try:
         yield

@@ -51,6 +51,8 @@ COLUMNS = (
 )
 VARIANTS = ("full", "attn", "head")  # what a user chooses; in the table Full, Attn and Head_N
 HEAD_SPACES = ("output", "residual")  # before the output projection, or each head's share of what it gives
+MASK_MODES = ("text", "vision", "both")
+VISION_ATTENTION = ("model", "bidirectional")
 SCHEMA_VERSION = 1
 PART_ROWS = 65_536  # a larger block is written in parts, so that memory does not grow with the block
 ROW_GROUP_ROWS = 131_072  # Parquet: blocks are gathered until a row group has at least this many rows

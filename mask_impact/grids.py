@@ -1,0 +1,158 @@
+"""Which part of a picture each image token covers.
+
+In:  what the processor made of one picture, and how many image tokens it got.
+Out: a Layout: rows and columns of the token grid and the part of the picture it covers, or no grid.
+
+Every rule takes its numbers from the processor's output and the model's config, and says nothing where a family's
+tokens do not lie in one grid: tiles beside a thumbnail (LLaVA-NeXT, LLaVA-OneVision, InternVL and Idefics 3 with
+tiling, Gemma 3 with pan and scan), or a family that is not listed here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the tokens of one picture lie."""
+
+    tokens: int
+    size: tuple[int, int]  # width, height of the picture
+    rows: int | None = None
+    cols: int | None = None
+    region: Box | None = None  # what the grid covers; beyond the picture where the processor pads
+    resized: tuple[int, int] | None = None  # width, height that the vision tower sees
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.cols} grid" if self.rows else f"{self.tokens} tokens, no simple grid"
+
+    def places(self) -> Iterator[tuple[int | None, int | None, Box | None]]:
+        """(row, column, box) of each token in order; the box is None in padding, all three where there is no grid."""
+        if self.rows is None or self.cols is None or self.region is None:
+            yield from [(None, None, None)] * self.tokens
+            return
+        left, top, right, bottom = self.region
+        width, height = (right - left) / self.cols, (bottom - top) / self.rows
+        for index in range(self.tokens):
+            row, col = divmod(index, self.cols)
+            box = (left + col * width, top + row * height, left + (col + 1) * width, top + (row + 1) * height)
+            yield row, col, _within(box, self.size)
+
+
+def _within(box: Box, size: tuple[int, int]) -> Box | None:
+    """The part of `box` inside a picture of `size`."""
+    left, top = max(box[0], 0.0), max(box[1], 0.0)
+    right, bottom = min(box[2], float(size[0])), min(box[3], float(size[1]))
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a rule may look at."""
+
+    config: Any  # the model's
+    processor: Any
+    outputs: Mapping[str, Any]  # the processor's
+    index: int  # which picture
+    tokens: int  # how many image tokens it got
+    size: tuple[int, int]  # its width and height in pixels
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Width and height of one tile as the vision tower gets it."""
+        height, width = self.outputs["pixel_values"].shape[-2:]
+        return int(width), int(height)
+
+
+def layout(encoded: Encoded) -> Layout:
+    """Where the tokens of a picture lie: by its grid if the processor gives one, else by the family's rule, if any."""
+    rule = RULES.get(getattr(encoded.config, "model_type", ""))
+    if "image_grid_thw" in encoded.outputs:
+        rule = merged_patches
+    elif getattr(encoded.processor, "image_break_token", None):
+        rule = pixtral_rows
+    found = rule(encoded) if rule else None
+    if found is None or (found.rows or 0) * (found.cols or 0) != encoded.tokens:
+        return Layout(encoded.tokens, encoded.size)
+    return found
+
+
+def _whole(encoded: Encoded, rows: int, cols: int, resized: tuple[int, int]) -> Layout:
+    """A grid over the whole picture."""
+    width, height = encoded.size
+    return Layout(encoded.tokens, encoded.size, rows, cols, (0.0, 0.0, float(width), float(height)), resized)
+
+
+def merged_patches(encoded: Encoded) -> Layout:
+    """Qwen-VL and its like: `image_grid_thw` counts patches, of which merge_size x merge_size make one token."""
+    processor = encoded.processor.image_processor
+    frames, rows, cols = encoded.outputs["image_grid_thw"][encoded.index].tolist()
+    merge, patch = processor.merge_size, processor.patch_size
+    assert frames == 1, "one picture is one frame"
+    return _whole(encoded, rows // merge, cols // merge, (cols * patch, rows * patch))
+
+
+def pixtral_rows(encoded: Encoded) -> Layout:
+    """Pixtral's processor: `image_sizes` is the resized picture; a break token, no image token, ends each row."""
+    height, width = (int(side) for side in encoded.outputs["image_sizes"][encoded.index])
+    cell = encoded.processor.patch_size * getattr(encoded.processor, "spatial_merge_size", 1)
+    return _whole(encoded, height // cell, width // cell, (width, height))
+
+
+def gemma3(encoded: Encoded) -> Layout:
+    """The picture squashed to a square, its patches pooled to mm_tokens_per_image tokens (Gemma3MultiModalProjector)."""
+    side = int(encoded.config.mm_tokens_per_image**0.5)
+    return _whole(encoded, side, side, encoded.pixels)
+
+
+def squashed(encoded: Encoded) -> Layout:
+    """PaliGemma: the picture squashed to a square, a token per patch."""
+    width, height = encoded.pixels
+    patch = encoded.config.vision_config.patch_size
+    return _whole(encoded, height // patch, width // patch, (width, height))
+
+
+def internvl(encoded: Encoded) -> Layout | None:
+    """One tile: squashed to a square, patches merged by pixel shuffle. Several tiles have no common grid."""
+    width, height = encoded.pixels
+    patch = encoded.config.vision_config.patch_size
+    patch_width, patch_height = patch if isinstance(patch, list | tuple) else (patch, patch)
+    ratio = encoded.config.downsample_ratio
+    return _whole(encoded, round(height // patch_height * ratio), round(width // patch_width * ratio), (width, height))
+
+
+def llava(encoded: Encoded) -> Layout:
+    """A token per patch of the picture, cut to its middle square (CLIP) or padded to a square."""
+    width, height = encoded.pixels
+    processor, patch = encoded.processor.image_processor, encoded.config.vision_config.patch_size
+    picture_width, picture_height = encoded.size
+    shortest = side(processor.size, "shortest_edge")
+    region = (0.0, 0.0, float(picture_width), float(picture_height))
+    if getattr(processor, "do_pad", False):  # LlavaImageProcessor, before it resizes
+        longest = max(encoded.size)
+        region = _centred(encoded.size, longest, longest)
+    elif getattr(processor, "do_center_crop", False) and shortest:
+        scale = min(encoded.size) / shortest  # pixels of the picture per resized pixel
+        region = _centred(encoded.size, width * scale, height * scale)
+    return Layout(encoded.tokens, encoded.size, height // patch, width // patch, region, (width, height))
+
+
+def _centred(size: tuple[int, int], width: float, height: float) -> Box:
+    left, top = (size[0] - width) / 2, (size[1] - height) / 2
+    return (left, top, left + width, top + height)
+
+
+def side(size: Any, name: str) -> int | None:
+    """An entry of an image processor's `size`, a dictionary or, in transformers 5, an object."""
+    return size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
+
+
+RULES: dict[str, Callable[[Encoded], Layout | None]] = {
+    "gemma3": gemma3,
+    "paligemma": squashed,
+    "internvl": internvl,
+    "llava": llava,
+}

@@ -1,0 +1,190 @@
+"""From a prompt and pictures to model inputs and tokens that know which patch of which picture they are.
+
+The chat template, the pictures' preprocessing and the number of image tokens are the model's own processor's. After
+this module an image run is a text run whose tokens carry a kind and a place.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mask_impact.errors import UserError
+from mask_impact.grids import Encoded, Layout, layout, side
+from mask_impact.images import Picture, open_picture
+from mask_impact.inputs import ModelInputs, check_prompt, token
+
+MARKER = "<image>"  # where a picture stands in the user's prompt
+
+ImageSource = str | os.PathLike[str] | Image.Image
+
+
+def open_pictures(paths: ImageSource | Sequence[ImageSource] | None) -> list[Picture]:
+    """The pictures in order. Raises UserError."""
+    if isinstance(paths, str | os.PathLike | Image.Image):
+        paths = [paths]
+    return [open_picture(path) for path in paths or ()]
+
+
+def vision_inputs(
+    processor: Any, config: Any, prompt: str, pictures: Sequence[Picture], max_pixels: int | None = None
+) -> ModelInputs:
+    """The prompt in the model's chat template with its pictures, as the model's processor makes it.
+
+    Args:
+        processor: as `processors.load_processor` gives it.
+        config: the model's.
+        prompt: with as many `<image>` as pictures, or none: then the pictures come first.
+        max_pixels: pictures are shrunk to at most so many pixels.
+
+    Raises UserError for a prompt or pictures that the processor cannot take.
+    """
+    image_id = image_token_id(processor, config)
+    content = message(processor, prompt, len(pictures))
+    text = rendered(processor, content)
+    outputs = encoded(processor, text, pictures, max_pixels)
+    ids = outputs["input_ids"][0].tolist()
+    places = [position for position, found in enumerate(ids) if found == image_id]
+    counts = tokens_per_picture(processor, outputs, len(places), pictures, max_pixels, image_id)
+    layouts = [
+        layout(Encoded(config, processor, outputs, index, count, picture.original_size))
+        for index, (picture, count) in enumerate(zip(pictures, counts, strict=True))
+    ]
+    tokens = [token(processor.tokenizer, position, found) for position, found in enumerate(ids)]
+    images = []
+    taken = iter(places)
+    for index, (picture, found) in enumerate(zip(pictures, layouts, strict=True)):
+        own = [(next(taken), *place) for place in found.places()]
+        for position, row, col, box in own:
+            tokens[position] = replace(tokens[position], kind="image", image=index, row=row, col=col, box=box)
+        images.append(described(picture, found, own[0][0], own[-1][0]))
+    tensors = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+    return ModelInputs(tensors, tokens, prompt, chat=True, images=images)
+
+
+def image_token_id(processor: Any, config: Any) -> int:
+    """The id that stands for a piece of a picture. Raises UserError for a model that does not say."""
+    for holder, name in ((config, "image_token_id"), (config, "image_token_index"), (processor, "image_token_id")):
+        if isinstance(found := getattr(holder, name, None), int):
+            return found
+    raise UserError(
+        f"neither the config nor the processor of model family '{config.model_type}' says which token stands for an "
+        "image (image_token_id); complete the checkpoint's config.json"
+    )
+
+
+def message(processor: Any, prompt: str, count: int) -> list[dict[str, str]]:
+    """The user's message as parts, text and `count` pictures in their order. Raises UserError."""
+    check_prompt(prompt.replace(MARKER, ""))
+    pieces = prompt.split(MARKER)
+    if len(pieces) - 1 not in (0, count):
+        raise UserError(
+            f"the prompt has {len(pieces) - 1} {MARKER} and {count} images were given; write one {MARKER} for every "
+            "image, or none: then the images come first"
+        )
+    own = getattr(processor, "image_token", None)
+    if own and any(own in piece for piece in pieces):
+        raise UserError(f"the prompt holds the model's own token {own}; write {MARKER} where an image stands")
+    picture = {"type": "image"}
+    if len(pieces) == 1:
+        return [picture] * count + [{"type": "text", "text": prompt}]
+    parts = [part for piece in pieces for part in (picture, {"type": "text", "text": piece})][1:]
+    return [part for part in parts if part.get("text") != ""]
+
+
+def rendered(processor: Any, content: list[dict[str, str]]) -> str:
+    """The message in the model's chat template; where there is none, its parts one after the other."""
+    template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+    if template is None:
+        return "".join(part.get("text", processor.image_token) for part in content)
+    messages = [{"role": "user", "content": content}]
+    return str(
+        processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    )
+
+
+def encoded(
+    processor: Any, text: str, pictures: Sequence[Picture], max_pixels: int | None
+) -> Mapping[str, torch.Tensor]:
+    """What the processor makes of them. Raises UserError."""
+    images, settings = [picture.image for picture in pictures], {}
+    if max_pixels and pictures:
+        images, settings = within(processor, images, max_pixels)
+    bos = processor.tokenizer.bos_token
+    if bos is not None and text.startswith(bos):  # the template has put it there already
+        settings["add_special_tokens"] = False
+    try:
+        return processor(text=[text], images=images or None, return_tensors="pt", **settings)
+    except (ValueError, ZeroDivisionError, IndexError) as error:
+        sizes = ", ".join(f"{picture.image.width} x {picture.image.height}" for picture in pictures)
+        raise UserError(
+            f"the model's processor cannot take this prompt with images of {sizes or 'no'} pixels "
+            f"({' '.join(str(error).split())[:200]}); give other images or another prompt"
+        ) from error
+
+
+def within(processor: Any, images: list[Image.Image], max_pixels: int) -> tuple[list[Image.Image], dict[str, Any]]:
+    """The images and the processor's settings that keep them to `max_pixels`.
+
+    Processors that fit a picture between two numbers of pixels (Qwen-VL) are told; for others the picture is shrunk.
+    """
+    size = processor.image_processor.size
+    least = side(size, "shortest_edge")
+    if least and side(size, "longest_edge"):
+        return images, {"size": {"shortest_edge": min(least, max_pixels), "longest_edge": max_pixels}}
+    return [_shrunk(image, max_pixels) for image in images], {}
+
+
+def _shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
+    scale = min(1.0, (max_pixels / (image.width * image.height)) ** 0.5)
+    size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def tokens_per_picture(
+    processor: Any,
+    outputs: Mapping[str, torch.Tensor],
+    total: int,
+    pictures: Sequence[Picture],
+    max_pixels: int | None,
+    image_id: int,
+) -> list[int]:
+    """How many of the image tokens belong to each picture.
+
+    Counted by giving every picture to the processor twice: some tile a picture that comes alone. Raises UserError when
+    the parts are not the whole.
+    """
+    if len(pictures) < 2:
+        return [total] * len(pictures)
+    text = rendered(processor, message(processor, "two", 2))
+    counts = [
+        int((encoded(processor, text, [picture] * 2, max_pixels)["input_ids"] == image_id).sum()) // 2
+        for picture in pictures
+    ]
+    if sum(counts) != total:
+        raise UserError(
+            f"the processor makes {total} image tokens of {len(pictures)} images, but {' + '.join(map(str, counts))} "
+            "of each by itself, so it is not known which belongs to which; give one image at a time"
+        )
+    return counts
+
+
+def described(picture: Picture, found: Layout, first: int, last: int) -> dict[str, Any]:
+    """What the manifest says of a picture."""
+    return {
+        "path": picture.path,
+        "sha256": picture.sha256,
+        "format": picture.format,
+        "mode": picture.mode,
+        "notes": list(picture.notes),
+        "size": list(picture.original_size),
+        "resized": list(found.resized) if found.resized else None,
+        "grid": [found.rows, found.cols] if found.rows else None,
+        "region": list(found.region) if found.region else None,
+        "layout": str(found),
+        "tokens": found.tokens,
+        "positions": [first, last],
+    }

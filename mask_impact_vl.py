@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Which words and which image patches does a vision-language model use, at which layer, in which head?
+
+In: a prompt, images and a transformers model. Out: NAME_results.csv and .json, one row per generation step, layer,
+masked token and variant, with the L2 and cosine distance by which the layer's update moves; which patch of the picture
+each image token covers is in NAME_run.json (docs/vision-language.md).
+
+    python mask_impact_vl.py --model demo --image testimg.png --prompt "What's in this image?" --mask-mode both
+    python mask_impact_vl.py --model demo --image testimg.png --prompt "What color is the circle?" --mask-mode vision
+    python mask_impact_vl.py --image a.jpg --image b.jpg --prompt "Is <image> the same place as <image>?"
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mask_impact import cli
+from mask_impact.results import MASK_MODES, VARIANTS, VISION_ATTENTION
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+    import torch
+    from PIL import Image
+
+DEFAULT_MODEL = "Qwen/Qwen3-VL-4B-Instruct"
+DEFAULT_NAME = "vl_masking"
+
+
+def run_vl_masking_experiment(
+    prompt: str,
+    image_path: "str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image] | None" = None,
+    mask_mode: str = "text",
+    model_name: str = DEFAULT_MODEL,
+    device: str = "auto",
+    num_output_tokens: int = 1,
+    *,
+    model: Any = None,
+    processor: Any = None,
+    layers: str | Sequence[int] | None = None,
+    variants: Sequence[str] = VARIANTS,
+    dtype: str = "auto",
+    head_space: str = "output",
+    vision_attention: str = "model",
+    max_pixels: int | None = None,
+) -> "pd.DataFrame":
+    """Mask tokens of a prompt with images, one at a time and in one layer at a time; the table as a DataFrame.
+
+    Args:
+        prompt: what the user asks, put into the model's chat template; `<image>` says where a picture stands, without
+            it the pictures come first.
+        image_path: a file, a PIL image, several of them, or None for a prompt of text alone.
+        mask_mode: "text" masks every token that is no image token, "vision" every image token, "both" all.
+        model_name: hub name, checkpoint folder or "demo"; or give a loaded `model` and its `processor`.
+        layers: "0,8,20-27", a list of ints, or None for all.
+        variants: any of "full", "attn", "head".
+        head_space: "output" compares heads before the output projection, "residual" their shares of it.
+        vision_attention: "model" is the checkpoint's own mask; with "bidirectional" a picture's tokens see each other.
+        max_pixels: pictures are shrunk to at most so many pixels.
+
+    Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
+    Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
+    """
+    from mask_impact import processors
+    from mask_impact.api import measured_table
+    from mask_impact.vision import open_pictures, vision_inputs
+
+    pictures = open_pictures(image_path)
+    return measured_table(
+        lambda reader, config: (reader.tokenizer, vision_inputs(reader, config, prompt, pictures, max_pixels)),
+        processors.load_processor,
+        model_name=model_name,
+        model=model,
+        reader=processor,
+        vision=True,
+        device=device,
+        dtype=dtype,
+        num_output_tokens=num_output_tokens,
+        layers=layers,
+        variants=tuple(variants),
+        head_space=head_space,
+        mask_mode=mask_mode,
+        vision_attention=vision_attention,
+    )
+
+
+def create_vl_attention_mask(
+    seq_length: int, vision_ranges: "Sequence[tuple[int, int]]", device: "torch.device | str | None" = None
+) -> "torch.Tensor":
+    """[1, 1, N, N] float32 additive mask, causal except that the tokens of each range [first, last) see each other:
+    what `--vision-attention bidirectional` measures, for use as `model(..., attention_mask=mask)`."""
+    from mask_impact import vision_mask
+
+    return vision_mask.create_vl_attention_mask(seq_length, vision_ranges, device)
+
+
+def command(args: argparse.Namespace) -> None:
+    prompt = cli.read_prompt(args)
+
+    def prepare(source: Any) -> tuple[Any, Any]:
+        from mask_impact import processors
+        from mask_impact.vision import open_pictures, vision_inputs
+
+        pictures = open_pictures(args.image)
+        processor = processors.load_processor(source)
+        inputs = vision_inputs(processor, source.config, prompt, pictures, args.max_pixels)
+        return processor.tokenizer, inputs
+
+    cli.analyse(args, DEFAULT_NAME, prepare, args.argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    examples = (__doc__ or "").split("\n\n")[2]
+    description = (__doc__ or "").splitlines()[0]
+    parser = cli.build_parser(description, examples, DEFAULT_MODEL)
+    parser.set_defaults(vision=True)
+    parser.add_argument(
+        "--image", metavar="PATH", type=Path, action="append",
+        help="a picture; repeat it for more. They stand where the prompt says <image>, or before it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask-mode", choices=MASK_MODES, default="text",
+        help="mask every token that is no image token, every image token, or both (default: text)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--vision-attention", choices=VISION_ATTENTION, default="model",
+        help="the checkpoint's own mask, or one in which the tokens of a picture see each other (default: model)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-pixels", metavar="N", type=cli.positive, help="shrink pictures to at most so many pixels"
+    )
+    args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    return cli.guarded(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
