@@ -103,7 +103,7 @@ def pixtral_rows(encoded: Encoded) -> Layout:
 
 
 def gemma3(encoded: Encoded) -> Layout:
-    """The picture squashed to a square, its patches pooled to mm_tokens_per_image tokens (Gemma3MultiModalProjector)."""
+    """The picture squashed to a square, its patches pooled to mm_tokens_per_image (Gemma3MultiModalProjector)."""
     side = int(encoded.config.mm_tokens_per_image**0.5)
     return _whole(encoded, side, side, encoded.pixels)
 
@@ -115,13 +115,23 @@ def squashed(encoded: Encoded) -> Layout:
     return _whole(encoded, height // patch, width // patch, (width, height))
 
 
-def internvl(encoded: Encoded) -> Layout | None:
-    """One tile: squashed to a square, patches merged by pixel shuffle. Several tiles have no common grid."""
+def one_tile(encoded: Encoded) -> Layout:
+    """The picture squashed to a square, blocks of its patches merged by pixel shuffle. Several tiles have no grid."""
+    config = encoded.config
     width, height = encoded.pixels
-    patch = encoded.config.vision_config.patch_size
+    patch = config.vision_config.patch_size
     patch_width, patch_height = patch if isinstance(patch, list | tuple) else (patch, patch)
-    ratio = encoded.config.downsample_ratio
-    return _whole(encoded, round(height // patch_height * ratio), round(width // patch_width * ratio), (width, height))
+    merge = MERGED[config.model_type](config)  # patches on each side of a block
+    return _whole(encoded, int(height / patch_height / merge), int(width / patch_width / merge), (width, height))
+
+
+# How the families that tile pictures name the side of a block.
+MERGED: dict[str, Callable[[Any], float]] = {
+    "internvl": lambda config: 1 / config.downsample_ratio,
+    "aya_vision": lambda config: config.downsample_factor,
+    "idefics3": lambda config: config.scale_factor,
+    "smolvlm": lambda config: config.scale_factor,
+}
 
 
 def llava(encoded: Encoded) -> Layout:
@@ -153,6 +163,6 @@ def side(size: Any, name: str) -> int | None:
 RULES: dict[str, Callable[[Encoded], Layout | None]] = {
     "gemma3": gemma3,
     "paligemma": squashed,
-    "internvl": internvl,
     "llava": llava,
+    **dict.fromkeys(MERGED, one_tile),
 }

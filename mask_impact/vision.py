@@ -61,7 +61,8 @@ def vision_inputs(
         for position, row, col, box in own:
             tokens[position] = replace(tokens[position], kind="image", image=index, row=row, col=col, box=box)
         images.append(described(picture, found, own[0][0], own[-1][0]))
-    tensors = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+    # PaliGemma's processor also gives labels, which are for training
+    tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
     return ModelInputs(tensors, tokens, prompt, chat=True, images=images)
 
 
@@ -110,7 +111,8 @@ def encoded(
     processor: Any, text: str, pictures: Sequence[Picture], max_pixels: int | None
 ) -> Mapping[str, torch.Tensor]:
     """What the processor makes of them. Raises UserError."""
-    images, settings = [picture.image for picture in pictures], {}
+    images = [picture.image for picture in pictures]
+    settings: dict[str, Any] = {}
     if max_pixels and pictures:
         images, settings = within(processor, images, max_pixels)
     bos = processor.tokenizer.bos_token
@@ -175,7 +177,7 @@ def tokens_per_picture(
 def described(picture: Picture, found: Layout, first: int, last: int) -> dict[str, Any]:
     """What the manifest says of a picture."""
     return {
-        "path": picture.path,
+        "path": picture.path.encode(errors="replace").decode(),  # a file name may hold bytes that are no text
         "sha256": picture.sha256,
         "format": picture.format,
         "mode": picture.mode,

@@ -10,7 +10,7 @@ Shapes: S prompt positions, H query heads, D head width, C hidden.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -113,12 +113,12 @@ def distances(base: Tensor, masked: Tensor) -> tuple[float, float]:
 def observe(
     model: PreTrainedModel,
     family: Family,
-    input_ids: Tensor,
+    inputs: Tensor | Mapping[str, Tensor],
     layer: int | None = None,
     masked: Collection[int] = (),
     attention: str = "eager",
 ) -> dict[int, Rows]:
-    """One full forward on [1, S]; {attention layer: its rows, each with a leading S axis}.
+    """One full forward on input ids [1, S], or all inputs by name; {attention layer: its rows, [S, ...]}.
 
     `masked` key columns are removed from the attention of `layer`, for every query row. A row that is left with nothing
     to attend to has attention output 0.
@@ -130,7 +130,8 @@ def observe(
             module = decoder_layers(model, family)[index]
             for handle in watch(module, family, columns, record):
                 hooks.callback(handle.remove)
-        model(input_ids=input_ids, use_cache=False, output_attentions=attention == "eager")
+        named = {"input_ids": inputs} if isinstance(inputs, Tensor) else inputs
+        model(**named, use_cache=False, output_attentions=attention == "eager")
     return {i: rows_of(decoder_layers(model, family)[i], family, record) for i, record in seen.items()}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 import transformers
-from brute_force import distances, observe, variants
+from agreement import singles, worst_error
 from families import FAMILIES, HYBRIDS, ODD, UNSUPPORTED, available, build, find
 from float64 import true_float64
 from torch import nn
@@ -37,40 +37,6 @@ def record(model: nn.Module, ids: torch.Tensor, steps: int = 1, queries: Sequenc
     return record_generation(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, steps, [], wanted)
 
 
-def singles(query: int) -> list[tuple[int, ...]]:
-    return [(position,) for position in range(query + 1)]
-
-
-def worst_error(
-    name: str,
-    model: nn.Module,
-    ids: torch.Tensor,
-    recording: Recording,
-    query: int,
-    masks: Sequence[Sequence[int]],
-    relative: float,
-    rounding: float,
-) -> tuple[float, str]:
-    """The largest |l2 - reference| / (relative * reference + rounding * length of the base vector), and where."""
-    row = find(name)
-    base = observe(model, row, ids)
-    worst = (0.0, "")
-    meters = {space: Meter(model, Wanted(head_space=space)) for space in ("output", "residual")}
-    for layer in recording.measured():
-        impacts = {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()}
-        for index, mask in enumerate(masks):
-            changed = observe(model, row, ids, layer.index, mask)[layer.index].at(query)
-            for space, impact in impacts.items():
-                for column, (variant, before, after) in enumerate(
-                    variants(base[layer.index].at(query), changed, space)
-                ):
-                    expected, _ = distances(before, after)
-                    allowed = relative * expected + rounding * before.double().norm().item()
-                    error = abs(impact.l2[index, column].item() - expected) / allowed
-                    worst = max(worst, (error, f"{space} {variant} layer {layer.index} mask {mask} l2 {expected:.3g}"))
-    return worst
-
-
 @pytest.mark.parametrize("name", MEASURED)
 def test_float64_equals_brute_force(name: str) -> None:
     """Relative error under 1e-9 beside float64's own rounding of the vectors that the reference subtracts."""
@@ -80,7 +46,7 @@ def test_float64_equals_brute_force(name: str) -> None:
         ids = torch.cat([prompt(), torch.tensor([recording.tokens])], dim=1)
         for query in range(LENGTH - 1, LENGTH - 1 + STEPS):  # each step against a fresh run on its prefix
             error, where = worst_error(
-                name, model, ids[:, : query + 1], recording, query, singles(query), relative=1e-9, rounding=3e-14
+                find(name), model, ids[:, : query + 1], recording, query, singles(query), relative=1e-9, rounding=3e-14
             )
             assert error < 1, f"query {query}: {error:.3g} times the allowed error at {where}"
 
@@ -91,7 +57,7 @@ def test_float32_equals_brute_force(name: str) -> None:
     model = build(name)
     recording = record(model, prompt())
     error, where = worst_error(
-        name, model, prompt(), recording, LENGTH - 1, singles(LENGTH - 1), relative=1e-5, rounding=1e-5
+        find(name), model, prompt(), recording, LENGTH - 1, singles(LENGTH - 1), relative=1e-5, rounding=1e-5
     )
     assert error < 1, f"{error:.3g} times the allowed error at {where}"
 
@@ -108,7 +74,7 @@ def test_sdpa_is_measured_as_sdpa(name: str) -> None:
     with true_float64():
         recording = record(model, prompt())
         error, where = worst_error(
-            name, model, prompt(), recording, LENGTH - 1, singles(LENGTH - 1), relative=1e-9, rounding=3e-14
+            find(name), model, prompt(), recording, LENGTH - 1, singles(LENGTH - 1), relative=1e-9, rounding=3e-14
         )
     assert error < 1, f"{error:.3g} times the allowed error at {where}"
 
@@ -119,7 +85,7 @@ def test_bfloat16_within_its_rounding(name: str) -> None:
     model = build(name, dtype=torch.bfloat16)
     recording = record(model, prompt())
     error, where = worst_error(
-        name, model, prompt(), recording, LENGTH - 1, singles(LENGTH - 1), relative=0.05, rounding=6 * 2**-8
+        find(name), model, prompt(), recording, LENGTH - 1, singles(LENGTH - 1), relative=0.05, rounding=6 * 2**-8
     )
     assert error < 1, f"{error:.3g} times the allowed error at {where}"
 
@@ -131,7 +97,9 @@ def test_sets_of_positions_and_other_queries(name: str) -> None:
     with true_float64():
         recording = record(model, prompt(), queries=[2, 6, LENGTH - 1])
         for query in (6, LENGTH - 1):
-            error, where = worst_error(name, model, prompt(), recording, query, masks, relative=1e-9, rounding=3e-14)
+            error, where = worst_error(
+                find(name), model, prompt(), recording, query, masks, relative=1e-9, rounding=3e-14
+            )
             assert error < 1, f"query {query}: {error:.3g} times the allowed error at {where}"
 
 

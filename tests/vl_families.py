@@ -298,7 +298,7 @@ VL_FAMILIES: dict[str, VLFamily] = {
         tokenizer_class="Qwen2Tokenizer",
     ),
     "smolvlm": VLFamily(
-        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "tiles with row and column tokens, then the whole; needs num2words",
+        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "as idefics3; needs num2words",
         {"model_type": "smolvlm", "architectures": ["SmolVLMForConditionalGeneration"], "image_token_id": "<image>",
          "scale_factor": 2, "tie_word_embeddings": False, "pad_token_id": "<|im_end|>",
          "text_config": {"model_type": "llama", **TEXT, "bos_token_id": "<|im_start|>", "eos_token_id": "<|im_end|>",
