@@ -10,14 +10,16 @@ OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==
 
 .PHONY: demo test bench lint clean
 
-demo: .venv/ready  ## analyse two prompts with the bundled model
+demo: .venv/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
+	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "What color is the circle?" --mask-mode both --output demo_vl --overwrite
 
 test: .venv/ready-to-test lint $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
 	$(PY) -m pytest
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py \
+		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py
 
-bench: .venv/ready  ## speed and memory, about 10 minutes
+bench: .venv/ready  ## speed and memory, about 11 minutes
 	$(PY) benchmarks/bench.py
 
 lint: .venv/ready-to-test

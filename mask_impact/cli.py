@@ -98,7 +98,7 @@ def build_parser(description: str, epilog: str, default_model: str) -> Parser:
         allow_abbrev=False,  # a later flag must not change what an old script means
     )  # fmt: skip
     parser.set_defaults(
-        vision=False, mask_mode="both", vision_attention="model"
+        vision=False, mask_mode="text", vision_attention="model"
     )  # the text script has no flags for them
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="the prompt")

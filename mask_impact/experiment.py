@@ -40,7 +40,7 @@ class Options:
     layers: tuple[int, ...] | None = None  # None: all
     variants: tuple[str, ...] = VARIANTS
     head_space: str = "output"
-    mask_mode: str = "both"
+    mask_mode: str = "text"
     vision_attention: str = "model"
 
     def wanted(self) -> Wanted:
@@ -151,15 +151,13 @@ def run(
 
 
 def check_masks(inputs: ModelInputs, options: Options) -> None:
-    """Raises UserError when the prompt has no token of the mask mode, or no image whose attention could change."""
-    if inputs.images:
-        return
-    for flag, value, plain in (
-        ("mask mode", options.mask_mode, options.mask_mode != "vision"),
-        ("vision attention", options.vision_attention, options.vision_attention == "model"),
+    """Raises UserError for options about images when there is none."""
+    for name, value, plain in (
+        ("mask mode", options.mask_mode, "text"),
+        ("vision attention", options.vision_attention, "model"),
     ):
-        if not plain:
-            raise UserError(f"{flag} {value!r} needs an image, but the prompt has none; give one with --image")
+        if value != plain and not inputs.images:
+            raise UserError(f"{name} {value!r} needs an image, but none was given; add --image, or use {plain}")
 
 
 @contextmanager

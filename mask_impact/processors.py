@@ -45,7 +45,22 @@ def load_processor(source: Source) -> Any:
         raise UserError(f"model {source.name!r} has no processor for images, only a {type(processor).__name__}")
     if set(processor.tokenizer.get_vocab().values()) <= set(processor.tokenizer.all_special_ids):
         raise UserError(f"model {source.name!r} has no tokenizer files; add them to the checkpoint")
+    with loading(source.name):
+        _keep_size(processor.image_processor, source)
     return processor
+
+
+def _keep_size(image_processor: Any, source: Source) -> None:
+    """Give transformers 4's Qwen2VLImageProcessor, also Qwen3-VL's, the checkpoint's `size`, which it replaces by its
+    default (4.57.1, image_processing_qwen2_vl.py, __init__)."""
+    settings, _ = image_processor.get_image_processor_dict(source.path, local_files_only=source.offline)
+    size = settings.get("size") or {}
+    if type(image_processor).__name__ != "Qwen2VLImageProcessor" or not isinstance(image_processor.size, dict):
+        return
+    for edge, name in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        if edge in size and settings.get(name) is None:
+            image_processor.size[edge] = size[edge]
+            setattr(image_processor, name, size[edge])
 
 
 def _has_picture_settings(source: Source) -> bool:

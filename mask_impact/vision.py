@@ -42,8 +42,11 @@ def vision_inputs(
 
     Raises UserError for a prompt or pictures that the processor cannot take.
     """
+    if max_pixels is not None and max_pixels < 1:
+        raise UserError(f"max_pixels is {max_pixels}; it must be 1 or more")
     image_id = image_token_id(processor, config)
-    content = message(processor, prompt, len(pictures))
+    own = processor.tokenizer.convert_ids_to_tokens(image_id)
+    content = message(processor, prompt, len(pictures), own)
     text = rendered(processor, content)
     outputs = encoded(processor, text, pictures, max_pixels)
     ids = outputs["input_ids"][0].tolist()
@@ -77,18 +80,19 @@ def image_token_id(processor: Any, config: Any) -> int:
     )
 
 
-def message(processor: Any, prompt: str, count: int) -> list[dict[str, str]]:
-    """The user's message as parts, text and `count` pictures in their order. Raises UserError."""
+def message(processor: Any, prompt: str, count: int, image_token: str | None = None) -> list[dict[str, str]]:
+    """The user's message as parts, text and `count` pictures in their order. Raises UserError, also for a prompt that
+    holds `image_token`, a piece of a picture, or what the processor takes for a whole one."""
     check_prompt(prompt.replace(MARKER, ""))
     pieces = prompt.split(MARKER)
     if len(pieces) - 1 not in (0, count):
         raise UserError(
-            f"the prompt has {len(pieces) - 1} {MARKER} and {count} images were given; write one {MARKER} for every "
-            "image, or none: then the images come first"
+            f"the prompt has {len(pieces) - 1} {MARKER}, but the number of images given is {count}; write one {MARKER} "
+            "for every image, or none: then the images come first"
         )
-    own = getattr(processor, "image_token", None)
-    if own and any(own in piece for piece in pieces):
-        raise UserError(f"the prompt holds the model's own token {own}; write {MARKER} where an image stands")
+    for own in (getattr(processor, "image_token", None), image_token):
+        if own and any(own in piece for piece in pieces):
+            raise UserError(f"the prompt holds the model's own token {own}; write {MARKER} where an image stands")
     picture = {"type": "image"}
     if len(pieces) == 1:
         return [picture] * count + [{"type": "text", "text": prompt}]
@@ -115,6 +119,8 @@ def encoded(
     settings: dict[str, Any] = {}
     if max_pixels and pictures:
         images, settings = within(processor, images, max_pixels)
+    if pictures:  # else transformers 4 takes the rows of a picture 1 or 3 pixels high for its colours
+        settings["input_data_format"] = "channels_last"
     bos = processor.tokenizer.bos_token
     if bos is not None and text.startswith(bos):  # the template has put it there already
         settings["add_special_tokens"] = False
@@ -133,11 +139,20 @@ def within(processor: Any, images: list[Image.Image], max_pixels: int) -> tuple[
 
     Processors that fit a picture between two numbers of pixels (Qwen-VL) are told; for others the picture is shrunk.
     """
-    size = processor.image_processor.size
-    least = side(size, "shortest_edge")
-    if least and side(size, "longest_edge"):
-        return images, {"size": {"shortest_edge": min(least, max_pixels), "longest_edge": max_pixels}}
-    return [_shrunk(image, max_pixels) for image in images], {}
+    image_processor = processor.image_processor
+    least, most = (side(image_processor.size, name) for name in ("shortest_edge", "longest_edge"))
+    if not (least and most and hasattr(image_processor, "merge_size")):  # without, these are sides (Idefics 2)
+        return [_shrunk(image, max_pixels) for image in images], {}
+    cell = image_processor.patch_size * image_processor.merge_size
+    most = min(most, max_pixels)
+    fits = all(_enlarged(image, least, cell) <= most for image in images)
+    return images, {"size": {"shortest_edge": least if fits else 1, "longest_edge": most}}
+
+
+def _enlarged(image: Image.Image, least: int, cell: int) -> float:
+    """At most so many pixels has the image, enlarged to `least` and then to whole cells."""
+    scale = (least / (image.width * image.height)) ** 0.5
+    return (image.width * scale + cell) * (image.height * scale + cell)
 
 
 def _shrunk(image: Image.Image, max_pixels: int) -> Image.Image:

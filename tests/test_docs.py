@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import mask_impact_analysis
+import mask_impact_vl
 from mask_impact import cli
-from mask_impact.results import COLUMNS, FORMATS
+from mask_impact.results import COLUMNS, FORMATS, MASK_MODES, VISION_ATTENTION
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
@@ -16,44 +17,56 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("README.md")]
 EVERYTHING = "\n".join(page.read_text("utf-8") for page in PAGES)
 
 
+SCRIPTS = (mask_impact_analysis, mask_impact_vl)
+
+
 @pytest.fixture(scope="module")
-def flags() -> dict[str, argparse.Action]:
-    """Every flag of the command, by its long name."""
+def flags() -> list[dict[str, argparse.Action]]:
+    """Every flag of each command, by its long name."""
     found: list[argparse.ArgumentParser] = []
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", lambda self, argv: found.append(self) or self.exit())
-        mask_impact_analysis.main([])
-    return {action.option_strings[-1]: action for action in found[0]._actions}
+        for script in SCRIPTS:
+            with pytest.raises(SystemExit):
+                script.main([])
+    return [{action.option_strings[-1]: action for action in parser._actions} for parser in found]
 
 
 def documented_flags() -> dict[str, str]:
-    """Flag -> default, from the table."""
+    """Flag -> default, from the tables."""
     rows = re.findall(r"^\| (`--.*?) \|(.*?)\| .* \|$", COMMAND_LINE, re.MULTILINE)
-    return {re.findall(r"--[a-z-]+", names)[0]: default.strip(" `") for names, default in rows}
+    return {re.findall(r"--[a-z-]+", names)[0]: default.replace("`", "").strip() for names, default in rows}
 
 
 def test_every_flag_is_documented_and_every_documented_flag_exists(flags) -> None:
-    assert sorted(documented_flags()) == sorted(flags)
+    assert sorted(documented_flags()) == sorted(set(flags[0]) | set(flags[1]))
+
+
+def spoken_default(script, action: argparse.Action) -> str:
+    """A flag's default as the documentation has it."""
+    spoken = {"layers": "all", "prompt_file": cli.PROMPT_FILE, "output": script.DEFAULT_NAME}
+    if action.dest in spoken:
+        return spoken[action.dest]
+    if action.default is False:
+        return "off"
+    return "" if action.default in (None, argparse.SUPPRESS) else str(action.default)
 
 
 def test_defaults_are_the_documented_ones(flags) -> None:
-    spoken = {"--layers": "all", "--prompt-file": cli.PROMPT_FILE, "--output": mask_impact_analysis.DEFAULT_NAME}
     for flag, written in documented_flags().items():
-        default = flags[flag].default
-        if flag in spoken:
-            expected = spoken[flag]
-        elif default is False:
-            expected = "off"
-        else:
-            expected = "" if default in (None, argparse.SUPPRESS) else str(default)
-        assert written == expected, flag
+        pairs = zip(SCRIPTS, flags, strict=True)
+        defaults = [spoken_default(script, known[flag]) for script, known in pairs if flag in known]
+        assert written == " / ".join(dict.fromkeys(defaults)), flag
 
 
 def test_flags_in_every_page_exist(flags) -> None:
     """Except those of other programs (pip, pytest, git), which stand on lines that name them."""
-    lines = [line for line in EVERYTHING.splitlines() if "mask_impact_analysis" in line or "mask-impact " in line]
-    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(lines)))
-    assert used - set(flags) == set()
+    for names, known in zip(
+        (("mask_impact_analysis", "mask-impact "), ("mask_impact_vl", "mask-impact-vl ")), flags, strict=True
+    ):
+        lines = [line for line in EVERYTHING.splitlines() if any(name in line for name in names)]
+        used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(lines)))
+        assert used - set(known) == set(), names[0]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
@@ -62,7 +75,7 @@ def test_exit_codes(code: int) -> None:
 
 
 def test_columns_variants_and_formats() -> None:
-    wanted = [*COLUMNS, "Full", "Attn", "Head_N", *cli.VARIANTS, *FORMATS]
+    wanted = [*COLUMNS, "Full", "Attn", "Head_N", *cli.VARIANTS, *FORMATS, *MASK_MODES, *VISION_ATTENTION]
     assert [word for word in wanted if f"`{word}`" not in EVERYTHING] == []
 
 

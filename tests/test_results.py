@@ -36,8 +36,8 @@ MANIFEST_KEYS = re.findall(
     """
     schema_version name created argv model path_or_id revision family architecture layers heads hidden_size
     parameters dtype attention_implementation device versions mask_impact torch transformers python git_commit
-    prompt chat prompt_length tokens position id text kind image row col images generated step probability
-    stop_reason variants head_space masks vision_attention noise_floor relative skipped_layers reason notes
+    prompt chat prompt_length tokens position id text kind image row col box images generated step probability
+    stop_reason variants head_space masks mask_mode vision_attention noise_floor relative skipped_layers reason notes
     seconds load prepare recorded_forward replay decode check write total peak_memory_mb rows files
 """,
 )
