@@ -249,7 +249,8 @@ class Recorder:
         else:
             bias = _additive(mask[:1, :, row : row + 1, : key.shape[2]], query.dtype)
         bias = nn.functional.pad(bias, (hidden_by_cache, 0), value=float("-inf"))
-        if bias[..., position + 1 :].isneginf().all():
+        later = bias[..., position + 1 :]
+        if not later.numel() or later.isneginf().all():
             bias = bias[..., : position + 1].clone()
         return bias
 
@@ -294,7 +295,8 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None]) -> Iterator[None]:
-    """Append the duration of each forward of `model`."""
+    """Append the duration of each forward of `model`; the first begins here, since `generate` may compute image
+    features before it."""
 
     def now() -> float:
         if next(model.parameters()).is_cuda:
@@ -306,9 +308,13 @@ def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None])
         release_free_memory()
         progress()
 
-    started: list[float] = []
+    def before(*_: Any) -> None:
+        if not started:
+            started.append(now())
+
+    started = [now()]
     handles = [
-        model.register_forward_pre_hook(lambda *_: started.append(now())),
+        model.register_forward_pre_hook(before),
         model.register_forward_hook(after),
     ]
     try:

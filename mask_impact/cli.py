@@ -257,7 +257,8 @@ class ProgressBar:
 
     def say(self, text: str) -> None:
         """Print `text` on stdout, above the bar."""
-        self.bar.clear()
+        if sys.stderr.isatty():
+            self.bar.clear()
         show(text)
 
     def __call__(self, what: str) -> None:

@@ -12,7 +12,7 @@ from mask_impact.attention import decoder_layers, unsupported
 from mask_impact.capture import LayerRecord, Recording, record_generation
 from mask_impact.errors import UserError
 from mask_impact.impact import Impact, Meter, Wanted
-from mask_impact.inputs import ModelInputs, Token, stop_ids, token
+from mask_impact.inputs import ModelInputs, Token, stop_ids, tokens_of
 from mask_impact.manifest import Findings, manifest
 from mask_impact.masking import QueryAttention
 from mask_impact.memory import release_free_memory
@@ -246,13 +246,14 @@ class _Measurement:
         """Take over the generated tokens and the time of their forwards, and check the recording."""
         self.findings.seconds["recorded_forward"] += recording.seconds[0]
         self.findings.seconds["decode"] += sum(recording.seconds[1:])
-        for token_id, probability in zip(recording.tokens, recording.probabilities, strict=True):
-            found = token(self.tokenizer, len(self.findings.tokens), token_id)
-            step = len(self.findings.generated)
+        new = tokens_of(self.tokenizer, recording.tokens, first=len(self.findings.tokens))
+        for step, (found, probability) in enumerate(
+            zip(new, recording.probabilities, strict=True), len(self.findings.generated)
+        ):
             self.findings.generated.append(
-                {"step": step, "id": token_id, "text": found.text, "probability": probability}
+                {"step": step, "id": found.id, "text": found.text, "probability": probability}
             )
-            self.findings.tokens.append(found)
+        self.findings.tokens += new
         self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
         chosen = set(self.options.layers or range(len(recording.layers)))
         self.findings.layers = [record.index for record in recording.measured() if record.index in chosen]
@@ -297,7 +298,8 @@ class _Measurement:
             impact = self.meter.impact(record, record.queries[position], [[found.position] for found in masked])
             block = self._block(record, step, masked, impact)
             self.findings.seconds["replay"] += time.perf_counter() - started
-            self._gather(record, masked, impact)
+            self._gather(block)
+            self._note(impact)
             started = time.perf_counter()
             self.write(block)
             self.findings.seconds["write"] += time.perf_counter() - started
@@ -314,11 +316,13 @@ class _Measurement:
             cosine=impact.cosine.float().cpu().numpy(),
         )
 
-    def _gather(self, record: LayerRecord, masked: list[Token], impact: Impact) -> None:
-        positions = [found.position for found in masked]
-        self.top.add(record.index, positions, impact.l2[:, 0].tolist())
-        for position, moved in zip(positions, impact.l2.amax(dim=1).tolist(), strict=True):
+    def _gather(self, block: Block) -> None:
+        positions = block.positions.tolist()
+        self.top.add(block.layer, positions, block.l2[:, 0].tolist())
+        for position, moved in zip(positions, block.l2.max(axis=1).tolist(), strict=True):
             self.moved[position] = max(moved, self.moved.get(position, 0.0))
+
+    def _note(self, impact: Impact) -> None:
         self.findings.noise(impact.noise)
         if impact.blind:
             self.findings.note(

@@ -1,5 +1,6 @@
 """How far one layer's update moves under each mask: replayed rows to distances, with the checks that keep them true."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,26 +64,25 @@ class Meter:
         visible = set(attention.visible().nonzero().flatten().tolist())
         seen = [[position for position in mask if position in visible] for mask in masks]
         rows = [index for index, mask in enumerate(seen) if mask]
-        todo: list[list[int]] = [[], *(seen[index] for index in rows)] if rows else [[], []]
+        todo = [seen[index] for index in rows] or [[]]
 
-        base: Rows | None = None
         parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for part in chunks(todo, rows_at_once(query)):
-            change = attention.changes(part)
-            try:
-                measured = self.replay.rows(record.layer, recorded.module, query, attention.output, change)
-            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-                if "allocate" in str(error) or "out of memory" in str(error):
-                    raise
-                what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
-                raise unsupported(self.model, record.index, what) from error
-            base = base or measured
-            parts.append(self._compare(record, base, measured))
-        assert base is not None
-        noise = self._check(record, query, base, attention)
-        found = [torch.cat(column)[1 : 1 + len(rows)] for column in zip(*parts, strict=True)]  # without no-mask rows
-        l2, cosine = (column.new_zeros(len(masks), column.shape[1]) for column in found)
-        l2[rows], cosine[rows] = found
+        bases: list[torch.Tensor] = []
+        for part in chunks(todo, rows_at_once(query) - 1):
+            # every call has its own no-mask row: matrix products may round differently for another number of rows
+            change = attention.changes([[], *part])
+            measured = self._replayed(record, query, attention.output, change)
+            parts.append(self._compare(record, measured))
+            bases.append(measured.update[0].clone())
+        noise = self._check(record, query, bases, attention)
+        found = [torch.cat(column)[: len(rows)] for column in zip(*parts, strict=True)]
+        if len(rows) == len(masks):
+            l2, cosine = found
+        else:
+            places = torch.tensor(rows, dtype=torch.int64, device=found[0].device)
+            l2, cosine = (
+                column.new_zeros(len(masks), column.shape[1]).index_copy(0, places, column) for column in found
+            )
         return Impact(
             l2=l2,
             cosine=cosine,
@@ -91,46 +91,58 @@ class Meter:
             blind=any(len(mask) == len(visible) for mask in seen),
         )
 
-    def _compare(self, record: LayerRecord, base: Rows, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """[R, V] L2 and cosine distance of each row from the base's first row."""
+    def _replayed(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+        """The layer on one row per change, or a refusal."""
+        assert record.attention is not None
+        try:
+            return self.replay.rows(record.layer, record.attention.module, query, base, change)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            if "allocate" in str(error) or "out of memory" in str(error):
+                raise
+            what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
+            raise unsupported(self.model, record.index, what) from error
+
+    def _compare(self, record: LayerRecord, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """[R, V] L2 and cosine distance of each row from the first, which is without a mask and not among the R."""
         columns = []
         if self.wanted.full:
-            columns.append(_column(base.update, rows.update))
+            columns.append(_column(rows.update))
         if self.wanted.attn:
-            if base.attention is None or rows.attention is None:
+            if rows.attention is None:
                 raise unsupported(self.model, record.index, "no addition of attention to the residual stream was found")
-            columns.append(_column(base.attention, rows.attention))
+            columns.append(_column(rows.attention))
         if self.wanted.heads:
-            change = rows.heads - base.heads[0] if rows.head_change is None else rows.head_change
-            columns.append(distances(self._heads(record, base, base.heads[:1])[0], self._heads(record, base, change)))
+            change = rows.heads - rows.heads[0] if rows.head_change is None else rows.head_change
+            base = self._heads(record, rows, rows.heads[:1])[0]
+            columns.append(distances(base, self._heads(record, rows, change[1:])))
         l2, cosine = zip(*columns, strict=True)
         return torch.cat(l2, dim=1), torch.cat(cosine, dim=1)
 
-    def _heads(self, record: LayerRecord, base: Rows, heads: torch.Tensor) -> torch.Tensor:
+    def _heads(self, record: LayerRecord, rows: Rows, heads: torch.Tensor) -> torch.Tensor:
         if self.wanted.head_space == "output":
             return heads
-        if base.projection is None:
+        if rows.projection is None:
             raise unsupported(
                 self.model, record.index, "--head-space residual needs an output projection with a weight"
             )
-        return head_shares(heads, base.projection)
+        return head_shares(heads, rows.projection)
 
     def _check(
-        self, record: LayerRecord, query: Query, base: Rows, attention: QueryAttention
+        self, record: LayerRecord, query: Query, bases: Sequence[torch.Tensor], attention: QueryAttention
     ) -> dict[str, tuple[float, float]]:
-        """The no-mask replay against the record: the noise floor, or a refusal."""
-        precise = base.update.dtype
-        recorded = query.output.to(precise).flatten() - query.hidden.to(precise).flatten()
+        """The no-mask replays (updates [C]) against the record: the noise floor, or a refusal."""
+        precise = bases[0].dtype
+        output, heads = query.output.to(precise).flatten(), query.heads.to(precise)
+        recorded = output - query.hidden.to(precise).flatten()
         limit = ROUNDING[query.hidden.dtype]
-        noise = {}
-        for name, ours, theirs, scale in (
-            ("Full", base.update[0], recorded, query.output.to(precise).norm()),
-            ("Head", attention.output, query.heads.to(precise), query.heads.to(precise).norm()),
-        ):
-            l2 = (ours - theirs).norm()
-            relative = (l2 / theirs.norm().clamp_min(1e-30)).item()
-            noise[name] = (l2.item(), relative)
-            if not l2 <= limit * torch.maximum(theirs.norm(), scale):
+        cases = [("Full", base, recorded, output) for base in bases] + [("Head", attention.output, heads, heads)]
+        norms = [vector.norm() for _, ours, theirs, scale in cases for vector in (ours - theirs, theirs, scale)]
+        read = iter(torch.stack(norms).tolist())  # one transfer from the device
+        noise: dict[str, tuple[float, float]] = {}
+        for (name, *_), l2, length, scale in zip(cases, read, read, read, strict=True):
+            relative = l2 / max(length, 1e-30)
+            noise[name] = max(noise.get(name, (0.0, 0.0)), (l2, relative))
+            if not l2 <= limit * max(length, scale):
                 raise unsupported(
                     self.model,
                     record.index,
@@ -140,8 +152,8 @@ class Meter:
         return noise
 
 
-def _column(base: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[R, 1] distances of each row [R, C] from the base's first row."""
+def _column(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[R, 1] distances of each row of [1 + R, C] from the first."""
     precise = torch.promote_types(rows.dtype, torch.float32)
-    l2, cosine = distances(base[0], rows.to(precise) - base[0].to(precise))
+    l2, cosine = distances(rows[0], rows[1:].to(precise) - rows[0].to(precise))
     return l2.unsqueeze(-1), cosine.unsqueeze(-1)

@@ -1,6 +1,6 @@
 """From text to model inputs and a list of tokens; after this module every run is a text run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,10 +51,19 @@ def token_text(tokenizer: Any, token_id: int) -> str:
     return text
 
 
-def token(tokenizer: Any, position: int, token_id: int) -> Token:
-    """The token at `position`."""
-    kind = "special" if token_id in tokenizer.all_special_ids else "text"
-    return Token(position, token_id, token_text(tokenizer, token_id), kind)
+def special_ids(tokenizer: Any) -> set[int]:
+    """The ids of special tokens; some are only marked as such where tokens were added to the vocabulary."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(token_id for token_id, found in added.items() if found.special)}
+
+
+def tokens_of(tokenizer: Any, ids: Sequence[int], first: int = 0) -> list[Token]:
+    """The tokens with these ids, the first of them at position `first`."""
+    special = special_ids(tokenizer)
+    return [
+        Token(position, token_id, token_text(tokenizer, token_id), "special" if token_id in special else "text")
+        for position, token_id in enumerate(ids, first)
+    ]
 
 
 def check_prompt(prompt: str) -> None:
@@ -84,8 +93,8 @@ def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
     ids = encoded["input_ids"]
     if ids.shape[1] == 0:
         raise UserError(f"the tokenizer makes no tokens of the prompt {prompt!r}; give some text")
-    tokens = [token(tokenizer, position, token_id) for position, token_id in enumerate(ids[0].tolist())]
-    return ModelInputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens, prompt, chat)
+    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return ModelInputs(tensors, tokens_of(tokenizer, ids[0].tolist()), prompt, chat)
 
 
 def stop_ids(tokenizer: Any, *configs: Any) -> list[int]:

@@ -13,7 +13,13 @@ Masks = Sequence[Sequence[int]]  # R sets of masked positions; the empty set mas
 # Leave-one-out divides by 1 - p: at p = 0.5 it loses one bit, at 0.99999 all digits of float32.
 LEAVE_OUT_LIMIT = 0.5
 
-MEMORY_BUDGET = 192 * 2**20  # bytes that rows computed at once may take
+# Bytes that rows computed at once may take. A GPU is kept waiting by many small calls, and has memory of its own.
+MEMORY_BUDGET = 192 * 2**20
+GPU_MEMORY_BUDGET = 2 * 2**30
+
+
+def memory_budget(device: torch.device) -> int:
+    return GPU_MEMORY_BUDGET if device.type == "cuda" else MEMORY_BUDGET
 
 
 class QueryAttention:
@@ -94,9 +100,11 @@ class QueryAttention:
         left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
         removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
         change = (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left)
-        for row in (mass > LEAVE_OUT_LIMIT).any(dim=1).nonzero().flatten().tolist():
-            heavy = mass[row] > LEAVE_OUT_LIMIT
-            change[row, heavy] = (self.explicit([masks[row]])[0] - self.output)[heavy]
+        heavy = mass > LEAVE_OUT_LIMIT  # [R, H]
+        rows = heavy.any(dim=1).nonzero().flatten().tolist()
+        if rows:
+            exact = self.explicit([masks[row] for row in rows]) - self.output
+            change[rows] = torch.where(heavy[rows].unsqueeze(-1), exact, change[rows])
         return change
 
     def explicit(self, masks: Masks) -> torch.Tensor:
@@ -106,10 +114,11 @@ class QueryAttention:
         """
         per_row = self.keys.shape[2] * self.query.numel() * self.query.element_size() * 2  # keys and values by head
         parts = []
-        for part in chunks(masks, max(1, MEMORY_BUDGET // per_row)):
-            bias = self.bias.repeat(len(part), 1, 1, 1)
+        for part in chunks(masks, max(1, memory_budget(self.query.device) // per_row)):
+            hidden = torch.zeros(len(part), self.keys.shape[2], dtype=torch.bool)
             for row, mask in enumerate(part):
-                bias[row, ..., list(mask)] = float("-inf")
+                hidden[row, list(mask)] = True
+            bias = self.bias.masked_fill(hidden.to(self.bias.device)[:, None, None], float("-inf"))
             output, _ = self._eager(bias)
             blind = bias.isneginf().all(dim=-1)  # [R, 1 or H, 1]
             parts.append(output.masked_fill(blind, 0.0))
@@ -117,9 +126,6 @@ class QueryAttention:
 
 
 def chunks(masks: Masks, size: int) -> Iterator[Masks]:
-    """`masks` in pieces of about `size`; a last one by itself joins the piece before."""
-    start = 0
-    while start < len(masks):
-        stop = start + size if len(masks) - start - size > 1 else len(masks)
-        yield masks[start:stop]
-        start = stop
+    """`masks` in pieces of at most `size`."""
+    for start in range(0, len(masks), size):
+        yield masks[start : start + size]

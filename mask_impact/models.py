@@ -243,6 +243,8 @@ def _loading_message(name: str, error: Exception) -> str:
         )
     if "not a local folder" in low or "not a valid model identifier" in low:
         return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
+    if "protobuf library" in low or "sentencepiece library" in low:  # what transformers 4 makes of no tokenizer files
+        return f"model {name!r} has no tokenizer files; add them to the checkpoint"
     if "does not recognize this architecture" in low:
         return f"model {name!r} is of a family that transformers {transformers.__version__} does not know; update it"
     return f"model {name!r} cannot be loaded: {text[:300]}"

@@ -39,7 +39,8 @@ class Rows:
 def rows_at_once(query: Query) -> int:
     """How many rows fit the memory budget."""
     width = max(query.hidden.shape[-1], query.heads.numel())
-    return max(2, masking.MEMORY_BUDGET // (width * max(query.hidden.element_size(), 4) * VECTORS_PER_ROW))
+    budget = masking.memory_budget(query.hidden.device)
+    return max(2, budget // (width * max(query.hidden.element_size(), 4) * VECTORS_PER_ROW))
 
 
 class Replay:

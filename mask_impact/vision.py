@@ -15,7 +15,7 @@ from PIL import Image
 from mask_impact.errors import UserError
 from mask_impact.grids import Encoded, Layout, layout, side
 from mask_impact.images import Picture, open_picture
-from mask_impact.inputs import ModelInputs, check_prompt, token
+from mask_impact.inputs import ModelInputs, check_prompt, tokens_of
 
 MARKER = "<image>"  # where a picture stands in the user's prompt
 
@@ -56,7 +56,7 @@ def vision_inputs(
         layout(Encoded(config, processor, outputs, index, count, picture.original_size))
         for index, (picture, count) in enumerate(zip(pictures, counts, strict=True))
     ]
-    tokens = [token(processor.tokenizer, position, found) for position, found in enumerate(ids)]
+    tokens = tokens_of(processor.tokenizer, ids)
     images = []
     taken = iter(places)
     for index, (picture, found) in enumerate(zip(pictures, layouts, strict=True)):
@@ -125,11 +125,12 @@ def encoded(
     if bos is not None and text.startswith(bos):  # the template has put it there already
         settings["add_special_tokens"] = False
     try:
-        return processor(text=[text], images=images or None, return_tensors="pt", **settings)
+        # a list for each text: LLaVA-OneVision tiles a picture only where it is the text's only one
+        return processor(text=[text], images=[images] if images else None, return_tensors="pt", **settings)
     except (ValueError, ZeroDivisionError, IndexError) as error:
         sizes = ", ".join(f"{picture.image.width} x {picture.image.height}" for picture in pictures)
         raise UserError(
-            f"the model's processor cannot take this prompt with images of {sizes or 'no'} pixels "
+            f"the model's processor cannot take this prompt {f'with images of {sizes} pixels' if sizes else 'alone'} "
             f"({' '.join(str(error).split())[:200]}); give other images or another prompt"
         ) from error
 

@@ -268,11 +268,19 @@ def test_the_picture_in_console_and_manifest(run, photo):
     assert_tiles(found)
     line = f"image 0    {photo}: 200 x 150 pixels, resized to 128 x 96, tokens {first} to {last} (3 x 4 grid)"
     assert ended.out.splitlines()[0] == line
-    special = {token["text"] for token in found["tokens"] if token["kind"] == "special"}
-    assert special >= {"<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"}
-    assert "<|image_pad|>" not in special and found["chat"] is True and found["prompt"] == PROMPT
+    assert (found["chat"], found["prompt"]) == (True, PROMPT)
     none = {"image": None, "row": None, "col": None, "box": None}
     assert all(token | none == token for token in found["tokens"] if token["kind"] != "image")
+
+
+def test_kinds_of_tokens(run, photo):
+    """A row of mistral3's picture ends with a token that is no patch."""
+    _, found = succeeds(run("--image", photo, *FEW, model="mistral3"))
+    kinds = {token["text"]: token["kind"] for token in found["tokens"][: found["prompt_length"]]}
+    assert (kinds["<s>"], kinds["[IMG]"], kinds[" left"]) == ("special", "image", "text")
+    assert kinds["[IMG_BREAK]"] != "image" and kinds["[IMG_END]"] != "image"
+    texts = [token["text"] for token in found["tokens"] if token["kind"] == "image"]
+    assert set(texts) == {"[IMG]"} and len(texts) == found["images"][0]["tokens"]
 
 
 def test_picture_that_is_not_resized_says_so_by_silence(run, tmp_path):
@@ -293,6 +301,10 @@ def test_the_most_important_tokens_are_named_by_their_place(run, photo):
     ]
     shown = [line for line in ended.out.splitlines() if line.startswith("image 0 row")]
     assert [tuple(re.split(r" {2,}", line)[:3]) for line in shown] == expected[:5]
+
+
+def test_the_plan_leaves_nothing_on_stderr(run, photo):
+    assert run("--image", photo, *FEW).err == ""
 
 
 def test_quiet_prints_nothing(run, photo):
@@ -367,7 +379,7 @@ def test_max_pixels_never_enlarges(run, photo, model):
     assert Path("output/vl_masking_results.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (28, 28), (3, 40), (200, 30), (3, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (28, 28), (3, 40), (200, 30)])
 @pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
 @pytest.mark.parametrize("flags", [[], ["--max-pixels", "3300"]], ids=["", "max"])
 def test_small_pictures(run, tmp_path, size, model, flags):
@@ -414,6 +426,9 @@ def palette() -> Image.Image:
     return picture(84, 112).quantize(16)
 
 
+OTHER_FRAMES = [picture(84, 112, seed).quantize(16) for seed in (1, 2)]
+
+
 # file name -> picture, how it is saved, its mode as read, the note on the console or None
 KINDS: dict[str, tuple[Callable[[], Image.Image], dict[str, Any], str, str | None]] = {
     "rgba.png": (transparent, {}, "RGBA", "transparency shown on white"),
@@ -426,7 +441,7 @@ KINDS: dict[str, tuple[Callable[[], Image.Image], dict[str, Any], str, str | Non
     "cmyk.jpg": (lambda: picture(84, 112).convert("CMYK"), {}, "CMYK", "CMYK converted"),
     "webp.webp": (lambda: picture(84, 112), {"lossless": True}, "RGB", None),
     "rotated.jpg": (lambda: picture(112, 84), {"exif": 6}, "RGB", "EXIF rotation applied"),
-    "moving.gif": (palette, {"save_all": True, "append_images": [Image.new("P", (112, 84), 1)] * 2}, "P",
+    "moving.gif": (palette, {"save_all": True, "append_images": OTHER_FRAMES}, "P",
                    "first of 3 frames"),
 }  # fmt: skip
 
@@ -498,7 +513,7 @@ def test_python_gives_the_same_table_as_the_command(run, made, photo):
         ]
     for frame in frames:
         pd.testing.assert_frame_equal(pd.DataFrame(frame), table, check_exact=True)
-        assert frame.attrs["run"]["tokens"] == found["tokens"]
+        assert json.loads(json.dumps(frame.attrs["run"]["tokens"])) == found["tokens"]
     assert frames[0].attrs["run"]["images"] == frames[1].attrs["run"]["images"] == found["images"]
     assert frames[0].attrs["run"]["model"] == found["model"]
     in_memory = frames[2].attrs["run"]["images"][0]
@@ -512,7 +527,7 @@ def test_pythons_other_options(made, photo):
     assert [described["tokens"] for described in pair.attrs["run"]["images"]] == [12, 8]
     assert set(pair.layer) == {1} and len(pair) == 20
     small = call(PROMPT, photo, "vision", max_pixels=4000, **options)
-    assert len(small) == 4  # 64 x 56 pixels, but 28 x 28 make a token
+    assert len(small) == 2  # 73 x 54 pixels, of which 28 x 28 make a token
     plain = call(PROMPT, photo, "vision", **options)
     together = call(PROMPT, photo, "vision", vision_attention="bidirectional", **options)
     assert together.attrs["run"]["vision_attention"] == "bidirectional"
@@ -556,13 +571,14 @@ def test_create_vl_attention_mask() -> None:
 
 # --- a real process ---------------------------------------------------------------------------------------
 def test_real_process(tmp_path, made, photo):
-    """Nothing on stderr, also nothing from transformers; then the same files as in this process."""
+    """On stderr at most progress, where the machine is slow, and nothing from transformers."""
     argv = ["--image", photo, "--mask-mode", "vision", "--model", made / "qwen3_vl", "--prompt", PROMPT]
     done = subprocess.run(
         [sys.executable, SCRIPT, *map(str, argv)], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    said = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and not re.search(r"\|.*\| +\d+%", line)]
+    assert (done.returncode, said) == (0, [])
     assert "mask mode  vision: 12 image tokens in 1 image (3 x 4 grid)" in done.stdout
     names = [f"vl_masking_{name}" for name in ("results.csv", "results.json", "run.json")]
     assert sorted(everything(tmp_path / "output")) == names

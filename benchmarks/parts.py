@@ -1,0 +1,77 @@
+"""From flags to tables: which model on which device with how many layers, one function per part."""
+
+import argparse
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from benchmarks import files, memory, text, vision
+from benchmarks.machine import available_bytes, machine_table, timed
+from benchmarks.models import TEXT, TEXT_TOKENS, VISION, Setup, Shape
+from benchmarks.tables import Table
+from benchmarks.work import plain_forward
+
+MEMORY_SHARE = 0.6  # of what is available
+TEXT_SECONDS, VISION_SECONDS = 380.0, 150.0  # what the default number of layers is chosen for, on the CPU
+
+
+@torch.no_grad()
+def layers_that_fit_time(shape: Shape, forwards: float, seconds: float) -> int:
+    """The layers that do `forwards` tokens in `seconds`, by a forward of 2 layers; 1 to all."""
+    setup = Setup(replace(shape, vocabulary=256, tower=None), 2)
+    model, inputs = setup.model(), setup.inputs(512)
+    one_token = min(timed(lambda: plain_forward(model, inputs))[1] for _ in range(3)) / 2 / 512
+    return max(1, min(shape.layers, int(seconds / (one_token * forwards))))
+
+
+def layers_that_fit_memory(shape: Shape, positions: int) -> int:
+    """The model in float32 and a run over `positions` within MEMORY_SHARE of what is available; 1 to all."""
+    per_layer = 4 * shape.layer_weights() + Setup(shape, 1).kv_cache_bytes(positions)
+    fixed = 4 * shape.vocabulary * shape.hidden + 500_000_000
+    return max(1, min(shape.layers, int((MEMORY_SHARE * available_bytes() - fixed) // per_layer)))
+
+
+def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]:
+    """The tables that were asked for, each as soon as it is measured."""
+    yield machine_table()
+    if {"speed", "steps"} & {*wanted}:
+        yield from text_speed(args, wanted)
+    if "memory" in wanted:
+        layers = args.layers or layers_that_fit_memory(TEXT, args.memory_length)
+        yield memory.memory_table(Setup(TEXT, layers), args.memory_length, text.STEPS)
+    if "rows" in wanted:
+        yield files.rows_table(args.repetitions)
+    if "vision" in wanted:
+        yield from vision_language(args)
+
+
+@torch.no_grad()
+def text_speed(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]:
+    forwards = sum(args.lengths) * (text.FORWARDS_PER_REPETITION * args.repetitions + text.FORWARDS_WARM_UP)
+    layers = args.layers or min(
+        layers_that_fit_memory(TEXT, max(args.lengths)), layers_that_fit_time(TEXT, forwards, TEXT_SECONDS)
+    )
+    setup = Setup(TEXT, layers)
+    model = setup.model()
+    if "speed" in wanted:
+        yield text.speed_table(setup, model, args.lengths, args.repetitions)
+    if "steps" in wanted:
+        yield text.steps_table(setup, model, args.steps_lengths, args.repetitions)
+
+
+@torch.no_grad()
+def vision_language(args: argparse.Namespace) -> Iterator[Table]:
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    gpu = device.type == "cuda"
+    shape = VISION[args.vision_shape or ("4b" if gpu else "small")]
+    lengths = [size + TEXT_TOKENS for size in args.image_tokens]
+    layers = args.layers or shape.layers
+    if not args.layers and not gpu:
+        forwards = sum(lengths) * (vision.forwards(args.steps) * args.repetitions + vision.FORWARDS_WARM_UP)
+        layers = min(layers_that_fit_memory(shape, max(lengths)), layers_that_fit_time(shape, forwards, VISION_SECONDS))
+    setup = Setup(shape, layers, device, getattr(torch, args.dtype or ("bfloat16" if gpu else "float32")))
+    yield memory.memory_table(setup, max(args.image_tokens), args.steps)
+    gc.collect()
+    yield vision.vision_table(setup, setup.model(), args.image_tokens, args.steps, args.repetitions)

@@ -1,0 +1,99 @@
+"""The pieces of an analysis that are timed, for any model inputs, and the whole run as the program does it."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from benchmarks.machine import timed
+from benchmarks.models import IMAGE_PAD, Inputs
+from mask_impact import experiment, impact
+from mask_impact.capture import Recording, record_generation
+from mask_impact.inputs import ModelInputs, tokens_of
+from mask_impact.results import Block, ResultFiles
+
+
+def plain_forward(model: Any, inputs: Inputs) -> None:
+    """The forward that generation starts with: logits of the last position only."""
+    model(**inputs, use_cache=False, logits_to_keep=1)
+
+
+def generate(model: Any, inputs: Inputs, tokens: int) -> None:
+    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, use_cache=True, pad_token_id=0)
+    model.generate(**inputs, generation_config=settings)
+
+
+def record(model: Any, inputs: Inputs, tokens: int) -> Recording:
+    return record_generation(model, inputs, tokens, [])
+
+
+@contextmanager
+def timed_distances() -> Iterator[list[float]]:
+    """The seconds of each call of `distances` that the replay makes until the block ends."""
+    spent: list[float] = []
+    original = impact.distances
+
+    def distances(base: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        result, seconds = timed(lambda: original(base, change))
+        spent.append(seconds)
+        return result
+
+    with mock.patch.object(impact, "distances", distances):
+        yield spent
+
+
+def measure_layers(model: Any, recording: Recording, position: int) -> list[impact.Impact]:
+    """Every layer's distances at one query position, each token up to it masked by itself."""
+    meter = impact.Meter(model, impact.Wanted())
+    masks = [[masked] for masked in range(position + 1)]
+    return [meter.impact(layer, layer.queries[position], masks) for layer in recording.measured()]
+
+
+def as_block(step: int, layer: int, l2: np.ndarray, cosine: np.ndarray) -> Block:
+    """Distances [P, V] of P masked tokens as the engine hands them to the files."""
+    masks, variants = l2.shape
+    names = ["Full", "Attn", *(f"Head_{head}" for head in range(variants - 2))]
+    return Block(step, layer, [f" word{i}" for i in range(masks)], np.arange(masks), names, l2, cosine)
+
+
+def write_files(blocks: Sequence[Block]) -> None:
+    """CSV and JSON, complete and moved into place."""
+    with tempfile.TemporaryDirectory() as folder, ResultFiles(folder, "bench", ["csv", "json"]) as files:
+        for block in blocks:
+            files.write(block)
+        files.commit({})
+
+
+class StandInTokenizer:
+    """What the engine asks of a tokenizer, for a model whose tokens are random ids. No token ends a generation."""
+
+    all_special_ids: Sequence[int] = ()
+    eos_token_id: int | None = None
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return " ".join(f"word{each}" for each in ids)
+
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        return f"word{token_id}"
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+
+def run_experiment(model: Any, inputs: Inputs, tokens: int, write: Callable[[Block], None]) -> experiment.Run:
+    """The program's own run, from inputs to blocks; every token is masked, of an image too."""
+    tokenizer = StandInTokenizer()
+    ids = inputs["input_ids"][0].tolist()
+    listed = tokens_of(tokenizer, ids)
+    options = experiment.Options(num_tokens=tokens)
+    images: list[dict[str, Any]] = []
+    if "pixel_values" in inputs:
+        listed = [replace(each, kind="image", image=0) if each.id == IMAGE_PAD else each for each in listed]
+        options, images = replace(options, mask_mode="both"), [{}]
+    return experiment.run(model, tokenizer, ModelInputs(inputs, listed, "random ids", False, images), options, write)
