@@ -1,24 +1,40 @@
-"""The demo model's table for one prompt, as it was: a change of any number must be meant.
+"""The demo models' tables for one prompt each, as they were: a change of any number must be meant.
 
-The file is made by:
+The files are made by:
     python mask_impact_analysis.py --model demo --prompt "The capital of France is" --num-tokens 2 --device cpu
-        --format csv --output-dir tests/golden --output demo --overwrite && rm tests/golden/demo_run.json
+        --format csv --output-dir tests/golden --output demo --overwrite
+    python mask_impact_vl.py --model demo --image testimg.png --prompt "What color is the circle?" --mask-mode both
+        --device cpu --format csv --output-dir tests/golden --output demo_vl --overwrite
+    rm tests/golden/*_run.json
 """
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from mask_impact.results import read_csv
 from mask_impact_analysis import run_masking_experiment
+from mask_impact_vl import run_vl_masking_experiment
 
-GOLDEN = Path(__file__).parent / "golden" / "demo_results.csv"
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
 
 
-def test_the_table_is_what_it_was() -> None:
-    assert GOLDEN.is_file(), f"{GOLDEN} is missing; the command that makes it is at the top of this file"
-    golden = read_csv(GOLDEN)
-    found = run_masking_experiment("The capital of France is", "demo", "cpu", 2)
+def text_table() -> pd.DataFrame:
+    return run_masking_experiment("The capital of France is", "demo", "cpu", 2)
+
+
+def vision_table() -> pd.DataFrame:
+    return run_vl_masking_experiment("What color is the circle?", ROOT / "testimg.png", "both", "demo", "cpu")
+
+
+@pytest.mark.parametrize(("name", "measure"), [("demo", text_table), ("demo_vl", vision_table)])
+def test_the_table_is_what_it_was(name: str, measure) -> None:
+    path = GOLDEN / f"{name}_results.csv"
+    assert path.is_file(), f"{path} is missing; the command that makes it is at the top of this file"
+    golden, found = read_csv(path), measure()
     for column in golden.columns[:5]:
         assert found[column].tolist() == golden[column].tolist(), column
     scale = golden.groupby("variant")["l2_distance"].transform("max").to_numpy()

@@ -32,6 +32,7 @@ from mask_impact.processors import load_processor
 from mask_impact.results import MASK_MODES, Block, to_dataframe
 from mask_impact.vision import open_pictures, vision_inputs
 from mask_impact.vision_mask import create_vl_attention_mask
+from test_vl_phase1 import expected_ids
 
 STEPS = 2
 PROMPT = "What is on the left?"
@@ -219,7 +220,7 @@ def test_mrope_positions_are_the_models_own(name: str, load: Any) -> None:
     everywhere = range(len(inputs.tokens))
     recording = record_generation(loaded.model, tensors(inputs), 1, [], everywhere.__contains__)
     rotary = loaded.model.model.language_model.rotary_emb
-    expected = mrope_ids(inputs)
+    expected = expected_ids(inputs.tokens, like=torch.empty(3, 1, len(everywhere)))
     cos, sin = rotary(torch.zeros(1, len(everywhere), 1), expected)
     plain, _ = rotary(torch.zeros(1, len(everywhere), 1), torch.arange(len(everywhere)).expand(3, 1, -1))
     axis = cos.ndim - 2
@@ -229,18 +230,6 @@ def test_mrope_positions_are_the_models_own(name: str, load: Any) -> None:
             apart = (ours.narrow(axis, position, 1) - recorded).abs().max()
             assert apart < 1e-6, f"position {position}: {apart:.3g}"
     assert (cos - plain).abs().max() > 0.1, "one-dimensional positions would have passed too"
-
-
-def mrope_ids(inputs: ModelInputs) -> torch.Tensor:
-    """[3, 1, N]: text counts on all axes; a picture's tokens have its start's time, and their row and column from it;
-    what follows goes on after the largest id so far (Qwen2-VL, arXiv 2409.12191, section 2.1)."""
-    ids: list[tuple[int, int, int]] = []
-    start, picture_index = 0, None
-    for found in inputs.tokens:
-        if found.image is None or found.image != picture_index:
-            start, picture_index = max((max(known) for known in ids), default=-1) + 1, found.image
-        ids.append((start, start + (found.row or 0), start + (found.col or 0)))
-    return torch.tensor(ids).T[:, None]
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "internvl"])
