@@ -13,16 +13,21 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import torch
 from evaluate_text import Score
 from PIL import Image
 from scenes import TEST_IMAGE, TEST_SCENE, Question, Scene, all_questions, draw, held_out_scenes
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration, __version__
-from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers import Qwen3VLForConditionalGeneration
+
+from mask_impact import models
+from mask_impact.processors import load_processor
 
 FOLDER = Path(__file__).parent / "vl"
 SEED = 2025  # training watches its progress on another seed, so these scenes chose nothing
@@ -31,24 +36,7 @@ LONGEST_ANSWER = 24  # tokens
 END = "<|im_end|>"
 
 
-class PictureProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor without a part for video, which would need torchvision. The check of the parts' classes is
-    left out: version 4.57 wants Qwen's own tokenizer class and a video processor, version 5 a video processor's base
-    class, which is not there without torchvision."""
-
-    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> type:
-        return type(argument)
-
-
-def load_processor(folder: Path) -> PictureProcessor:
-    """The checkpoint's processor, with pictures prepared by PIL; works with transformers 4.57 and 5."""
-    pil = {"use_fast": False} if __version__.startswith("4.") else {"backend": "pil"}
-    images = AutoImageProcessor.from_pretrained(folder, **pil)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return PictureProcessor(images, tokenizer, None, chat_template=tokenizer.chat_template)
-
-
-def chat_text(processor: PictureProcessor, question: str) -> str:
+def chat_text(processor: Any, question: str) -> str:
     """One picture and a question, up to where the answer starts."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
@@ -58,7 +46,7 @@ def chat_text(processor: PictureProcessor, question: str) -> str:
 @torch.no_grad()
 def answers(
     model: Qwen3VLForConditionalGeneration,
-    processor: PictureProcessor,
+    processor: Any,
     images: Sequence[Image.Image],
     questions: Sequence[str],
 ) -> list[str]:
@@ -71,9 +59,7 @@ def answers(
     return [row[: row.index(END)] if END in row else f"{row}..." for row in rows]
 
 
-def accuracy(
-    model: Qwen3VLForConditionalGeneration, processor: PictureProcessor, scenes: Sequence[Scene]
-) -> list[Score]:
+def accuracy(model: Qwen3VLForConditionalGeneration, processor: Any, scenes: Sequence[Scene]) -> list[Score]:
     """Exact matches by kind of question and number of objects. Questions of one length on pictures of one size make a
     batch: so there is no padding, which would have to be on the left."""
     batches: dict[tuple[int, int, int], list[tuple[Scene, Question]]] = {}
@@ -93,9 +79,9 @@ def accuracy(
     return [Score(name, sum(right), len(right)) for name, right in sorted(hits.items())]
 
 
-def load(folder: Path) -> tuple[Qwen3VLForConditionalGeneration, PictureProcessor]:
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, load_processor(folder)
+def load(folder: Path) -> tuple[Qwen3VLForConditionalGeneration, Any]:
+    source = models.find_model(str(folder), vision=True)
+    return models.load_model(source, torch.device("cpu"), torch.float32), load_processor(source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

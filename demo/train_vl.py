@@ -397,7 +397,10 @@ def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     config["text_config"]["rope_theta"] = rope.pop("rope_theta")
     config["text_config"]["rope_scaling"] = rope
     write_json(path, config | {"dtype": "bfloat16"})
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **VL_TOKENIZER_CONFIG})
+    # in a file of its own both the tokenizer and the processor find the template
+    settings = {"tokenizer_class": "Qwen2Tokenizer", **VL_TOKENIZER_CONFIG}  # version 4's processor takes no other
+    (folder / "chat_template.jinja").write_text(str(settings.pop("chat_template")), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "preprocessor_config.json", IMAGE_PROCESSOR_CONFIG)
 
 
