@@ -112,7 +112,8 @@ class QueryAttention:
 
         Where nothing is left to see, 0.
         """
-        per_row = self.keys.shape[2] * self.query.numel() * self.query.element_size() * 2  # keys and values by head
+        by_head = self.keys.shape[2] * self.query.numel() * self.query.element_size()
+        per_row = 8 * by_head  # keys and values, copied on the way; a part of the budget, since few rows come here
         parts = []
         for part in chunks(masks, max(1, memory_budget(self.query.device) // per_row)):
             hidden = torch.zeros(len(part), self.keys.shape[2], dtype=torch.bool)
