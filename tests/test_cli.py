@@ -640,6 +640,11 @@ def process(*argv: Any, **options: Any) -> subprocess.Popen:
     return subprocess.Popen(command, **(pipes | one_thread | options))
 
 
+def without_progress(err: str) -> str:
+    """stderr without the bar that runs of more than ten seconds show; a busy machine makes one of any run."""
+    return "".join(line for line in err.splitlines(keepends=True) if line.strip() and not re.search(r"\d<[\d?:]+", line))
+
+
 def test_help_answers_at_once_and_without_torch(tmp_path):
     code = (
         "import sys, mask_impact_analysis\n"
@@ -664,7 +669,7 @@ def test_error_in_a_real_process_is_exactly_one_line(tmp_path, good):
     folder = checkpoints.missing_weight(tmp_path / "model", good)
     out, err = (running := process("--model", folder, "--prompt", PROMPT, cwd=tmp_path)).communicate(timeout=60)
     assert (running.returncode, out) == (2, "")
-    assert re.fullmatch(r"error: the checkpoint [^\n]+ lacks weights[^\n]+\n", err), err
+    assert re.fullmatch(r"error: the checkpoint [^\n]+ lacks weights[^\n]+\n", without_progress(err)), err
     assert not (tmp_path / "output").exists()
 
 
@@ -698,7 +703,7 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path, good):
     with process("--model", good, "--prompt", PROMPT, cwd=tmp_path, stdout=writing) as running:
         os.close(writing)
         err = running.communicate(timeout=60)[1]
-    assert (running.returncode, err) == (0, "")
+    assert (running.returncode, without_progress(err)) == (0, "")
     assert (tmp_path / "output" / "masking_run.json").exists()
 
 
