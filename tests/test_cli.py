@@ -642,7 +642,8 @@ def process(*argv: Any, **options: Any) -> subprocess.Popen:
 
 def without_progress(err: str) -> str:
     """stderr without the bar that runs of more than ten seconds show; a busy machine makes one of any run."""
-    return "".join(line for line in err.splitlines(keepends=True) if line.strip() and not re.search(r"\d<[\d?:]+", line))
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if line.strip() and not re.search(r"\d<[\d?:]+", line))
 
 
 def test_help_answers_at_once_and_without_torch(tmp_path):
