@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Which tokens does a text model use, at which layer, in which head?
 
-In: a prompt and a transformers model. Out: NAME_results.csv and .json, one row per generation step, layer, masked token
+In: a prompt and a transformers model. Out: NAME_results.csv, .json and .html, one row per generation step, layer, masked token
 and variant, with the L2 and cosine distance by which the layer's update moves (docs/output-format.md).
 
     python mask_impact_analysis.py --model demo --prompt "The capital of France is"

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from mask_impact.inputs import ModelInputs
     from mask_impact.models import Source
 
-DEFAULT_FORMATS = "csv,json"
+DEFAULT_FORMATS = "csv,json,html"
 PROMPT_FILE = "prompt.txt"
-BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12}  # measured on the demo model, rounded up
+# Measured on the demo model, rounded up; html with what it needs while it is written, the page and its pictures apart.
+BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12, "html": 20}
+BYTES_PER_FILE = {"html": 1_000_000}
 
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
 
@@ -61,8 +63,6 @@ def one_of_list(*choices: str) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         chosen = [part.strip() for part in text.split(",") if part.strip()]
         for part in chosen:
-            if part == "html" and "html" not in choices:
-                raise argparse.ArgumentTypeError(f"'html' comes with the viewer; choose from {', '.join(choices)}")
             if part not in choices:
                 raise argparse.ArgumentTypeError(f"unknown {part!r}; choose from {', '.join(choices)}")
         if not chosen:
@@ -204,11 +204,25 @@ def check_space(args: argparse.Namespace, prompt_length: int, layers: int, heads
     variants = sum({"full": 1, "attn": 1, "head": heads}[variant] for variant in args.variants)
     tokens = args.num_tokens * prompt_length + args.num_tokens * (args.num_tokens - 1) // 2
     needed = tokens * layers * variants * sum(BYTES_PER_ROW[form] for form in args.formats)
+    needed += sum(BYTES_PER_FILE.get(form, 0) for form in args.formats)
     free = shutil.disk_usage(args.output_dir).free
     if needed > free:
         raise UserError(
             f"the results need about {needed / 1e6:,.0f} MB, but the disk of {args.output_dir} has "
             f"{free / 1e6:,.0f} MB free; choose another --output-dir, or fewer --layers or --variants"
+        )
+
+
+def check_report(args: argparse.Namespace, masked: int, layers: int, heads: int) -> None:
+    """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""
+    from mask_impact.report import MAX_BASE64, base64_size
+
+    variants = sum({"full": 1, "attn": 1, "head": heads}[variant] for variant in args.variants)
+    size = base64_size((args.num_tokens, variants, layers, masked + args.num_tokens - 1))
+    if args.formats == ("html",) and size > MAX_BASE64:
+        raise UserError(
+            f"the report would be {size / 1e6:,.0f} MB, and a page holds at most {MAX_BASE64 / 1e6:,.0f} MB; "
+            "choose --format parquet and open it with visualize_results.html, or fewer --layers or --variants"
         )
 
 
@@ -323,6 +337,8 @@ def measure(
     measured_layers = len(layers or range(source.num_layers))
     with output_folder(args.output_dir), open_results(args, default_name) as files:
         check_space(args, len(inputs.tokens), measured_layers, source.text_config.num_attention_heads)
+        masked = sum(map(experiment.MASKED[args.mask_mode], inputs.tokens))
+        check_report(args, masked, measured_layers, source.text_config.num_attention_heads)
         if args.vision and not args.quiet:
             progress.say(plan(inputs, args.mask_mode))
         prepared = time.perf_counter()
@@ -333,7 +349,8 @@ def measure(
         run.manifest["model"] |= source.manifest
         run.manifest["seconds"] |= {"prepare": prepared - started, "load": loaded - prepared}
         run.manifest["seconds"]["total"] = time.perf_counter() - started
-        paths = files.commit({"name": files.name, "argv": list(argv), **run.manifest})
+        paths = files.commit({"name": files.name, "argv": list(argv), **run.manifest}, inputs.pictures)
+        run.manifest["notes"] = [*run.manifest["notes"], *files.notes]  # for the summary
     return run, paths
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mask_impact.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class ModelInputs:
     prompt: str
     chat: bool
     images: list[dict[str, Any]] = field(default_factory=list)  # of each picture what the manifest says
+    pictures: "list[Image.Image]" = field(default_factory=list)  # the same as they were shown to the model, upright RGB
 
     def image_ranges(self) -> list[tuple[int, int]]:
         """[first, last) position of each picture's tokens, whatever stands between them included."""

@@ -1,7 +1,7 @@
 """The long table: its columns, its files on disk and the run manifest.
 
 In:  Blocks (all distances of one generation step and one layer), in the order they are to be written.
-Out: NAME_results.csv / .json / .parquet with the same rows, and NAME_run.json, the manifest, which is there
+Out: NAME_results.csv / .json / .parquet / .html with the same rows, and NAME_run.json, the manifest, which is there
      only when the files beside it are complete and of one run. docs/output-format.md is the user's side.
 
     with ResultFiles("output", "masking", ["csv", "json"]) as files:
@@ -23,7 +23,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import add
 from pathlib import Path
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import pyarrow as pa
+    from PIL import Image
+
+    Pictures = Sequence[Image.Image | None]  # upright RGB; None: not there
 
 COLUMNS = (
     "generation_step",
@@ -75,13 +78,13 @@ class Block:
         return len(self.tokens) * len(self.variants)
 
 
-def _checked(block: Block) -> Block:
+def checked(block: Block) -> Block:
     """The block as int64, float32 and valid text. Raises ValueError for a wrong shape, NaN or infinity."""
     block = replace(
         block,
-        tokens=[_valid(token) for token in block.tokens],
+        tokens=[valid(token) for token in block.tokens],
         positions=np.asarray(block.positions, np.int64),
-        variants=[_valid(variant) for variant in block.variants],
+        variants=[valid(variant) for variant in block.variants],
         l2=np.asarray(block.l2, np.float32),
         cosine=np.asarray(block.cosine, np.float32),
     )
@@ -103,7 +106,7 @@ def _checked(block: Block) -> Block:
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _valid(text: str) -> str:
+def valid(text: str) -> str:
     """Half of a surrogate pair, which no UTF-8 file can hold, becomes U+FFFD. All other text is unchanged."""
     return _LONE_SURROGATE.sub("\ufffd", text)
 
@@ -128,8 +131,12 @@ class Writer(Protocol):
 
     def __init__(self, path: Path) -> None: ...
     def write(self, block: Block) -> None: ...
+    def prepare(self, pictures: Pictures, others: Sequence[str]) -> str | None:
+        """All blocks are written. Why this file cannot be had, None if it can; `others` are the run's other files."""
+        return None
+
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Complete the file."""
+        """Complete the file; only after `prepare` gave None."""
 
     def close(self) -> None:
         """Let go of open files; called after `finish`, or without it when the run failed."""
@@ -140,7 +147,7 @@ def _shortest(values: np.ndarray) -> bytes:
     return orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-class CsvWriter:
+class CsvWriter(Writer):
     """UTF-8, "\\n" line ends, one header line. Tokens are always quoted, as in RFC 4180, numbers never."""
 
     def __init__(self, path: Path) -> None:
@@ -174,7 +181,7 @@ def _csv_quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-class JsonWriter:
+class JsonWriter(Writer):
     """One JSON object, one array per column. Each column goes to a file of its own; `finish` joins them."""
 
     def __init__(self, path: Path) -> None:
@@ -211,7 +218,7 @@ class JsonWriter:
                 all_of_them.enter_context(file)
 
 
-class ParquetWriter:
+class ParquetWriter(Writer):
     """Snappy, dictionary-coded strings, the manifest as JSON under the metadata key "mask_impact"."""
 
     def __init__(self, path: Path) -> None:
@@ -243,15 +250,26 @@ class ParquetWriter:
 
     def finish(self, manifest: dict[str, Any]) -> None:
         self._write_row_group()
-        self._file.add_key_value_metadata({"mask_impact": _manifest_text(manifest)})
+        self._file.add_key_value_metadata({"mask_impact": manifest_text(manifest)})
         self._file.close()
 
     def close(self) -> None:
         self._file.close()
 
 
-FORMATS: dict[str, type[Writer]] = {"csv": CsvWriter, "json": JsonWriter, "parquet": ParquetWriter}
-_EXTENSIONS = sorted({*FORMATS, "html"})  # what a run may have left; no other file is ever touched
+def _report_writer(path: Path) -> Writer:
+    from mask_impact.report import ReportWriter  # which imports this module
+
+    return ReportWriter(path)
+
+
+FORMATS: dict[str, Callable[[Path], Writer]] = {
+    "csv": CsvWriter,
+    "json": JsonWriter,
+    "parquet": ParquetWriter,
+    "html": _report_writer,
+}
+_EXTENSIONS = sorted(FORMATS)  # what a run may have left; no other file is ever touched
 
 
 # --- the folder -------------------------------------------------------------------------------------------
@@ -270,6 +288,7 @@ class ResultFiles:
             raise UserError(f"the output name {name!r} must be a plain file name, without a folder")
         self.directory, self.name, self.formats = Path(directory), name, tuple(dict.fromkeys(formats))
         self.rows = 0
+        self.notes: list[str] = []  # after `commit`: what was not written and why
         self._writers: dict[str, Writer] = {}
         self._usable = False  # between __enter__ and commit, as long as nothing failed
 
@@ -293,32 +312,47 @@ class ResultFiles:
     def write(self, block: Block) -> None:
         """Append the rows of one block to every file. Raises ValueError if a distance is NaN or infinite."""
         with self._whole_or_unusable():
-            for part in _parts(_checked(block)):
+            for part in _parts(checked(block)):
                 if part.rows:
                     for writer in self._writers.values():
                         writer.write(part)
                     self.rows += part.rows
 
-    def commit(self, manifest: dict[str, Any]) -> dict[str, Path]:
+    def commit(self, manifest: dict[str, Any], pictures: Pictures = ()) -> dict[str, Path]:
         """Complete the files and move them into place. They replace all results of an earlier run.
 
-        `manifest` is written with schema_version, rows and files filled in here. Returns the path of every
-        format, and of the manifest under "run". Raises OSError if a file cannot be completed or moved.
+        `manifest` is written with schema_version, rows and files filled in here, and a note for a report that is too
+        large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path of every
+        format written, and of the manifest under "run". Raises OSError if a file cannot be completed or moved.
         """
         with self._whole_or_unusable():
-            names = [self._result(fmt).name for fmt in self.formats]
+            formats = self._possible_formats(pictures)
+            names = [self._result(fmt).name for fmt in formats]
             version = {"schema_version": SCHEMA_VERSION}  # on the left to be first, on the right to be true
             manifest = version | manifest | version | {"rows": self.rows, "files": names}
-            text = _manifest_text(manifest)
+            if self.notes:
+                manifest["notes"] = [*manifest.get("notes", []), *self.notes]
+            text = manifest_text(manifest)
             (self._temporary / self._manifest.name).write_bytes(text.encode())
-            for writer in self._writers.values():
-                writer.finish(manifest)
-                writer.close()
+            for fmt in formats:
+                self._writers[fmt].finish(manifest)
+                self._writers[fmt].close()
             for name in (*names, self._manifest.name):
                 _sync_file(self._temporary / name)
             self._replace(names)
         self._usable = False
-        return {fmt: self._result(fmt) for fmt in self.formats} | {"run": self._manifest}
+        return {fmt: self._result(fmt) for fmt in formats} | {"run": self._manifest}
+
+    def _possible_formats(self, pictures: Pictures) -> list[str]:
+        """The formats without those that cannot hold this run, for which there is a note."""
+        possible = []
+        for fmt in self.formats:
+            others = [self._result(other).name for other in self.formats if other != fmt]
+            if reason := self._writers[fmt].prepare(pictures, others):
+                self.notes.append(f"{self._result(fmt).name} was not written: {reason}")
+            else:
+                possible.append(fmt)
+        return possible
 
     def _replace(self, names: Sequence[str]) -> None:
         """Old results out, new results in. No file system replaces several files at once, so order matters:
@@ -413,9 +447,9 @@ def _sync_folder(path: Path) -> None:
             os.close(folder)
 
 
-def _manifest_text(manifest: dict[str, Any]) -> str:
+def manifest_text(manifest: dict[str, Any]) -> str:
     """Readable JSON. Raises ValueError for NaN or inf, TypeError for a value JSON has no form for."""
-    return _valid(json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)) + "\n"
+    return valid(json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -462,7 +496,7 @@ def to_dataframe(blocks: Iterable[Block]) -> pd.DataFrame:
     """
     import pyarrow as pa
 
-    batches = [_arrow_batch(_checked(block)) for block in blocks]
+    batches = [_arrow_batch(checked(block)) for block in blocks]
     return _to_pandas(pa.Table.from_batches(batches, _arrow_schema()))
 
 

@@ -66,7 +66,8 @@ def vision_inputs(
         images.append(described(picture, found, own[0][0], own[-1][0]))
     # PaliGemma's processor also gives labels, which are for training
     tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
-    return ModelInputs(tensors, tokens, prompt, chat=True, images=images)
+    shown = [picture.image for picture in pictures]
+    return ModelInputs(tensors, tokens, prompt, chat=True, images=images, pictures=shown)
 
 
 def image_token_id(processor: Any, config: Any) -> int:

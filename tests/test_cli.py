@@ -29,7 +29,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
-from mask_impact import cli, experiment, models, results
+from mask_impact import cli, experiment, models, report, results
 from mask_impact.errors import UserError
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
@@ -243,8 +243,7 @@ def test_layers(run, value, part):
     [
         ("--variants", "full,mlp", ["unknown 'mlp'", "choose from full, attn, head"]),
         ("--variants", ",", ["nothing chosen"]),
-        ("--format", "xlsx", ["unknown 'xlsx'", "choose from csv, json, parquet"]),
-        ("--format", "csv,html", ["'html' comes with the viewer"]),
+        ("--format", "xlsx", ["unknown 'xlsx'", "choose from csv, json, parquet, html"]),
         ("--format", "", ["nothing chosen"]),
         ("--head-space", "input", ["'input'", "residual"]),
         ("--dtype", "float64", ["'float64'", "bfloat16"]),
@@ -314,14 +313,31 @@ def test_disk_that_is_too_small(run, monkeypatch):
 
 def test_estimate_of_the_space_is_what_the_files_take(run, monkeypatch):
     """Not too little, and not so much more that a run is refused that would have fitted."""
-    command = ["--format", "csv,json,parquet", "--num-tokens", 4, "--prompt", "a" + " is" * 50]
+    command = ["--format", "csv,json,parquet,html", "--num-tokens", 4, "--prompt", "a" + " is" * 50]
     assert run(*command, prompt=None).code == 0
-    size, rows = sum(path.stat().st_size for path in Path("output").glob("*_results.*")), manifest()["rows"]
-    needed = rows * sum(cli.BYTES_PER_ROW.values())
-    assert size < needed < 2 * size
+    sizes, rows = (
+        {path.suffix[1:]: path.stat().st_size for path in Path("output").glob("*_results.*")},
+        manifest()["rows"],
+    )
+    page = report.find_page().stat().st_size
+    needed = rows * sum(cli.BYTES_PER_ROW.values()) + cli.BYTES_PER_FILE["html"]
+    assert sum(sizes.values()) < needed and page < cli.BYTES_PER_FILE["html"]
+    tables = [form for form in sizes if form != "html"]
+    assert rows * sum(cli.BYTES_PER_ROW[form] for form in tables) < 2 * sum(sizes[form] for form in tables)
+    assert sizes["html"] - page < rows * cli.BYTES_PER_ROW["html"]
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
         assert run(*command, prompt=None).code == code
+
+
+def test_a_report_that_is_too_large(run, monkeypatch):
+    """Nothing is measured for it alone; among other formats it is left out, and the summary says so."""
+    monkeypatch.setattr(report, "MAX_BASE64", 100)
+    refuses(run("--format", "html"), "the report would be 0 MB", "choose --format parquet")
+    ended = run("--format", "parquet,html")
+    assert ended.code == 0 and [path.suffix for path in sorted(Path("output").iterdir())] == [".parquet", ".json"]
+    (note,) = manifest()["notes"]
+    assert "note       masking_results.html was not written: the report would be" in ended.out and note in ended.out
 
 
 def fails_on_call(number: int, error: BaseException) -> Callable:
@@ -449,7 +465,8 @@ def test_files_of_the_three_formats_hold_the_same_table(run):
 def test_default_formats_and_folder(run):
     assert run().code == 0
     assert sorted(everything(Path.cwd())) == [
-        "output", "output/masking_results.csv", "output/masking_results.json", "output/masking_run.json",
+        "output", "output/masking_results.csv", "output/masking_results.html", "output/masking_results.json",
+        "output/masking_run.json",
     ]  # fmt: skip
 
 
@@ -547,7 +564,7 @@ def test_the_summary_says_what_matters(run, good):
     assert repr("".join(each["text"] for each in found["generated"])) in lines["generated"]
     total = float(re.search(r"total ([\d.]+)$", lines["seconds"])[1])  # with the moment it takes to finish the files
     assert found["seconds"]["total"] - 0.01 <= total < found["seconds"]["total"] + 5
-    for name in ("masking_results.csv", "masking_results.json", "masking_run.json"):
+    for name in ("masking_results.csv", "masking_results.json", "masking_results.html", "masking_run.json"):
         assert f" {Path('output') / name}\n" in ended.out
     full = table[(table.variant == "Full") & (table.token_position > 0)]
     best = full.loc[full.groupby("token_position").l2_distance.idxmax()].sort_values("l2_distance", ascending=False)

@@ -580,5 +580,5 @@ def test_real_process(tmp_path, made, photo):
     said = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and not re.search(r"\|.*\| +\d+%", line)]
     assert (done.returncode, said) == (0, [])
     assert "mask mode  vision: 12 image tokens in 1 image (3 x 4 grid)" in done.stdout
-    names = [f"vl_masking_{name}" for name in ("results.csv", "results.json", "run.json")]
+    names = [f"vl_masking_{name}" for name in ("results.csv", "results.html", "results.json", "run.json")]
     assert sorted(everything(tmp_path / "output")) == names

@@ -1,0 +1,81 @@
+"""Makes src/example.json, the small real run inside the page: the demo model on a short prompt, in embed format.
+
+python viewer/make_example.py        # from the repository root; needs mask_impact, takes seconds
+"""
+
+import base64
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+HERE = Path(__file__).parent
+PROMPT = "Ann has a blue cup. Ann's cup is"
+KEPT = (
+    "schema_version",
+    "name",
+    "model",
+    "prompt",
+    "prompt_length",
+    "tokens",
+    "generated",
+    "mask_mode",
+    "noise_floor",
+    "rows",
+)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, HERE.parent / "mask_impact_analysis.py", "--model", "demo", "--prompt", PROMPT]
+        subprocess.run(
+            [*command, "--output", "example", "--output-dir", folder, "--format", "json", "--quiet"], check=True
+        )
+        table = pd.read_json(Path(folder) / "example_results.json", dtype={"token_masked": str})
+        manifest = json.loads((Path(folder) / "example_run.json").read_text())
+    (HERE / "src" / "example.json").write_text(
+        json.dumps(embedded(table, manifest), separators=(",", ":")).replace("<", "\\u003c") + "\n"
+    )
+    return 0
+
+
+def embedded(table: pd.DataFrame, manifest: dict) -> dict:
+    """The run as src/data/embed.ts describes it, with what the page shows of the manifest."""
+    steps, layers, positions = (
+        sorted(int(each) for each in table[column].unique())
+        for column in ("generation_step", "layer", "token_position")
+    )
+    variants = manifest["variants"]
+    texts = dict(zip(table.token_position, table.token_masked, strict=True))
+    cube = pd.MultiIndex.from_product([steps, variants, layers, positions])
+    table = table.set_index(["generation_step", "variant", "layer", "token_position"]).reindex(cube)
+    small = {key: manifest[key] for key in KEPT}
+    small["tokens"] = [
+        {key: value for key, value in token.items() if value is not None} for token in manifest["tokens"]
+    ]
+    return {
+        "format": 1,
+        "name": "example",
+        "rows": manifest["rows"],
+        "steps": steps,
+        "layers": layers,
+        "variants": variants,
+        "positions": positions,
+        "tokens": [texts[position] for position in positions],
+        "l2": base64_of(table.l2_distance),
+        "cosine": base64_of(table.cosine_distance),
+        "manifest": small,
+        "images": [],
+    }
+
+
+def base64_of(column: pd.Series) -> str:
+    return base64.b64encode(column.to_numpy(dtype=np.dtype("<f4")).tobytes()).decode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+/** From a value to a colour: tables, the curve, and what is black or white on top of it. */
+
+import { cividis, puor, viridis } from "virtual:colours";
+
+import type { State } from "./state.ts";
+
+export type Rgb = readonly [number, number, number];
+
+const TABLES = { cividis, viridis, difference: puor };
+export type Palette = keyof typeof TABLES;
+
+const decoded = new Map<Palette, Rgb[]>();
+
+/** 256 colours. */
+export function table(palette: Palette): Rgb[] {
+  let found = decoded.get(palette);
+  if (!found) {
+    const parts = TABLES[palette].match(/../g)!.map((part) => parseInt(part, 16));
+    const stops = parts.length / 3 - 1;
+    found = Array.from({ length: 256 }, (_, i) => {
+      const place = (i / 255) * stops;
+      const low = Math.min(Math.floor(place), stops - 1);
+      const part = (channel: number) => {
+        const [from, to] = [parts[3 * low + channel], parts[3 * low + 3 + channel]];
+        return Math.round(from + (place - low) * (to - from));
+      };
+      return [part(0), part(1), part(2)] as const;
+    });
+    decoded.set(palette, found);
+  }
+  return found;
+}
+
+/** Place on the scale, 0 to 1: of `value` between 0 and `largest`, or with `signed` between -largest and largest. */
+export function share(value: number, largest: number, curve: State["curve"], signed = false): number {
+  if (!(largest > 0)) return signed ? 0.5 : 0;
+  const part = Math.min(1, Math.abs(value) / largest);
+  const bent = curve === "sqrt" ? Math.sqrt(part) : part;
+  return signed ? 0.5 + (Math.sign(value) * bent) / 2 : bent;
+}
+
+export function colourAt(palette: Palette, place: number): Rgb {
+  return table(palette)[Math.round(Math.min(1, Math.max(0, place)) * 255)];
+}
+
+export function css([r, g, b]: Rgb): string {
+  return `rgb(${r}, ${g}, ${b})`;
+}
+
+/** Whether dark text is the readable one on a colour (relative luminance, WCAG 2.2). */
+export function isLight([r, g, b]: Rgb): boolean {
+  const linear = (part: number) => (part <= 10 ? part / 3294 : ((part / 255 + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) > 0.179;
+}

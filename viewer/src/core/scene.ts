@@ -1,0 +1,119 @@
+/**
+ * What the views are given: the runs that are shown, the state as it applies to them, and numbers derived from both.
+ *
+ * A Scene is made anew for every change and never altered. A view reads it, draws, and calls `Store.set` when the user
+ * does something; it knows no other view.
+ */
+
+import { index, type Run, type TokenInfo } from "../data/types.ts";
+import type { State } from "./state.ts";
+
+/** What the pointer is over; a preview of the selection. */
+export interface Hover {
+  token: number | null;
+  layer: number | null;
+}
+
+export interface Scene {
+  /** Everything that is loaded, and the places in it of what is shown. */
+  library: Run[];
+  runs: Run[];
+  /** The run in front: runs[0]. */
+  run: Run;
+  state: State;
+  hover: Hover;
+  dark: boolean;
+}
+
+/** A view on the page. */
+export interface View {
+  readonly element: HTMLElement;
+  /** Show the scene; at most once per frame. */
+  update(scene: Scene): void;
+}
+
+/** The state with what this run does not have replaced by what it has. */
+export function settled(state: State, run: Run): State {
+  const has = <T>(list: T[], wanted: T, other: T) => (list.includes(wanted) ? wanted : other);
+  return {
+    ...state,
+    step: has(run.steps, state.step, run.steps[0]),
+    variant: has(run.variants, state.variant, run.variants[0]),
+    token: run.tokens.some(({ position }) => position === state.token) ? state.token : null,
+    layer: state.layer !== null && run.layers.includes(state.layer) ? state.layer : null,
+  };
+}
+
+/** The places of a state's step, variant, layer and token in a run's lists; -1 where the run does not have it. */
+export function places(run: Run, state: State): { step: number; variant: number; layer: number; token: number } {
+  return {
+    step: run.steps.indexOf(state.step),
+    variant: run.variants.indexOf(state.variant),
+    layer: state.layer === null ? -1 : run.layers.indexOf(state.layer),
+    token: tokenIndex(run, state.token),
+  };
+}
+
+const tokenPlaces = new WeakMap<TokenInfo[], Map<number, number>>();
+
+/** The place in run.tokens of the token at `position`, -1 if it was not masked. */
+export function tokenIndex(run: Run, position: number | null): number {
+  let known = tokenPlaces.get(run.tokens);
+  if (!known) tokenPlaces.set(run.tokens, (known = new Map(run.tokens.map((token, place) => [token.position, place]))));
+  return position === null ? -1 : (known.get(position) ?? -1);
+}
+
+/** A matrix of values, layers down, tokens across; NaN: no value. */
+export interface Matrix {
+  layers: number[];
+  tokens: TokenInfo[];
+  /** [layer * tokens.length + token] */
+  values: Float32Array;
+}
+
+/** The metric of one variant and step, as a view into the run: no copy. A step the run does not have gives NaN. */
+export function matrix(run: Run, state: State): Matrix {
+  const { step, variant } = places(run, state);
+  const size = run.layers.length * run.tokens.length;
+  const start = step < 0 || variant < 0 ? -1 : index(run, step, variant, 0, 0);
+  const values = start < 0 ? new Float32Array(size).fill(NaN) : run[state.metric].subarray(start, start + size);
+  return { layers: run.layers, tokens: run.tokens, values };
+}
+
+/** Largest value of each row of [rows, columns], without `skip` (a column, or -1); 0 where there is none. */
+export function rowMaxima(values: Float32Array, columns: number, skip: number): Float32Array {
+  const maxima = new Float32Array(columns ? values.length / columns : 0);
+  for (let place = 0; place < values.length; place++) {
+    const row = (place / columns) | 0;
+    if (place - row * columns !== skip && values[place] > maxima[row]) maxima[row] = values[place];
+  }
+  return maxima;
+}
+
+/** Importance of each token: the largest or mean value over the layers `from` to `to`. NaN where there is none. */
+export function importance(found: Matrix, state: State): { value: Float32Array; peak: Int32Array } {
+  const count = found.tokens.length;
+  const value = new Float32Array(count).fill(NaN);
+  const peak = new Int32Array(count).fill(-1); // layer with the largest value
+  const best = new Float32Array(count).fill(-1);
+  const seen = new Int32Array(count);
+  found.layers.forEach((layer, row) => {
+    if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
+    for (let token = 0; token < count; token++) {
+      const here = found.values[row * count + token];
+      if (Number.isNaN(here)) continue;
+      if (here > best[token]) [best[token], peak[token]] = [here, layer];
+      const before = seen[token]++ ? value[token] : 0;
+      value[token] = state.join === "max" ? Math.max(before, here) : before + here;
+    }
+  });
+  if (state.join === "mean") value.forEach((sum, token) => (value[token] = sum / seen[token]));
+  return { value, peak };
+}
+
+/** The manifest's noise floor for a variant: differences below it are rounding. 0 where it is not known. */
+export function noiseFloor(run: Run, state: State): number {
+  if (state.metric !== "l2") return 0;
+  const kind = state.variant.startsWith("Head") ? "Head" : "Full";
+  return run.manifest?.noise_floor?.[kind]?.l2 ?? 0;
+}

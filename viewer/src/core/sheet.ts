@@ -1,0 +1,176 @@
+/**
+ * What the heat map shows: one Sheet per shown run, or one of their difference.
+ *
+ * All sheets of a scene have the same columns (positions) and layers, those of all shown runs together, so that runs
+ * can scroll as one. What a run did not measure is NaN.
+ */
+
+import type { Run, TokenInfo } from "../data/types.ts";
+import { matrix, noiseFloor, tokenIndex, type Scene } from "./scene.ts";
+import { isDifference, modelName } from "./words.ts";
+
+/** One token, or a picture folded into one column. */
+export interface Column {
+  positions: number[];
+  /** The first of them, of this run or, where it does not have it, of another. */
+  token: TokenInfo;
+}
+
+export interface Sheet {
+  title: string;
+  run: Run;
+  layers: number[];
+  columns: Column[];
+  /** [layer * columns.length + column] */
+  values: Float32Array;
+  /** Which position gave a folded column its value; same shape. Null if nothing is folded. */
+  strongest: Int32Array | null;
+  signed: boolean;
+  floor: number;
+  /** Column of position 0 if it is outside of the scale, or -1. */
+  outside: number;
+  /** End of the scale: one for each layer or column of a row scale, or one for all. */
+  largest: Float32Array;
+  by: "layer" | "column" | "all";
+  /** Whether the scale is that of all shown runs together. */
+  shared: boolean;
+  /** Cells with a value, cells without, and cells below the noise floor. */
+  measured: number;
+  empty: number;
+  below: number;
+  /** What to know about this sheet. */
+  notes: string[];
+}
+
+export const largestFor = (sheet: Sheet, layer: number, column: number) =>
+  sheet.largest[sheet.by === "all" ? 0 : sheet.by === "layer" ? layer : column];
+
+/** The place of the column that holds a position, or -1. */
+export function columnOf(columns: Column[], position: number | null): number {
+  if (position === null) return -1;
+  return columns.findIndex(({ positions }) => positions[0] <= position && positions[positions.length - 1] >= position);
+}
+
+export function sheets(scene: Scene): Sheet[] {
+  const { state } = scene;
+  const difference = isDifference(state, scene.runs);
+  const runs = difference ? scene.runs.slice(0, 2) : scene.runs;
+  const columns = columnsOf(runs, state.fold);
+  const layers = runs.length === 1 ? runs[0].layers : [...new Set(runs.flatMap((run) => run.layers))].sort((a, b) => a - b);
+  const made = difference ? [differenceSheet(scene, layers, columns)] : runs.map((run) => runSheet(scene, run, layers, columns));
+  // Runs of one model are in the same units: one scale for all of them.
+  const together = made.length > 1 && state.range === "all" && runs.every((run) => modelName(run) === modelName(runs[0]));
+  if (together) {
+    const largest = Float32Array.of(Math.max(...made.map((sheet) => sheet.largest[0])));
+    for (const sheet of made) Object.assign(sheet, { largest, shared: true });
+  }
+  return made;
+}
+
+function columnsOf(runs: readonly Run[], fold: boolean): Column[] {
+  const byPosition = new Map<number, TokenInfo>();
+  for (const run of [...runs].reverse()) for (const token of run.tokens) byPosition.set(token.position, token);
+  const tokens = runs.length === 1 ? runs[0].tokens : [...byPosition.values()].sort((a, b) => a.position - b.position);
+  const columns: Column[] = [];
+  for (const token of tokens) {
+    const last = columns[columns.length - 1];
+    const joins = fold && token.kind === "image" && last?.token.kind === "image" && last.token.image === token.image;
+    if (joins) last.positions.push(token.position);
+    else columns.push({ positions: [token.position], token });
+  }
+  return columns;
+}
+
+/** One value per layer and position of a list that may have more of both than the run. */
+function spread(scene: Scene, run: Run, layers: number[], columns: Column[], value: (layer: number, token: number) => number) {
+  const values = new Float32Array(layers.length * columns.length).fill(NaN);
+  const folded = columns.some(({ positions }) => positions.length > 1);
+  const strongest = folded ? new Int32Array(values.length).fill(-1) : null;
+  const layerPlaces = layers.map((layer) => run.layers.indexOf(layer));
+  columns.forEach(({ positions }, column) => {
+    for (const position of positions) {
+      const token = tokenIndex(run, position);
+      if (token < 0) continue;
+      layerPlaces.forEach((layer, row) => {
+        if (layer < 0) return;
+        const place = row * columns.length + column;
+        const here = value(layer, token);
+        if (Number.isNaN(here) || Math.abs(values[place]) >= Math.abs(here)) return;
+        values[place] = here;
+        if (strongest) strongest[place] = position;
+      });
+    }
+  });
+  return scaled(scene, { title: run.name, run, layers, columns, values, strongest, signed: false, floor: noiseFloor(run, scene.state), notes: [] });
+}
+
+function runSheet(scene: Scene, run: Run, layers: number[], columns: Column[]): Sheet {
+  const found = matrix(run, scene.state);
+  const own = columns.map((column) => {
+    const token = tokenIndex(run, column.positions[0]);
+    return token < 0 ? column : { ...column, token: run.tokens[token] };
+  });
+  const sheet = spread(scene, run, layers, own, (layer, token) => found.values[layer * found.tokens.length + token]);
+  sheet.notes.push(...missing(scene, run));
+  return sheet;
+}
+
+/** Second minus first, where both have the same token at a position. */
+function differenceSheet(scene: Scene, layers: number[], columns: Column[]): Sheet {
+  const [first, second] = scene.runs;
+  const [a, b] = [matrix(first, scene.state), matrix(second, scene.state)];
+  const layerPlaces = first.layers.map((layer) => second.layers.indexOf(layer));
+  const same = first.tokens.map((token) => {
+    const other = tokenIndex(second, token.position);
+    return other >= 0 && second.tokens[other].text === token.text ? other : -1;
+  });
+  const sheet = spread(scene, first, layers, columns, (layer, token) => {
+    const [otherLayer, other] = [layerPlaces[layer], same[token]];
+    if (otherLayer < 0 || other < 0) return NaN;
+    return b.values[otherLayer * b.tokens.length + other] - a.values[layer * a.tokens.length + token];
+  });
+  sheet.title = `${second.name} − ${first.name}`;
+  sheet.signed = true;
+  sheet.floor = Math.max(sheet.floor, noiseFloor(second, scene.state));
+  const all = new Set([...first.tokens, ...second.tokens].map(({ position }) => position)).size;
+  const lost = all - same.filter((other) => other >= 0).length;
+  if (lost) {
+    sheet.notes.push(
+      `${lost} of ${all} positions do not match (another token there, or not masked in both runs) and stay empty.`,
+    );
+  }
+  const shared = layerPlaces.filter((place) => place >= 0).length;
+  if (shared < layers.length) sheet.notes.push(`${layers.length - shared} of ${layers.length} layers are not in both runs.`);
+  sheet.notes.push(...missing(scene, first), ...missing(scene, second));
+  if (scene.runs.length > 2) sheet.notes.push(`A difference is of two runs; ${scene.runs.slice(2).map(({ name }) => name).join(", ")} not shown.`);
+  return sheet;
+}
+
+function missing({ state }: Scene, run: Run): string[] {
+  if (!run.steps.includes(state.step)) return [`${run.name} has no step ${state.step + 1}.`];
+  if (!run.variants.includes(state.variant)) return [`${run.name} has no ${state.variant.replace("_", " ")}.`];
+  return [];
+}
+
+/** With the ends of the colour scale; position 0 does not count if it is outside. */
+function scaled({ state }: Scene, sheet: Omit<Sheet, "outside" | "largest" | "by" | "shared" | "measured" | "empty" | "below">): Sheet {
+  const { values, columns, layers } = sheet;
+  const outside = !state.first && columns[0]?.positions[0] === 0 && columns[0].positions.length === 1 && columns.length > 1 ? 0 : -1;
+  const by = state.range === "all" ? "all" : state.rows === "layers" ? "layer" : "column";
+  const largest = new Float32Array(by === "all" ? 1 : by === "layer" ? layers.length : columns.length);
+  let overall = 0, empty = 0, below = 0;
+  for (let layer = 0, place = 0; layer < layers.length; layer++) {
+    for (let column = 0; column < columns.length; column++, place++) {
+      const size = Math.abs(values[place]);
+      if (Number.isNaN(size)) empty++;
+      else if (size < sheet.floor) below++;
+      if (column === outside) continue;
+      if (size > overall) overall = size;
+      const end = by === "all" ? 0 : by === "layer" ? layer : column;
+      if (size > largest[end]) largest[end] = size;
+    }
+  }
+  // As a row of its own, position 0 is measured against the others.
+  if (by === "column" && outside >= 0) largest[outside] = overall;
+  return { ...sheet, outside, by, shared: false, largest, measured: values.length - empty, empty, below };
+}

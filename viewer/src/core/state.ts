@@ -1,0 +1,95 @@
+/**
+ * What is chosen on the page: one flat object, shared by all views, kept in the URL fragment.
+ *
+ * Numbers are those of the file (layer 20 is 20, a token is its position), not indices, so that a state means the same
+ * in every run it is applied to. What a run does not have is answered by `settled` in scene.ts, not stored.
+ */
+
+import type { Metric } from "../data/types.ts";
+
+export interface State {
+  /** Places of the shown runs in the library, the first one is the one in front. */
+  runs: number[];
+  /** Several runs: next to each other, or the second minus the first. */
+  compare: "side" | "difference";
+  metric: Metric;
+  variant: string;
+  step: number;
+  /** What a row of the heat map is. */
+  rows: "layers" | "tokens";
+  /** Colours span all that is shown, or each row by itself. */
+  range: "all" | "row";
+  curve: "linear" | "sqrt";
+  /** Whether position 0, which often just absorbs attention, is in the scale. */
+  first: boolean;
+  palette: "cividis" | "viridis";
+  /** Selected token (position) and layer; null: none. */
+  token: number | null;
+  layer: number | null;
+  /** Heads in the line plot, by number. */
+  heads: number[];
+  /** Layers that count for the prompt's shading and the ranking: first and last, null for all; and how they are joined. */
+  from: number | null;
+  to: number | null;
+  join: "max" | "mean";
+  /** Picture: share of the colour over the picture, 0 to 1; image tokens folded into one block in the heat map. */
+  opacity: number;
+  fold: boolean;
+  theme: "auto" | "light" | "dark";
+}
+
+export const DEFAULTS: Readonly<State> = {
+  runs: [0], compare: "side", metric: "l2", variant: "Full", step: 0, rows: "layers", range: "all", curve: "linear",
+  first: false, palette: "cividis", token: null, layer: null, heads: [], from: null, to: null, join: "max", opacity: 0.7,
+  fold: false, theme: "auto",
+};
+
+const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
+  compare: ["side", "difference"], metric: ["l2", "cosine"], rows: ["layers", "tokens"], range: ["all", "row"],
+  curve: ["linear", "sqrt"], palette: ["cividis", "viridis"], join: ["max", "mean"], theme: ["auto", "light", "dark"],
+};
+
+/** "#metric=cosine&token=12": what differs from the defaults. */
+export function toFragment(state: State): string {
+  const parts = new URLSearchParams();
+  for (const key of Object.keys(DEFAULTS) as (keyof State)[]) {
+    const text = JSON.stringify(state[key]);
+    if (text !== JSON.stringify(DEFAULTS[key])) parts.set(key, typeof state[key] === "string" ? String(state[key]) : text);
+  }
+  return parts.toString();
+}
+
+/** The state in a fragment; whatever is not a valid value is left at its default. */
+export function fromFragment(fragment: string): State {
+  const state: State = { ...DEFAULTS };
+  for (const [key, text] of new URLSearchParams(fragment.replace(/^#/, ""))) {
+    if (!(key in DEFAULTS)) continue;
+    const name = key as keyof State;
+    const value = typeof DEFAULTS[name] === "string" ? text : parsed(text);
+    if (valid(name, value)) Object.assign(state, { [name]: value });
+  }
+  return state;
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function valid(name: keyof State, value: unknown): boolean {
+  const whole = (each: unknown) => Number.isSafeInteger(each) && (each as number) >= 0;
+  const choices = CHOICES[name] as readonly unknown[] | undefined;
+  if (choices) return choices.includes(value);
+  switch (name) {
+    case "runs": return Array.isArray(value) && value.length > 0 && value.every(whole);
+    case "heads": return Array.isArray(value) && value.every(whole);
+    case "variant": return typeof value === "string" && value !== "";
+    case "step": return whole(value);
+    case "token": case "layer": case "from": case "to": return value === null || whole(value);
+    case "opacity": return typeof value === "number" && value >= 0 && value <= 1;
+    default: return typeof value === "boolean";
+  }
+}

@@ -1,0 +1,108 @@
+/** Holds what is loaded and what is chosen, and tells the page when either has changed, at most once per frame. */
+
+import { add, emptyLibrary, remove, resolve, type Library } from "../data/pair.ts";
+import type { Loaded, Run } from "../data/types.ts";
+import { settled, type Hover, type Scene } from "./scene.ts";
+import { fromFragment, toFragment, type State } from "./state.ts";
+
+export class Store {
+  #library: Library = emptyLibrary;
+  #runs: Run[] = [];
+  #state: State;
+  #hover: Hover = { token: null, layer: null };
+  #changed: () => void;
+  #scheduled = false;
+  /** On paper, everything is light. */
+  printing = false;
+
+  constructor(fragment: string, changed: () => void) {
+    this.#state = fromFragment(fragment);
+    this.#changed = changed;
+  }
+
+  get library(): Library {
+    return this.#library;
+  }
+
+  /** Everything that is loaded, with manifests and pictures in place. */
+  get runs(): Run[] {
+    return this.#runs;
+  }
+
+  /** The state as chosen, before it is fitted to a run. */
+  get state(): State {
+    return this.#state;
+  }
+
+  /** What is to be shown; null before the first run is there. */
+  get scene(): Scene | null {
+    if (!this.#runs.length) return null;
+    const places = this.#state.runs.filter((place) => place < this.#runs.length);
+    const runs = (places.length ? places : [0]).map((place) => this.#runs[place]);
+    const state = settled(this.#state, runs[0]);
+    return { library: this.#runs, runs, run: runs[0], state, hover: this.#hover, dark: this.dark };
+  }
+
+  get dark(): boolean {
+    const { theme } = this.#state;
+    if (this.printing) return false;
+    return theme === "dark" || (theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
+  }
+
+  /**
+   * Take over what a file turned out to be. Returns a message for the user, or null. A run comes to the front, unless
+   * the address has already said that it is to be shown.
+   */
+  add(item: Loaded): string | null {
+    const { library, runId, message } = add(this.#library, item);
+    this.#take(library);
+    const place = this.#runs.findIndex(({ id }) => id === runId);
+    if (place >= 0 && !this.#state.runs.includes(place)) this.set({ runs: [place], token: null, layer: null });
+    return message;
+  }
+
+  remove(runId: string): void {
+    const gone = this.#runs.findIndex(({ id }) => id === runId);
+    const runs = this.#state.runs.filter((place) => place !== gone).map((place) => (place > gone ? place - 1 : place));
+    this.#take(remove(this.#library, runId));
+    this.set({ runs: runs.length ? runs : [0] });
+  }
+
+  #take(library: Library): void {
+    this.#library = library;
+    this.#runs = resolve(library);
+    this.#schedule();
+  }
+
+  set(patch: Partial<State>): void {
+    this.#state = { ...this.#state, ...patch };
+    this.#schedule();
+  }
+
+  /** Take over a fragment, of an address that was changed by hand or by going back. */
+  read(fragment: string): void {
+    if (fragment.replace(/^#/, "") === this.fragment) return;
+    this.#state = fromFragment(fragment);
+    this.#schedule();
+  }
+
+  hover(hover: Hover): void {
+    if (hover.token === this.#hover.token && hover.layer === this.#hover.layer) return;
+    this.#hover = hover;
+    this.#schedule();
+  }
+
+  /** The state as it belongs into the address of the page. */
+  get fragment(): string {
+    return toFragment(this.#state);
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    requestAnimationFrame(() => {
+      this.#scheduled = false;
+      this.#changed();
+    });
+  }
+}

@@ -1,0 +1,61 @@
+/** What things are called on the page, the same everywhere. */
+
+import type { Metric, Run } from "../data/types.ts";
+import type { Scene } from "./scene.ts";
+import type { State } from "./state.ts";
+
+export const METRICS: Record<Metric, string> = { l2: "L2 distance", cosine: "Cosine distance" };
+
+/** "Head 3" of "Head_3". */
+export const variantName = (variant: string) => variant.replace("_", " ");
+
+export const modelName = (run: Run) => run.manifest?.model?.name ?? run.manifest?.model?.path_or_id ?? "";
+
+/** The output token that a step predicts, if the manifest tells. */
+export const predicted = (run: Run, step: number) => run.manifest?.generated?.find((token) => token.step === step);
+
+/** "2.3 %", "99.99 %": never rounded up to certainty. */
+export function percent(part: number): string {
+  const digits = part > 0.9995 || part < 0.001 ? 3 : 1;
+  const shown = Math.min(part === 1 ? 100 : 99.999, 100 * part);
+  return `${Number(shown.toFixed(digits))} %`;
+}
+
+/** Shortest decimal that reads back as the same float32: the number as it is in the file. */
+export function exact(value: number): string {
+  if (Number.isNaN(value)) return "";
+  for (let digits = 6; digits < 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return String(short);
+  }
+  return String(Number(value.toPrecision(9)));
+}
+
+/** Whose change the numbers are, for a sentence. */
+export function whose(variant: string): string {
+  if (variant === "Full") return "a layer's update";
+  if (variant === "Attn") return "what a layer's attention adds";
+  return `the output of ${variantName(variant).toLowerCase()} in a layer`;
+}
+
+/** The line that says what colour means. */
+export function meaning({ runs, state }: Scene): string {
+  const moves = state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)";
+  const what = `how far ${whose(state.variant)} ${moves} at the predicting position when this token is hidden from it`;
+  return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
+}
+
+export const isDifference = (state: State, runs: readonly Run[]) => state.compare === "difference" && runs.length > 1;
+
+/** Why a run has no numbers for some tokens or layers; sentences. */
+export function limits(run: Run): string[] {
+  const { mask_mode: mode, images, skipped_layers: skipped = [] } = run.manifest ?? {};
+  const out: string[] = [];
+  if (mode === "vision") out.push("Only image tokens were masked in this run; text tokens have no values.");
+  if (mode === "text" && images?.length) out.push("Image tokens were not masked in this run; they have no values.");
+  if (skipped.length) {
+    const layers = skipped.map(({ layer }) => layer).join(", ");
+    out.push(`Not measured: layer ${layers} (${skipped[0].reason ?? "no softmax attention"}).`);
+  }
+  return out;
+}

@@ -1,0 +1,127 @@
+/**
+ * A run inside the page: NAME_results.html is this page with its data element filled by the Python side.
+ *
+ *   <script type="text/plain" id="mask-impact-data">{...}</script>
+ *
+ * One JSON object, in which every "<" is written \u003c: a token "</script>" would otherwise end the element. Keys:
+ *
+ *   format     1
+ *   name       NAME of the run
+ *   rows       rows in the table
+ *   steps      [S] generation steps, rising          layers     [L] layers, rising
+ *   variants   [V] "Full", "Attn", "Head_0", ...     positions  [T] positions of the masked tokens, rising
+ *   tokens     [T] their texts
+ *   l2, cosine base64 of S*V*L*T little-endian float32, index ((step * V + variant) * L + layer) * T + token;
+ *              NaN where the table has no row. In numpy: a C-ordered array of shape [S, V, L, T], dtype "<f4"
+ *   manifest   the manifest, or null
+ *   images     one for each of manifest.images: {"name": "cat.png", "data": "data:image/jpeg;base64,..."} or null
+ *
+ * The built page has the element, empty. Python replaces exactly EMPTY_ELEMENT, once.
+ */
+
+import { LoadError } from "./errors.ts";
+import { cleanManifest, withManifest } from "./manifest.ts";
+import { plainToken } from "./cube.ts";
+import type { Picture, Run } from "./types.ts";
+
+export const ELEMENT_ID = "mask-impact-data";
+export const EMPTY_ELEMENT = `<script type="text/plain" id="${ELEMENT_ID}"></script>`;
+export const EMBED_FORMAT = 1;
+
+interface Embedded {
+  format: number;
+  name: string;
+  rows: number;
+  steps: number[];
+  layers: number[];
+  variants: string[];
+  positions: number[];
+  tokens: string[];
+  l2: string;
+  cosine: string;
+  manifest: unknown;
+  images: ({ name: string; data: string } | null)[];
+}
+
+/** The text of the data element in the source of a page; null if it is not there or empty. */
+export function findEmbedded(html: string): string | null {
+  const open = html.search(new RegExp(`<script[^>]*\\bid="${ELEMENT_ID}"[^>]*>`));
+  if (open < 0) return null;
+  const start = html.indexOf(">", open) + 1;
+  const end = html.indexOf("</script>", start);
+  return (end < 0 ? "" : html.slice(start, end).trim()) || null;
+}
+
+/** Throws LoadError if the text is damaged: nothing is shown rather than something wrong. */
+export function decodeRun(text: string): Run {
+  const data = parsed(text);
+  const { name, steps, layers, variants, positions, tokens } = data;
+  const cells = steps.length * layers.length * variants.length * positions.length;
+  const manifest = data.manifest ? cleanManifest(data.manifest) : undefined;
+  const run: Run = {
+    id: "",
+    name,
+    steps,
+    layers,
+    variants,
+    tokens: positions.map((position, i) => plainToken(position, tokens[i])),
+    l2: floats(data.l2, cells, "l2"),
+    cosine: floats(data.cosine, cells, "cosine"),
+    rows: data.rows,
+    duplicates: 0,
+    manifest: null,
+    pictures: data.images.map(picture),
+    notes: [],
+    source: { fileName: `${name}_results.html`, format: "html", bytes: text.length },
+  };
+  return manifest ? withManifest(run, manifest) : run;
+}
+
+function parsed(text: string): Embedded {
+  let data: Partial<Embedded>;
+  try {
+    data = JSON.parse(text) as Partial<Embedded>;
+  } catch {
+    throw new LoadError("the data in the page is cut off or no valid JSON");
+  }
+  if (data?.format !== EMBED_FORMAT) {
+    throw new LoadError(`the data in the page has format ${String(data?.format)}, and this page reads format ${EMBED_FORMAT}`);
+  }
+  const { steps, layers, variants, positions, tokens, name, rows, l2, cosine, images = [] } = data;
+  const rising = (list: unknown) =>
+    Array.isArray(list) && list.length > 0 && list.every((n, i) => Number.isInteger(n) && n >= 0 && (i === 0 || n > list[i - 1]));
+  const strings = (list: unknown) => Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
+  const whole =
+    rising(steps) && rising(layers) && rising(positions) && strings(variants) && strings(tokens) &&
+    tokens!.length === positions!.length && new Set(variants).size === variants!.length &&
+    typeof name === "string" && Number.isInteger(rows) && typeof l2 === "string" && typeof cosine === "string" && Array.isArray(images);
+  if (!whole) throw new LoadError("the data in the page is damaged: its lists do not fit together");
+  return { ...data, images } as Embedded;
+}
+
+function floats(base64: string, cells: number, what: string): Float32Array {
+  const bytes = fromBase64(base64);
+  if (bytes.length !== cells * 4) {
+    throw new LoadError(`the data in the page is damaged: ${what} has ${bytes.length} of ${cells * 4} bytes`);
+  }
+  return new Float32Array(bytes.buffer, bytes.byteOffset, cells);
+}
+
+function picture(image: { name: string; data: string } | null): Picture | null {
+  const [, type, data] = /^data:(image\/[\w.+-]+);base64,(.*)$/s.exec(image?.data ?? "") ?? [];
+  return image && type ? { fileName: String(image.name), blob: new Blob([fromBase64(data)], { type }) } : null;
+}
+
+/** Newer browsers have Uint8Array.fromBase64; atob makes a string of the bytes first. */
+function fromBase64(base64: string): Uint8Array<ArrayBuffer> {
+  const native = (Uint8Array as unknown as { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> }).fromBase64;
+  try {
+    if (native) return native(base64);
+    const binary = atob(base64);
+    const bytes = new Uint8Array(binary.length);
+    for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+    return bytes;
+  } catch {
+    throw new LoadError("the data in the page is damaged: it is no valid base64");
+  }
+}

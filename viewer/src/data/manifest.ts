@@ -1,0 +1,144 @@
+/** NAME_run.json -> Manifest: every key of the right type or left out, so that views need no checks of their own. */
+
+import { LoadError } from "./errors.ts";
+import type { Manifest, Run, TokenInfo } from "./types.ts";
+
+type Check<T> = (value: unknown) => T | undefined;
+
+const text: Check<string> = (value) => (typeof value === "string" ? value : undefined);
+const flag: Check<boolean> = (value) => (typeof value === "boolean" ? value : undefined);
+const number: Check<number> = (value) => (typeof value === "number" && Number.isFinite(value) ? value : undefined);
+
+const list = <T>(check: Check<T>): Check<T[]> => (value) =>
+  Array.isArray(value) ? value.map(check).filter((each) => each !== undefined) : undefined;
+
+/** A list whose places mean something (position, picture number): what is wrong becomes an empty object. */
+const places = <T extends object>(check: Check<T>): Check<T[]> => (value) =>
+  Array.isArray(value) ? value.map((each) => check(each) ?? ({} as T)) : undefined;
+
+type Checks<T> = { [K in keyof Required<T>]: Check<NonNullable<T[K]>> };
+
+const object = <T extends object>(checks: Checks<T>): Check<T> => (value) => {
+  if (!isObject(value)) return undefined;
+  const out: Partial<T> = {};
+  for (const key of Object.keys(checks) as (keyof T & string)[]) {
+    const checked = checks[key](value[key]);
+    if (checked !== undefined) out[key] = checked;
+  }
+  return out as T;
+};
+
+const record = <T>(check: Check<T>): Check<Record<string, T>> => (value) => {
+  if (!isObject(value)) return undefined;
+  const entries = Object.entries(value).map(([key, each]) => [key, check(each)] as const);
+  return Object.fromEntries(entries.filter(([, each]) => each !== undefined)) as Record<string, T>;
+};
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+const manifest = object<Manifest>({
+  schema_version: number,
+  name: text,
+  created: text,
+  argv: list(text),
+  model: object({
+    name: text, path_or_id: text, revision: text, family: text, architecture: text,
+    layers: number, heads: number, hidden_size: number, parameters: number,
+  }),
+  dtype: text,
+  attention_implementation: text,
+  device: text,
+  versions: record(text),
+  git_commit: text,
+  prompt: text,
+  chat: flag,
+  prompt_length: number,
+  tokens: places(object({
+    position: number, id: number, text, kind: text, image: number, row: number, col: number, box: list(number),
+  })),
+  images: places(object({
+    path: text, sha256: text, format: text, mode: text, notes: list(text), size: list(number), resized: list(number),
+    grid: list(number), region: list(number), layout: text, tokens: number, positions: list(number),
+  })),
+  generated: places(object({ step: number, id: number, text, probability: number })),
+  stop_reason: text,
+  layers: list(number),
+  variants: list(text),
+  head_space: text,
+  masks: text,
+  mask_mode: text,
+  vision_attention: text,
+  noise_floor: record(object({ l2: number, relative: number })),
+  skipped_layers: list(object({ layer: number, reason: text })),
+  notes: list(text),
+  seconds: record(number),
+  peak_memory_mb: number,
+  rows: number,
+  files: list(text),
+});
+
+/** Of any JSON value; undefined if it is no object. */
+export const cleanManifest: Check<Manifest> = manifest;
+
+/** Does an object with these keys look like a manifest of ours? Two typical keys are enough: tools add and drop some. */
+export function looksLikeManifest(keys: readonly string[]): boolean {
+  const typical = ["schema_version", "model", "prompt", "prompt_length", "tokens", "generated", "noise_floor", "head_space", "files"];
+  return typical.filter((key) => keys.includes(key)).length >= 2;
+}
+
+export function parseManifest(json: string): Manifest {
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch {
+    throw new LoadError("the manifest is cut off or no valid JSON");
+  }
+  const cleaned = isObject(value) && looksLikeManifest(Object.keys(value)) ? cleanManifest(value) : undefined;
+  if (!cleaned) throw new LoadError("this JSON is neither a result table nor the manifest of a run");
+  return cleaned;
+}
+
+/** The run with the manifest's knowledge about its tokens, and a note for everything the two disagree on. */
+export function withManifest(run: Run, manifest: Manifest): Run {
+  const byPosition = new Map((manifest.tokens ?? []).map((token) => [token.position, token]));
+  const tokens = run.tokens.map((token): TokenInfo => {
+    const more = byPosition.get(token.position);
+    if (!more) return token;
+    const kind = more.kind === "image" || more.kind === "special" ? more.kind : "text";
+    const box = more.box?.length === 4 ? (more.box as TokenInfo["box"]) : null;
+    const { id = null, image = null, row = null, col = null } = more;
+    return { ...token, kind, id, image, row, col, box };
+  });
+  const pictures = (manifest.images ?? []).map((_, i) => run.pictures[i] ?? null);
+  return { ...run, tokens, manifest, pictures, notes: [...run.notes, ...disagreements(run, manifest)] };
+}
+
+/** Sentences; none if the manifest fits the run. */
+export function disagreements(run: Run, manifest: Manifest): string[] {
+  const notes: string[] = [];
+  if ((manifest.schema_version ?? 1) > 1) {
+    notes.push(`The manifest has schema version ${manifest.schema_version}; this page knows version 1 and may show less.`);
+  }
+  if (manifest.rows !== undefined && manifest.rows !== run.rows) {
+    const rows = `${run.rows.toLocaleString("en-US")} of the ${manifest.rows.toLocaleString("en-US")} rows`;
+    notes.push(`The table has ${rows} that its manifest names: it is incomplete or of another run.`);
+  }
+  const texts = new Map((manifest.tokens ?? []).map((token) => [token.position, token.text]));
+  const other = run.tokens.filter(({ position, text }) => {
+    const known = texts.get(position);
+    return known !== undefined && wellFormed(known) !== wellFormed(text);
+  });
+  if (other.length) {
+    const { position, text } = other[0];
+    const example = `${JSON.stringify(text)} in the table, ${JSON.stringify(texts.get(position))} in the manifest`;
+    notes.push(`The manifest seems to be of another run: position ${position} is ${example} (${other.length} differ).`);
+  }
+  return notes;
+}
+
+/** Half of a surrogate pair as U+FFFD, which is what UTF-8 files make of it. */
+function wellFormed(text: string): string {
+  return text.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
+}

@@ -1,0 +1,131 @@
+/**
+ * What belongs together: runs, manifests and pictures, dropped in any order and in any number of goes.
+ *
+ * A Library keeps everything as it was loaded; `resolve` puts it together anew each time. So the result cannot depend
+ * on the order, and a picture that fits better later takes its place. Nothing is copied: arrays are shared.
+ */
+
+import { runName } from "./load.ts";
+import { disagreements, withManifest } from "./manifest.ts";
+import type { Loaded, Manifest, Picture, Run, Source } from "./types.ts";
+
+export interface Library {
+  runs: Run[];
+  manifests: { manifest: Manifest; source: Source }[];
+  pictures: Picture[];
+}
+
+export const emptyLibrary: Library = { runs: [], manifests: [], pictures: [] };
+
+export interface Added {
+  library: Library;
+  /** The run that came in, or the one that was there already. */
+  runId: string | null;
+  /** What to tell the user, or null. */
+  message: string | null;
+}
+
+/** A run gets its id here. The same run in a second format is kept once. */
+export function add(library: Library, item: Loaded): Added {
+  if (item.kind === "manifest") {
+    const { manifest, source } = item;
+    return { library: { ...library, manifests: [...library.manifests, { manifest, source }] }, runId: null, message: null };
+  }
+  if (item.kind === "image") {
+    const others = library.pictures.filter(({ fileName }) => fileName !== item.picture.fileName);
+    return { library: { ...library, pictures: [...others, item.picture] }, runId: null, message: null };
+  }
+  const { run } = item;
+  const twin = library.runs.find((each) => sameNumbers(each, run));
+  if (twin) {
+    const kept = twin.manifest || !run.manifest ? twin : { ...run, id: twin.id };
+    const runs = library.runs.map((each) => (each === twin ? kept : each));
+    const message = `${run.source.fileName} holds the same run as ${twin.source.fileName}; it is shown once.`;
+    return { library: { ...library, runs }, runId: twin.id, message };
+  }
+  const id = `run-${1 + Math.max(0, ...library.runs.map(({ id }) => Number(id.slice(4))))}`;
+  return { library: { ...library, runs: [...library.runs, { ...run, id }] }, runId: id, message: null };
+}
+
+export function remove(library: Library, runId: string): Library {
+  return { ...library, runs: library.runs.filter(({ id }) => id !== runId) };
+}
+
+/** The runs with their manifests and pictures. */
+export function resolve(library: Library): Run[] {
+  const manifests = pairManifests(library);
+  const runs = library.runs.map((run) => {
+    const manifest = manifests.get(run.id);
+    return manifest ? withManifest(run, manifest) : run;
+  });
+  return withPictures(runs, library.pictures);
+}
+
+/** What is loaded and shown nowhere yet, as sentences. */
+export function waiting(library: Library): string[] {
+  const used = new Set(pairManifests(library).values());
+  const withOwn = library.runs.filter((run) => run.manifest);
+  const lone = library.manifests.filter(({ manifest }) => !used.has(manifest) && !withOwn.some(({ name }) => name === manifest.name));
+  const shown = new Set(resolve(library).flatMap(({ pictures }) => pictures.map((picture) => picture?.fileName)));
+  return [
+    ...lone.map(({ manifest, source }) => {
+      const files = manifest.files?.filter((file) => !file.endsWith(".html")).join(" or ") || `${runName(source.fileName)}_results.csv`;
+      return `${source.fileName} is the manifest of a run; its numbers are in ${files}: drop that file, too.`;
+    }),
+    ...library.pictures
+      .filter(({ fileName }) => !shown.has(fileName))
+      .map(({ fileName }) => `${fileName} is a picture, and no loaded run has a place for it (a manifest names the pictures of a run).`),
+  ];
+}
+
+// --- manifests --------------------------------------------------------------------------------------------
+/** By run id. Runs that brought their own manifest (Parquet, report) keep it. */
+function pairManifests({ runs, manifests }: Library): Map<string, Manifest> {
+  const pairs = new Map<string, Manifest>();
+  const open = runs.filter((run) => !run.manifest);
+  for (const run of open) {
+    const found = manifests.findLast(({ source }) => runName(source.fileName) === run.name);
+    if (found) pairs.set(run.id, found.manifest);
+  }
+  // One of each is left, with other names (renamed files): a pair if what they say is the same.
+  const runsLeft = open.filter((run) => !pairs.has(run.id));
+  const used = new Set(pairs.values());
+  const manifestsLeft = manifests.filter(({ manifest }) => !used.has(manifest));
+  if (runsLeft.length === 1 && manifestsLeft.length === 1) {
+    const [run] = runsLeft, [{ manifest }] = manifestsLeft;
+    if (manifest.rows === run.rows && manifest.tokens?.length && !disagreements(run, manifest).length) pairs.set(run.id, manifest);
+  }
+  return pairs;
+}
+
+// --- pictures ---------------------------------------------------------------------------------------------
+/** First by file name, then those whose name fits no run, in the order they came. Embedded pictures stay. */
+function withPictures(runs: Run[], pictures: Picture[]): Run[] {
+  const named = new Set(runs.flatMap((run) => pathsOf(run).map(baseName)));
+  const unnamed = pictures.filter(({ fileName }) => !named.has(baseName(fileName)));
+  return runs.map((run) => {
+    if (!run.pictures.length) return run;
+    const spare = [...unnamed];
+    const paths = pathsOf(run);
+    const byName = run.pictures.map((own, i) => own ?? pictures.find(({ fileName }) => baseName(fileName) === baseName(paths[i])) ?? null);
+    return { ...run, pictures: byName.map((picture) => picture ?? spare.shift() ?? null) };
+  });
+}
+
+const pathsOf = (run: Run) => (run.manifest?.images ?? []).map(({ path }) => path ?? "");
+const baseName = (path: string) => path.replace(/^.*[/\\]/, "").toLowerCase();
+
+// --- the same run twice -----------------------------------------------------------------------------------
+function sameNumbers(a: Run, b: Run): boolean {
+  if (a.name !== b.name || a.l2.length !== b.l2.length || a.tokens.length !== b.tokens.length) return false;
+  const tokens = (run: Run) => run.tokens.map(({ position, text }) => [position, text]);
+  const lists = (run: Run) => JSON.stringify([run.steps, run.layers, run.variants, tokens(run)]);
+  return lists(a) === lists(b) && sameBits(a.l2, b.l2) && sameBits(a.cosine, b.cosine);
+}
+
+/** As bits: a missing value (NaN) is the same as a missing value. */
+function sameBits(a: Float32Array, b: Float32Array): boolean {
+  const x = new Int32Array(a.buffer, a.byteOffset, a.length), y = new Int32Array(b.buffer, b.byteOffset, b.length);
+  for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) return false;
+  return true;
+}

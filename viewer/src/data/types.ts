@@ -1,0 +1,170 @@
+/**
+ * The one data contract of the viewer: what the data layer hands over and every view reads.
+ *
+ * A run is a dense cube per metric, `value = array[index(run, step, variant, layer, token)]`, NaN where the file has
+ * no value. Steps, variants, layers and tokens are addressed by their place in the lists of the run, not by their
+ * number: layer 20 of a run with layers [0, 20] has index 1.
+ */
+
+export type Metric = "l2" | "cosine";
+export type Format = "csv" | "json" | "parquet" | "html" | "image";
+export type TokenKind = "text" | "special" | "image";
+
+/** left, top, right, bottom in pixels of the picture. */
+export type Box = [number, number, number, number];
+
+export interface TokenInfo {
+  position: number;
+  text: string;
+  /** "text" unless a manifest says otherwise. The fields below are null without a manifest, too. */
+  kind: TokenKind;
+  id: number | null;
+  /** Which picture, and the place in its grid. */
+  image: number | null;
+  row: number | null;
+  col: number | null;
+  box: Box | null;
+}
+
+export interface Source {
+  fileName: string;
+  format: Format;
+  /** Size of the file as it was given, packed if it was packed. */
+  bytes: number;
+}
+
+export interface Picture {
+  fileName: string;
+  blob: Blob;
+}
+
+export interface Run {
+  /** Unique in this page; given by the loader ("run-1", ...). */
+  id: string;
+  /** NAME of NAME_results.csv. */
+  name: string;
+  /** What the file has, in rising order. */
+  steps: number[];
+  layers: number[];
+  /** "Full", "Attn", "Head_0", "Head_1", ... in this order; other names after them. */
+  variants: string[];
+  /** The tokens that were masked, by position. With mask mode "vision" that is not the whole prompt. */
+  tokens: TokenInfo[];
+  l2: Float32Array;
+  cosine: Float32Array;
+  /** Rows in the file, duplicates included. */
+  rows: number;
+  /** Rows that gave a cell a second value; the last one counts. */
+  duplicates: number;
+  manifest: Manifest | null;
+  /** One place for each of manifest.images; null where the picture is not there (yet). */
+  pictures: (Picture | null)[];
+  /** What a reader has to know about the file, as sentences: gaps, duplicates, two texts at one position. */
+  notes: string[];
+  source: Source;
+}
+
+/** What one file turned out to be. */
+export type Loaded =
+  | { kind: "run"; run: Run }
+  | { kind: "manifest"; manifest: Manifest; source: Source }
+  | { kind: "image"; picture: Picture; source: Source };
+
+/** Place of a value in `run.l2` and `run.cosine`. All four are indices into the lists of the run. */
+export function index(run: Run, step: number, variant: number, layer: number, token: number): number {
+  return ((step * run.variants.length + variant) * run.layers.length + layer) * run.tokens.length + token;
+}
+
+export function at(
+  run: Run, metric: Metric, step: number, variant: number, layer: number, token: number,
+): number {
+  return run[metric][index(run, step, variant, layer, token)];
+}
+
+/** All tokens of one layer, as a view into the cube: no copy. */
+export function row(run: Run, metric: Metric, step: number, variant: number, layer: number): Float32Array {
+  const start = index(run, step, variant, layer, 0);
+  return run[metric].subarray(start, start + run.tokens.length);
+}
+
+/**
+ * NAME_run.json, docs/output-format.md. Every key may be missing (undefined) or null: older and newer versions, other
+ * tools. `cleanManifest` in manifest.ts checks the types, so what is there has the type given here.
+ */
+export interface Manifest {
+  schema_version?: number;
+  name?: string;
+  created?: string;
+  argv?: string[];
+  model?: ManifestModel;
+  dtype?: string;
+  attention_implementation?: string;
+  device?: string;
+  versions?: Record<string, string>;
+  git_commit?: string;
+  prompt?: string;
+  chat?: boolean;
+  prompt_length?: number;
+  tokens?: ManifestToken[];
+  images?: ManifestImage[];
+  generated?: GeneratedToken[];
+  stop_reason?: string;
+  layers?: number[];
+  variants?: string[];
+  head_space?: string;
+  masks?: string;
+  mask_mode?: string;
+  vision_attention?: string;
+  noise_floor?: Record<string, { l2?: number; relative?: number }>;
+  skipped_layers?: { layer?: number; reason?: string }[];
+  notes?: string[];
+  seconds?: Record<string, number>;
+  peak_memory_mb?: number;
+  rows?: number;
+  files?: string[];
+}
+
+export interface ManifestModel {
+  name?: string;
+  path_or_id?: string;
+  revision?: string;
+  family?: string;
+  architecture?: string;
+  layers?: number;
+  heads?: number;
+  hidden_size?: number;
+  parameters?: number;
+}
+
+export interface ManifestToken {
+  position?: number;
+  id?: number;
+  text?: string;
+  kind?: string;
+  image?: number;
+  row?: number;
+  col?: number;
+  box?: number[];
+}
+
+export interface ManifestImage {
+  path?: string;
+  sha256?: string;
+  format?: string;
+  mode?: string;
+  notes?: string[];
+  size?: number[];
+  resized?: number[];
+  grid?: number[];
+  region?: number[];
+  layout?: string;
+  tokens?: number;
+  positions?: number[];
+}
+
+export interface GeneratedToken {
+  step?: number;
+  id?: number;
+  text?: string;
+  probability?: number;
+}

@@ -1,0 +1,133 @@
+/**
+ * The page: what is on it, in which order, and what keeps it up to date. Every view gets every scene (core/scene.ts);
+ * which files are loaded and what is chosen is the Store's.
+ */
+
+import "./style.css";
+
+import { h } from "./core/dom.ts";
+import type { View } from "./core/scene.ts";
+import { Store } from "./core/store.ts";
+import { decodeRun, ELEMENT_ID } from "./data/embed.ts";
+import type { Run } from "./data/types.ts";
+import example from "./example.json?raw";
+import { ControlsView } from "./views/controls.ts";
+import { emptyPage } from "./views/empty.ts";
+import { ExportMenu, type NamedView } from "./views/exports.ts";
+import { HeaderView } from "./views/header.ts";
+import { HeadsView } from "./views/heads.ts";
+import { HeatmapView } from "./views/heatmap.ts";
+import { helpDialog, listenToKeys } from "./views/help.ts";
+import { LinesView } from "./views/lines.ts";
+import { Loading } from "./views/loading.ts";
+import { PictureView } from "./views/picture.ts";
+import { PromptView } from "./views/prompt.ts";
+import { RankingView } from "./views/ranking.ts";
+import { RunsView } from "./views/runs.ts";
+import { SelectionView } from "./views/selection.ts";
+
+const FRAME_MS = 30; // for drawing views, before the others wait for the next frame
+const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
+
+export function startPage(): void {
+  const store = new Store(location.hash, update);
+  const loading = new Loading(store);
+  const help = helpDialog();
+
+  const heatmap = new HeatmapView(store);
+  const columns: [name: string, views: NamedView[]][] = [
+    ["side", [["Prompt", new PromptView(store)], ["Ranking", new RankingView(store)]]],
+    ["middle", [["Heat map", heatmap], ["Picture", new PictureView(store)]]],
+    ["selected", [["Selection", new SelectionView(store)], ["Layers", new LinesView(store)], ["Heads", new HeadsView(store)]]],
+  ];
+  const named = columns.flatMap(([, views]) => views);
+  const exports = new ExportMenu(store, [named.find(([name]) => name === "Heat map")!, ...named.filter(([name]) => name !== "Heat map")]);
+
+  const button = (text: string, act: () => void, label = text) =>
+    h("button", { type: "button", class: "quiet", "aria-label": label === text ? null : label, title: label === text ? null : label, onclick: act }, text);
+  const theme = button("◐", () => store.set({ theme: store.dark ? "light" : "dark" }), "Dark theme");
+  const buttons = (...more: HTMLElement[]) => h("div", { class: "buttons" }, ...more, theme, button("?", () => help.showModal(), "Keys"));
+  const opening = () => loading.pick();
+
+  const header = new HeaderView(store, h("div", { class: "buttons" }, button("Open files…", opening), exports.button, h("span", { class: "header-always" })));
+  const runs = new RunsView(store), controls = new ControlsView(store);
+  const views: View[] = [header, runs, controls, heatmap, ...named.map(([, view]) => view).filter((view) => view !== heatmap)];
+  let late: View[] = [];
+  const shell = h(
+    "div", { class: "shell", hidden: true }, header.element, runs.element, controls.element,
+    h("div", { class: "columns" }, ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element)))),
+  );
+  const empty = emptyPage(opening, () => show(example, true));
+  const always = buttons();
+  document.getElementById("page")!.append(loading.element, empty, shell, exports.menu, help);
+  empty.prepend(always);
+
+  function update(): void {
+    const { scene } = store;
+    document.documentElement.dataset.theme = store.dark ? "dark" : "light";
+    theme.setAttribute("aria-pressed", String(store.dark));
+    loading.update();
+    if (empty.hidden === !scene) {
+      empty.hidden = !!scene;
+      shell.hidden = !scene;
+      (scene ? header.element.querySelector(".header-always")! : empty).prepend(always);
+    }
+    document.title = scene ? `${scene.run.name} · Mask impact` : "Mask impact";
+    keepAddress();
+    if (!scene) return;
+    late = [...late, ...views.filter((view) => !late.includes(view))];
+    updateViews();
+  }
+
+  /** One after the other, and the rest in the next frame if they take long: the page answers while much is drawn anew. */
+  function updateViews(): void {
+    const { scene } = store, start = performance.now();
+    while (scene && late.length && (store.printing || performance.now() - start < FRAME_MS)) late.shift()!.update(scene);
+    if (late.length) requestAnimationFrame(updateViews);
+  }
+
+  /** A run that is inside of the page. */
+  function show(text: string, bundled = false): void {
+    try {
+      const run: Run = decodeRun(text);
+      if (bundled) run.notes.push("This is the example inside of the page: the demo model of mask-impact on a short prompt.");
+      store.add({ kind: "run", run });
+    } catch (error) {
+      loading.say(`The results inside of this page cannot be shown: ${(error as Error).message}.`, true);
+    }
+  }
+
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  function keepAddress(): void {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      const fragment = store.fragment;
+      if (location.hash.slice(1) === fragment) return;
+      try {
+        history.replaceState(null, "", fragment ? `#${fragment}` : location.href.replace(/#.*/, ""));
+      } catch {
+        // A page without an address of its own, as in a notebook: the state stays in the page.
+      }
+    }, ADDRESS_MS);
+  }
+
+  addEventListener("hashchange", () => store.read(location.hash));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => store.set({}));
+  for (const when of ["beforeprint", "afterprint"]) {
+    addEventListener(when, () => {
+      store.printing = when === "beforeprint";
+      update();
+    });
+  }
+  listenToKeys(store, {
+    open: opening,
+    help: () => help.showModal(),
+    exports: () => exports.toggle(),
+    step: (by) => header.step(by),
+    move: (scene, across, down) => heatmap.move(scene, across, down),
+  });
+
+  const inside = document.getElementById(ELEMENT_ID)?.textContent?.trim();
+  if (inside) show(inside);
+  update();
+}

@@ -1,0 +1,83 @@
+/** What the heat map shows and how: metric, variant, scale, rows. Native inputs, so keyboard and labels come free. */
+
+import "./controls.css";
+
+import { h } from "../core/dom.ts";
+import type { Scene, View } from "../core/scene.ts";
+import type { State } from "../core/state.ts";
+import type { Store } from "../core/store.ts";
+import { variantName } from "../core/words.ts";
+
+type Choices<Key extends keyof State> = [value: State[Key] & string, text: string][];
+
+export class ControlsView implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #parts: ((scene: Scene) => void)[] = [];
+
+  constructor(store: Store) {
+    this.#store = store;
+    this.element = h(
+      "section", { class: "controls", "aria-label": "What is shown" },
+      this.#choice("Metric", "metric", [["l2", "L2"], ["cosine", "Cosine"]]),
+      this.#variants(),
+      h(
+        "div", { class: "controls-scale" }, this.#choice("Scale", "range", [["all", "all"], ["row", "row"]]),
+        this.#choice("Curve", "curve", [["linear", "linear"], ["sqrt", "√"]]),
+      ),
+      this.#choice("Rows", "rows", [["layers", "layers"], ["tokens", "tokens"]]),
+      this.#check("first", "position 0", "Position 0, which often just absorbs attention, counts for the colour scale", () => true),
+      this.#check("fold", "fold images", "All patches of an image as one column, with the largest of their values", ({ runs }) => runs.some((run) => run.tokens.some(({ kind }) => kind === "image"))),
+      this.#choice("Palette", "palette", [["cividis", "cividis"], ["viridis", "viridis"]]),
+    );
+  }
+
+  update(scene: Scene): void {
+    for (const part of this.#parts) part(scene);
+  }
+
+  #choice<Key extends "metric" | "range" | "curve" | "rows" | "palette">(title: string, key: Key, choices: Choices<Key>): HTMLElement {
+    const inputs = choices.map(([value]) =>
+      h("input", { type: "radio", name: `choice-${key}`, value, onchange: () => this.#store.set({ [key]: value }) }),
+    );
+    this.#parts.push(({ state }) => inputs.forEach((input) => (input.checked = input.value === state[key])));
+    const buttons = inputs.map((input, i) => h("label", {}, input, h("span", {}, choices[i][1])));
+    return h("fieldset", { class: `choice choice-${key}` }, h("legend", {}, title), ...buttons);
+  }
+
+  #check(key: "first" | "fold", text: string, title: string, applies: (scene: Scene) => boolean): HTMLElement {
+    const input = h("input", { type: "checkbox", onchange: () => this.#store.set({ [key]: input.checked }) });
+    const element = h("label", { class: "check", title }, input, text);
+    this.#parts.push((scene) => {
+      input.checked = scene.state[key];
+      element.hidden = !applies(scene);
+    });
+    return element;
+  }
+
+  /** Full and Attn are buttons, heads a list: there may be 64. */
+  #variants(): HTMLElement {
+    const radios = h("span", { class: "choice-buttons" });
+    const select = h("select", { "aria-label": "Head", onchange: () => this.#store.set({ variant: select.value }) });
+    let shown = "";
+    this.#parts.push(({ run, state }) => {
+      if (run.variants.join("\n") !== shown) {
+        shown = run.variants.join("\n");
+        const plain = run.variants.filter((variant) => !variant.startsWith("Head_"));
+        const heads = run.variants.filter((variant) => variant.startsWith("Head_"));
+        radios.replaceChildren(...plain.map((variant) => {
+          const input = h("input", { type: "radio", name: "choice-variant", value: variant, onchange: () => this.#store.set({ variant }) });
+          return h("label", {}, input, h("span", {}, variantName(variant)));
+        }));
+        select.replaceChildren(
+          h("option", { value: "", disabled: true }, "Head …"), ...heads.map((variant) => h("option", { value: variant }, variantName(variant))),
+        );
+        select.hidden = !heads.length;
+      }
+      for (const input of radios.querySelectorAll("input")) input.checked = input.value === state.variant;
+      select.value = state.variant.startsWith("Head_") ? state.variant : "";
+      select.classList.toggle("chosen", select.value !== "");
+    });
+    return h("fieldset", { class: "choice" }, h("legend", {}, "Show"), radios, select);
+  }
+}

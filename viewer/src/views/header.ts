@@ -1,0 +1,110 @@
+/** First lines of the page: whose run this is, what to know about it, what colour means, and the generation step. */
+
+import "./header.css";
+
+import { h } from "../core/dom.ts";
+import type { Scene, View } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+import { label } from "../core/tokens.ts";
+import { isDifference, limits, meaning, modelName, percent, predicted } from "../core/words.ts";
+import { plainToken } from "../data/cube.ts";
+import type { Run } from "../data/types.ts";
+
+const CONTEXT = 9; // tokens before the predicted one
+
+export class HeaderView implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #title = h("h1");
+  #facts = h("p", { class: "header-facts muted" });
+  #limits = h("ul", { class: "header-limits" });
+  #notes = h("ul");
+  #noteCount = h("summary");
+  #noted = h("details", { class: "header-notes" }, this.#noteCount, this.#notes);
+  #meaning = h("p", { class: "header-meaning" });
+  #context = h("p", { class: "header-context mono", "aria-label": "Text before the predicted token" });
+  #step = h("output", { class: "header-step" });
+  #back: HTMLButtonElement;
+  #on: HTMLButtonElement;
+  #shown: unknown[] = [];
+  #scene: Scene | null = null;
+
+  constructor(store: Store, buttons: HTMLElement) {
+    this.#store = store;
+    this.#back = h("button", { type: "button", class: "quiet", "aria-label": "Previous step", onclick: () => this.step(-1) }, "‹");
+    this.#on = h("button", { type: "button", class: "quiet", "aria-label": "Next step", onclick: () => this.step(1) }, "›");
+    const steps = h("div", { class: "header-steps", role: "group", "aria-label": "Generation step" }, this.#back, this.#step, this.#on);
+    this.element = h(
+      "header", { class: "header" },
+      h("div", { class: "header-top" }, this.#title, this.#facts, buttons), this.#limits, this.#noted,
+      h("div", { class: "header-line" }, this.#context, steps), this.#meaning,
+    );
+  }
+
+  update(scene: Scene): void {
+    this.#scene = scene;
+    const { run, state } = scene;
+    this.#meaning.textContent = meaning(scene);
+    const difference = isDifference(state, scene.runs), shows = [difference, ...scene.runs];
+    if (shows.length !== this.#shown.length || shows.some((each, i) => each !== this.#shown[i])) this.#showRuns(scene.runs, difference);
+    this.#shown = shows;
+    const place = run.steps.indexOf(state.step);
+    this.#step.textContent = `Step ${place + 1} of ${run.steps.length}`;
+    this.#back.hidden = this.#on.hidden = run.steps.length === 1;
+    this.#back.disabled = place === 0;
+    this.#on.disabled = place === run.steps.length - 1;
+    this.#showContext(run, state.step);
+  }
+
+  step(by: number): void {
+    const { run, state } = this.#scene!;
+    const step = run.steps[run.steps.indexOf(state.step) + by];
+    if (step !== undefined) this.#store.set({ step });
+  }
+
+  #showRuns(runs: Run[], difference: boolean): void {
+    const of = (run: Run) => (runs.length > 1 ? `${run.name}: ` : "");
+    this.#title.textContent = runs.map(({ name }) => name).join(difference ? " and " : ", ");
+    this.#facts.replaceChildren(...runs.map((run) => h("span", {}, of(run) + facts(run))));
+    const notes = runs.flatMap((run) => [...run.notes, ...(run.manifest?.notes ?? [])].map((note) => of(run) + note));
+    const shown = runs.flatMap((run) => limits(run).map((limit) => of(run) + limit));
+    if (notes.length === 1) shown.push(notes[0]);
+    this.#limits.replaceChildren(...shown.map((text) => h("li", {}, text)));
+    this.#noted.hidden = notes.length < 2;
+    this.#noteCount.textContent = `${notes.length} notes about ${runs.length > 1 ? "these runs" : "this run"}`;
+    this.#notes.replaceChildren(...notes.map((text) => h("li", {}, text)));
+  }
+
+  /** "... The capital of France is → Paris, p 98 %". */
+  #showContext(run: Run, step: number): void {
+    const { tokens = [], prompt_length: length } = run.manifest ?? {};
+    const answer = predicted(run, step);
+    this.#context.hidden = !answer;
+    if (!answer) return;
+    const before = tokens.filter(({ position, kind }) => kind !== "special" && (length === undefined || (position ?? 0) < length + step));
+    const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : token.text ?? ""))).slice(-CONTEXT);
+    const shown = (each: string) => (/^▦/.test(each) ? `${each} ` : label(plainToken(0, each), 60).replace(/^␣/, " "));
+    this.#context.replaceChildren(
+      h("span", { class: "muted" }, `… ${text.map(shown).join("").trimStart()}`), h("span", { class: "muted" }, " → "),
+      h("strong", {}, label(plainToken(0, answer.text ?? ""))),
+      answer.probability === undefined ? "" : h("span", { class: "header-probability muted" }, ` p ${percent(answer.probability)}`),
+    );
+  }
+}
+
+function facts(run: Run): string {
+  const { model, mask_mode: mode } = run.manifest ?? {};
+  const heads = run.variants.filter((variant) => variant.startsWith("Head_")).length;
+  return [
+    modelName(run) + (model?.family && model.family !== modelName(run) ? ` (${model.family})` : ""),
+    `${run.layers.length} layer${run.layers.length === 1 ? "" : "s"}${heads ? ` × ${heads} head${heads === 1 ? "" : "s"}` : ""}`,
+    `${run.tokens.length} tokens`,
+    mode && mode !== "text" ? `masked: ${mode === "both" ? "text and image tokens" : "image tokens"}` : "",
+    run.manifest ? "" : `no manifest (${run.name}_run.json), so no model, kinds of tokens or predictions`,
+  ].filter(Boolean).join(" · ");
+}
+
+/** Patches in a row as one. */
+function collapse(texts: string[]): string[] {
+  return texts.filter((text, i) => text !== "▦" || texts[i - 1] !== "▦");
+}

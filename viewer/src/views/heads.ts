@@ -1,0 +1,303 @@
+/** Layers x heads for the selected token, or for the strongest token in each cell while none is selected. */
+
+import { colourAt, css, share } from "../core/colour.ts";
+import { h } from "../core/dom.ts";
+import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-matrix.ts";
+import { ink, LIGHT, type Ink } from "../core/ink.ts";
+import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
+import { noiseFloor, rowMaxima, tokenIndex, type Scene, type View } from "../core/scene.ts";
+import { toggled } from "../core/series.ts";
+import type { Store } from "../core/store.ts";
+import { named, number } from "../core/tokens.ts";
+import { exact, METRICS } from "../core/words.ts";
+import { caption, colourBar, gradient, heading, ofRun } from "./figure.ts";
+import { headColour, shown } from "./head-marks.ts";
+import "./heads.css";
+
+/** Where what is, in pixels; rows and columns are places in the matrix, in the order shown. */
+interface Layout {
+  left: number;
+  top: number;
+  wide: number;
+  high: number;
+  rows: number[];
+  columns: number[];
+}
+
+interface Cell {
+  row: number; // in the order shown; -1: the header
+  column: number;
+}
+
+export class HeadsView implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #scene: Scene | null = null;
+  #layout: Layout = { left: 0, top: 0, wide: 1, high: 1, rows: [], columns: [] };
+  #pointer: Cell | null = null;
+  #cursor: Cell = { row: 0, column: 0 };
+  #shown: unknown[] = [];
+  #width = 0; // as observed: asking the element would lay out the page in the middle of an update
+
+  #what = h("p", { class: "heads__what" });
+  #readout = h("p", { class: "heads__readout", "aria-live": "polite" });
+  #note = h("p", { class: "heads__note" });
+  #legend = h("div", { class: "heads__legend" });
+  #canvas = h("canvas", { role: "application", "aria-roledescription": "matrix of layers and heads", tabindex: 0 });
+  #plot = h("div", { class: "heads__plot" }, this.#canvas);
+  #numbers = h("div", { class: "heads__numbers", tabindex: 0, role: "region", "aria-label": "Exact numbers, layers by heads" });
+  #details = h("details", { ontoggle: () => this.#fillTable() }, h("summary", {}, "Exact numbers"), this.#numbers);
+  #headOrder = sorting("Heads:", "by number", () => this.#again());
+  #layerOrder = sorting("Layers:", "last on top", () => this.#again());
+
+  constructor(store: Store) {
+    this.#store = store;
+    const controls = h("div", { class: "heads__controls" }, this.#headOrder.label, this.#layerOrder.label);
+    this.element = h("section", { class: "heads", "aria-label": "Heads" },
+      h("div", { class: "heads__head" }, h("h2", {}, "Layers and heads"), controls),
+      this.#what, this.#plot, this.#legend, this.#readout, this.#note, this.#details);
+    const canvas = this.#canvas;
+    canvas.addEventListener("pointermove", (event) => this.#point(this.#at(event)));
+    canvas.addEventListener("pointerleave", () => this.#point(null));
+    canvas.addEventListener("click", (event) => this.#choose(this.#at(event), event.shiftKey));
+    canvas.addEventListener("keydown", (event) => this.#press(event));
+    canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && this.#point(this.#cursor));
+    canvas.addEventListener("blur", () => this.#point(null));
+    new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width === this.#width) return;
+      this.#width = contentRect.width;
+      this.#again();
+    }).observe(this.#plot);
+  }
+
+  update(scene: Scene): void {
+    this.#scene = scene;
+    const { run, state, hover, dark } = scene;
+    const { metric, variant, step, range, first, palette, curve, token, layer, heads } = state;
+    const shown = [run, scene.runs.length, metric, variant, step, range, first, palette, curve, token, layer, heads.join(), hover.layer, dark];
+    if (shown.every((value, place) => value === this.#shown[place])) return;
+    this.#shown = shown;
+    const matrix = headMatrix(run, state);
+    const none = !matrix.heads.length;
+    for (const part of [this.#plot, this.#legend, this.#readout, this.#details]) part.hidden = none;
+    this.#what.textContent = none ? "This run has no values of single heads." : whatText(scene);
+    this.#note.textContent = none ? "" : "Click a cell: show that head. Shift-click it, or click the head's number: line in the plot.";
+    if (none) return;
+    const bar = h("i");
+    bar.style.background = gradient(state.palette);
+    const end = state.range === "row" ? "largest of each layer" : number(largestOf(matrix));
+    const unit = METRICS[metric] + (curve === "sqrt" ? ", square-root scale" : "");
+    const below = matrix.values.some((value) => value < floorOf(scene)) ? "hatched: below the noise floor" : "";
+    this.#legend.replaceChildren("0", bar, h("span", {}, end), h("span", {}, unit), h("span", {}, below));
+    this.#canvas.setAttribute("aria-label", `${matrix.layers.length} layers by ${matrix.heads.length} heads, ${METRICS[metric]}, ${whatText(scene)} ` +
+      "Arrow keys move, Enter shows the head, L puts it into the line plot.");
+    this.#paint();
+    if (this.#details.open) this.#fillTable();
+  }
+
+  #again(): void {
+    this.#shown = [];
+    if (this.#scene) this.update(this.#scene);
+  }
+
+  #matrix(): HeadMatrix {
+    return headMatrix(this.#scene!.run, this.#scene!.state);
+  }
+
+  #paint(): void {
+    const scene = this.#scene!;
+    const width = this.#width;
+    if (!width) return;
+    const matrix = this.#matrix();
+    const orders = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
+    const left = 30;
+    const wide = Math.max(3, Math.min(36, Math.floor((width - left - 2) / matrix.heads.length)));
+    const high = Math.max(5, Math.min(22, Math.floor(380 / matrix.layers.length)));
+    this.#layout = { left, top: 24, wide, high, ...orders };
+    const size: [number, number] = [left + wide * matrix.heads.length + 2, 24 + high * matrix.layers.length + 2];
+    [this.#canvas.style.width, this.#canvas.style.height] = size.map((each) => `${each}px`);
+    drawMatrix(new CanvasPainter(this.#canvas, ...size, devicePixelRatio), ink(scene.dark), scene, matrix, this.#layout, this.#pointer);
+    this.#say();
+  }
+
+  #say(): void {
+    const { run, state, hover } = this.#scene!;
+    const matrix = this.#matrix();
+    const { rows, columns } = this.#layout;
+    const head = headNumber(state.variant);
+    const chosen = matrix.layers.indexOf(hover.layer ?? state.layer ?? -1);
+    const [layer, column] = this.#pointer ? [rows[this.#pointer.row] ?? -1, columns[this.#pointer.column]] : [chosen, head === null ? -1 : matrix.heads.indexOf(head)];
+    const words = layer < 0 || column < 0 ? strongestCell(this.#scene!, matrix) : cellText(this.#scene!, matrix, layer * matrix.heads.length + column);
+    const header = this.#pointer?.row === -1 ? `Head ${matrix.heads[column]}: click to ${state.heads.includes(matrix.heads[column]) ? "take it out of" : "put it into"} the line plot.` : words;
+    const text = run.layers.length ? header : "";
+    if (this.#readout.textContent !== text) this.#readout.textContent = text;
+  }
+
+  #at(event: PointerEvent | MouseEvent): Cell | null {
+    const { left, top, wide, high, rows, columns } = this.#layout;
+    const column = Math.floor((event.offsetX - left) / wide);
+    const row = event.offsetY < top ? -1 : Math.floor((event.offsetY - top) / high);
+    return column < 0 || column >= columns.length || row >= rows.length ? null : { row, column };
+  }
+
+  #point(cell: Cell | null): void {
+    if (cell?.row === this.#pointer?.row && cell?.column === this.#pointer?.column) return;
+    this.#pointer = cell;
+    if (!this.#scene) return;
+    const { run } = this.#scene;
+    const layer = cell && cell.row >= 0 ? this.#layout.rows[cell.row] : -1;
+    if (layer < 0) this.#store.hover({ token: null, layer: null });
+    else {
+      const { strongest, heads } = this.#matrix();
+      const token = strongest ? strongest[layer * heads.length + this.#layout.columns[cell!.column]] : -1;
+      this.#store.hover({ token: run.tokens[token]?.position ?? null, layer: run.layers[layer] });
+    }
+    this.#paint();
+  }
+
+  #choose(cell: Cell | null, intoLines: boolean): void {
+    if (!cell || !this.#scene) return;
+    const { state, run } = this.#scene;
+    const head = this.#matrix().heads[this.#layout.columns[cell.column]];
+    if (cell.row >= 0) this.#cursor = cell;
+    if (intoLines || cell.row < 0) this.#store.set({ heads: toggled(state.heads, head) });
+    else this.#store.set(shown(state, run.layers[this.#layout.rows[cell.row]], `Head_${head}`));
+  }
+
+  #press(event: KeyboardEvent): void {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const { rows, columns } = this.#layout;
+    const step: Record<string, [number, number]> = {
+      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+      Home: [0, -columns.length], End: [0, columns.length], PageUp: [-rows.length, 0], PageDown: [rows.length, 0],
+    };
+    const within = (value: number, count: number) => Math.max(0, Math.min(count - 1, value));
+    if (event.key === "Enter" || event.key === " ") this.#choose(this.#cursor, event.shiftKey);
+    else if (event.key === "l" || event.key === "L") this.#choose(this.#cursor, true);
+    else if (event.key in step) {
+      const [down, right] = step[event.key];
+      this.#cursor = { row: within(this.#cursor.row + down, rows.length), column: within(this.#cursor.column + right, columns.length) };
+      this.#point(this.#cursor);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  #fillTable(): void {
+    if (!this.#scene || !this.#details.open) return;
+    const matrix = this.#matrix();
+    const { rows, columns } = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
+    const head = h("tr", {}, h("th", { scope: "col" }, "layer"), ...columns.map((each) => h("th", { scope: "col" }, `Head ${matrix.heads[each]}`)));
+    const body = rows.map((layer) => h("tr", {}, h("th", { scope: "row" }, String(matrix.layers[layer])),
+      ...columns.map((each) => h("td", {}, exact(matrix.values[layer * matrix.heads.length + each]) || "–"))));
+    this.#numbers.replaceChildren(h("table", {}, h("thead", {}, head), h("tbody", {}, ...body)));
+  }
+
+  drawing(scene: Scene): Drawing | null {
+    const matrix = headMatrix(scene.run, scene.state);
+    if (!matrix.heads.length) return null;
+    const title = "Layers and heads";
+    const orders = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
+    const layout = { left: 48, top: 160, wide: Math.max(12, Math.min(48, Math.floor(556 / matrix.heads.length))), high: matrix.layers.length > 40 ? 12 : 20, ...orders };
+    const width = Math.max(620, layout.left + layout.wide * matrix.heads.length + 16);
+    const height = layout.top + layout.high * matrix.layers.length + 16;
+    const draw = (painter: Painter) => {
+      const below = heading(painter, LIGHT, title, [caption(scene.run, scene.state, false), whatText(scene)]);
+      const { state } = scene;
+      colourBar(painter, LIGHT, 16, below + 4, state, state.range === "row" ? NaN : largestOf(matrix), METRICS[state.metric] + (state.range === "row" ? ", each layer on its own scale" : ""));
+      drawMatrix(painter, LIGHT, scene, matrix, layout, null);
+    };
+    return { title, width, height, draw };
+  }
+
+  table(scene: Scene): string[][] | null {
+    const matrix = headMatrix(scene.run, scene.state);
+    if (!matrix.heads.length) return null;
+    const { rows, columns } = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
+    return [
+      ["layer", ...columns.map((column) => `Head_${matrix.heads[column]}`)],
+      ...rows.map((row) => [String(matrix.layers[row]), ...columns.map((column) => exact(matrix.values[row * matrix.heads.length + column]))]),
+    ];
+  }
+}
+
+/** A select of two orders. */
+function sorting(what: string, natural: string, changed: () => void): { label: HTMLElement; bySum: () => boolean } {
+  const select = h("select", { onchange: changed }, h("option", { value: "" }, natural), h("option", { value: "sum" }, "by sum"));
+  return { label: h("label", {}, `${what} `, select), bySum: () => select.value === "sum" };
+}
+
+function whatText(scene: Scene): string {
+  const { run, state } = scene;
+  const token = run.tokens[tokenIndex(run, state.token)];
+  if (token) return `For ${named(token)}${ofRun(scene)}.`;
+  const without = !state.first && tokenIndex(run, 0) >= 0;
+  return `No token is selected: each cell shows its strongest token${without ? " (position 0 left out)" : ""}${ofRun(scene)}.`;
+}
+
+function floorOf({ run, state }: Scene): number {
+  return noiseFloor(run, { ...state, variant: "Head_0" });
+}
+
+const largestOf = ({ values }: HeadMatrix) => values.reduce((most, value) => (value > most ? value : most), 0);
+
+function cellText(scene: Scene, matrix: HeadMatrix, cell: number): string {
+  const value = matrix.values[cell];
+  const [layer, head] = [matrix.layers[Math.floor(cell / matrix.heads.length)], matrix.heads[cell % matrix.heads.length]];
+  const token = scene.run.tokens[matrix.strongest?.[cell] ?? -1];
+  const notes = [Number.isNaN(value) && "not measured", value < floorOf(scene) && "below the noise floor", token && named(token)];
+  return [`Layer ${layer}, head ${head}: ${number(value)}`, ...notes].filter(Boolean).join(", ");
+}
+
+function strongestCell(scene: Scene, matrix: HeadMatrix): string {
+  const largest = largestOf(matrix);
+  const cell = matrix.values.indexOf(largest);
+  return cell < 0 ? "No value was measured here." : `Largest: ${cellText(scene, matrix, cell).replace("Layer", "layer")}`;
+}
+
+function drawMatrix(painter: Painter, ink: Ink, { run, state, hover, dark }: Scene, matrix: HeadMatrix, layout: Layout, pointer: Cell | null): void {
+  const { left, top, wide, high, rows, columns } = layout;
+  const count = columns.length;
+  const maxima = state.range === "row" ? rowMaxima(matrix.values, count, -1) : null;
+  const largest = largestOf(matrix);
+  const floor = noiseFloor(run, { ...state, variant: "Head_0" });
+  rows.forEach((layer, row) => {
+    columns.forEach((head, column) => {
+      const value = matrix.values[layer * count + head];
+      const [x, y] = [left + column * wide, top + row * high];
+      const [w, t] = [wide - (wide > 7 ? 1 : 0), high - (high > 7 ? 1 : 0)];
+      painter.rect(x, y, w, t, Number.isNaN(value) ? ink.empty : css(colourAt(state.palette, share(value, maxima ? maxima[layer] : largest, state.curve))));
+      if (value < floor) painter.hatch(x, y, w, t, "rgba(255, 255, 255, 0.5)");
+    });
+  });
+  const small = { size: 11, colour: ink.muted };
+  const everyRow = Math.ceil(13 / high);
+  rows.forEach((layer, row) => {
+    // The outermost layers are always named; between them, what has room.
+    const fromEnd = rows.length - 1 - row;
+    if (fromEnd % everyRow === 0) painter.text(left - 5, top + row * high + high / 2 + 4, String(matrix.layers[layer]), { ...small, align: "right" });
+  });
+  const everyColumn = Math.ceil((matrix.heads.at(-1)! > 9 ? 17 : 11) / wide);
+  columns.forEach((place, column) => {
+    const head = matrix.heads[place];
+    const middle = left + column * wide + wide / 2;
+    const colour = headColour(state, head, dark);
+    if (colour) painter.rect(middle - Math.min(wide, 14) / 2, top - 5, Math.min(wide, 14), 3, colour);
+    if (column % everyColumn === 0) painter.text(middle, top - 8, String(head), { ...small, align: "center", ...(colour ? { colour, bold: true } : {}) });
+  });
+  painter.text(left - 5, top - 8, "layer", { size: 10, colour: ink.muted, align: "right" });
+  const frame = (row: number, column: number, rowCount: number, columnCount: number, colour: string, thick: number) => {
+    const box = [left + column * wide - 0.5, top + row * high - 0.5, columnCount * wide, rowCount * high] as const;
+    if (high > 9 && wide > 9) painter.rect(...box, null, ink.paper, thick + 2);
+    painter.rect(...box, null, colour, thick);
+  };
+  const selectedRow = rows.findIndex((layer) => matrix.layers[layer] === state.layer);
+  const hoveredRow = rows.findIndex((layer) => matrix.layers[layer] === hover.layer);
+  const head = headNumber(state.variant);
+  const selectedColumn = head === null ? -1 : columns.findIndex((place) => matrix.heads[place] === head);
+  if (hoveredRow >= 0 && !pointer) frame(hoveredRow, 0, 1, count, ink.ink, 1);
+  if (selectedRow >= 0) frame(selectedRow, 0, 1, count, ink.accent, 1);
+  if (selectedColumn >= 0) frame(0, selectedColumn, rows.length, 1, ink.accent, 1);
+  if (selectedRow >= 0 && selectedColumn >= 0) frame(selectedRow, selectedColumn, 1, 1, ink.accent, 2);
+  if (pointer && pointer.row >= 0) frame(pointer.row, pointer.column, 1, 1, ink.ink, 1.5);
+}

@@ -1,0 +1,199 @@
+/**
+ * One sheet as a grid that scrolls both ways: a canvas of the size of the view stays in place while a spacer of the
+ * size of the sheet scrolls under it. Assistive technology sees a grid with the one cell that is selected.
+ */
+
+import { h } from "../core/dom.ts";
+import { ink } from "../core/ink.ts";
+import { CanvasPainter } from "../core/painter.ts";
+import type { Scene } from "../core/scene.ts";
+import { columnOf, type Sheet } from "../core/sheet.ts";
+import type { Store } from "../core/store.ts";
+import { named, number } from "../core/tokens.ts";
+import { cellOf, columnAt, geometry, layerAt, paintScale, paintSheet, scaleHeight, scaleText, type Geometry } from "./heatmap-paint.ts";
+
+/** What part of the sheet is in view, in pixels of its cells. */
+export interface Viewport {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+  geometry: Geometry;
+}
+
+const BAR = 16; // room for a scroll bar
+let count = 0;
+
+export class Grid {
+  readonly element: HTMLElement;
+  #store: Store;
+  #title = h("h3", { class: "heatmap-name" });
+  #notes = h("p", { class: "heatmap-notes muted" });
+  #bar = h("canvas", { class: "heatmap-bar", role: "img" });
+  #canvas = h("canvas", { "aria-hidden": "true" });
+  #spacer = h("div", { class: "heatmap-spacer" }, this.#canvas);
+  #cell = h("span", { role: "gridcell", id: `heatmap-cell-${++count}` });
+  #row = h("div", { role: "row", class: "visually-hidden" }, this.#cell);
+  #scroll: HTMLElement;
+  #scene!: Scene;
+  #geometry!: Geometry;
+  #size = { width: 0, height: 0 };
+  #shown = "";
+  #waits = false;
+
+  constructor(store: Store, scrolled: (x: number, y: number) => void) {
+    this.#store = store;
+    this.#scroll = h("div", { class: "heatmap-scroll", role: "grid", tabindex: 0, "data-arrows": "selection" }, this.#spacer, this.#row);
+    this.element = h("div", { class: "heatmap-panel" }, this.#title, this.#bar, this.#notes, this.#scroll);
+    this.#scroll.addEventListener("scroll", () => {
+      scrolled(this.#scroll.scrollLeft, this.#scroll.scrollTop);
+      this.#repaintSoon();
+    });
+    this.#scroll.addEventListener("pointermove", (event) => this.#store.hover(this.#under(event)));
+    this.#scroll.addEventListener("pointerleave", () => this.#store.hover({ token: null, layer: null }));
+    this.#scroll.addEventListener("click", (event) => this.#click(event));
+  }
+
+  /** `legend`: the sheet whose scale and signs are explained above the grid; null where another grid does that. */
+  update(scene: Scene, sheet: Sheet, width: number, height: number, titled: boolean, legend: Sheet | null): void {
+    this.#scene = scene;
+    const { state } = scene;
+    this.#title.textContent = titled ? sheet.title : "";
+    this.#title.hidden = !titled;
+    this.#notes.textContent = sheet.notes.join(" ");
+    this.#notes.hidden = !sheet.notes.length;
+    if (this.#geometry?.sheet !== sheet || this.#shown !== `${state.rows} ${width} ${height}`) {
+      this.#shown = `${state.rows} ${width} ${height}`;
+      this.#geometry = geometry(sheet, state.rows, width - BAR, height);
+      this.#resize(width, height);
+    }
+    this.#describe(sheet);
+    this.#bar.hidden = !legend;
+    if (legend) this.#explain(legend, scene, width);
+    this.#reveal();
+    this.#paint();
+  }
+
+  #explain(legend: Sheet, { state, dark }: Scene, width: number): void {
+    const high = scaleHeight(legend, state, width);
+    const bar = new CanvasPainter(this.#bar, width, high, devicePixelRatio);
+    Object.assign(this.#bar.style, { width: `${width}px`, height: `${high}px` });
+    paintScale(bar, legend, state, ink(dark), 0, 0, width);
+    this.#bar.setAttribute("aria-label", `Colour scale: ${scaleText(legend, state)}`);
+  }
+
+  #resize(width: number, height: number): void {
+    const g = this.#geometry;
+    const wide = g.width > width, tall = g.height > height;
+    this.#scroll.style.width = `${Math.min(width, g.width + (tall ? BAR : 0))}px`;
+    this.#scroll.style.height = `${Math.min(height, g.height) + (wide ? BAR : 0)}px`;
+    this.element.style.width = g.byLayers ? "" : this.#scroll.style.width; // so that the minimap is next to it
+    this.#spacer.style.width = `${g.width}px`;
+    this.#spacer.style.height = `${g.height}px`;
+    this.#size = { width: Math.min(this.#scroll.clientWidth || width, g.width), height: Math.min(this.#scroll.clientHeight || height, g.height) };
+    this.#canvas.style.width = `${this.#size.width}px`;
+    this.#canvas.style.height = `${this.#size.height}px`;
+  }
+
+  #paint(): void {
+    const { state, hover, dark } = this.#scene;
+    const painter = new CanvasPainter(this.#canvas, this.#size.width, this.#size.height, devicePixelRatio);
+    const { scrollLeft, scrollTop } = this.#scroll;
+    paintSheet(painter, this.#geometry, state, ink(dark), scrollLeft, scrollTop, { token: state.token, layer: state.layer, hover });
+  }
+
+  #repaintSoon(): void {
+    if (this.#waits) return;
+    this.#waits = true;
+    requestAnimationFrame(() => {
+      this.#waits = false;
+      this.#paint();
+    });
+  }
+
+  scrollTo(x: number, y: number): void {
+    if (Math.abs(this.#scroll.scrollLeft - x) < 1 && Math.abs(this.#scroll.scrollTop - y) < 1) return;
+    this.#scroll.scrollTo(x, y);
+    this.#repaintSoon();
+  }
+
+  viewport(): Viewport {
+    const g = this.#geometry;
+    return {
+      x: this.#scroll.scrollLeft, y: this.#scroll.scrollTop,
+      width: this.#size.width - g.left, height: this.#size.height - g.top, geometry: g,
+    };
+  }
+
+  #revealed = "";
+  /** A selection made elsewhere, or with the keys, comes into view. */
+  #reveal(): void {
+    const { state } = this.#scene;
+    const key = JSON.stringify([state.token, state.layer, state.rows]);
+    if (key === this.#revealed) return;
+    this.#revealed = key;
+    const g = this.#geometry;
+    const { row, column } = cellOf(g, g.sheet.layers.indexOf(state.layer ?? -1), columnOf(g.sheet.columns, state.token));
+    const fit = (scroll: number, place: number, size: number, view: number) => {
+      const [start, end] = [place * size, (place + 1) * size];
+      if (place < 0 || (start >= scroll && end <= scroll + view)) return scroll;
+      const far = end < scroll - 2 * size || start > scroll + view + 2 * size;
+      return far ? (start + end - view) / 2 : start < scroll ? start - size : end + 3 * size - view; // slanted names reach to the right
+    };
+    const x = fit(this.#scroll.scrollLeft, column, g.cellWidth, this.#size.width - g.left);
+    const y = fit(this.#scroll.scrollTop, row, g.cellHeight, this.#size.height - g.top);
+    this.scrollTo(x, y);
+  }
+
+  /** The grid for assistive technology: its size, and the selected cell. */
+  #describe(sheet: Sheet): void {
+    const { state } = this.#scene;
+    const g = this.#geometry;
+    this.#scroll.setAttribute("aria-label", `Heat map of ${sheet.title}: ${scaleText(sheet, state)}. Arrow keys move the selection.`);
+    this.#scroll.setAttribute("aria-rowcount", String(g.rows));
+    this.#scroll.setAttribute("aria-colcount", String(g.columns));
+    const layer = sheet.layers.indexOf(state.layer ?? -1), column = columnOf(sheet.columns, state.token);
+    const { row, column: across } = cellOf(g, layer, column);
+    this.#row.setAttribute("aria-rowindex", String(Math.max(0, row) + 1));
+    this.#cell.setAttribute("aria-colindex", String(Math.max(0, across) + 1));
+    this.#cell.setAttribute("aria-selected", String(layer >= 0 && column >= 0));
+    const parts = [
+      layer >= 0 && `layer ${state.layer}`,
+      column >= 0 && named(sheet.columns[column].token),
+      layer >= 0 && column >= 0 && number(sheet.values[layer * sheet.columns.length + column]),
+    ].filter(Boolean);
+    this.#cell.textContent = parts.join(", ") || "nothing selected";
+    this.#scroll.setAttribute("aria-activedescendant", this.#cell.id);
+  }
+
+  /** Token and layer at the pointer; over a header only one of them. */
+  #under(event: MouseEvent): { token: number | null; layer: number | null } {
+    const g = this.#geometry;
+    const box = this.#scroll.getBoundingClientRect();
+    const x = event.clientX - box.left - g.left, y = event.clientY - box.top - g.top;
+    const inView = x < this.#size.width - g.left && y < this.#size.height - g.top;
+    const column = x >= 0 && inView ? Math.floor((x + this.#scroll.scrollLeft) / g.cellWidth) : -1;
+    const row = y >= 0 && inView ? Math.floor((y + this.#scroll.scrollTop) / g.cellHeight) : -1;
+    const known = (place: number, all: number) => place >= 0 && place < all;
+    const [rowKnown, columnKnown] = [known(row, g.rows), known(column, g.columns)];
+    if ((x >= 0 && !columnKnown) || (y >= 0 && !rowKnown)) return { token: null, layer: null };
+    const layer = layerAt(g, row, column), place = columnAt(g, row, column);
+    const hasLayer = g.byLayers ? rowKnown : columnKnown, hasToken = g.byLayers ? columnKnown : rowKnown;
+    const best = hasLayer && hasToken ? g.sheet.strongest?.[layer * g.sheet.columns.length + place] : undefined;
+    return {
+      token: hasToken ? (best !== undefined && best >= 0 ? best : g.sheet.columns[place].positions[0]) : null,
+      layer: hasLayer ? g.sheet.layers[layer] : null,
+    };
+  }
+
+  #click(event: MouseEvent): void {
+    const { token, layer } = this.#under(event);
+    const { state } = this.#scene;
+    if (token === null && layer === null) return;
+    if (token !== null && layer !== null) {
+      const again = token === state.token && layer === state.layer;
+      this.#store.set(again ? { token: null, layer: null } : { token, layer });
+    } else if (token !== null) this.#store.set({ token: token === state.token ? null : token });
+    else this.#store.set({ layer: layer === state.layer ? null : layer });
+  }
+}

@@ -1,0 +1,311 @@
+/** Draws a sheet, or the part of it that is in view, and its colour bar; the same for the screen and for export. */
+
+import { colourAt, css, isLight, share, table, type Palette, type Rgb } from "../core/colour.ts";
+import type { Ink } from "../core/ink.ts";
+import type { Painter } from "../core/painter.ts";
+import type { Hover } from "../core/scene.ts";
+import { columnOf, largestFor, type Sheet } from "../core/sheet.ts";
+import type { State } from "../core/state.ts";
+import { label, number } from "../core/tokens.ts";
+import { METRICS, percent, variantName } from "../core/words.ts";
+import type { TokenInfo } from "../data/types.ts";
+
+const CHARACTER = 6.7; // width of a monospace character at LABEL pixels
+const LABEL = 11;
+const SLANT = -60;
+const LONGEST = 13;
+const NUMBER_WIDTH = 40;
+
+/** Where things are: `left` and `top` are the sticky headers; rows and columns are those on the screen. */
+export interface Geometry {
+  sheet: Sheet;
+  byLayers: boolean;
+  rows: number;
+  columns: number;
+  cellWidth: number;
+  cellHeight: number;
+  left: number;
+  top: number;
+  slanted: boolean;
+  /** All of it, headers included. */
+  width: number;
+  height: number;
+}
+
+export function geometry(sheet: Sheet, rows: State["rows"], width: number, height: number, smallest = { width: 16, layer: 12, token: 18 }): Geometry {
+  const byLayers = rows === "layers";
+  const longest = CHARACTER * sheet.columns.reduce((most, _, column) => Math.max(most, columnName(sheet, column).length), 3);
+  const [down, across] = byLayers ? [sheet.layers.length, sheet.columns.length] : [sheet.columns.length, sheet.layers.length];
+  const left = byLayers ? 46 : Math.ceil(longest + String(sheet.columns.at(-1)!.positions[0]).length * CHARACTER + 26);
+  const fit = Math.floor((width - left - 2) / across);
+  let cellWidth = Math.max(smallest.width, Math.min(byLayers ? 84 : 56, fit));
+  const slanted = byLayers && longest + 6 > cellWidth;
+  const overhang = slanted ? Math.ceil(longest * Math.cos((SLANT * Math.PI) / 180)) : 0;
+  if (slanted && cellWidth > smallest.width) {
+    cellWidth = Math.max(smallest.width, Math.min(cellWidth, Math.floor((width - left - overhang + cellWidth / 2) / across)));
+  }
+  const top = slanted ? Math.ceil(longest * Math.sin((-SLANT * Math.PI) / 180)) + 16 : 24;
+  const tallest = byLayers ? (down <= 8 ? 40 : 28) : 22;
+  const cellHeight = Math.max(byLayers ? smallest.layer : smallest.token, Math.min(tallest, Math.floor((height - top) / down)));
+  return {
+    sheet, byLayers, rows: down, columns: across, cellWidth, cellHeight, left, top, slanted,
+    width: left + across * cellWidth + Math.max(2, overhang - Math.floor(cellWidth / 2)), height: top + down * cellHeight + 2,
+  };
+}
+
+/** Place in the sheet of a cell on the screen: the last layer is on top, or on the right. */
+export function layerAt(g: Geometry, row: number, column: number): number {
+  return g.byLayers ? g.rows - 1 - row : column;
+}
+export const columnAt = (g: Geometry, row: number, column: number) => (g.byLayers ? column : row);
+export const cellOf = (g: Geometry, layer: number, column: number) =>
+  g.byLayers ? { row: layer < 0 ? -1 : g.rows - 1 - layer, column } : { row: column, column: layer };
+
+const names = new WeakMap<TokenInfo, string>();
+
+/** A column's name in its header. */
+export function columnName(sheet: Sheet, column: number): string {
+  const { token, positions } = sheet.columns[column];
+  if (positions.length > 1) return `▦ image ${(token.image ?? 0) + 1}`;
+  let name = names.get(token);
+  if (name === undefined) names.set(token, (name = label(token, LONGEST)));
+  return name;
+}
+
+export const paletteOf = (sheet: Sheet, state: State): Palette => (sheet.signed ? "difference" : state.palette);
+
+export interface Marks {
+  token: number | null;
+  layer: number | null;
+  hover: Hover;
+}
+
+/** The part of the sheet that starts at `x`, `y` of its cells, with its headers, in the upper left of the painter. */
+export function paintSheet(painter: Painter, g: Geometry, state: State, ink: Ink, x: number, y: number, marks: Marks): void {
+  const { cellWidth, cellHeight, left, top } = g;
+  const columns = span(x, painter.width - left, cellWidth, g.columns);
+  const rows = span(y, painter.height - top, cellHeight, g.rows);
+  const originX = left - x, originY = top - y;
+  const wide = Math.min(painter.width - left, g.columns * cellWidth - x), high = Math.min(painter.height - top, g.rows * cellHeight - y);
+  painter.rect(0, 0, painter.width, painter.height, ink.paper);
+  if (wide > 0 && high > 0) {
+    painter.clip(left, top, wide, high, () => {
+      painter.rect(left, top, wide, high, emptyColour(g.sheet, ink));
+      paintCells(painter, g, state, ink, rows, columns, originX, originY);
+      paintMarks(painter, g, ink, marks, originX, originY);
+    });
+  }
+  paintColumnNames(painter, g, ink, columns, originX, marks);
+  paintRowNames(painter, g, ink, rows, originY, marks);
+  painter.text(left - 8, top - 6, g.byLayers ? "layer" : "layer →", { size: LABEL, colour: ink.muted, align: "right" });
+}
+
+function span(scroll: number, size: number, cell: number, count: number): [number, number] {
+  return [Math.max(0, Math.floor(scroll / cell)), Math.min(count, Math.ceil((scroll + size) / cell))];
+}
+
+function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, r1]: number[], [c0, c1]: number[], x: number, y: number): void {
+  if (r1 <= r0 || c1 <= c0) return;
+  const { sheet, cellWidth: w, cellHeight: h } = g;
+  const colours = table(paletteOf(sheet, state));
+  const raster = new ImageData(c1 - c0, r1 - r0);
+  const places = new Uint8Array(raster.width * raster.height);
+  const value = (row: number, column: number) => sheet.values[layerAt(g, row, column) * sheet.columns.length + columnAt(g, row, column)];
+  for (let row = r0, at = 0; row < r1; row++) {
+    for (let column = c0; column < c1; column++, at++) {
+      const here = value(row, column);
+      if (Number.isNaN(here)) continue; // transparent: the empty colour shows
+      const largest = largestFor(sheet, layerAt(g, row, column), columnAt(g, row, column));
+      places[at] = Math.round(share(here, largest, state.curve, sheet.signed) * 255);
+      const [red, green, blue] = colours[places[at]];
+      raster.data[4 * at] = red;
+      raster.data[4 * at + 1] = green;
+      raster.data[4 * at + 2] = blue;
+      raster.data[4 * at + 3] = 255;
+    }
+  }
+  painter.cells(x + c0 * w, y + r0 * h, raster.width * w, raster.height * h, raster);
+  const onColour = (row: number, column: number) => contrast(colours[places[(row - r0) * raster.width + column - c0]]);
+  paintHatches(painter, g, [r0, r1], [c0, c1], x, y, value, onColour);
+  if (w >= 20 && h >= 12) {
+    for (let column = c0 + 1; column < c1; column++) painter.rect(x + column * w - 0.5, y + r0 * h, 1, (r1 - r0) * h, ink.paper);
+    for (let row = r0 + 1; row < r1; row++) painter.rect(x + c0 * w, y + row * h - 0.5, (c1 - c0) * w, 1, ink.paper);
+  }
+  if (w < NUMBER_WIDTH || h < 16) return;
+  for (let row = r0; row < r1; row++) {
+    for (let column = c0; column < c1; column++) {
+      const here = value(row, column);
+      if (Number.isNaN(here)) continue;
+      painter.text(x + (column + 0.5) * w, y + (row + 0.5) * h + 3.5, short(here), { size: 10, align: "center", colour: onColour(row, column) });
+    }
+  }
+}
+
+/** Position 0 outside of the scale, and what cannot be told from rounding; neighbours in a row at once. */
+function paintHatches(
+  painter: Painter, g: Geometry, [r0, r1]: number[], [c0, c1]: number[], x: number, y: number,
+  value: (row: number, column: number) => number, onColour: (row: number, column: number) => string,
+): void {
+  const { sheet } = g;
+  if (sheet.outside < 0 && !sheet.below) return;
+  for (let row = r0; row < r1; row++) {
+    for (let column = c0; column < c1; column++) {
+      const hatched = (c: number) => {
+        const here = value(row, c);
+        return (columnAt(g, row, c) === sheet.outside && !Number.isNaN(here)) || Math.abs(here) < sheet.floor;
+      };
+      if (!hatched(column)) continue;
+      const start = column, colour = onColour(row, column);
+      while (column + 1 < c1 && hatched(column + 1) && onColour(row, column + 1) === colour) column++;
+      painter.hatch(x + start * g.cellWidth, y + row * g.cellHeight, (column + 1 - start) * g.cellWidth, g.cellHeight, hatching(colour));
+    }
+  }
+}
+
+/** The middle of a difference is nearly white, so what is empty is darker there. */
+const emptyColour = (sheet: Sheet, ink: Ink) => (sheet.signed ? ink.line : ink.empty);
+
+const BLACK = "#000000";
+const hatching = (text: string) => (text === BLACK ? "#00000066" : "#ffffff80");
+const contrast = (colour: Rgb) => (isLight(colour) ? BLACK : "#ffffff");
+
+/** Two or three digits, for inside of a cell. */
+function short(value: number): string {
+  const size = Math.abs(value);
+  if (size === 0) return "0";
+  if (size >= 0.001 && size < 10000) return String(Number(value.toPrecision(size >= 0.1 ? 3 : 2)));
+  return value.toExponential(0).replace("e-", "e−").replace("e+", "e");
+}
+
+function paintMarks(painter: Painter, g: Geometry, ink: Ink, marks: Marks, x: number, y: number): void {
+  const { cellWidth: w, cellHeight: h, sheet } = g;
+  const lines = (token: number | null, layer: number | null, colour: string, line: number, cellLine: number) => {
+    const { row, column } = cellOf(g, layer === null ? -1 : sheet.layers.indexOf(layer), columnOf(sheet.columns, token));
+    if (column >= 0) painter.rect(x + column * w + 0.5, y + 0.5, w - 1, g.rows * h - 1, null, colour, line);
+    if (row >= 0) painter.rect(x + 0.5, y + row * h + 0.5, g.columns * w - 1, h - 1, null, colour, line);
+    if (cellLine && row >= 0 && column >= 0) painter.rect(x + column * w + cellLine / 2, y + row * h + cellLine / 2, w - cellLine, h - cellLine, null, colour, cellLine);
+  };
+  const { hover } = marks;
+  lines(hover.token, hover.layer, ink.paper, 3, 0); // a halo: the line is seen on every colour
+  lines(hover.token, hover.layer, ink.ink, 1, 1);
+  lines(marks.token, marks.layer, ink.paper, 3.5, 0);
+  lines(marks.token, marks.layer, ink.accent, 1.5, 3);
+}
+
+function paintColumnNames(painter: Painter, g: Geometry, ink: Ink, [c0, c1]: number[], x: number, marks: Marks): void {
+  const { sheet, cellWidth: w, top } = g;
+  const selected = g.byLayers ? columnOf(sheet.columns, marks.token) : sheet.layers.indexOf(marks.layer ?? -1);
+  const hovered = g.byLayers ? columnOf(sheet.columns, marks.hover.token) : sheet.layers.indexOf(marks.hover.layer ?? -1);
+  const every = g.byLayers ? Math.ceil(12 / w) : Math.ceil(22 / w);
+  painter.clip(g.left - (g.slanted ? 4 : 0), 0, painter.width - g.left + 4, top, () => {
+    for (let column = c0; column < c1; column++) {
+      const marked = column === selected || column === hovered;
+      if (column % every && !marked) continue;
+      const text = g.byLayers ? columnName(sheet, column) : String(sheet.layers[column]);
+      const muted = g.byLayers && (sheet.columns[column].token.kind === "special" || !hasValue(sheet, column));
+      const colour = column === selected ? ink.accent : muted && column !== hovered ? ink.muted : ink.ink;
+      const style = { size: LABEL, mono: g.byLayers, bold: marked, colour };
+      const middle = x + (column + 0.5) * w;
+      if (g.slanted) painter.text(middle + 3, top - 5, text, { ...style, turn: SLANT });
+      else painter.text(middle, top - 7, text, { ...style, align: "center" });
+    }
+  });
+}
+
+function paintRowNames(painter: Painter, g: Geometry, ink: Ink, [r0, r1]: number[], y: number, marks: Marks): void {
+  const { sheet, cellHeight: h, left } = g;
+  const layer = (row: number) => sheet.layers[g.rows - 1 - row];
+  const every = Math.ceil(11 / h);
+  const [selectedToken, hoveredToken] = [columnOf(sheet.columns, marks.token), columnOf(sheet.columns, marks.hover.token)];
+  painter.clip(0, g.top, left, painter.height - g.top, () => {
+    for (let row = r0; row < r1; row++) {
+      const selected = g.byLayers ? layer(row) === marks.layer : row === selectedToken;
+      const hovered = g.byLayers ? layer(row) === marks.hover.layer : row === hoveredToken;
+      if (row % every && !selected && !hovered) continue;
+      const base = y + (row + 0.5) * h + 4;
+      const bold = selected || hovered;
+      if (g.byLayers) {
+        painter.text(left - 8, base, String(layer(row)), { size: LABEL, align: "right", bold, colour: selected ? ink.accent : ink.ink });
+        continue;
+      }
+      const { token, positions } = sheet.columns[row];
+      const colour = selected ? ink.accent : token.kind === "special" || !hasValue(sheet, row) ? ink.muted : ink.ink;
+      const digits = String(sheet.columns[sheet.columns.length - 1].positions[0]).length * CHARACTER;
+      painter.text(8 + digits, base, String(positions[0]), { size: LABEL, align: "right", colour: selected ? ink.accent : ink.muted });
+      painter.text(left - 8, base, columnName(sheet, row), { size: LABEL, align: "right", mono: true, bold, colour });
+    }
+  });
+}
+
+function hasValue(sheet: Sheet, column: number): boolean {
+  for (let place = column; place < sheet.values.length; place += sheet.columns.length) if (!Number.isNaN(sheet.values[place])) return true;
+  return false;
+}
+
+// --- colour bar -------------------------------------------------------------------------------------------
+const BAR = { width: 180, top: 17, height: 9, line: 18 };
+const LEGEND = { size: LABEL };
+
+/** What the colour bar says, in words. */
+export function scaleText(sheet: Sheet, state: State): string {
+  const what = measured(state);
+  if (sheet.by !== "all") return `${what}; each ${sheet.by === "layer" ? "layer" : "token"} from 0 to its own largest value`;
+  const largest = number(sheet.largest[0]);
+  return sheet.signed ? `${what}, from −${largest} to ${largest}` : `${what}, from 0 to ${largest}`;
+}
+
+export const measured = (state: State) => `${METRICS[state.metric]} of ${variantName(state.variant)}`;
+
+interface Sign {
+  fill: Rgb | null; // null: no value
+  text: string;
+  x: number;
+  line: number;
+}
+
+/** What hatching and grey mean, right of the bar or, where that is too narrow, under it. */
+function signs(sheet: Sheet, state: State, width: number): Sign[] {
+  const palette = paletteOf(sheet, state);
+  const found: [Rgb | null, string][] = [];
+  if (sheet.outside >= 0) found.push([colourAt(palette, sheet.signed ? 0.9 : 0.35), "position 0, outside the scale"]);
+  if (sheet.below) found.push([colourAt(palette, sheet.signed ? 0.5 : 0), `below the noise floor ${number(sheet.floor)} (${percent(sheet.below / sheet.measured)})`]);
+  if (sheet.empty) found.push([null, "no value"]);
+  let x = BAR.width + 40, line = 0;
+  return found.map(([fill, text]) => {
+    const wide = 37 + text.length * 6.4;
+    if (x > 0 && x + wide - 16 > width) [x, line] = [0, line + 1];
+    const sign = { fill, text, x, line };
+    x += wide;
+    return sign;
+  });
+}
+
+export function scaleHeight(sheet: Sheet, state: State, width: number): number {
+  return 44 + BAR.line * Math.max(0, ...signs(sheet, state, width).map(({ line }) => line));
+}
+
+/** The bar with its numbers, and what hatching and grey mean. */
+export function paintScale(painter: Painter, sheet: Sheet, state: State, ink: Ink, x: number, y: number, width: number): void {
+  const palette = paletteOf(sheet, state);
+  const small = { ...LEGEND, colour: ink.muted };
+  const title = measured(state);
+  painter.text(x, y + 11, title, { size: 12, bold: true, colour: ink.ink });
+  const each = sheet.by === "layer" ? "layer" : "token";
+  const unit = [state.metric === "l2" ? "model units" : "0 to 2", sheet.by !== "all" && `each ${each} by itself`, sheet.shared && "one scale for all runs", state.curve === "sqrt" && "square root scale"].filter(Boolean).join(", ");
+  painter.text(x + painter.measure(title, { size: 12, bold: true }) + 6, y + 11, `(${unit})`, small);
+  const raster = new ImageData(256, 1);
+  for (let i = 0; i < 256; i++) raster.data.set([...colourAt(palette, i / 255), 255], 4 * i);
+  const top = y + BAR.top;
+  painter.cells(x, top, BAR.width, BAR.height, raster);
+  const largest = sheet.by === "all" ? sheet.largest[0] : 0;
+  const half = number(state.curve === "sqrt" ? largest / 4 : largest / 2);
+  const end = largest ? number(largest) : sheet.by === "all" ? "" : `${each}’s largest`;
+  const ends = sheet.signed ? [end && `−${largest ? end : "largest"}`, "0", largest ? end : "largest"] : ["0", largest ? half : "", end];
+  ends.forEach((text, i) => painter.text(x + (i * BAR.width) / 2, top + BAR.height + 12, text, { ...small, align: (["left", "center", "right"] as const)[i] }));
+  for (const sign of signs(sheet, state, width)) {
+    const at = x + sign.x, line = sign.line ? top + BAR.height + 18 + (sign.line - 1) * BAR.line : top - 1;
+    painter.rect(at, line, 16, 11, sign.fill ? css(sign.fill) : emptyColour(sheet, ink));
+    if (sign.fill) painter.hatch(at, line, 16, 11, hatching(contrast(sign.fill)));
+    painter.text(at + 21, line + 9, sign.text, small);
+  }
+}

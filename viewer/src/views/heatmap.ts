@@ -1,0 +1,239 @@
+/** The heat map: colour bar, one grid per sheet, the numbers at the cursor, a minimap and the numbers as a table. */
+
+import "./heatmap.css";
+
+import { h } from "../core/dom.ts";
+import { titleOf } from "../core/export.ts";
+import { LIGHT } from "../core/ink.ts";
+import { part, type Drawing } from "../core/painter.ts";
+import { tokenIndex, type Scene, type View } from "../core/scene.ts";
+import { columnOf, sheets, type Sheet } from "../core/sheet.ts";
+import type { Store } from "../core/store.ts";
+import { named, number } from "../core/tokens.ts";
+import { exact } from "../core/words.ts";
+import { at } from "../data/types.ts";
+import { caption, heading } from "./figure.ts";
+import { Grid } from "./heatmap-grid.ts";
+import { columnName, geometry, paintScale, paintSheet, scaleHeight, type Geometry } from "./heatmap-paint.ts";
+import { NumbersTable } from "./heatmap-table.ts";
+import { Minimap } from "./minimap.ts";
+
+const DRAWING_WIDTH = 4000;
+
+export class HeatmapView implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #grids: Grid[] = [];
+  #panels = h("div", { class: "heatmap-panels" });
+  #readout = h("p", { class: "heatmap-readout" });
+  #live = h("p", { class: "visually-hidden", "aria-live": "polite" });
+  #minimap: Minimap;
+  #table = new NumbersTable();
+  #sheets: Sheet[] = [];
+  #sheetsOf: unknown[] = [];
+  #width = 0;
+  #moved = false;
+
+  constructor(store: Store) {
+    this.#store = store;
+    this.#minimap = new Minimap((x, y) => this.#scrollTo(x, y));
+    const body = h("div", { class: "heatmap-body" }, this.#panels, this.#minimap.element);
+    this.element = h(
+      "section", { class: "heatmap", "aria-labelledby": "heatmap-title" },
+      h("h2", { id: "heatmap-title", class: "visually-hidden" }, "Heat map"), this.#readout, body, this.#live, this.#table.element,
+    );
+    new ResizeObserver(() => {
+      const width = this.element.clientWidth;
+      if (width === this.#width) return;
+      this.#width = width;
+      this.#store.set({});
+    }).observe(this.element);
+  }
+
+  update(scene: Scene): void {
+    const made = this.#made(scene);
+    const { state } = scene;
+    const upright = state.rows === "tokens";
+    while (this.#grids.length > made.length) this.#grids.pop()!.element.remove();
+    while (this.#grids.length < made.length) {
+      const grid = new Grid(this.#store, (x, y) => this.#scrollTo(x, y));
+      this.#grids.push(grid);
+      this.#panels.append(grid.element);
+    }
+    this.#panels.classList.toggle("heatmap-across", made.length > 1 && upright);
+    const width = this.#width || this.element.clientWidth;
+    const share = upright ? Math.floor((width - 44 - 16 * (made.length - 1)) / made.length) : width;
+    const high = Math.max(220, Math.min(innerHeight * 0.62, 900) / (state.rows === "layers" ? Math.min(made.length, 2) : 1));
+    const once = made[0].shared && !upright;
+    this.#grids.forEach((grid, i) => {
+      const legend = once ? (i ? null : together(made)) : made[i];
+      grid.update(scene, made[i], Math.max(240, share), high, made.length > 1 || made[i].signed, legend);
+    });
+    const [first] = this.#grids;
+    this.#minimap.update(scene, made[0], first.viewport());
+    this.#read(scene, made[0]);
+    this.#table.update(scene, made[0]);
+  }
+
+  /** One cell further, in the directions of the screen; from nothing to the strongest cell. */
+  move(scene: Scene, across: number, down: number): void {
+    const [sheet] = this.#made(scene);
+    const { state } = scene;
+    this.#store.hover({ token: null, layer: null }); // the pointer rests somewhere: the keys count now
+    const { columns, layers } = sheet;
+    if (state.token === null && state.layer === null) {
+      const place = strongest(sheet);
+      if (place >= 0) this.#choose(sheet, Math.floor(place / columns.length), place % columns.length);
+      return;
+    }
+    const [alongTokens, alongLayers] = state.rows === "layers" ? [across, -down] : [down, across];
+    const clamped = (place: number, count: number) => Math.max(0, Math.min(count - 1, place));
+    const column = columnOf(columns, state.token), layer = state.layer === null ? -1 : layers.indexOf(state.layer);
+    this.#choose(
+      sheet,
+      alongLayers ? (layer < 0 ? (alongLayers > 0 ? 0 : layers.length - 1) : clamped(layer + alongLayers, layers.length)) : layer,
+      alongTokens ? (column < 0 ? 0 : clamped(column + alongTokens, columns.length)) : column,
+    );
+  }
+
+  #choose(sheet: Sheet, layer: number, column: number): void {
+    const found = layer >= 0 && column >= 0 ? sheet.strongest?.[layer * sheet.columns.length + column] : undefined;
+    const token = column < 0 ? null : found !== undefined && found >= 0 ? found : sheet.columns[column].positions[0];
+    this.#store.set({ token, layer: layer < 0 ? null : sheet.layers[layer] });
+    this.#moved = true;
+  }
+
+  /** The sheets of a scene, made anew only if something in them may have changed. */
+  #made(scene: Scene): Sheet[] {
+    const { metric, variant, step, fold, first, range, rows, compare } = scene.state;
+    const uses = [...scene.runs, metric, variant, step, fold, first, range, range === "row" && rows, compare];
+    if (uses.length !== this.#sheetsOf.length || uses.some((each, i) => each !== this.#sheetsOf[i])) {
+      this.#sheetsOf = uses;
+      this.#sheets = sheets(scene);
+    }
+    return this.#sheets;
+  }
+
+  #scrollTo(x: number, y: number): void {
+    for (const grid of this.#grids) grid.scrollTo(x, y);
+    this.#minimap.show(this.#grids[0].viewport());
+  }
+
+  /** Exact numbers of the cell under the pointer or, without one, of the selected one. */
+  #read(scene: Scene, sheet: Sheet): void {
+    const { state, hover } = scene;
+    const hovering = hover.token !== null || hover.layer !== null;
+    const token = hovering ? hover.token : state.token, layer = hovering ? hover.layer : state.layer;
+    const text = token === null && layer === null
+      ? "Point at a cell for its numbers; click or use the arrow keys to select."
+      : describe(scene, sheet, token, layer);
+    if (this.#readout.textContent !== text) this.#readout.textContent = text;
+    this.#readout.classList.toggle("muted", token === null && layer === null);
+    if (this.#moved && !hovering) this.#live.textContent = text;
+    this.#moved = false;
+  }
+
+  drawing(scene: Scene): Drawing | null {
+    const made = this.#made(scene);
+    const { state, runs } = scene;
+    const layouts = made.map((sheet) => fitting(sheet, state.rows));
+    const width = Math.max(640, ...layouts.map((g) => g.width));
+    const scales = made.map((sheet) => scaleHeight(sheet, state, width));
+    const blocks = layouts.map((g, i) => g.height + scales[i] + 34);
+    const lines = made.length > 1 ? [] : runs.slice(0, made[0].signed ? 2 : 1).map((run) => caption(run, state));
+    const title = made[0].signed ? `Heat map of ${made[0].title}` : "Heat map";
+    const top = 62 + 16 * lines.length;
+    return {
+      title: titleOf(scene, "heat map"),
+      width: width + 32,
+      height: top + blocks.reduce((sum, block) => sum + block, 0),
+      draw: (painter) => {
+        heading(painter, LIGHT, title, lines);
+        let y = top - 20;
+        layouts.forEach((g, i) => {
+          if (made.length > 1) painter.text(16, y + 10, caption(g.sheet.run, state), { size: 12, bold: true, colour: LIGHT.ink });
+          paintScale(painter, g.sheet, state, LIGHT, 16, y + 18, width);
+          paintSheet(part(painter, 16, y + scales[i] + 22, g.width, g.height), g, state, LIGHT, 0, 0, { ...state, hover: { token: null, layer: null } });
+          y += blocks[i];
+        });
+      },
+    };
+  }
+
+  table(scene: Scene): string[][] {
+    const made = this.#made(scene);
+    const head = ["position", "token", ...made.flatMap((sheet) => sheet.layers.map((layer) => `${made.length > 1 ? `${sheet.title} ` : ""}layer ${layer}`))];
+    const rows = made[0].columns.map(({ token, positions }, column) => [
+      String(positions[0]), positions.length > 1 ? columnName(made[0], column) : token.text,
+      ...made.flatMap((sheet) => sheet.layers.map((_, layer) => exact(sheet.values[layer * sheet.columns.length + column]))),
+    ]);
+    return [head, ...rows];
+  }
+}
+
+/** One legend for all of them. */
+function together(made: Sheet[]): Sheet {
+  const sum = (key: "measured" | "empty" | "below") => made.reduce((all, sheet) => all + sheet[key], 0);
+  return { ...made[0], measured: sum("measured"), empty: sum("empty"), below: sum("below") };
+}
+
+function strongest({ values, columns, outside }: Sheet): number {
+  let best = -1;
+  values.forEach((value, place) => {
+    if (place % columns.length !== outside && !(Math.abs(value) <= Math.abs(values[best] ?? 0))) if (!Number.isNaN(value)) best = place;
+  });
+  return best;
+}
+
+/** "layer 3, token blue at position 9: L2 distance 0.5, cosine distance 0.01", for every shown run. */
+function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, layer: number | null): string {
+  const column = columnOf(sheet.columns, token);
+  const where = [layer === null ? "" : `layer ${layer}`, column < 0 ? "" : nameAt(sheet, column, token!)].filter(Boolean).join(", ");
+  if (layer === null || column < 0) return capital(`${where}${peak(sheet, layer, column)}`);
+  const values = runs.map((run) => {
+    const [step, variant, layerPlace, place] = [run.steps.indexOf(state.step), run.variants.indexOf(state.variant), run.layers.indexOf(layer), tokenIndex(run, token)];
+    const of = runs.length > 1 ? `${run.name}: ` : "";
+    if (Math.min(step, variant, layerPlace, place) < 0) return `${of}not measured`;
+    const [l2, cosine] = (["l2", "cosine"] as const).map((metric) => at(run, metric, step, variant, layerPlace, place));
+    if (Number.isNaN(l2) && Number.isNaN(cosine)) return `${of}no value${comesLater(run, state.step, token!) ? " (the token comes after this step)" : ""}`;
+    return `${of}L2 ${exact(l2)}, cosine ${exact(cosine)}`;
+  });
+  const shown = sheet.signed ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column]) : "";
+  return capital(`${where} — ${values.join("; ")}${shown}`);
+}
+
+const capital = (text: string) => text[0].toUpperCase() + text.slice(1);
+
+/** Of a whole layer or a whole token: where it is largest. */
+function peak({ values, columns, layers, outside }: Sheet, layer: number | null, column: number): string {
+  const row = layer === null ? -1 : layers.indexOf(layer);
+  let best = -1;
+  for (let place = 0; place < values.length; place++) {
+    const [l, c] = [Math.floor(place / columns.length), place % columns.length];
+    if ((row < 0 ? c !== column : l !== row || c === outside) || Number.isNaN(values[place])) continue;
+    if (best < 0 || Math.abs(values[place]) > Math.abs(values[best])) best = place;
+  }
+  if (best < 0) return " — no value";
+  const where = row < 0 ? `in layer ${layers[Math.floor(best / columns.length)]}` : `at ${named(columns[best % columns.length].token)}`;
+  return ` — largest ${where}: ${exact(values[best])}`;
+}
+
+const differenceText = (value: number) => (Number.isNaN(value) ? "; no difference, since the runs do not match here" : `; difference ${number(value)}`);
+
+function nameAt(sheet: Sheet, column: number, position: number): string {
+  const place = tokenIndex(sheet.run, position);
+  return named(place >= 0 ? sheet.run.tokens[place] : sheet.columns[column].token);
+}
+
+function comesLater(run: Scene["run"], step: number, position: number): boolean {
+  const length = run.manifest?.prompt_length;
+  return length !== undefined && position >= length + step;
+}
+
+/** All of a sheet in a picture of at most DRAWING_WIDTH: cells get smaller, down to what still can be seen. */
+function fitting(sheet: Sheet, rows: "layers" | "tokens"): Geometry {
+  const count = rows === "layers" ? sheet.columns.length : sheet.layers.length;
+  const cell = Math.max(1, Math.min(28, Math.floor((DRAWING_WIDTH - 60) / count)));
+  const token = Math.max(1, Math.min(16, Math.floor(DRAWING_WIDTH / sheet.columns.length)));
+  return geometry(sheet, rows, Math.max(700, Math.min(DRAWING_WIDTH, count * cell + 60)), 500, { width: cell, layer: 16, token });
+}

@@ -1,0 +1,90 @@
+/** The keys of the page: what they do, and the dialog that lists them. */
+
+import "./help.css";
+
+import { h } from "../core/dom.ts";
+import type { Scene } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+
+/** What keys can do that is not a change of the state. */
+export interface Actions {
+  open(): void;
+  help(): void;
+  exports(): void;
+  step(by: number): void;
+  move(scene: Scene, across: number, down: number): void;
+}
+
+interface Key {
+  keys: string[];
+  text: string;
+  /** Also before anything is loaded. */
+  always?: boolean;
+  run(scene: Scene, store: Store, actions: Actions, key: string): void;
+}
+
+const KEYS: Key[] = [
+  {
+    keys: ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"], text: "move the selection; the first press selects the strongest cell",
+    run: (scene, _, actions, key) => actions.move(scene, key === "ArrowLeft" ? -1 : key === "ArrowRight" ? 1 : 0, key === "ArrowUp" ? -1 : key === "ArrowDown" ? 1 : 0),
+  },
+  {
+    keys: ["Home", "End", "PageUp", "PageDown"], text: "in the heat map: to the ends of a row, ten rows up and down",
+    run: (scene, _, actions, key) => actions.move(scene, key === "Home" ? -Infinity : key === "End" ? Infinity : 0, key === "PageUp" ? -10 : key === "PageDown" ? 10 : 0),
+  },
+  { keys: ["Escape"], text: "clear the selection", run: (_, store) => store.set({ token: null, layer: null }) },
+  { keys: ["[", "]"], text: "previous and next generation step", run: (_, __, actions, key) => actions.step(key === "[" ? -1 : 1) },
+  { keys: ["m"], text: "metric: L2 or cosine", run: ({ state }, store) => store.set({ metric: state.metric === "l2" ? "cosine" : "l2" }) },
+  {
+    keys: ["v", "V"], text: "next and previous of Full, Attn, heads",
+    run: ({ run, state }, store, _, key) => {
+      const { variants } = run, by = key === "v" ? 1 : variants.length - 1;
+      store.set({ variant: variants[(variants.indexOf(state.variant) + by) % variants.length] });
+    },
+  },
+  { keys: ["s"], text: "scale: each row or all", run: ({ state }, store) => store.set({ range: state.range === "all" ? "row" : "all" }) },
+  { keys: ["l"], text: "curve: linear or square root", run: ({ state }, store) => store.set({ curve: state.curve === "linear" ? "sqrt" : "linear" }) },
+  { keys: ["0"], text: "position 0 in or out of the scale", run: ({ state }, store) => store.set({ first: !state.first }) },
+  { keys: ["r"], text: "rows: layers or tokens", run: ({ state }, store) => store.set({ rows: state.rows === "layers" ? "tokens" : "layers" }) },
+  { keys: ["f"], text: "fold or unfold pictures", run: ({ state }, store) => store.set({ fold: !state.fold }) },
+  { keys: ["p"], text: "palette", run: ({ state }, store) => store.set({ palette: state.palette === "cividis" ? "viridis" : "cividis" }) },
+  { keys: ["c"], text: "two runs: side by side or difference", run: ({ state }, store) => store.set({ compare: state.compare === "side" ? "difference" : "side" }) },
+  { keys: ["n"], text: "next loaded run", run: ({ library, run }, store) => store.set({ runs: [(library.indexOf(run) + 1) % library.length] }) },
+  { keys: ["o"], text: "open files", always: true, run: (_, __, actions) => actions.open() },
+  { keys: ["e"], text: "export", run: (_, __, actions) => actions.exports() },
+  { keys: ["t"], text: "light or dark", always: true, run: (_, store) => store.set({ theme: store.dark ? "light" : "dark" }) },
+  { keys: ["?"], text: "this list", always: true, run: (_, __, actions) => actions.help() },
+];
+
+const MOVES = /^(Arrow|Page|Home$|End$)/;
+const NAMES: Record<string, string> = { PageUp: "Page ↑", PageDown: "Page ↓", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };
+
+/** Keys work everywhere but where they already mean something: in fields, lists and dialogs, and with Ctrl or Alt. */
+export function listenToKeys(store: Store, actions: Actions): void {
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    const target = event.target as HTMLElement;
+    if (target.closest("dialog[open], [popover]:popover-open, select, textarea, input:not([type=checkbox], [type=file])") && event.key.length > 1) return;
+    if (target.closest("textarea, input:not([type=checkbox], [type=radio], [type=range], [type=file]), dialog[open]")) return;
+    const key = KEYS.find(({ keys }) => keys.includes(event.key));
+    const { scene } = store;
+    if (!key || (!scene && !key.always)) return;
+    const arrow = event.key.startsWith("Arrow"), selected = scene && (scene.state.token !== null || scene.state.layer !== null);
+    const inGrid = target.closest("[data-arrows=selection]");
+    if (MOVES.test(event.key) && !inGrid && !(arrow && selected && target === document.body)) return;
+    event.preventDefault();
+    key.run(scene!, store, actions, event.key);
+  });
+}
+
+export function helpDialog(): HTMLDialogElement {
+  const rows = KEYS.map(({ keys, text }) =>
+    h("tr", {}, h("th", { scope: "row" }, ...keys.map((key) => h("kbd", {}, NAMES[key] ?? key))), h("td", {}, text)));
+  const dialog = h(
+    "dialog", { class: "help", "aria-labelledby": "help-title" },
+    h("h2", { id: "help-title" }, "Keys"), h("table", {}, h("tbody", {}, ...rows)),
+    h("p", { class: "muted" }, "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control."),
+    h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")),
+  );
+  return dialog;
+}

@@ -1,0 +1,105 @@
+/** Files come in here: picked, or dropped anywhere on the page. Progress, cancel, and what went wrong. */
+
+import "./loading.css";
+
+import { h } from "../core/dom.ts";
+import type { Store } from "../core/store.ts";
+import { Loader } from "../data/client.ts";
+import { LoadError } from "../data/errors.ts";
+import { waiting } from "../data/pair.ts";
+
+const PATIENCE_MS = 150; // no progress bar for what is there at once
+
+export class Loading {
+  readonly element: HTMLElement;
+  #store: Store;
+  #loader = new Loader();
+  #input: HTMLInputElement;
+  #progress = h("div", { class: "loading-progress" });
+  #messages = h("ul", { class: "loading-messages", "aria-label": "Messages" });
+  #waiting = h("ul", { class: "loading-messages", "aria-label": "What is not shown yet" });
+  #drop = h("div", { class: "loading-drop", "aria-hidden": "true" }, "Drop to load");
+
+  constructor(store: Store) {
+    this.#store = store;
+    this.#input = h("input", { type: "file", multiple: true, class: "visually-hidden", tabindex: -1, "aria-label": "Result files", onchange: () => this.#picked() });
+    this.element = h("div", { class: "loading" }, this.#input, this.#progress, h("div", { role: "status" }, this.#messages), this.#waiting, this.#drop);
+    this.#listen();
+    void this.#loader.prepare();
+  }
+
+  /** The dialog of the browser. */
+  pick(): void {
+    this.#input.click();
+  }
+
+  /** What is loaded and shown nowhere: manifests without numbers, pictures without a place. */
+  update(): void {
+    const texts = waiting(this.#store.library);
+    if (texts.join("\n") === this.#waiting.dataset.texts) return;
+    this.#waiting.dataset.texts = texts.join("\n");
+    this.#waiting.replaceChildren(...texts.map((text) => h("li", {}, text)));
+  }
+
+  say(text: string, bad = false): void {
+    const item = h("li", { class: bad ? "loading-bad" : null }, h("span", {}, text));
+    const away = h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", title: "Dismiss", onclick: () => item.remove() }, "×");
+    item.append(away);
+    const same = [...this.#messages.children].find((each) => each.firstChild?.textContent === text);
+    same?.remove();
+    this.#messages.append(item);
+  }
+
+  async load(files: Iterable<File>): Promise<void> {
+    for (const each of this.#messages.querySelectorAll("li:not(.loading-bad)")) each.remove();
+    await Promise.all([...files].map((file) => this.#load(file)));
+  }
+
+  async #load(file: File): Promise<void> {
+    const control = new AbortController();
+    const bar = h("progress", { max: 1, "aria-label": `Loading ${file.name}` });
+    const line = h(
+      "p", {}, h("span", {}, file.name), bar,
+      h("button", { type: "button", class: "quiet", onclick: () => control.abort() }, "Cancel"),
+    );
+    const timer = setTimeout(() => this.#progress.append(line), PATIENCE_MS);
+    try {
+      const onProgress = (done: number, total: number) => (bar.value = total ? done / total : 0);
+      const message = this.#store.add(await this.#loader.load(file, { signal: control.signal, onProgress }));
+      if (message) this.say(message);
+    } catch (error) {
+      if (control.signal.aborted) this.say(`${file.name}: loading was cancelled.`);
+      else this.say(error instanceof LoadError ? ended(error.message) : ended((error as Error).message || String(error)), true);
+    } finally {
+      clearTimeout(timer);
+      line.remove();
+    }
+  }
+
+  #picked(): void {
+    const files = [...(this.#input.files ?? [])];
+    this.#input.value = "";
+    void this.load(files);
+  }
+
+  #listen(): void {
+    const hasFiles = (event: DragEvent) => event.dataTransfer?.types.includes("Files");
+    const over = (on: boolean) => this.#drop.classList.toggle("loading-over", on);
+    addEventListener("dragover", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      over(true);
+    });
+    addEventListener("dragleave", (event) => {
+      if (!event.relatedTarget) over(false);
+    });
+    addEventListener("drop", (event) => {
+      over(false);
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      void this.load(event.dataTransfer!.files);
+    });
+  }
+}
+
+const ended = (text: string) => (/[.!?)]$/.test(text) ? text : `${text}.`);

@@ -1,0 +1,153 @@
+/** What the picture view shows, as numbers: which tokens lie where in which picture, and how important they are. */
+
+import { importance, matrix, tokenIndex, type Scene } from "../core/scene.ts";
+import type { State } from "../core/state.ts";
+import { isDifference, modelName } from "../core/words.ts";
+import type { Box, ManifestImage, Run, TokenInfo } from "../data/types.ts";
+
+/** One picture of a run. */
+export interface Figure {
+  run: Run;
+  /** Which picture of the run. */
+  image: number;
+  /** Its place in the manifest, {} without one. */
+  about: ManifestImage;
+  /** Width and height in the unit of the boxes: pixels of the upright picture; null where nothing says. */
+  size: [number, number] | null;
+  patches: Patch[];
+  /** Tokens of the picture that were masked, those without a place included. */
+  tokens: number;
+}
+
+export interface Patch {
+  token: TokenInfo;
+  /** Its place in run.tokens. */
+  place: number;
+  box: Box;
+}
+
+const known = new WeakMap<Run, Figure[]>();
+
+/** The pictures of a run, in order. None if no manifest tells of any. */
+export function figures(run: Run): Figure[] {
+  let found = known.get(run);
+  if (found) return found;
+  const images = run.manifest?.images ?? [];
+  const count = run.tokens.reduce((most, { kind, image }) => (kind === "image" ? Math.max(most, (image ?? 0) + 1) : most), images.length);
+  found = Array.from({ length: count }, (_, image) => ({ run, image, about: images[image] ?? {}, size: null, patches: [], tokens: 0 }));
+  run.tokens.forEach((token, place) => {
+    if (token.kind !== "image") return;
+    const figure = found![token.image ?? 0];
+    figure.tokens++;
+    if (token.box) figure.patches.push({ token, place, box: token.box });
+  });
+  for (const figure of found) figure.size = sizeOf(figure);
+  known.set(run, found);
+  return found;
+}
+
+function sizeOf({ about, patches }: Figure): [number, number] | null {
+  const [width, height] = about.size ?? [];
+  if (width > 0 && height > 0) return [width, height];
+  if (!patches.length) return null;
+  return [Math.max(...patches.map(({ box }) => box[2])), Math.max(...patches.map(({ box }) => box[3]))];
+}
+
+/** Of every token of a run (also those of no picture): its value in the chosen layer, or joined over layers. */
+export interface Values {
+  of: Float32Array;
+  /** Layer of the joined value where it is largest, -1: none. Empty for a chosen layer. */
+  peak: Int32Array;
+  /** End of the colour scale: the largest value of a patch, of all layers or, with range "row", of this one. */
+  largest: number;
+}
+
+/** Runs that share a colour scale, and the value at its end. */
+export interface Scale {
+  runs: Run[];
+  largest: number;
+}
+
+/** What is to be shown: pictures, and the values of each one's run. */
+export interface Shown {
+  figures: Figure[];
+  values: Map<Run, Values>;
+  /** One for all runs of one model; distances of different models are in different units. */
+  scales: Scale[];
+  /** Second run minus the first one, on the pictures of the first. */
+  signed: boolean;
+}
+
+export function shown({ runs, state }: Scene): Shown {
+  const signed = isDifference(state, runs);
+  if (signed) {
+    const [run] = runs;
+    const of = difference(run, runs[1], state);
+    const largest = largestOf(run, of);
+    return { figures: figures(run), values: new Map([[run, { of, peak: new Int32Array(), largest }]]), scales: [{ runs: [run], largest }], signed };
+  }
+  const found = new Map(runs.map((run) => [run, values(run, state)]));
+  const scales = new Map<string, Scale>();
+  for (const [run, { largest }] of found) {
+    const scale = scales.get(modelName(run)) ?? { runs: [], largest: 0 };
+    scales.set(modelName(run), { runs: [...scale.runs, run], largest: Math.max(scale.largest, largest) });
+  }
+  return { figures: runs.flatMap(figures), values: found, scales: [...scales.values()], signed };
+}
+
+export function scaleOf({ scales }: Shown, run: Run): number {
+  return scales.find(({ runs }) => runs.includes(run))!.largest;
+}
+
+/** By position; NaN where the other run has no such token, or another one there. */
+function difference(first: Run, second: Run, state: State): Float32Array {
+  const [a, b] = [values(first, state).of, values(second, state).of];
+  return a.map((value, place) => {
+    const { position, kind, row, col } = first.tokens[place];
+    const other = tokenIndex(second, position);
+    const twin = second.tokens[other];
+    return twin && twin.kind === kind && twin.row === row && twin.col === col ? b[other] - value : NaN;
+  });
+}
+
+export function values(run: Run, state: State): Values {
+  const found = matrix(run, state);
+  const layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
+  if (layer < 0) {
+    const { value, peak } = importance(found, state);
+    return { of: value, peak, largest: largestOf(run, value) };
+  }
+  const rows = Array.from(run.layers, (_, row) => found.values.subarray(row * run.tokens.length, (row + 1) * run.tokens.length));
+  const largest = state.range === "row" ? largestOf(run, rows[layer]) : Math.max(...rows.map((row) => largestOf(run, row)));
+  return { of: rows[layer], peak: new Int32Array(), largest };
+}
+
+/** Of all patches of a run; values may have a sign. */
+function largestOf(run: Run, of: Float32Array): number {
+  let largest = 0;
+  for (const { patches } of figures(run)) for (const { place } of patches) if (Math.abs(of[place]) > largest) largest = Math.abs(of[place]);
+  return largest;
+}
+
+/** The patch under a point, in pixels of the picture. */
+export function patchAt(figure: Figure, x: number, y: number): Patch | null {
+  return figure.patches.find(({ box: [left, top, right, bottom] }) => x >= left && x < right && y >= top && y < bottom) ?? null;
+}
+
+/** The nearest patch in a direction ("ArrowLeft", ...), or the same one at the edge; the first one without a patch. */
+export function neighbour(figure: Figure, from: Patch | null, key: string): Patch | null {
+  if (!from) return figure.patches[0] ?? null;
+  const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] ?? [0, 0];
+  const middle = ({ box: [left, top, right, bottom] }: Patch) => [(left + right) / 2, (top + bottom) / 2];
+  const [x, y] = middle(from);
+  const [left, top, right, bottom] = from.box;
+  let best: Patch | null = null, nearest = Infinity;
+  for (const patch of figure.patches) {
+    const [px, py] = middle(patch);
+    const along = (px - x) * dx + (py - y) * dy;
+    const across = Math.abs((px - x) * dy) + Math.abs((py - y) * dx);
+    const distance = along + 4 * across; // straight ahead first
+    if (along > (dx ? right - left : bottom - top) / 4 && distance < nearest) [best, nearest] = [patch, distance];
+  }
+  return best ?? from;
+}

@@ -1,0 +1,299 @@
+/**
+ * The pictures of a run with the heat map of their patches over them: which part of a picture did the model use?
+ *
+ * A cell lies where its token's `box` says, so a grid over a part of a picture (a centre crop) is in its place. Under
+ * the cells a picture is grey: colour means value. The colour scale is of pictures alone, not shared with text.
+ */
+
+import { h } from "../core/dom.ts";
+import { titleOf } from "../core/export.ts";
+import { ink, LIGHT } from "../core/ink.ts";
+import { CanvasPainter, type Drawing } from "../core/painter.ts";
+import type { Scene, View } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+import { exact } from "../core/words.ts";
+import { neighbour, patchAt, shown, type Figure, type Patch, type Shown } from "./patches.ts";
+import { loadPicture } from "./picture-base.ts";
+import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
+import { caption, described, figuresWithPatches, halves, layerText, readout, scaleText, stepText, trouble, unmasked } from "./picture-words.ts";
+import "./picture.css";
+
+const PLAY_MS = 500;
+
+/** A picture on the page. */
+interface Place {
+  figure: Figure;
+  frame: HTMLElement;
+  canvas: HTMLCanvasElement;
+  caption: HTMLElement;
+  width: number;
+  height: number;
+}
+
+export class PictureView implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #scene: Scene | null = null;
+  #shown: Shown | null = null;
+  #places: Place[] = [];
+  #positions = new Set<number>(); // of all patches
+  #drawn = ""; // what the numbers depend on, and all of the look
+  #look = "";
+  #timer = 0;
+  #played: number | null = null; // layer that playing has set last
+  #scales = h("div", { class: "picture-scales" });
+  #figures = h("div", { class: "picture-figures" });
+  #readout = h("p", { class: "picture-readout", "aria-live": "polite" });
+  #note = h("p", { class: "muted" });
+  #layer = slider("picture-layer", "Layer");
+  #step = slider("picture-step", "Step");
+  #opacity = slider("picture-opacity", "Colour over picture");
+  #play = h("button", { type: "button", onclick: () => (this.#timer ? this.#stop() : this.#start()) });
+  #controls = h("div", { class: "picture-controls" }, this.#layer.label, this.#play, this.#step.label, this.#opacity.label);
+
+  constructor(store: Store) {
+    this.#store = store;
+    this.element = h(
+      "section", { class: "picture", "aria-labelledby": "picture-heading", hidden: true },
+      h("h2", { id: "picture-heading" }, "Picture"),
+      this.#controls, this.#figures, this.#readout, this.#scales, this.#note,
+    );
+    this.#layer.input.addEventListener("input", () => {
+      const place = this.#layer.input.valueAsNumber - 1;
+      store.set({ layer: place < 0 ? null : this.#scene!.run.layers[place] });
+    });
+    this.#step.input.addEventListener("input", () => store.set({ step: this.#scene!.run.steps[this.#step.input.valueAsNumber] }));
+    this.#opacity.input.addEventListener("input", () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 }));
+    Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
+    this.#opacity.output.className = "picture-share";
+    new ResizeObserver(() => this.#layOut()).observe(this.#figures);
+    matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.#stop());
+    this.#label();
+  }
+
+  update(scene: Scene): void {
+    const before = this.#scene;
+    this.#scene = scene;
+    const same = before && before.runs.length === scene.runs.length && before.runs.every((run, i) => run === scene.runs[i]);
+    const numbers = JSON.stringify({ ...scene.state, token: null, opacity: null, theme: null, heads: null, rows: null, fold: null });
+    if (!same || numbers !== this.#drawn || !this.#shown) this.#shown = shown(scene);
+    if (!same || this.#places.length !== this.#shown.figures.length) this.#build();
+    this.#drawn = numbers;
+    this.element.hidden = !this.#places.length;
+    if (this.#timer && (this.element.hidden || scene.state.layer !== this.#played)) this.#stop();
+    if (this.element.hidden) return;
+    while (this.#scales.childElementCount > this.#shown.scales.length) this.#scales.lastElementChild!.remove();
+    while (this.#scales.childElementCount < this.#shown.scales.length)
+      this.#scales.append(h("div", { class: "picture-scale" }, h("canvas", { "aria-hidden": "true" }), h("span")));
+    this.#showControls();
+    const own = (position: number | null) => (this.#positions.has(position ?? -1) ? position : null);
+    const { token, opacity } = scene.state;
+    const look = JSON.stringify([numbers, own(token), own(scene.hover.token), opacity, scene.dark]);
+    if (same && look === this.#look) return;
+    this.#look = look;
+    this.#layOut();
+    this.#showTexts();
+  }
+
+  // --- controls -------------------------------------------------------------------------------------------
+  #showControls(): void {
+    const { run, runs, state } = this.#scene!;
+    const patches = figuresWithPatches(this.#shown!);
+    this.#controls.hidden = this.#scales.hidden = this.#readout.hidden = !patches;
+    setSlider(this.#layer, run.layers.length, state.layer === null ? 0 : run.layers.indexOf(state.layer) + 1, layerText(this.#scene!.state));
+    setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(this.#scene!));
+    this.#step.label.hidden = run.steps.length < 2;
+    this.#opacity.label.hidden = !runs.some(({ pictures }) => pictures.some((picture) => picture));
+    setSlider(this.#opacity, 100, Math.round(100 * state.opacity), `${Math.round(100 * state.opacity)} %`);
+  }
+
+  #start(): void {
+    const layers = () => this.#scene!.run.layers;
+    const go = () => {
+      const next = this.#scene!.state.layer === null ? 0 : layers().indexOf(this.#scene!.state.layer) + 1;
+      if (next >= layers().length) return this.#stop();
+      this.#show(layers()[next]);
+    };
+    this.#played = this.#scene!.state.layer;
+    this.#timer = window.setInterval(go, PLAY_MS);
+    if (this.#played === layers().at(-1)) this.#show(layers()[0]);
+    else go();
+    this.#label();
+  }
+
+  #show(layer: number): void {
+    this.#played = layer;
+    this.#store.set({ layer });
+  }
+
+  #stop(): void {
+    clearInterval(this.#timer);
+    this.#timer = 0;
+    this.#label();
+  }
+
+  #label(): void {
+    this.#play.textContent = this.#timer ? "❚❚ Pause" : "▶ Play layers";
+  }
+
+  // --- pictures -------------------------------------------------------------------------------------------
+  #build(): void {
+    this.#positions = new Set(this.#shown!.figures.flatMap(({ patches }) => patches.map(({ token }) => token.position)));
+    this.#places = this.#shown!.figures.map((figure) => {
+      const canvas = h("canvas", { role: "img" });
+      const keys = figure.patches.length > 0;
+      const what = `Patches of image ${figure.image + 1} of ${figure.run.name}: arrow keys move, Enter selects`;
+      const frame = h("div", keys ? { class: "picture-frame", role: "application", tabindex: 0, "aria-label": what } : { class: "picture-frame picture-plain" }, canvas);
+      const place = { figure, frame, canvas, caption: h("figcaption"), width: 0, height: 0 };
+      if (keys) this.#listen(place);
+      void loadPicture(figure, () => {
+        this.#look = "";
+        if (this.#scene) this.update(this.#scene);
+      });
+      return place;
+    });
+    this.#figures.replaceChildren(...this.#places.map(({ frame, caption }) => h("figure", {}, frame, caption)));
+  }
+
+  #listen(place: Place): void {
+    const { frame, canvas, figure } = place;
+    const under = ({ clientX, clientY }: MouseEvent) => {
+      const { left, top } = canvas.getBoundingClientRect();
+      const [width, height] = figure.size!;
+      return patchAt(figure, ((clientX - left) / place.width) * width, ((clientY - top) / place.height) * height);
+    };
+    const hover = (patch: Patch | null) =>
+      this.#store.hover(patch ? { token: patch.token.position, layer: this.#scene!.state.layer } : { token: null, layer: null });
+    const select = (patch: Patch | null) => {
+      if (patch) this.#store.set({ token: patch.token.position === this.#store.state.token ? null : patch.token.position });
+    };
+    const cursor = () => {
+      const at = (position: number | null) => figure.patches.find(({ token }) => token.position === position);
+      const { hover, state } = this.#store.scene!; // as it is now: keys can come faster than frames
+      return at(hover.token) ?? at(state.token) ?? null;
+    };
+    frame.addEventListener("pointermove", (event) => hover(under(event)));
+    frame.addEventListener("pointerleave", () => hover(null));
+    frame.addEventListener("blur", () => hover(null));
+    frame.addEventListener("click", (event) => select(under(event)));
+    frame.addEventListener("keydown", (event) => {
+      const { key } = event;
+      if (event.altKey || event.ctrlKey || event.metaKey) return;
+      if (key.startsWith("Arrow")) hover(neighbour(figure, cursor(), key));
+      else if (key === "Enter" || key === " ") select(cursor());
+      else return;
+      event.preventDefault();
+      event.stopPropagation(); // the page has keys of its own
+    });
+  }
+
+  /** Fits the pictures into the space there is, and draws them. */
+  #layOut(): void {
+    if (!this.#scene || this.element.hidden) return;
+    const available = this.#figures.clientWidth || WIDEST;
+    const scale = window.devicePixelRatio || 1;
+    const inks = ink(this.#scene.dark);
+    for (const place of this.#places) {
+      const size = sizeOf(place.figure);
+      [place.width, place.height] = fitted(size, available);
+      Object.assign(place.canvas.style, { width: `${place.width}px`, height: `${place.height}px` });
+      place.caption.style.maxWidth = `${Math.max(place.width, Math.min(available, 260))}px`;
+      const painter = new CanvasPainter(place.canvas, place.width, place.height, scale);
+      paint(painter, place.figure, this.#scene, this.#shown!, [0, 0, place.width, place.height], inks, this.#scene.hover.token);
+    }
+    this.#shown!.scales.forEach((each, i) => {
+      const bar = this.#scales.children[i].firstElementChild as HTMLCanvasElement;
+      Object.assign(bar.style, { width: `${BAR_WIDTH}px`, height: `${BAR_HEIGHT}px` });
+      paintBar(new CanvasPainter(bar, BAR_WIDTH, BAR_HEIGHT, scale), this.#scene!, this.#shown!, each, 0, 0, inks);
+    });
+  }
+
+  #showTexts(): void {
+    const scene = this.#scene!, found = this.#shown!;
+    for (const { figure, canvas, caption: below } of this.#places) {
+      canvas.setAttribute("aria-label", described(figure, scene, found));
+      const missing = trouble(figure);
+      below.replaceChildren(...(missing ? [h("span", { class: "picture-missing" }, missing)] : []), caption(figure, scene, found));
+    }
+    setText(this.#readout, readout(scene, found));
+    found.scales.forEach((each, i) => setText(this.#scales.children[i].lastElementChild!, scaleText(scene, found, each)));
+    setText(this.#note, unmasked(found));
+    this.#note.hidden = !this.#note.textContent;
+  }
+
+  // --- export ---------------------------------------------------------------------------------------------
+  drawing(scene: Scene): Drawing | null {
+    const found = shown(scene);
+    if (!found.figures.length) return null;
+    const margin = 16, gap = 16, line = 18, top = 64, scaleHeight = BAR_HEIGHT + line + 6;
+    let right = margin;
+    const laid = found.figures.map((figure) => {
+      const [width, height] = fitted(sizeOf(figure), WIDEST);
+      const box: Area = [right, top, width, height];
+      right += Math.max(width, 240) + gap;
+      return { figure, box };
+    });
+    const bottom = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
+    const title = titleOf(scene, laid.length > 1 ? "pictures" : "picture", layerText(scene.state));
+    return {
+      title,
+      width: Math.max(right - gap + margin, 640),
+      height: bottom + found.scales.length * scaleHeight + margin,
+      draw: (painter) => {
+        painter.rect(0, 0, painter.width, painter.height, LIGHT.paper);
+        const [whose, what] = halves(title);
+        painter.text(margin, 26, whose, { size: 14, bold: true, colour: LIGHT.ink });
+        painter.text(margin, 46, what, { colour: LIGHT.muted });
+        for (const { figure, box } of laid) {
+          paint(painter, figure, scene, found, box, LIGHT);
+          painter.text(box[0], box[1] + box[3] + line, caption(figure, scene, found), { colour: LIGHT.muted });
+        }
+        if (!figuresWithPatches(found)) return painter.text(margin, bottom + line, unmasked(found), { size: 11, colour: LIGHT.muted });
+        found.scales.forEach((each, i) => {
+          const y = bottom + i * scaleHeight;
+          paintBar(painter, scene, found, each, margin, y, LIGHT);
+          painter.text(margin, y + BAR_HEIGHT + 12, scaleText(scene, found, each), { size: 11, colour: LIGHT.muted });
+        });
+      },
+    };
+  }
+
+  /** One row for each patch. */
+  table(scene: Scene): string[][] | null {
+    const found = shown(scene);
+    if (!figuresWithPatches(found)) return null;
+    const head = ["run", "image", "row", "column", "token_position", "left", "top", "right", "bottom", `${scene.state.metric}_distance`];
+    const rows = found.figures.flatMap((figure) => figure.patches.map(({ token, place, box }) => {
+      const value = found.values.get(figure.run)!.of[place];
+      const cells = [figure.image, token.row ?? "", token.col ?? "", token.position, ...box];
+      return [figure.run.name, ...cells.map(String), exact(value)];
+    }));
+    return [head, ...rows];
+  }
+}
+
+// --- small parts ------------------------------------------------------------------------------------------
+interface Slider {
+  label: HTMLLabelElement;
+  input: HTMLInputElement;
+  output: HTMLOutputElement;
+}
+
+function slider(id: string, text: string): Slider {
+  const input = h("input", { type: "range", id, min: 0, step: 1 });
+  const output = h("output", { for: id, "aria-live": "off" }); // the slider itself tells its value
+  return { label: h("label", { for: id }, text, input, output), input, output };
+}
+
+function setSlider({ input, output }: Slider, last: number, value: number, text: string): void {
+  if (input.max !== String(last)) input.max = String(last);
+  if (input.valueAsNumber !== value) input.valueAsNumber = value;
+  if (output.textContent === text) return;
+  output.textContent = text;
+  input.setAttribute("aria-valuetext", text);
+}
+
+/** Only if it is another one: a live region would read it again. */
+function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}

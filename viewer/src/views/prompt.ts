@@ -1,0 +1,413 @@
+/**
+ * The prompt as running text, each token shaded by its importance, and the generated text after it.
+ *
+ * The elements are made once per run; afterwards only what has changed about a token is set. A picture's patches are
+ * one small canvas in the run of text.
+ */
+
+import { h } from "../core/dom.ts";
+import { ink, LIGHT, type Ink } from "../core/ink.ts";
+import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
+import { cellOf, isBlock, layerRange, promptText, scores, type ImageBlock, type PromptText, type PromptToken, type Scores } from "../core/prompt-text.ts";
+import type { Scene, View } from "../core/scene.ts";
+import type { State } from "../core/state.ts";
+import type { Store } from "../core/store.ts";
+import { label, number } from "../core/tokens.ts";
+import { exact, percent } from "../core/words.ts";
+import type { Run } from "../data/types.ts";
+import { caption, colourBar, gradient, heading, ofRun } from "./figure.ts";
+import { measured, sentence, shadeOf } from "./shade.ts";
+import "./prompt.css";
+
+/** Longer tokens are cut: the readout has no use for ten thousand characters either. */
+const LENGTH = 80;
+
+interface Shown {
+  element: HTMLElement;
+  /** What was last set, to set only what is new. */
+  className: string;
+  fill: string;
+}
+
+interface ShownBlock {
+  block: ImageBlock;
+  canvas: HTMLCanvasElement;
+  cell: number;
+}
+
+export class PromptView implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #scene: Scene | null = null;
+  #text: PromptText = { prompt: [], generated: [], tokens: [] };
+  #shown: (Shown | null)[] = []; // in the order of #text.tokens; null: in a block
+  #blocks: ShownBlock[] = [];
+  #places = new Map<Element, number>(); // of a token's element, or of a block's first patch
+  #byPosition = new Map<number, number>();
+  #cursor = 0;
+  #marked: [selected: number | null, hovered: number | null] = [null, null];
+  #key = "";
+
+  #box = h("div", { class: "prompt__text", role: "group", "aria-label": "Tokens of the prompt and of the output" });
+  #readout = h("p", { class: "prompt__readout", "aria-live": "polite" });
+  #legend = h("div", { class: "prompt__legend" });
+  #from = h("select", { "aria-label": "First layer that counts", onchange: () => this.#setLayers("from") });
+  #to = h("select", { "aria-label": "Last layer that counts", onchange: () => this.#setLayers("to") });
+  #join = h("select", { "aria-label": "How layers are joined", onchange: () => this.#store.set({ join: this.#join.value as State["join"] }) },
+    h("option", { value: "max" }, "largest"), h("option", { value: "mean" }, "mean"));
+
+  constructor(store: Store) {
+    this.#store = store;
+    const layers = h("div", { class: "prompt__layers" }, this.#join, "of layers", this.#from, "to", this.#to);
+    this.element = h("section", { class: "prompt", "aria-label": "Prompt" },
+      h("div", { class: "prompt__head" }, h("h2", {}, "Prompt"), layers), this.#box, this.#legend, this.#readout);
+    this.#box.addEventListener("pointermove", (event) => this.#hover(this.#at(event)));
+    this.#box.addEventListener("pointerleave", () => this.#hover(-1));
+    this.#box.addEventListener("click", (event) => this.#choose(this.#at(event)));
+    this.#box.addEventListener("keydown", (event) => this.#press(event));
+    this.#box.addEventListener("focusin", (event) => this.#focused(event.target as Element));
+    this.#box.addEventListener("focusout", () => this.#hover(-1));
+  }
+
+  update(scene: Scene): void {
+    const last = this.#scene;
+    this.#scene = scene;
+    const { run, state, dark } = scene;
+    if (last?.run !== run) this.#build(run);
+    const { metric, variant, step, join, from, to, first, palette, curve } = state;
+    const key = [run.id, scene.runs.length, metric, variant, step, join, from, to, first, palette, curve, dark].join();
+    const found = scores(run, state);
+    if (last?.run !== run || key !== this.#key) {
+      this.#key = key;
+      this.#shade(run, state, found);
+      this.#explain(scene, found);
+      this.#mark(scene, true);
+    } else this.#mark(scene, false);
+    const shown = this.#byPosition.get(scene.hover.token ?? state.token ?? -1);
+    const words = shown === undefined ? "Point at a token for its numbers, click to select it." : sentence(run, state, found, this.#text.tokens[shown]);
+    if (this.#readout.textContent !== words) this.#readout.textContent = words;
+  }
+
+  #build(run: Run): void {
+    this.#text = promptText(run);
+    const { tokens, prompt, generated } = this.#text;
+    this.#shown = tokens.map(() => null);
+    this.#blocks = [];
+    this.#places.clear();
+    this.#byPosition = new Map(tokens.map(({ info }, place) => [info.position, place]));
+    this.#cursor = 0;
+    this.#marked = [null, null];
+    const content = new DocumentFragment();
+    let place = 0;
+    const put = (token: PromptToken) => content.append(...this.#token(token, place++));
+    for (const piece of prompt) {
+      if (!isBlock(piece)) put(piece);
+      else {
+        content.append(this.#block(piece, place));
+        place += piece.patches.length;
+      }
+    }
+    if (generated.length) content.append(h("div", { class: "prompt__divider" }, "generated"));
+    generated.forEach(put);
+    this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
+    this.#box.replaceChildren(content);
+    this.#elementOf(0)?.setAttribute("tabindex", "0");
+    for (const select of [this.#from, this.#to]) select.replaceChildren(...run.layers.map((layer) => h("option", { value: layer }, String(layer))));
+  }
+
+  /** The token's element; a place to break the line before a word, a line break after a newline. */
+  #token(token: PromptToken, place: number): Node[] {
+    const text = label(token.info, LENGTH);
+    const spaces = /^␣+/.exec(text)?.[0] ?? "";
+    const element = h("span", { class: "prompt__token", role: "button", tabindex: -1 },
+      spaces && h("span", { class: "prompt__space" }, spaces), text.slice(spaces.length));
+    this.#shown[place] = { element, className: "prompt__token", fill: "" };
+    this.#places.set(element, place);
+    const chance = token.probability !== null && h("span", { class: "prompt__chance", hidden: true }, `p ${percent(token.probability)}`);
+    return [
+      ...(spaces || token.info.kind === "special" ? [h("wbr")] : []), element, ...(chance ? [chance] : []),
+      ...(/\n$/.test(token.info.text) ? [h("br")] : []),
+    ];
+  }
+
+  #block(block: ImageBlock, place: number): HTMLElement {
+    const cell = Math.max(3, Math.min(12, Math.floor(168 / Math.max(block.rows, block.cols))));
+    const name = `image ${block.image + 1} · ${block.patches.length} ${block.patches.length === 1 ? "patch" : "patches"}`;
+    const canvas = h("canvas", { role: "img", tabindex: -1, "aria-label": `${name}; arrow keys move among the patches, Enter selects one` });
+    canvas.style.width = `${block.cols * cell}px`;
+    canvas.style.height = `${block.rows * cell}px`;
+    this.#blocks.push({ block, canvas, cell });
+    this.#places.set(canvas, place);
+    return h("span", { class: "prompt__image" }, canvas, name);
+  }
+
+  #shade(run: Run, state: State, found: Scores): void {
+    this.#text.tokens.forEach((token, place) => {
+      const shown = this.#shown[place];
+      if (!shown) return;
+      const when = token.step === null || token.step < state.step ? "" : token.step === state.step ? "next" : "later";
+      const { fill, text, hatched } = when ? { fill: null, text: "", hatched: false } : shadeOf(run, state, found, token.place);
+      const className = ["prompt__token", when && `prompt__token--${when}`, token.info.kind === "special" && "prompt__token--special",
+        !when && fill === null && "prompt__token--none", hatched && "prompt__token--hatched"].filter(Boolean).join(" ");
+      if (shown.className !== className) shown.element.className = shown.className = className;
+      if (shown.fill !== (fill ?? "")) {
+        shown.fill = fill ?? "";
+        shown.element.style.backgroundColor = shown.fill;
+        shown.element.style.color = fill === null ? "" : text;
+      }
+      const chance = shown.element.nextElementSibling;
+      if (chance?.classList.contains("prompt__chance")) (chance as HTMLElement).hidden = when !== "next";
+    });
+    const [from, to] = layerRange(run, state);
+    this.#from.value = String(from);
+    this.#to.value = String(to);
+    this.#join.value = state.join;
+  }
+
+  #explain(scene: Scene, found: Scores): void {
+    const { run, state } = scene;
+    const scale = (largest: number, of: string) => {
+      const bar = h("i");
+      bar.style.background = gradient(state.palette);
+      return h("span", { class: "prompt__scale" }, "0", bar, `${number(largest)} ${of}`);
+    };
+    const kinds = new Set(run.tokens.map(({ kind }) => (kind === "image" ? "image" : "text")));
+    const below = run.tokens.some((_, place) => found.value[place] < found.floor);
+    const hatched = [!state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale", below && "below the noise floor"];
+    const parts: (Node | string | false)[] = [
+      `Shade: ${measured(run, state)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
+      kinds.has("text") && scale(found.text, kinds.size > 1 ? "text" : ""),
+      kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
+      hatched.some(Boolean) && h("span", { class: "prompt__scale" }, h("i", { class: "prompt__hatch" }), hatched.filter(Boolean).join("; ")),
+      run.tokens.length < this.#text.tokens.filter(({ step }) => step === null).length && "grey: not masked in this run",
+    ];
+    this.#legend.replaceChildren(...parts.filter((part): part is Node | string => part !== false).map((part) => (typeof part === "string" ? h("span", {}, part) : part)));
+  }
+
+  /** Selection and hover, as attributes; `all`: the pictures' colours have changed, too. */
+  #mark({ run, state, hover, dark }: Scene, all: boolean): void {
+    const place = (position: number | null) => (position === null ? -1 : (this.#byPosition.get(position) ?? -1));
+    const element = (position: number | null) => this.#shown[place(position)]?.element;
+    const [selected, hovered] = [state.token, hover.token];
+    const [selectedBefore, hoveredBefore] = this.#marked;
+    if (!all && selected === selectedBefore && hovered === hoveredBefore) return;
+    this.#marked = [selected, hovered];
+    element(selectedBefore)?.removeAttribute("aria-pressed");
+    element(selected)?.setAttribute("aria-pressed", "true");
+    element(hoveredBefore)?.removeAttribute("data-hovered");
+    element(hovered)?.setAttribute("data-hovered", "");
+    if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover")) this.#reveal(this.#elementOf(place(selected)));
+    if (!this.#blocks.length) return;
+    const colours = ink(dark);
+    const found = scores(run, state);
+    for (const { block, canvas, cell } of this.#blocks) {
+      const painter = new CanvasPainter(canvas, block.cols * cell, block.rows * cell, devicePixelRatio);
+      paintBlock(painter, colours, { run, state }, found, block, 0, 0, cell, this.#marked);
+    }
+  }
+
+  /** Scrolls the box, not the page. */
+  #reveal(element: HTMLElement | undefined): void {
+    if (!element) return;
+    const [inner, outer] = [element.getBoundingClientRect(), this.#box.getBoundingClientRect()];
+    if (inner.top < outer.top) this.#box.scrollTop -= outer.top - inner.top + 8;
+    else if (inner.bottom > outer.bottom) this.#box.scrollTop += inner.bottom - outer.bottom + 8;
+  }
+
+  #elementOf(place: number): HTMLElement | undefined {
+    return this.#shown[place]?.element ?? this.#blocks.find(({ block, canvas }) => {
+      const start = this.#places.get(canvas)!;
+      return place >= start && place < start + block.patches.length;
+    })?.canvas;
+  }
+
+  /** Place of the token under the pointer; -1: none. */
+  #at(event: MouseEvent): number {
+    const target = (event.target as Element).closest(".prompt__token, canvas");
+    const place = target ? this.#places.get(target) : undefined;
+    if (place === undefined || !(target instanceof HTMLCanvasElement)) return place ?? -1;
+    const { block, cell } = this.#blocks.find(({ canvas }) => canvas === target)!;
+    const [row, col] = [Math.floor(event.offsetY / cell), Math.floor(event.offsetX / cell)];
+    const patch = block.patches.findIndex((_, each) => cellOf(block, each).join() === `${row},${col}`);
+    return patch < 0 ? -1 : place + patch;
+  }
+
+  #hover(place: number): void {
+    this.#store.hover({ token: this.#text.tokens[place]?.info.position ?? null, layer: null });
+  }
+
+  /** A token with values is selected; one that is predicted at a later step leads to that step. */
+  #choose(place: number): void {
+    const token = this.#text.tokens[place];
+    if (!token || !this.#scene) return;
+    this.#moveTo(place, false);
+    const { run, state } = this.#scene;
+    if (token.step !== null && token.step >= state.step) {
+      if (run.steps.includes(token.step)) this.#store.set({ step: token.step });
+    } else if (token.place >= 0) this.#store.set({ token: state.token === token.info.position ? null : token.info.position });
+  }
+
+  #focused(target: Element): void {
+    const place = this.#places.get(target);
+    if (place === undefined || !target.matches(":focus-visible")) return;
+    if (target.tagName !== "CANVAS" || this.#elementOf(this.#cursor) !== target) this.#cursor = place;
+    this.#hover(this.#cursor);
+  }
+
+  #moveTo(place: number, focus: boolean): void {
+    const element = this.#elementOf(place);
+    if (!element) return;
+    this.#elementOf(this.#cursor)?.setAttribute("tabindex", "-1");
+    this.#cursor = place;
+    element.setAttribute("tabindex", "0");
+    if (!focus) return;
+    element.focus();
+    this.#hover(place);
+  }
+
+  #press(event: KeyboardEvent): void {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const last = this.#text.tokens.length - 1;
+    const moves: Record<string, () => number> = {
+      ArrowLeft: () => this.#cursor - 1,
+      ArrowRight: () => this.#cursor + 1,
+      ArrowUp: () => this.#vertical(-1),
+      ArrowDown: () => this.#vertical(1),
+      Home: () => 0,
+      End: () => last,
+    };
+    if (event.key === "Enter" || event.key === " ") this.#choose(this.#cursor);
+    else if (event.key in moves) this.#moveTo(Math.max(0, Math.min(last, moves[event.key]())), true);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** One row up or down in a picture, else the nearest token of the line above or below. */
+  #vertical(direction: 1 | -1): number {
+    const here = this.#elementOf(this.#cursor)!;
+    const found = this.#blocks.find(({ canvas }) => canvas === here);
+    if (found) {
+      const start = this.#places.get(here)!;
+      const [row, col] = cellOf(found.block, this.#cursor - start);
+      const patch = found.block.patches.findIndex((_, each) => cellOf(found.block, each).join() === `${row + direction},${col}`);
+      if (patch >= 0) return start + patch;
+    }
+    const from = here.getBoundingClientRect();
+    let [best, distance] = [this.#cursor, Infinity];
+    for (const [element, place] of this.#places) {
+      const box = element.getBoundingClientRect();
+      const down = direction * (direction > 0 ? box.top - from.bottom : box.bottom - from.top);
+      if (down < -6 || element === here) continue;
+      const away = 8 * Math.max(0, down) + Math.abs(box.left + box.width / 2 - from.left - from.width / 2);
+      if (away < distance) [best, distance] = [place, away];
+    }
+    return best;
+  }
+
+  #setLayers(which: "from" | "to"): void {
+    const { run, state } = this.#scene!;
+    let [from, to] = layerRange(run, state);
+    if (which === "from") to = Math.max(to, (from = Number(this.#from.value)));
+    else from = Math.min(from, (to = Number(this.#to.value)));
+    this.#store.set({ from: from === run.layers[0] ? null : from, to: to === run.layers[run.layers.length - 1] ? null : to });
+  }
+
+  drawing({ run, state }: Scene): Drawing {
+    const title = "Prompt, shaded by importance";
+    const width = 820;
+    const found = scores(run, state);
+    const draw = (painter: Painter) => drawPrompt(painter, LIGHT, title, run, state, found);
+    // The height is known after laying the text out; a canvas of one pixel measures as well as any.
+    const height = draw(new CanvasPainter(document.createElement("canvas"), width, 1, 1));
+    return { title, width, height, draw };
+  }
+
+  table({ run, state }: Scene): string[][] {
+    const found = scores(run, state);
+    const rows = promptText(run).tokens.map(({ info, place, step, probability }) => [
+      String(info.position), info.text, step === null ? info.kind : "generated",
+      place < 0 || Number.isNaN(found.value[place]) ? "" : exact(found.value[place]),
+      place < 0 || found.peak[place] < 0 ? "" : String(found.peak[place]), probability === null ? "" : String(probability),
+    ]);
+    return [["position", "token", "kind", measured(run, state), "peak_layer", "probability"], ...rows];
+  }
+}
+
+function paintBlock(
+  painter: Painter, ink: Ink, { run, state }: { run: Run; state: State }, found: Scores, block: ImageBlock, x: number, y: number,
+  cell: number, [selected, hovered]: [number | null, number | null],
+): void {
+  const edges: [number, number, string, number][] = [];
+  block.patches.forEach(({ info, place }, patch) => {
+    const [row, col] = cellOf(block, patch);
+    const [left, top] = [x + col * cell, y + row * cell];
+    const { fill, hatched } = shadeOf(run, state, found, place);
+    painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? ink.empty);
+    if (hatched) painter.hatch(left, top, cell, cell, "rgba(255, 255, 255, 0.45)");
+    if (info.position === hovered) edges.push([left, top, ink.ink, 1]);
+    if (info.position === selected) edges.push([left, top, ink.accent, 2]);
+  });
+  for (const [left, top, colour, thick] of edges) {
+    painter.rect(left + 0.5, top + 0.5, cell - 1, cell - 1, null, ink.paper, thick + 2);
+    painter.rect(left + 0.5, top + 0.5, cell - 1, cell - 1, null, colour, thick);
+  }
+}
+
+/** Draws, and returns the height it took. */
+function drawPrompt(painter: Painter, ink: Ink, title: string, run: Run, state: State, found: Scores): number {
+  const { prompt, generated } = promptText(run);
+  const [left, right, high] = [16, painter.width - 16, 22];
+  let y = heading(painter, ink, title, [caption(run, state), `Shade: ${measured(run, state)}`]) + 4;
+  const image = run.tokens.some(({ kind }) => kind === "image");
+  colourBar(painter, ink, left, y, state, found.text, image ? "text" : "");
+  if (image) colourBar(painter, ink, left + 320, y, state, found.image, "image patches");
+  y += 42;
+  let x = left;
+  let tall = high;
+  const wrap = (width: number) => {
+    if (x + width <= right || x === left) return;
+    [x, y, tall] = [left, y + tall, high];
+  };
+  const put = ({ info, place, step, probability }: PromptToken) => {
+    const next = step === state.step;
+    const style = { size: 13, mono: true, bold: next };
+    const text = label(info, 60);
+    const width = painter.measure(text, style) + 6;
+    wrap(width);
+    const { fill, text: colour, hatched } = step !== null && step >= state.step ? { fill: null, text: "", hatched: false } : shadeOf(run, state, found, place);
+    if (fill ?? step === null) painter.rect(x, y, width - 1, high - 3, fill ?? ink.empty);
+    if (hatched) painter.hatch(x, y, width - 1, high - 3, "rgba(255, 255, 255, 0.45)");
+    painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
+    if (info.position === state.token) painter.rect(x + 0.5, y + 0.5, width - 2, high - 4, null, ink.accent, 2);
+    x += width;
+    if (next && probability !== null) {
+      const chance = `p ${percent(probability)}`;
+      painter.line([x - width, y + high - 3, x, y + high - 3], ink.ink, 2);
+      painter.text(x + 4, y + 14, chance, { size: 12, colour: ink.muted });
+      x += painter.measure(chance, { size: 12 }) + 12;
+    }
+    if (/\n$/.test(info.text)) [x, y, tall] = [left, y + tall, high];
+  };
+  for (const piece of prompt) {
+    if (!isBlock(piece)) {
+      put(piece);
+      continue;
+    }
+    const cell = Math.max(4, Math.min(16, Math.floor(240 / Math.max(piece.rows, piece.cols))));
+    wrap(piece.cols * cell + 8);
+    paintBlock(painter, ink, { run, state }, found, piece, x, y, cell, [state.token, null]);
+    tall = Math.max(tall, piece.rows * cell + 4);
+    x += piece.cols * cell + 8;
+  }
+  if (generated.length) {
+    y += tall + 8;
+    [x, tall] = [left, high];
+    painter.text(left, y + 8, "generated", { size: 12, colour: ink.muted });
+    painter.line([left + 64, y + 4, right, y + 4], ink.line);
+    y += 18;
+    generated.forEach(put);
+  }
+  return y + tall + 12;
+}
+

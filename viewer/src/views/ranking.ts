@@ -1,0 +1,204 @@
+/** The most important tokens, largest first, with the layer where each peaks: text and image patches by themselves. */
+
+import { h } from "../core/dom.ts";
+import { LIGHT } from "../core/ink.ts";
+import type { Drawing, Painter } from "../core/painter.ts";
+import { ranked, scores } from "../core/prompt-text.ts";
+import { tokenIndex, type Scene, type View } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+import { label, named, number } from "../core/tokens.ts";
+import { exact, METRICS } from "../core/words.ts";
+import type { TokenInfo } from "../data/types.ts";
+import { caption, cut, heading, ofRun } from "./figure.ts";
+import { measured, shadeOf } from "./shade.ts";
+import "./ranking.css";
+
+const FEW = 10;
+const KINDS = [
+  { title: "Text tokens", wanted: ({ kind }: TokenInfo) => kind !== "image" },
+  { title: "Image patches", wanted: ({ kind }: TokenInfo) => kind === "image" },
+] as const;
+
+export class RankingView implements View {
+  readonly element: HTMLElement;
+  #what = h("p", { class: "ranking__what" });
+  #note = h("p", { class: "ranking__note" });
+  #lists: RankedList[];
+  #shown: unknown[] = [];
+
+  constructor(store: Store) {
+    const again = () => {
+      this.#shown = [];
+      if (store.scene) this.update(store.scene);
+    };
+    this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted, again));
+    this.element = h("section", { class: "ranking", "aria-label": "Most important tokens" },
+      h("div", { class: "ranking__head" }, h("h2", {}, "Most important tokens"), this.#what),
+      h("div", { class: "ranking__lists" }, ...this.#lists.map(({ element }) => element)), this.#note);
+  }
+
+  update(scene: Scene): void {
+    const { run, state, hover, dark } = scene;
+    const { metric, variant, step, join, from, to, first, palette, curve, token, layer } = state;
+    const shown = [run, scene.runs.length, metric, variant, step, join, from, to, first, palette, curve, token, layer, hover.token, dark];
+    if (shown.every((value, place) => value === this.#shown[place])) return;
+    this.#shown = shown;
+    this.#what.textContent = `by ${measured(run, state)}${ofRun(scene)}`;
+    this.#lists.forEach((list) => list.update(scene));
+    this.#note.textContent = firstNote(scene) ?? "";
+    this.#note.hidden = !this.#note.textContent;
+  }
+
+  drawing(scene: Scene): Drawing {
+    const title = "Most important tokens";
+    const lists = filled(scene).map((list) => ({ ...list, places: list.places.slice(0, 2 * FEW) }));
+    const longest = Math.max(0, ...lists.map(({ places }) => places.length));
+    return {
+      title, width: lists.length > 1 ? 940 : 660, height: 150 + 20 * longest,
+      draw: (painter) => drawRanking(painter, title, scene, lists),
+    };
+  }
+
+  table({ run, state }: Scene): string[][] {
+    const { value, peak } = scores(run, state);
+    const rows = ranked(run, { ...state, first: true }, () => true).map((place, rank) => {
+      const { position, text, kind, image, row, col } = run.tokens[place];
+      return [rank + 1, position, text, kind, image ?? "", row ?? "", col ?? "", exact(value[place]), peak[place]].map(String);
+    });
+    return [["rank", "position", "token", "kind", "image", "row", "column", measured(run, state), "peak_layer"], ...rows];
+  }
+}
+
+function filled({ run, state }: Scene): { title: string; places: number[] }[] {
+  return KINDS.map(({ title, wanted }) => ({ title, places: ranked(run, state, wanted) })).filter(({ places }) => places.length);
+}
+
+/** Position 0 stands apart while it is not in the scale. */
+function firstNote({ run, state }: Scene): string | null {
+  const place = tokenIndex(run, 0);
+  const { value, peak } = scores(run, state);
+  if (state.first || place < 0 || Number.isNaN(value[place])) return null;
+  return `Not ranked: ${named(run.tokens[place])}, ${number(value[place])} (peak in layer ${peak[place]}). The first position often just absorbs attention.`;
+}
+
+interface Row {
+  element: HTMLLIElement;
+  token: HTMLButtonElement;
+  cells: HTMLElement[];
+  layer: HTMLButtonElement;
+  place: number;
+}
+
+/** One list. Its rows are kept and refilled, so that the keyboard's focus stays where it is. */
+class RankedList {
+  readonly element: HTMLElement;
+  #store: Store;
+  #title: string;
+  #wanted: (token: TokenInfo) => boolean;
+  #rows: Row[] = [];
+  #heading = h("h3");
+  #list = h("ol");
+  #metric = h("span");
+  #more: HTMLButtonElement;
+  #count = FEW;
+  #run = "";
+
+  constructor(store: Store, title: string, wanted: (token: TokenInfo) => boolean, again: () => void) {
+    this.#store = store;
+    this.#title = title;
+    this.#wanted = wanted;
+    this.#more = h("button", { type: "button", class: "ranking__more", onclick: () => {
+      this.#count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#count * 3, 200);
+      again();
+    } });
+    const names = h("div", { class: "ranking__token" }, h("span"), h("span", {}, "token"), h("span", {}, "pos."), h("span"), this.#metric);
+    this.element = h("div", { onpointerleave: () => store.hover({ token: null, layer: null }) }, this.#heading, h("div", { class: "ranking__names", "aria-hidden": "true" }, names, h("span", { class: "ranking__layer" }, "layer")), this.#list, this.#more);
+  }
+
+  update({ run, state, hover }: Scene): void {
+    if (this.#run !== run.id) [this.#run, this.#count] = [run.id, FEW];
+    const found = scores(run, state);
+    const places = ranked(run, state, this.#wanted);
+    this.element.hidden = !places.length;
+    this.#heading.textContent = `${this.#title} (${places.length})`;
+    this.#metric.textContent = METRICS[state.metric].replace(" distance", "");
+    const count = Math.min(this.#count, places.length);
+    while (this.#rows.length < count) this.#rows.push(this.#row());
+    this.#rows.splice(count).forEach(({ element }) => element.remove());
+    const largest = places.length ? found.value[places[0]] : 0;
+    this.#rows.forEach((row, rank) => {
+      const place = (row.place = places[rank]);
+      const token = run.tokens[place];
+      const shade = shadeOf(run, state, found, place);
+      const [rankCell, name, position, bar, value] = row.cells;
+      rankCell.textContent = String(rank + 1);
+      name.textContent = label(token, 30);
+      name.title = named(token);
+      position.textContent = String(token.position);
+      value.textContent = number(found.value[place]);
+      const filledBar = bar.firstElementChild as HTMLElement;
+      filledBar.style.width = `${largest > 0 ? (100 * found.value[place]) / largest : 0}%`;
+      filledBar.style.backgroundColor = shade.fill ?? "";
+      filledBar.className = `ranking__bar${shade.hatched ? " ranking__bar--hatched" : ""}`;
+      row.layer.textContent = String(found.peak[place]);
+      row.token.setAttribute("aria-pressed", String(state.token === token.position));
+      row.token.title = shade.hatched && found.value[place] < found.floor ? "Below the noise floor" : "";
+      row.layer.setAttribute("aria-pressed", String(state.token === token.position && state.layer === found.peak[place]));
+      row.layer.title = `Peaks in layer ${found.peak[place]}: select both`;
+      row.layer.setAttribute("aria-label", `${named(token)}: select it in layer ${found.peak[place]}, where it peaks`);
+      row.element.toggleAttribute("data-hovered", hover.token === token.position);
+    });
+    this.#more.hidden = places.length <= FEW;
+    this.#more.textContent = this.#rows.length < places.length && this.#count < 200 ? "more" : "fewer";
+  }
+
+  #row(): Row {
+    const cells = [h("span"), h("span", { class: "mono" }), h("span"), h("span", {}, h("div")), h("span")];
+    const token = h("button", { type: "button", class: "ranking__token" }, ...cells);
+    const layer = h("button", { type: "button", class: "ranking__layer" });
+    const element = h("li", {}, token, layer);
+    const row: Row = { element, token, cells, layer, place: -1 };
+    const scene = () => this.#store.scene!;
+    const position = () => scene().run.tokens[row.place].position;
+    const peak = () => scores(scene().run, scene().state).peak[row.place];
+    token.onclick = () => this.#store.set({ token: scene().state.token === position() ? null : position() });
+    layer.onclick = () => {
+      const { state } = scene();
+      const same = state.token === position() && state.layer === peak();
+      this.#store.set(same ? { token: null, layer: null } : { token: position(), layer: peak() });
+    };
+    element.onpointerenter = () => this.#store.hover({ token: position(), layer: null });
+    layer.onpointerenter = () => this.#store.hover({ token: position(), layer: peak() });
+    token.onpointerenter = () => this.#store.hover({ token: position(), layer: null });
+    this.#list.append(element);
+    return row;
+  }
+}
+
+function drawRanking(painter: Painter, title: string, scene: Scene, lists: { title: string; places: number[] }[]): void {
+  const { run, state } = scene;
+  const ink = LIGHT;
+  const found = scores(run, state);
+  const note = firstNote(scene);
+  const top = heading(painter, ink, title, [caption(run, state), `By ${measured(run, state)}`]) + 8;
+  lists.forEach(({ title: name, places }, side) => {
+    const width = (painter.width - 32 - 28 * (lists.length - 1)) / lists.length;
+    const left = 16 + side * (width + 28);
+    painter.text(left, top + 8, `${name}: top ${places.length}`, { size: 12, bold: true, colour: ink.muted });
+    places.forEach((place, rank) => {
+      const token = run.tokens[place];
+      const y = top + 28 + 20 * rank;
+      const room = width - 340;
+      painter.text(left + 18, y, String(rank + 1), { size: 12, colour: ink.muted, align: "right" });
+      painter.text(left + 26, y, cut(painter, label(token, 24), 130, { size: 12, mono: true }), { size: 12, mono: true, colour: ink.ink });
+      painter.text(left + 200, y, String(token.position), { size: 12, colour: ink.muted, align: "right" });
+      const { fill, hatched } = shadeOf(run, state, found, place);
+      const long = Math.max(1, (room * found.value[place]) / (found.value[places[0]] || 1));
+      painter.rect(left + 210, y - 9, long, 11, fill ?? ink.empty);
+      if (hatched) painter.hatch(left + 210, y - 9, long, 11, "rgba(255, 255, 255, 0.5)");
+      painter.text(left + width - 62, y, number(found.value[place]), { size: 12, colour: ink.ink, align: "right" });
+      painter.text(left + width, y, `layer ${found.peak[place]}`, { size: 12, colour: ink.muted, align: "right" });
+    });
+  });
+  if (note) painter.text(16, painter.height - 14, cut(painter, note, painter.width - 32, { size: 12 }), { size: 12, colour: ink.muted });
+}

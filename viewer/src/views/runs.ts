@@ -1,0 +1,66 @@
+/** The loaded runs, once there are several: which are shown, how they are compared, and away with one. */
+
+import "./runs.css";
+
+import { h } from "../core/dom.ts";
+import type { Scene, View } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+import type { State } from "../core/state.ts";
+import { modelName } from "../core/words.ts";
+
+export class RunsView implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #list = h("ul");
+  #modes: HTMLElement;
+  #inputs: HTMLInputElement[];
+  #swap: HTMLElement;
+  #shown = "";
+
+  constructor(store: Store) {
+    this.#store = store;
+    const modes: [State["compare"], string][] = [["side", "side by side"], ["difference", "difference"]];
+    this.#inputs = modes.map(([value]) => h("input", { type: "radio", name: "choice-compare", value, onchange: () => store.set({ compare: value }) }));
+    this.#swap = h("button", { type: "button", class: "quiet", onclick: () => this.#reverse() }, "swap");
+    this.#modes = h(
+      "fieldset", { class: "choice" }, h("legend", {}, "Compare"),
+      ...this.#inputs.map((input, i) => h("label", {}, input, h("span", {}, modes[i][1]))), this.#swap,
+    );
+    this.element = h("section", { class: "runs", "aria-label": "Loaded runs" }, h("span", { class: "muted" }, "Runs"), this.#list, this.#modes);
+  }
+
+  update(scene: Scene): void {
+    const { library, runs, state } = scene;
+    this.element.hidden = library.length < 2;
+    this.#modes.hidden = runs.length < 2;
+    for (const input of this.#inputs) input.checked = input.value === state.compare;
+    const key = JSON.stringify([library.map(({ id, name, manifest }) => [id, name, !!manifest]), runs.map(({ id }) => id)]);
+    if (key === this.#shown) return;
+    this.#shown = key;
+    const focused = (document.activeElement as HTMLElement | null)?.dataset.run;
+    this.#list.replaceChildren(...library.map((run, place) => {
+      const order = runs.indexOf(run);
+      const twins = library.filter(({ name }) => name === run.name).length > 1;
+      const name = twins ? `${run.name} (${run.source.fileName})` : run.name;
+      const check = h("input", { type: "checkbox", "data-run": run.id, "aria-label": `Show ${name}`, onchange: () => this.#toggle(place, scene) });
+      check.checked = order >= 0;
+      const only = h("button", {
+        type: "button", class: order >= 0 ? "quiet runs-shown" : "quiet", title: `Show only ${name}${modelName(run) && ` (${modelName(run)})`}`,
+        onclick: () => this.#store.set({ runs: [place] }),
+      }, runs.length > 1 && order >= 0 ? `${order + 1}. ${name}` : name);
+      const away = h("button", { type: "button", class: "quiet", "aria-label": `Remove ${name}`, title: "Remove", onclick: () => this.#store.remove(run.id) }, "×");
+      return h("li", {}, check, only, away);
+    }));
+    if (focused) this.#list.querySelector<HTMLElement>(`[data-run="${focused}"]`)?.focus();
+  }
+
+  #toggle(place: number, { library, runs }: Scene): void {
+    const shown = runs.map((run) => library.indexOf(run));
+    const next = shown.includes(place) ? shown.filter((each) => each !== place) : [...shown, place];
+    this.#store.set({ runs: next.length ? next : [place] });
+  }
+
+  #reverse(): void {
+    this.#store.set({ runs: [...this.#store.state.runs].reverse() });
+  }
+}

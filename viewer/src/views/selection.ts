@@ -1,0 +1,49 @@
+/** What is selected, in words: the token, where it is, and its numbers in the selected layer. */
+
+import "./selection.css";
+
+import { h } from "../core/dom.ts";
+import { tokenIndex, type Scene, type View } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+import { label } from "../core/tokens.ts";
+import { exact, METRICS, variantName } from "../core/words.ts";
+import { at } from "../data/types.ts";
+
+export class SelectionView implements View {
+  readonly element: HTMLElement;
+  #token = h("p", { class: "selection-token mono" });
+  #facts = h("p", { class: "muted" });
+  #numbers = h("dl", { class: "selection-numbers" });
+  #clear: HTMLElement;
+  #shown: unknown[] = [];
+
+  constructor(store: Store) {
+    this.#clear = h("button", { type: "button", class: "quiet", onclick: () => store.set({ token: null, layer: null }) }, "clear");
+    this.element = h(
+      "section", { class: "selection", "aria-labelledby": "selection-title" },
+      h("div", { class: "selection-head" }, h("h2", { id: "selection-title" }, "Selection"), this.#clear), this.#token, this.#facts, this.#numbers,
+    );
+  }
+
+  update({ run, state }: Scene): void {
+    const uses = [run, state.token, state.layer, state.step, state.variant];
+    if (uses.every((each, i) => each === this.#shown[i])) return;
+    this.#shown = uses;
+    const place = tokenIndex(run, state.token), layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
+    this.#clear.hidden = place < 0 && layer < 0;
+    const token = run.tokens[place];
+    this.#token.textContent = token ? label(token) : "";
+    this.#token.hidden = !token;
+    const where = token?.kind === "image" && token.row !== null
+      ? `image token, row ${token.row}, column ${token.col} of image ${(token.image ?? 0) + 1}`
+      : token && `${token.kind} token${token.id === null ? "" : `, id ${token.id}`}`;
+    const facts = [token && `position ${token.position}`, where, layer >= 0 && `layer ${state.layer}`];
+    this.#facts.textContent = facts.filter(Boolean).join(" · ") || "Nothing yet: click a token, a layer or a cell.";
+    const step = run.steps.indexOf(state.step), variant = run.variants.indexOf(state.variant);
+    const numbers = place < 0 || layer < 0 ? [] : (["l2", "cosine"] as const).flatMap((metric) => [
+      h("dt", {}, `${METRICS[metric]}, ${variantName(state.variant)}`),
+      h("dd", {}, exact(at(run, metric, step, variant, layer, place)) || "no value"),
+    ]);
+    this.#numbers.replaceChildren(...numbers);
+  }
+}

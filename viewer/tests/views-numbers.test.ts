@@ -1,0 +1,140 @@
+/** What the prompt, the ranking, the head matrix and the line plot are computed from. */
+
+import { describe, expect, it } from "vitest";
+import { headMatrix, order, strongestHeads } from "../src/core/head-matrix.ts";
+import { cellOf, isBlock, layerRange, promptText, ranked, scores, whyMissing } from "../src/core/prompt-text.ts";
+import type { Scene } from "../src/core/scene.ts";
+import { apart, lineVariants, seriesOf, target, toggled } from "../src/core/series.ts";
+import { DEFAULTS, type State } from "../src/core/state.ts";
+import { index, type Manifest, type Run, type TokenInfo } from "../src/data/types.ts";
+
+const VARIANTS = ["Full", "Attn", "Head_0", "Head_2"];
+
+/** Steps 0 and 1, layers 0, 2, 4; value(step, variant, layer, position) for the positions masked at the step. */
+function makeRun(infos: Partial<TokenInfo>[], value: (step: number, variant: number, layer: number, position: number) => number, manifest: Manifest | null = null): Run {
+  const plain = { text: "x", kind: "text" as const, id: null, image: null, row: null, col: null, box: null };
+  const tokens = infos.map((info, position): TokenInfo => ({ position, ...plain, ...info }));
+  const run: Run = {
+    id: "run-1", name: "r", steps: [0, 1], layers: [0, 2, 4], variants: VARIANTS, tokens, l2: new Float32Array(2 * 4 * 3 * tokens.length).fill(NaN),
+    cosine: new Float32Array(2 * 4 * 3 * tokens.length), rows: 0, duplicates: 0, manifest, pictures: [], notes: [],
+    source: { fileName: "r.csv", format: "csv", bytes: 1 },
+  };
+  for (const step of [0, 1]) for (const variant of VARIANTS.keys()) for (const layer of [0, 1, 2])
+    tokens.forEach(({ position }, token) => (run.l2[index(run, step, variant, layer, token)] = value(step, variant, run.layers[layer], position)));
+  return run;
+}
+
+const state = (patch: Partial<State> = {}): State => ({ ...DEFAULTS, ...patch });
+const scene = (runs: Run[], patch: Partial<State> = {}, hover = { token: null as number | null, layer: null as number | null }): Scene =>
+  ({ library: runs, runs, run: runs[0], state: state(patch), hover, dark: false });
+/** Position 3 is generated at step 0 and masked at step 1. */
+const growing = (step: number, _: number, layer: number, position: number) => (position === 3 && step === 0 ? NaN : (position + 1) * (layer + 1));
+
+describe("promptText", () => {
+  it("finds the generated tokens without a manifest", () => {
+    const { prompt, generated } = promptText(makeRun([{}, {}, {}, { text: "new" }], growing));
+    expect(prompt).toHaveLength(3);
+    expect(generated.map(({ info, step }) => [info.text, step])).toEqual([["new", 0]]);
+  });
+
+  it("adds what was not masked, and what was generated after everything that was", () => {
+    const manifest: Manifest = {
+      prompt_length: 5, mask_mode: "vision", generated: [{ step: 0, text: "A", probability: 0.5 }],
+      tokens: [0, 1, 2, 3, 4].map((position) => ({ position, text: `t${position}`, kind: position === 2 || position === 3 ? "image" : "text", image: 0, row: 0, col: position - 2 })),
+    };
+    const image = (position: number) => ({ position, kind: "image" as const, image: 0, row: 0, col: position - 2 });
+    const run = makeRun([image(2), image(3)], () => 1, manifest);
+    const { prompt, generated, tokens } = promptText(run);
+    expect(tokens.map(({ info, place }) => [info.position, place])).toEqual([[0, -1], [1, -1], [2, 0], [3, 1], [4, -1], [5, -1]]);
+    const block = prompt[2];
+    if (!isBlock(block)) throw new Error("expected a block");
+    expect([block.rows, block.cols, block.grid, cellOf(block, 1)]).toEqual([1, 2, true, [0, 1]]);
+    expect(generated[0].probability).toBe(0.5);
+    expect(whyMissing(run, state(), tokens[0])).toContain("mask mode vision");
+    expect(whyMissing(run, state(), generated[0])).toContain("not yet generated");
+  });
+
+  it("puts image tokens without a grid into lines", () => {
+    const run = makeRun(Array.from({ length: 20 }, () => ({ kind: "image" as const, image: 0 })), () => 1);
+    const [block] = promptText(run).prompt;
+    expect(isBlock(block) && [block.rows, block.cols, block.grid, cellOf(block, 17)]).toEqual([2, 16, false, [1, 1]]);
+  });
+});
+
+describe("scores", () => {
+  const run = makeRun([{}, {}, { kind: "image", image: 0 }], (_, __, layer, position) => [90, 2, 7][position] + layer);
+
+  it("has a scale for text and one for images, position 0 only on demand", () => {
+    expect(scores(run, state())).toMatchObject({ text: 6, image: 11 });
+    expect(scores(run, state({ first: true })).text).toBe(94);
+  });
+
+  it("joins the chosen layers", () => {
+    expect(scores(run, state({ to: 2 })).value[1]).toBe(4);
+    expect(scores(run, state({ join: "mean" })).value[1]).toBe(4);
+    expect(scores(run, state()).peak[1]).toBe(4);
+    expect(layerRange(run, state({ from: 9, to: 1 }))).toEqual([4, 4]);
+  });
+
+  it("ranks largest first", () => {
+    expect(ranked(run, state(), () => true)).toEqual([2, 1]);
+    expect(ranked(run, state({ first: true }), ({ kind }) => kind === "text")).toEqual([0, 1]);
+  });
+});
+
+describe("headMatrix", () => {
+  const run = makeRun([{}, {}, {}], (_, variant, layer, position) => (variant === 3 && layer === 2 ? NaN : variant * 10 + layer + [100, 3, 5][position]));
+
+  it("is that of the selected token", () => {
+    const found = headMatrix(run, state({ token: 1 }));
+    expect([found.heads, found.strongest]).toEqual([[0, 2], null]);
+    expect([...found.values]).toEqual([23, 33, 25, NaN, 27, 37]);
+  });
+
+  it("takes the strongest token of each cell, position 0 only on demand", () => {
+    const found = headMatrix(run, state());
+    expect([...found.values]).toEqual([25, 35, 27, NaN, 29, 39]);
+    expect([...found.strongest!]).toEqual([2, 2, 2, -1, 2, 2]);
+    expect(headMatrix(run, state({ first: true })).values[0]).toBe(120);
+  });
+
+  it("sorts by sums and knows the strongest heads", () => {
+    const found = headMatrix(run, state());
+    expect(order(found, false, false)).toEqual({ rows: [2, 1, 0], columns: [0, 1] });
+    expect(order(found, true, true)).toEqual({ rows: [2, 0, 1], columns: [0, 1] });
+    expect(strongestHeads(found, 1)).toEqual([2]);
+  });
+});
+
+describe("series", () => {
+  const run = makeRun([{}, {}, {}], (_, variant, layer, position) => variant + layer + position);
+
+  it("has a line for Full, Attn, the chosen heads and the shown one", () => {
+    expect(lineVariants(run, state({ heads: [2, 7] }))).toEqual(["Full", "Attn", "Head_2"]);
+    expect(lineVariants(run, state({ variant: "Head_0" }))).toEqual(["Full", "Attn", "Head_0"]);
+    const [full, attn] = seriesOf(scene([run]), 2);
+    expect([[...full.values], [...attn.values]]).toEqual([[2, 4, 6], [3, 5, 7]]);
+  });
+
+  it("shows the selected token, else the hovered, else the strongest", () => {
+    expect(target(scene([run], { token: 1 }, { token: 2, layer: null }))).toMatchObject({ why: "selected", token: { position: 1 } });
+    expect(target(scene([run], {}, { token: 1, layer: null }))).toMatchObject({ why: "hovered", token: { position: 1 } });
+    expect(target(scene([run]))).toMatchObject({ why: "strongest", token: { position: 2 } });
+  });
+
+  it("leaves out runs that lack the position or the step", () => {
+    const short = makeRun([{}], () => 1);
+    expect(new Set(seriesOf(scene([run, short]), 2).map(({ runPlace }) => runPlace))).toEqual(new Set([0]));
+    expect(seriesOf(scene([run, { ...run, steps: [5, 6] }]), 1)).toHaveLength(2);
+  });
+
+  it("keeps six heads at most", () => {
+    expect(toggled([1, 2, 3, 4, 5, 6], 7)).toEqual([2, 3, 4, 5, 6, 7]);
+    expect(toggled([1, 2], 1)).toEqual([2]);
+  });
+
+  it("moves labels apart and keeps them inside", () => {
+    expect(apart([50, 51, 52], 10, 0, 60)).toEqual([40, 50, 60]);
+    expect(apart([5, 0, 80], 10, 0, 60)).toEqual([10, 0, 60]);
+  });
+});

@@ -1,0 +1,13 @@
+import { defineConfig } from "vitest/config";
+import { colours } from "./vite/colours.ts";
+import { singleFile } from "./vite/single-file.ts";
+
+export default defineConfig({
+  plugins: [colours(), singleFile()],
+  build: {
+    target: "es2022",
+    minify: false, // vite/single-file.ts does it, at the end
+    cssMinify: true,
+  },
+  test: { include: ["tests/**/*.test.ts"], testTimeout: 60_000 },
+});
