@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Which tokens does a text model use, at which layer, in which head?
 
-In: a prompt and a transformers model. Out: NAME_results.csv, .json and .html, one row per generation step, layer, masked token
-and variant, with the L2 and cosine distance by which the layer's update moves (docs/output-format.md).
+In: a prompt and a transformers model. Out: NAME_results.csv, .json and .html: one row per generation step, layer,
+masked token and variant, with the L2 and cosine distance by which the layer's update moves (docs/output-format.md).
 
     python mask_impact_analysis.py --model demo --prompt "The capital of France is"
     python mask_impact_analysis.py --model demo --prompt "Tom has a red ball. Tom's ball is" --num-tokens 3

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Which words and which image patches does a vision-language model use, at which layer, in which head?
 
-In: a prompt, images and a transformers model. Out: NAME_results.csv, .json and .html, one row per generation step, layer,
-masked token and variant, with the L2 and cosine distance by which the layer's update moves; which patch of the picture
-each image token covers is in NAME_run.json (docs/vision-language.md).
+In: a prompt, images and a transformers model. Out: NAME_results.csv, .json and .html: one row per generation step,
+layer, masked token and variant, with the L2 and cosine distance by which the layer's update moves; which patch of the
+picture each image token covers is in NAME_run.json (docs/vision-language.md).
 
     python mask_impact_vl.py --model demo --image testimg.png --prompt "What's in this image?" --mask-mode both
     python mask_impact_vl.py --model demo --image testimg.png --prompt "What color is the circle?" --mask-mode vision
