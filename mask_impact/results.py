@@ -228,6 +228,7 @@ class ParquetWriter(Writer):
             path,
             _arrow_schema(),
             compression="snappy",
+            write_page_checksum=True,  # so that a reader can tell a damaged file
             use_dictionary=list(COLUMNS[:5]),  # not the distances
             store_schema=False,  # with it, readers would make the text columns categories
         )

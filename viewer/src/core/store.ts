@@ -5,6 +5,8 @@ import type { Loaded, Run } from "../data/types.ts";
 import { settled, type Hover, type Scene } from "./scene.ts";
 import { fromFragment, toFragment, type State } from "./state.ts";
 
+const MANY_PATCHES = 64; // more would push the words out of the first look
+
 export class Store {
   #library: Library = emptyLibrary;
   #runs: Run[] = [];
@@ -12,11 +14,13 @@ export class Store {
   #hover: Hover = { token: null, layer: null };
   #changed: () => void;
   #scheduled = false;
+  #foldChosen: boolean;
   /** On paper, everything is light. */
   printing = false;
 
   constructor(fragment: string, changed: () => void) {
     this.#state = fromFragment(fragment);
+    this.#foldChosen = fragment.includes("fold=");
     this.#changed = changed;
   }
 
@@ -58,6 +62,8 @@ export class Store {
     this.#take(library);
     const place = this.#runs.findIndex(({ id }) => id === runId);
     if (place >= 0 && !this.#state.runs.includes(place)) this.set({ runs: [place], token: null, layer: null });
+    const patches = this.#runs[place]?.tokens.filter(({ kind }) => kind === "image").length ?? 0;
+    if (patches > MANY_PATCHES && !this.#foldChosen) this.#state = { ...this.#state, fold: true };
     return message;
   }
 
@@ -75,6 +81,7 @@ export class Store {
   }
 
   set(patch: Partial<State>): void {
+    this.#foldChosen ||= "fold" in patch;
     this.#state = { ...this.#state, ...patch };
     this.#schedule();
   }

@@ -52,7 +52,10 @@ export class Loading {
 
   async load(files: Iterable<File>): Promise<void> {
     for (const each of this.#messages.querySelectorAll("li:not(.loading-bad)")) each.remove();
+    const before = new Set(this.#store.runs.map(({ id }) => id));
     await Promise.all([...files].map((file) => this.#load(file)));
+    const fresh = this.#store.runs.flatMap(({ id }, place) => (before.has(id) ? [] : [place]));
+    if (fresh.length > 1) this.#store.set({ runs: fresh }); // several at once are there to be compared
   }
 
   async #load(file: File): Promise<void> {

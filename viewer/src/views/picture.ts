@@ -30,6 +30,9 @@ interface Place {
   height: number;
 }
 
+const NARROWEST = 200; // CSS pixels of one of two pictures
+const GAP = 16; // between them, as in picture.css
+
 export class PictureView implements View {
   readonly element: HTMLElement;
   #store: Store;
@@ -190,7 +193,9 @@ export class PictureView implements View {
   /** Fits the pictures into the space there is, and draws them. */
   #layOut(): void {
     if (!this.#scene || this.element.hidden) return;
-    const available = this.#figures.clientWidth || WIDEST;
+    const whole = this.#figures.clientWidth || WIDEST;
+    const beside = this.#figures.childElementCount > 1 && whole > 2 * NARROWEST; // two next to each other
+    const available = beside ? (whole - GAP) / 2 : whole;
     const scale = window.devicePixelRatio || 1;
     const inks = ink(this.#scene.dark);
     for (const place of this.#places) {
