@@ -2,7 +2,7 @@
  * The page's side of loading: `new Loader().load(file)`, parsed off the main thread.
  *
  * From file:// only a classic worker made from a Blob starts (no module worker, no worker file). Its source is the
- * text of the page's own script: the file holds the parsers once, and readable. That script asks at its beginning
+ * text of the page's own script: the file holds the parsers once. That script asks at its beginning
  * whether it runs in a page or in a worker (main.ts). Where no worker starts (a sandboxed frame, a strict policy, the
  * development server), the same code parses on the main thread in slices.
  */
