@@ -34,6 +34,8 @@ PROMPT_FILE = "prompt.txt"
 BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12, "html": 20}
 BYTES_PER_FILE = {"html": 1_000_000}
 
+SHOWN = 5  # probabilities and top tokens in the summary
+
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
 
 # Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
@@ -398,7 +400,8 @@ def summary(run: "Run", paths: dict[str, Path], total: float) -> str:
     manifest = run.manifest
     model, seconds = manifest["model"], manifest["seconds"]
     generated = "".join(found["text"] for found in manifest["generated"])
-    chances = ", ".join(f"{found['probability']:.2f}" for found in manifest["generated"])
+    chances = ", ".join(f"{found['probability']:.2f}" for found in manifest["generated"][:SHOWN])
+    chances += ", ..." if len(manifest["generated"]) > SHOWN else ""
     lines = [
         f"model      {model['name']} ({model['family']}, {model['layers']} layers, {model['heads']} heads, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {manifest['dtype']}, {manifest['device']})",
@@ -426,7 +429,7 @@ def token_label(found: dict[str, Any]) -> str:
     return f"image {found['image']}{place}"
 
 
-def top_table(run: "Run", count: int = 5) -> list[str]:
+def top_table(run: "Run", count: int = SHOWN) -> list[str]:
     """The most important tokens: largest value over layers and steps, position 0 apart (it often is a sink)."""
     manifest = run.manifest
     variant = manifest["variants"][0]
@@ -440,7 +443,8 @@ def top_table(run: "Run", count: int = 5) -> list[str]:
     width = max([5, *(len(row[0]) for row in first + others)])
     form = f"{{:<{width}}}  {{:>8}}  {{:>9}}  {{:>10}}"
     head = form.format("token", "position", f"{variant} L2", "peak layer")
-    table = [f"the {len(others)} most important tokens, largest {variant} L2 over layers:", head]
+    over = "layers" if len(manifest["generated"]) == 1 else f"layers and all {len(manifest['generated'])} output tokens"
+    table = [f"the {len(others)} most important tokens, largest {variant} L2 over {over}:", head]
     table += [form.format(*row[:4]) for row in others]
     table += [form.format(*row[:4]) + "  (apart: the first position often just absorbs attention)" for row in first]
     return table

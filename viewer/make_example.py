@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).parent
-PROMPT = "Ann has a blue cup. Ann's cup is"
+PROMPT = "The capital of France is"
 KEPT = (
     "schema_version",
     "name",

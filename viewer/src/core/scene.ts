@@ -63,6 +63,19 @@ export function tokenIndex(run: Run, position: number | null): number {
   return position === null ? -1 : (known.get(position) ?? -1);
 }
 
+/** The place in `second` of the same token as `token` of `first`, -1 if there is none: position, text and kind agree,
+ * and of a patch the place in its grid and the picture. */
+export function sameToken(first: Run, token: TokenInfo, second: Run): number {
+  const place = tokenIndex(second, token.position);
+  const other = second.tokens[place];
+  if (!other || other.text !== token.text || other.kind !== token.kind) return -1;
+  if (token.kind !== "image") return place;
+  const sha = (run: Run) => run.manifest?.images?.[token.image ?? 0]?.sha256;
+  const [one, two] = [sha(first), sha(second)];
+  const apart = other.image !== token.image || other.row !== token.row || other.col !== token.col || (one && two && one !== two);
+  return apart ? -1 : place;
+}
+
 /** A matrix of values, layers down, tokens across; NaN: no value. */
 export interface Matrix {
   layers: number[];

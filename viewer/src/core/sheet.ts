@@ -6,7 +6,7 @@
  */
 
 import type { Run, TokenInfo } from "../data/types.ts";
-import { matrix, noiseFloor, tokenIndex, type Scene } from "./scene.ts";
+import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import { isDifference, modelName } from "./words.ts";
 
 /** One token, or a picture folded into one column. */
@@ -120,10 +120,7 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   const [first, second] = scene.runs;
   const [a, b] = [matrix(first, scene.state), matrix(second, scene.state)];
   const layerPlaces = first.layers.map((layer) => second.layers.indexOf(layer));
-  const same = first.tokens.map((token) => {
-    const other = tokenIndex(second, token.position);
-    return other >= 0 && second.tokens[other].text === token.text ? other : -1;
-  });
+  const same = first.tokens.map((token) => sameToken(first, token, second));
   const sheet = spread(scene, first, layers, columns, (layer, token) => {
     const [otherLayer, other] = [layerPlaces[layer], same[token]];
     if (otherLayer < 0 || other < 0) return NaN;
@@ -131,12 +128,15 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   });
   sheet.title = `${second.name} − ${first.name}`;
   sheet.signed = true;
+  if (scene.state.metric === "l2" && modelName(first) !== modelName(second)) {
+    sheet.notes.push("Two models: their L2 distances have different units, so this difference means little; try cosine.");
+  }
   sheet.floor = Math.max(sheet.floor, noiseFloor(second, scene.state));
   const all = new Set([...first.tokens, ...second.tokens].map(({ position }) => position)).size;
   const lost = all - same.filter((other) => other >= 0).length;
   if (lost) {
     sheet.notes.push(
-      `${lost} of ${all} positions do not match (another token there, or not masked in both runs) and stay empty.`,
+      `${lost} of ${all} positions do not match (another token or picture there, or not masked in both runs) and stay empty.`,
     );
   }
   const shared = layerPlaces.filter((place) => place >= 0).length;

@@ -9,7 +9,11 @@ export const METRICS: Record<Metric, string> = { l2: "L2 distance", cosine: "Cos
 /** "Head 3" of "Head_3". */
 export const variantName = (variant: string) => variant.replace("_", " ");
 
-export const modelName = (run: Run) => run.manifest?.model?.name ?? run.manifest?.model?.path_or_id ?? "";
+/** A local folder without its path, which is nobody else's business. */
+export const modelName = (run: Run) => {
+  const name = run.manifest?.model?.name ?? run.manifest?.model?.path_or_id ?? "";
+  return /^[/~.]|^\w:|\\/.test(name) ? (name.split(/[\\/]+/).filter(Boolean).pop() ?? name) : name;
+};
 
 /** The output token that a step predicts, if the manifest tells. */
 export const predicted = (run: Run, step: number) => run.manifest?.generated?.find((token) => token.step === step);
@@ -32,16 +36,17 @@ export function exact(value: number): string {
 }
 
 /** Whose change the numbers are, for a sentence. */
-export function whose(variant: string): string {
+export function whose(variant: string, run?: Run): string {
   if (variant === "Full") return "a layer's update";
   if (variant === "Attn") return "what a layer's attention adds";
-  return `the output of ${variantName(variant).toLowerCase()} in a layer`;
+  const part = run?.manifest?.head_space === "residual" ? "share of the attention's addition by" : "output of";
+  return `the ${part} ${variantName(variant).toLowerCase()} in a layer`;
 }
 
 /** The line that says what colour means. */
 export function meaning({ runs, state }: Scene): string {
   const moves = state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)";
-  const what = `how far ${whose(state.variant)} ${moves} at the predicting position when this token is hidden from it`;
+  const what = `how far ${whose(state.variant, runs[0])} ${moves} at the predicting position when this token is hidden from it`;
   return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
 }
 
@@ -51,6 +56,8 @@ export const isDifference = (state: State, runs: readonly Run[]) => state.compar
 export function limits(run: Run): string[] {
   const { mask_mode: mode, images, skipped_layers: skipped = [] } = run.manifest ?? {};
   const out: string[] = [];
+  if (run.manifest?.vision_attention === "bidirectional") out.push("The tokens of a picture see each other in every layer: not the trained model.");
+  if (run.manifest?.head_space === "residual") out.push("Heads are measured by their shares of what attention adds.");
   if (mode === "vision") out.push("Only image tokens were masked in this run; text tokens have no values.");
   if (mode === "text" && images?.length) out.push("Image tokens were not masked in this run; they have no values.");
   if (skipped.length) {

@@ -27,7 +27,6 @@ export class HeaderView implements View {
   #back: HTMLButtonElement;
   #on: HTMLButtonElement;
   #shown: unknown[] = [];
-  #scene: Scene | null = null;
 
   constructor(store: Store, buttons: HTMLElement) {
     this.#store = store;
@@ -42,7 +41,6 @@ export class HeaderView implements View {
   }
 
   update(scene: Scene): void {
-    this.#scene = scene;
     const { run, state } = scene;
     this.#meaning.textContent = meaning(scene);
     const difference = isDifference(state, scene.runs), shows = [difference, ...scene.runs];
@@ -57,7 +55,7 @@ export class HeaderView implements View {
   }
 
   step(by: number): void {
-    const { run, state } = this.#scene!;
+    const { run, state } = this.#store.scene!; // not the one drawn last: keys may come faster than frames
     const step = run.steps[run.steps.indexOf(state.step) + by];
     if (step !== undefined) this.#store.set({ step });
   }
@@ -98,10 +96,18 @@ function facts(run: Run): string {
   return [
     modelName(run) + (model?.family && model.family !== modelName(run) ? ` (${model.family})` : ""),
     `${run.layers.length} layer${run.layers.length === 1 ? "" : "s"}${heads ? ` × ${heads} head${heads === 1 ? "" : "s"}` : ""}`,
-    `${run.tokens.length} tokens`,
+    tokens(run),
     mode && mode !== "text" ? `masked: ${mode === "both" ? "text and image tokens" : "image tokens"}` : "",
     run.manifest ? "" : `no manifest (${run.name}_run.json), so no model, kinds of tokens or predictions`,
   ].filter(Boolean).join(" · ");
+}
+
+/** "16 + 2 tokens": prompt and generated, and how many of them were masked. */
+function tokens(run: Run): string {
+  const { prompt_length: length, generated } = run.manifest ?? {};
+  const masked = run.tokens.length;
+  if (!length) return `${masked} tokens masked`;
+  return `${length} prompt tokens + ${generated?.length ?? 0} generated, ${masked} masked`;
 }
 
 /** Patches in a row as one. */

@@ -66,7 +66,7 @@ const names = new WeakMap<TokenInfo, string>();
 /** A column's name in its header. */
 export function columnName(sheet: Sheet, column: number): string {
   const { token, positions } = sheet.columns[column];
-  if (positions.length > 1) return `▦ image ${(token.image ?? 0) + 1}`;
+  if (positions.length > 1) return `▦ image ${token.image ?? 0}`;
   let name = names.get(token);
   if (name === undefined) names.set(token, (name = label(token, LONGEST)));
   return name;

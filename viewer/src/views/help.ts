@@ -1,4 +1,4 @@
-/** The keys of the page: what they do, and the dialog that lists them. */
+/** The keys of the page: what they do, and the dialog that lists them and says what the numbers are. */
 
 import "./help.css";
 
@@ -77,12 +77,20 @@ export function listenToKeys(store: Store, actions: Actions): void {
   });
 }
 
+const MEANING = [
+  ["Full", "what a layer adds to the residual stream; Attn is its attention's part, Head N one query head."],
+  ["L2", "how long the change is, in the model's units; Cosine how far it turns, 0 to 2."],
+  ["Read with care", "every layer is measured by itself: where it reads, not what the answer depends on in the end."],
+  ["Position 0", "is often large in every prompt: heads rest there. Hatched under the noise floor: rounding."],
+];
+
 export function helpDialog(): HTMLDialogElement {
   const rows = KEYS.map(({ keys, text }) =>
     h("tr", {}, h("th", { scope: "row" }, ...keys.map((key) => h("kbd", {}, NAMES[key] ?? key))), h("td", {}, text)));
   const dialog = h(
     "dialog", { class: "help", "aria-labelledby": "help-title" },
-    h("h2", { id: "help-title" }, "Keys"), h("table", {}, h("tbody", {}, ...rows)),
+    h("h2", { id: "help-title", tabindex: -1, autofocus: true }, "What the numbers mean, and keys"),
+    ...MEANING.map(([name, text]) => h("p", {}, h("strong", {}, name), ` ${text}`)), h("table", {}, h("tbody", {}, ...rows)),
     h("p", { class: "muted" }, "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control."),
     h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")),
   );

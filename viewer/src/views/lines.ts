@@ -5,7 +5,7 @@ import { h } from "../core/dom.ts";
 import { headMatrix, headNumber, strongestHeads } from "../core/head-matrix.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
-import { noiseFloor, type Scene, type View } from "../core/scene.ts";
+import { noiseFloor, sameToken, tokenIndex, type Scene, type View } from "../core/scene.ts";
 import { apart, seriesOf, target, toggled, type Series } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
 import { label, named, number } from "../core/tokens.ts";
@@ -210,8 +210,9 @@ function colourOf({ variant }: Series, { state, dark }: Scene, colours: Ink): st
 /** Which run is which line, and whether they speak of the same token. */
 function others({ runs, state }: Scene, token: TokenInfo): string {
   return runs.slice(1).map((run, place) => {
-    const same = run.tokens.find(({ position }) => position === token.position);
-    const what = !same || !run.steps.includes(state.step) ? "has no value here" : same.text === token.text ? "" : `has another token here: ${label(same)}`;
+    const there = run.tokens[tokenIndex(run, token.position)];
+    const same = sameToken(runs[0], token, run) >= 0;
+    const what = !there || !run.steps.includes(state.step) ? "has no value here" : same ? "" : `has another token or picture here: ${label(there)}`;
     return `(${place + 2}) dashed: ${run.name}${what && `, ${what}`}`;
   }).join(" · ");
 }

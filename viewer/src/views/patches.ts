@@ -1,6 +1,6 @@
 /** What the picture view shows, as numbers: which tokens lie where in which picture, and how important they are. */
 
-import { importance, matrix, tokenIndex, type Scene } from "../core/scene.ts";
+import { importance, matrix, sameToken, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import { isDifference, modelName } from "../core/words.ts";
 import type { Box, ManifestImage, Run, TokenInfo } from "../data/types.ts";
@@ -103,10 +103,8 @@ export function scaleOf({ scales }: Shown, run: Run): number {
 function difference(first: Run, second: Run, state: State): Float32Array {
   const [a, b] = [values(first, state).of, values(second, state).of];
   return a.map((value, place) => {
-    const { position, kind, row, col } = first.tokens[place];
-    const other = tokenIndex(second, position);
-    const twin = second.tokens[other];
-    return twin && twin.kind === kind && twin.row === row && twin.col === col ? b[other] - value : NaN;
+    const other = sameToken(first, first.tokens[place], second);
+    return other < 0 ? NaN : b[other] - value;
   });
 }
 

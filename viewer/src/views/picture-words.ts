@@ -32,7 +32,7 @@ export function figuresWithPatches({ figures }: Shown): boolean {
 
 export function caption(figure: Figure, { runs }: Scene, { figures }: Shown): string {
   const run = runs.length > 1 ? `${figure.run.name}, ` : "";
-  return `${figures.length > 1 ? `${run}image ${figure.image + 1}: ` : ""}${about(figure)}`;
+  return `${figures.length > 1 ? `${run}image ${figure.image}: ` : ""}${about(figure)}`;
 }
 
 /** "testimg.png, 128 x 128 pixels, 4 x 4 grid" */
@@ -60,7 +60,7 @@ export function unmasked({ figures }: Shown): string {
 }
 
 export function described(figure: Figure, scene: Scene, found: Shown): string {
-  const what = `Image ${figure.image + 1}, ${about(figure)}`;
+  const what = `Image ${figure.image}, ${about(figure)}`;
   const best = figure.patches.length ? strongest([figure], found) : null;
   return best ? `${what}. ${layerText(scene.state)}. Strongest patch: ${valueText(best.patch, best.figure, scene, found)}` : what;
 }

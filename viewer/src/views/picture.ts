@@ -145,7 +145,7 @@ export class PictureView implements View {
     this.#places = this.#shown!.figures.map((figure) => {
       const canvas = h("canvas", { role: "img" });
       const keys = figure.patches.length > 0;
-      const what = `Patches of image ${figure.image + 1} of ${figure.run.name}: arrow keys move, Enter selects`;
+      const what = `Patches of image ${figure.image} of ${figure.run.name}: arrow keys move, Enter selects`;
       const frame = h("div", keys ? { class: "picture-frame", role: "application", tabindex: 0, "aria-label": what } : { class: "picture-frame picture-plain" }, canvas);
       const place = { figure, frame, canvas, caption: h("figcaption"), width: 0, height: 0 };
       if (keys) this.#listen(place);

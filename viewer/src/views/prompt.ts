@@ -132,7 +132,7 @@ export class PromptView implements View {
 
   #block(block: ImageBlock, place: number): HTMLElement {
     const cell = Math.max(3, Math.min(12, Math.floor(168 / Math.max(block.rows, block.cols))));
-    const name = `image ${block.image + 1} · ${block.patches.length} ${block.patches.length === 1 ? "patch" : "patches"}`;
+    const name = `image ${block.image} · ${block.patches.length} ${block.patches.length === 1 ? "patch" : "patches"}`;
     const canvas = h("canvas", { role: "img", tabindex: -1, "aria-label": `${name}; arrow keys move among the patches, Enter selects one` });
     canvas.style.width = `${block.cols * cell}px`;
     canvas.style.height = `${block.rows * cell}px`;

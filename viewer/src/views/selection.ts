@@ -35,7 +35,7 @@ export class SelectionView implements View {
     this.#token.textContent = token ? label(token) : "";
     this.#token.hidden = !token;
     const where = token?.kind === "image" && token.row !== null
-      ? `image token, row ${token.row}, column ${token.col} of image ${(token.image ?? 0) + 1}`
+      ? `image token, row ${token.row}, column ${token.col} of image ${token.image ?? 0}`
       : token && `${token.kind} token${token.id === null ? "" : `, id ${token.id}`}`;
     const facts = [token && `position ${token.position}`, where, layer >= 0 && `layer ${state.layer}`];
     this.#facts.textContent = facts.filter(Boolean).join(" · ") || "Nothing yet: click a token, a layer or a cell.";
