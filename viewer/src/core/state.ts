@@ -63,7 +63,7 @@ export function toFragment(state: State): string {
 export function fromFragment(fragment: string): State {
   const state: State = { ...DEFAULTS };
   for (const [key, text] of new URLSearchParams(fragment.replace(/^#/, ""))) {
-    if (!(key in DEFAULTS)) continue;
+    if (!Object.hasOwn(DEFAULTS, key)) continue;
     const name = key as keyof State;
     const value = typeof DEFAULTS[name] === "string" ? text : parsed(text);
     if (valid(name, value)) Object.assign(state, { [name]: value });

@@ -63,9 +63,10 @@ const NAMES: Record<string, string> = { PageUp: "Page ↑", PageDown: "Page ↓"
 export function listenToKeys(store: Store, actions: Actions): void {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (document.querySelector("dialog[open], :popover-open")) return; // what is open has the keys
     const target = event.target as HTMLElement;
-    if (target.closest("dialog[open], [popover]:popover-open, select, textarea, input:not([type=checkbox], [type=file])") && event.key.length > 1) return;
-    if (target.closest("textarea, input:not([type=checkbox], [type=radio], [type=range], [type=file]), dialog[open]")) return;
+    if (target.closest("select, textarea, input:not([type=checkbox], [type=file])") && event.key.length > 1) return;
+    if (target.closest("textarea, input:not([type=checkbox], [type=radio], [type=range], [type=file])")) return;
     const key = KEYS.find(({ keys }) => keys.includes(event.key));
     const { scene } = store;
     if (!key || (!scene && !key.always)) return;
@@ -89,10 +90,11 @@ export function helpDialog(): HTMLDialogElement {
     h("tr", {}, h("th", { scope: "row" }, ...keys.map((key) => h("kbd", {}, NAMES[key] ?? key))), h("td", {}, text)));
   const dialog = h(
     "dialog", { class: "help", "aria-labelledby": "help-title" },
-    h("h2", { id: "help-title", tabindex: -1, autofocus: true }, "What the numbers mean, and keys"),
+    h("h2", { id: "help-title", tabindex: -1 }, "What the numbers mean, and keys"),
     ...MEANING.map(([name, text]) => h("p", {}, h("strong", {}, name), ` ${text}`)), h("table", {}, h("tbody", {}, ...rows)),
     h("p", { class: "muted" }, "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control."),
     h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")),
   );
+  dialog.addEventListener("toggle", () => dialog.open && dialog.querySelector("h2")!.focus()); // and so it opens at its top
   return dialog;
 }

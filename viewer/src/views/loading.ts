@@ -55,7 +55,8 @@ export class Loading {
     const before = new Set(this.#store.runs.map(({ id }) => id));
     await Promise.all([...files].map((file) => this.#load(file)));
     const fresh = this.#store.runs.flatMap(({ id }, place) => (before.has(id) ? [] : [place]));
-    if (fresh.length > 1) this.#store.set({ runs: fresh }); // several at once are there to be compared
+    // several at once are there to be compared, unless the address has said which
+    if (fresh.length > 1 && this.#store.state.runs.length < 2) this.#store.set({ runs: fresh });
   }
 
   async #load(file: File): Promise<void> {

@@ -1,0 +1,1225 @@
+"""The built viewer in Chromium, through file://: what a reader sees, compared with pandas.
+
+pytest tests/test_viewer.py
+VIEWER_PAGE=/tmp/dist/index.html pytest tests/test_viewer.py     # another build than visualize_results.html
+
+Every test fails on a dialog, an error on the console, an error of the page or a request to a network.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from chromium import NoChromium, launch
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from test_report import NASTY
+from test_results import make_block, save
+from viewer_page import VIRIDIS, Cells, Grid, Scale, Viewer, alike, cells_of, most_frequent, shown_number
+
+import mask_impact_analysis
+import mask_impact_vl
+from mask_impact.report import write_report
+from mask_impact.results import Block, ResultFiles, read_csv, to_dataframe
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = Path(os.environ.get("VIEWER_PAGE") or ROOT / "visualize_results.html").resolve()
+LARGEST_PAGE = 200_000  # bytes
+METRICS = {"l2": "L2 distance", "cosine": "Cosine distance"}
+VIEWS = ("Heat map", "Prompt", "Ranking", "Picture", "Layers", "Heads")
+WIDTHS = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 390, "height": 844}}
+
+Open = Callable[..., Viewer]
+
+
+# --- fixtures ---------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        try:
+            found = launch(playwright)
+        except NoChromium as error:
+            pytest.fail(str(error), pytrace=False)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def opened_once(browser) -> Iterator[Open]:
+    """For pages that several tests share."""
+    yield from opener(browser)
+
+
+@pytest.fixture
+def opened(browser) -> Iterator[Open]:
+    """Opens the viewer, or another page; at the end no page may have done what it must not."""
+    yield from opener(browser)
+
+
+def opener(browser: Browser) -> Iterator[Open]:
+    viewers: list[Viewer] = []
+
+    def open_page(path: Path = PAGE, fragment: str = "", **options: Any) -> Viewer:
+        viewers.append(Viewer(browser, path.as_uri() + (f"#{fragment}" if fragment else ""), **options))
+        return viewers[-1]
+
+    yield open_page
+    trouble = [each for viewer in viewers for each in viewer.trouble]
+    for viewer in viewers:
+        viewer.close()
+    assert trouble == []
+
+
+@pytest.fixture
+def viewer(opened) -> Viewer:
+    return opened()
+
+
+@dataclass
+class Run:
+    folder: Path
+    name: str
+    df: pd.DataFrame
+    manifest: dict[str, Any]
+
+    def file(self, kind: str) -> Path:
+        return self.folder / (f"{self.name}_run.json" if kind == "run" else f"{self.name}_results.{kind}")
+
+    @property
+    def variants(self) -> list[str]:
+        return list(self.df.variant.unique())
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self.df.generation_step.unique().tolist())
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted(self.df.layer.unique().tolist())
+
+    @property
+    def tokens(self) -> dict[int, str]:
+        return dict(zip(self.df.token_position.tolist(), self.df.token_masked, strict=True))
+
+    def cells(self, metric: str = "l2", variant: str = "Full", step: int = 0) -> Cells:
+        return cells_of(self.df, metric, variant, step)
+
+    def states(self) -> list[tuple[str, str, int]]:
+        return [(metric, variant, step) for metric in METRICS for variant in self.variants for step in self.steps]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> dict[str, Run]:
+    """Real runs of the demo models: a prompt, a shorter one, and a question about a picture in three mask modes."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def made(main: Callable[[list[str]], int], name: str, *options: str, formats: str) -> Run:
+        common = ["--model", "demo", "--output-dir", str(folder), "--output", name, "--format", formats, "--quiet"]
+        assert main([*common, *options]) == 0
+        manifest = json.loads((folder / f"{name}_run.json").read_bytes())
+        return Run(folder, name, read_csv(folder / f"{name}_results.csv"), manifest)
+
+    text, picture = mask_impact_analysis.main, mask_impact_vl.main
+    long = "Tom has a red ball. Ann has a blue cup. Ann's cup is"
+    question = ["--image", str(ROOT / "testimg.png"), "--prompt", "What color is the circle?", "--num-tokens", "2"]
+    every = "csv,json,parquet,html"
+    found = [
+        made(text, "talk", "--num-tokens", "3", "--prompt", long, formats=every),
+        made(text, "short", "--num-tokens", "2", "--prompt", long[:27], formats="csv"),
+        made(picture, "both", *question, "--mask-mode", "both", formats=every),
+        made(picture, "text", *question, "--mask-mode", "text", formats="csv"),
+        made(picture, "vision", *question, "--mask-mode", "vision", formats="csv"),
+    ]
+    for run in found:
+        if run.file("json").exists():
+            run.file("json.gz").write_bytes(gzip.compress(run.file("json").read_bytes()))
+    return {run.name: run for run in found}
+
+
+@pytest.fixture
+def talk(runs, viewer) -> Viewer:
+    """The text run, loaded."""
+    viewer.drop(runs["talk"].file("csv"), runs["talk"].file("run"))
+    viewer.shows("talk")
+    return viewer
+
+
+@pytest.fixture
+def picture(runs, viewer) -> Viewer:
+    """The run about a picture, with the picture."""
+    viewer.drop(runs["both"].file("csv"), runs["both"].file("run"), ROOT / "testimg.png")
+    viewer.shows("both")
+    viewer.settle(2)
+    return viewer
+
+
+def compare(viewer: Viewer, *runs: Run) -> None:
+    """Loaded and shown together."""
+    viewer.drop(*(run.file(kind) for run in runs for kind in ("csv", "run")))
+    viewer.shows(*(run.name for run in runs))
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+def test_the_page_is_small_and_complete():
+    page = PAGE.read_bytes()
+    assert len(page) <= LARGEST_PAGE, f"{PAGE.name} has {len(page):,} bytes; agreed on: {LARGEST_PAGE:,}"
+    text = page.decode()
+    assert "default-src 'none'" in text
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", text)
+
+
+def test_the_empty_page_says_what_to_drop_and_has_an_example(viewer):
+    for text in ("Drop the files of a run", "NAME_results.csv", "NAME_run.json"):
+        expect(viewer.page.get_by_text(text, exact=False).first).to_be_visible()
+    viewer.page.get_by_role("button", name="Show an example").click()
+    expect(viewer.page.get_by_role("grid")).to_be_visible()
+    _, cells, names = viewer.numbers()
+    assert len(cells) >= 20 and len(names) >= 5
+    expect(viewer.page.get_by_text("This is the example inside of the page").locator("visible=true")).to_be_visible()
+
+
+# --- numbers, in every format -----------------------------------------------------------------------------
+FORMATS = ("csv", "json", "json.gz", "parquet")
+
+
+def assert_all_numbers(viewer: Viewer, run: Run) -> None:
+    """Every cell of every metric, variant and step, float32 for float32."""
+    states = run.states()
+    read = viewer.numbers_in([{"metric": m, "variant": v, "step": s, "runs": "[0,1]"} for m, v, s in states])
+    for (metric, variant, step), (caption, cells) in zip(states, read, strict=True):
+        assert f"step {step + 1}: {METRICS[metric]} of {variant.replace('_', ' ')};" in caption
+        assert cells == run.cells(metric, variant, step), (metric, variant, step)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*(("talk", kind) for kind in FORMATS), *(("both", kind) for kind in ("csv", "parquet", "html"))]
+)
+def test_every_number_is_that_of_pandas(viewer, runs, name, kind):
+    run = runs[name]
+    if (name == "talk") == (kind in ("csv", "parquet")):  # each format once in each way
+        viewer.pick(run.file(kind))
+    else:
+        viewer.drop(run.file(kind))
+    viewer.shows(name)
+    assert_all_numbers(viewer, run)
+
+
+def test_a_report_opens_by_itself(opened, runs, tmp_path):
+    """As it is written beside the other formats, with its picture; the page has read nothing but itself."""
+    run = runs["both"]
+    report = run.file("html")
+    if PAGE != ROOT / "visualize_results.html":
+        report = write_report(tmp_path / "both_results.html", run.df, run.manifest, page=PAGE)
+    viewer = opened(report)
+    viewer.shows("both")
+    assert_all_numbers(viewer, run)
+    viewer.go(opacity=0)
+    canvas = viewer.page.locator(".picture-frame canvas")
+    assert len({*most_frequent(canvas, [(x, y, 2, 2) for x in (20, 150, 300) for y in (20, 150, 300)])}) > 1
+
+
+def test_numbers_by_controls(talk, runs):
+    """The same with the controls that a reader uses, once around."""
+    run = runs["talk"]
+    talk.open_numbers()
+    for metric, button in (("cosine", "Cosine"), ("l2", "L2")):
+        talk.choose("Metric", button)
+        for variant in ("Head_7", "Attn"):
+            talk.variant(variant)
+            for step in (1, 0) if variant == "Attn" else (1, 2, 1, 0):
+                buttons = talk.page.get_by_role("group", name="Generation step")
+                name = "Previous step" if f"Step {step + 2}" in buttons.inner_text() else "Next step"
+                buttons.get_by_role("button", name=name).click()
+                talk.settle()
+                assert f"Step {step + 1} of 3" in buttons.inner_text()
+                assert talk.numbers()[1] == run.cells(metric, variant, step)
+
+
+def test_words_around_the_numbers(talk, runs):
+    manifest = runs["talk"].manifest
+    header = talk.page.locator("header")
+    expect(header).to_contain_text("demo")
+    expect(header).to_contain_text("4 layers × 8 heads")
+    first = manifest["generated"][0]
+    expect(header.locator("strong")).to_have_text("␣" + first["text"].strip())
+    talk.key("]")
+    expect(header.locator("strong")).to_have_text(manifest["generated"][1]["text"].replace(" ", "␣"))
+    assert "talk" in talk.page.title()
+
+
+# --- files that belong together, and files that do not ----------------------------------------------------
+def test_a_manifest_may_come_first_or_last(opened, runs):
+    run = runs["both"]
+    first, last = opened(), opened()
+    first.drop(run.file("run"))
+    first.message("both_run.json is the manifest of a run; its numbers are in")
+    first.drop(run.file("csv"))
+    last.drop(run.file("csv"))
+    last.shows("both")
+    expect(last.page.locator("header")).to_contain_text("no manifest")
+    assert not last.page.get_by_role("heading", name="Picture").is_visible()
+    last.drop(run.file("run"))
+    for viewer in (first, last):
+        viewer.shows("both")
+        expect(viewer.page.locator("header")).to_contain_text("demo")
+        expect(viewer.page.get_by_role("heading", name="Picture")).to_be_visible()
+        assert not viewer.page.get_by_text("is the manifest of a run").is_visible()
+
+
+def test_a_bare_table_shows_a_grid_and_takes_the_picture_later(viewer, runs):
+    run = runs["both"]
+    viewer.drop(run.file("csv"), run.file("run"))
+    viewer.shows("both")
+    canvas = viewer.page.locator(".picture-frame canvas")
+    expect(viewer.page.get_by_text("The picture is not in these files: drop testimg.png")).to_be_visible()
+    assert not viewer.page.get_by_label("Colour over picture").is_visible()
+    before = canvas.screenshot()
+    viewer.drop(ROOT / "testimg.png")
+    expect(viewer.page.get_by_text("The picture is not in these files")).to_be_hidden()
+    expect(viewer.page.get_by_label("Colour over picture")).to_be_visible()
+    viewer.settle(2)
+    assert canvas.screenshot() != before
+
+
+def test_the_same_run_twice_is_shown_once(talk, runs):
+    talk.drop(runs["talk"].file("json"))
+    talk.message("talk_results.json holds the same run as talk_results.csv; it is shown once.")
+    assert not talk.page.get_by_label("Loaded runs").is_visible()
+
+
+def without_column(data: bytes) -> bytes:
+    table = pd.read_csv(io.BytesIO(data), keep_default_na=False)
+    return table.drop(columns="l2_distance").to_csv(index=False).encode()
+
+
+WRONG = {
+    "notes.txt": (lambda run: b"just some words\n", "generation_step"),
+    "empty_results.csv": (lambda run: b"", "the file is empty"),
+    "cut_results.csv": (lambda run: run.file("csv").read_bytes()[:5000].rpartition(b",")[0], "line"),
+    "cut_results.json": (lambda run: run.file("json").read_bytes()[:5000], "ends"),
+    "cut_results.parquet": (lambda run: run.file("parquet").read_bytes()[:5000], "Parquet"),
+    "tail_results.parquet": (lambda run: run.file("parquet").read_bytes()[5000:], ""),
+    "less_results.csv": (lambda run: without_column(run.file("csv").read_bytes()), "column l2_distance is missing"),
+    "words_results.json": (lambda run: b'{"a": [1, 2]}', "missing"),
+    "half_results.json.gz": (lambda run: run.file("json.gz").read_bytes()[:3000], ""),
+    "number_results.csv": (lambda run: run.file("csv").read_bytes().replace(b",0,Full,", b",zero,Full,", 1), "line 2"),
+    "page.html": (lambda run: b"<!doctype html><title>x</title>", "this page has no results inside"),
+}
+
+
+@pytest.fixture(scope="module")
+def with_talk(opened_once, runs) -> Viewer:
+    viewer = opened_once()
+    viewer.drop(runs["talk"].file("csv"))
+    viewer.shows("talk")
+    return viewer
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_result_is_said_and_what_was_there_stays(with_talk, runs, name):
+    make, words = WRONG[name]
+    with_talk.drop((name, make(runs["talk"])))
+    found = with_talk.message(re.compile(f"^{re.escape(name)}: "))
+    assert words in found.inner_text()
+    with_talk.shows("talk")
+    assert with_talk.numbers()[1] == runs["talk"].cells()
+    found.get_by_role("button", name="Dismiss").click()
+    expect(found).to_be_hidden()
+
+
+def test_good_and_wrong_files_together(viewer, runs):
+    viewer.pick(
+        {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no results\n"},
+        *(
+            {"name": runs[n].file("csv").name, "mimeType": "", "buffer": runs[n].file("csv").read_bytes()}
+            for n in ("talk", "short")
+        ),
+    )
+    viewer.message(re.compile("^notes.txt: "))
+    viewer.shows("talk", "short")
+    for name in ("short", "talk"):
+        viewer.page.get_by_title(f"Show only {name}").click()
+        viewer.shows(name)
+        assert viewer.numbers()[1] == runs[name].cells()
+    viewer.page.get_by_role("button", name="Remove short").click()
+    expect(viewer.page.get_by_label("Loaded runs")).to_be_hidden()
+
+
+def test_other_tools_tables(viewer, runs):
+    """Extra and reordered columns, records, dictionary columns: as pandas and others write them."""
+    run = runs["talk"]
+    df = run.df[run.df.columns[::-1].tolist()].assign(extra="x", model=1.5)
+    parquet = io.BytesIO()
+    df.astype({"variant": "category", "token_masked": "category"}).to_parquet(parquet, index=False)
+    files = {
+        "a_results.csv": df.to_csv(index=False).encode(),
+        "b_results.json": df.to_json(orient="records", double_precision=15).encode(),
+        "c_results.parquet": parquet.getvalue(),
+    }
+    for name, data in files.items():
+        viewer.drop((name, data))
+        viewer.shows(name[0])
+        _, cells, _ = viewer.numbers()
+        wanted = run.cells()
+        assert cells.keys() == wanted.keys()
+        np.testing.assert_allclose([cells[key] for key in wanted], list(wanted.values()), rtol=0, atol=1e-14)
+
+
+# --- colours ----------------------------------------------------------------------------------------------
+def largest(cells: Cells, first: bool = False) -> float:
+    return float(max(value for (position, _), value in cells.items() if first or position))
+
+
+def assert_colours(viewer: Viewer, grid: Grid, cells: Cells, scale: Callable[[int, int], Scale], run: Run) -> None:
+    """The colour of every cell is the one of its value. `scale` by position and layer."""
+    positions, layers = sorted(run.tokens), run.layers
+    by_layers = grid.rows == len(layers) and grid.columns == len(positions)
+    places = {
+        (position, layer): (len(layers) - 1 - row, column) if by_layers else (column, row)
+        for row, layer in enumerate(layers)
+        for column, position in enumerate(positions)
+    }
+    found = dict(zip(places, grid.colours(places.values()), strict=True))
+    empty = {found[key] for key in places if key not in cells}
+    assert len(empty) <= 1
+    for key, value in cells.items():
+        wanted = scale(*key).colour(value)
+        assert alike(found[key], wanted), (key, value, found[key], wanted)
+
+
+def test_colours_are_those_of_the_values(talk, runs):
+    run = runs["talk"]
+    grid = talk.grid()
+    for state in (
+        {},
+        {"metric": "cosine", "variant": "Head_3", "step": 2},
+        {"curve": "sqrt"},
+        {"first": True},
+        {"range": "row"},
+        {"range": "row", "curve": "sqrt", "first": True},
+        {"theme": "dark", "metric": "cosine"},
+    ):
+        talk.go(**state)
+        metric, variant, step = state.get("metric", "l2"), state.get("variant", "Full"), state.get("step", 0)
+        cells = run.cells(metric, variant, step)
+        first = state.get("first", False)
+        of_all = largest(cells, first)
+        of_row = {layer: largest({k: v for k, v in cells.items() if k[1] == layer}, first) for layer in run.layers}
+
+        def scale(_: int, layer: int, state=state, of_all=of_all, of_row=of_row) -> Scale:
+            end = of_row[layer] if state.get("range") == "row" else of_all
+            return Scale(end, state.get("curve") == "sqrt")
+
+        assert_colours(talk, grid, cells, scale, run)
+        said = talk.scale()
+        assert f"{METRICS[metric]} of {variant.replace('_', ' ')}" in said
+        if state.get("range") == "row":
+            assert "each layer from 0 to its own largest value" in said
+        else:
+            assert f"from 0 to {shown_number(of_all)}" in said
+
+
+def test_rows_can_be_tokens(talk, runs):
+    run = runs["talk"]
+    talk.choose("Rows", "tokens")
+    grid = talk.grid()
+    assert (grid.rows, grid.columns) == (len(run.tokens), len(run.layers))
+    cells = run.cells()
+    end = largest(cells)
+    visible = {position for position in run.tokens if grid.y0 + (position + 1) * grid.height < grid.y1}
+    assert len(visible) > 10
+    assert_colours(talk, grid, cells, lambda *_: Scale(end), run)
+    talk.choose("Scale", "row")
+    assert "each token from 0 to its own largest value" in talk.scale()
+    ends = {p: largest({k: v for k, v in cells.items() if k[0] == p}, True) for p, _ in cells} | {0: end}
+    assert_colours(talk, grid, cells, lambda position, _: Scale(ends[position]), run)
+
+
+def test_viridis_and_the_ends_of_the_scale(talk, runs):
+    cells = runs["talk"].cells()
+    grid = talk.grid()
+    position, layer = max((key for key in cells if key[0]), key=lambda key: cells[key])
+    place = (len(runs["talk"].layers) - 1 - layer, position)
+    (blue_to_yellow,) = grid.colours([place])
+    talk.choose("Palette", "viridis")
+    (found,) = grid.colours([place])
+    assert alike(found, VIRIDIS[1.0]) and found != blue_to_yellow
+
+
+def test_controls_change_what_is_shown(talk):
+    """Each by itself, with the mouse; and the address keeps it."""
+    grid = talk.page.get_by_role("grid").locator("canvas")
+    seen = [grid.screenshot()]
+    for act, part in (
+        (lambda: talk.choose("Metric", "Cosine"), "metric=cosine"),
+        (lambda: talk.variant("Attn"), "variant=Attn"),
+        (lambda: talk.variant("Head_5"), "variant=Head_5"),
+        (lambda: talk.choose("Scale", "row"), "range=row"),
+        (lambda: talk.choose("Curve", "√"), "curve=sqrt"),
+        (lambda: talk.page.get_by_role("checkbox", name="position 0").check(), "first=true"),
+        (lambda: talk.choose("Palette", "viridis"), "palette=viridis"),
+        (lambda: talk.page.get_by_role("button", name="Next step").click(), "step=1"),
+        (lambda: talk.choose("Rows", "tokens"), "rows=tokens"),
+    ):
+        act()
+        talk.settle(2)
+        seen.append(grid.screenshot())
+        talk.address(part)
+    assert all(a != b for a, b in pairwise(seen))
+
+
+def test_position_0_is_hatched_while_it_is_outside_of_the_scale(talk):
+    """A cell of one colour is not hatched."""
+    grid = talk.grid()
+    script = """(canvas, [x, y, w, h]) => {
+      const { data } = canvas.getContext("2d").getImageData(x, y, w, h);
+      return new Set(Array.from({ length: data.length / 4 }, (_, i) => data.slice(4 * i, 4 * i + 3).join())).size;
+    }"""
+    where = [grid.x0 - grid.left + 3, grid.y0 - grid.top + 3, grid.width - 6, grid.height - 6]
+    assert grid.canvas.evaluate(script, where) > 1
+    talk.page.get_by_role("checkbox", name="position 0").check()
+    talk.settle()
+    assert grid.canvas.evaluate(script, where) == 1
+
+
+def test_light_and_dark(talk):
+    paper = "() => getComputedStyle(document.body).backgroundColor"
+    light = talk.page.evaluate(paper)
+    button = talk.page.get_by_role("button", name="Dark theme")
+    button.click()
+    talk.settle()
+    dark = talk.page.evaluate(paper)
+    bright = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (light, dark)]
+    assert bright[0] > 600 and bright[1] < 150
+    expect(button).to_have_attribute("aria-pressed", "true")
+    talk.page.emulate_media(color_scheme="dark")
+    button.click()
+    talk.settle()
+    assert talk.page.evaluate(paper) == light
+
+
+# --- selection --------------------------------------------------------------------------------------------
+def pressed(page: Page, region: str) -> list[str]:
+    return page.get_by_role("region", name=region).locator("[aria-pressed=true]").all_inner_texts()
+
+
+def test_hover_previews_and_click_selects_everywhere(talk, runs):
+    run = runs["talk"]
+    cells = run.cells()
+    grid = talk.grid()
+    layer, position = 2, 10
+    row = len(run.layers) - 1 - layer
+    value = str(cells[position, layer])
+    assert f"Layer 2, token ␣cup at position 10 — L2 {value}" in grid.hover(row, position)
+    assert talk.page.locator("[data-hovered]").count() >= 1
+    grid.leave()
+    assert "Point at a cell" in talk.readout() and talk.page.locator("[data-hovered]").count() == 0
+    grid.click(row, position)
+    grid.leave()
+    assert value in talk.readout()
+    assert pressed(talk.page, "Prompt") == ["␣cup"]
+    ranking = talk.page.get_by_role("region", name="Most important tokens").locator("[aria-pressed=true]")
+    assert any("␣cup" in text for text in ranking.all_inner_texts())
+    selection = talk.page.get_by_role("region", name="Selection")
+    for text in ("␣cup", "position 10", "layer 2", value):
+        expect(selection).to_contain_text(text)
+    expect(talk.page.get_by_role("region", name="Importance over layers")).to_contain_text("token ␣cup at position 10")
+    expect(talk.page.get_by_role("region", name="Heads", exact=True)).to_contain_text("token ␣cup at position 10")
+    talk.address("token=10", "layer=2")
+    talk.open_numbers()
+    chosen = talk.page.locator(".heatmap-numbers td.heatmap-chosen").all_inner_texts()
+    assert value in chosen
+    grid.click(row, position)  # again: none
+    expect(selection).to_contain_text("Nothing yet")
+
+
+def test_selecting_in_the_prompt_and_in_the_ranking(talk, runs):
+    page = talk.page
+    page.get_by_role("region", name="Prompt").get_by_role("button", name="␣cup").first.click()
+    talk.settle()
+    assert "token ␣cup at position 10" in talk.readout().lower()
+    best = page.get_by_role("button", name=re.compile("select it in layer")).first
+    name = best.get_attribute("aria-label") or ""
+    best.click()
+    talk.settle()
+    token, layer = re.findall(r"(token .*): select it in layer (\d+)", name)[0]
+    cells = runs["talk"].cells()
+    position = int(token.rpartition(" ")[2])
+    assert cells[position, int(layer)] == largest(cells)
+    assert f"Layer {layer}, {token} — L2 {cells[position, int(layer)]!s}" in talk.readout()
+
+
+def test_ranking_and_prompt_follow_pandas(talk, runs):
+    run = runs["talk"]
+    rows = list(csv.reader(io.StringIO(talk.copied("Ranking"), newline="")))
+    full = run.df[(run.df.variant == "Full") & (run.df.generation_step == 0)]
+    best = full.groupby("token_position").l2_distance.max().sort_values(ascending=False)
+    assert [int(row[1]) for row in rows[1:]] == best.index.tolist()
+    assert [np.float32(row[7]) for row in rows[1:]] == best.tolist()
+    peaks = full.loc[full.groupby("token_position").l2_distance.idxmax()].set_index("token_position").layer
+    assert [int(row[8]) for row in rows[1:]] == peaks[best.index].tolist()
+    talk.go(join="mean", **{"from": 1, "to": 2}, metric="cosine")
+    rows = list(csv.reader(io.StringIO(talk.copied("Ranking"), newline="")))
+    mean = full[full.layer.isin([1, 2])].groupby("token_position").cosine_distance.mean()
+    for row in rows[1:]:
+        assert np.float32(row[7]) == pytest.approx(mean[int(row[1])], rel=1e-5)
+
+
+def test_heads_and_lines_follow_pandas(talk, runs):
+    run = runs["talk"]
+    talk.go(token=9, metric="cosine", step=1, heads="[2,5]")
+    here = run.df[(run.df.token_position == 9) & (run.df.generation_step == 1)]
+    wide = here.pivot(index="layer", columns="variant", values="cosine_distance")
+    lines = list(csv.DictReader(io.StringIO(talk.copied("Layers"), newline="")))
+    assert set(lines[0]) == {"layer", "Full", "Attn", "Head_2", "Head_5"}
+    for row in lines:
+        for variant in ("Full", "Attn", "Head_2", "Head_5"):
+            assert np.float32(row[variant]) == wide.loc[int(row["layer"]), variant]
+    talk.page.keyboard.press("Escape")
+    heads = talk.page.get_by_role("region", name="Heads", exact=True)
+    heads.get_by_text("Exact numbers").click()
+    table = heads.get_by_role("region", name="Exact numbers, layers by heads").locator("table")
+    expect(table).to_be_visible()
+    names = table.locator("thead th").all_inner_texts()[1:]
+    for tr in table.locator("tbody tr").all():
+        layer, *values = tr.locator("th, td").all_inner_texts()
+        for name, value in zip(names, values, strict=True):
+            assert np.float32(value) == wide.loc[int(layer), name.replace(" ", "_")]
+
+
+def test_strongest_token_of_each_head_while_none_is_selected(talk, runs):
+    run = runs["talk"]
+    here = run.df[(run.df.generation_step == 0) & run.df.variant.str.startswith("Head") & (run.df.token_position > 0)]
+    best = here.groupby(["layer", "variant"]).l2_distance.max()
+    rows = list(csv.reader(io.StringIO(talk.copied("Heads"), newline="")))
+    text = "\n".join(",".join(row) for row in rows)
+    for value in best:
+        assert str(np.float32(value)) in text
+
+
+# --- comparing --------------------------------------------------------------------------------------------
+def difference(first: Run, second: Run, metric: str = "l2", variant: str = "Full", step: int = 0) -> Cells:
+    """Second minus first where both have the same token at a position."""
+    a, b = first.cells(metric, variant, step), second.cells(metric, variant, step)
+    same = {position for position, text in first.tokens.items() if second.tokens.get(position) == text}
+    return {key: np.float32(float(b[key]) - float(a[key])) for key in a if key in b and key[0] in same}
+
+
+def mismatches(first: Run, second: Run) -> tuple[int, int]:
+    everywhere = first.tokens.keys() | second.tokens.keys()
+    return sum(first.tokens.get(p) != second.tokens.get(p) for p in everywhere), len(everywhere)
+
+
+@pytest.mark.parametrize(("one", "other"), [("both", "text"), ("vision", "both"), ("talk", "short")])
+def test_difference_is_that_of_pandas(viewer, runs, one, other):
+    first, second = runs[one], runs[other]
+    compare(viewer, first, second)
+    viewer.choose("Compare", "difference")
+    viewer.shows(one, other)
+    for metric, variant, step in (("l2", "Full", 0), ("cosine", "Head_1", 1)):
+        viewer.go(runs="[0,1]", compare="difference", metric=metric, variant=variant, step=step)
+        caption, cells, _ = viewer.numbers()
+        wanted = difference(first, second, metric, variant, step)
+        assert f"{other} − {one}" in caption
+        assert cells == wanted
+        end = max((abs(float(value)) for (position, _), value in wanted.items() if position), default=0)
+        assert f"from −{shown_number(end)} to {shown_number(end)}" in viewer.scale()
+    lost, everywhere = mismatches(first, second)
+    assert lost
+    assert f"{lost} of {everywhere} positions do not match" in viewer.text(".heatmap-notes")
+    viewer.page.get_by_role("button", name="swap").click()
+    viewer.shows(other, one)
+    assert viewer.numbers()[1] == difference(second, first, "cosine", "Head_1", 1)
+
+
+def test_colours_of_a_difference(viewer, runs):
+    first, second = runs["talk"], runs["short"]
+    compare(viewer, first, second)
+    viewer.go(runs="[0,1]", compare="difference")
+    cells = difference(first, second)
+    end = max(abs(float(value)) for (position, _), value in cells.items() if position)
+    grid = viewer.grid()
+    assert grid.columns == len(first.tokens)
+    assert_colours(viewer, grid, cells, lambda *_: Scale(end, signed=True), first)
+    assert any(value < 0 for value in cells.values()) and any(value > 0 for value in cells.values())
+
+
+def test_runs_side_by_side_share_scale_selection_and_scrolling(viewer, runs):
+    three = [runs[name] for name in ("text", "vision", "both")]
+    compare(viewer, *three)
+    viewer.shows("text", "vision", "both")
+    assert viewer.page.get_by_role("grid").count() == 3
+    end = max(largest(run.cells()) for run in three)
+    assert f"to {shown_number(end)}" in viewer.scale()
+    grid = viewer.grid(2)
+    grid.click(1, 25)
+    assert "text: L2" in viewer.readout() and "both: L2" in viewer.readout() and "vision: " in viewer.readout()
+    for panel in range(3):
+        label = viewer.page.get_by_role("grid").nth(panel).get_by_role("gridcell").text_content()
+        assert "layer 2, token ␣circle at position 25" in label
+    viewer.page.set_viewport_size({"width": 500, "height": 900})
+    viewer.settle(3)
+    scroll = viewer.page.locator(".heatmap-scroll")
+    scroll.nth(0).evaluate("(each) => each.scrollTo(120, 0)")
+    viewer.settle(3)
+    assert scroll.evaluate_all("(all) => all.map((each) => each.scrollLeft)") == [120, 120, 120]
+
+
+def test_mask_modes_are_explained(viewer, runs):
+    for name, words in (("vision", "text tokens have no values"), ("text", "they have no values")):
+        viewer.drop(runs[name].file("csv"), runs[name].file("run"))
+        viewer.shows(name)
+        expect(viewer.page.locator("header")).to_contain_text(words)
+
+
+# --- the address ------------------------------------------------------------------------------------------
+def test_the_address_brings_the_same_state_back(opened, runs):
+    files = [runs[name].file(kind) for name in ("both", "text") for kind in ("csv", "run")]
+    first = opened()
+    first.drop(*files, ROOT / "testimg.png")
+    first.shows("both", "text")
+    first.page.get_by_role("checkbox", name="Show both").uncheck()
+    first.shows("text")
+    first.page.get_by_role("checkbox", name="Show both").check()
+    first.shows("text", "both")
+    first.choose("Metric", "Cosine")
+    first.variant("Head_2")
+    first.choose("Curve", "√")
+    first.choose("Rows", "tokens")
+    first.choose("Palette", "viridis")
+    first.page.get_by_role("checkbox", name="position 0").check()
+    first.page.get_by_role("checkbox", name="fold images").check()
+    first.page.get_by_role("button", name="Next step").click()
+    first.page.get_by_role("region", name="Prompt").get_by_role("button", name="␣circle").click()
+    first.page.get_by_label("Colour over picture").fill("35")
+    first.page.get_by_role("combobox", name="How layers are joined").select_option("mean")
+    address = first.address("curve=sqrt", "fold=true", "opacity=0.35", "join=mean", "token=25", "step=1")
+    second = opened(fragment=address.lstrip("#"))
+    second.drop(*files, ROOT / "testimg.png")
+    second.shows("text", "both")
+    first.page.mouse.move(2, 2)
+    first.settle(2)
+    second.settle(2)
+    assert second.address() == first.address()
+    assert second.numbers() == first.numbers()
+    for read in (Viewer.scale, Viewer.readout, lambda viewer: viewer.page.locator("main").inner_text()):
+        assert read(second) == read(first)
+
+
+NONSENSE = [
+    "%", "&&&===", "runs=[99]&compare=difference", "runs=[]", "runs={}", "runs=[-1,1.5,null]", "variant=Nope&step=1e99",
+    "token=-1&layer=x&step=-3", "heads=[999999999999,-1,%22a%22]", "opacity=7&fold=maybe", "token=" + "9" * 400,
+    "metric=<img src=x onerror=alert(1)>", "__proto__=1&constructor=2&toString=3", "from=3&to=1", "x" * 20_000,
+    "from=99&to=98&join=median", "theme=%FF&palette=%E0%A4%A", "rows=tokens&range=row&token=99999&layer=99999",
+]  # fmt: skip
+
+
+def test_nonsense_in_the_address_breaks_nothing(opened, runs):
+    viewer = opened(fragment=NONSENSE[0])
+    viewer.drop(runs["talk"].file("csv"), runs["talk"].file("run"))
+    viewer.shows("talk")
+    for text in NONSENSE:
+        viewer.page.evaluate("(text) => { location.hash = text; }", text)
+        viewer.settle(2)
+        assert viewer.page.get_by_role("grid").is_visible()
+        assert viewer.numbers()[1] == runs["talk"].cells(), text
+    assert viewer.page.locator("h1:visible").inner_text() == "talk"
+
+
+# --- keyboard ---------------------------------------------------------------------------------------------
+REACHABLE = """() => {
+  const tabbable = "a[href], button, input, select, textarea, summary, [tabindex]";
+  const all = [...document.querySelectorAll(tabbable)].filter((each) =>
+    each.tabIndex >= 0 && !each.disabled && each.checkVisibility({ visibilityProperty: true }) &&
+    !(each.type === "radio" && !each.checked) && !(each.closest("details:not([open])") && each.tagName !== "SUMMARY"));
+  window.tabbed = new Set();
+  document.activeElement?.blur();
+  return all.length;
+}"""
+TABBED = """() => {
+  const { activeElement } = document;
+  if (activeElement === document.body) return null;
+  const again = window.tabbed.has(activeElement);
+  window.tabbed.add(activeElement);
+  const around = [activeElement, activeElement.parentElement, activeElement.nextElementSibling].filter(Boolean);
+  const ring = around.map((each) => getComputedStyle(each)).some(({ outlineStyle, outlineWidth, boxShadow }) =>
+    (outlineStyle !== "none" && parseFloat(outlineWidth) > 0) || boxShadow !== "none");
+  return { again, ring, html: activeElement.outerHTML.slice(0, 120) };
+}"""
+
+
+def test_everything_is_reached_by_tab_and_the_focus_is_seen(picture):
+    page = picture.page
+    count = page.evaluate(REACHABLE)
+    assert count > 40
+    found = 0
+    for _ in range(count + 5):
+        page.keyboard.press("Tab")
+        state = page.evaluate(TABBED)
+        if state is None or state["again"]:
+            break
+        assert state["ring"], f"no focus ring: {state['html']}"
+        found += 1
+    assert found == count
+
+
+def test_keys_do_what_the_controls_do(talk, runs):
+    run = runs["talk"]
+    talk.page.locator("body").focus()
+    for key, part in (
+        ("m", "metric=cosine"), ("v", "variant=Attn"), ("s", "range=row"), ("l", "curve=sqrt"), ("0", "first=true"),
+        ("r", "rows=tokens"), ("p", "palette=viridis"), ("]", "step=1"), ("t", "theme=dark"), ("f", "fold=true"),
+    ):  # fmt: skip
+        talk.key(key)
+        talk.address(part)
+    talk.key("V", "[", "r", "s", "l", "0", "p", "t", "f", "m")
+    talk.settle()
+    assert talk.numbers()[1] == run.cells()
+    talk.key("e")
+    expect(talk.page.locator("#exports")).to_be_visible()
+    talk.key("Escape")
+    expect(talk.page.locator("#exports")).to_be_hidden()
+    with talk.page.expect_file_chooser():
+        talk.key("o")
+
+
+def test_arrows_walk_through_the_heat_map(talk, runs):
+    run = runs["talk"]
+    cells = run.cells()
+    grid = talk.page.get_by_role("grid")
+    grid.focus()
+    talk.key("ArrowRight")
+    position, layer = max((key for key in cells if key[0]), key=lambda key: cells[key])
+    cell = grid.get_by_role("gridcell")
+    where = lambda: tuple(map(int, re.findall(r"layer (\d+).* at position (\d+)", cell.text_content() or "")[0]))  # noqa: E731
+    assert where() == (layer, position)
+    for key, (up, right) in {
+        "ArrowUp": (1, 0), "ArrowRight": (0, 1), "ArrowDown": (-1, 0), "ArrowLeft": (0, -1),
+        "Home": (0, -99), "End": (0, 99), "PageDown": (-99, 0), "PageUp": (99, 0),
+    }.items():  # fmt: skip
+        talk.key(key)
+        layer = min(max(layer + up, min(run.layers)), max(run.layers))
+        position = min(max(position + right, 0), max(run.tokens))
+        assert where() == (layer, position)
+    value = cells.get((position, layer))
+    assert value is None or str(value) in talk.readout()
+    talk.key("Escape")
+    assert "Point at a cell" in talk.readout()
+    assert "nothing selected" in (cell.text_content() or "")
+
+
+def test_views_by_keyboard_alone(picture):
+    page = picture.page
+    page.get_by_role("region", name="Prompt").get_by_role("button", name="<|im_start|>").first.focus()
+    picture.key("End", "ArrowLeft", "Home", "ArrowRight", "Enter")
+    picture.address("token=1")
+    page.locator(".picture-frame").focus()
+    picture.key("ArrowRight", "ArrowDown", "Enter")
+    assert "image token" in page.get_by_role("region", name="Selection").inner_text()
+    page.get_by_role("region", name="Importance over layers").locator("canvas").focus()
+    picture.key("End")
+    picture.address("layer=3")
+    picture.key("ArrowLeft")
+    picture.address("layer=2")
+    page.get_by_role("region", name="Heads", exact=True).locator("canvas").focus()
+    picture.key("ArrowRight", "l", "Enter")
+    picture.address("heads=[1]", "variant=Head_1")
+
+
+def test_help_lists_the_keys_and_gives_the_focus_back(talk):
+    page = talk.page
+    page.get_by_role("checkbox", name="position 0").focus()
+    talk.key("?")
+    dialog = page.get_by_role("dialog", name="Keys")
+    expect(dialog).to_be_visible()
+    for text in ("metric: L2 or cosine", "clear the selection", "open files"):
+        expect(dialog).to_contain_text(text)
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            "() => !!document.activeElement.closest('dialog') || document.activeElement === document.body"
+        )
+    before = talk.scale()
+    talk.key("m")
+    assert talk.scale() == before  # the page behind does not listen
+    talk.key("Escape")
+    expect(dialog).to_be_hidden()
+    assert page.evaluate("() => document.activeElement.type") == "checkbox"
+    page.get_by_role("button", name="Keys").click()
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+
+
+# --- the picture ------------------------------------------------------------------------------------------
+def patches(run: Run) -> dict[int, tuple[int, int]]:
+    """Row and column by position."""
+    return {t["position"]: (t["row"], t["col"]) for t in run.manifest["tokens"] if t["kind"] == "image"}
+
+
+def test_picture_colours_are_those_of_the_patches(picture, runs):
+    run = runs["both"]
+    where = patches(run)
+    cells = run.cells()
+    for layer in (2, 0):
+        picture.go(opacity=1, layer=layer)
+        canvas = picture.page.locator(".picture-frame canvas")
+        width = canvas.bounding_box()["width"]
+        side = width / 4
+        assert width == pytest.approx(canvas.bounding_box()["height"], abs=1)
+        end = max(float(cells[position, each]) for position in where for each in run.layers)
+        areas = {p: (col * side + 6, row * side + 6, side - 12, side - 12) for p, (row, col) in where.items()}
+        for position, found in zip(areas, most_frequent(canvas, list(areas.values())), strict=True):
+            wanted = Scale(end).colour(cells[position, layer])
+            assert alike(found, wanted), (position, layer, found, wanted)
+        expect(picture.page.get_by_role("region", name="Picture")).to_contain_text("a scale apart from the text’s")
+
+
+def test_picture_opacity_goes_down_to_the_picture_alone(picture):
+    canvas = picture.page.locator(".picture-frame canvas")
+    spots = [(x, y, 3, 3) for x in (20, 120, 220, 300) for y in (20, 120, 220, 300)]
+    slider = picture.page.get_by_label("Colour over picture")
+    slider.fill("0")
+    picture.settle()
+    alone = most_frequent(canvas, spots)
+    with Image.open(ROOT / "testimg.png") as file:
+        picture_itself = file.convert("L")
+        scale = picture_itself.width / canvas.bounding_box()["width"]
+        original = [
+            picture_itself.getpixel((round((x + 1.5) * scale), round((y + 1.5) * scale))) for x, y, _, _ in spots
+        ]
+    assert max(abs(np.corrcoef([sum(rgb) for rgb in alone], original)[0, 1] - 1) for _ in "x") < 0.1
+    slider.fill("100")
+    picture.settle()
+    assert most_frequent(canvas, spots) != alone
+
+
+def test_picture_sliders_play_and_click(picture, runs):
+    run = runs["both"]
+    page = picture.page
+    layer, step = (page.get_by_role("slider", name=re.compile(f"^{name}")) for name in ("Layer", "Step"))
+    layer.focus()
+    picture.key("ArrowRight")
+    picture.address("layer=0")
+    picture.key("ArrowRight")
+    assert layer.get_attribute("aria-valuetext") == "layer 1"
+    step.focus()
+    picture.key("ArrowRight")
+    picture.address("step=1")
+    picture.key("ArrowLeft")
+    page.get_by_role("button", name="Play layers").click()
+    expect(layer).to_have_attribute("aria-valuetext", "layer 3", timeout=4000)
+    expect(page.get_by_role("button", name="Play layers")).to_be_visible(timeout=4000)
+    frame = page.locator(".picture-frame canvas")
+    side = frame.bounding_box()["width"] / 4
+    where = patches(run)
+    position = next(p for p, place in where.items() if place == (2, 3))
+    frame.hover(position={"x": 3.5 * side, "y": 2.5 * side})
+    picture.settle()
+    value = str(run.cells()[position, 3])
+    expect(page.locator(".picture-readout")).to_contain_text(f"row 2, column 3: {value}")
+    frame.click(position={"x": 3.5 * side, "y": 2.5 * side})
+    page.mouse.move(2, 2)
+    picture.settle()
+    picture.address(f"token={position}", "layer=3")
+    assert f"L2 {value}" in picture.readout()
+    expect(page.get_by_role("region", name="Selection")).to_contain_text("row 2, column 3 of image 0")
+
+
+def test_folded_pictures_are_one_column(picture, runs):
+    run = runs["both"]
+    before = int(picture.page.get_by_role("grid").get_attribute("aria-colcount"))
+    picture.page.get_by_role("checkbox", name="fold images").check()
+    picture.settle()
+    where = patches(run)
+    assert int(picture.page.get_by_role("grid").get_attribute("aria-colcount")) == before - len(where) + 1
+    _, cells, names = picture.numbers()
+    first = min(where)
+    assert "image 0" in names[first]
+    for layer in run.layers:
+        assert cells[first, layer] == max(run.cells()[position, layer] for position in where)
+
+
+# --- exports ----------------------------------------------------------------------------------------------
+DARK_DIFFERENCE = {"compare": "difference", "runs": "[0,1]", "theme": "dark", "curve": "sqrt"}
+
+
+@pytest.mark.parametrize(("state", "views"), [({"runs": "[1]"}, VIEWS), (DARK_DIFFERENCE, ("Heat map", "Picture"))])
+def test_every_view_becomes_a_png_and_an_svg(viewer, runs, tmp_path, state, views):
+    compare(viewer, runs["text"], runs["both"])
+    viewer.drop(ROOT / "testimg.png")
+    viewer.go(**state)
+    viewer.settle(3)
+    for view in views:
+        for kind in ("PNG", "SVG"):
+            download = viewer.download(view, kind)
+            path = tmp_path / download.suggested_filename
+            download.save_as(path)
+            assert path.suffix == f".{kind.lower()}" and "both" in path.name
+            if kind == "PNG":
+                with Image.open(path) as image:
+                    image.load()
+                    assert min(image.size) > 100
+                    assert len(image.convert("RGB").resize((64, 64)).getcolors(9999) or []) > 5, view
+                    continue
+            root = ET.fromstring(path.read_text())
+            texts = "".join(root.itertext())
+            assert root.tag.endswith("svg") and root.find("{*}title") is not None
+            assert "both" in texts and "L2 distance" in texts and "demo" in texts, view
+            assert "script" not in path.read_text().lower()
+
+
+def test_copied_csv_is_the_table(talk, runs):
+    run = runs["talk"]
+    rows = list(csv.reader(io.StringIO(talk.copied("Heat map"), newline="")))
+    assert rows[0] == ["position", "token", *(f"layer {layer}" for layer in run.layers)]
+    assert {int(row[0]): row[1] for row in rows[1:]} == run.tokens
+    cells = {
+        (int(row[0]), layer): np.float32(text)
+        for row in rows[1:]
+        for layer, text in zip(run.layers, row[2:], strict=True)
+        if text
+    }
+    assert cells == run.cells() == talk.numbers()[1]
+
+
+# --- hostile tokens ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory) -> Run:
+    """Nasty tokens in every format. A run as every other: two layers, three variants."""
+    folder = tmp_path_factory.mktemp("hostile")
+    tokens = [
+        *NASTY,
+        "javascript:alert(1)",
+        "<svg/onload=alert(1)>",
+        "=cmd|' /C calc'!A0",
+        "NULL",
+        "None",
+        "1e5",
+        "-0",
+        "true",
+    ]
+    blocks = [make_block(0, layer, tokens, ("Full", "Attn", "Head_0"), seed=layer) for layer in (0, 1)]
+    texts = dict(zip((df := to_dataframe(blocks)).token_position.tolist(), df.token_masked, strict=True))
+    manifest = {
+        "model": {"name": "<img src=x onerror=alert(2)>"},
+        "prompt": "</script><script>alert(3)</script>",
+        "notes": ["<b onmouseover=alert(4)>note</b>"],
+        "prompt_length": len(tokens),
+        "tokens": [{"position": p, "id": p, "text": text, "kind": "text"} for p, text in texts.items()],
+        "generated": [{"step": 0, "id": 1, "text": "<script>alert(5)</script>", "probability": 0.5}],
+    }
+    save(folder, blocks, ("csv", "json", "parquet"), "hostile", manifest)
+    write_report(folder / "hostile_results.html", df, {"name": "hostile", **manifest}, page=PAGE)
+    return Run(folder, "hostile", df, manifest)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet", "html", "page"])
+def test_hostile_tokens_are_text(opened, hostile, kind):
+    viewer = opened(hostile.file("html")) if kind == "page" else opened()
+    if kind != "page":
+        files = [hostile.file(kind)] + ([hostile.file("run")] if kind in ("csv", "json") else [])
+        viewer.drop(*files)
+    viewer.shows("hostile")
+    assert viewer.numbers()[1] == hostile.cells()
+    rows = list(csv.reader(io.StringIO(viewer.copied("Heat map").replace("\r\n", "\n"), newline="")))
+    wanted = {position: text.replace("\r\n", "\n") for position, text in hostile.tokens.items()}
+    found = {int(row[0]): row[1] for row in rows[1:]}
+    assert found == wanted
+    page = viewer.page
+    if kind == "json":
+        viewer.numbers_in([{"token": position, "layer": 0} for position in hostile.tokens])
+    viewer.go(rows="tokens", token=20)
+    assert page.locator("img, main script, main svg, iframe, b").count() == 0
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    for view in ("Heat map", "Prompt", "Ranking") if kind == "json" else ():
+        source = viewer.download(view, "SVG").path().read_bytes()
+        root = ET.fromstring(source)
+        assert not [each for each in root.iter() if each.tag.rpartition("}")[2] in ("script", "foreignObject")]
+
+
+# --- accessibility ----------------------------------------------------------------------------------------
+def empty_page(viewer: Viewer, runs: dict[str, Run]) -> None:
+    pass
+
+
+def text_run(viewer: Viewer, runs: dict[str, Run]) -> None:
+    viewer.drop(runs["talk"].file("csv"), runs["talk"].file("run"))
+    viewer.shows("talk")
+    viewer.go(token=9, layer=2, heads="[1,2]")
+    viewer.open_numbers()
+
+
+def picture_run(viewer: Viewer, runs: dict[str, Run]) -> None:
+    viewer.drop(runs["both"].file("csv"), runs["both"].file("run"), ROOT / "testimg.png")
+    viewer.shows("both")
+
+
+def difference_of_runs(viewer: Viewer, runs: dict[str, Run]) -> None:
+    compare(viewer, runs["both"], runs["text"])
+    viewer.go(runs="[0,1]", compare="difference", token=25)
+
+
+def help_dialog(viewer: Viewer, runs: dict[str, Run]) -> None:
+    viewer.key("?")
+    expect(viewer.page.get_by_role("dialog", name="Keys")).to_be_visible()
+
+
+def export_menu(viewer: Viewer, runs: dict[str, Run]) -> None:
+    text_run(viewer, runs)
+    viewer.drop(("notes.txt", b"words"))
+    viewer.message("notes.txt")
+    viewer.export_menu()
+
+
+STATES = [empty_page, text_run, picture_run, difference_of_runs, help_dialog, export_menu]
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_no_serious_accessibility_violation(opened, runs, state):
+    from axe_playwright_python.sync_playwright import Axe
+
+    viewer = opened()
+    state(viewer, runs)
+    problems = []
+    contrast = {"runOnly": ["color-contrast"]}  # the other rules ask for no colours
+    for width, theme, options in (
+        ("wide", "light", {}),
+        ("wide", "dark", contrast),
+        ("narrow", "dark", {}),
+        ("narrow", "light", contrast),
+    ):
+        if options and state in (help_dialog, export_menu):
+            continue
+        viewer.page.set_viewport_size(WIDTHS[width])
+        viewer.page.emulate_media(color_scheme=theme)
+        viewer.settle(3)
+        found = Axe().run(viewer.page, options={"resultTypes": ["violations"], **options}).response["violations"]
+        for each in found:
+            if each["impact"] in ("serious", "critical"):
+                nodes = [f"{node['html'][:100]} {node.get('failureSummary', '')[:200]}" for node in each["nodes"][:3]]
+                problems.append(f"{width} {theme} {each['id']}: {nodes}")
+        scroll, inner = viewer.page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
+        if scroll > inner:
+            problems.append(f"{width}: the page scrolls sideways ({scroll} > {inner})")
+    assert problems == []
+
+
+def test_reduced_motion(opened, runs):
+    viewer = opened(reduced_motion="reduce")
+    picture_run(viewer, runs)
+    moving = """() => [...document.querySelectorAll("*")].filter((each) => {
+      const { transitionDuration, animationDuration, animationName } = getComputedStyle(each);
+      const moves = animationName !== "none" && parseFloat(animationDuration) > 0.01;
+      return moves || parseFloat(transitionDuration) > 0.01;
+    }).map((each) => each.outerHTML.slice(0, 80))"""
+    assert viewer.page.evaluate(moving) == []
+
+
+@pytest.mark.parametrize("state", [text_run, picture_run], ids=lambda state: state.__name__)
+def test_print(opened, runs, state):
+    viewer = opened(color_scheme="dark")
+    state(viewer, runs)
+    paper = viewer.page.pdf()
+    assert paper.startswith(b"%PDF") and len(paper) > 10_000
+    viewer.page.emulate_media(media="print")
+    viewer.settle(2)
+    assert viewer.page.get_by_role("grid").is_visible()
+    assert not viewer.page.get_by_role("button", name="Open files…").is_visible()
+
+
+# --- notebook ---------------------------------------------------------------------------------------------
+def test_a_notebook_shows_the_page(opened, runs, tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run = runs["both"]
+    cell = f"""
+from mask_impact.report import show
+from mask_impact.results import read_csv
+import json, pathlib
+df = read_csv({str(run.file("csv"))!r})
+df.attrs["run"] = json.loads(pathlib.Path({str(run.file("run"))!r}).read_text())
+show(df, page={str(PAGE)!r})
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    (output,) = [each for each in notebook.cells[0].outputs if each.output_type == "execute_result"]
+    page = tmp_path / "notebook.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><p>Out[1]</p>{output['data']['text/html']}")
+    viewer = opened(page)
+    inside = viewer.page.frame_locator("iframe")
+    expect(inside.locator("h1:visible")).to_have_text("both")
+    inside.get_by_role("grid").scroll_into_view_if_needed()
+    expect(inside.get_by_role("grid")).to_be_visible()
+    inside.get_by_text("Numbers as a table").click()
+    row = inside.locator(".heatmap-numbers tr[data-position='25'] td[data-layer='0']")
+    expect(row).to_have_text(str(run.cells()[25, 0]))
+    colours = most_frequent(inside.locator(".heatmap-scroll canvas"), [(60 + 14 * i, 200, 6, 6) for i in range(20)])
+    assert len(set(colours)) > 3
+
+
+# --- speed ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_a_large_table_is_there_at_once(opened, tmp_path, kind):
+    """165,240 rows. The bounds are generous; `make bench-viewer` prints what it takes."""
+    rng = np.random.default_rng(0)
+    variants = ["Full", "Attn", *(f"Head_{head}" for head in range(32))]
+    texts = [f" token{i}" for i in range(27)]
+    with ResultFiles(tmp_path, "large", [kind]) as files:
+        for step in range(5):
+            for layer in range(36):
+                l2, cosine = rng.lognormal(0, 2, (2, 27, 34)).astype(np.float32)
+                files.write(Block(step, layer, texts, np.arange(27), variants, l2, cosine))
+        files.commit({"name": "large"})
+    viewer = opened(metered=True)
+    viewer.settle(10)  # the worker has started
+    viewer.page.evaluate("() => meter.reset()")
+    viewer.page.locator("input[type=file]").set_input_files(tmp_path / f"large_results.{kind}")
+    took = viewer.page.evaluate("() => meter.loaded('large')")
+    assert took["first"] < 2000
+    assert took["gap"] < 500
+
+
+def test_thousands_of_tokens_and_many_layers(opened, tmp_path):
+    """1,500 tokens, 80 layers: readable cells that scroll, a minimap, all numbers in pages."""
+    rng = np.random.default_rng(0)
+    blocks = [
+        Block(
+            0,
+            layer,
+            [f" t{i}" for i in range(1500)],
+            np.arange(1500),
+            ["Full"],
+            *rng.lognormal(0, 2, (2, 1500, 1)).astype(np.float32),
+        )
+        for layer in range(80)
+    ]
+    save(tmp_path, blocks, ("parquet",), "wide")
+    viewer = opened()
+    viewer.drop(tmp_path / "wide_results.parquet")
+    viewer.shows("wide")
+    expect(viewer.page.locator(".minimap")).to_be_visible()
+    grid = viewer.page.get_by_role("grid")
+    canvas = grid.locator("canvas").bounding_box()
+    assert canvas["width"] <= 1280 and canvas["height"] <= 900
+    viewer.go(token=1400, layer=70)
+    assert grid.evaluate("(each) => each.scrollLeft") > 1000
+    found = viewer.page.locator(".heatmap-numbers")
+    viewer.open_numbers()
+    wanted = cells_of(to_dataframe(blocks), "l2", "Full", 0)
+    expect(found.locator("tr[data-position='1400'] td[data-layer='70']")).to_have_text(str(wanted[1400, 70]))
