@@ -174,3 +174,12 @@ function scaled({ state }: Scene, sheet: Omit<Sheet, "outside" | "largest" | "by
   if (by === "column" && outside >= 0) largest[outside] = overall;
   return { ...sheet, outside, by, shared: false, largest, measured: values.length - empty, empty, below };
 }
+
+/** Place in `values` of the largest one, whatever its sign, position 0 apart; -1 if there is none. */
+export function strongest({ values, columns, outside }: Sheet): number {
+  let best = -1;
+  values.forEach((value, place) => {
+    if (place % columns.length !== outside && !(Math.abs(value) <= Math.abs(values[best] ?? 0))) if (!Number.isNaN(value)) best = place;
+  });
+  return best;
+}

@@ -40,7 +40,7 @@ export interface State {
 
 export const DEFAULTS: Readonly<State> = {
   runs: [0], compare: "side", metric: "l2", variant: "Full", step: 0, rows: "layers", range: "all", curve: "linear",
-  first: false, palette: "cividis", token: null, layer: null, heads: [], from: null, to: null, join: "max", opacity: 0.7,
+  first: false, palette: "cividis", token: null, layer: null, heads: [], from: null, to: null, join: "max", opacity: 0.6,
   fold: false, theme: "auto",
 };
 

@@ -7,7 +7,7 @@ import { h } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
 import { CanvasPainter } from "../core/painter.ts";
 import type { Scene } from "../core/scene.ts";
-import { columnOf, type Sheet } from "../core/sheet.ts";
+import { columnOf, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
 import { named, number } from "../core/tokens.ts";
 import { cellOf, columnAt, geometry, layerAt, paintScale, paintSheet, scaleHeight, scaleText, type Geometry } from "./heatmap-paint.ts";
@@ -126,14 +126,18 @@ export class Grid {
   }
 
   #revealed = "";
-  /** A selection made elsewhere, or with the keys, comes into view. */
+  /** A selection made elsewhere, or with the keys, comes into view; without one, of a new run or step the strongest cell. */
   #reveal(): void {
     const { state } = this.#scene;
-    const key = JSON.stringify([state.token, state.layer, state.rows]);
+    const g = this.#geometry, { layers, columns, run } = g.sheet;
+    const none = state.token === null && state.layer === null;
+    const key = JSON.stringify([state.token, state.layer, state.rows, none && [run.id, state.step]]);
     if (key === this.#revealed) return;
     this.#revealed = key;
-    const g = this.#geometry;
-    const { row, column } = cellOf(g, g.sheet.layers.indexOf(state.layer ?? -1), columnOf(g.sheet.columns, state.token));
+    const best = none ? strongest(g.sheet) : -1;
+    const { row, column } = best < 0
+      ? cellOf(g, layers.indexOf(state.layer ?? -1), columnOf(columns, state.token))
+      : cellOf(g, Math.floor(best / columns.length), best % columns.length);
     const fit = (scroll: number, place: number, size: number, view: number) => {
       const [start, end] = [place * size, (place + 1) * size];
       if (place < 0 || (start >= scroll && end <= scroll + view)) return scroll;

@@ -7,7 +7,7 @@ import { titleOf } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { part, type Drawing } from "../core/painter.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
-import { columnOf, sheets, type Sheet } from "../core/sheet.ts";
+import { columnOf, sheets, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
 import { named, number } from "../core/tokens.ts";
 import { exact } from "../core/words.ts";
@@ -175,14 +175,6 @@ export class HeatmapView implements View {
 function together(made: Sheet[]): Sheet {
   const sum = (key: "measured" | "empty" | "below") => made.reduce((all, sheet) => all + sheet[key], 0);
   return { ...made[0], measured: sum("measured"), empty: sum("empty"), below: sum("below") };
-}
-
-function strongest({ values, columns, outside }: Sheet): number {
-  let best = -1;
-  values.forEach((value, place) => {
-    if (place % columns.length !== outside && !(Math.abs(value) <= Math.abs(values[best] ?? 0))) if (!Number.isNaN(value)) best = place;
-  });
-  return best;
 }
 
 /** "layer 3, token blue at position 9: L2 distance 0.5, cosine distance 0.01", for every shown run. */
