@@ -385,7 +385,7 @@ def plan(inputs: "ModelInputs", mask_mode: str) -> str:
     what = {
         "text": f"{text} text tokens" + (f", {places} skipped" if images else ""),
         "vision": f"{places}, {text} text tokens skipped",
-        "both": f"{text} text tokens" + (f" and {places}" if images else ""),
+        "both": f"{text} text tokens and {places}",
     }
     return "\n".join([*lines, f"mask mode  {mask_mode}: {what[mask_mode]}"])
 

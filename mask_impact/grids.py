@@ -104,19 +104,12 @@ def pixtral_rows(encoded: Encoded) -> Layout:
 
 def gemma3(encoded: Encoded) -> Layout:
     """The picture squashed to a square, its patches pooled to mm_tokens_per_image (Gemma3MultiModalProjector)."""
-    side = int(encoded.config.mm_tokens_per_image**0.5)
-    return _whole(encoded, side, side, encoded.pixels)
-
-
-def squashed(encoded: Encoded) -> Layout:
-    """PaliGemma: the picture squashed to a square, a token per patch."""
-    width, height = encoded.pixels
-    patch = encoded.config.vision_config.patch_size
-    return _whole(encoded, height // patch, width // patch, (width, height))
+    across = int(encoded.config.mm_tokens_per_image**0.5)
+    return _whole(encoded, across, across, encoded.pixels)
 
 
 def one_tile(encoded: Encoded) -> Layout:
-    """The picture squashed to a square, blocks of its patches merged by pixel shuffle. Several tiles have no grid."""
+    """The picture squashed to a square, blocks of its patches merged into a token. Several tiles have no grid."""
     config = encoded.config
     width, height = encoded.pixels
     patch = config.vision_config.patch_size
@@ -125,8 +118,9 @@ def one_tile(encoded: Encoded) -> Layout:
     return _whole(encoded, int(height / patch_height / merge), int(width / patch_width / merge), (width, height))
 
 
-# How the families that tile pictures name the side of a block.
+# The side of a block in patches, by the name each family has for it; where it tiles pictures, this holds for one tile.
 MERGED: dict[str, Callable[[Any], float]] = {
+    "paligemma": lambda config: 1,
     "internvl": lambda config: 1 / config.downsample_ratio,
     "aya_vision": lambda config: config.downsample_factor,
     "idefics3": lambda config: config.scale_factor,
@@ -162,7 +156,6 @@ def side(size: Any, name: str) -> int | None:
 
 RULES: dict[str, Callable[[Encoded], Layout | None]] = {
     "gemma3": gemma3,
-    "paligemma": squashed,
     "llava": llava,
     **dict.fromkeys(MERGED, one_tile),
 }

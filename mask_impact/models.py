@@ -155,9 +155,14 @@ def load_tokenizer(source: Source) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=source.trust_remote_code, local_files_only=source.offline
         )
-    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):  # what transformers 5 makes of no files
-        raise UserError(f"model {source.name!r} has no tokenizer files; add them to the checkpoint")
+    check_tokenizer(tokenizer, source)
     return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, source: Source) -> None:
+    """Raises UserError for what transformers 5 makes of no tokenizer files: a tokenizer of special tokens alone."""
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise UserError(f"model {source.name!r} has no tokenizer files; add them to the checkpoint")
 
 
 def choose_device(device: str) -> torch.device:

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Image
 from transformers.utils import cached_file, is_torchvision_available
 
 from mask_impact.errors import UserError
-from mask_impact.models import Source, loading
+from mask_impact.models import Source, check_tokenizer, loading
 
 # Processors whose module imports one that needs torchvision, for what has nothing to do with pictures: (package,
 # module, class) -> the module they would import.
@@ -26,6 +26,9 @@ IMPORTED_IN_VAIN = {
     ("pixtral", "processing_pixtral", "PixtralProcessor"): "image_processing_pixtral",  # transformers 5; mistral3 too
     ("smolvlm", "processing_smolvlm", "SmolVLMProcessor"): "video_processing_smolvlm",  # transformers 4
 }
+
+# What of transformers' ProcessorMixin is replaced while a processor without its video part is loaded.
+LOAD_PARTS, CHECK_PART = "_get_arguments_from_pretrained", "check_argument_for_proper_class"
 
 
 def load_processor(source: Source) -> Any:
@@ -43,8 +46,7 @@ def load_processor(source: Source) -> Any:
         )
     if not hasattr(processor, "image_processor"):  # AutoProcessor falls back to a tokenizer
         raise UserError(f"model {source.name!r} has no processor for images, only a {type(processor).__name__}")
-    if set(processor.tokenizer.get_vocab().values()) <= set(processor.tokenizer.all_special_ids):
-        raise UserError(f"model {source.name!r} has no tokenizer files; add them to the checkpoint")
+    check_tokenizer(processor.tokenizer, source)
     with loading(source.name):
         _keep_size(processor.image_processor, source)
     return processor
@@ -106,9 +108,6 @@ def _pictures_only() -> Iterator[None]:
     finally:
         for name, original in before.items():
             setattr(ProcessorMixin, name, original)
-
-
-LOAD_PARTS, CHECK_PART = "_get_arguments_from_pretrained", "check_argument_for_proper_class"
 
 
 class NoVideos(ImageProcessingMixin):

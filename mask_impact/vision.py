@@ -45,13 +45,13 @@ def vision_inputs(
     if max_pixels is not None and max_pixels < 1:
         raise UserError(f"max_pixels is {max_pixels}; it must be 1 or more")
     image_id = image_token_id(processor, config)
-    own = processor.tokenizer.convert_ids_to_tokens(image_id)
-    content = message(processor, prompt, len(pictures), own)
+    image_token = processor.tokenizer.convert_ids_to_tokens(image_id)
+    content = message(processor, prompt, len(pictures), image_token)
     text = rendered(processor, content)
     outputs = encoded(processor, text, pictures, max_pixels)
     ids = outputs["input_ids"][0].tolist()
     places = [position for position, found in enumerate(ids) if found == image_id]
-    counts = tokens_per_picture(processor, outputs, len(places), pictures, max_pixels, image_id)
+    counts = tokens_per_picture(processor, len(places), pictures, max_pixels, image_id)
     layouts = [
         layout(Encoded(config, processor, outputs, index, count, picture.original_size))
         for index, (picture, count) in enumerate(zip(pictures, counts, strict=True))
@@ -164,12 +164,7 @@ def _shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def tokens_per_picture(
-    processor: Any,
-    outputs: Mapping[str, torch.Tensor],
-    total: int,
-    pictures: Sequence[Picture],
-    max_pixels: int | None,
-    image_id: int,
+    processor: Any, total: int, pictures: Sequence[Picture], max_pixels: int | None, image_id: int
 ) -> list[int]:
     """How many of the image tokens belong to each picture.
 

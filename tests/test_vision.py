@@ -238,9 +238,9 @@ def test_parts_that_are_not_the_whole(source, processor):
     one = processor("qwen2_vl")
     pictures = open_pictures([picture(84, 112), picture(56, 56)])
     image_id = image_token_id(one, source("qwen2_vl").config)
-    assert tokens_per_picture(one, {}, 16, pictures, None, image_id) == [12, 4]
+    assert tokens_per_picture(one, 16, pictures, None, image_id) == [12, 4]
     with pytest.raises(UserError, match=r"17 image tokens of 2 images, but 12 \+ 4 .* one image at a time"):
-        tokens_per_picture(one, {}, 17, pictures, None, image_id)
+        tokens_per_picture(one, 17, pictures, None, image_id)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ function scaled({ state }: Scene, sheet: Omit<Sheet, "outside" | "largest" | "by
 export function strongest({ values, columns, outside }: Sheet): number {
   let best = -1;
   values.forEach((value, place) => {
-    if (place % columns.length !== outside && !(Math.abs(value) <= Math.abs(values[best] ?? 0))) if (!Number.isNaN(value)) best = place;
+    if (place % columns.length !== outside && Math.abs(value) > Math.abs(values[best] ?? 0)) best = place; // never NaN
   });
   return best;
 }

@@ -51,7 +51,7 @@ export class HeaderView implements View {
     this.#back.hidden = this.#on.hidden = run.steps.length === 1;
     this.#back.disabled = place === 0;
     this.#on.disabled = place === run.steps.length - 1;
-    this.#showContext(run, state.step);
+    this.#showContext(scene.runs, state.step);
   }
 
   step(by: number): void {
@@ -74,7 +74,7 @@ export class HeaderView implements View {
   }
 
   /** "... The capital of France is → Paris, p 98 %". */
-  #showContext(run: Run, step: number): void {
+  #showContext([run, ...others]: Run[], step: number): void {
     const { tokens = [], prompt_length: length } = run.manifest ?? {};
     const answer = predicted(run, step);
     this.#context.hidden = !answer;
@@ -82,14 +82,14 @@ export class HeaderView implements View {
     const before = tokens.filter(({ position, kind }) => kind !== "special" && (length === undefined || (position ?? 0) < length + step));
     const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : token.text ?? ""))).slice(-CONTEXT);
     const shown = (each: string) => (/^▦/.test(each) ? `${each} ` : label(plainToken(0, each), 60).replace(/^␣/, " "));
-    const others = this.#shown.slice(2).map((each) => each as Run).flatMap((other) => [
+    const answers = others.flatMap((other) => [
       h("span", { class: "muted" }, ` · ${other.name} → `), label(plainToken(0, predicted(other, step)?.text ?? "?")),
     ]);
     this.#context.replaceChildren(
       h("span", { class: "muted" }, `… ${text.map(shown).join("").trimStart()}`), h("span", { class: "muted" }, " → "),
       h("strong", {}, label(plainToken(0, answer.text ?? ""))),
       answer.probability === undefined ? "" : h("span", { class: "header-probability muted" }, ` p ${percent(answer.probability)}`),
-      ...others,
+      ...answers,
     );
   }
 }
