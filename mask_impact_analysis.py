@@ -9,13 +9,12 @@ masked token and variant, with the L2 and cosine distance by which the layer's u
     python mask_impact_analysis.py --model Qwen/Qwen3-0.6B --prompt-file prompt.txt --layers 0,8,20-27 --output my_run
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mask_impact import cli
-from mask_impact.results import VARIANTS
+from mask_impact.options import VARIANTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,48 +49,20 @@ def run_masking_experiment(
     Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact import models
     from mask_impact.api import measured_table
-    from mask_impact.inputs import text_inputs
 
-    return measured_table(
-        lambda words, config: (words, text_inputs(words, prompt, chat)),
-        models.load_tokenizer,
-        model_name=model_name,
-        model=model,
-        reader=tokenizer,
-        vision=False,
-        device=device,
-        dtype=dtype,
-        num_output_tokens=num_output_tokens,
-        layers=layers,
-        variants=tuple(variants),
-        head_space=head_space,
-    )
-
-
-def command(args: argparse.Namespace) -> None:
-    prompt = cli.read_prompt(args)
-
-    def prepare(source: Any) -> tuple[Any, Any]:
-        from mask_impact import models
-        from mask_impact.inputs import text_inputs
-
-        tokenizer = models.load_tokenizer(source)
-        return tokenizer, text_inputs(tokenizer, prompt, args.chat)
-
-    cli.analyse(args, DEFAULT_NAME, prepare, args.argv)
+    request = {
+        "prompt": prompt, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
+        "head_space": head_space, "chat": chat,
+    }  # fmt: skip
+    return measured_table(request, model_name, model, tokenizer, device=device, dtype=dtype, vision=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    examples = (__doc__ or "").split("\n\n")[2]
-    parser = cli.build_parser(
-        "Which tokens does a text model use, at which layer, in which head?", examples, DEFAULT_MODEL
-    )
+    description, _, examples = (__doc__ or "").split("\n\n")
+    parser = cli.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
     parser.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
-    args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    return cli.guarded(command, args)
+    return cli.main(parser, argv)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ picture each image token covers is in NAME_run.json (docs/vision-language.md).
     python mask_impact_vl.py --image a.jpg --image b.jpg --prompt "Is <image> the same place as <image>?"
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mask_impact import cli
-from mask_impact.results import MASK_MODES, VARIANTS, VISION_ATTENTION
+from mask_impact.options import MASK_MODES, VARIANTS, VISION_ATTENTION
 
 if TYPE_CHECKING:
     import os
@@ -64,27 +63,14 @@ def run_vl_masking_experiment(
     Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact import processors
     from mask_impact.api import measured_table
-    from mask_impact.vision import open_pictures, vision_inputs
 
-    pictures = open_pictures(image_path)
-    return measured_table(
-        lambda reader, config: (reader.tokenizer, vision_inputs(reader, config, prompt, pictures, max_pixels)),
-        processors.load_processor,
-        model_name=model_name,
-        model=model,
-        reader=processor,
-        vision=True,
-        device=device,
-        dtype=dtype,
-        num_output_tokens=num_output_tokens,
-        layers=layers,
-        variants=tuple(variants),
-        head_space=head_space,
-        mask_mode=mask_mode,
-        vision_attention=vision_attention,
-    )
+    request = {
+        "prompt": prompt, "images": image_path, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
+        "head_space": head_space, "mask_mode": mask_mode, "vision_attention": vision_attention,
+        "max_pixels": max_pixels,
+    }  # fmt: skip
+    return measured_table(request, model_name, model, processor, device=device, dtype=dtype, vision=True)
 
 
 def create_vl_attention_mask(
@@ -97,44 +83,24 @@ def create_vl_attention_mask(
     return vision_mask.create_vl_attention_mask(seq_length, vision_ranges, device)
 
 
-def command(args: argparse.Namespace) -> None:
-    prompt = cli.read_prompt(args)
-
-    def prepare(source: Any) -> tuple[Any, Any]:
-        from mask_impact import processors
-        from mask_impact.vision import open_pictures, vision_inputs
-
-        pictures = open_pictures(args.image)
-        processor = processors.load_processor(source)
-        inputs = vision_inputs(processor, source.config, prompt, pictures, args.max_pixels)
-        return processor.tokenizer, inputs
-
-    cli.analyse(args, DEFAULT_NAME, prepare, args.argv)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    examples = (__doc__ or "").split("\n\n")[2]
-    description = (__doc__ or "").splitlines()[0]
-    parser = cli.build_parser(description, examples, DEFAULT_MODEL)
+    description, _, examples = (__doc__ or "").split("\n\n")
+    parser = cli.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
     parser.set_defaults(vision=True)
     parser.add_argument(
-        "--image", metavar="PATH", type=Path, action="append",
+        "--image", metavar="PATH", dest="images", type=Path, action="append",
         help="a picture; repeat it for more. They stand where the prompt says <image>, or before it",
     )  # fmt: skip
-    parser.add_argument(
-        "--mask-mode", choices=MASK_MODES, default="text",
+    parser.add_option(
+        "--mask-mode", metavar="|".join(MASK_MODES), default="text",
         help="mask every token that is no image token, every image token, or both (default: text)",
     )  # fmt: skip
-    parser.add_argument(
-        "--vision-attention", choices=VISION_ATTENTION, default="model",
+    parser.add_option(
+        "--vision-attention", metavar="|".join(VISION_ATTENTION), default="model",
         help="the checkpoint's own mask, or one in which the tokens of a picture see each other (default: model)",
     )  # fmt: skip
-    parser.add_argument(
-        "--max-pixels", metavar="N", type=cli.positive, help="shrink pictures to at most so many pixels"
-    )
-    args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    return cli.guarded(command, args)
+    parser.add_option("--max-pixels", metavar="N", help="shrink pictures to at most so many pixels")
+    return cli.main(parser, argv)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from mask_impact.attention import (
     routed_attention,
 )
 from mask_impact.errors import UnsupportedModel
-from mask_impact.memory import release_free_memory
+from mask_impact.memory import explained, release_free_memory
+from mask_impact.models import input_device
 from mask_impact.vision_mask import seeing_each_other
 
 
@@ -87,24 +89,28 @@ def layer_output(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def at_row(value: Any, row: int, count: int, seen: dict[Any, Any]) -> Any:
+def at_row(value: Any, row: int, count: int, seen: dict[int, Any]) -> Any:
     """`value` (an argument of a layer called on `count` tokens) cut down to token `row`.
 
     Tensors are cut on their sequence axis: the last one of ids ([1, N], [3, 1, N]), the one before it of
     activations, rotary tables and masks ([1, N, C], [3, 1, N, D], [1, 1, N, T]). Others pass through. Caches become
     None: the replay has the keys already. `seen` makes one tensor of what is one tensor in several arguments.
     """
+    return changed(value, lambda tensor: _tensor_row(tensor, row, count), seen.setdefault(row, {}))
+
+
+def changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any]) -> Any:
+    """`value` with `change` made to each tensor in it, once to a tensor that is there several times."""
     if isinstance(value, torch.Tensor):
-        key = (id(value), row)
-        if key not in seen:
-            seen[key] = (_tensor_row(value, row, count), value)  # the original is held, so that its id stays its own
-        return seen[key][0]
+        if id(value) not in seen:
+            seen[id(value)] = (change(value), value)  # the original is held, so that its id stays its own
+        return seen[id(value)][0]
     if hasattr(value, "get_seq_length"):
         return None
     if isinstance(value, Mapping):
-        return {name: at_row(item, row, count, seen) for name, item in value.items()}
+        return {name: changed(item, change, seen) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(at_row(item, row, count, seen) for item in value)
+        return type(value)(changed(item, change, seen) for item in value)
     return value
 
 
@@ -132,7 +138,7 @@ class Recorder:
         self.rows: list[int] = []  # which of them are at query positions
         self.inside: LayerRecord | None = None
         self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
-        self.cut: dict[Any, Any] = {}  # rows already cut for the running layer
+        self.cut: dict[int, Any] = {}  # rows already cut for the running layer
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -186,7 +192,10 @@ class Recorder:
             for row in self.rows if record.attention else ():
                 position = self.position + row
                 rows = layer_output(output).narrow(-2, row, 1).clone()
-                record.queries[position] = Query(**self.parts[position], output=rows)
+                part = self.parts[position]
+                if part["hidden"].device != rows.device:  # accelerate moves a layer's inputs only after our first hook
+                    part = changed(part, partial(torch.Tensor.to, device=rows.device), {})
+                record.queries[position] = Query(**part, output=rows)
 
         return hook
 
@@ -297,10 +306,13 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
 def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None]) -> Iterator[None]:
     """Append the duration of each forward of `model`; the first begins here, since `generate` may compute image
     features before it."""
+    devices = {
+        device for device in (input_device(model), *(p.device for p in model.parameters())) if device.type == "cuda"
+    }
 
     def now() -> float:
-        if next(model.parameters()).is_cuda:
-            torch.cuda.synchronize()
+        for device in devices:
+            torch.cuda.synchronize(device)
         return time.perf_counter()
 
     def after(*_: Any) -> None:
@@ -324,6 +336,20 @@ def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None])
             handle.remove()
 
 
+@contextmanager
+def _offloaded_weights_found(model: PreTrainedModel) -> Iterator[None]:
+    """Refuse a model whose code reads offloaded weights outside of their module's call, where they are not there."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "meta" not in str(error) or not any(parameter.is_meta for parameter in model.parameters()):
+            raise
+        raise UnsupportedModel(
+            f"model family '{family(model)}' cannot be computed with weights off its device ({error}); raise "
+            "--max-memory until all of it fits, or leave out --device-map"
+        ) from error
+
+
 def record_generation(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
@@ -342,7 +368,8 @@ def record_generation(
         together: ranges [first, last) of prompt positions that see each other, whatever the model's own mask says.
         progress: called after each forward.
 
-    Raises UnsupportedModel when no layer calls transformers' attention interface.
+    Raises UnsupportedModel when no layer calls transformers' attention interface, OutOfMemory when a forward does not
+    fit: it cannot be split.
     """
     prompt_length = inputs["input_ids"].shape[1]
     recorder = Recorder(model, queries or (lambda position: position >= prompt_length - 1), together)
@@ -355,7 +382,19 @@ def record_generation(
         eos_token_id=stop_ids or None,
         pad_token_id=stop_ids[0] if stop_ids else 0,
     )
-    with torch.no_grad(), recorder.recording(), _greedy(model), _timed(model, seconds, progress):
+
+    def forward() -> str:
+        whose = "a generated token's" if seconds else "the prompt's"
+        return f"{whose} forward over {prompt_length + len(seconds)} tokens"
+
+    with (
+        explained(forward),
+        _offloaded_weights_found(model),
+        torch.no_grad(),
+        recorder.recording(),
+        _greedy(model),
+        _timed(model, seconds, progress),
+    ):
         ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))
     tokens = ids[0, -len(probability.values) :].tolist()
     recording = Recording(recorder.records, tokens, probability.values, seconds)

@@ -1,4 +1,4 @@
-"""The two kinds of failure a user can meet; `cli.py` alone turns them into exit codes."""
+"""The kinds of failure a user can meet; `cli.py` alone turns them into exit codes."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class UnsupportedModel(UserError):
     """The model cannot be measured truthfully; the message names the family and the reason."""
+
+
+class OutOfMemory(Exception):
+    """The input is good, but memory ran out: one line saying in what, how much was asked for, and what to do."""

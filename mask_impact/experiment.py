@@ -14,10 +14,10 @@ from mask_impact.errors import UserError
 from mask_impact.impact import Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, tokens_of
 from mask_impact.manifest import Findings, manifest
-from mask_impact.masking import QueryAttention
-from mask_impact.memory import release_free_memory
-from mask_impact.models import length_dependent_positions, max_positions
-from mask_impact.results import HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION, Block
+from mask_impact.memory import explained, release_free_memory
+from mask_impact.models import input_device, length_dependent_positions, max_positions
+from mask_impact.options import HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION
+from mask_impact.results import Block
 
 REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 
@@ -85,22 +85,14 @@ class Run:
     top: TopTokens
 
 
-def parse_layers(text: str | None, count: int) -> tuple[int, ...] | None:
-    """ "0,8,20-27" -> (0, 8, 20, ..., 27) in order; None or "all" -> None. Raises UserError."""
-    if text is None or text == "all":
+def chosen_layers(ranges: Sequence[tuple[int, int]] | None, count: int) -> tuple[int, ...] | None:
+    """((0, 0), (20, 27)), as `options.layer_list` gives them -> (0, 20, ..., 27); none are all. Raises UserError."""
+    if not ranges:
         return None
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"--layers {text!r} is not a list of layers; write for example 0,8,20-27")
-        start, stop = int(first), int(last or first)
-        if start > stop:
-            raise UserError(f"--layers {text!r}: the range {part} runs backwards; write {stop}-{start}")
-        if stop >= count:
-            raise UserError(f"--layers {text!r}: there is no layer {stop}; this model has layers 0 to {count - 1}")
-        chosen.update(range(start, stop + 1))
-    return tuple(sorted(chosen))
+    last = max(last for _, last in ranges)
+    if last >= count:
+        raise UserError(f"there is no layer {last}; this model has layers 0 to {count - 1}")
+    return tuple(sorted({layer for first, last in ranges for layer in range(first, last + 1)}))
 
 
 def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
@@ -124,23 +116,24 @@ def run(
     """Measure every token of the mask mode at every generation step.
 
     `write` takes each Block as it is measured, in the order step, layer. Raises UnsupportedModel when the model cannot
-    be measured truthfully, UserError for options that do not fit it or its inputs.
+    be measured truthfully, UserError for options that do not fit it or its inputs, OutOfMemory when not even one row
+    at a time fits the memory.
     """
     started = time.perf_counter()
     config = model.config.get_text_config(decoder=True)
     check_length(config, len(inputs.tokens), options.num_tokens)
-    layer_count = len(decoder_layers(model))
-    if options.layers and max(options.layers) >= layer_count:
-        raise UserError(f"there is no layer {max(options.layers)}; this model has layers 0 to {layer_count - 1}")
+    chosen_layers([(layer, layer) for layer in options.layers or ()], len(decoder_layers(model)))
     check_masks(inputs, options)
     measurement = _Measurement(model, tokenizer, inputs, options, write, progress)
-    with torch.no_grad(), _evaluating(model):
+    with explained(f"measuring {len(inputs.tokens)} tokens"), torch.no_grad(), _evaluating(model):
         for recording, step in _recordings(model, tokenizer, inputs, options, progress, measurement):
             if step == 0:
                 measurement.check_before_work(recording)
             measurement.measure(recording, step)
             release_free_memory()
         measurement.check_masks_acted(recording)
+    for note in measurement.meter.memory_notes():
+        measurement.findings.note(note)
     measurement.findings.seconds["measure_total"] = time.perf_counter() - started
     chosen = {
         "head_space": options.head_space,
@@ -181,7 +174,7 @@ def _recordings(
     across its switch): there the cached keys of an earlier step are not those of a fresh run, and every step gets a
     recorded forward of its own over its whole prefix.
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
     tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
     tensors |= {name: tensor.to(model.dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
     config = model.config.get_text_config(decoder=True)
@@ -276,9 +269,8 @@ class _Measurement:
             if record.index in self.findings.layers:
                 first.setdefault((type(record.layer), kinds[record.index] if kinds else None), record)
         for record in first.values():
-            assert record.attention is not None
             query = record.queries[len(self.inputs.tokens) - 1]
-            pull = QueryAttention(record.attention, query).pull()
+            pull = self.meter.attention(record, query).pull()
             if pull is None or pull.max() < REAL_PULL:
                 continue
             impact = self.meter.impact(record, query, [[int(pull.argmax())]])
@@ -333,9 +325,8 @@ class _Measurement:
         """A token that bears on some head's output must move something in some layer, or its mask did not act."""
         still = [position for position, moved in self.moved.items() if moved == 0]
         for record in recording.measured() if still else ():
-            assert record.attention is not None
             for query in record.queries.values():
-                pull = QueryAttention(record.attention, query).pull()
+                pull = self.meter.attention(record, query).pull()
                 for position in still:
                     if pull is not None and position < len(pull) and pull[position] > REAL_PULL:
                         what = f"position {position} bears on its attention, but masking it changed nothing anywhere"

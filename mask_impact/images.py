@@ -71,13 +71,24 @@ def open_picture(path: str | os.PathLike[str] | Image.Image, pixel_limit: int = 
         with _one_line_errors(IN_MEMORY, pixel_limit):
             image, notes = _as_shown(path, IN_MEMORY, pixel_limit)
         return Picture(IN_MEMORY, image, hashlib.sha256(image.tobytes()).hexdigest(), path.format, path.mode, notes)
-    name = os.fsdecode(path)
-    shown = name if name.isprintable() else repr(name)  # a message is one line
+    name, shown = _names(path)
     with _open_file(name, shown) as file, _one_line_errors(shown, pixel_limit):
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         opened = _identified(file, shown)
         image, notes = _as_shown(opened, shown, pixel_limit)
         return Picture(name, image, sha256, opened.format, opened.mode, notes)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Of an image file's bytes, without looking at the picture. Raises UserError for a file that cannot be read."""
+    with _open_file(*_names(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _names(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """A path as text, and as it is shown in a message, which is one line."""
+    name = os.fsdecode(path)
+    return name, name if name.isprintable() else repr(name)
 
 
 def _open_file(path: str, name: str) -> io.BufferedReader:

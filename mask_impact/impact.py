@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from mask_impact.attention import unsupported
 from mask_impact.capture import LayerRecord, Query
 from mask_impact.distances import distances
-from mask_impact.masking import Masks, QueryAttention, chunks
+from mask_impact.masking import Masks, QueryAttention
+from mask_impact.memory import Portion, explained, is_out_of_memory
 from mask_impact.replay import Replay, Rows, head_shares, rows_at_once
 
 # A no-mask replay may differ from the recorded update by rounding only: the largest distance, relative to the
@@ -51,31 +52,48 @@ class Meter:
         self.model = model
         self.wanted = wanted
         self.replay = Replay(model)
+        self.replayed = Portion()  # masked rows in one call of a layer
+        self.attended = Portion()  # rows in one call of its attention
+
+    def attention(self, record: LayerRecord, query: Query) -> QueryAttention:
+        """The layer's attention at `query`, for any set of masked positions."""
+        assert record.attention is not None, "only layers with attention are measured"
+        with explained(f"the attention of layer {record.index} over {query.bias.shape[-1]} tokens"):
+            return QueryAttention(record.attention, query, self.attended)
+
+    def memory_notes(self) -> list[str]:
+        """What to say where rows did not fit at once. A call of a layer has its row without a mask besides."""
+        kinds = (("rows", self.replayed, 1), ("rows of attention", self.attended, 0))
+        return [
+            f"memory ran out with {portion.too_many + more} {rows} at once; {portion.most + more} were used"
+            for rows, portion, more in kinds
+            if portion.too_many
+        ]
 
     def impact(self, record: LayerRecord, query: Query, masks: Masks) -> Impact:
         """Distances of `record`'s update at `query` under each of P masks.
 
         A mask of positions that the query cannot see has distance exactly 0. Raises UnsupportedModel when the replay
-        without a mask does not reproduce what the model computed.
+        without a mask does not reproduce what the model computed, OutOfMemory when not even one mask fits.
         """
-        recorded = record.attention
-        assert recorded is not None, "only layers with attention are measured"
-        attention = QueryAttention(recorded, query)
+        attention = self.attention(record, query)
         visible = set(attention.visible().nonzero().flatten().tolist())
         seen = [[position for position in mask if position in visible] for mask in masks]
         rows = [index for index, mask in enumerate(seen) if mask]
         todo = [seen[index] for index in rows] or [[]]
 
-        parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-        bases: list[torch.Tensor] = []
-        for part in chunks(todo, rows_at_once(query) - 1):
+        def measured(part: Masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             # every call has its own no-mask row: matrix products may round differently for another number of rows
             change = attention.changes([[], *part])
-            measured = self._replayed(record, query, attention.output, change)
-            parts.append(self._compare(record, measured))
-            bases.append(measured.update[0].clone())
+            replayed = self._replayed(record, query, attention.output, change)
+            return *self._compare(record, replayed), replayed.update[0].clone()
+
+        with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
+            l2_parts, cosine_parts, bases = zip(
+                *self.replayed.pieces(todo, rows_at_once(query) - 1, measured), strict=True
+            )
         noise = self._check(record, query, bases, attention)
-        found = [torch.cat(column)[: len(rows)] for column in zip(*parts, strict=True)]
+        found = [torch.cat(column)[: len(rows)] for column in (l2_parts, cosine_parts)]
         if len(rows) == len(masks):
             l2, cosine = found
         else:
@@ -97,7 +115,7 @@ class Meter:
         try:
             return self.replay.rows(record.layer, record.attention.module, query, base, change)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            if "allocate" in str(error) or "out of memory" in str(error):
+            if is_out_of_memory(error):
                 raise
             what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
             raise unsupported(self.model, record.index, what) from error

@@ -1,6 +1,7 @@
 """What a run has to say about itself, beside its table: the manifest (docs/output-format.md)."""
 
 import datetime
+import functools
 import platform
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 import mask_impact
 from mask_impact.attention import decoder_layers, family, implementation
 from mask_impact.inputs import ModelInputs, Token
+from mask_impact.models import input_device, place_name
 
 
 @dataclass
@@ -57,11 +59,12 @@ def manifest(
             "layers": len(decoder_layers(model)),
             "heads": config.num_attention_heads,
             "hidden_size": config.hidden_size,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": parameter_count(model),
         },
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention_implementation": implementation(model),
-        "device": str(model.device),
+        "device": str(input_device(model)),
+        "device_map": device_map(model),
         "versions": {
             "mask_impact": mask_impact.__version__,
             "torch": torch.__version__,
@@ -88,6 +91,38 @@ def manifest(
     }
 
 
+def parameter_count(model: PreTrainedModel) -> int:
+    """The number of weights, tied ones once, also where accelerate took them apart to offload them."""
+    tied = getattr(model, "all_tied_weights_keys", ())  # of transformers 5; 4 keeps them together
+    own = [weight for name, weight in model.named_parameters(remove_duplicate=False) if name not in tied]
+    return sum({id(weight): weight.numel() for weight in own}.values())
+
+
+def device_map(model: PreTrainedModel) -> str | None:
+    """Where the layers' weights are, "layers 0-11: cuda:0, 12-27: cpu"; None for a model that was not spread.
+
+    A layer's weights are moved to where it is computed once in every forward and once in every replay: where all rows
+    fit the memory, twice for each generation step.
+    """
+    places = getattr(model, "hf_device_map", None) or {}
+    if len(set(places.values())) < 2 and "disk" not in places.values():
+        return None
+    names = {id(module): name for name, module in model.named_modules()}
+    devices = [_place(names[id(layer)], places) for layer in decoder_layers(model)]
+    starts = [layer for layer, device in enumerate(devices) if layer == 0 or device != devices[layer - 1]]
+    ends = [start - 1 for start in starts[1:]] + [len(devices) - 1]
+    spans = zip(starts, ends, strict=True)
+    return "layers " + ", ".join(f"{a}-{b}: {devices[a]}" if a < b else f"{a}: {devices[a]}" for a, b in spans)
+
+
+def _place(layer: str, places: Mapping[str, Any]) -> str:
+    """The device of a layer: of the part of the model it belongs to, or of its own parts."""
+    above = [name for name in places if not name or f"{layer}.".startswith(f"{name}.")]
+    inside = [name for name in places if name.startswith(f"{layer}.")]
+    return " and ".join(dict.fromkeys(place_name(places[name]) for name in inside or [max(above, key=len)]))
+
+
+@functools.cache
 def git_commit() -> str | None:
     """The commit of the checkout this runs from, None outside one."""
     root = Path(__file__).resolve().parent.parent
@@ -103,12 +138,14 @@ def git_commit() -> str | None:
 
 
 def peak_memory_mb() -> float | None:
-    """The largest memory this process has had, in MB (10^6 bytes): on the GPU where it used one, else resident.
+    """The largest memory this process has had, in MB (10^6 bytes): on the GPUs where it used any, else resident.
 
     None where the system does not tell.
     """
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 1e6
+    if torch.cuda.is_initialized():
+        used = sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+        if used:
+            return used / 1e6
     if sys.platform == "win32":
         return None
     import resource

@@ -1,12 +1,14 @@
 """One query's attention output under any set of masked positions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 
 from mask_impact.attention import eager_attention
 from mask_impact.capture import Attention, Query
+from mask_impact.memory import Portion
 
 Masks = Sequence[Sequence[int]]  # R sets of masked positions; the empty set masks nothing
 
@@ -32,11 +34,13 @@ class QueryAttention:
     the masked keys (`explicit`).
     """
 
-    def __init__(self, recorded: Attention, query: Query) -> None:
+    def __init__(self, recorded: Attention, query: Query, portion: Portion | None = None) -> None:
+        """`portion`: what is known of how many rows fit the memory, kept from layer to layer."""
         precise = torch.promote_types(query.query.dtype, torch.float32)
         length = query.bias.shape[-1]
         self.module = recorded.module
         self.options = query.options
+        self.portion = portion or Portion()
         self.query = query.query.to(precise)
         self.keys = recorded.keys[:, :, :length].to(precise)
         self.values = recorded.values[:, :, :length].to(precise)
@@ -52,7 +56,8 @@ class QueryAttention:
         Rows are a batch and not one long query, because some families mask causally by the query's length besides.
         """
         query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in (self.query, self.keys, self.values))
-        output, weights = self.compute(self.module, query, keys, values, bias, **self.options)
+        with align_module_device(self.module):  # sinks are its parameters, and offloaded ones are there only in a call
+            output, weights = self.compute(self.module, query, keys, values, bias, **self.options)
         return output[:, 0], weights
 
     def _usable(self, weights: torch.Tensor | None) -> torch.Tensor | None:
@@ -64,9 +69,10 @@ class QueryAttention:
         error = (again - self.output).abs().max() / self.output.abs().max().clamp_min(1e-30)
         return weights[0, :, 0] if error < 1e-4 else None
 
-    def _head_values(self) -> torch.Tensor:
-        """[H, T, D]: each query head's values (grouped-query attention shares them between neighbours)."""
-        return self.values[0].repeat_interleave(self.query.shape[1] // self.values.shape[1], dim=0)
+    def _head_values(self, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """[H, T, D], or at `positions`: each query head's values (grouped-query attention shares them)."""
+        values = self.values[0] if positions is None else self.values[0].index_select(1, positions)
+        return values.repeat_interleave(self.query.shape[1] // values.shape[0], dim=0)
 
     def visible(self) -> torch.Tensor:
         """[T] bool: positions that at least one head can see."""
@@ -88,14 +94,19 @@ class QueryAttention:
         if self.weights is None:
             return self.explicit(masks) - self.output
         device = self.weights.device
-        members = torch.tensor([position for mask in masks for position in mask], dtype=torch.int64, device=device)
+        masked = sorted({position for mask in masks for position in mask})  # M positions: fewer rows, a smaller table
+        if not masked:
+            return self.output.new_zeros(len(masks), *self.output.shape)
+        place = {position: index for index, position in enumerate(masked)}
+        members = torch.tensor([place[p] for mask in masks for p in mask], dtype=torch.int64, device=device)
         starts = torch.tensor([0] + [len(mask) for mask in masks[:-1]], device=device).cumsum(0)
 
-        def removed(table: torch.Tensor) -> torch.Tensor:  # [T, X] -> [R, X]: sums over each mask's members
+        def removed(table: torch.Tensor) -> torch.Tensor:  # [M, X] -> [R, X]: sums over each mask's members
             return nn.functional.embedding_bag(members, table, starts, mode="sum")
 
-        weights = self.weights.T.contiguous()  # [T, H]
-        shares = weights.unsqueeze(-1) * self._head_values().transpose(0, 1)  # [T, H, D]
+        taken = torch.tensor(masked, device=device)
+        weights = self.weights.index_select(1, taken).T.contiguous()  # [M, H]
+        shares = weights.unsqueeze(-1) * self._head_values(taken).transpose(0, 1)  # [M, H, D]
         mass = removed(weights)  # [R, H]
         left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
         removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
@@ -114,19 +125,14 @@ class QueryAttention:
         """
         by_head = self.keys.shape[2] * self.query.numel() * self.query.element_size()
         per_row = 8 * by_head  # keys and values, copied on the way; a part of the budget, since few rows come here
-        parts = []
-        for part in chunks(masks, max(1, memory_budget(self.query.device) // per_row)):
+
+        def masked(part: Masks) -> torch.Tensor:
             hidden = torch.zeros(len(part), self.keys.shape[2], dtype=torch.bool)
             for row, mask in enumerate(part):
                 hidden[row, list(mask)] = True
             bias = self.bias.masked_fill(hidden.to(self.bias.device)[:, None, None], float("-inf"))
             output, _ = self._eager(bias)
             blind = bias.isneginf().all(dim=-1)  # [R, 1 or H, 1]
-            parts.append(output.masked_fill(blind, 0.0))
-        return torch.cat(parts)
+            return output.masked_fill(blind, 0.0)
 
-
-def chunks(masks: Masks, size: int) -> Iterator[Masks]:
-    """`masks` in pieces of at most `size`."""
-    for start in range(0, len(masks), size):
-        yield masks[start : start + size]
+        return torch.cat(self.portion.pieces(masks, max(1, memory_budget(self.query.device) // per_row), masked))

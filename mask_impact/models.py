@@ -1,8 +1,12 @@
 """Find, check and load a model; the bundled demo models; where positions depend on the length."""
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import convert_file_size_to_int, get_max_memory
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
@@ -19,9 +24,11 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.memory import explained, is_out_of_memory
 
 PACKAGE = Path(__file__).resolve().parent
 DTYPES = ("float32", "bfloat16", "float16")
+FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
 
 
 @dataclass(frozen=True)
@@ -193,9 +200,52 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return getattr(torch, dtype)
 
 
-def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -> Any:
-    """Load the weights, every one of them and none besides, in eval mode. Raises UserError."""
+def device_limits(device: torch.device, given: Mapping[int | str, int | str] | None) -> dict[int | str, int]:
+    """How many bytes of each device `device_map="auto"` may fill with weights: as `given`, else most of what is free.
+
+    Raises UserError.
+    """
+    if device.index is not None:
+        raise UserError(f"--device {device} is one device, and --device-map auto takes all; leave one of the two out")
+    free = {name: int(FREE_TO_USE * size) for name, size in get_max_memory().items()}
+    if device.type == "cpu":
+        free = {"cpu": free.get("cpu", max(free.values()))}  # a Mac's GPU shares it, and alone is named
+    for name in given or ():
+        if name not in free:
+            known = ", ".join(str(name) for name in free)
+            raise UserError(f"--max-memory names device {name}, but with --device {device} there are: {known}")
+    try:
+        return free | {name: convert_file_size_to_int(size) for name, size in (given or {}).items()}
+    except ValueError as error:
+        raise UserError(f"--max-memory: {error}; write for example 0=20GiB,cpu=60GiB") from error
+
+
+def load_model(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+) -> Any:
+    """Load the weights, every one of them and none besides, in eval mode.
+
+    Args:
+        device: where the model goes; with `device_map`, "cpu" keeps it off all other devices.
+        device_map: "auto" spreads the layers over all devices, then the CPU's memory, then the disk, as
+            `transformers.PreTrainedModel.from_pretrained` takes it; or which part goes where.
+        max_memory: how much of a device "auto" may fill with weights, {0: "20GiB", "cpu": "60GiB"}.
+
+    Raises UserError, and OutOfMemory.
+    """
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
+    if max_memory and device_map != "auto":
+        raise UserError("--max-memory says how --device-map auto is to spread the model; add --device-map auto")
+    spread: dict[str, Any] = {}
+    if device_map is not None:
+        folder = tempfile.TemporaryDirectory(prefix="mask_impact_")  # for weights not stored as they are computed with
+        spread = {"device_map": device_map, "offload_folder": folder.name}
+    if device_map == "auto":
+        spread["max_memory"] = device_limits(device, max_memory)
     with loading(source.name):
         auto_class = AutoModelForImageTextToText if source.vision else AutoModelForCausalLM
         model, info = auto_class.from_pretrained(
@@ -206,6 +256,7 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -
             use_safetensors=None if source.allow_pickle else True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
+            **spread,
         )
     for kind, what in (
         ("mismatched_keys", "has weights of another shape"),
@@ -219,16 +270,60 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype | str) -
                 f"the checkpoint {source.name!r} {what}: {keys[0]}{more}; "
                 f"use a complete checkpoint of {type(model).__name__}"
             )
-    return model.eval().to(device)
+    if spread:
+        weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
+        return model.eval()
+    with explained(f"moving {source.name} to {device}"):
+        return model.eval().to(device)
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model's inputs go, also where its weights are offloaded and wait on the CPU or on disk."""
+    device = next(model.parameters()).device
+    if device.type != "meta":
+        return device
+    computing = [place for place in model.hf_device_map.values() if place not in ("cpu", "disk")]
+    return torch.device(place_name(computing[0]) if computing else "cpu")
+
+
+def place_name(place: Any) -> str:
+    """One of `hf_device_map`'s places: a CUDA device is a number there."""
+    return f"cuda:{place}" if isinstance(place, int) else str(place)
+
+
+def fingerprint(source: Source) -> str:
+    """A short hash that changes when the model does: to tell whether results are still those of this model.
+
+    Of a model from the hub, its commit. Of a folder, the names, sizes and times of its files, and not what is in them:
+    hashing the gigabytes of a checkpoint can take longer than a run. Of the small bundled model, the contents.
+    """
+    if not Path(source.path).is_dir():
+        return source.revision or _short_hash([source.config.to_json_string()])
+    folder = Path(source.path)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    seen = [
+        (name, path) for name, path in zip(names, files, strict=True) if not re.search(r"(^|/)(\.|__pycache__/)", name)
+    ]
+    if source.name == "demo":
+        return _short_hash([name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in seen)
+    return _short_hash([name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in seen)
+
+
+def _short_hash(parts: Iterable[Any]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be had into one line."""
-    try:
-        yield
-    except Exception as error:  # of many classes: OSError, ValueError, SafetensorError, validation errors, ...
-        raise UserError(_loading_message(name, error)) from error
+    with explained(f"loading {name}"):
+        try:
+            yield
+        except Exception as error:  # of many classes: OSError, ValueError, SafetensorError, validation errors, ...
+            if is_out_of_memory(error):
+                raise
+            raise UserError(_loading_message(name, error)) from error
 
 
 def _loading_message(name: str, error: Exception) -> str:
@@ -250,6 +345,11 @@ def _loading_message(name: str, error: Exception) -> str:
         return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
     if "protobuf library" in low or "sentencepiece library" in low:  # what transformers 4 makes of no tokenizer files
         return f"model {name!r} has no tokenizer files; add them to the checkpoint"
+    if "device disk is invalid" in low:  # what transformers 4 says where not even one part fits in memory
+        return (
+            f"model {name!r} would have to stay on disk as a whole, which transformers {transformers.__version__} "
+            "cannot do; raise --max-memory to twice its largest part (a layer, or the embeddings) or more"
+        )
     if "does not recognize this architecture" in low:
         return f"model {name!r} is of a family that transformers {transformers.__version__} does not know; update it"
     return f"model {name!r} cannot be loaded: {text[:300]}"

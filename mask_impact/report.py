@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from mask_impact.errors import UserError
-from mask_impact.results import COLUMNS, Block, Writer, checked, manifest_text, valid
+from mask_impact.table import COLUMNS, Block, checked, valid
+from mask_impact.writers import Writer, manifest_text, reproducible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,7 +213,7 @@ def fill(
         out.write(b',"%s":"' % metric.encode())
         out.writelines(_base64(pieces))
         out.write(b'"')
-    plain = None if manifest is None else json.loads(manifest_text(manifest))
+    plain = None if manifest is None else json.loads(manifest_text(reproducible(manifest)))
     paths = [found.get("path") or "" for found in (plain or {}).get("images") or []]
     images = [
         picture and {"name": os.path.basename(paths[place]) if place < len(paths) else "", "data": picture}
@@ -372,7 +373,7 @@ def _refusal(run: Run, pictures: Sequence[str | None]) -> str | None:
     size = base64_size(run.shape, pictures)
     if size <= MAX_BASE64:
         return None
-    return f"the report would be {size / 1e6:,.0f} MB, and a page holds at most {MAX_BASE64 / 1e6:,.0f} MB"
+    return f"the report would be {size / 1e6:,.0f} MB; a page holds at most {MAX_BASE64 / 1e6:,.0f} MB"
 
 
 def _variant_order(variant: str) -> tuple[int, int, str]:

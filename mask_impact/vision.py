@@ -22,11 +22,14 @@ MARKER = "<image>"  # where a picture stands in the user's prompt
 ImageSource = str | os.PathLike[str] | Image.Image
 
 
+def picture_list(paths: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
+    """One picture, several or none as a list."""
+    return [paths] if isinstance(paths, str | os.PathLike | Image.Image) else list(paths or ())
+
+
 def open_pictures(paths: ImageSource | Sequence[ImageSource] | None) -> list[Picture]:
     """The pictures in order. Raises UserError."""
-    if isinstance(paths, str | os.PathLike | Image.Image):
-        paths = [paths]
-    return [open_picture(path) for path in paths or ()]
+    return [open_picture(path) for path in picture_list(paths)]
 
 
 def vision_inputs(

@@ -29,8 +29,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
-from mask_impact import cli, experiment, models, report, results
+from mask_impact import job, models, report, results
 from mask_impact.errors import UserError
+from mask_impact.folder import LOCK_NAME
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
@@ -82,8 +83,9 @@ def refuses(ended: Ended, *parts: str) -> None:
 
 
 def everything(folder: Path) -> dict[str, bytes | None]:
-    """Every file below with its content, hidden ones too; every folder with None."""
-    return {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in sorted(folder.rglob("*"))}
+    """Every file below with its content, hidden ones too, but for the folder's lock; every folder with None."""
+    found = [path for path in sorted(folder.rglob("*")) if path.name != LOCK_NAME]
+    return {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in found}
 
 
 def manifest(name: str = "masking") -> dict[str, Any]:
@@ -123,7 +125,7 @@ def test_two_prompts(run):
     refuses(run("--prompt-file", "p.txt"), "--prompt", "not allowed with argument")
 
 
-@pytest.mark.parametrize("flag", ["--config", "--num", "--output-d"])
+@pytest.mark.parametrize("flag", ["--colour", "--num", "--output-d"])
 def test_unknown_and_shortened_flags(run, flag):
     refuses(run(flag, "1"), f"unrecognized arguments: {flag} 1", "--help")
 
@@ -320,11 +322,11 @@ def test_estimate_of_the_space_is_what_the_files_take(run, monkeypatch):
         manifest()["rows"],
     )
     page = report.find_page().stat().st_size
-    needed = rows * sum(cli.BYTES_PER_ROW.values()) + cli.BYTES_PER_FILE["html"]
-    assert sum(sizes.values()) < needed and page < cli.BYTES_PER_FILE["html"]
+    needed = rows * sum(job.BYTES_PER_ROW.values()) + job.BYTES_PER_FILE["html"]
+    assert sum(sizes.values()) < needed and page < job.BYTES_PER_FILE["html"]
     tables = [form for form in sizes if form != "html"]
-    assert rows * sum(cli.BYTES_PER_ROW[form] for form in tables) < 2 * sum(sizes[form] for form in tables)
-    assert sizes["html"] - page < rows * cli.BYTES_PER_ROW["html"]
+    assert rows * sum(job.BYTES_PER_ROW[form] for form in tables) < 2 * sum(sizes[form] for form in tables)
+    assert sizes["html"] - page < rows * job.BYTES_PER_ROW["html"]
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
         assert run(*command, prompt=None).code == code
@@ -335,7 +337,7 @@ def test_a_report_that_is_too_large(run, monkeypatch):
     monkeypatch.setattr(report, "MAX_BASE64", 100)
     refuses(run("--format", "html"), "the report would be 0 MB", "choose --format parquet")
     ended = run("--format", "parquet,html")
-    assert ended.code == 0 and [path.suffix for path in sorted(Path("output").iterdir())] == [".parquet", ".json"]
+    assert ended.code == 0 and set(everything(Path("output"))) == {"masking_results.parquet", "masking_run.json"}
     (note,) = manifest()["notes"]
     assert "note       masking_results.html was not written: the report would be" in ended.out and note in ended.out
 
@@ -383,8 +385,8 @@ def test_results_under_a_given_name_are_kept(run):
     before = everything(Path.cwd())
     ended = run("--output", "mine")
     assert (ended.code, ended.out) == (2, "") and everything(Path.cwd()) == before
-    exists = "error: output/mine_run.json exists already; choose another --output, or replace it with --overwrite\n"
-    assert ended.err == exists
+    exists = "error: output/mine_run.json exists already; choose another name, keep what is done with --resume, or "
+    assert ended.err == f"{exists}replace it with --overwrite\n"
     assert run("--output", "other", "--layers", 0).code == 0  # one name does not stand in another's way
     assert run("--output", "mine", "--overwrite", "--format", "parquet").code == 0
     names = {path.name for path in Path("output").iterdir() if path.name.startswith("mine")}
@@ -745,8 +747,3 @@ def test_ctrl_c_in_the_middle_of_a_run(tmp_path):
     # On a busy machine the run may be long enough to show progress before.
     assert err.splitlines()[-1] == "interrupted: nothing of the unfinished run was written" and "Trace" not in err, err
     assert everything(here) == before
-
-
-def test_experiment_knows_no_variants_the_command_does_not() -> None:
-    assert cli.VARIANTS == experiment.VARIANTS
-    assert tuple(models.DTYPES) == ("float32", "bfloat16", "float16")

@@ -9,7 +9,8 @@ import pytest
 import mask_impact_analysis
 import mask_impact_vl
 from mask_impact import cli
-from mask_impact.results import COLUMNS, FORMATS, MASK_MODES, VISION_ATTENTION
+from mask_impact.options import MASK_MODES, VARIANTS, VISION_ATTENTION
+from mask_impact.results import COLUMNS, FORMATS
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
@@ -65,7 +66,7 @@ def test_flags_in_every_page_exist(flags) -> None:
         (("mask_impact_analysis", "mask-impact "), ("mask_impact_vl", "mask-impact-vl ")), flags, strict=True
     ):
         lines = [line for line in EVERYTHING.splitlines() if any(name in line for name in names)]
-        used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(lines)))
+        used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b", "\n".join(lines)))
         assert used - set(known) == set(), names[0]
 
 
@@ -75,7 +76,7 @@ def test_exit_codes(code: int) -> None:
 
 
 def test_columns_variants_and_formats() -> None:
-    wanted = [*COLUMNS, "Full", "Attn", "Head_N", *cli.VARIANTS, *FORMATS, *MASK_MODES, *VISION_ATTENTION]
+    wanted = [*COLUMNS, "Full", "Attn", "Head_N", *VARIANTS, *FORMATS, *MASK_MODES, *VISION_ATTENTION]
     assert [word for word in wanted if f"`{word}`" not in EVERYTHING] == []
 
 

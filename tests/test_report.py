@@ -151,6 +151,15 @@ def test_table_and_blocks_give_the_same_page(tmp_path):
     assert names(tmp_path) == ["a_results.html", "b_results.html", "c_results.html"]
 
 
+def test_keys_that_vary_stay_out_of_the_page(tmp_path):
+    table = to_dataframe(growing_blocks())
+    pages = []
+    for told in ({"created": "yesterday", "argv": ["/home/a"]}, {"seconds": {"total": 2.0}, "peak_memory_mb": 1.0}):
+        path = write_report(tmp_path / "x.html", table, {"name": "x", "prompt": "p"} | told)
+        pages.append(path.read_text("utf-8"))
+    assert pages[0] == pages[1] and embedded(pages[0])["manifest"] == {"name": "x", "prompt": "p"}
+
+
 def test_large_blocks_are_cut_and_small_ones_are_joined(tmp_path, monkeypatch):
     blocks = growing_blocks()
     whole = save(tmp_path / "a", blocks, ("html",))["html"].read_bytes()
@@ -306,7 +315,7 @@ def test_a_run_that_is_too_large_gets_every_other_format(tmp_path, monkeypatch):
     manifest = json.loads(paths["run"].read_bytes())
     assert manifest["files"] == ["run_results.csv", "run_results.parquet"]
     assert manifest["notes"] == ["other", *files.notes] and files.notes == [
-        "run_results.html was not written: the report would be 0 MB, and a page holds at most 0 MB; "
+        "run_results.html was not written: the report would be 0 MB; a page holds at most 0 MB; "
         "open visualize_results.html and drop run_results.parquet instead"
     ]
     pd.testing.assert_frame_equal(pd.read_parquet(paths["parquet"]), to_dataframe(growing_blocks()), check_exact=True)

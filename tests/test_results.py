@@ -8,7 +8,6 @@ pytest tests/test_results.py -k speed -s       # rows per second on this machine
 import csv
 import json
 import os
-import platform
 import re
 import resource
 import subprocess
@@ -26,7 +25,9 @@ import pytest
 
 from mask_impact import results
 from mask_impact.errors import UserError
-from mask_impact.results import COLUMNS, FORMATS, Block, ResultFiles, existing_files, read_csv, to_dataframe
+from mask_impact.folder import LOCK_NAME, output_folder
+from mask_impact.results import COLUMNS, FORMATS, Block, ResultFiles, existing_files, read_csv, to_dataframe, write_text
+from mask_impact.writers import VOLATILE
 
 ROOT = Path(__file__).parents[1]
 ALL = tuple(FORMATS)
@@ -35,11 +36,12 @@ VARIANTS = ("Full", "Attn", "Head_0")
 MANIFEST_KEYS = re.findall(
     r"\w+",
     """
-    schema_version name created argv model path_or_id revision family architecture layers heads hidden_size
-    parameters dtype attention_implementation device versions mask_impact torch transformers python git_commit
-    prompt chat prompt_length tokens position id text kind image row col box images generated step probability
-    stop_reason variants head_space masks mask_mode vision_attention noise_floor relative skipped_layers reason notes
-    seconds load prepare recorded_forward replay decode check write total peak_memory_mb rows files
+    schema_version name created argv config request model path_or_id revision family architecture layers heads
+    hidden_size parameters dtype attention_implementation device device_map versions mask_impact torch
+    transformers python git_commit prompt chat prompt_length tokens position id text kind image row col box images
+    generated step probability stop_reason variants head_space masks mask_mode vision_attention noise_floor relative
+    skipped_layers reason notes seconds load prepare recorded_forward replay decode check write total peak_memory_mb
+    top_tokens rows files
 """,
 )
 
@@ -257,6 +259,32 @@ def test_same_rows_give_the_same_bytes_however_they_are_cut(tmp_path, monkeypatc
     assert pq.read_table(first["parquet"]).equals(pq.read_table(third["parquet"]))
 
 
+REPEATED = [  # one run, and the same again later, from elsewhere, on a busy machine
+    {"created": "2025-01-01T00:00:00+00:00", "argv": ["--model", "/home/a"], "seconds": {"total": 1.5}},
+    {"created": "2026-02-02T00:00:00+00:00", "config": "b.yaml", "seconds": {"total": 9.25}, "peak_memory_mb": 7.0},
+]
+
+
+@pytest.mark.parametrize("fmt", ALL)
+def test_the_same_run_gives_the_same_bytes_again(tmp_path, fmt):
+    blocks = [make_block(step, layer, HOSTILE) for step in range(2) for layer in range(3)]
+    inputs = {"name": "run", "prompt": "é", "tokens": [{"position": 0, "text": "null"}]}
+    first, second = (
+        save(tmp_path / folder, blocks, manifest=inputs | told) for folder, told in zip("ab", REPEATED, strict=True)
+    )
+    assert first[fmt].read_bytes() == second[fmt].read_bytes()
+    assert first["run"].read_bytes() != second["run"].read_bytes()
+
+
+def test_only_the_manifest_has_the_keys_that_vary(tmp_path):
+    whole = dict.fromkeys(VOLATILE, "told") | {"prompt": "p"}
+    paths = save(tmp_path, [make_block()], manifest=whole)
+    complete = json.loads(paths["run"].read_bytes())
+    embedded = json.loads(pq.read_metadata(paths["parquet"]).metadata[b"mask_impact"])
+    assert set(complete) - set(embedded) == set(VOLATILE) and embedded.items() <= complete.items()
+    assert all(b"told" not in paths[fmt].read_bytes() for fmt in TABLES)
+
+
 def test_parquet_is_compact_and_carries_the_manifest(tmp_path):
     tokens = [f"token {i % 50}" for i in range(500)]
     blocks = [make_block(0, layer, tokens, ["Full", "Attn", *map("Head_{}".format, range(14))]) for layer in range(40)]
@@ -382,20 +410,9 @@ def test_a_killed_run_leaves_no_mix_and_the_next_run_cleans_up(tmp_path, referen
     assert_one_run(folder, reference)
     assert ("run_run.json" in names(folder)) == (stop == 0)
     assert [name for name in names(folder) if name.startswith(".run_results.")]
-    save_seeded(folder, *NEW)
-    assert contents(folder) == contents(reference / "new")
-
-
-def test_temporaries_of_a_living_run_are_left_alone(tmp_path):
-    with ResultFiles(tmp_path, "run", ["csv"]) as files:
-        files.write(make_block())
-        hidden = names(tmp_path)
-        assert re.fullmatch(rf"\.run_results\.{re.escape(platform.node())}\.{os.getpid()}-\w+\.tmp", *hidden)
-        other = tmp_path / ".run_results.another-machine.999999999-abc.tmp"
-        other.mkdir()
-        assert results.remove_stale_temporaries(tmp_path, "run") == []
-        assert files.commit({})["csv"].exists()
-    assert other.exists()
+    with output_folder(folder):
+        save_seeded(folder, *NEW)
+    assert contents(folder) == contents(reference / "new") | {LOCK_NAME: b""}
 
 
 def test_leaving_without_commit_changes_nothing(tmp_path):
@@ -430,6 +447,16 @@ def test_a_power_failure_cannot_reorder_the_steps(tmp_path, monkeypatch):
     assert [name for name, _ in moves] == ["unlink", "unlink", "replace", "replace", "replace"]
     files = [("fsync", inode) for name, inode in moves if name == "replace"]
     assert events == files + [event for move in moves for event in (move, folder)]
+
+
+def test_a_single_text_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "all_batch.json"
+    write_text(path, "one\ud83d\n")
+    assert path.read_bytes() == "one\ufffd\n".encode()
+    monkeypatch.setattr(results, "_sync_file", lambda path: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_text(path, "two")
+    assert contents(tmp_path) == {"all_batch.json": "one\ufffd\n".encode()}
 
 
 @pytest.mark.parametrize("fmt", ALL)

@@ -563,18 +563,17 @@ def test_selecting_in_the_prompt_and_in_the_ranking(talk, runs):
 
 def test_ranking_and_prompt_follow_pandas(talk, runs):
     run = runs["talk"]
-    rows = list(csv.reader(io.StringIO(talk.copied("Ranking"), newline="")))
+    rows = read_copied(talk, "Ranking")
     full = run.df[(run.df.variant == "Full") & (run.df.generation_step == 0)]
     best = full.groupby("token_position").l2_distance.max().sort_values(ascending=False)
-    assert [int(row[1]) for row in rows[1:]] == best.index.tolist()
-    assert [np.float32(row[7]) for row in rows[1:]] == best.tolist()
+    assert rows.token_position.tolist() == best.index.tolist()
+    assert rows.value.astype(np.float32).tolist() == best.tolist()
     peaks = full.loc[full.groupby("token_position").l2_distance.idxmax()].set_index("token_position").layer
-    assert [int(row[8]) for row in rows[1:]] == peaks[best.index].tolist()
+    assert rows.peak_layer.tolist() == peaks[best.index].tolist()
     talk.go(join="mean", **{"from": 1, "to": 2}, metric="cosine")
-    rows = list(csv.reader(io.StringIO(talk.copied("Ranking"), newline="")))
+    rows = read_copied(talk, "Ranking")
     mean = full[full.layer.isin([1, 2])].groupby("token_position").cosine_distance.mean()
-    for row in rows[1:]:
-        assert np.float32(row[7]) == pytest.approx(mean[int(row[1])], rel=1e-5)
+    assert rows.value.tolist() == pytest.approx(mean[rows.token_position].tolist(), rel=1e-5)
 
 
 def test_heads_and_lines_follow_pandas(talk, runs):
@@ -582,11 +581,10 @@ def test_heads_and_lines_follow_pandas(talk, runs):
     talk.go(token=9, metric="cosine", step=1, heads="[2,5]")
     here = run.df[(run.df.token_position == 9) & (run.df.generation_step == 1)]
     wide = here.pivot(index="layer", columns="variant", values="cosine_distance")
-    lines = list(csv.DictReader(io.StringIO(talk.copied("Layers"), newline="")))
-    assert set(lines[0]) == {"layer", "Full", "Attn", "Head_2", "Head_5"}
-    for row in lines:
-        for variant in ("Full", "Attn", "Head_2", "Head_5"):
-            assert np.float32(row[variant]) == wide.loc[int(row["layer"]), variant]
+    lines = read_copied(talk, "Layers")
+    assert set(lines.variant) == {"Full", "Attn", "Head_2", "Head_5"} and set(lines.layer) == set(run.layers)
+    for row in lines.itertuples():
+        assert np.float32(row.value) == wide.loc[row.layer, row.variant]
     talk.page.keyboard.press("Escape")
     heads = talk.page.get_by_role("region", name="Heads", exact=True)
     heads.get_by_text("Exact numbers").click()
@@ -677,11 +675,241 @@ def test_runs_side_by_side_share_scale_selection_and_scrolling(viewer, runs):
     assert scroll.evaluate_all("(all) => all.map((each) => each.scrollLeft)") == [120, 120, 120]
 
 
+def by_token(run: Run, metric: str = "l2", variant: str = "Full", step: int = 0) -> pd.Series:
+    """The largest value of each token over the layers."""
+    cells = run.cells(metric, variant, step)
+    return pd.Series({p: max(v for (q, _), v in cells.items() if q == p) for p in {p for p, _ in cells}}, dtype=float)
+
+
+def changed(run: Run, folder: Path) -> Run:
+    """The same run with other numbers, a token less and another one in the place of one."""
+    df = run.df[run.df.token_position != 21].copy()
+    rng = np.random.default_rng(0)
+    df["l2_distance"] = (df.l2_distance * rng.lognormal(0, 1, len(df))).astype(np.float32)
+    df.loc[df.token_position == 25, "token_masked"] = " square"
+    tokens = [{**each, "text": " square"} if each["position"] == 25 else each for each in run.manifest["tokens"]]
+    made = Run(folder, "changed", df, {**run.manifest, "name": "changed", "tokens": tokens})
+    df.to_csv(made.file("csv"), index=False)
+    made.file("run").write_text(json.dumps(made.manifest))
+    return made
+
+
+@pytest.mark.parametrize(("one", "other"), [("talk", "short"), ("both", "changed"), ("both", "vision")])
+def test_prompt_and_ranking_show_the_difference(viewer, runs, tmp_path, one, other):
+    """Signed, on the diverging scale, by size, and the sign also in words; what does not match has no value."""
+    first = runs[one]
+    second = changed(first, tmp_path) if other == "changed" else runs[other]
+    compare(viewer, first, second)
+    viewer.choose("Compare", "difference")
+    same = {p for p, text in first.tokens.items() if second.tokens.get(p) == text}
+    wanted = (by_token(second) - by_token(first)).reindex(sorted(same)).dropna()
+    by_size = wanted.drop(0, errors="ignore").abs().sort_values(ascending=False, kind="stable").index.tolist()
+    ranking = viewer.page.get_by_role("region", name="Most important tokens")
+    images = {p for p, kind in ((t["position"], t["kind"]) for t in first.manifest["tokens"]) if kind == "image"}
+    for kind in (images, set(first.tokens) - images):
+        expected = [p for p in by_size if p in kind]
+        buttons = ranking.locator("ol").nth(int(kind is images)).locator(".ranking__token:visible")
+        assert buttons.count() == min(10, len(expected))
+        for button, position in zip(buttons.all(), expected, strict=False):
+            value = wanted[position]
+            text = button.text_content()
+            sign, words = (
+                ("", "the same in both")
+                if value == 0
+                else ("+", f"more in {other}")
+                if value > 0
+                else ("−", f"less in {other}")
+            )
+            assert f"{sign}{shown_number(abs(value))}" in text and words in text
+    expect(ranking).to_contain_text(f"{other} − {one}")
+    prompt = viewer.page.get_by_role("region", name="Prompt", exact=True)
+    ends = {kind: max([abs(wanted[p]) for p in by_size if (p in images) == kind], default=0) for kind in (True, False)}
+    legend = prompt.locator(".prompt__legend")
+    for end in filter(None, ends.values()):
+        expect(legend).to_contain_text(f"−{shown_number(end)}")
+        expect(legend).to_contain_text(f"+{shown_number(end)}")
+    texts = [p for p in range(first.manifest["prompt_length"]) if p not in images]
+    buttons = prompt.get_by_role("button").all()[: len(texts)]
+    empty = set()
+    for position, button in zip(texts, buttons, strict=True):
+        found = button.evaluate("(each) => getComputedStyle(each).backgroundColor.match(/\\d+/g).map(Number)")[:3]
+        if position in wanted:
+            assert not ends[False] or alike(found, Scale(ends[False], signed=True).colour(wanted[position])), position
+        else:
+            empty.add(tuple(found))
+    assert len(empty) <= 1
+    if by_size[0] in texts:
+        buttons[texts.index(by_size[0])].hover()
+        expect(prompt.locator(".prompt__readout")).to_contain_text(re.compile(f": [+−].* in {other}"))
+
+
+def test_heads_show_the_difference(viewer, runs):
+    first, second = runs["talk"], runs["short"]
+    compare(viewer, first, second)
+    viewer.go(runs="[0,1]", compare="difference", token=3)
+    heads = viewer.page.get_by_role("region", name="Heads", exact=True)
+    heads.get_by_text("Exact numbers").click()
+    a, b = (
+        run.df[(run.df.token_position == 3) & (run.df.generation_step == 0) & run.df.variant.str.startswith("Head")]
+        .pivot(index="layer", columns="variant", values="l2_distance")
+        .astype(float)
+        for run in (first, second)
+    )
+    wanted = (b - a).astype(np.float32)
+    for tr in heads.locator("tbody tr").all():
+        layer, *values = tr.locator("th, td").all_inner_texts()
+        assert [np.float32(value) for value in values] == wanted.loc[int(layer)].tolist()
+    end = shown_number(float(wanted.abs().to_numpy().max()))
+    expect(heads.locator(".heads__legend")).to_contain_text(f"−{end}")
+    expect(heads.locator(".heads__what")).to_contain_text("short − talk")
+    viewer.go(runs="[0,1]", compare="difference")
+    expect(heads.locator(".heads__readout")).to_contain_text(re.compile("[+−]"))
+    viewer.go(runs="[0,1]", compare="difference", token=12)  # not in the second run
+    expect(heads.locator(".heads__readout")).to_contain_text("No value was measured here")
+
+
+def test_the_palette_rests_in_a_difference(viewer, runs):
+    compare(viewer, runs["talk"], runs["short"])
+    palette = viewer.page.get_by_role("group", name="Palette")
+    cividis = palette.get_by_role("radio", name="cividis")
+    expect(cividis).to_be_enabled()
+    viewer.choose("Compare", "difference")
+    expect(cividis).to_be_disabled()
+    assert "difference" in palette.get_attribute("title")
+    viewer.page.locator("body").focus()
+    viewer.key("p")
+    viewer.choose("Compare", "side by side")
+    expect(cividis).to_be_enabled()
+    expect(cividis).to_be_checked()
+
+
+def test_one_run_has_no_difference(talk):
+    talk.page.locator("body").focus()
+    talk.key("c", "m")
+    assert "compare" not in talk.address("metric=cosine")
+
+
+def test_layers_of_two_models_are_not_in_one_unit(viewer, runs):
+    run = runs["talk"]
+    viewer.drop(run.file("csv"), run.file("run"), ("other_results.csv", runs["short"].file("csv").read_bytes()))
+    manifest = runs["short"].manifest
+    manifest = {**manifest, "name": "other", "model": {**manifest["model"], "name": "else"}}
+    viewer.drop(("other_run.json", json.dumps(manifest).encode()))
+    viewer.go(runs="[0,1]", token=3)
+    viewer.shows("talk", "other")
+    lines = viewer.page.get_by_role("region", name="Importance over layers")
+    expect(lines).to_contain_text("different units")
+    marks = lines.locator(".lines__readout i").all()
+    dashed = [each.evaluate("(each) => getComputedStyle(each).backgroundImage") != "none" for each in marks]
+    assert dashed == [False, False, True, True]  # Full and Attn of the one run, then of the other
+    viewer.choose("Metric", "Cosine")
+    expect(lines).not_to_contain_text("different units")
+    viewer.go(runs="[0,1]", rows="tokens")
+    boxes = [each.bounding_box() for each in viewer.page.locator(".heatmap-panel").all()]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+
+
+@pytest.mark.parametrize("names", [("talk", "short"), ("talk", "short", "text")])
+def test_sheets_next_to_each_other_do_not_overlap(viewer, runs, names):
+    compare(viewer, *(runs[name] for name in names))
+    viewer.choose("Rows", "tokens")
+    viewer.settle(2)
+    for inside in (".heatmap-scroll", ".heatmap-bar"):
+        boxes = [each.bounding_box() for each in viewer.page.locator(f"{inside}:visible").all()]
+        assert boxes and all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes))
+    tops = {each.bounding_box()["y"] for each in viewer.page.get_by_role("grid").all()}
+    assert len(tops) == 1
+    for grid in viewer.page.get_by_role("grid").all():
+        width, whole = grid.evaluate("(each) => [each.clientWidth, each.firstElementChild.offsetWidth]")
+        assert whole <= width + 1  # all layers of a small model are seen
+
+
 def test_mask_modes_are_explained(viewer, runs):
     for name, words in (("vision", "text tokens have no values"), ("text", "they have no values")):
         viewer.drop(runs[name].file("csv"), runs[name].file("run"))
         viewer.shows(name)
         expect(viewer.page.locator("header")).to_contain_text(words)
+
+
+# --- the page stays where it is ---------------------------------------------------------------------------
+BOXES = """() => [...document.querySelectorAll("h2, h3, canvas, select, summary, .heatmap-scroll, ol")]
+  .filter((each) => each.checkVisibility()).map((each) => {
+    const { x, y, width, height } = each.getBoundingClientRect();
+    const name = each.className || each.textContent.slice(0, 20) || each.tagName;
+    return [name, x + scrollX, y + scrollY, width, height].join();
+  })"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        ("side", ["talk"]),
+        ("side", ["both"]),
+        ("side", ["talk", "short", "text"]),
+        ("side", ["both", "vision"]),
+        ("difference", ["both", "vision"]),
+    ],
+)
+def test_nothing_moves_under_the_pointer(opened, runs, mode, names, width):
+    viewer = opened(viewport=WIDTHS[width])
+    compare(viewer, *(runs[name] for name in names))
+    viewer.drop(ROOT / "testimg.png")
+    viewer.go(runs=json.dumps([*range(len(names))]).replace(" ", ""), compare=mode)
+    viewer.settle(4)
+    page = viewer.page
+    before = page.evaluate(BOXES)
+    spots = [(".heatmap-scroll", 0.4, 0.7), (".heatmap-scroll", 0.8, 0.9), (".heatmap-scroll", 0.1, 0.6)]
+    spots += [(".heads__plot canvas", 0.5, 0.5), (".heads__plot canvas", 0.9, 0.9), (".heads__plot canvas", 0.5, 0.05)]
+    spots += [(".lines__plot canvas", 0.4, 0.5), (".prompt__image canvas", 0.6, 0.6), (".picture-frame", 0.6, 0.6)]
+    spots += [(f".prompt__token >> nth={place}", 0.5, 0.5) for place in (0, 1, -3, -1)]
+    spots += [(f".ranking li >> nth={place}", 0.5, 0.5) for place in (0, 3)]
+    for selector, across, down in spots:
+        found = page.locator(selector).first
+        if not found.is_visible():
+            continue
+        box = found.bounding_box()
+        found.hover(position={"x": box["width"] * across, "y": box["height"] * down})
+        viewer.settle()
+        assert page.evaluate(BOXES) == before, selector
+
+
+def test_the_hint_about_keys_is_there_while_they_work(talk):
+    """The arrow keys move the selection from the heat map alone, until something is selected."""
+    hint = "() => getComputedStyle(document.querySelector('.heatmap-readout'), '::after').content"
+    assert "arrow" not in talk.readout() + talk.page.evaluate(hint)
+    talk.page.get_by_role("grid").focus()
+    assert "Arrow keys" in talk.page.evaluate(hint)
+    talk.key("ArrowRight")
+    assert "token=" in talk.address("token=")
+    assert "Arrow" not in talk.page.evaluate(hint)
+
+
+def test_tokens_in_the_prompt_stay_whole(viewer, tmp_path):
+    """A line ends between tokens; a token is broken only where it is longer than a line."""
+    words = [
+        "well-known",
+        " state-of-the-art",
+        "一二三四五六",
+        " a b c",
+        "x/y/z",
+        " http://a.b/c?d=e",
+        "w" * 60,
+        " end",
+    ]
+    tokens = [word for i in range(8) for word in (*words[i:], *words[:i])]
+    save(tmp_path, [make_block(0, 0, tokens, ("Full",))], ("csv",), "words")
+    viewer.drop(tmp_path / "words_results.csv")
+    viewer.shows("words")
+    for width in (1280, 390):
+        viewer.page.set_viewport_size({"width": width, "height": 900})
+        viewer.settle(2)
+        found = viewer.page.locator(".prompt__token")
+        pieces = found.evaluate_all("(all) => all.map((each) => [each.textContent, each.getClientRects().length])")
+        assert len(pieces) == len(tokens)
+        assert [each for each in pieces if each[1] > 1] == []
+        box = viewer.page.locator(".prompt__text")
+        assert box.evaluate("(each) => each.scrollWidth <= each.clientWidth")
 
 
 # --- the address ------------------------------------------------------------------------------------------
@@ -792,6 +1020,7 @@ def test_keys_do_what_the_controls_do(talk, runs):
     talk.key("Escape")
     expect(talk.page.locator("#exports")).to_be_hidden()
     with talk.page.expect_file_chooser():
+        talk.settle()  # the browser has heard that its dialog is not to open
         talk.key("o")
 
 
@@ -951,11 +1180,38 @@ def test_folded_pictures_are_one_column(picture, runs):
         assert cells[first, layer] == max(run.cells()[position, layer] for position in where)
 
 
+def test_scales_of_text_and_patches_are_told_apart(picture, runs):
+    run = runs["both"]
+    where = patches(run)
+    most = by_token(run).drop(0)
+    ends = {"text": most.drop(where).max(), "image patches": most[list(where)].max()}
+    legend = picture.page.locator(".prompt__legend")
+    for kind, end in ends.items():
+        expect(legend).to_contain_text(f"{shown_number(end)} {kind}")
+    expect(picture.page.locator(".ranking__what")).to_contain_text("on scales of their own")
+
+
+def test_the_picture_alone_is_a_click_away(picture):
+    canvas = picture.page.locator(".picture-frame canvas")
+    spots = [(x, y, 3, 3) for x in (120, 220, 300) for y in (120, 220, 300)]
+    coloured = most_frequent(canvas, spots)
+    button = picture.page.get_by_role("button", name="Picture alone")
+    button.click()
+    picture.address("opacity=0")
+    alone = most_frequent(canvas, spots)
+    assert any(max(rgb) - min(rgb) > 120 for rgb in alone)  # the red circle, the blue square
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(picture.page.get_by_label("Colour over picture")).to_have_value("60")
+    picture.settle(2)
+    assert most_frequent(canvas, spots) == coloured
+
+
 # --- exports ----------------------------------------------------------------------------------------------
 DARK_DIFFERENCE = {"compare": "difference", "runs": "[0,1]", "theme": "dark", "curve": "sqrt"}
 
 
-@pytest.mark.parametrize(("state", "views"), [({"runs": "[1]"}, VIEWS), (DARK_DIFFERENCE, ("Heat map", "Picture"))])
+@pytest.mark.parametrize(("state", "views"), [({"runs": "[1]"}, VIEWS), (DARK_DIFFERENCE, VIEWS)])
 def test_every_view_becomes_a_png_and_an_svg(viewer, runs, tmp_path, state, views):
     compare(viewer, runs["text"], runs["both"])
     viewer.drop(ROOT / "testimg.png")
@@ -980,18 +1236,90 @@ def test_every_view_becomes_a_png_and_an_svg(viewer, runs, tmp_path, state, view
             assert "script" not in path.read_text().lower()
 
 
-def test_copied_csv_is_the_table(talk, runs):
-    run = runs["talk"]
-    rows = list(csv.reader(io.StringIO(talk.copied("Heat map"), newline="")))
-    assert rows[0] == ["position", "token", *(f"layer {layer}" for layer in run.layers)]
-    assert {int(row[0]): row[1] for row in rows[1:]} == run.tokens
-    cells = {
-        (int(row[0]), layer): np.float32(text)
-        for row in rows[1:]
-        for layer, text in zip(run.layers, row[2:], strict=True)
-        if text
-    }
-    assert cells == run.cells() == talk.numbers()[1]
+CONTEXT = ["run", "metric", "variant", "generation_step"]
+
+
+def read_copied(viewer: Viewer, view: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(viewer.copied(view)), keep_default_na=False, dtype={"token_masked": str})
+
+
+def assert_as_in(df: pd.DataFrame, run: Run, metric: str) -> None:
+    """Each line says what it is of, and its value is that of the results."""
+    keys = ["variant", "generation_step", "layer", "token_position", "token_masked"]
+    found = df.merge(run.df, on=keys, how="left")
+    assert len(found) == len(df) > 0
+    assert found.value.astype(np.float32).tolist() == found[f"{metric}_distance"].tolist()
+    assert set(df.run) == {run.name} and set(df.metric) == {metric}
+
+
+def test_every_line_of_a_csv_says_what_it_is_of(picture, runs):
+    run = runs["both"]
+    where = patches(run)
+    picture.go(metric="cosine", variant="Head_2", step=1)
+    heat, heads = read_copied(picture, "Heat map"), read_copied(picture, "Heads")
+    assert_as_in(heat, run, "cosine")
+    assert list(heat.columns[:4]) == CONTEXT
+    assert len(heat) == len(run.cells("cosine", "Head_2", 1)) == len(picture.numbers()[1])
+    places = heat[heat.row != ""].astype({"row": int, "col": int})
+    assert {p: (r, c) for p, r, c in zip(places.token_position, places.row, places.col, strict=True)} == where
+    assert_as_in(heads, run, "cosine")  # the strongest token of each cell
+    picture.go(metric="cosine", step=1, token=25, layer=2, heads="[1]")
+    lines, patch = read_copied(picture, "Layers"), read_copied(picture, "Picture")
+    assert_as_in(lines, run, "cosine")
+    assert set(lines.variant) == {"Full", "Attn", "Head_1"} and set(lines.token_position) == {25}
+    assert_as_in(patch, run, "cosine")
+    assert set(patch.layer) == {2} and set(patch.token_position) == set(where)
+    assert "row" not in read_copied(picture, "Layers").columns  # no patch among them
+    picture.go(metric="cosine", step=1, **{"from": 1, "to": 2})
+    full = run.df[(run.df.variant == "Full") & (run.df.generation_step == 1) & run.df.layer.isin([1, 2])]
+    wanted = full.groupby("token_position").cosine_distance
+    for view in ("Prompt", "Ranking", "Picture"):
+        table = read_copied(picture, view)
+        assert list(table.columns[:4]) == CONTEXT
+        assert set(table[["joined", "first_layer", "last_layer"]].itertuples(index=False, name=None)) == {("max", 1, 2)}
+        table = table[table.value != ""].astype({"value": np.float32, "peak_layer": int})
+        assert table.value.tolist() == wanted.max()[table.token_position].tolist()
+        peaks = full.loc[wanted.idxmax()].set_index("token_position").layer
+        assert table.peak_layer.tolist() == peaks[table.token_position].tolist()
+    picture.page.get_by_role("checkbox", name="fold images").check()
+    folded = read_copied(picture, "Heat map")  # the strongest patch stands for all
+    assert_as_in(folded, run, "cosine")
+    assert len(folded[folded.row != ""]) == len(run.layers)
+
+
+def test_a_csv_of_a_difference_names_both_runs(viewer, runs):
+    first, second = runs["both"], runs["vision"]
+    compare(viewer, first, second)
+    viewer.go(runs="[0,1]", compare="difference")
+    wanted = difference(first, second)
+    for view in ("Heat map", "Prompt", "Ranking", "Heads", "Picture"):
+        assert set(read_copied(viewer, view).run) == {"vision − both"}, view
+    heat = read_copied(viewer, "Heat map")
+    keys = zip(heat.token_position, heat.layer, strict=True)
+    assert dict(zip(keys, heat.value.astype(np.float32), strict=True)) == wanted
+    viewer.choose("Compare", "side by side")
+    heat = read_copied(viewer, "Heat map")
+    for run in (first, second):
+        assert_as_in(heat[heat.run == run.name], run, "l2")
+
+
+def test_a_csv_is_saved_as_it_is_copied(talk):
+    for view in ("Heat map", "Prompt", "Ranking", "Layers", "Heads"):
+        download = talk.download(view, "Save CSV")
+        assert download.suggested_filename == f"talk_{view.replace(' ', '-')}.csv"
+        assert download.path().read_bytes().decode() == talk.copied(view)
+
+
+def test_an_open_menu_exports_what_is_shown_now(talk):
+    menu = talk.export_menu()
+    talk.go(metric="cosine", step=1)
+    with talk.page.expect_download() as found:
+        menu.get_by_role("button", name="Heat map: Save CSV").click()
+    saved = pd.read_csv(found.value.path())
+    assert set(saved.metric) == {"cosine"} and set(saved.generation_step) == {1}
+    with talk.page.expect_download() as found:
+        menu.get_by_role("button", name="Heat map: SVG").click()
+    assert "Cosine distance" in found.value.path().read_text()
 
 
 # --- hostile tokens ---------------------------------------------------------------------------------------
@@ -1033,9 +1361,9 @@ def test_hostile_tokens_are_text(opened, hostile, kind):
         viewer.drop(*files)
     viewer.shows("hostile")
     assert viewer.numbers()[1] == hostile.cells()
-    rows = list(csv.reader(io.StringIO(viewer.copied("Heat map").replace("\r\n", "\n"), newline="")))
+    rows = list(csv.DictReader(io.StringIO(viewer.copied("Heat map").replace("\r\n", "\n"), newline="")))
     wanted = {position: text.replace("\r\n", "\n") for position, text in hostile.tokens.items()}
-    found = {int(row[0]): row[1] for row in rows[1:]}
+    found = {int(row["token_position"]): row["token_masked"] for row in rows}
     assert found == wanted
     page = viewer.page
     if kind == "json":
@@ -1114,6 +1442,39 @@ def test_no_serious_accessibility_violation(opened, runs, state):
         if scroll > inner:
             problems.append(f"{width}: the page scrolls sideways ({scroll} > {inner})")
     assert problems == []
+
+
+# --- narrow -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("state", ["text_run", "difference_of_runs"])
+def test_narrow_controls_leave_the_first_screen_to_the_heat_map(opened, runs, state):
+    viewer = opened(viewport=WIDTHS["narrow"])
+    if state == "text_run":
+        viewer.drop(runs["talk"].file("csv"), runs["talk"].file("run"))
+        viewer.shows("talk")
+        viewer.go(metric="cosine", variant="Head_3", step=1)
+    else:
+        difference_of_runs(viewer, runs)
+    page = viewer.page
+    expect(page.get_by_role("grid")).to_have_count(1)
+    box = page.get_by_role("grid").bounding_box()
+    assert box["y"] < 600 and box["y"] + box["height"] <= WIDTHS["narrow"]["height"]
+    assert not page.get_by_role("group", name="Metric").is_visible()
+    summary = page.get_by_label("What is shown").locator("summary")
+    if state == "text_run":
+        for part in ("Cosine", "Head 3", "step 2 of 3"):
+            expect(summary).to_contain_text(part)
+    summary.focus()
+    viewer.key("Enter")
+    viewer.choose("Metric", "L2")
+    viewer.key("Tab")
+    assert page.evaluate("() => document.activeElement.matches('.controls *')")
+    expect(summary).to_contain_text("L2")
+    page.set_viewport_size(WIDTHS["wide"])
+    viewer.settle(2)
+    assert page.get_by_role("group", name="Metric").is_visible() and not summary.is_visible()
+    page.set_viewport_size(WIDTHS["narrow"])
+    viewer.settle(2)
+    assert not page.get_by_role("group", name="Metric").is_visible()
 
 
 def test_reduced_motion(opened, runs):

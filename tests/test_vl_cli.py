@@ -32,6 +32,7 @@ import mask_impact_vl
 from mask_impact import models, processors, results
 from mask_impact.errors import UserError
 from mask_impact.images import IN_MEMORY
+from mask_impact.options import MASK_MODES
 
 SCRIPT = str(ROOT / "mask_impact_vl.py")
 PROMPT = "What is on the left?"
@@ -201,8 +202,8 @@ def test_prompt_that_holds_the_models_own_token(refused, photo):
 @pytest.mark.parametrize(
     ("flag", "value", "parts"),
     [
-        ("--mask-mode", "image", ["'image'", "'text', 'vision', 'both'"]),
-        ("--vision-attention", "causal", ["'causal'", "'model', 'bidirectional'"]),
+        ("--mask-mode", "image", ["'image'", "text, vision, both"]),
+        ("--vision-attention", "causal", ["'causal'", "model, bidirectional"]),
         *(("--max-pixels", value, [f"{value!r} is not a whole number of 1 or more"]) for value in ("0", "-5", "abc")),
     ],
 )
@@ -235,7 +236,7 @@ def test_model_without_a_file(refused, tmp_path, made, photo, files, part, model
 @pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl"])
 def test_three_mask_modes(run, photo, model):
     """Each masks the tokens it says, and the console counts them."""
-    for mode in results.MASK_MODES:
+    for mode in MASK_MODES:
         ended = run("--image", photo, "--mask-mode", mode, "--num-tokens", 2, model=model)
         table, found = succeeds(ended)
         assert (found["mask_mode"], found["vision_attention"]) == (mode, "model")

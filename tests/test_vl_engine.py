@@ -28,8 +28,9 @@ from mask_impact.attention import decoder_layers
 from mask_impact.capture import record_generation
 from mask_impact.experiment import Options, run
 from mask_impact.inputs import ModelInputs
+from mask_impact.options import MASK_MODES
 from mask_impact.processors import load_processor
-from mask_impact.results import MASK_MODES, Block, to_dataframe
+from mask_impact.results import Block, to_dataframe
 from mask_impact.vision import open_pictures, vision_inputs
 from mask_impact.vision_mask import create_vl_attention_mask
 from test_vl_phase1 import expected_ids

@@ -18,7 +18,22 @@ import pandas as pd
 from playwright.sync_api import Browser, Download, Locator, Page, expect
 
 LOCAL = ("file:", "blob:", "data:", "about:")
-FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+# Before the page's own script: `painted(n)` is there n frames later, or when the page has no more frames to draw.
+COUNTER = """() => {
+  const native = window.requestAnimationFrame.bind(window);
+  let pending = 0;
+  window.requestAnimationFrame = (act) => {
+    pending++;
+    return native((time) => {
+      pending--;
+      act(time);
+    });
+  };
+  window.painted = async (frames) => {
+    while (frames-- > 0 || pending) await new Promise(native);
+    await new Promise((done) => setTimeout(done));
+  };
+}"""
 GO = """async (fragment) => {
   if (location.hash.slice(1) === fragment) return;
   const changed = new Promise((done) => addEventListener("hashchange", done, { once: true }));
@@ -45,7 +60,7 @@ TABLES = (
       location.hash = fragment;
       await changed; // the page has heard it first
     }
-    await new Promise((done) => requestAnimationFrame(done));
+    await painted(1);
     out.push(read());
   }
   return out;
@@ -143,6 +158,7 @@ class Viewer:
         self.context = browser.new_context(**options)
         self.context.set_default_timeout(10_000)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.context.add_init_script(f"({COUNTER})()")
         if metered:
             self.context.add_init_script(f"({METER})()")
         self.page: Page = self.context.new_page()
@@ -192,7 +208,7 @@ class Viewer:
     def settle(self, times: int = 1) -> None:
         """Until what was done has been painted."""
         for _ in range(times):
-            self.page.evaluate(FRAMES)
+            self.page.evaluate("() => painted(2)")
 
     # --- controls -----------------------------------------------------------------------------------------
     def choose(self, title: str, choice: str) -> None:
@@ -353,7 +369,7 @@ class Grid:
 
     def point(self, x: float, y: float) -> str:
         self.viewer.page.mouse.move(x, y)
-        self.viewer.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        self.viewer.page.evaluate("() => painted(1)")
         return self.viewer.readout()
 
     def leave(self) -> None:

@@ -26,7 +26,7 @@ import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
 
-const FRAME_MS = 30; // for drawing views, before the others wait for the next frame
+const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
 
 export function startPage(): void {
@@ -51,8 +51,12 @@ export function startPage(): void {
 
   const header = new HeaderView(store, h("div", { class: "buttons" }, button("Open files…", opening), exports.button, h("span", { class: "header-always" })));
   const runs = new RunsView(store), controls = new ControlsView(store);
-  const views: View[] = [header, runs, controls, heatmap, ...named.map(([, view]) => view).filter((view) => view !== heatmap)];
+  const first: View[] = [header, runs, controls, heatmap]; // drawn at once, the others as soon as there is time
+  const others: View[] = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
   let late: View[] = [];
+  let waiting = false; // for the next frame
+  let drawn: Run | null = null;
+  let fresh = false; // a run is drawn for the first time
   const shell = h(
     "div", { class: "shell", hidden: true }, header.element, runs.element, controls.element,
     h("div", { class: "columns" }, ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element)))),
@@ -63,7 +67,7 @@ export function startPage(): void {
   empty.prepend(always);
 
   function update(): void {
-    const { scene } = store;
+    const { scene } = store, start = performance.now();
     document.documentElement.dataset.theme = store.dark ? "dark" : "light";
     theme.setAttribute("aria-pressed", String(store.dark));
     loading.update();
@@ -75,15 +79,23 @@ export function startPage(): void {
     document.title = scene ? `${scene.run.name} · Mask impact` : "Mask impact";
     keepAddress();
     if (!scene) return;
-    late = [...late, ...views.filter((view) => !late.includes(view))];
-    updateViews();
+    fresh ||= scene.run !== drawn;
+    drawn = scene.run;
+    for (const view of first) view.update(scene);
+    late = [...late, ...others.filter((view) => !late.includes(view))];
+    if (!waiting || store.printing) drawLate(start);
   }
 
-  /** One after the other, and the rest in the next frame if they take long: the page answers while much is drawn anew. */
-  function updateViews(): void {
-    const { scene } = store, start = performance.now();
+  /**
+   * One after the other, and the rest in the next frame if they take long: the page answers while much is drawn anew.
+   * The frames of a new run are the longest ones: between two of them, one is left to input and timers.
+   */
+  function drawLate(start = performance.now()): void {
+    const { scene } = store;
     while (scene && late.length && (store.printing || performance.now() - start < FRAME_MS)) late.shift()!.update(scene);
-    if (late.length) requestAnimationFrame(updateViews);
+    waiting = !!scene && late.length > 0;
+    if (!waiting) fresh = false;
+    else requestAnimationFrame(() => (fresh ? requestAnimationFrame(() => drawLate()) : drawLate()));
   }
 
   /** A run that is inside of the page. */
@@ -111,7 +123,8 @@ export function startPage(): void {
     }, ADDRESS_MS);
   }
 
-  addEventListener("hashchange", () => store.read(location.hash));
+  // Not location.hash: keepAddress may have written the former state there meanwhile.
+  addEventListener("hashchange", ({ newURL }) => store.read(new URL(newURL).hash));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => store.set({}));
   for (const when of ["beforeprint", "afterprint"]) {
     addEventListener(when, () => {

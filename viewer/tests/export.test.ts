@@ -1,7 +1,7 @@
 /** What leaves the page has a name, a title and, as CSV, exactly the texts of the table. */
 
 import { describe, expect, test } from "vitest";
-import { csvOf, fileName, titleOf } from "../src/core/export.ts";
+import { csvOf, fileName, tidy, titleOf } from "../src/core/export.ts";
 import type { Scene } from "../src/core/scene.ts";
 import { DEFAULTS } from "../src/core/state.ts";
 import { CsvParser } from "../src/data/csv.ts";
@@ -40,6 +40,18 @@ describe("titles", () => {
 });
 
 describe("CSV", () => {
+  test("every line says what it is of; columns of patches are there where there are any", () => {
+    const token = (position: number, more = {}) => ({ position, text: `t${position}`, kind: "text" as const, id: null, image: null, row: null, col: null, box: null, ...more });
+    const line = (position: number, more = {}) => ({ run: "cat", more: { layer: 3 }, token: token(position, more), value: Math.fround(0.1) });
+    const state = { ...DEFAULTS, step: 2 };
+    expect(tidy(state, [line(0)])).toEqual([
+      ["run", "metric", "variant", "generation_step", "layer", "token_position", "token_masked", "value"],
+      ["cat", "l2", "Full", "2", "3", "0", "t0", "0.1"],
+    ]);
+    const [head, text, patch] = tidy(state, [{ ...line(0), variant: "Head_1" }, line(1, { image: 0, row: 2, col: 1 })]);
+    expect(head.slice(-4)).toEqual(["image", "row", "col", "value"]);
+    expect([text[2], text.slice(-4), patch.slice(-4)]).toEqual(["Head_1", ["", "", "", "0.1"], ["0", "2", "1", "0.1"]]);
+  });
   test("is quoted where it has to be", () => {
     const table = [["a", "b,c"], ['say "hi"', "two\nlines"], [" lead", "trail\t"], ["", "007"]];
     expect(csvOf(table)).toBe('a,"b,c"\r\n"say ""hi""","two\nlines"\r\n" lead","trail\t"\r\n,007\r\n');

@@ -138,6 +138,11 @@ def write_others(df: pd.DataFrame) -> None:
     gaps.loc[5, "cosine_distance"] = float("inf")
     gaps.astype({"l2_distance": "Float32"}).to_parquet(HERE / "gaps.parquet")
     pq.write_table(table, HERE / "checksums.parquet", write_page_checksum=True)
+    for name, version, text in (("delta", "1.0", "DELTA_BYTE_ARRAY"), ("delta_v2", "2.0", "DELTA_LENGTH_BYTE_ARRAY")):
+        kinds = dict.fromkeys(COLUMNS, "DELTA_BINARY_PACKED") | dict.fromkeys(("token_masked", "variant"), text)
+        encodings = kinds | dict.fromkeys(("l2_distance", "cosine_distance"), "BYTE_STREAM_SPLIT")
+        options = {"use_dictionary": False, "column_encoding": encodings, "data_page_version": version}
+        pq.write_table(table, HERE / f"{name}.parquet", **options)
     pq.write_table(table, HERE / "zstd.parquet", compression="zstd")
     pq.write_table(table.drop_columns(["layer", "cosine_distance"]), HERE / "missing.parquet")
     pq.write_table(table.set_column(1, "layer", pa.array(["x"] * len(df))), HERE / "text_layer.parquet")

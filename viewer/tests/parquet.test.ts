@@ -16,7 +16,7 @@ test("the manifest's knowledge about tokens is in the run", async () => {
   expect(run.pictures).toEqual([null]);
 });
 
-test.each(["pandas.parquet", "plain.parquet", "categories.parquet"])("as other tools write it: %s", async (name) => {
+test.each(["pandas.parquet", "plain.parquet", "categories.parquet", "delta.parquet", "delta_v2.parquet"])("as other tools write it: %s", async (name) => {
   const run = await runOf(fixture(name));
   expect(rowsOf(run)).toEqual(fixtureRows("grid"));
   expect(run.manifest).toBeNull();
@@ -69,5 +69,5 @@ test("with checksums, a flipped bit is an error or changes no number", async () 
 });
 
 test("without checksums, a flipped bit never ends in anything but an error or a table", async () => {
-  for (const name of ["grid_results.parquet", "plain.parquet", "categories.parquet"]) await flip(name, 700, 12);
+  for (const name of ["grid_results.parquet", "plain.parquet", "categories.parquet", "delta.parquet"]) await flip(name, 700, 12);
 });

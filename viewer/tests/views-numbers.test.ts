@@ -50,8 +50,8 @@ describe("promptText", () => {
     if (!isBlock(block)) throw new Error("expected a block");
     expect([block.rows, block.cols, block.grid, cellOf(block, 1)]).toEqual([1, 2, true, [0, 1]]);
     expect(generated[0].probability).toBe(0.5);
-    expect(whyMissing(run, state(), tokens[0])).toContain("mask mode vision");
-    expect(whyMissing(run, state(), generated[0])).toContain("not yet generated");
+    expect(whyMissing(scene([run]), tokens[0])).toContain("mask mode vision");
+    expect(whyMissing(scene([run]), generated[0])).toContain("not yet generated");
   });
 
   it("puts image tokens without a grid into lines", () => {
@@ -65,20 +65,52 @@ describe("scores", () => {
   const run = makeRun([{}, {}, { kind: "image", image: 0 }], (_, __, layer, position) => [90, 2, 7][position] + layer);
 
   it("has a scale for text and one for images, position 0 only on demand", () => {
-    expect(scores(run, state())).toMatchObject({ text: 6, image: 11 });
-    expect(scores(run, state({ first: true })).text).toBe(94);
+    expect(scores(scene([run]))).toMatchObject({ text: 6, image: 11 });
+    expect(scores(scene([run], { first: true })).text).toBe(94);
   });
 
   it("joins the chosen layers", () => {
-    expect(scores(run, state({ to: 2 })).value[1]).toBe(4);
-    expect(scores(run, state({ join: "mean" })).value[1]).toBe(4);
-    expect(scores(run, state()).peak[1]).toBe(4);
+    expect(scores(scene([run], { to: 2 })).value[1]).toBe(4);
+    expect(scores(scene([run], { join: "mean" })).value[1]).toBe(4);
+    expect(scores(scene([run])).peak[1]).toBe(4);
     expect(layerRange(run, state({ from: 9, to: 1 }))).toEqual([4, 4]);
   });
 
   it("ranks largest first", () => {
-    expect(ranked(run, state(), () => true)).toEqual([2, 1]);
-    expect(ranked(run, state({ first: true }), ({ kind }) => kind === "text")).toEqual([0, 1]);
+    expect(ranked(scene([run]), () => true)).toEqual([2, 1]);
+    expect(ranked(scene([run], { first: true }), ({ kind }) => kind === "text")).toEqual([0, 1]);
+  });
+});
+
+describe("a difference", () => {
+  const infos = [{}, {}, { text: "same" }, { text: "one" }];
+  const first = makeRun(infos, (_, variant, layer, position) => 10 * position + layer + variant);
+  const second = makeRun([{}, {}, { text: "same" }, { text: "other" }], (_, variant, layer, position) => [0, 20, 5, 99][position] + (layer === 2 ? 6 : 0) + variant);
+  const both = (patch: Partial<State> = {}) => scene([first, second], { compare: "difference", ...patch });
+
+  it("is that of the importances, with the layer where the runs are most apart", () => {
+    const found = scores(both());
+    expect([...found.value]).toEqual([2, 12, -13, NaN]); // 6 - 4, 26 - 14, 11 - 24
+    expect([...found.peak]).toEqual([2, 2, 4, -1]);
+    expect([found.text, found.signed]).toEqual([13, true]);
+    expect(scores(both({ to: 0 })).value[1]).toBe(10);
+    expect(scores(scene([first, second])).signed).toBe(false);
+  });
+
+  it("is ranked by size", () => {
+    expect(ranked(both(), () => true)).toEqual([2, 1]);
+    expect(ranked(both(), () => true, true)).toEqual([2, 1, 0]);
+  });
+
+  it("is that of the heads, of one token or of the one that differs most", () => {
+    expect([...headMatrix(both({ token: 1 })).values]).toEqual([10, 10, 14, 14, 6, 6]);
+    const found = headMatrix(both());
+    expect([...found.values]).toEqual([-15, -15, 14, 14, -19, -19]);
+    expect([...found.strongest!]).toEqual([2, 2, 1, 1, 2, 2]);
+    expect(headMatrix(both({ token: 3 })).values.every(Number.isNaN)).toBe(true);
+    expect(strongestHeads(found, 1)).toEqual([0]);
+    const fewer = { ...second, variants: ["Full", "Attn", "Head_0", "Head_9"] };
+    expect([...headMatrix(scene([first, fewer], { compare: "difference", token: 1 })).values]).toEqual([10, NaN, 14, NaN, 6, NaN]);
   });
 });
 
@@ -86,20 +118,20 @@ describe("headMatrix", () => {
   const run = makeRun([{}, {}, {}], (_, variant, layer, position) => (variant === 3 && layer === 2 ? NaN : variant * 10 + layer + [100, 3, 5][position]));
 
   it("is that of the selected token", () => {
-    const found = headMatrix(run, state({ token: 1 }));
+    const found = headMatrix(scene([run], { token: 1 }));
     expect([found.heads, found.strongest]).toEqual([[0, 2], null]);
     expect([...found.values]).toEqual([23, 33, 25, NaN, 27, 37]);
   });
 
   it("takes the strongest token of each cell, position 0 only on demand", () => {
-    const found = headMatrix(run, state());
+    const found = headMatrix(scene([run]));
     expect([...found.values]).toEqual([25, 35, 27, NaN, 29, 39]);
     expect([...found.strongest!]).toEqual([2, 2, 2, -1, 2, 2]);
-    expect(headMatrix(run, state({ first: true })).values[0]).toBe(120);
+    expect(headMatrix(scene([run], { first: true })).values[0]).toBe(120);
   });
 
   it("sorts by sums and knows the strongest heads", () => {
-    const found = headMatrix(run, state());
+    const found = headMatrix(scene([run]));
     expect(order(found, false, false)).toEqual({ rows: [2, 1, 0], columns: [0, 1] });
     expect(order(found, true, true)).toEqual({ rows: [2, 0, 1], columns: [0, 1] });
     expect(strongestHeads(found, 1)).toEqual([2]);
@@ -122,10 +154,12 @@ describe("series", () => {
     expect(target(scene([run]))).toMatchObject({ why: "strongest", token: { position: 2 } });
   });
 
-  it("leaves out runs that lack the position or the step", () => {
+  it("has no values of runs that lack the position or the step", () => {
     const short = makeRun([{}], () => 1);
-    expect(new Set(seriesOf(scene([run, short]), 2).map(({ runPlace }) => runPlace))).toEqual(new Set([0]));
-    expect(seriesOf(scene([run, { ...run, steps: [5, 6] }]), 1)).toHaveLength(2);
+    for (const other of [short, { ...run, steps: [5, 6] }]) {
+      const series = seriesOf(scene([run, other]), 2);
+      expect(series.map(({ values }) => values.some((value) => value >= 0))).toEqual([true, true, false, false]);
+    }
   });
 
   it("keeps six heads at most", () => {

@@ -8,7 +8,8 @@ export function h<Name extends keyof HTMLElementTagNameMap>(
   name: Name, properties: Properties = {}, ...children: Child[]
 ): HTMLElementTagNameMap[Name] {
   const element = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
+  for (const key in properties) {
+    const value = properties[key];
     if (typeof value === "function") element.addEventListener(key.slice(2), value as EventListener);
     else if (value === true) element.setAttribute(key, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, String(value));

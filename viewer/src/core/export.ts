@@ -4,9 +4,11 @@
  * A drawing brings its paper and its title with it, so that a picture pasted into a document still says what it is.
  */
 
+import type { TokenInfo } from "../data/types.ts";
 import { CanvasPainter, SvgPainter, type Drawing } from "./painter.ts";
 import type { Scene } from "./scene.ts";
-import { isDifference, METRICS, modelName, variantName } from "./words.ts";
+import type { State } from "./state.ts";
+import { exact, isDifference, METRICS, modelName, subject, variantName } from "./words.ts";
 
 /** A PNG of the drawing, `scale` pixels for each CSS pixel. Throws if the browser cannot make one that large. */
 export async function pngOf(drawing: Drawing, scale = 2): Promise<Blob> {
@@ -32,14 +34,17 @@ export function exportSvg(drawing: Drawing, name: string): void {
   download(new Blob([svgOf(drawing)], { type: "image/svg+xml" }), `${name}.svg`);
 }
 
+export function exportCsv(table: string[][], name: string): void {
+  download(new Blob([csvOf(table)], { type: "text/csv" }), `${name}.csv`);
+}
+
 /** To the clipboard; where the browser refuses that, as a file. Says which of the two it was. */
 export async function copyCsv(table: string[][], name: string): Promise<"copied" | "downloaded"> {
-  const text = csvOf(table);
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(csvOf(table));
     return "copied";
   } catch {
-    download(new Blob([text], { type: "text/csv" }), `${name}.csv`);
+    exportCsv(table, name);
     return "downloaded";
   }
 }
@@ -60,8 +65,9 @@ export function fileName(run: string, view: string): string {
 }
 
 /** "cat · picture · demo · L2 distance of Full · step 1 of 5 · layer 3 · linear scale" */
-export function titleOf({ state, runs }: Scene, what: string, ...more: string[]): string {
-  const names = isDifference(state, runs) ? `${runs[1].name} − ${runs[0].name}` : runs.map(({ name }) => name).join(", ");
+export function titleOf(scene: Scene, what: string, ...more: string[]): string {
+  const { state, runs } = scene;
+  const names = isDifference(state, runs) ? subject(scene) : runs.map(({ name }) => name).join(", ");
   const models = [...new Set(runs.map(modelName))].join(", ");
   const step = `step ${runs[0].steps.indexOf(state.step) + 1} of ${runs[0].steps.length}`;
   const scale = state.curve === "sqrt" ? "square-root scale" : "linear scale";
@@ -69,7 +75,28 @@ export function titleOf({ state, runs }: Scene, what: string, ...more: string[])
     .filter((part) => part).join(" · ");
 }
 
-// --- what is written --------------------------------------------------------------------------------------
+// --- tables --------------------------------------------------------------------------------------
+/** One value, and what it is of. */
+export interface Line {
+  run: string;
+  /** Without one it is the one on the page. */
+  variant?: string;
+  /** The layer, or how layers were joined; and what else a view knows. */
+  more: Record<string, string | number | null>;
+  token: TokenInfo;
+  value: number;
+}
+
+/** Each line says all that it is of, so that tables of several views and runs can be put together. */
+export function tidy({ metric, variant, step }: State, lines: Line[]): string[][] {
+  const records = lines.map(({ run, variant: own = variant, more, token: { position, text, image, row, col }, value }) => ({
+    run, metric, variant: own, generation_step: step, ...more, token_position: position, token_masked: text, image, row, col, value: exact(value),
+  }));
+  const places = ["image", "row", "col"] as const; // of patches, where there are any
+  const columns = Object.keys(records[0] ?? {}).filter((name) => !places.some((each) => each === name && records.every((record) => record[each] === null)));
+  return [columns, ...records.map((record: Record<string, string | number | null>) => columns.map((name) => String(record[name] ?? "")))];
+}
+
 /** RFC 4180, lines end with "\r\n". A value is quoted where it has to be. */
 export function csvOf(table: string[][]): string {
   const cell = (text: string) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);

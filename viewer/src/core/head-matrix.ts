@@ -1,8 +1,10 @@
 /** Layers x heads of one token, or of the strongest token in each cell, and the order to show them in. */
 
-import { index, type Run } from "../data/types.ts";
-import { places, tokenIndex } from "./scene.ts";
+import { row, type Run } from "../data/types.ts";
+import type { Compared } from "./prompt-text.ts";
+import { sameToken, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
+import { isDifference } from "./words.ts";
 
 export interface HeadMatrix {
   layers: number[];
@@ -12,45 +14,53 @@ export interface HeadMatrix {
   values: Float32Array;
   /** Place of the strongest token of each cell, -1: none. Null if a token is chosen. */
   strongest: Int32Array | null;
+  /** Second run minus the first one. */
+  signed: boolean;
 }
 
-const computed = new WeakMap<Run, { key: string; matrix: HeadMatrix }>();
+const computed = new WeakMap<Run, { key: string; second: Run | null; matrix: HeadMatrix }>();
 
-/** With state.token for that token, else for the strongest one per cell (position 0 only with state.first). */
-export function headMatrix(run: Run, state: State): HeadMatrix {
+/**
+ * With state.token for that token, else for the strongest one per cell (position 0 only with state.first). In a
+ * difference: second run minus the first one, and strongest is where they differ most.
+ */
+export function headMatrix({ run, runs, state }: Compared): HeadMatrix {
+  const second = isDifference(state, runs) ? runs[1] : null;
   const key = [state.metric, state.step, state.token, state.first].join();
   const last = computed.get(run);
-  if (last?.key === key) return last.matrix;
-  const made = makeHeadMatrix(run, state);
-  computed.set(run, { key, matrix: made });
-  return made;
+  if (last?.key === key && last.second === second) return last.matrix;
+  const matrix = makeHeadMatrix(run, second, state);
+  computed.set(run, { key, second, matrix });
+  return matrix;
 }
 
-function makeHeadMatrix(run: Run, state: State): HeadMatrix {
-  const variants = [...run.variants.keys()].filter((place) => headNumber(run.variants[place]) !== null);
-  const heads = variants.map((place) => headNumber(run.variants[place])!);
-  const values = new Float32Array(run.layers.length * heads.length).fill(NaN);
-  const { step } = places(run, state);
+function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix {
+  const variants = run.variants.filter((variant) => headNumber(variant) !== null);
+  const values = new Float32Array(run.layers.length * variants.length).fill(NaN);
   const token = tokenIndex(run, state.token);
   const strongest = token < 0 ? new Int32Array(values.length).fill(-1) : null;
   const skip = state.first ? -1 : tokenIndex(run, 0);
-  const data = run[state.metric];
-  for (let layer = 0; layer < run.layers.length && step >= 0; layer++) {
-    for (let head = 0; head < heads.length; head++) {
-      const start = index(run, step, variants[head], layer, 0);
-      const cell = layer * heads.length + head;
-      if (!strongest) {
-        values[cell] = data[start + token];
-        continue;
-      }
-      let best = -1;
-      for (let each = 0; each < run.tokens.length; each++)
-        if (each !== skip && data[start + each] >= (best < 0 ? 0 : data[start + best])) best = each;
+  const same = second && run.tokens.map((each) => sameToken(run, each, second));
+  for (let cell = 0; cell < values.length; cell++) {
+    const [layer, variant] = [run.layers[Math.floor(cell / variants.length)], variants[cell % variants.length]];
+    const one = rowOf(run, state, variant, layer), two = second && rowOf(second, state, variant, layer);
+    const of = same ? two && one?.map((value, each) => (same[each] < 0 ? NaN : two[same[each]] - value)) : one;
+    if (!of) continue;
+    let best = token;
+    if (strongest) {
+      for (let each = 0; each < of.length; each++)
+        if (each !== skip && Math.abs(of[each]) >= (best < 0 ? 0 : Math.abs(of[best]))) best = each;
       strongest[cell] = best;
-      if (best >= 0) values[cell] = data[start + best];
     }
+    if (best >= 0) values[cell] = of[best];
   }
-  return { layers: run.layers, heads, values, strongest };
+  return { layers: run.layers, heads: variants.map((variant) => headNumber(variant)!), values, strongest, signed: second !== null };
+}
+
+/** The values of all tokens, null where the run has none. */
+function rowOf(run: Run, { metric, step }: State, variant: string, layer: number): Float32Array | null {
+  const places = [run.steps.indexOf(step), run.variants.indexOf(variant), run.layers.indexOf(layer)] as const;
+  return Math.min(...places) < 0 ? null : row(run, metric, ...places);
 }
 
 /** Number of a head variant; null: it is none. */
@@ -59,13 +69,13 @@ export function headNumber(variant: string): number | null {
   return found ? Number(found[1]) : null;
 }
 
-/** Sums over heads of each layer and over layers of each head; what is not measured counts as nothing. */
+/** Sums of sizes over heads of each layer and over layers of each head; what is not measured counts as nothing. */
 export function sums({ layers, heads, values }: HeadMatrix): { layers: Float64Array; heads: Float64Array } {
   const out = { layers: new Float64Array(layers.length), heads: new Float64Array(heads.length) };
   values.forEach((value, cell) => {
     if (Number.isNaN(value)) return;
-    out.layers[Math.floor(cell / heads.length)] += value;
-    out.heads[cell % heads.length] += value;
+    out.layers[Math.floor(cell / heads.length)] += Math.abs(value);
+    out.heads[cell % heads.length] += Math.abs(value);
   });
   return out;
 }
@@ -84,7 +94,7 @@ export function order(matrix: HeadMatrix, layersBySum: boolean, headsBySum: bool
 export function strongestHeads({ heads, values }: HeadMatrix, count: number): number[] {
   const most = new Float64Array(heads.length);
   values.forEach((value, cell) => {
-    if (value > most[cell % heads.length]) most[cell % heads.length] = value;
+    if (Math.abs(value) > most[cell % heads.length]) most[cell % heads.length] = Math.abs(value);
   });
   return [...heads.keys()].sort((a, b) => most[b] - most[a] || a - b).slice(0, count).map((place) => heads[place]);
 }

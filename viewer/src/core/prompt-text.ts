@@ -1,8 +1,9 @@
 /** The prompt as it was given to the model, also the tokens that were not masked, and what was generated after it. */
 
 import { at, type ManifestToken, type Run, type TokenInfo } from "../data/types.ts";
-import { importance, matrix, noiseFloor, tokenIndex } from "./scene.ts";
+import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
+import { isDifference } from "./words.ts";
 
 export interface PromptToken {
   info: TokenInfo;
@@ -110,46 +111,79 @@ export function layerRange(run: Run, { from, to }: State): [number, number] {
   return [low, to === null ? last : Math.max(Math.min(to, last), low)];
 }
 
-/** Importance of every token of a run, and the scales it is shown on. */
+/** Importance of every token of the run in front, or how much more it is in the second one; and the scales it is shown on. */
 export interface Scores {
   value: Float32Array;
-  /** Layer with the largest value; -1: none. */
+  /** Layer with the largest value; of a difference, the layer where the runs differ most. -1: none. */
   peak: Int32Array;
-  /** Largest value of text and of image tokens, position 0 only with state.first. */
+  /** Largest value of text and of image tokens, whatever its sign, position 0 only with state.first. */
   text: number;
   image: number;
   floor: number;
+  /** Second run minus the first one. */
+  signed: boolean;
 }
 
-const computed = new WeakMap<Run, { key: string; scores: Scores }>();
+export type Compared = Pick<Scene, "run" | "runs" | "state">;
 
-export function scores(run: Run, state: State): Scores {
-  const [from, to] = layerRange(run, state);
-  const key = [state.metric, state.variant, state.step, state.join, from, to, state.first].join();
+const computed = new WeakMap<Run, { key: string; second: Run | null; scores: Scores }>();
+
+export function scores({ run, runs, state }: Compared): Scores {
+  const second = isDifference(state, runs) ? runs[1] : null;
+  const key = [state.metric, state.variant, state.step, state.join, ...layerRange(run, state), state.first].join();
   const last = computed.get(run);
-  if (last?.key === key) return last.scores;
-  const found = { ...importance(matrix(run, state), { ...state, from, to }), text: 0, image: 0, floor: noiseFloor(run, state) };
+  if (last?.key === key && last.second === second) return last.scores;
+  const joined = second ? difference(run, second, state) : join(run, state);
+  const floor = Math.max(noiseFloor(run, state), second ? noiseFloor(second, state) : 0);
+  const found: Scores = { ...joined, text: 0, image: 0, floor, signed: second !== null };
   run.tokens.forEach((token, place) => {
     const scale = token.kind === "image" ? "image" : "text";
-    if ((token.position > 0 || state.first) && found.value[place] > found[scale]) found[scale] = found.value[place];
+    const size = Math.abs(found.value[place]);
+    if ((token.position > 0 || state.first) && size > found[scale]) found[scale] = size;
   });
-  computed.set(run, { key, scores: found });
+  computed.set(run, { key, second, scores: found });
   return found;
 }
 
-/** Places of the tokens that have a value, largest first; position 0 only with state.first. */
-export function ranked(run: Run, state: State, wanted: (token: TokenInfo) => boolean): number[] {
-  const { value } = scores(run, state);
-  const places = [...value.keys()].filter((place) =>
-    !Number.isNaN(value[place]) && (state.first || run.tokens[place].position > 0) && wanted(run.tokens[place]));
-  return places.sort((a, b) => value[b] - value[a] || a - b);
+function join(run: Run, state: State): Pick<Scores, "value" | "peak"> {
+  const [from, to] = layerRange(run, state);
+  return importance(matrix(run, state), { ...state, from, to });
+}
+
+/** Importance in the second run minus that in the first; NaN where they do not have the same token. */
+function difference(first: Run, second: Run, state: State): Pick<Scores, "value" | "peak"> {
+  const [a, b] = [join(first, state), join(second, state)];
+  const same = first.tokens.map((token) => sameToken(first, token, second));
+  const [from, to] = layerRange(first, state);
+  const [m, n] = [matrix(first, state), matrix(second, state)];
+  const layers = m.layers.map((layer) => n.layers.indexOf(layer));
+  const apart = m.values.map((value, place) => {
+    const [layer, token] = [layers[Math.floor(place / same.length)], same[place % same.length]];
+    return layer < 0 || token < 0 ? NaN : Math.abs(n.values[layer * n.tokens.length + token] - value);
+  });
+  const { peak } = importance({ ...m, values: apart }, { ...state, from, to });
+  return { value: a.value.map((value, place) => (same[place] < 0 ? NaN : b.value[same[place]] - value)), peak };
+}
+
+/** Places of the tokens that have a value, largest first, whatever the sign; position 0 only with state.first. */
+export function ranked(scene: Compared, wanted: (token: TokenInfo) => boolean, first = scene.state.first): number[] {
+  const { value } = scores(scene), { tokens } = scene.run;
+  const places = [...value.keys()].filter((place) => !Number.isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]));
+  return places.sort((a, b) => Math.abs(value[b]) - Math.abs(value[a]) || a - b);
+}
+
+/** How the values of a token were made of those of its layers, for a table. */
+export function over({ run, state }: Compared): Record<string, string | number> {
+  const [first_layer, last_layer] = layerRange(run, state);
+  return { joined: state.join, first_layer, last_layer };
 }
 
 /** Why a token has no value, as a clause. */
-export function whyMissing(run: Run, state: State, { info, place, step }: PromptToken): string {
+export function whyMissing({ run, runs, state }: Compared, { info, place, step }: PromptToken): string {
   if (step !== null && step >= state.step) return "not yet generated at this step";
   const mode = run.manifest?.mask_mode;
   if (place < 0 && mode === "text" && info.kind === "image") return "image tokens were not masked in this run (mask mode text)";
   if (place < 0 && mode === "vision" && info.kind !== "image") return "text tokens were not masked in this run (mask mode vision)";
+  if (place >= 0 && isDifference(state, runs)) return `no difference: ${sameToken(run, info, runs[1]) < 0 ? "not the same token" : "not measured"} in ${runs[1].name}`;
   return place < 0 ? "not masked in this run" : `not measured for ${state.variant} at this step`;
 }

@@ -110,17 +110,22 @@ export function importance(found: Matrix, state: State): { value: Float32Array; 
   const peak = new Int32Array(count).fill(-1); // layer with the largest value
   const best = new Float32Array(count).fill(-1);
   const seen = new Int32Array(count);
+  const mean = state.join === "mean";
   found.layers.forEach((layer, row) => {
     if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
-    for (let token = 0; token < count; token++) {
-      const here = found.values[row * count + token];
+    for (let token = 0, place = row * count; token < count; token++, place++) {
+      const here = found.values[place];
       if (Number.isNaN(here)) continue;
-      if (here > best[token]) [best[token], peak[token]] = [here, layer];
-      const before = seen[token]++ ? value[token] : 0;
-      value[token] = state.join === "max" ? Math.max(before, here) : before + here;
+      if (here > best[token]) {
+        best[token] = here;
+        peak[token] = layer;
+      }
+      if (!seen[token]++) value[token] = here;
+      else if (mean) value[token] += here;
+      else if (here > value[token]) value[token] = here;
     }
   });
-  if (state.join === "mean") value.forEach((sum, token) => (value[token] = sum / seen[token]));
+  if (mean) value.forEach((sum, token) => (value[token] = sum / seen[token]));
   return { value, peak };
 }
 

@@ -25,12 +25,13 @@ export function toggled(heads: number[], head: number): number[] {
 }
 
 /** Whose lines are shown: the selected token, else the one pointed at, else the most important one. */
-export function target({ run, state, hover }: Scene): { token: TokenInfo; why: "selected" | "hovered" | "strongest" } | null {
+export function target(scene: Scene): { token: TokenInfo; why: "selected" | "hovered" | "strongest" } | null {
+  const { run, state, hover } = scene;
   const selected = tokenIndex(run, state.token);
   const hovered = tokenIndex(run, hover.token);
   if (selected >= 0) return { token: run.tokens[selected], why: "selected" };
   if (hovered >= 0) return { token: run.tokens[hovered], why: "hovered" };
-  const strongest = ranked(run, state, () => true)[0];
+  const strongest = ranked(scene, () => true)[0];
   return strongest === undefined ? null : { token: run.tokens[strongest], why: "strongest" };
 }
 
@@ -40,14 +41,13 @@ export function lineVariants(run: Run, state: State): string[] {
   return run.variants.filter((variant) => headNumber(variant) === null || heads.has(variant));
 }
 
-/** One line per run and variant, at one position. A run without that position, step or variant gives none. */
+/** One line per run and variant, at one position; of NaN where the run does not have the position or the step. */
 export function seriesOf({ runs, state }: Scene, position: number): Series[] {
   return runs.flatMap((run, runPlace) => {
     const token = tokenIndex(run, position);
     const { step } = places(run, state);
-    if (token < 0 || step < 0) return [];
     return lineVariants(run, state).map((variant): Series => {
-      const start = index(run, step, run.variants.indexOf(variant), 0, token);
+      const start = token < 0 || step < 0 ? NaN : index(run, step, run.variants.indexOf(variant), 0, token);
       const values = Float32Array.from(run.layers, (_, layer) => run[state.metric][start + layer * run.tokens.length]);
       return { run, runPlace, variant, layers: run.layers, values };
     });

@@ -68,9 +68,7 @@ export function sheets(scene: Scene): Sheet[] {
 }
 
 function columnsOf(runs: readonly Run[], fold: boolean): Column[] {
-  const byPosition = new Map<number, TokenInfo>();
-  for (const run of [...runs].reverse()) for (const token of run.tokens) byPosition.set(token.position, token);
-  const tokens = runs.length === 1 ? runs[0].tokens : [...byPosition.values()].sort((a, b) => a.position - b.position);
+  const tokens = runs.length === 1 ? runs[0].tokens : tokensOf(runs);
   const columns: Column[] = [];
   for (const token of tokens) {
     const last = columns[columns.length - 1];
@@ -81,8 +79,15 @@ function columnsOf(runs: readonly Run[], fold: boolean): Column[] {
   return columns;
 }
 
+/** Of every position, the token of the first run that has it. */
+function tokensOf(runs: readonly Run[]): TokenInfo[] {
+  const byPosition = new Map<number, TokenInfo>();
+  for (const run of [...runs].reverse()) for (const token of run.tokens) byPosition.set(token.position, token);
+  return [...byPosition.values()].sort((a, b) => a.position - b.position);
+}
+
 /** One value per layer and position of a list that may have more of both than the run. */
-function spread(scene: Scene, run: Run, layers: number[], columns: Column[], value: (layer: number, token: number) => number) {
+function spread(run: Run, layers: number[], columns: Column[], value: (layer: number, token: number) => number) {
   const values = new Float32Array(layers.length * columns.length).fill(NaN);
   const folded = columns.some(({ positions }) => positions.length > 1);
   const strongest = folded ? new Int32Array(values.length).fill(-1) : null;
@@ -101,18 +106,23 @@ function spread(scene: Scene, run: Run, layers: number[], columns: Column[], val
       });
     }
   });
-  return scaled(scene, { title: run.name, run, layers, columns, values, strongest, signed: false, floor: noiseFloor(run, scene.state), notes: [] });
+  return { layers, columns, values, strongest };
 }
 
 function runSheet(scene: Scene, run: Run, layers: number[], columns: Column[]): Sheet {
-  const found = matrix(run, scene.state);
-  const own = columns.map((column) => {
-    const token = tokenIndex(run, column.positions[0]);
-    return token < 0 ? column : { ...column, token: run.tokens[token] };
-  });
-  const sheet = spread(scene, run, layers, own, (layer, token) => found.values[layer * found.tokens.length + token]);
+  const { tokens, values } = matrix(run, scene.state);
+  // By itself and with nothing folded, a run has its values in this order already.
+  const whole = layers === run.layers && columns.length === tokens.length;
+  const sheet = scaled(scene, run, whole
+    ? { layers, columns, values, strongest: null }
+    : spread(run, layers, columns.map((column) => own(run, column)), (layer, token) => values[layer * tokens.length + token]));
   sheet.notes.push(...missing(scene, run));
   return sheet;
+}
+
+function own(run: Run, column: Column): Column {
+  const token = tokenIndex(run, column.positions[0]);
+  return token < 0 ? column : { ...column, token: run.tokens[token] };
 }
 
 /** Second minus first, where both have the same token at a position. */
@@ -121,11 +131,11 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   const [a, b] = [matrix(first, scene.state), matrix(second, scene.state)];
   const layerPlaces = first.layers.map((layer) => second.layers.indexOf(layer));
   const same = first.tokens.map((token) => sameToken(first, token, second));
-  const sheet = spread(scene, first, layers, columns, (layer, token) => {
+  const sheet = scaled(scene, first, spread(first, layers, columns, (layer, token) => {
     const [otherLayer, other] = [layerPlaces[layer], same[token]];
     if (otherLayer < 0 || other < 0) return NaN;
     return b.values[otherLayer * b.tokens.length + other] - a.values[layer * a.tokens.length + token];
-  });
+  }));
   sheet.title = `${second.name} − ${first.name}`;
   sheet.signed = true;
   if (scene.state.metric === "l2" && modelName(first) !== modelName(second)) {
@@ -153,8 +163,9 @@ function missing({ state }: Scene, run: Run): string[] {
 }
 
 /** With the ends of the colour scale; position 0 does not count if it is outside. */
-function scaled({ state }: Scene, sheet: Omit<Sheet, "outside" | "largest" | "by" | "shared" | "measured" | "empty" | "below">): Sheet {
-  const { values, columns, layers } = sheet;
+function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "columns" | "values" | "strongest">): Sheet {
+  const { values, columns, layers } = cells;
+  const floor = noiseFloor(run, state);
   const outside = !state.first && columns[0]?.positions[0] === 0 && columns[0].positions.length === 1 && columns.length > 1 ? 0 : -1;
   const by = state.range === "all" ? "all" : state.rows === "layers" ? "layer" : "column";
   const largest = new Float32Array(by === "all" ? 1 : by === "layer" ? layers.length : columns.length);
@@ -163,7 +174,7 @@ function scaled({ state }: Scene, sheet: Omit<Sheet, "outside" | "largest" | "by
     for (let column = 0; column < columns.length; column++, place++) {
       const size = Math.abs(values[place]);
       if (Number.isNaN(size)) empty++;
-      else if (size < sheet.floor) below++;
+      else if (size < floor) below++;
       if (column === outside) continue;
       if (size > overall) overall = size;
       const end = by === "all" ? 0 : by === "layer" ? layer : column;
@@ -172,14 +183,18 @@ function scaled({ state }: Scene, sheet: Omit<Sheet, "outside" | "largest" | "by
   }
   // As a row of its own, position 0 is measured against the others.
   if (by === "column" && outside >= 0) largest[outside] = overall;
-  return { ...sheet, outside, by, shared: false, largest, measured: values.length - empty, empty, below };
+  return {
+    ...cells, title: run.name, run, signed: false, floor, notes: [],
+    outside, by, shared: false, largest, measured: values.length - empty, empty, below,
+  };
 }
 
 /** Place in `values` of the largest one, whatever its sign, position 0 apart; -1 if there is none. */
 export function strongest({ values, columns, outside }: Sheet): number {
-  let best = -1;
-  values.forEach((value, place) => {
-    if (place % columns.length !== outside && Math.abs(value) > Math.abs(values[best] ?? 0)) best = place; // never NaN
-  });
+  let best = -1, largest = 0;
+  for (let place = 0; place < values.length; place++) {
+    const size = Math.abs(values[place]);
+    if (size > largest && place % columns.length !== outside) [best, largest] = [place, size]; // never NaN
+  }
   return best;
 }

@@ -28,8 +28,8 @@ export function label(token: TokenInfo, length = 40): string {
 }
 
 /** For a sentence: `token "Paris" at position 4`, `patch row 1, column 2 of image 0`. */
-export function named(token: TokenInfo): string {
-  if (token.kind !== "image") return `token ${label(token)} at position ${token.position}`;
+export function named(token: TokenInfo, length?: number): string {
+  if (token.kind !== "image") return `token ${label(token, length)} at position ${token.position}`;
   const place = token.row === null ? `image token at position ${token.position}` : `patch row ${token.row}, column ${token.col}`;
   return `${place} of image ${token.image ?? 0}`;
 }
@@ -41,3 +41,6 @@ export function number(value: number): string {
   const size = Math.abs(value);
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
+
+/** The same of a difference: "+1.2", "−1.2". */
+export const signed = (value: number) => (value > 0 ? "+" : value < 0 ? "−" : "") + number(Math.abs(value));

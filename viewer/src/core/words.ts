@@ -52,6 +52,14 @@ export function meaning({ runs, state }: Scene): string {
 
 export const isDifference = (state: State, runs: readonly Run[]) => state.compare === "difference" && runs.length > 1;
 
+/** Whose numbers a view has that shows one run or one difference: "b − a", or the run in front. */
+export const subject = ({ runs, run, state }: Pick<Scene, "runs" | "run" | "state">) =>
+  isDifference(state, runs) ? `${runs[1].name} − ${runs[0].name}` : run.name;
+
+/** The sign of a difference, in words. */
+export const moreOrLess = ({ runs }: Pick<Scene, "runs">, value: number) =>
+  value === 0 ? "the same in both" : `${value > 0 ? "more" : "less"} in ${runs[1].name}`;
+
 /** Why a run has no numbers for some tokens or layers; sentences. */
 export function limits(run: Run): string[] {
   const { mask_mode: mode, images, skipped_layers: skipped = [] } = run.manifest ?? {};

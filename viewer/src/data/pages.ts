@@ -1,44 +1,37 @@
 /**
  * The pages of one Parquet column chunk -> a column of the table.
  *
- * Headers, unpacking and plain values are hyparquet's. Levels and dictionary indices are decoded here, with bounds: in
- * a damaged file a run may claim two billion values. Pages are checked before they are decoded; where the writer left
- * checksums (pyarrow: write_page_checksum=True), a flipped bit in the numbers is noticed, too.
+ * Unpacking and the encodings of single values are hyparquet's. Levels and dictionary indices are decoded here, with
+ * bounds: in a damaged file a run may claim two billion values. Pages are checked before they are decoded; where the
+ * writer left checksums (pyarrow: write_page_checksum=True), a flipped bit in the numbers is noticed, too.
  */
 
-import { parquetHeader } from "hyparquet/src/column.js";
-import { DEFAULT_PARSERS } from "hyparquet/src/convert.js";
-import { decompressPage, readDataPage, readDataPageV2 } from "hyparquet/src/datapage.js";
+import { decompressPage } from "hyparquet/src/datapage.js";
+import { deltaBinaryUnpack, deltaByteArray, deltaLengthByteArray } from "hyparquet/src/delta.js";
+import { byteStreamSplit } from "hyparquet/src/encoding.js";
 import { readPlain } from "hyparquet/src/plain.js";
-import { getTreePath } from "hyparquet/src/schema.js";
-import type { ColumnDecoder, ColumnMetaData, PageHeader, SchemaTree } from "hyparquet/src/types.js";
+import type { Encoding, ParquetType } from "hyparquet/src/types.js";
 
 import { LoadError, count } from "./errors.ts";
+import { readPageHeader, type Chunk, type PageHeader } from "./parquet-headers.ts";
 import { KINDS, malformed, type ColumnName, type Table, wholeOf } from "./table.ts";
 
-/** Appends the values of a column chunk to the table's column `name`. */
-export function readPages(
-  chunk: ArrayBuffer, table: Table, name: ColumnName, column: ColumnMetaData, tree: SchemaTree, rows: number,
-): void {
-  const schemaPath = getTreePath(tree, column.path_in_schema);
-  const { element } = schemaPath[1];
-  const decoder: ColumnDecoder = { ...column, pathInSchema: column.path_in_schema, schemaPath, element, parsers: DEFAULT_PARSERS };
-  const reader = { view: new DataView(chunk), offset: 0 };
+/** Appends the values of a column chunk, of which `data` are the bytes, to the table's column `name`. */
+export function readPages(data: ArrayBuffer, table: Table, name: ColumnName, chunk: Chunk, optional: boolean): void {
+  const reader = { view: new DataView(data), offset: 0 };
   const target = table.columns[name];
   const convert = converter(table, name);
-  const optional = element.repetition_type === "OPTIONAL";
   let dictionary = new Float64Array(0);
-  for (let left = rows; left > 0 && reader.offset < chunk.byteLength; ) {
-    const header = parquetHeader(reader);
-    const bytes = checkedPage(chunk, reader.offset, header, left);
+  for (let left = chunk.rows; left > 0 && reader.offset < data.byteLength; ) {
+    const header = readPageHeader(reader);
+    const bytes = checkedPage(data, reader.offset, header, left);
     reader.offset += bytes.length;
-    if (header.type === "DICTIONARY_PAGE") {
-      const page = decompressPage(bytes, header.uncompressed_page_size, column.codec, undefined);
-      const entries = readPlain(readerOf(page), decoder.type, header.dictionary_page_header!.num_values, undefined);
-      dictionary = Float64Array.from(entries as ArrayLike<unknown>, convert);
+    if (header.dictionary) {
+      const page = decompressPage(bytes, header.unpacked, chunk.codec, undefined);
+      dictionary = Float64Array.from(decoded(page, "PLAIN", chunk.type, header.values), convert);
       continue;
     }
-    const values = pageValues(bytes, header, decoder, optional, dictionary, convert);
+    const values = pageValues(bytes, header, chunk, optional, dictionary, convert);
     for (let i = 0; i < values.length; i++) target.push(values[i]);
     left -= values.length;
   }
@@ -67,63 +60,72 @@ function converter(table: Table, name: ColumnName): Convert {
 const readerOf = (page: Uint8Array) => ({ view: new DataView(page.buffer, page.byteOffset, page.length), offset: 0 });
 
 interface DataPage {
-  values: number; // those that are null included
   present: Uint8Array | null; // 0 where the value is null; null if none is
-  encoding: string;
   body: Uint8Array; // without the levels
 }
 
 function pageValues(
-  bytes: Uint8Array, header: PageHeader, decoder: ColumnDecoder, optional: boolean, dictionary: Float64Array, convert: Convert,
+  bytes: Uint8Array, header: PageHeader, chunk: Chunk, optional: boolean, dictionary: Float64Array, convert: Convert,
 ): Float64Array {
-  const page = header.data_page_header ? pageV1(bytes, header, decoder, optional) : pageV2(bytes, header, decoder, optional);
-  const { present, encoding, body } = page;
-  const n = present ? present.reduce((sum, flag) => sum + flag, 0) : page.values;
+  const { present, body } = header.v2 ? pageV2(bytes, header, chunk, optional) : pageV1(bytes, header, chunk, optional);
+  const n = present ? present.reduce((sum, flag) => sum + flag, 0) : header.values;
   const values = new Float64Array(n);
-  if (encoding === "PLAIN_DICTIONARY" || encoding === "RLE_DICTIONARY") {
+  if (header.encoding === "PLAIN_DICTIONARY" || header.encoding === "RLE_DICTIONARY") {
     const places = runs(body, 1, body[0], n);
     for (let i = 0; i < n; i++) {
       if (places[i] >= dictionary.length) throw new LoadError("the Parquet file is damaged: an entry is not in its dictionary");
       values[i] = dictionary[places[i]];
     }
   } else {
-    const plain = encoding === "PLAIN";
-    const decoded: ArrayLike<unknown> = plain ? readPlain(readerOf(body), decoder.type, n, undefined) : rare(bytes, header, decoder);
-    if (decoded.length !== n) throw new LoadError(`the Parquet file is damaged: a page has ${decoded.length} of ${n} values`);
-    for (let i = 0; i < n; i++) values[i] = convert(decoded[i]);
+    const found = decoded(body, header.encoding, chunk.type, n);
+    if (found.length !== n) throw new LoadError(`the Parquet file is damaged: a page has ${found.length} of ${n} values`);
+    for (let i = 0; i < n; i++) values[i] = convert(found[i]);
   }
   if (!present) return values;
-  const missing = n < page.values ? convert(null) : NaN;
+  const missing = n < header.values ? convert(null) : NaN;
   let next = 0;
   return Float64Array.from(present, (flag) => (flag ? values[next++] : missing));
 }
 
-function pageV1(bytes: Uint8Array, header: PageHeader, decoder: ColumnDecoder, optional: boolean): DataPage {
-  const { num_values: values, encoding } = header.data_page_header!;
-  const page = decompressPage(bytes, header.uncompressed_page_size, decoder.codec, undefined);
-  if (!optional) return { values, present: null, encoding, body: page };
-  const length = readerOf(page).view.getUint32(0, true);
-  return { values, present: levels(page.subarray(4, 4 + length), values), encoding, body: page.subarray(4 + length) };
+function pageV1(bytes: Uint8Array, { unpacked, values }: PageHeader, { codec }: Chunk, optional: boolean): DataPage {
+  const page = decompressPage(bytes, unpacked, codec, undefined);
+  if (!optional) return { present: null, body: page };
+  const end = 4 + readerOf(page).view.getUint32(0, true);
+  return { present: levels(page.subarray(4, end), values), body: page.subarray(end) };
 }
 
-function pageV2(bytes: Uint8Array, header: PageHeader, decoder: ColumnDecoder, optional: boolean): DataPage {
-  const { num_values: values, encoding, is_compressed, ...lengths } = header.data_page_header_v2!;
-  const start = lengths.repetition_levels_byte_length;
-  const end = start + lengths.definition_levels_byte_length;
-  const codec = is_compressed === false ? "UNCOMPRESSED" : decoder.codec;
-  const body = decompressPage(bytes.subarray(end), header.uncompressed_page_size - end, codec, undefined);
-  return { values, present: optional ? levels(bytes.subarray(start, end), values) : null, encoding, body };
+function pageV2(bytes: Uint8Array, { unpacked, values, v2 }: PageHeader, { codec }: Chunk, optional: boolean): DataPage {
+  const { repetition: start, definition, packed } = v2!;
+  const end = start + definition;
+  const body = decompressPage(bytes.subarray(end), unpacked - end, packed ? codec : "UNCOMPRESSED", undefined);
+  return { present: optional ? levels(bytes.subarray(start, end), values) : null, body };
+}
+
+/** `n` values that are in no dictionary. The delta and byte-stream-split encodings are there only if asked for. */
+function decoded(body: Uint8Array, encoding: Encoding, type: ParquetType, n: number): ArrayLike<unknown> {
+  const reader = readerOf(body);
+  const filled = <List>(fill: (from: typeof reader, n: number, to: List) => void, list: List) => {
+    if (n) fill(reader, n, list);
+    return list;
+  };
+  switch (encoding) {
+    case "PLAIN":
+      return readPlain(reader, type, n, undefined);
+    case "BYTE_STREAM_SPLIT":
+      return byteStreamSplit(reader, n, type, undefined);
+    case "DELTA_BINARY_PACKED":
+      return filled(deltaBinaryUnpack, type === "INT32" ? new Int32Array(n) : new BigInt64Array(n));
+    case "DELTA_LENGTH_BYTE_ARRAY":
+      return filled(deltaLengthByteArray, new Array<Uint8Array>(n));
+    case "DELTA_BYTE_ARRAY":
+      return filled(deltaByteArray, new Array<Uint8Array>(n));
+    default:
+      throw new LoadError(`the Parquet file is encoded as ${encoding}, which cannot be read`);
+  }
 }
 
 function levels(bytes: Uint8Array, n: number): Uint8Array {
   return Uint8Array.from(runs(bytes, 0, 1, n));
-}
-
-/** Delta and byte-stream-split encodings, which writers use only when asked to: hyparquet's whole reader. */
-function rare(bytes: Uint8Array, header: PageHeader, decoder: ColumnDecoder): ArrayLike<unknown> {
-  if (header.data_page_header_v2) return readDataPageV2(bytes, header, decoder).dataPage as ArrayLike<unknown>;
-  const page = decompressPage(bytes, header.uncompressed_page_size, decoder.codec, undefined);
-  return readDataPage(page, header.data_page_header!, decoder).dataPage as ArrayLike<unknown>;
 }
 
 /** Parquet's RLE / bit-packing hybrid: `n` numbers of `width` bits, starting at byte `at`. */
@@ -173,17 +175,13 @@ function unpackBits(bytes: Uint8Array, at: number, width: number, out: Int32Arra
 }
 
 /** The bytes of a page, after a look at its header: impossible sizes would make a decoder ask for all memory. */
-function checkedPage(chunk: ArrayBuffer, start: number, header: PageHeader, left: number): Uint8Array {
-  const { compressed_page_size: packed, uncompressed_page_size: unpacked } = header;
-  const values = (header.data_page_header ?? header.data_page_header_v2)?.num_values ?? 0;
-  const entries = header.dictionary_page_header?.num_values ?? 0;
-  const known = header.type === "DICTIONARY_PAGE" ? entries >= 0 : values > 0 && values <= left;
+function checkedPage(data: ArrayBuffer, start: number, { dictionary, packed, unpacked, values, crc }: PageHeader, left: number): Uint8Array {
   // Every entry of a dictionary takes bytes; snappy packs at most 1 : 21.
-  if (!known || !(packed >= 0) || start + packed > chunk.byteLength || !(unpacked >= entries) || unpacked > 1000 + 200 * packed) {
+  const known = dictionary ? values >= 0 && values <= unpacked : values > 0 && values <= left;
+  if (!known || !(packed >= 0) || start + packed > data.byteLength || !(unpacked >= 0) || unpacked > 1000 + 200 * packed) {
     throw new LoadError("the Parquet file is damaged: a page has an impossible size");
   }
-  const bytes = new Uint8Array(chunk, start, packed);
-  const crc = header.crc as number | undefined;
+  const bytes = new Uint8Array(data, start, packed);
   if (crc !== undefined && crc >>> 0 !== crc32(bytes)) throw new LoadError("the Parquet file is damaged: a checksum does not fit");
   return bytes;
 }

@@ -6,11 +6,9 @@
  * table once (pages.ts), and a row costs one array access. One column of one row group at a time keeps memory small.
  */
 
-import { parquetMetadataAsync, parquetSchema } from "hyparquet/src/metadata.js";
-import type { ColumnMetaData, FileMetaData, SchemaTree } from "hyparquet/src/types.js";
-
 import { count, LoadError } from "./errors.ts";
 import { readPages } from "./pages.ts";
+import { readMetadata, type Chunk, type Element } from "./parquet-headers.ts";
 import { COLUMNS, findColumns, KINDS, MAX_ROWS, type ColumnName, type Table } from "./table.ts";
 
 export interface ParquetOptions {
@@ -25,84 +23,64 @@ export function readParquet(file: Blob, table: Table, options: ParquetOptions = 
 }
 
 async function readAll(file: Blob, table: Table, options: ParquetOptions): Promise<string | null> {
-  const metadata = await readMetadata(file);
-  const tree = parquetSchema(metadata);
-  findColumns(tree.children.map((child) => String(child.element.name)));
-  for (const name of COLUMNS) checkType(name, tree);
-  if (Number(metadata.num_rows) > MAX_ROWS) {
-    throw new LoadError(`${count(Number(metadata.num_rows))} rows do not fit into a browser, at most ${count(MAX_ROWS)} do`);
+  const { rows, elements, chunks, texts } = await readMetadata(file);
+  findColumns(elements.map(({ name }) => name));
+  const ours = COLUMNS.map((name) => checked(name, elements));
+  if (rows > MAX_ROWS) {
+    throw new LoadError(`${count(rows)} rows do not fit into a browser, at most ${count(MAX_ROWS)} do`);
   }
-  const pieces = chunksOf(metadata);
-  const read = (piece: Piece | undefined) => piece && readChunk(file, piece);
+  const pieces = chunks.flatMap((chunk) => ours.filter(({ name }) => name === chunk.name).map((column) => ({ ...column, chunk })));
+  const read = (piece: Piece | undefined) => piece && readChunk(file, piece.chunk);
   let bytes = 0;
   let next = read(pieces[0]);
   for (const [i, piece] of pieces.entries()) {
-    const chunk = (await next)!;
+    const data = (await next)!;
     next = read(pieces[i + 1]); // comes from disk while this one is decoded
     next?.catch(() => undefined);
     await options.between?.();
-    decode(chunk, table, piece, tree);
-    bytes += chunk.byteLength;
+    decode(data, table, piece);
+    bytes += data.byteLength;
     options.onProgress?.(Math.min(bytes, file.size));
   }
   table.checkLengths();
-  if (table.rows !== Number(metadata.num_rows)) {
-    throw new LoadError(`the file says ${count(Number(metadata.num_rows))} rows and holds ${count(table.rows)}: it is damaged`);
-  }
-  return metadata.key_value_metadata?.find(({ key }) => key === "mask_impact")?.value ?? null;
-}
-
-async function readMetadata(file: Blob): Promise<FileMetaData> {
-  const end = new Uint8Array(await file.slice(-4).arrayBuffer());
-  if (file.size < 12 || String.fromCharCode(...end) !== "PAR1") {
-    throw new LoadError("the Parquet file is cut off: its end, with the list of its contents, is missing");
-  }
-  const source = { byteLength: file.size, slice: (from: number, to?: number) => file.slice(from, to).arrayBuffer() };
-  return parquetMetadataAsync(source, { geoparquet: false });
+  if (table.rows !== rows) throw new LoadError(`the file says ${count(rows)} rows and holds ${count(table.rows)}: it is damaged`);
+  return texts.get("mask_impact") ?? null;
 }
 
 const TYPES = { integer: ["INT32", "INT64"], number: ["FLOAT", "DOUBLE", "INT32", "INT64"], text: ["BYTE_ARRAY"] };
 const NAMES = { integer: "whole numbers", number: "numbers", text: "texts" };
 
-function checkType(name: ColumnName, tree: SchemaTree): void {
-  const { element } = tree.children.find((child) => child.element.name === name)!;
-  // Whole numbers with a gap somewhere are stored as doubles by pandas.
-  const fits = KINDS[name] === "integer" ? [...TYPES.integer, "DOUBLE"] : TYPES[KINDS[name]];
-  const scaled = ["DECIMAL", "DATE", "JSON", "BSON"].includes(element.converted_type ?? "") || element.logical_type?.type === "TIMESTAMP";
-  if (!element.type || !fits.includes(element.type) || scaled || element.repetition_type === "REPEATED") {
-    const type = element.converted_type ?? element.type ?? "a group of columns";
-    throw new LoadError(`the column ${name} is of type ${type}, which holds no ${NAMES[KINDS[name]]}`);
-  }
+interface Ours {
+  name: ColumnName;
+  optional: boolean;
 }
 
 /** One column of one row group. */
-interface Piece {
-  name: ColumnName;
-  column: ColumnMetaData;
-  rows: number;
+interface Piece extends Ours {
+  chunk: Chunk;
 }
 
-function chunksOf(metadata: FileMetaData): Piece[] {
-  return metadata.row_groups.flatMap((group) =>
-    group.columns.flatMap(({ meta_data: column }) => {
-      const name = COLUMNS.find((each) => column?.path_in_schema.length === 1 && column.path_in_schema[0] === each);
-      return column && name ? [{ name, column, rows: Number(group.num_rows) }] : [];
-    }),
-  );
+function checked(name: ColumnName, elements: Element[]): Ours {
+  const { type, converted, timestamp, repetition } = elements.find((element) => element.name === name)!;
+  // Whole numbers with a gap somewhere are stored as doubles by pandas.
+  const fits = KINDS[name] === "integer" ? [...TYPES.integer, "DOUBLE"] : TYPES[KINDS[name]];
+  const scaled = timestamp || ["DECIMAL", "DATE", "JSON", "BSON"].includes(converted ?? "");
+  if (!type || !fits.includes(type) || scaled || repetition === "REPEATED") {
+    throw new LoadError(`the column ${name} is of type ${converted ?? type ?? "a group of columns"}, which holds no ${NAMES[KINDS[name]]}`);
+  }
+  return { name, optional: repetition === "OPTIONAL" };
 }
 
-async function readChunk(file: Blob, { column }: Piece): Promise<ArrayBuffer> {
-  const start = Number(column.dictionary_page_offset ?? column.data_page_offset);
-  const end = start + Number(column.total_compressed_size);
+async function readChunk(file: Blob, { start, end }: Chunk): Promise<ArrayBuffer> {
   if (!(start >= 4 && end <= file.size)) throw new LoadError("the Parquet file is damaged: a column lies outside of it");
   return file.slice(start, end).arrayBuffer();
 }
 
-function decode(chunk: ArrayBuffer, table: Table, { name, column, rows }: Piece, tree: SchemaTree): void {
+function decode(data: ArrayBuffer, table: Table, { name, chunk, optional }: Piece): void {
   const before = table.columns[name].length;
-  readPages(chunk, table, name, column, tree, rows);
+  readPages(data, table, name, chunk, optional);
   const got = table.columns[name].length - before;
-  if (got !== rows) throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(rows)} values`);
+  if (got !== chunk.rows) throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(chunk.rows)} values`);
 }
 
 /** hyparquet's errors, RangeErrors of its DataViews included, in a sentence. Ours pass through. */

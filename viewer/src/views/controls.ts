@@ -6,7 +6,7 @@ import { h } from "../core/dom.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
-import { variantName } from "../core/words.ts";
+import { isDifference, METRICS, variantName } from "../core/words.ts";
 
 type Choices<Key extends keyof State> = [value: State[Key] & string, text: string][];
 
@@ -14,11 +14,18 @@ export class ControlsView implements View {
   readonly element: HTMLElement;
   #store: Store;
   #parts: ((scene: Scene) => void)[] = [];
+  /** One line for what is chosen, on a narrow screen; else the controls are always open, and it is not there. */
+  #summary = h("summary");
 
   constructor(store: Store) {
     this.#store = store;
-    this.element = h(
-      "section", { class: "controls", "aria-label": "What is shown" },
+    const palette = this.#choice("Palette", "palette", [["cividis", "cividis"], ["viridis", "viridis"]]);
+    this.#parts.push(({ state, runs }) => {
+      palette.disabled = isDifference(state, runs);
+      palette.title = palette.disabled ? "A difference has colours of its own: purple for less, orange for more" : "";
+    });
+    const all = h(
+      "div", { class: "controls-all" },
       this.#choice("Metric", "metric", [["l2", "L2"], ["cosine", "Cosine"]]),
       this.#variants(),
       h(
@@ -28,15 +35,23 @@ export class ControlsView implements View {
       this.#choice("Rows", "rows", [["layers", "layers"], ["tokens", "tokens"]]),
       this.#check("first", "position 0", "Position 0, which often just absorbs attention, counts for the colour scale", () => true),
       this.#check("fold", "fold images", "All patches of an image as one column, with the largest of their values", ({ runs }) => runs.some((run) => run.tokens.some(({ kind }) => kind === "image"))),
-      this.#choice("Palette", "palette", [["cividis", "cividis"], ["viridis", "viridis"]]),
+      palette,
     );
+    const details = h("details", {}, this.#summary, all), narrow = matchMedia("(max-width: 720px)");
+    const fit = () => (details.open = !narrow.matches);
+    narrow.addEventListener("change", fit);
+    fit();
+    this.element = h("section", { class: "controls", "aria-label": "What is shown" }, details);
   }
 
   update(scene: Scene): void {
     for (const part of this.#parts) part(scene);
+    const { run, state: { metric, variant, range, curve, step } } = scene;
+    const parts = [METRICS[metric].replace(" distance", ""), variantName(variant), `scale ${range}${curve === "sqrt" ? ", √" : ""}`, `step ${run.steps.indexOf(step) + 1} of ${run.steps.length}`];
+    this.#summary.textContent = parts.join(" · ");
   }
 
-  #choice<Key extends "metric" | "range" | "curve" | "rows" | "palette">(title: string, key: Key, choices: Choices<Key>): HTMLElement {
+  #choice<Key extends "metric" | "range" | "curve" | "rows" | "palette">(title: string, key: Key, choices: Choices<Key>): HTMLFieldSetElement {
     const inputs = choices.map(([value]) =>
       h("input", { type: "radio", name: `choice-${key}`, value, onchange: () => this.#store.set({ [key]: value }) }),
     );

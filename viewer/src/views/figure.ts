@@ -5,8 +5,8 @@ import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import { places, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
-import { number, visible } from "../core/tokens.ts";
-import { METRICS, modelName, percent, predicted, variantName } from "../core/words.ts";
+import { number, signed as withSign, visible } from "../core/tokens.ts";
+import { isDifference, METRICS, modelName, percent, predicted, variantName } from "../core/words.ts";
 import type { Run } from "../data/types.ts";
 
 /** "text · demo · L2 distance of Full · step 1 of 3, next token ␣blue": for the line under a title. */
@@ -18,8 +18,12 @@ export function caption(run: Run, state: State, ofVariant = true): string {
   return [run.name, modelName(run), metric, step].filter(Boolean).join(" · ");
 }
 
-/** Among several runs these views are of the one in front. */
-export const ofRun = ({ run, runs }: Scene) => (runs.length > 1 ? `, of ${run.name} alone` : "");
+/** Of both runs of a difference. */
+export const captions = ({ run, runs, state }: Scene, ofVariant = true) =>
+  (isDifference(state, runs) ? runs.slice(0, 2) : [run]).map((each) => caption(each, state, ofVariant));
+
+/** Among several runs these views are of the one in front, unless they show a difference. */
+export const ofRun = ({ run, runs, state }: Scene) => (runs.length > 1 && !isDifference(state, runs) ? `, of ${run.name} alone` : "");
 
 /** Paper, title and caption; returns where the figure can begin. */
 export function heading(painter: Painter, ink: Ink, title: string, lines: string[]): number {
@@ -37,18 +41,25 @@ export function cut(painter: Painter, text: string, width: number, style = {}): 
   return `${characters.join("")}…`;
 }
 
-/** The colours from 0 to `largest`, with both ends named. */
-export function colourBar(painter: Painter, ink: Ink, x: number, y: number, state: State, largest: number, unit: string): void {
-  const width = 120;
+/** The colours from 0, or -largest, to `largest`, with both ends named. */
+export function colourBar(painter: Painter, ink: Ink, x: number, y: number, state: State, largest: number, unit: string, signed = false): void {
+  const width = 120, palette = paletteOf(state, signed);
   for (let step = 0; step < 60; step++)
-    painter.rect(x + (step * width) / 60, y, width / 60 + 0.5, 10, css(colourAt(state.palette, step / 59)));
-  painter.text(x, y + 23, "0", { size: 11, colour: ink.muted });
-  painter.text(x + width, y + 23, number(largest), { size: 11, colour: ink.muted, align: "right" });
+    painter.rect(x + (step * width) / 60, y, width / 60 + 0.5, 10, css(colourAt(palette, step / 59)));
+  const [low, high] = ends(largest, signed);
+  painter.text(x, y + 23, low, { size: 11, colour: ink.muted });
+  painter.text(x + width, y + 23, high, { size: 11, colour: ink.muted, align: "right" });
   painter.text(x + width + 8, y + 9, unit + (state.curve === "sqrt" ? ", square-root scale" : ""), { size: 11, colour: ink.muted });
 }
 
+const paletteOf = (state: State, signed: boolean) => (signed ? "difference" : state.palette);
+
+/** What a scale goes from and to. */
+export const ends = (largest: number, signed: boolean) => (signed ? [withSign(-largest), withSign(largest)] : ["0", number(largest)]);
+
 /** The same for the page, as CSS. */
-export function gradient(palette: State["palette"]): string {
+export function gradient(state: State, signed: boolean): string {
+  const palette = paletteOf(state, signed);
   const stops = Array.from({ length: 17 }, (_, step) => css(colourAt(palette, step / 16)));
   return `linear-gradient(to right, ${stops.join(", ")})`;
 }

@@ -1,17 +1,19 @@
 /** Layers x heads for the selected token, or for the strongest token in each cell while none is selected. */
 
-import { colourAt, css, share } from "../core/colour.ts";
+import { colourAt, css, isLight, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
+import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-matrix.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
 import { noiseFloor, rowMaxima, tokenIndex, type Scene, type View } from "../core/scene.ts";
 import { toggled } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
-import { named, number } from "../core/tokens.ts";
-import { exact, METRICS } from "../core/words.ts";
-import { caption, colourBar, gradient, heading, ofRun } from "./figure.ts";
+import { named } from "../core/tokens.ts";
+import { exact, isDifference, METRICS, moreOrLess, subject } from "../core/words.ts";
+import { captions, colourBar, ends, gradient, heading, ofRun } from "./figure.ts";
 import { headColour, shown } from "./head-marks.ts";
+import { shownValue } from "./shade.ts";
 import "./heads.css";
 
 /** Where what is, in pixels; rows and columns are places in the matrix, in the order shown. */
@@ -40,7 +42,7 @@ export class HeadsView implements View {
   #width = 0; // as observed: asking the element would lay out the page in the middle of an update
 
   #what = h("p", { class: "heads__what" });
-  #readout = h("p", { class: "heads__readout", "aria-live": "polite" });
+  #readout = h("p", { class: "heads__readout steady", "aria-live": "polite" });
   #note = h("p", { class: "heads__note" });
   #legend = h("div", { class: "heads__legend" });
   #canvas = h("canvas", { role: "application", "aria-roledescription": "matrix of layers and heads", tabindex: 0 });
@@ -72,23 +74,23 @@ export class HeadsView implements View {
 
   update(scene: Scene): void {
     this.#scene = scene;
-    const { run, state, hover, dark } = scene;
-    const { metric, variant, step, range, first, palette, curve, token, layer, heads } = state;
-    const shown = [run, scene.runs.length, metric, variant, step, range, first, palette, curve, token, layer, heads.join(), hover.layer, dark];
+    const { runs, state, hover, dark } = scene;
+    const { metric, variant, step, range, first, palette, curve, compare, token, layer, heads } = state;
+    const shown = [...runs, runs.length, compare, metric, variant, step, range, first, palette, curve, token, layer, heads.join(), hover.layer, dark];
     if (shown.every((value, place) => value === this.#shown[place])) return;
     this.#shown = shown;
-    const matrix = headMatrix(run, state);
+    const matrix = headMatrix(scene);
     const none = !matrix.heads.length;
     for (const part of [this.#plot, this.#legend, this.#readout, this.#details]) part.hidden = none;
     this.#what.textContent = none ? "This run has no values of single heads." : whatText(scene);
     this.#note.textContent = none ? "" : "Click a cell: show that head. Shift-click it, or click the head's number: line in the plot.";
     if (none) return;
     const bar = h("i");
-    bar.style.background = gradient(state.palette);
-    const end = state.range === "row" ? "largest of each layer" : number(largestOf(matrix));
+    bar.style.background = gradient(state, matrix.signed);
+    const [low, high] = state.range === "row" ? [matrix.signed ? "" : "0", "largest of each layer"] : ends(largestOf(matrix), matrix.signed);
     const unit = METRICS[metric] + (curve === "sqrt" ? ", square-root scale" : "");
-    const below = matrix.values.some((value) => value < floorOf(scene)) ? "hatched: below the noise floor" : "";
-    this.#legend.replaceChildren("0", bar, h("span", {}, end), h("span", {}, unit), h("span", {}, below));
+    const below = matrix.values.some((value) => Math.abs(value) < floorOf(scene)) ? "hatched: below the noise floor" : "";
+    this.#legend.replaceChildren(low, bar, h("span", {}, high), h("span", {}, unit), h("span", {}, below));
     this.#canvas.setAttribute("aria-label", `${matrix.layers.length} layers by ${matrix.heads.length} heads, ${METRICS[metric]}, ${whatText(scene)} ` +
       "Arrow keys move, Enter shows the head, L puts it into the line plot.");
     this.#paint();
@@ -101,7 +103,7 @@ export class HeadsView implements View {
   }
 
   #matrix(): HeadMatrix {
-    return headMatrix(this.#scene!.run, this.#scene!.state);
+    return headMatrix(this.#scene!);
   }
 
   #paint(): void {
@@ -194,30 +196,30 @@ export class HeadsView implements View {
   }
 
   drawing(scene: Scene): Drawing | null {
-    const matrix = headMatrix(scene.run, scene.state);
+    const matrix = headMatrix(scene);
     if (!matrix.heads.length) return null;
     const title = "Layers and heads";
     const orders = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
     const layout = { left: 48, top: 160, wide: Math.max(12, Math.min(48, Math.floor(556 / matrix.heads.length))), high: matrix.layers.length > 40 ? 12 : 20, ...orders };
-    const width = Math.max(620, layout.left + layout.wide * matrix.heads.length + 16);
+    const width = Math.max(700, layout.left + layout.wide * matrix.heads.length + 16);
     const height = layout.top + layout.high * matrix.layers.length + 16;
     const draw = (painter: Painter) => {
-      const below = heading(painter, LIGHT, title, [caption(scene.run, scene.state, false), whatText(scene)]);
+      const below = heading(painter, LIGHT, title, [...captions(scene, false), whatText(scene)]);
       const { state } = scene;
-      colourBar(painter, LIGHT, 16, below + 4, state, state.range === "row" ? NaN : largestOf(matrix), METRICS[state.metric] + (state.range === "row" ? ", each layer on its own scale" : ""));
+      colourBar(painter, LIGHT, 16, below + 4, state, state.range === "row" ? NaN : largestOf(matrix), METRICS[state.metric] + (state.range === "row" ? ", each layer on its own scale" : ""), matrix.signed);
       drawMatrix(painter, LIGHT, scene, matrix, layout, null);
     };
     return { title, width, height, draw };
   }
 
-  table(scene: Scene): string[][] | null {
-    const matrix = headMatrix(scene.run, scene.state);
-    if (!matrix.heads.length) return null;
-    const { rows, columns } = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
-    return [
-      ["layer", ...columns.map((column) => `Head_${matrix.heads[column]}`)],
-      ...rows.map((row) => [String(matrix.layers[row]), ...columns.map((column) => exact(matrix.values[row * matrix.heads.length + column]))]),
-    ];
+  lines(scene: Scene): Line[] | null {
+    const { layers, heads, values, strongest } = headMatrix(scene);
+    const { run, state } = scene, chosen = tokenIndex(run, state.token);
+    if (!heads.length) return null;
+    return [...values].flatMap((value, cell) => Number.isNaN(value) ? [] : {
+      run: subject(scene), variant: `Head_${heads[cell % heads.length]}`, more: { layer: layers[Math.floor(cell / heads.length)] },
+      token: run.tokens[strongest?.[cell] ?? chosen], value,
+    });
   }
 }
 
@@ -228,46 +230,52 @@ function sorting(what: string, natural: string, changed: () => void): { label: H
 }
 
 function whatText(scene: Scene): string {
-  const { run, state } = scene;
+  const { run, runs, state } = scene;
   const token = run.tokens[tokenIndex(run, state.token)];
-  if (token) return `For ${named(token)}${ofRun(scene)}.`;
+  const signed = isDifference(state, runs), of = signed ? `, ${subject(scene)}` : ofRun(scene);
+  if (token) return `For ${named(token)}${of}.`;
   const without = !state.first && tokenIndex(run, 0) >= 0;
-  return `No token is selected: each cell shows its strongest token${without ? " (position 0 left out)" : ""}${ofRun(scene)}.`;
+  return `No token is selected: each cell shows ${signed ? "the token that differs most" : "its strongest token"}${without ? " (position 0 left out)" : ""}${of}.`;
 }
 
-function floorOf({ run, state }: Scene): number {
-  return noiseFloor(run, { ...state, variant: "Head_0" });
+function floorOf({ run, runs, state }: Scene): number {
+  const compared = isDifference(state, runs) ? runs.slice(0, 2) : [run];
+  return Math.max(...compared.map((each) => noiseFloor(each, { ...state, variant: "Head_0" })));
 }
 
-const largestOf = ({ values }: HeadMatrix) => values.reduce((most, value) => (value > most ? value : most), 0);
+const largestOf = ({ values }: HeadMatrix) => values.reduce((most, value) => (Math.abs(value) > most ? Math.abs(value) : most), 0);
 
 function cellText(scene: Scene, matrix: HeadMatrix, cell: number): string {
   const value = matrix.values[cell];
   const [layer, head] = [matrix.layers[Math.floor(cell / matrix.heads.length)], matrix.heads[cell % matrix.heads.length]];
   const token = scene.run.tokens[matrix.strongest?.[cell] ?? -1];
-  const notes = [Number.isNaN(value) && "not measured", value < floorOf(scene) && "below the noise floor", token && named(token)];
-  return [`Layer ${layer}, head ${head}: ${number(value)}`, ...notes].filter(Boolean).join(", ");
+  const missing = Number.isNaN(value);
+  const notes = [missing ? "not measured" : matrix.signed && moreOrLess(scene, value), Math.abs(value) < floorOf(scene) && "below the noise floor", token && named(token, 24)];
+  return [`Layer ${layer}, head ${head}: ${shownValue(matrix, value)}`, ...notes].filter(Boolean).join(", ");
 }
 
 function strongestCell(scene: Scene, matrix: HeadMatrix): string {
   const largest = largestOf(matrix);
-  const cell = matrix.values.indexOf(largest);
+  const cell = matrix.values.findIndex((value) => Math.abs(value) === largest);
   return cell < 0 ? "No value was measured here." : `Largest: ${cellText(scene, matrix, cell).replace("Layer", "layer")}`;
 }
 
-function drawMatrix(painter: Painter, ink: Ink, { run, state, hover, dark }: Scene, matrix: HeadMatrix, layout: Layout, pointer: Cell | null): void {
+function drawMatrix(painter: Painter, ink: Ink, scene: Scene, matrix: HeadMatrix, layout: Layout, pointer: Cell | null): void {
+  const { state, hover, dark } = scene;
   const { left, top, wide, high, rows, columns } = layout;
   const count = columns.length;
-  const maxima = state.range === "row" ? rowMaxima(matrix.values, count, -1) : null;
+  const maxima = state.range === "row" ? rowMaxima(matrix.values.map(Math.abs), count, -1) : null;
+  const palette = matrix.signed ? "difference" : state.palette;
   const largest = largestOf(matrix);
-  const floor = noiseFloor(run, { ...state, variant: "Head_0" });
+  const floor = floorOf(scene);
   rows.forEach((layer, row) => {
     columns.forEach((head, column) => {
       const value = matrix.values[layer * count + head];
       const [x, y] = [left + column * wide, top + row * high];
       const [w, t] = [wide - (wide > 7 ? 1 : 0), high - (high > 7 ? 1 : 0)];
-      painter.rect(x, y, w, t, Number.isNaN(value) ? ink.empty : css(colourAt(state.palette, share(value, maxima ? maxima[layer] : largest, state.curve))));
-      if (value < floor) painter.hatch(x, y, w, t, "rgba(255, 255, 255, 0.5)");
+      const colour = colourAt(palette, share(value, maxima ? maxima[layer] : largest, state.curve, matrix.signed));
+      painter.rect(x, y, w, t, Number.isNaN(value) ? (matrix.signed ? ink.line : ink.empty) : css(colour));
+      if (Math.abs(value) < floor) painter.hatch(x, y, w, t, isLight(colour) ? "#0006" : "#fff8");
     });
   });
   const small = { size: 11, colour: ink.muted };

@@ -38,6 +38,7 @@ export class Grid {
   #scene!: Scene;
   #geometry!: Geometry;
   #size = { width: 0, height: 0 };
+  #at = { x: 0, y: 0 }; // where it is scrolled to: asking the element would lay out the page in the middle of an update
   #shown = "";
   #waits = false;
 
@@ -46,30 +47,36 @@ export class Grid {
     this.#scroll = h("div", { class: "heatmap-scroll", role: "grid", tabindex: 0, "data-arrows": "selection" }, this.#spacer, this.#row);
     this.element = h("div", { class: "heatmap-panel" }, this.#title, this.#bar, this.#notes, this.#scroll);
     this.#scroll.addEventListener("scroll", () => {
-      scrolled(this.#scroll.scrollLeft, this.#scroll.scrollTop);
-      this.#repaintSoon();
+      const { x, y } = this.#at;
+      this.#look();
+      if (this.#at.x !== x || this.#at.y !== y) this.#repaintSoon();
+      scrolled(this.#at.x, this.#at.y);
     });
     this.#scroll.addEventListener("pointermove", (event) => this.#store.hover(this.#under(event)));
     this.#scroll.addEventListener("pointerleave", () => this.#store.hover({ token: null, layer: null }));
     this.#scroll.addEventListener("click", (event) => this.#click(event));
   }
 
-  /** `legend`: the sheet whose scale and signs are explained above the grid; null where another grid does that. */
-  update(scene: Scene, sheet: Sheet, width: number, height: number, titled: boolean, legend: Sheet | null): void {
+  /**
+   * `legend`: the sheet whose scale and signs are explained above the grid, in `wide` pixels or as wide as the grid;
+   * null where another grid does that.
+   */
+  update(scene: Scene, sheet: Sheet, width: number, height: number, titled: boolean, legend: Sheet | null, wide: number | null): void {
     this.#scene = scene;
     const { state } = scene;
     this.#title.textContent = titled ? sheet.title : "";
     this.#title.hidden = !titled;
     this.#notes.textContent = sheet.notes.join(" ");
     this.#notes.hidden = !sheet.notes.length;
-    if (this.#geometry?.sheet !== sheet || this.#shown !== `${state.rows} ${width} ${height}`) {
-      this.#shown = `${state.rows} ${width} ${height}`;
-      this.#geometry = geometry(sheet, state.rows, width - BAR, height);
+    this.#geometry = geometry(sheet, state.rows, width - BAR, height);
+    const shown = [sheet.run.id, state.rows, width, height, this.#geometry.width, this.#geometry.height].join();
+    if (shown !== this.#shown) {
+      this.#shown = shown;
       this.#resize(width, height);
     }
     this.#describe(sheet);
     this.#bar.hidden = !legend;
-    if (legend) this.#explain(legend, scene, width);
+    if (legend) this.#explain(legend, scene, wide ?? parseFloat(this.#scroll.style.width));
     this.#reveal();
     this.#paint();
   }
@@ -93,13 +100,17 @@ export class Grid {
     this.#size = { width: Math.min(this.#scroll.clientWidth || width, g.width), height: Math.min(this.#scroll.clientHeight || height, g.height) };
     this.#canvas.style.width = `${this.#size.width}px`;
     this.#canvas.style.height = `${this.#size.height}px`;
+    this.#look();
+  }
+
+  #look(): void {
+    this.#at = { x: this.#scroll.scrollLeft, y: this.#scroll.scrollTop };
   }
 
   #paint(): void {
     const { state, hover, dark } = this.#scene;
     const painter = new CanvasPainter(this.#canvas, this.#size.width, this.#size.height, devicePixelRatio);
-    const { scrollLeft, scrollTop } = this.#scroll;
-    paintSheet(painter, this.#geometry, state, ink(dark), scrollLeft, scrollTop, { token: state.token, layer: state.layer, hover });
+    paintSheet(painter, this.#geometry, state, ink(dark), this.#at.x, this.#at.y, { token: state.token, layer: state.layer, hover });
   }
 
   #repaintSoon(): void {
@@ -112,16 +123,20 @@ export class Grid {
   }
 
   scrollTo(x: number, y: number): void {
-    if (Math.abs(this.#scroll.scrollLeft - x) < 1 && Math.abs(this.#scroll.scrollTop - y) < 1) return;
+    if (this.#move(x, y)) this.#repaintSoon();
+  }
+
+  #move(x: number, y: number): boolean {
+    if (Math.abs(this.#at.x - x) < 1 && Math.abs(this.#at.y - y) < 1) return false;
     this.#scroll.scrollTo(x, y);
-    this.#repaintSoon();
+    this.#look();
+    return true;
   }
 
   viewport(): Viewport {
     const g = this.#geometry;
     return {
-      x: this.#scroll.scrollLeft, y: this.#scroll.scrollTop,
-      width: this.#size.width - g.left, height: this.#size.height - g.top, geometry: g,
+      ...this.#at, width: this.#size.width - g.left, height: this.#size.height - g.top, geometry: g,
     };
   }
 
@@ -144,9 +159,10 @@ export class Grid {
       const far = end < scroll - 2 * size || start > scroll + view + 2 * size;
       return far ? (start + end - view) / 2 : start < scroll ? start - size : end + 3 * size - view; // slanted names reach to the right
     };
-    const x = fit(this.#scroll.scrollLeft, column, g.cellWidth, this.#size.width - g.left);
-    const y = fit(this.#scroll.scrollTop, row, g.cellHeight, this.#size.height - g.top);
-    this.scrollTo(x, y);
+    this.#move(
+      fit(this.#at.x, column, g.cellWidth, this.#size.width - g.left),
+      fit(this.#at.y, row, g.cellHeight, this.#size.height - g.top),
+    );
   }
 
   /** The grid for assistive technology: its size, and the selected cell. */
@@ -176,8 +192,8 @@ export class Grid {
     const box = this.#scroll.getBoundingClientRect();
     const x = event.clientX - box.left - g.left, y = event.clientY - box.top - g.top;
     const inView = x < this.#size.width - g.left && y < this.#size.height - g.top;
-    const column = x >= 0 && inView ? Math.floor((x + this.#scroll.scrollLeft) / g.cellWidth) : -1;
-    const row = y >= 0 && inView ? Math.floor((y + this.#scroll.scrollTop) / g.cellHeight) : -1;
+    const column = x >= 0 && inView ? Math.floor((x + this.#at.x) / g.cellWidth) : -1;
+    const row = y >= 0 && inView ? Math.floor((y + this.#at.y) / g.cellHeight) : -1;
     const known = (place: number, all: number) => place >= 0 && place < all;
     const [rowKnown, columnKnown] = [known(row, g.rows), known(column, g.columns)];
     if ((x >= 0 && !columnKnown) || (y >= 0 && !rowKnown)) return { token: null, layer: null };

@@ -2,7 +2,7 @@
 
 import { colourAt, css, isLight, share, table, type Palette, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
-import type { Painter } from "../core/painter.ts";
+import { setPixel, type Painter } from "../core/painter.ts";
 import type { Hover } from "../core/scene.ts";
 import { columnOf, largestFor, type Sheet } from "../core/sheet.ts";
 import type { State } from "../core/state.ts";
@@ -108,7 +108,7 @@ function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, 
   if (r1 <= r0 || c1 <= c0) return;
   const { sheet, cellWidth: w, cellHeight: h } = g;
   const colours = table(paletteOf(sheet, state));
-  const raster = new ImageData(c1 - c0, r1 - r0);
+  const raster = new ImageData(c1 - c0, r1 - r0), { data } = raster;
   const places = new Uint8Array(raster.width * raster.height);
   const value = (row: number, column: number) => sheet.values[layerAt(g, row, column) * sheet.columns.length + columnAt(g, row, column)];
   for (let row = r0, at = 0; row < r1; row++) {
@@ -117,11 +117,7 @@ function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, 
       if (Number.isNaN(here)) continue; // transparent: the empty colour shows
       const largest = largestFor(sheet, layerAt(g, row, column), columnAt(g, row, column));
       places[at] = Math.round(share(here, largest, state.curve, sheet.signed) * 255);
-      const [red, green, blue] = colours[places[at]];
-      raster.data[4 * at] = red;
-      raster.data[4 * at + 1] = green;
-      raster.data[4 * at + 2] = blue;
-      raster.data[4 * at + 3] = 255;
+      setPixel(data, at, colours[places[at]]);
     }
   }
   painter.cells(x + c0 * w, y + r0 * h, raster.width * w, raster.height * h, raster);
@@ -294,7 +290,7 @@ export function paintScale(painter: Painter, sheet: Sheet, state: State, ink: In
   const unit = [state.metric === "l2" ? "model units" : "0 to 2", sheet.by !== "all" && `each ${each} by itself`, sheet.shared && "one scale for all runs", state.curve === "sqrt" && "square root scale"].filter(Boolean).join(", ");
   painter.text(x + painter.measure(title, { size: 12, bold: true }) + 6, y + 11, `(${unit})`, small);
   const raster = new ImageData(256, 1);
-  for (let i = 0; i < 256; i++) raster.data.set([...colourAt(palette, i / 255), 255], 4 * i);
+  table(palette).forEach((colour, place) => setPixel(raster.data, place, colour));
   const top = y + BAR.top;
   painter.cells(x, top, BAR.width, BAR.height, raster);
   const largest = sheet.by === "all" ? sheet.largest[0] : 0;

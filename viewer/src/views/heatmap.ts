@@ -3,7 +3,7 @@
 import "./heatmap.css";
 
 import { h } from "../core/dom.ts";
-import { titleOf } from "../core/export.ts";
+import { titleOf, type Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { part, type Drawing } from "../core/painter.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
@@ -14,7 +14,7 @@ import { exact } from "../core/words.ts";
 import { at } from "../data/types.ts";
 import { caption, heading } from "./figure.ts";
 import { Grid } from "./heatmap-grid.ts";
-import { columnName, geometry, paintScale, paintSheet, scaleHeight, type Geometry } from "./heatmap-paint.ts";
+import { geometry, paintScale, paintSheet, scaleHeight, type Geometry } from "./heatmap-paint.ts";
 import { NumbersTable } from "./heatmap-table.ts";
 import { Minimap } from "./minimap.ts";
 
@@ -22,12 +22,13 @@ const DRAWING_WIDTH = 4000;
 
 export class HeatmapView implements View {
   readonly element: HTMLElement;
+  /** A view of its own: the heat map is on the screen before it. */
+  readonly minimap = new Minimap(() => this.#grids[0].viewport(), (x, y) => this.#scrollTo(x, y));
   #store: Store;
   #grids: Grid[] = [];
   #panels = h("div", { class: "heatmap-panels" });
-  #readout = h("p", { class: "heatmap-readout" });
+  #readout = h("p", { class: "heatmap-readout steady" });
   #live = h("p", { class: "visually-hidden", "aria-live": "polite" });
-  #minimap: Minimap;
   #table = new NumbersTable();
   #sheets: Sheet[] = [];
   #sheetsOf: unknown[] = [];
@@ -36,8 +37,7 @@ export class HeatmapView implements View {
 
   constructor(store: Store) {
     this.#store = store;
-    this.#minimap = new Minimap((x, y) => this.#scrollTo(x, y));
-    const body = h("div", { class: "heatmap-body" }, this.#panels, this.#minimap.element);
+    const body = h("div", { class: "heatmap-body" }, this.#panels, this.minimap.element);
     this.element = h(
       "section", { class: "heatmap", "aria-labelledby": "heatmap-title" },
       h("h2", { id: "heatmap-title", class: "visually-hidden" }, "Heat map"), this.#readout, body, this.#live, this.#table.element,
@@ -46,7 +46,10 @@ export class HeatmapView implements View {
       const width = this.element.clientWidth;
       if (width === this.#width) return;
       this.#width = width;
-      this.#store.set({});
+      const { scene } = this.#store;
+      if (!scene) return;
+      this.update(scene);
+      this.minimap.update(scene);
     }).observe(this.element);
   }
 
@@ -60,17 +63,15 @@ export class HeatmapView implements View {
       this.#grids.push(grid);
       this.#panels.append(grid.element);
     }
-    this.#panels.classList.toggle("heatmap-across", made.length > 1 && upright);
-    const width = this.#width || this.element.clientWidth;
+    const width = (this.#width ||= this.element.clientWidth);
     const share = upright ? Math.floor((width - 44 - 16 * (made.length - 1)) / made.length) : width;
     const high = Math.max(220, Math.min(innerHeight * 0.62, 900) / (state.rows === "layers" ? Math.min(made.length, 2) : 1));
-    const once = made[0].shared && !upright;
+    const once = made[0].shared, across = made.length > 1 && upright;
+    this.#panels.classList.toggle("heatmap-across", across);
     this.#grids.forEach((grid, i) => {
       const legend = once ? (i ? null : together(made)) : made[i];
-      grid.update(scene, made[i], Math.max(240, share), high, made.length > 1 || made[i].signed, legend);
+      grid.update(scene, made[i], Math.max(200, share), high, made.length > 1 || made[i].signed, legend, across && !once ? null : width);
     });
-    const [first] = this.#grids;
-    this.#minimap.update(scene, made[0], first.viewport());
     this.#read(scene, made[0]);
     this.#table.update(scene, made[0]);
   }
@@ -116,7 +117,7 @@ export class HeatmapView implements View {
 
   #scrollTo(x: number, y: number): void {
     for (const grid of this.#grids) grid.scrollTo(x, y);
-    this.#minimap.show(this.#grids[0].viewport());
+    this.minimap.show();
   }
 
   /** Exact numbers of the cell under the pointer or, without one, of the selected one. */
@@ -125,7 +126,7 @@ export class HeatmapView implements View {
     const hovering = hover.token !== null || hover.layer !== null;
     const token = hovering ? hover.token : state.token, layer = hovering ? hover.layer : state.layer;
     const text = token === null && layer === null
-      ? "Point at a cell for its numbers; click or use the arrow keys to select."
+      ? "Point at a cell for its numbers, click to select it."
       : describe(scene, sheet, token, layer);
     if (this.#readout.textContent !== text) this.#readout.textContent = text;
     this.#readout.classList.toggle("muted", token === null && layer === null);
@@ -160,14 +161,14 @@ export class HeatmapView implements View {
     };
   }
 
-  table(scene: Scene): string[][] {
-    const made = this.#made(scene);
-    const head = ["position", "token", ...made.flatMap((sheet) => sheet.layers.map((layer) => `${made.length > 1 ? `${sheet.title} ` : ""}layer ${layer}`))];
-    const rows = made[0].columns.map(({ token, positions }, column) => [
-      String(positions[0]), positions.length > 1 ? columnName(made[0], column) : token.text,
-      ...made.flatMap((sheet) => sheet.layers.map((_, layer) => exact(sheet.values[layer * sheet.columns.length + column]))),
-    ]);
-    return [head, ...rows];
+  /** One line for each value; a folded picture has those of its strongest patches. */
+  lines(scene: Scene): Line[] {
+    return this.#made(scene).flatMap(({ title, run, layers, columns, values, strongest }) =>
+      [...values].flatMap((value, place) => {
+        const column = columns[place % columns.length];
+        const token = run.tokens[tokenIndex(run, strongest?.[place] ?? null)] ?? column.token;
+        return Number.isNaN(value) ? [] : { run: title, more: { layer: layers[Math.floor(place / columns.length)] }, token, value };
+      }));
   }
 }
 

@@ -5,6 +5,7 @@ import "./help.css";
 import { h } from "../core/dom.ts";
 import type { Scene } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
+import { isDifference } from "../core/words.ts";
 
 /** What keys can do that is not a change of the state. */
 export interface Actions {
@@ -20,7 +21,7 @@ interface Key {
   text: string;
   /** Also before anything is loaded. */
   always?: boolean;
-  run(scene: Scene, store: Store, actions: Actions, key: string): void;
+  run(scene: Scene, store: Store, actions: Actions, key: string): unknown;
 }
 
 const KEYS: Key[] = [
@@ -47,8 +48,8 @@ const KEYS: Key[] = [
   { keys: ["0"], text: "position 0 in or out of the scale", run: ({ state }, store) => store.set({ first: !state.first }) },
   { keys: ["r"], text: "rows: layers or tokens", run: ({ state }, store) => store.set({ rows: state.rows === "layers" ? "tokens" : "layers" }) },
   { keys: ["f"], text: "fold or unfold pictures", run: ({ state }, store) => store.set({ fold: !state.fold }) },
-  { keys: ["p"], text: "palette", run: ({ state }, store) => store.set({ palette: state.palette === "cividis" ? "viridis" : "cividis" }) },
-  { keys: ["c"], text: "two runs: side by side or difference", run: ({ state }, store) => store.set({ compare: state.compare === "side" ? "difference" : "side" }) },
+  { keys: ["p"], text: "palette", run: ({ state, runs }, store) => !isDifference(state, runs) && store.set({ palette: state.palette === "cividis" ? "viridis" : "cividis" }) },
+  { keys: ["c"], text: "two runs: side by side or difference", run: ({ state, runs }, store) => runs.length > 1 && store.set({ compare: state.compare === "side" ? "difference" : "side" }) },
   { keys: ["n"], text: "next loaded run", run: ({ library, run }, store) => store.set({ runs: [(library.indexOf(run) + 1) % library.length] }) },
   { keys: ["o"], text: "open files", always: true, run: (_, __, actions) => actions.open() },
   { keys: ["e"], text: "export", run: (_, __, actions) => actions.exports() },

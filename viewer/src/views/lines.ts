@@ -2,6 +2,7 @@
 
 import { share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
+import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, strongestHeads } from "../core/head-matrix.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
@@ -9,9 +10,9 @@ import { noiseFloor, sameToken, tokenIndex, type Scene, type View } from "../cor
 import { apart, seriesOf, target, toggled, type Series } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
 import { label, named, number } from "../core/tokens.ts";
-import { exact, METRICS, variantName } from "../core/words.ts";
+import { isDifference, METRICS, modelName, variantName } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
-import { caption, heading, ticks } from "./figure.ts";
+import { captions, heading, ticks } from "./figure.ts";
 import { headColour } from "./head-marks.ts";
 import "./lines.css";
 
@@ -69,22 +70,21 @@ export class LinesView implements View {
     this.#scene = scene;
     const { runs, state, hover, dark } = scene;
     const found = target(scene);
-    const { metric, variant, step, curve, layer, heads } = state;
-    const shown = [runs.map(({ id }) => id).join(), scene.run, found?.token, found?.why, metric, variant, step, curve, layer, heads.join(), hover.layer, dark];
+    const { metric, variant, step, curve, compare, layer, heads } = state;
+    const shown = [runs.map(({ id }) => id).join(), scene.run, compare, found?.token, found?.why, metric, variant, step, curve, layer, heads.join(), hover.layer, dark];
     if (shown.every((value, place) => value === this.#shown[place])) return;
     this.#shown = shown;
     this.#token = found?.token ?? null;
     for (const part of [this.#plot, this.#readout]) part.hidden = !found;
-    const how = { selected: "", hovered: " (pointed at)", strongest: " (the most important one; select any other)" };
-    this.#what.textContent = found ? `${named(found.token)}${how[found.why]}` : "No token has a value at this step.";
+    const strongest = isDifference(scene.state, runs) ? "Differs most: " : "Most important: "; // until another one is selected
+    this.#what.textContent = found ? (found.why === "strongest" ? strongest : "") + named(found.token, 20) : "No token has a value at this step.";
     this.#chooser(scene);
     if (!found) return;
     const series = seriesOf(scene, found.token.position);
     this.#canvas.setAttribute("aria-label", `${METRICS[metric]} of ${named(found.token)} over ${scene.run.layers.length} layers; left and right select a layer`);
     this.#paint(scene, series);
     this.#say(scene, series);
-    this.#note.textContent = others(scene, found.token);
-    this.#note.hidden = !this.#note.textContent;
+    this.#note.replaceChildren(...others(scene, found.token).map((text) => h("span", { title: text }, text)));
   }
 
   #paint(scene: Scene, series: Series[]): void {
@@ -103,11 +103,11 @@ export class LinesView implements View {
     const layer = chosen ?? peakLayer(series[0]);
     const parts = series.map((line) => {
       const mark = h("i");
-      mark.style.background = colourOf(line, scene, ink(dark));
+      mark.style.background = swatch(colourOf(line, scene, ink(dark)), dashOf(line));
       const place = line.layers.indexOf(layer);
       const value = place < 0 ? NaN : line.values[place];
-      const low = value < floorOf(line, state.metric) ? " (below noise)" : "";
-      return h("span", {}, mark, `${nameOf(line, runs.length)} ${number(value)}${low}`);
+      const low = value < floorOf(line, state.metric);
+      return h("span", low ? { class: "muted", title: "below the noise floor" } : {}, mark, `${nameOf(line, runs.length)} ${low ? "≈ " : ""}${number(value)}`);
     });
     this.#readout.replaceChildren(h("span", {}, `${chosen === null ? "peak, layer" : "layer"} ${layer}:`), ...parts);
   }
@@ -131,7 +131,7 @@ export class LinesView implements View {
     } }, h("option", { value: "" }, "add a head…"), ...all.filter((head) => !state.heads.includes(head)).map((head) => h("option", { value: head }, `Head ${head}`)));
     const strongest = () => {
       const now = this.#store.scene;
-      if (now && this.#token) this.#store.set({ heads: strongestHeads(headMatrix(now.run, { ...now.state, token: this.#token.position }), 3) });
+      if (now && this.#token) this.#store.set({ heads: strongestHeads(headMatrix({ ...now, state: { ...now.state, token: this.#token.position } }), 3) });
     };
     this.#chosen.replaceChildren(...buttons, add, h("button", { type: "button", onclick: strongest }, "3 strongest"));
   }
@@ -168,21 +168,18 @@ export class LinesView implements View {
     const [title, width, height] = ["Importance over layers", 760, 460];
     return { title, width, height, draw: (painter) => {
       const curve = scene.state.curve === "sqrt" ? "square-root scale" : "linear scale";
-      const lines = [caption(scene.run, scene.state, false), `${named(found.token)} · ${curve}`, others(scene, found.token)].filter(Boolean);
+      const lines = [...captions(scene, false), `${named(found.token)} · ${curve}`, others(scene, found.token).join(" · ")].filter(Boolean);
       const top = heading(painter, LIGHT, title, lines);
       drawLines(painter, LIGHT, scene, seriesOf(scene, found.token.position), { x: 12, y: top, width: width - 24, height: height - top - 12 }, scene.state.layer);
     } };
   }
 
-  table(scene: Scene): string[][] | null {
+  lines(scene: Scene): Line[] | null {
     const found = target(scene);
-    if (!found) return null;
-    const series = seriesOf(scene, found.token.position);
-    const layers = layersOf(series);
-    return [
-      ["layer", ...series.map((line) => (scene.runs.length > 1 ? `${line.run.name} ${line.variant}` : line.variant))],
-      ...layers.map((layer) => [String(layer), ...series.map((line) => exact(line.values[line.layers.indexOf(layer)] ?? NaN))]),
-    ];
+    return found && seriesOf(scene, found.token.position).flatMap(({ run, variant, layers, values }) => {
+      const token = run.tokens[tokenIndex(run, found.token.position)];
+      return [...values].flatMap((value, place) => (Number.isNaN(value) ? [] : { run: run.name, variant, more: { layer: layers[place] }, token, value }));
+    });
   }
 }
 
@@ -207,14 +204,24 @@ function colourOf({ variant }: Series, { state, dark }: Scene, colours: Ink): st
   return variant === "Full" ? colours.ink : variant === "Attn" ? colours.faint : colours.muted;
 }
 
-/** Which run is which line, and whether they speak of the same token. */
-function others({ runs, state }: Scene, token: TokenInfo): string {
-  return runs.slice(1).map((run, place) => {
+const dashOf = ({ runPlace }: Series) => DASHES[Math.min(runPlace, DASHES.length - 1)];
+
+/** A piece of a line, as a background. */
+function swatch(colour: string, dash: number[]): string {
+  let at = 0;
+  const stops = dash.map((length, i) => `${i % 2 ? "transparent" : colour} ${at}px ${(at += length)}px`);
+  return stops.length ? `repeating-linear-gradient(to right, ${stops.join(", ")})` : colour;
+}
+
+/** Which run is which line, whether they speak of the same token and in the same unit; sentences. */
+function others({ runs, state }: Scene, token: TokenInfo): string[] {
+  const units = state.metric === "l2" && new Set(runs.map(modelName)).size > 1 ? ["Models differ: their L2 is in different units."] : [];
+  return [...units, ...runs.slice(1).map((run, place) => {
     const there = run.tokens[tokenIndex(run, token.position)];
     const same = sameToken(runs[0], token, run) >= 0;
-    const what = !there || !run.steps.includes(state.step) ? "has no value here" : same ? "" : `has another token or picture here: ${label(there)}`;
+    const what = !there || !run.steps.includes(state.step) ? "no value here" : same ? "" : token.kind === "image" && there.kind === "image" ? "another picture" : `here ${label(there, 20)}`;
     return `(${place + 2}) dashed: ${run.name}${what && `, ${what}`}`;
-  }).join(" · ");
+  })];
 }
 
 interface Area {
@@ -265,7 +272,7 @@ function drawLines(painter: Painter, colours: Ink, scene: Scene, series: Series[
   for (const line of [...series].reverse()) {
     const colour = colourOf(line, scene, colours);
     const points = line.layers.flatMap((layer, place) => [x(layer), Number.isNaN(line.values[place]) ? NaN : y(line.values[place])]);
-    painter.line(points, colour, line.variant === state.variant ? 2.5 : 1.5, DASHES[Math.min(line.runPlace, DASHES.length - 1)]);
+    painter.line(points, colour, line.variant === state.variant ? 2.5 : 1.5, dashOf(line));
     line.layers.forEach((layer, place) => {
       const value = line.values[place];
       const alone = Number.isNaN(line.values[place - 1] ?? NaN) && Number.isNaN(line.values[place + 1] ?? NaN);

@@ -4,7 +4,7 @@ import { colourAt, css, isLight, share, table as colours } from "../core/colour.
 import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import { noiseFloor, type Scene } from "../core/scene.ts";
-import { number } from "../core/tokens.ts";
+import { number, signed as signedNumber } from "../core/tokens.ts";
 import { scaleOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
 import { base, MIDDLE_GREY } from "./picture-base.ts";
 
@@ -84,5 +84,5 @@ export function paintBar(painter: Painter, { state }: Scene, { signed, figures }
   painter.cells(x, y, BAR_WIDTH, 12, pixels, over ? state.opacity : 1);
   const marks = signed ? [-largest, 0, largest] : [0, largest / 2, largest];
   const aligned = ["left", "center", "right"] as const;
-  marks.forEach((mark, i) => painter.text(x + (BAR_WIDTH * i) / 2, y + 26, number(mark), { size: 11, colour: ink.muted, align: aligned[i] }));
+  marks.forEach((mark, i) => painter.text(x + (BAR_WIDTH * i) / 2, y + 26, (signed && mark ? signedNumber : number)(mark), { size: 11, colour: ink.muted, align: aligned[i] }));
 }

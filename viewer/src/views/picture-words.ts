@@ -83,7 +83,7 @@ function valueText(patch: Patch, figure: Figure, { state, runs }: Scene, found: 
   const run = runs.length > 1 && !found.signed ? `${figure.run.name}: ` : "";
   const where = named(patch.token).replace(/^patch /, "").replace(found.figures.length === 1 ? / of image \d+$/ : /$^/, "");
   const layer = found.values.get(figure.run)!.peak[patch.place] ?? -1;
-  return `${run}${where}: ${exact(value) || "not measured"}${layer < 0 ? "" : state.join === "max" ? ` in layer ${layer}` : `, most in layer ${layer}`}${noise}`;
+  return `${run}${where}: ${(found.signed && value > 0 ? "+" : "") + exact(value).replace(/^-/, "−") || "not measured"}${layer < 0 ? "" : state.join === "max" ? ` in layer ${layer}` : `, most in layer ${layer}`}${noise}`;
 }
 
 /** Under the pointer, else selected, else the strongest. */

@@ -6,12 +6,14 @@
  */
 
 import { h } from "../core/dom.ts";
-import { titleOf } from "../core/export.ts";
+import { titleOf, type Line } from "../core/export.ts";
 import { ink, LIGHT } from "../core/ink.ts";
 import { CanvasPainter, type Drawing } from "../core/painter.ts";
+import { over } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
+import { DEFAULTS } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
-import { exact } from "../core/words.ts";
+import { subject } from "../core/words.ts";
 import { neighbour, patchAt, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
@@ -46,13 +48,15 @@ export class PictureView implements View {
   #played: number | null = null; // layer that playing has set last
   #scales = h("div", { class: "picture-scales" });
   #figures = h("div", { class: "picture-figures" });
-  #readout = h("p", { class: "picture-readout", "aria-live": "polite" });
+  #readout = h("p", { class: "picture-readout steady", "aria-live": "polite" });
   #note = h("p", { class: "muted" });
   #layer = slider("picture-layer", "Layer");
   #step = slider("picture-step", "Step");
   #opacity = slider("picture-opacity", "Colour over picture");
+  #before = DEFAULTS.opacity; // of the colour, before the picture was alone
+  #alone = h("button", { type: "button", onclick: () => this.#toggle() }, "Picture alone");
   #play = h("button", { type: "button", onclick: () => (this.#timer ? this.#stop() : this.#start()) });
-  #controls = h("div", { class: "picture-controls" }, this.#layer.label, this.#play, this.#step.label, this.#opacity.label);
+  #controls = h("div", { class: "picture-controls" }, this.#layer.label, this.#play, this.#alone, this.#step.label, this.#opacity.label);
 
   constructor(store: Store) {
     this.#store = store;
@@ -106,8 +110,15 @@ export class PictureView implements View {
     setSlider(this.#layer, run.layers.length, state.layer === null ? 0 : run.layers.indexOf(state.layer) + 1, layerText(this.#scene!.state));
     setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(this.#scene!));
     this.#step.label.hidden = run.steps.length < 2;
-    this.#opacity.label.hidden = !runs.some(({ pictures }) => pictures.some((picture) => picture));
+    this.#alone.setAttribute("aria-pressed", String(state.opacity === 0));
+    this.#alone.hidden = this.#opacity.label.hidden = !runs.some(({ pictures }) => pictures.some((picture) => picture));
     setSlider(this.#opacity, 100, Math.round(100 * state.opacity), `${Math.round(100 * state.opacity)} %`);
+  }
+
+  #toggle(): void {
+    const { opacity } = this.#store.state;
+    if (opacity > 0) this.#before = opacity;
+    this.#store.set({ opacity: opacity > 0 ? 0 : this.#before });
   }
 
   #start(): void {
@@ -263,17 +274,15 @@ export class PictureView implements View {
     };
   }
 
-  /** One row for each patch. */
-  table(scene: Scene): string[][] | null {
-    const found = shown(scene);
+  /** One line for each patch. */
+  lines(scene: Scene): Line[] | null {
+    const found = shown(scene), { layer } = scene.state;
     if (!figuresWithPatches(found)) return null;
-    const head = ["run", "image", "row", "column", "token_position", "left", "top", "right", "bottom", `${scene.state.metric}_distance`];
-    const rows = found.figures.flatMap((figure) => figure.patches.map(({ token, place, box }) => {
-      const value = found.values.get(figure.run)!.of[place];
-      const cells = [figure.image, token.row ?? "", token.col ?? "", token.position, ...box];
-      return [figure.run.name, ...cells.map(String), exact(value)];
+    return found.figures.flatMap(({ run, patches }) => patches.map(({ token, place, box: [left, top, right, bottom] }) => {
+      const { of, peak } = found.values.get(run)!;
+      const where: Line["more"] = layer === null ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null } : { layer };
+      return { run: subject({ ...scene, run }), more: { ...where, left, top, right, bottom }, token, value: of[place] };
     }));
-    return [head, ...rows];
   }
 }
 

@@ -6,24 +6,27 @@
  */
 
 import { h } from "../core/dom.ts";
+import type { Line } from "../core/export.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
-import { cellOf, isBlock, layerRange, promptText, scores, type ImageBlock, type PromptText, type PromptToken, type Scores } from "../core/prompt-text.ts";
+import { cellOf, isBlock, layerRange, over, promptText, scores, type ImageBlock, type PromptText, type PromptToken, type Scores } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
-import { label, number } from "../core/tokens.ts";
-import { exact, percent } from "../core/words.ts";
+import { label } from "../core/tokens.ts";
+import { percent, subject } from "../core/words.ts";
 import type { Run } from "../data/types.ts";
-import { caption, colourBar, gradient, heading, ofRun } from "./figure.ts";
-import { measured, sentence, shadeOf } from "./shade.ts";
+import { captions, colourBar, ends, gradient, heading, ofRun } from "./figure.ts";
+import { measured, sentence, shadeOf, UNSHADED } from "./shade.ts";
 import "./prompt.css";
 
 /** Longer tokens are cut: the readout has no use for ten thousand characters either. */
 const LENGTH = 80;
+const LONG = 24; // characters that fit into every line; longer tokens may have to be broken
 
 interface Shown {
   element: HTMLElement;
+  always: string;
   /** What was last set, to set only what is new. */
   className: string;
   fill: string;
@@ -49,7 +52,7 @@ export class PromptView implements View {
   #key = "";
 
   #box = h("div", { class: "prompt__text", role: "group", "aria-label": "Tokens of the prompt and of the output" });
-  #readout = h("p", { class: "prompt__readout", "aria-live": "polite" });
+  #readout = h("p", { class: "prompt__readout steady", "aria-live": "polite" });
   #legend = h("div", { class: "prompt__legend" });
   #from = h("select", { "aria-label": "First layer that counts", onchange: () => this.#setLayers("from") });
   #to = h("select", { "aria-label": "Last layer that counts", onchange: () => this.#setLayers("to") });
@@ -72,19 +75,19 @@ export class PromptView implements View {
   update(scene: Scene): void {
     const last = this.#scene;
     this.#scene = scene;
-    const { run, state, dark } = scene;
+    const { run, runs, state, dark } = scene;
     if (last?.run !== run) this.#build(run);
-    const { metric, variant, step, join, from, to, first, palette, curve } = state;
-    const key = [run.id, scene.runs.length, metric, variant, step, join, from, to, first, palette, curve, dark].join();
-    const found = scores(run, state);
+    const { metric, variant, step, join, from, to, first, palette, curve, compare } = state;
+    const key = [...runs.map(({ id }) => id), compare, metric, variant, step, join, from, to, first, palette, curve, dark].join();
+    const found = scores(scene);
     if (last?.run !== run || key !== this.#key) {
       this.#key = key;
-      this.#shade(run, state, found);
+      this.#shade(scene, found);
       this.#explain(scene, found);
       this.#mark(scene, true);
     } else this.#mark(scene, false);
     const shown = this.#byPosition.get(scene.hover.token ?? state.token ?? -1);
-    const words = shown === undefined ? "Point at a token for its numbers, click to select it." : sentence(run, state, found, this.#text.tokens[shown]);
+    const words = shown === undefined ? "Point at a token for its numbers, click to select it." : sentence(scene, found, this.#text.tokens[shown]);
     if (this.#readout.textContent !== words) this.#readout.textContent = words;
   }
 
@@ -119,9 +122,10 @@ export class PromptView implements View {
   #token(token: PromptToken, place: number): Node[] {
     const text = label(token.info, LENGTH);
     const spaces = /^␣+/.exec(text)?.[0] ?? "";
-    const element = h("span", { class: "prompt__token", role: "button", tabindex: -1 },
+    const always = [...text].length > LONG ? "prompt__token prompt__token--long" : "prompt__token";
+    const element = h("span", { class: always, role: "button", tabindex: -1 },
       spaces && h("span", { class: "prompt__space" }, spaces), text.slice(spaces.length));
-    this.#shown[place] = { element, className: "prompt__token", fill: "" };
+    this.#shown[place] = { element, always, className: always, fill: "" };
     this.#places.set(element, place);
     const chance = token.probability !== null && h("span", { class: "prompt__chance", hidden: true }, `p ${percent(token.probability)}`);
     return [
@@ -141,14 +145,16 @@ export class PromptView implements View {
     return h("span", { class: "prompt__image" }, canvas, name);
   }
 
-  #shade(run: Run, state: State, found: Scores): void {
+  #shade(scene: Scene, found: Scores): void {
+    const { run, state } = scene;
+    this.#box.classList.toggle("prompt__text--signed", found.signed);
     this.#text.tokens.forEach((token, place) => {
       const shown = this.#shown[place];
       if (!shown) return;
       const when = token.step === null || token.step < state.step ? "" : token.step === state.step ? "next" : "later";
-      const { fill, text, hatched } = when ? { fill: null, text: "", hatched: false } : shadeOf(run, state, found, token.place);
-      const className = ["prompt__token", when && `prompt__token--${when}`, token.info.kind === "special" && "prompt__token--special",
-        !when && fill === null && "prompt__token--none", hatched && "prompt__token--hatched"].filter(Boolean).join(" ");
+      const { fill, text, hatch } = when ? UNSHADED : shadeOf(scene, found, token.place);
+      const className = [shown.always, when && `prompt__token--${when}`, token.info.kind === "special" && "prompt__token--special",
+        !when && fill === null && "prompt__token--none", hatch && "prompt__token--hatched"].filter(Boolean).join(" ");
       if (shown.className !== className) shown.element.className = shown.className = className;
       if (shown.fill !== (fill ?? "")) {
         shown.fill = fill ?? "";
@@ -168,24 +174,27 @@ export class PromptView implements View {
     const { run, state } = scene;
     const scale = (largest: number, of: string) => {
       const bar = h("i");
-      bar.style.background = gradient(state.palette);
-      return h("span", { class: "prompt__scale" }, "0", bar, `${number(largest)} ${of}`);
+      bar.style.background = gradient(state, found.signed);
+      const [low, high] = ends(largest, found.signed);
+      return h("span", { class: "prompt__scale" }, low, bar, `${high} ${of}`);
     };
     const kinds = new Set(run.tokens.map(({ kind }) => (kind === "image" ? "image" : "text")));
-    const below = run.tokens.some((_, place) => found.value[place] < found.floor);
+    const below = found.value.some((value) => Math.abs(value) < found.floor);
     const hatched = [!state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale", below && "below the noise floor"];
     const parts: (Node | string | false)[] = [
-      `Shade: ${measured(run, state)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
+      `Shade: ${measured(scene)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
       kinds.has("text") && scale(found.text, kinds.size > 1 ? "text" : ""),
       kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
       hatched.some(Boolean) && h("span", { class: "prompt__scale" }, h("i", { class: "prompt__hatch" }), hatched.filter(Boolean).join("; ")),
-      run.tokens.length < this.#text.tokens.filter(({ step }) => step === null).length && "grey: not masked in this run",
+      this.#text.tokens.some(({ place, step }) => step === null && Number.isNaN(found.value[place] ?? NaN)) &&
+        (found.signed ? "grey: not the same token in both runs" : "grey: not masked in this run"),
     ];
     this.#legend.replaceChildren(...parts.filter((part): part is Node | string => part !== false).map((part) => (typeof part === "string" ? h("span", {}, part) : part)));
   }
 
   /** Selection and hover, as attributes; `all`: the pictures' colours have changed, too. */
-  #mark({ run, state, hover, dark }: Scene, all: boolean): void {
+  #mark(scene: Scene, all: boolean): void {
+    const { state, hover, dark } = scene;
     const place = (position: number | null) => (position === null ? -1 : (this.#byPosition.get(position) ?? -1));
     const element = (position: number | null) => this.#shown[place(position)]?.element;
     const [selected, hovered] = [state.token, hover.token];
@@ -199,10 +208,10 @@ export class PromptView implements View {
     if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover")) this.#reveal(this.#elementOf(place(selected)));
     if (!this.#blocks.length) return;
     const colours = ink(dark);
-    const found = scores(run, state);
+    const found = scores(scene);
     for (const { block, canvas, cell } of this.#blocks) {
       const painter = new CanvasPainter(canvas, block.cols * cell, block.rows * cell, devicePixelRatio);
-      paintBlock(painter, colours, { run, state }, found, block, 0, 0, cell, this.#marked);
+      paintBlock(painter, colours, scene, found, block, 0, 0, cell, this.#marked);
     }
   }
 
@@ -313,38 +322,38 @@ export class PromptView implements View {
     this.#store.set({ from: from === run.layers[0] ? null : from, to: to === run.layers[run.layers.length - 1] ? null : to });
   }
 
-  drawing({ run, state }: Scene): Drawing {
+  drawing(scene: Scene): Drawing {
     const title = "Prompt, shaded by importance";
     const width = 820;
-    const found = scores(run, state);
-    const draw = (painter: Painter) => drawPrompt(painter, LIGHT, title, run, state, found);
+    const draw = (painter: Painter) => drawPrompt(painter, LIGHT, title, scene, scores(scene));
     // The height is known after laying the text out; a canvas of one pixel measures as well as any.
     const height = draw(new CanvasPainter(document.createElement("canvas"), width, 1, 1));
     return { title, width, height, draw };
   }
 
-  table({ run, state }: Scene): string[][] {
-    const found = scores(run, state);
-    const rows = promptText(run).tokens.map(({ info, place, step, probability }) => [
-      String(info.position), info.text, step === null ? info.kind : "generated",
-      place < 0 || Number.isNaN(found.value[place]) ? "" : exact(found.value[place]),
-      place < 0 || found.peak[place] < 0 ? "" : String(found.peak[place]), probability === null ? "" : String(probability),
-    ]);
-    return [["position", "token", "kind", measured(run, state), "peak_layer", "probability"], ...rows];
+  lines(scene: Scene): Line[] {
+    const { value, peak } = scores(scene);
+    return promptText(scene.run).tokens.map(({ info, place, step, probability }) => ({
+      run: subject(scene), more: { ...over(scene), peak_layer: peak[place] ?? null, kind: step === null ? info.kind : "generated", probability },
+      token: info, value: value[place] ?? NaN,
+    }));
   }
 }
 
+/** The middle of a difference is nearly white, so what has no value is darker there. */
+const unvalued = (ink: Ink, { signed }: Scores) => (signed ? ink.line : ink.empty);
+
 function paintBlock(
-  painter: Painter, ink: Ink, { run, state }: { run: Run; state: State }, found: Scores, block: ImageBlock, x: number, y: number,
+  painter: Painter, ink: Ink, scene: Scene, found: Scores, block: ImageBlock, x: number, y: number,
   cell: number, [selected, hovered]: [number | null, number | null],
 ): void {
   const edges: [number, number, string, number][] = [];
   block.patches.forEach(({ info, place }, patch) => {
     const [row, col] = cellOf(block, patch);
     const [left, top] = [x + col * cell, y + row * cell];
-    const { fill, hatched } = shadeOf(run, state, found, place);
-    painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? ink.empty);
-    if (hatched) painter.hatch(left, top, cell, cell, "rgba(255, 255, 255, 0.45)");
+    const { fill, hatch } = shadeOf(scene, found, place);
+    painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? unvalued(ink, found));
+    if (hatch) painter.hatch(left, top, cell, cell, hatch);
     if (info.position === hovered) edges.push([left, top, ink.ink, 1]);
     if (info.position === selected) edges.push([left, top, ink.accent, 2]);
   });
@@ -355,13 +364,14 @@ function paintBlock(
 }
 
 /** Draws, and returns the height it took. */
-function drawPrompt(painter: Painter, ink: Ink, title: string, run: Run, state: State, found: Scores): number {
+function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, found: Scores): number {
+  const { run, state } = scene;
   const { prompt, generated } = promptText(run);
   const [left, right, high] = [16, painter.width - 16, 22];
-  let y = heading(painter, ink, title, [caption(run, state), `Shade: ${measured(run, state)}`]) + 4;
+  let y = heading(painter, ink, title, [...captions(scene), `Shade: ${measured(scene)}`]) + 4;
   const image = run.tokens.some(({ kind }) => kind === "image");
-  colourBar(painter, ink, left, y, state, found.text, image ? "text" : "");
-  if (image) colourBar(painter, ink, left + 320, y, state, found.image, "image patches");
+  colourBar(painter, ink, left, y, state, found.text, image ? "text" : "", found.signed);
+  if (image) colourBar(painter, ink, left + 320, y, state, found.image, "image patches", found.signed);
   y += 42;
   let x = left;
   let tall = high;
@@ -375,9 +385,9 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, run: Run, state: 
     const text = label(info, 60);
     const width = painter.measure(text, style) + 6;
     wrap(width);
-    const { fill, text: colour, hatched } = step !== null && step >= state.step ? { fill: null, text: "", hatched: false } : shadeOf(run, state, found, place);
-    if (fill ?? step === null) painter.rect(x, y, width - 1, high - 3, fill ?? ink.empty);
-    if (hatched) painter.hatch(x, y, width - 1, high - 3, "rgba(255, 255, 255, 0.45)");
+    const { fill, text: colour, hatch } = step !== null && step >= state.step ? UNSHADED : shadeOf(scene, found, place);
+    if (fill ?? step === null) painter.rect(x, y, width - 1, high - 3, fill ?? unvalued(ink, found));
+    if (hatch) painter.hatch(x, y, width - 1, high - 3, hatch);
     painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
     if (info.position === state.token) painter.rect(x + 0.5, y + 0.5, width - 2, high - 4, null, ink.accent, 2);
     x += width;
@@ -396,7 +406,7 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, run: Run, state: 
     }
     const cell = Math.max(4, Math.min(16, Math.floor(240 / Math.max(piece.rows, piece.cols))));
     wrap(piece.cols * cell + 8);
-    paintBlock(painter, ink, { run, state }, found, piece, x, y, cell, [state.token, null]);
+    paintBlock(painter, ink, scene, found, piece, x, y, cell, [state.token, null]);
     tall = Math.max(tall, piece.rows * cell + 4);
     x += piece.cols * cell + 8;
   }

@@ -1,16 +1,17 @@
 /** The most important tokens, largest first, with the layer where each peaks: text and image patches by themselves. */
 
 import { h } from "../core/dom.ts";
+import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
-import { ranked, scores } from "../core/prompt-text.ts";
+import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
-import { label, named, number } from "../core/tokens.ts";
-import { exact, METRICS } from "../core/words.ts";
+import { label, named } from "../core/tokens.ts";
+import { METRICS, moreOrLess, subject } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
-import { caption, cut, heading, ofRun } from "./figure.ts";
-import { measured, shadeOf } from "./shade.ts";
+import { captions, cut, heading, ofRun } from "./figure.ts";
+import { measured, shadeOf, shownValue } from "./shade.ts";
 import "./ranking.css";
 
 const FEW = 10;
@@ -38,13 +39,14 @@ export class RankingView implements View {
   }
 
   update(scene: Scene): void {
-    const { run, state, hover, dark } = scene;
-    const { metric, variant, step, join, from, to, first, palette, curve, token, layer } = state;
-    const shown = [run, scene.runs.length, metric, variant, step, join, from, to, first, palette, curve, token, layer, hover.token, dark];
+    const { runs, state, hover, dark } = scene;
+    const { metric, variant, step, join, from, to, first, palette, curve, compare, token, layer } = state;
+    const shown = [...runs, runs.length, compare, metric, variant, step, join, from, to, first, palette, curve, token, layer, hover.token, dark];
     if (shown.every((value, place) => value === this.#shown[place])) return;
     this.#shown = shown;
-    this.#what.textContent = `by ${measured(run, state)}${ofRun(scene)}`;
     this.#lists.forEach((list) => list.update(scene));
+    const apart = this.#lists.every(({ element }) => !element.hidden) ? "; text and patches on scales of their own" : "";
+    this.#what.textContent = `by ${measured(scene)}${ofRun(scene)}${apart}`;
     this.#note.textContent = firstNote(scene) ?? "";
     this.#note.hidden = !this.#note.textContent;
   }
@@ -59,26 +61,28 @@ export class RankingView implements View {
     };
   }
 
-  table({ run, state }: Scene): string[][] {
-    const { value, peak } = scores(run, state);
-    const rows = ranked(run, { ...state, first: true }, () => true).map((place, rank) => {
-      const { position, text, kind, image, row, col } = run.tokens[place];
-      return [rank + 1, position, text, kind, image ?? "", row ?? "", col ?? "", exact(value[place]), peak[place]].map(String);
-    });
-    return [["rank", "position", "token", "kind", "image", "row", "column", measured(run, state), "peak_layer"], ...rows];
+  lines(scene: Scene): Line[] {
+    const { value, peak } = scores(scene), { tokens } = scene.run;
+    return ranked(scene, () => true, true).map((place, rank) => ({
+      run: subject(scene), more: { ...over(scene), peak_layer: peak[place], kind: tokens[place].kind, rank: rank + 1 },
+      token: tokens[place], value: value[place],
+    }));
   }
 }
 
-function filled({ run, state }: Scene): { title: string; places: number[] }[] {
-  return KINDS.map(({ title, wanted }) => ({ title, places: ranked(run, state, wanted) })).filter(({ places }) => places.length);
+const peaks = ({ signed }: Scores) => (signed ? "most apart" : "peak");
+
+function filled(scene: Scene): { title: string; places: number[] }[] {
+  return KINDS.map(({ title, wanted }) => ({ title, places: ranked(scene, wanted) })).filter(({ places }) => places.length);
 }
 
 /** Position 0 stands apart while it is not in the scale. */
-function firstNote({ run, state }: Scene): string | null {
+function firstNote(scene: Scene): string | null {
+  const { run, state } = scene;
   const place = tokenIndex(run, 0);
-  const { value, peak } = scores(run, state);
-  if (state.first || place < 0 || Number.isNaN(value[place])) return null;
-  return `Not ranked: ${named(run.tokens[place])}, ${number(value[place])} (peak in layer ${peak[place]}). The first position often just absorbs attention.`;
+  const found = scores(scene);
+  if (state.first || place < 0 || Number.isNaN(found.value[place])) return null;
+  return `Not ranked: ${named(run.tokens[place])}, ${shownValue(found, found.value[place])} (${peaks(found)} in layer ${found.peak[place]}). The first position often just absorbs attention.`;
 }
 
 interface Row {
@@ -115,37 +119,41 @@ class RankedList {
     this.element = h("div", { onpointerleave: () => store.hover({ token: null, layer: null }) }, this.#heading, h("div", { class: "ranking__names", "aria-hidden": "true" }, names, h("span", { class: "ranking__layer" }, "layer")), this.#list, this.#more);
   }
 
-  update({ run, state, hover }: Scene): void {
+  update(scene: Scene): void {
+    const { run, state, hover } = scene;
     if (this.#run !== run.id) [this.#run, this.#count] = [run.id, FEW];
-    const found = scores(run, state);
-    const places = ranked(run, state, this.#wanted);
+    const found = scores(scene);
+    const places = ranked(scene, this.#wanted);
     this.element.hidden = !places.length;
     this.#heading.textContent = `${this.#title} (${places.length})`;
     this.#metric.textContent = METRICS[state.metric].replace(" distance", "");
     const count = Math.min(this.#count, places.length);
     while (this.#rows.length < count) this.#rows.push(this.#row());
     this.#rows.splice(count).forEach(({ element }) => element.remove());
-    const largest = places.length ? found.value[places[0]] : 0;
+    const largest = places.length ? Math.abs(found.value[places[0]]) : 0;
     this.#rows.forEach((row, rank) => {
       const place = (row.place = places[rank]);
       const token = run.tokens[place];
-      const shade = shadeOf(run, state, found, place);
+      const shade = shadeOf(scene, found, place);
+      const size = Math.abs(found.value[place]);
       const [rankCell, name, position, bar, value] = row.cells;
       rankCell.textContent = String(rank + 1);
       name.textContent = label(token, 30);
       name.title = named(token);
       position.textContent = String(token.position);
-      value.textContent = number(found.value[place]);
+      value.replaceChildren(shownValue(found, found.value[place]), ...(found.signed ? [h("span", { class: "visually-hidden" }, `, ${moreOrLess(scene, found.value[place])}`)] : []));
       const filledBar = bar.firstElementChild as HTMLElement;
-      filledBar.style.width = `${largest > 0 ? (100 * found.value[place]) / largest : 0}%`;
+      const long = ((found.signed ? 50 : 100) * size) / (largest || 1); // of a difference: from the middle to its side
+      filledBar.style.width = `${long}%`;
+      filledBar.style.marginLeft = `${!found.signed ? 0 : found.value[place] < 0 ? 50 - long : 50}%`;
       filledBar.style.backgroundColor = shade.fill ?? "";
-      filledBar.className = `ranking__bar${shade.hatched ? " ranking__bar--hatched" : ""}`;
+      filledBar.className = `ranking__bar${shade.hatch ? " ranking__bar--hatched" : ""}`;
       row.layer.textContent = String(found.peak[place]);
       row.token.setAttribute("aria-pressed", String(state.token === token.position));
-      row.token.title = shade.hatched && found.value[place] < found.floor ? "Below the noise floor" : "";
+      row.token.title = [found.signed && moreOrLess(scene, found.value[place]), size < found.floor && "below the noise floor"].filter(Boolean).join(", ");
       row.layer.setAttribute("aria-pressed", String(state.token === token.position && state.layer === found.peak[place]));
-      row.layer.title = `Peaks in layer ${found.peak[place]}: select both`;
-      row.layer.setAttribute("aria-label", `${named(token)}: select it in layer ${found.peak[place]}, where it peaks`);
+      row.layer.title = `Select it in layer ${found.peak[place]}, too: ${peaks(found)} there`;
+      row.layer.setAttribute("aria-label", `${named(token)}: select it in layer ${found.peak[place]}, ${found.signed ? "where the runs are most apart" : "where it peaks"}`);
       row.element.toggleAttribute("data-hovered", hover.token === token.position);
     });
     this.#more.hidden = places.length <= FEW;
@@ -160,7 +168,7 @@ class RankedList {
     const row: Row = { element, token, cells, layer, place: -1 };
     const scene = () => this.#store.scene!;
     const position = () => scene().run.tokens[row.place].position;
-    const peak = () => scores(scene().run, scene().state).peak[row.place];
+    const peak = () => scores(scene()).peak[row.place];
     token.onclick = () => this.#store.set({ token: scene().state.token === position() ? null : position() });
     layer.onclick = () => {
       const { state } = scene();
@@ -176,11 +184,11 @@ class RankedList {
 }
 
 function drawRanking(painter: Painter, title: string, scene: Scene, lists: { title: string; places: number[] }[]): void {
-  const { run, state } = scene;
+  const { run } = scene;
   const ink = LIGHT;
-  const found = scores(run, state);
+  const found = scores(scene);
   const note = firstNote(scene);
-  const top = heading(painter, ink, title, [caption(run, state), `By ${measured(run, state)}`]) + 8;
+  const top = heading(painter, ink, title, [...captions(scene), `By ${measured(scene)}`]) + 8;
   lists.forEach(({ title: name, places }, side) => {
     const width = (painter.width - 32 - 28 * (lists.length - 1)) / lists.length;
     const left = 16 + side * (width + 28);
@@ -192,11 +200,11 @@ function drawRanking(painter: Painter, title: string, scene: Scene, lists: { tit
       painter.text(left + 18, y, String(rank + 1), { size: 12, colour: ink.muted, align: "right" });
       painter.text(left + 26, y, cut(painter, label(token, 24), 130, { size: 12, mono: true }), { size: 12, mono: true, colour: ink.ink });
       painter.text(left + 200, y, String(token.position), { size: 12, colour: ink.muted, align: "right" });
-      const { fill, hatched } = shadeOf(run, state, found, place);
-      const long = Math.max(1, (room * found.value[place]) / (found.value[places[0]] || 1));
+      const { fill, hatch } = shadeOf(scene, found, place);
+      const long = Math.max(1, (room * Math.abs(found.value[place])) / (Math.abs(found.value[places[0]]) || 1));
       painter.rect(left + 210, y - 9, long, 11, fill ?? ink.empty);
-      if (hatched) painter.hatch(left + 210, y - 9, long, 11, "rgba(255, 255, 255, 0.5)");
-      painter.text(left + width - 62, y, number(found.value[place]), { size: 12, colour: ink.ink, align: "right" });
+      if (hatch) painter.hatch(left + 210, y - 9, long, 11, hatch);
+      painter.text(left + width - 62, y, shownValue(found, found.value[place]), { size: 12, colour: ink.ink, align: "right" });
       painter.text(left + width, y, `layer ${found.peak[place]}`, { size: 12, colour: ink.muted, align: "right" });
     });
   });

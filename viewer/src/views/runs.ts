@@ -33,6 +33,7 @@ export class RunsView implements View {
     const { library, runs, state } = scene;
     this.element.hidden = library.length < 2;
     this.#modes.hidden = runs.length < 2;
+    document.documentElement.style.setProperty("--runs", String(Math.min(3, runs.length))); // room for a line about each
     for (const input of this.#inputs) input.checked = input.value === state.compare;
     const key = JSON.stringify([library.map(({ id, name, manifest }) => [id, name, !!manifest]), runs.map(({ id }) => id)]);
     if (key === this.#shown) return;

@@ -1,51 +1,58 @@
 /** How a token is shaded by its importance: the same in the prompt, the ranking and their drawings. */
 
 import { colourAt, css, isLight, share } from "../core/colour.ts";
-import { layerRange, whyMissing, type PromptToken, type Scores } from "../core/prompt-text.ts";
-import type { State } from "../core/state.ts";
-import { named, number } from "../core/tokens.ts";
-import { METRICS, percent, variantName } from "../core/words.ts";
-import type { Run } from "../data/types.ts";
+import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
+import { named, number, signed } from "../core/tokens.ts";
+import { isDifference, METRICS, moreOrLess, percent, subject, variantName } from "../core/words.ts";
 
 export interface Shade {
   /** Null: no value. */
   fill: string | null;
   /** Colour of text on it. */
   text: string;
-  hatched: boolean;
+  /** Colour of hatching on it, null: none. */
+  hatch: string | null;
 }
 
-const NOTHING: Shade = { fill: null, text: "inherit", hatched: false };
+export const UNSHADED: Shade = { fill: null, text: "inherit", hatch: null };
 
-export function shadeOf(run: Run, state: State, scores: Scores, place: number): Shade {
+export function shadeOf({ run, state }: Compared, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
-  if (Number.isNaN(value)) return NOTHING;
+  if (Number.isNaN(value)) return UNSHADED;
   const { kind, position } = run.tokens[place];
-  const colour = colourAt(state.palette, share(value, kind === "image" ? scores.image : scores.text, state.curve));
-  const outside = position === 0 && !state.first;
-  return { fill: css(colour), text: isLight(colour) ? "#000" : "#fff", hatched: outside || value < scores.floor };
+  const palette = scores.signed ? "difference" : state.palette;
+  const colour = colourAt(palette, share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed));
+  const hatched = (position === 0 && !state.first) || Math.abs(value) < scores.floor;
+  const light = isLight(colour);
+  return { fill: css(colour), text: light ? "#000" : "#fff", hatch: hatched ? (light ? "#0006" : "#ffffff73") : null };
 }
 
 /** "largest L2 distance of Full over layers 2 to 5": what a shade stands for. */
-export function measured(run: Run, state: State): string {
+export function measured(scene: Compared): string {
+  const { run, runs, state } = scene;
   const [from, to] = layerRange(run, state);
   const all = from === run.layers[0] && to === run.layers[run.layers.length - 1];
   const layers = all ? `all ${run.layers.length} layers` : `layers ${from} to ${to}`;
   const name = `${METRICS[state.metric].replace(/^C/, "c")} of ${variantName(state.variant)}`;
-  return from === to ? `${name} in layer ${from}` : `${state.join === "max" ? "largest" : "mean"} ${name} over ${layers}`;
+  const what = from === to ? `${name} in layer ${from}` : `${state.join === "max" ? "largest" : "mean"} ${name} over ${layers}`;
+  return isDifference(state, runs) ? `${subject(scene)}, ${what}` : what;
 }
 
+/** A value as it is shown: with its sign if it is a difference. */
+export const shownValue = (scores: { signed: boolean }, value: number) => (scores.signed ? signed : number)(value);
+
 /** Everything about one token, as a sentence without its full stop. */
-export function sentence(run: Run, state: State, scores: Scores, token: PromptToken): string {
-  const { info, place, step, probability } = token;
-  const chance = step !== null && probability !== null ? `, generated with probability ${percent(probability)}` : "";
+export function sentence(scene: Compared, scores: Scores, token: PromptToken): string {
+  const { info, place, step, probability } = token, { state } = scene;
+  const name = named(info, 24);
+  const chance = step !== null && probability !== null ? `, generated with p ${percent(probability)}` : "";
   const value = place < 0 ? NaN : scores.value[place];
-  if (Number.isNaN(value)) return `${named(info)}${chance}: ${whyMissing(run, state, token)}`;
+  if (Number.isNaN(value)) return `${name}${chance}: ${whyMissing(scene, token)}`;
   const notes = [
-    value < scores.floor && "below the noise floor",
-    info.position === 0 && !state.first && "outside of the colour scale",
-    state.join === "max" && `in layer ${scores.peak[place]}`,
-    state.join === "mean" && `peak in layer ${scores.peak[place]}`,
+    scores.signed && moreOrLess(scene, value),
+    Math.abs(value) < scores.floor && "below the noise floor",
+    info.position === 0 && !state.first && "outside of the scale",
+    `${scores.signed ? "most apart " : state.join === "mean" ? "peak " : ""}in layer ${scores.peak[place]}`,
   ];
-  return `${named(info)}${chance}: ${number(value)}, ${notes.filter(Boolean).join(", ")}`;
+  return `${name}${chance}: ${shownValue(scores, value)}, ${notes.filter(Boolean).join(", ")}`;
 }

@@ -1,0 +1,141 @@
+"""The output folder while a command writes into it: made, locked, tidied, and its errors put into words.
+
+In:  a folder; what is to be written there happens inside `with output_folder(folder):`.
+Out: UserErrors instead of OSErrors; after a failure nothing that was not there before.
+
+Only one command at a time writes into a folder. The lock is the operating system's, on an open file: it ends with the
+process, however that ends. So whoever has it may remove all that killed runs left.
+"""
+
+import contextlib
+import errno
+import os
+import platform
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from mask_impact.errors import UserError
+
+LOCK_NAME = ".mask_impact.lock"  # stays: removing it while others open it would give two of them a lock each
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of file systems without locks
+
+# The hidden folder of ResultFiles: .NAME_results.HOST.PID-RANDOM.tmp
+_TEMPORARY = re.compile(r"\..+_results\.(?P<host>.*)\.(?P<pid>\d+)-\w+\.tmp", re.DOTALL)
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path, lock: bool = True) -> Iterator[None]:
+    """Make `folder` and hold it for everything inside; if that fails, folders made here are gone again.
+
+    Args:
+        lock: False in the further processes of a command that holds the folder already.
+
+    Raises UserError if another command is writing there, and for every OSError inside.
+    """
+    with writing(folder), _made(folder) as made:
+        if not lock:
+            yield
+            return
+        with _locked(folder, remove_after_failure=folder in made) as alone:
+            remove_temporaries(folder, alone)
+            yield
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """An OSError inside becomes a UserError about `folder`; for a part of the work that may fail by itself."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"the output folder {folder} is not a folder; choose another --output-dir") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"the disk of the output folder {folder} is full; nothing was written; make room"
+        else:
+            message = f"the output folder {folder} cannot be written ({error.strerror or error})"
+        raise UserError(f"{message}, or choose another --output-dir") from error
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[list[Path]]:
+    """Make a folder and those above it; after a failure inside, the made ones that are empty go."""
+    made: list[Path] = []
+    try:
+        for path in (*reversed(folder.parents), folder):
+            if not path.is_dir():
+                with contextlib.suppress(FileExistsError):  # made by another process just now, or no folder: see below
+                    path.mkdir()
+                    made.append(path)
+        folder.mkdir(exist_ok=True)
+        yield made
+    except BaseException:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, remove_after_failure: bool) -> Iterator[bool]:
+    """Hold the folder's lock; gives False where the file system knows no locks."""
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    path = folder / LOCK_NAME
+    lock = FileLock(path)
+    alone = True
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that it falls back, see below
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another run is writing into {folder}; wait for it to end, or choose another --output-dir"
+        ) from None
+    except NotImplementedError:
+        alone = False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        alone = False
+    if isinstance(lock, SoftFileLock):  # what some versions fall back to: a file, which would outlive a killed process
+        lock.release()
+        alone = False
+    try:
+        yield alone
+    except BaseException:
+        if remove_after_failure:
+            if os.name == "nt":  # where an open file cannot be removed
+                lock.release()
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+    finally:
+        lock.release()
+
+
+def remove_temporaries(folder: Path, alone: bool) -> list[Path]:
+    """Remove what killed runs left in the folder, whatever their name; returns the paths removed.
+
+    Without the lock (not `alone`) only that of processes of this machine that no longer exist: others may be writing.
+    """
+    found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
+    stale = [path for path, match in found if match and (alone or _is_dead(match["host"], int(match["pid"])))]
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)
+    return stale
+
+
+def _is_dead(host: str, pid: int) -> bool:
+    if os.name != "posix" or host != platform.node():  # elsewhere os.kill(pid, 0) is not a question
+        return False
+    try:
+        os.kill(pid, 0)  # signal 0 asks and sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's, or no process number
+        return False
+    return False

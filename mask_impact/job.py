@@ -1,0 +1,167 @@
+"""From a request to its files: find the model, read the inputs, check, load, measure, write.
+
+    session = Session(Settings("demo"))
+    prepared = session.prepare(Request("The capital of France is"))
+    run, paths = session.measure("paris", prepared)
+
+What is wrong with a request comes out in `prepare`, before the weights are loaded.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mask_impact import experiment, models, processors, report
+from mask_impact.errors import UserError
+from mask_impact.experiment import Options, Progress, Run
+from mask_impact.inputs import ModelInputs, text_inputs
+from mask_impact.options import Request, Settings
+from mask_impact.results import ResultFiles
+from mask_impact.vision import open_pictures, vision_inputs
+
+# Measured on the demo model, rounded up; html with what it needs while it is written, the page and its pictures apart.
+BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12, "html": 20}
+BYTES_PER_FILE = {"html": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that fits the model."""
+
+    tokenizer: Any
+    inputs: ModelInputs
+    options: Options
+    layers: int  # how many are measured
+    heads: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Steps, variants, layers and masked tokens of the table: all of them at the last step, fewer before it."""
+        variants = sum({"full": 1, "attn": 1, "head": self.heads}[variant] for variant in self.options.variants)
+        masked = sum(map(experiment.MASKED[self.options.mask_mode], self.inputs.tokens))
+        generated = self.options.num_tokens - 1 if self.options.mask_mode != "vision" else 0
+        return self.options.num_tokens, variants, self.layers, masked + generated
+
+    @property
+    def rows(self) -> int:
+        """How many rows the table has at most; generation may stop early."""
+        steps, variants, layers, last = self.shape
+        fewer = steps * (steps - 1) // 2 if self.options.mask_mode != "vision" else 0
+        return variants * layers * (steps * last - fewer)
+
+    @property
+    def units(self) -> int:
+        """Forwards and replayed layers, for the progress."""
+        return self.options.num_tokens * (1 + self.layers)
+
+    def bytes(self, formats: Sequence[str]) -> int:
+        """How much room the results need at most."""
+        return sum(BYTES_PER_ROW[form] * self.rows + BYTES_PER_FILE.get(form, 0) for form in formats)
+
+
+def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
+    """Read the inputs of `request` with the model's tokenizer or processor. Raises UserError."""
+    text_config = config.get_text_config(decoder=True)
+    count = text_config.num_hidden_layers
+    chosen = experiment.chosen_layers(request.layers or None, count)
+    options = Options(
+        request.num_tokens, chosen, request.variants, request.head_space, request.mask_mode, request.vision_attention
+    )
+    options.wanted()
+    if vision:
+        pictures = open_pictures(request.images)
+        tokenizer = reader.tokenizer
+        inputs = vision_inputs(reader, config, request.prompt, pictures, request.max_pixels)
+    else:
+        tokenizer, inputs = reader, text_inputs(reader, request.prompt, request.chat)
+    experiment.check_masks(inputs, options)
+    experiment.check_length(text_config, len(inputs.tokens), request.num_tokens)
+    return Prepared(tokenizer, inputs, options, len(chosen or range(count)), text_config.num_attention_heads)
+
+
+def top_tokens(run: Run, count: int = 5) -> list[dict[str, Any]]:
+    """The most important tokens: largest value of the first variant over layers and steps, and the layer where it is.
+
+    Position 0, which often just absorbs attention, comes on top of `count`.
+    """
+    ranked = run.top.ranked()
+    kept = [row for row in ranked if row[0] > 0][:count] + [row for row in ranked if row[0] == 0]
+    return [{"position": position, "value": value, "layer": layer} for position, value, layer in kept]
+
+
+def load_reader(source: models.Source) -> Any:
+    """The processor of a vision-language model, the tokenizer of a text model. Raises UserError."""
+    return processors.load_processor(source) if source.vision else models.load_tokenizer(source)
+
+
+class Session:
+    """One model for one request or many; its weights are loaded when they are first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises UserError for a device that is not there and a model that cannot be had."""
+        self.settings = settings
+        self.device = models.choose_device(settings.device)
+        self.dtype = models.choose_dtype(settings.dtype, self.device)
+        self.source = models.find_model(
+            settings.model, settings.trust_remote_code, settings.allow_pickle, settings.vision
+        )
+        self.reader = load_reader(self.source)
+
+    @cached_property
+    def model(self) -> Any:
+        settings = self.settings
+        limits = dict(settings.max_memory) if settings.max_memory else None
+        return models.load_model(self.source, self.device, self.dtype, settings.device_map, limits)
+
+    def prepare(self, request: Request) -> Prepared:
+        """Raises UserError for a request that does not fit the model."""
+        return prepare(self.reader, self.source.config, request, self.settings.vision)
+
+    def check_room(self, needed: int) -> None:
+        """Raises UserError when the disk cannot hold `needed` bytes of results."""
+        free = shutil.disk_usage(self.settings.output_dir).free
+        if needed > free:
+            raise UserError(
+                f"the results need about {needed / 1e6:,.0f} MB, but the disk of {self.settings.output_dir} has "
+                f"{free / 1e6:,.0f} MB free; choose another --output-dir, or fewer --layers or --variants"
+            )
+
+    def check_report(self, prepared: Prepared) -> None:
+        """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""
+        size = report.base64_size(prepared.shape)
+        if self.settings.formats == ("html",) and size > report.MAX_BASE64:
+            raise UserError(
+                f"the report would be {size / 1e6:,.0f} MB; a page holds at most {report.MAX_BASE64 / 1e6:,.0f} MB; "
+                "choose --format parquet and open it with visualize_results.html, or fewer --layers or --variants"
+            )
+
+    def measure(
+        self,
+        name: str,
+        prepared: Prepared,
+        about: Mapping[str, Any] | None = None,
+        seconds: Mapping[str, float] | None = None,
+        progress: Progress = lambda what: None,
+    ) -> tuple[Run, dict[str, Path]]:
+        """The run and its files, by format; either all of them are written or none.
+
+        Args:
+            about: further keys of the manifest.
+            seconds: what was spent on the run before, for the manifest.
+        """
+        started = time.perf_counter()
+        model = self.model
+        spent = {"prepare": 0.0, "load": time.perf_counter() - started, **(seconds or {})}
+        with ResultFiles(self.settings.output_dir, name, self.settings.formats) as files:
+            run = experiment.run(model, prepared.tokenizer, prepared.inputs, prepared.options, files.write, progress)
+            run.manifest["model"] |= self.source.manifest
+            run.manifest["top_tokens"] = top_tokens(run)
+            spent["total"] = spent["prepare"] + time.perf_counter() - started
+            run.manifest["seconds"] |= spent
+            paths = files.commit({"name": name, **(about or {}), **run.manifest}, prepared.inputs.pictures)
+            run.manifest["notes"] = [*run.manifest["notes"], *files.notes]  # for the summary
+        return run, paths

@@ -1,0 +1,58 @@
+"""The processes that `accelerate launch` (or torchrun) started for one command; one if none did.
+
+Splitting, waiting and gathering are accelerate's: https://huggingface.co/docs/accelerate/concept_guides/big_model_inference
+"""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from mask_impact.errors import UserError
+
+T = TypeVar("T")
+
+# Processes that are done wait for the slowest one; torch's own limit of 10 or 30 minutes would end the batch.
+PATIENCE = datetime.timedelta(days=30)
+
+
+class Processes:
+    """This process among those of the command."""
+
+    def __init__(self, device: str) -> None:
+        """Raises UserError for a device that several processes cannot share."""
+        self.state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+        self.count = self.state.num_processes
+        self.first = self.state.is_main_process
+        self.device = device
+        if self.count > 1:
+            if device not in ("auto", "cpu", "cuda"):
+                raise UserError(
+                    f"{self.count} processes were started, each for a device of its own, but --device {device} is one "
+                    "device for all; use --device auto"
+                )
+            found = self.state.device
+            self.device = str(found) if found.type == "cuda" else found.type  # on CPUs it has a number
+
+    def from_first(self, value: T) -> T:
+        """What the first process has; the others wait for it."""
+        if self.count == 1:
+            return value
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's part of `items`."""
+        with self.state.split_between_processes(list(items)) as mine:
+            return list(mine)
+
+    def gathered(self, items: list[Any]) -> list[Any]:
+        """The lists of all processes joined, in every process."""
+        return gather_object(items) if self.count > 1 else items
+
+    def end(self) -> None:
+        if self.count > 1:
+            self.state.destroy_process_group()

@@ -1,0 +1,78 @@
+"""A batch that is killed again and again, for test_batch_processes.py: run as a script, in a process of its own.
+
+In:  a config, an output folder, how many times to kill, a seed.
+Out: what was seen after each kill, as JSON on stdout: the moment, finished prompts, torn ones, temporaries.
+
+The process that is killed is a fork of this one: torch is imported once, and every kill falls into the batch itself.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import mask_impact_analysis
+from mask_impact import batch, config  # noqa: F401  loaded before the forks
+from mask_impact.results import load
+
+
+def forked(argv: list[str]) -> int:
+    """The process that runs the command."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = mask_impact_analysis.main(argv)
+        finally:
+            os._exit(code)
+    return child
+
+
+def torn(folder: Path) -> list[str]:
+    """Runs whose manifest does not describe the files beside it."""
+    wrong = []
+    for path in folder.glob("*_run.json"):
+        try:
+            manifest = json.loads(path.read_text("utf-8"))
+            whole = all(len(load(folder / file)) == manifest["rows"] for file in manifest["files"])
+        except Exception:
+            whole = False
+        wrong += [] if whole else [path.name]
+    return wrong
+
+
+def main() -> None:
+    file, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    argv = ["--config", file, "--output-dir", str(folder), "--resume", "--quiet"]
+    chance = random.Random(seed)
+    started = time.perf_counter()
+    assert os.waitpid(forked(argv), 0)[1] == 0
+    whole = time.perf_counter() - started  # seconds of an uninterrupted batch
+    shutil.rmtree(folder)
+    seen = []
+    while len(seen) < kills:
+        child = forked(argv)
+        moment = chance.uniform(0, whole)
+        time.sleep(moment)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):  # it was faster: from the beginning
+            shutil.rmtree(folder)
+            continue
+        made = list(folder.iterdir()) if folder.exists() else []
+        finished = sum(path.name.endswith("_run.json") for path in made)
+        temporaries = sum(path.name.endswith(".tmp") for path in made)
+        seen.append({"moment": moment, "finished": finished, "torn": torn(folder), "temporaries": temporaries})
+    code = os.WEXITSTATUS(os.waitpid(forked(argv), 0)[1])
+    print(json.dumps({"seconds": whole, "kills": seen, "code": code}))
+
+
+if __name__ == "__main__":
+    main()

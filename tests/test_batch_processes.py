@@ -1,0 +1,164 @@
+"""Batches in real processes: killed, two at once, several for one batch, a disk that is full."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+from test_batch import PROMPTS, ROOT, SCRIPT, statuses, tables, write_config
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+KILLS = 30
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.qwen3(tmp_path_factory.mktemp("batch") / "good")
+
+
+def run(command: list[Any], **more: Any) -> subprocess.CompletedProcess:
+    words = [str(part) for part in command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, env=ENVIRONMENT, check=False, **more)
+
+
+def demo_prompts(count: int) -> dict[str, Any]:
+    """Prompts of the demo model's kind, one to three tokens each."""
+    names, colors = ("Tom", "Ann", "Eve", "Max"), ("red", "blue", "green", "black", "white")
+    made = [f"{name} has a {color} ball. {name}'s ball is" for name in names for color in colors]
+    return {f"p{i:02}": {"prompt": made[i], "num_tokens": 1 + i % 3} for i in range(count)}
+
+
+def test_killed_at_random_moments_and_resumed(here):
+    """Byte-identical to an uninterrupted batch in the end, and no torn file at any moment."""
+    write_config(here / "night.yaml", demo_prompts(20), "formats: [csv, json, parquet, html]", "demo")
+    whole = run([sys.executable, SCRIPT, "--config", "night.yaml", "--output-dir", "whole", "--quiet"])
+    assert whole.returncode == 0, whole.stderr
+    killed = run([sys.executable, ROOT / "tests" / "kill_batch.py", "night.yaml", "killed", KILLS, 0])
+    assert killed.returncode == 0, killed.stderr
+    seen = json.loads(killed.stdout)
+    assert seen["code"] == 0 and len(seen["kills"]) == KILLS
+    assert [kill for kill in seen["kills"] if kill["torn"]] == []
+    assert len({kill["finished"] for kill in seen["kills"]}) > 5  # the kills were spread over the batch
+    assert sum(kill["temporaries"] for kill in seen["kills"]) >= 5  # and fell into the writing of prompts
+    expected, found = tables(here / "whole"), tables(here / "killed")
+    assert len(expected) == 20 * 5 and found == expected
+    assert [path.name for path in (here / "killed").glob(".*")] == [".mask_impact.lock"]
+
+
+def test_two_batches_into_one_folder_at_once(here, good):
+    many = {f"p{i:03}": {"prompt": "The capital of France is", "num_tokens": 40} for i in range(60)}
+    write_config(here / "night.yaml", many, "formats: [csv]", good)
+    command = [sys.executable, str(SCRIPT), "--config", "night.yaml"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while first.poll() is None and not list(here.glob("output/*_run.json")):
+        time.sleep(0.02)
+    second = run([*command, "--resume"])
+    single = run([sys.executable, SCRIPT, "--model", good, "--prompt", "The"])
+    assert first.poll() is None, "the first batch ended too early to tell"
+    say = "error: another run is writing into output; wait for it to end, or choose another --output-dir\n"
+    assert (second.returncode, second.stdout, second.stderr) == (2, "", say)
+    assert (single.returncode, single.stdout, single.stderr) == (2, "", say)
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 0 and "60 done" in out, err
+    assert run([*command, "--resume"]).returncode == 0 and set(statuses().values()) == {"kept"}
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_several_processes_give_the_files_of_one(here, good, launcher):
+    """torchrun starts two. `accelerate launch --cpu` starts a second one only with MPI, and is one process here."""
+    prompts = PROMPTS | {"long": "a" + " is" * 80, "later": {"prompt": "The", "enabled": False}}
+    write_config(here / "night.yaml", prompts, "formats: [csv, json, parquet, html]", good)
+    one = run([sys.executable, SCRIPT, "--config", "night.yaml", "--output-dir", "one"])
+    flags = ["--config", "night.yaml", "--device", "cpu", "--output-dir"]
+    several = run([*launcher, SCRIPT, *flags, "several"])
+    assert one.returncode == 1 and several.returncode == 1, several.stderr
+    assert len(tables(here / "one")) == 3 * 5 and tables(here / "several") == tables(here / "one")
+    written = json.loads((here / "several" / "night_batch.json").read_text("utf-8"))
+    assert written["processes"] == (2 if launcher is TORCHRUN else 1)
+    assert [found["name"] for found in written["prompts"]] == list(prompts)
+    expected = dict.fromkeys(PROMPTS, "done") | {"long": "failed", "later": "disabled"}
+    assert {found["name"]: found["status"] for found in written["prompts"]} == expected
+    assert several.stdout.count("output or error") == 1  # one table
+    kept = run([*launcher, SCRIPT, *flags, "several", "--resume"])
+    assert kept.stdout.count(" kept ") == 3 and tables(here / "several") == tables(here / "one")
+
+
+FAILING = """
+import os, sys
+import mask_impact_analysis
+from mask_impact import models
+if os.environ["RANK"] == "1":
+    def fails(*args, **more):
+        raise RuntimeError("CUDA error: device is broken")
+    models.load_model = fails
+sys.exit(mask_impact_analysis.main())
+"""
+
+
+def test_a_process_that_fails_is_reported_and_hangs_nobody(here, good):
+    (here / "failing.py").write_text(FAILING)
+    write_config(here / "night.yaml", {f"p{i}": "The capital" for i in range(4)}, "formats: [csv]", good)
+    ended = run([*TORCHRUN, "failing.py", "--config", "night.yaml", "--device", "cpu"])
+    assert ended.returncode == 1
+    assert statuses() == {"p0": "done", "p1": "done", "p2": "failed", "p3": "failed"}
+    assert ended.stdout.count("RuntimeError: CUDA error: device is broken") >= 2
+    again = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", "--device", "cpu", "--resume"])
+    assert again.returncode == 0 and list(statuses().values()) == ["kept", "kept", "done", "done"]
+
+
+def test_bad_input_to_several_processes_is_told_once(here, good):
+    write_config(here / "night.yaml", {"a": "The"}, "formats: [xlsx]", good)
+    ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml"])
+    assert ended.returncode != 0 and len(re.findall("^error: ", ended.stderr, re.MULTILINE)) == 1
+    ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", "--format", "csv", "--device", "mps"])
+    assert ended.returncode != 0 and not (here / "output").exists()
+
+
+ROOMY = """
+import shutil, sys
+import mask_impact_analysis
+shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**10, 0, 10**10)
+sys.exit(mask_impact_analysis.main())
+"""
+
+
+@pytest.fixture
+def small_disk(here):
+    """A disk of 400 kB."""
+    disk = here / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("this user may not mount a tmpfs; test_batch.py simulates a full disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_runs_full(here, good, small_disk):
+    """In the middle of a prompt, as when others fill it after the free space was looked at."""
+    prompts = {"small": "The capital", "large": {"prompt": "a" + " is" * 30, "num_tokens": 30}, "last": "The capital"}
+    write_config(here / "night.yaml", prompts, "formats: [json]", good)
+    (here / "roomy.py").write_text(ROOMY)
+    ended = run([sys.executable, "roomy.py", "--config", "night.yaml", "--output-dir", "disk"])
+    assert ended.returncode == 1, ended.stderr
+    found = {o["name"]: o for o in json.loads((small_disk / "night_batch.json").read_text())["prompts"]}
+    assert [found[name]["status"] for name in prompts] == ["done", "failed", "done"]
+    assert "the disk of the output folder disk is full" in found["large"]["error"]
+    assert {path.name for path in small_disk.glob("[!.]*")} == {
+        "small_results.json", "small_run.json", "last_results.json", "last_run.json", "night_batch.json",
+    }  # fmt: skip
