@@ -23,7 +23,8 @@ demo: .venv/ready  ## analyse a prompt, and a question about a picture, with the
 test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
 	$(PY) -m pytest -n 2
 	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py \
-		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py
+		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_memory.py \
+		tests/test_device_map.py tests/test_batch.py
 
 viewer: viewer/node_modules/ready  ## build visualize_results.html from viewer/
 	cd viewer && $(NPM) run build

@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-PARTS = ("speed", "steps", "memory", "rows", "vision")
+PARTS = ("speed", "steps", "memory", "rows", "batch", "vision")
 
 
 def numbers(text: str) -> list[int]:

@@ -46,11 +46,11 @@ class PeakMemory:
         else:
             if CLEAR_REFS.exists():
                 CLEAR_REFS.write_text("5")  # making the model holds its tied embedding twice for a moment
-            self.start = _resident_bytes("VmRSS")
+            self.start = resident_bytes("VmRSS")
 
     def above(self) -> int:
         """Bytes above what there was at the start."""
-        return (torch.cuda.max_memory_allocated(self.device) if self.cuda else _resident_bytes("VmHWM")) - self.start
+        return (torch.cuda.max_memory_allocated(self.device) if self.cuda else resident_bytes("VmHWM")) - self.start
 
     @staticmethod
     def source(device: torch.device) -> str:
@@ -61,7 +61,7 @@ class PeakMemory:
         return "ru_maxrss of the whole process, so making the model is in it"
 
 
-def _resident_bytes(field: str) -> int:
+def resident_bytes(field: str = "VmRSS") -> int:
     """This process's resident memory: VmRSS now, VmHWM the largest (where there is no /proc: ever)."""
     if STATUS.exists():
         fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())

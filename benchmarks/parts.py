@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks import files, memory, text, vision
+from benchmarks import batch, files, memory, text, vision
 from benchmarks.machine import available_bytes, machine_table, timed
 from benchmarks.models import TEXT, TEXT_TOKENS, VISION, Setup, Shape
 from benchmarks.tables import Table
@@ -43,6 +43,8 @@ def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]
         yield memory.memory_table(Setup(TEXT, layers), args.memory_length, text.STEPS)
     if "rows" in wanted:
         yield files.rows_table(args.repetitions)
+    if "batch" in wanted:
+        yield batch.batch_table()
     if "vision" in wanted:
         yield from vision_language(args)
 

@@ -156,8 +156,11 @@ class Batch:
             return
         for number, plan in mine:
             outcome = self._outcome(plan, f"{number}/{len(work)} {plan.task.name}")
-            if not self.args.quiet:
-                show(f"{outcome.status} {number}/{len(work)} {plan.task.name}: {_told(outcome)}")
+            what = f"{outcome.status} {number}/{len(work)} {plan.task.name}"
+            if outcome.error:
+                complain(f"{what}: {outcome.error}")
+            elif not self.args.quiet:
+                show(f"{what}: {outcome.tokens} tokens, {outcome.seconds:.2f} s, top token {outcome.top_token}")
             yield outcome
 
     def _outcome(self, plan: Plan, title: str) -> Outcome:
@@ -228,13 +231,6 @@ def _left(plan: Plan, folder: Path) -> Outcome:
 def _finished(name: str, status: str, manifest: dict[str, Any], path: Path, seconds: float | None = None) -> Outcome:
     tokens = manifest["prompt_length"] + len(manifest["generated"])
     return Outcome(name, status, tokens, seconds, summary.top_token(manifest), str(path))
-
-
-def _told(outcome: Outcome) -> str:
-    """An outcome in one line."""
-    if outcome.error:
-        return outcome.error
-    return f"{outcome.tokens} tokens, {outcome.seconds:.2f} s, top token {outcome.top_token}"
 
 
 def _table(outcomes: Sequence[Outcome]) -> list[str]:

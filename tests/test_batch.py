@@ -194,6 +194,7 @@ def test_a_prompt_that_fails_while_running_leaves_the_others_whole(batch, monkey
     ended = batch()
     assert ended.code == 1 and statuses() == {"france": "done", "tom": "failed", "ann": "done"}
     assert part in outcomes()["tom"]["error"] and part in ended.out and hidden() == []
+    assert ended.err == f"failed 2/3 tom: {outcomes()['tom']['error']}\n"
     assert not list(Path("output").glob("tom*"))
 
 
