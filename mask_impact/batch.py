@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact import resume, summary
+from mask_impact.errors import UserError
 from mask_impact.folder import output_folder, writing
 from mask_impact.job import Session
 from mask_impact.memory import free_memory
@@ -25,6 +26,7 @@ from mask_impact.results import existing_files, write_text
 from mask_impact.terminal import ProgressBar, complain, described, show
 
 SCHEMA_VERSION = 1
+TO_DO = ("run", "redo")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Plan:
     """What is to be done about a task."""
 
     task: Task
-    action: str  # "run", "redo", "kept", "disabled" or "failed"
+    action: str  # one of TO_DO, or the status of its Outcome: "kept", "disabled" or "failed"
     reason: str | None = None  # of a redo or a failure
     identity: dict[str, Any] = field(default_factory=dict)  # for the manifest
     tokens: int = 0  # in the prompt
@@ -80,6 +82,11 @@ class Batch:
         """
         self.name, self.tasks, self.args, self.overriding = name, list(tasks), args, list(overriding)
         self.processes = Processes(settings.device)
+        if settings.device_map and self.processes.count > 1:
+            raise UserError(
+                f"--device-map spreads one model over all devices, but {self.processes.count} processes were started, "
+                "each with a model of its own; use one or the other"
+            )
         self.settings = replace(settings, device=self.processes.device)
         self.folder = settings.output_dir
         self.session = Session(self.settings)
@@ -89,10 +96,11 @@ class Batch:
         """0 if every enabled prompt has its results, 1 if any has not. Raises UserError if nothing can be started."""
         with output_folder(self.folder, lock=self.processes.first), _stopped_by_sigterm():
             plans = self.processes.from_first(self._plans() if self.processes.first else [])
-            work = [plan for plan in plans if plan.action in ("run", "redo")]
-            outcomes = [_left(plan, self.folder) for plan in plans if plan not in work and self.processes.first]
+            work = [plan for plan in plans if plan.action in TO_DO]
+            outcomes = [_left(plan, self.folder) for plan in plans if plan.action not in TO_DO and self.processes.first]
             try:
-                outcomes.extend(self._outcomes(work))
+                for outcome in self._outcomes(work):
+                    outcomes.append(outcome)  # not all at once: it may be interrupted
             except KeyboardInterrupt:
                 if self.processes.count == 1:
                     self._report(outcomes)

@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from logging import ERROR, getLogger
 from typing import Self
 
 from mask_impact.errors import OutOfMemory, UserError
@@ -91,4 +92,5 @@ def quiet_libraries(verbose: bool) -> Iterator[None]:
             logging.set_verbosity_error()
             transformers.utils.logging.set_verbosity_error()
             transformers.utils.logging.disable_progress_bar()
+            getLogger("accelerate").setLevel(ERROR)  # the manifest says which layers are where
         yield

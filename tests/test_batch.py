@@ -12,11 +12,12 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import checkpoints
 import pytest
 import torch
+from test_cli import Ended
 
 import mask_impact_analysis
 import mask_impact_vl
@@ -33,12 +34,6 @@ PROMPTS = {
     "ann": "Ann has a blue cup. Ann's cup is",
 }
 CHANGING = ("created", "argv", "seconds", "peak_memory_mb", "config")  # from run to run, in the manifest
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")

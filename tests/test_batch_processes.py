@@ -126,6 +126,8 @@ def test_bad_input_to_several_processes_is_told_once(here, good):
     assert ended.returncode != 0 and len(re.findall("^error: ", ended.stderr, re.MULTILINE)) == 1
     ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", "--format", "csv", "--device", "mps"])
     assert ended.returncode != 0 and not (here / "output").exists()
+    ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", "--format", "csv", "--device-map", "auto"])
+    assert ended.returncode != 0 and "--device-map spreads one model over all devices" in ended.stderr
 
 
 ROOMY = """
