@@ -89,14 +89,14 @@ def layer_output(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def at_row(value: Any, row: int, count: int, seen: dict[int, Any]) -> Any:
-    """`value` (an argument of a layer called on `count` tokens) cut down to token `row`.
+def at_row(value: Any, row: int, count: int, seen: dict[int, Any], rows: int = 1) -> Any:
+    """`value` (an argument of a layer called on `count` tokens) cut down to token `row`, or to `rows` from there on.
 
     Tensors are cut on their sequence axis: the last one of ids ([1, N], [3, 1, N]), the one before it of
     activations, rotary tables and masks ([1, N, C], [3, 1, N, D], [1, 1, N, T]). Others pass through. Caches become
     None: the replay has the keys already. `seen` makes one tensor of what is one tensor in several arguments.
     """
-    return changed(value, lambda tensor: _tensor_row(tensor, row, count), seen.setdefault(row, {}))
+    return changed(value, lambda tensor: _tensor_row(tensor, row, count, rows), seen.setdefault(row, {}))
 
 
 def changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any]) -> Any:
@@ -114,11 +114,11 @@ def changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: di
     return value
 
 
-def _tensor_row(tensor: torch.Tensor, row: int, count: int) -> torch.Tensor:
+def _tensor_row(tensor: torch.Tensor, row: int, count: int, rows: int) -> torch.Tensor:
     ids = tensor.ndim < 3 and not (tensor.is_floating_point() or tensor.is_complex())
     axis = -1 if ids or tensor.ndim < 2 or tensor.dtype == torch.int64 else -2
     if tensor.ndim >= -axis and tensor.shape[axis] == count:
-        tensor = tensor.narrow(axis, row, 1)
+        tensor = tensor.narrow(axis, row, rows)
     return tensor.clone()  # a later layer may write into the original
 
 
