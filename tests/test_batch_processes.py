@@ -124,10 +124,13 @@ def test_bad_input_to_several_processes_is_told_once(here, good):
     write_config(here / "night.yaml", {"a": "The"}, "formats: [xlsx]", good)
     ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml"])
     assert ended.returncode != 0 and len(re.findall("^error: ", ended.stderr, re.MULTILINE)) == 1
-    ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", "--format", "csv", "--device", "mps"])
-    assert ended.returncode != 0 and not (here / "output").exists()
-    ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", "--format", "csv", "--device-map", "auto"])
-    assert ended.returncode != 0 and "--device-map spreads one model over all devices" in ended.stderr
+    write_config(here / "night.yaml", {"a": "The"}, "formats: [csv]", good)
+    for flags, say in (
+        (["--device", "mps"], "2 processes were started, each for a device of its own, but --device mps is one device"),
+        (["--device-map", "auto"], "--device-map spreads one model over all devices, but 2 processes were started"),
+    ):
+        ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", *flags])
+        assert ended.returncode != 0 and say in ended.stderr and not (here / "output").exists()
 
 
 ROOMY = """

@@ -619,7 +619,9 @@ def test_python_gives_the_same_table_as_the_command(run, good):
     loaded = call(PROMPT, num_output_tokens=2, model=model, tokenizer=tokenizer)
     for frame in (by_name, loaded):
         assert frame.attrs["run"]["tokens"] == found["tokens"]
-        pd.testing.assert_frame_equal(pd.DataFrame(frame), table, check_exact=True)
+    pd.testing.assert_frame_equal(pd.DataFrame(by_name), table, check_exact=True)
+    # Its weights lie elsewhere in memory: other last digits, see `models.aligned`.
+    pd.testing.assert_frame_equal(pd.DataFrame(loaded), table, rtol=1e-4, atol=1e-6)
     assert by_name.attrs["run"]["model"] == found["model"]
     some = call(PROMPT, str(good), layers=[1], variants=["attn"], head_space="residual", chat=True, dtype="bfloat16")
     assert (set(some.layer), set(some.variant)) == ({1}, {"Attn"})
