@@ -254,9 +254,9 @@ class Recorder:
         if mask is None:  # sdpa then is causal by itself, eager sees everything
             causal = self.implementation == "sdpa" and is_causal and self.count > 1
             visible = torch.arange(hidden_by_cache, total, device=key.device) <= (position if causal else total)
-            bias = _additive(visible[None, None, None], query.dtype)
+            bias = additive(visible[None, None, None], query.dtype)
         else:
-            bias = _additive(mask[:1, :, row : row + 1, : key.shape[2]], query.dtype)
+            bias = additive(mask[:1, :, row : row + 1, : key.shape[2]], query.dtype)
         bias = nn.functional.pad(bias, (hidden_by_cache, 0), value=float("-inf"))
         later = bias[..., position + 1 :]
         if not later.numel() or later.isneginf().all():
@@ -264,7 +264,7 @@ class Recorder:
         return bias
 
 
-def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A boolean (True: visible) or additive mask as an additive one in float32 or better with true -inf."""
     precise = torch.promote_types(dtype, torch.float32)
     if mask.dtype == torch.bool:
@@ -292,7 +292,7 @@ class _Probability(LogitsProcessor):
 
 
 @contextmanager
-def _greedy(model: PreTrainedModel) -> Iterator[None]:
+def greedy(model: PreTrainedModel) -> Iterator[None]:
     """Without the checkpoint's own sampling settings (repetition penalties among them) until the block ends."""
     before = model.generation_config
     model.generation_config = GenerationConfig()
@@ -392,7 +392,7 @@ def record_generation(
         _offloaded_weights_found(model),
         torch.no_grad(),
         recorder.recording(),
-        _greedy(model),
+        greedy(model),
         _timed(model, seconds, progress),
     ):
         ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))

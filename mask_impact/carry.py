@@ -1,0 +1,492 @@
+"""Carry what a mask changes on through the layers above it, to the logits.
+
+One forward is recorded whole: what every decoder layer was called with on all T positions, its keys and values and its
+attention mask. A masked run then begins at the first masked layer, at the first position that can change, for B masks
+at once: layers below, and positions before, are those of the record. The layers, the final norm and the head are the
+model's own code, inside of the model's own forward, whose layers take the carried states in place of their input.
+
+What a model adds between two layers (DeepStack's image features) is the difference between the record's input of a
+layer and its output of the layer before, and is added to every row.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from mask_impact.attention import (
+    attention_function,
+    decoder_configs,
+    decoder_layers,
+    eager_attention,
+    implementation,
+    routed_attention,
+    unsupported,
+)
+from mask_impact.capture import additive, at_row, changed, greedy, layer_output
+from mask_impact.memory import is_out_of_memory
+from mask_impact.vision_mask import seeing_each_other
+
+# A run without a mask, carried from the first layer, may differ from the record by rounding only: the largest distance
+# of the final states, relative to their length. As `impact.ROUNDING`, and for the same reason.
+ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass
+class Call:
+    """One decoder layer's call on all T positions."""
+
+    layer: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, T, C] input, one of the arguments
+    output: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, T, C]
+    rest: tuple[Any, ...] | None = None  # what older transformers return beside it
+    caches: tuple[int | str, ...] = ()  # where in the arguments the key/value cache stood
+    keys: torch.Tensor | None = None  # [1, G, T, D]; None: the layer has no attention
+    values: torch.Tensor | None = None
+    bias: torch.Tensor | None = None  # [1, 1 or H, T, T] added to the logits; -inf: cannot be seen
+
+    def arguments(self, state: torch.Tensor, start: int) -> tuple[list[Any], dict[str, Any]]:
+        """The call for `state` [B, T - start, C] in place of its input from position `start` on."""
+        length = self.hidden.shape[1]
+        seen: dict[int, Any] = {}
+        cut = [at_row(each, start, length, seen, length - start) for each in (self.args, self.kwargs)]
+        old = seen[start][id(self.hidden)][0]
+        args = [state if item is old else item for item in cut[0]]
+        kwargs = {name: state if item is old else item for name, item in cut[1].items()}
+        for place in self.caches:
+            holder: Any = args if isinstance(place, int) else kwargs
+            holder[place] = Before(start)
+        return args, kwargs
+
+    def added_before(self, below: "Call") -> torch.Tensor | None:
+        """[1, T, C] what the model adds between the layer below and this one; None for nothing."""
+        return None if torch.equal(self.hidden, below.output) else self.hidden - below.output
+
+
+class Before:
+    """In the place of a key/value cache: so many positions came before. `attend` adds their keys."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        return self.count
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return key, value
+
+
+@dataclass
+class Passage:
+    """A recorded forward over T positions."""
+
+    calls: list[Call]
+    logits: torch.Tensor  # [V] at the last position
+
+    @property
+    def length(self) -> int:
+        return self.calls[0].hidden.shape[1]
+
+    def sees(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """[T, T] bool: whether a position (row) can see another (column) in any of these layers, with any head."""
+        layers = self.calls[first : None if last is None else last + 1]
+        distinct = {id(call.bias): call.bias for call in layers if call.bias is not None}
+        found = [torch.zeros(self.length, self.length, dtype=torch.bool)]
+        found += [~bias.isneginf().all(dim=1)[0].cpu() for bias in distinct.values()]
+        return torch.stack(found).any(dim=0)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What one row of a carried run does not read."""
+
+    positions: tuple[int, ...]  # sorted
+    last_only: bool  # only the last position stops reading them; else every later one
+
+
+@dataclass
+class Carried:
+    """What B edits lead to at the last position."""
+
+    logits: torch.Tensor  # [B, V]
+    states: dict[int, torch.Tensor]  # after each layer from the first masked one on: [B, C]
+
+
+def record_passage(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], together: Sequence[tuple[int, int]] = ()
+) -> Passage:
+    """One forward of the model over its whole input, recorded.
+
+    Args:
+        inputs: the model's inputs; "input_ids" [1, T].
+        together: ranges [first, last) of positions that see each other, whatever the model's own mask says.
+    """
+    calls = [Call(layer) for layer in decoder_layers(model)]
+    inside: list[Call] = []
+    masks: dict[int, tuple[Any, torch.Tensor]] = {}  # most layers share one mask
+    name = implementation(model)
+
+    def before(call: Call) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen: dict[int, Any] = {}
+            call.args, call.kwargs = (changed(each, torch.clone, seen) for each in (args, kwargs))
+            given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            call.caches = tuple(place for place, item in given if hasattr(item, "get_seq_length"))
+            call.hidden = call.args[0] if args else call.kwargs["hidden_states"]
+            inside[:] = [call]
+
+        return hook
+
+    def after(call: Call) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            call.output = layer_output(output).clone()
+            call.rest = output[1:] if isinstance(output, tuple) else None
+            inside.clear()
+
+        return hook
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        mask = attention_mask
+        if inside and together:
+            mask = seeing_each_other(mask, query, together)
+        if inside:
+            if id(mask) not in masks or mask is None:
+                masks[id(mask)] = mask, _whole_bias(module, query, key, mask, name, kwargs.get("is_causal"))
+            inside[0].keys, inside[0].values, inside[0].bias = key, value, masks[id(mask)][1]
+        return attention_function(name, module)(module, query, key, value, mask, **kwargs)
+
+    with ExitStack() as undo:
+        for call in calls:
+            undo.callback(call.layer.register_forward_pre_hook(before(call), with_kwargs=True).remove)
+            undo.callback(call.layer.register_forward_hook(after(call)).remove)
+        logits = _forward(model, inputs, attend)
+    return Passage(calls, logits)
+
+
+def _forward(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], attend: Callable[..., Any]) -> torch.Tensor:
+    """[V] the model's own logits at the last position, its decoder's attention computed by `attend`."""
+    logits: list[torch.Tensor] = []
+    settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True, pad_token_id=0)
+    with torch.no_grad(), ExitStack() as undo:
+        undo.callback(model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -1].clone())).remove)
+        undo.enter_context(routed_attention(attend, decoder_configs(model), implementation(model)))
+        undo.enter_context(greedy(model))
+        model.generate(**inputs, generation_config=settings)
+    return logits[0]
+
+
+def _whole_bias(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: Any, name: str, is_causal: bool | None
+) -> torch.Tensor:
+    """What a forward over all positions adds to its logits: [1, 1 or H, T, T], as `capture.Recorder` reads it."""
+    length = key.shape[2]
+    if mask is not None:
+        return additive(mask[:1, :, :, :length], query.dtype)
+    causal = name == "sdpa" and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    visible = torch.ones(1, 1, length, length, dtype=torch.bool, device=key.device)
+    return additive(visible.tril() if causal else visible, query.dtype)
+
+
+class Carrier:
+    """Runs masked passages of one recorded forward."""
+
+    def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
+        """Raises UnsupportedModel where it does not give what the record, or `whole`, gives."""
+        self.model, self.passage, self.ablation = model, passage, whole.ablation
+        self.sees = passage.sees()
+        self.name = implementation(model)
+        kept = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.one_row = {"logits_to_keep": 1} if kept else {}  # the head is the largest matrix of a small model
+        calls = passage.calls
+        self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
+        self.noise = self._check(whole)
+
+    def _check(self, whole: "Forwards") -> dict[str, float]:
+        """How far this is from the model's own: without a mask, and without one token in the middle."""
+        length, last = self.passage.length, len(self.passage.calls) - 1
+        middle = (length - 1) // 2
+        nothing, gone, unread = Edit((), False), Edit((middle,), False), Edit((middle,), True)
+        recorded = self.passage.calls[last].output[0, -1]
+        noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
+        for start, edit, expected in (
+            (0, nothing, (recorded, self.passage.logits)),
+            (length - 1, nothing, (recorded, self.passage.logits)),
+            (min(whole.first_changed([middle]), length - 1), gone, whole.end(gone)),
+            (length - 1, unread, whole.end(unread)),
+        ):
+            try:
+                found = self.run(0, last, start, [edit])
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                what = f"it cannot be carried on by rows ({' '.join(str(error).split())[:200]})"
+                raise unsupported(self.model, 0, what) from error
+            l2 = (found.states[last][0].double() - expected[0].double()).norm().item()
+            relative = l2 / max(expected[0].double().norm().item(), 1e-30)
+            if not relative <= ROUNDING[recorded.dtype]:
+                what = f"carried on by rows, its last state differs from the model's own by {relative:.2g}"
+                raise unsupported(self.model, last, what)
+            logit = (found.logits[0] - expected[1]).abs().max().item()
+            for name, value in (("final_l2", l2), ("relative", relative), ("logit", logit)):
+                noise[name] = max(noise[name], value)
+        return noise
+
+    def first_changed(self, positions: Sequence[int]) -> int:
+        """Where a run may start for an edit of `positions` that holds for every later one."""
+        return first_changed(self.sees, positions)
+
+    def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
+        """Mask in layers `first` to `last` on rows from position `start` on, and carry on to the end.
+
+        `start` must not be after the first position that changes. All B edits are run in one forward.
+        """
+        calls, count = self.passage.calls, len(edits)
+        length = self.passage.length
+        rows = length - start
+        hidden_from = _edited(edits, start, length, calls[0].hidden.device)  # [B, 1, n, T]
+        states: dict[int, torch.Tensor] = {}
+        inside: list[int] = []
+
+        def forward(index: int, compute: Callable[..., Any]) -> Callable[..., Any]:
+            call = calls[index]
+
+            def carried(hidden: torch.Tensor | None = None, *_: Any, **given: Any) -> Any:
+                passed = given["hidden_states"] if hidden is None else hidden  # what the layer below gave
+                if index < first:
+                    return self._as_returned(call, passed)
+                if index == first:
+                    state = call.hidden[:, start:].expand(count, -1, -1)
+                else:
+                    added = self.between[index]
+                    state = passed if added is None else passed + added[:, start:]
+                args, kwargs = call.arguments(state, start)
+                inside[:] = [index]
+                output = layer_output(compute(*args, **kwargs))
+                inside.clear()
+                states[index] = output[:, -1]
+                return self._as_returned(call, output)
+
+            return carried
+
+        def attend(
+            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            kwargs.pop("attention_mask", None)
+            index = inside[0]
+            call = calls[index]
+            assert call.keys is not None and call.values is not None and call.bias is not None
+            edited = hidden_from if first <= index <= last else None
+            bias = call.bias[:, :, start:]
+            if rows == 1 and self.name == "sdpa" and self.ablation == "neg-inf":
+                return side_by_side(module, query, call.keys, call.values, key, value, bias, edited, kwargs)
+            keys, values = (
+                torch.cat([recorded[:, :, :start].expand(count, -1, -1, -1), own], dim=2)
+                for recorded, own in ((call.keys, key), (call.values, value))
+            )
+            return edited_attention(self.name, self.ablation, module, query, keys, values, bias, edited, kwargs)
+
+        ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
+        with torch.no_grad(), ExitStack() as undo:
+            undo.enter_context(_forwards([call.layer for call in calls], forward))
+            undo.enter_context(routed_attention(attend, decoder_configs(self.model), self.name))
+            output = self.model(input_ids=ids, use_cache=False, **self.one_row)
+        return Carried(output.logits[:, -1], states)
+
+    @staticmethod
+    def _as_returned(call: Call, output: torch.Tensor) -> Any:
+        return output if call.rest is None else (output, *call.rest)
+
+
+def edited_attention(
+    name: str,
+    ablation: str,
+    module: nn.Module,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    bias: torch.Tensor,
+    edited: torch.Tensor | None,
+    kwargs: dict[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The family's attention with what is edited out of it: output [B, n, H, D].
+
+    Args:
+        query: [B, H, n, D]; keys, values: [B, G, T, D]; bias: [1, 1 or H, n, T].
+        edited: [B, 1, n, T] bool, what is not to be read; None: nothing.
+        kwargs: further arguments of the attention call.
+    """
+    if "is_causal" in kwargs:
+        kwargs = kwargs | {"is_causal": False}  # the bias says what can be seen
+    if edited is not None and ablation == "zero-value":
+        output, weights = eager_attention(module)(module, query, keys, values, bias.to(query.dtype), **kwargs)
+        assert weights is not None
+        values = values.repeat_interleave(query.shape[1] // values.shape[1], dim=1)
+        return output - torch.einsum("bhnt,bhtd->bnhd", weights.masked_fill(~edited, 0), values), None
+    if edited is not None:
+        bias = bias.masked_fill(edited, float("-inf"))
+    blind = bias.isneginf().all(dim=-1)  # [B or 1, 1 or H, n]
+    output, _ = attention_function(name, module)(module, query, keys, values, bias.to(query.dtype), **kwargs)
+    return output.masked_fill(blind.transpose(1, 2).unsqueeze(-1), 0.0), None
+
+
+def side_by_side(
+    module: nn.Module,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    own_key: torch.Tensor,
+    own_value: torch.Tensor,
+    bias: torch.Tensor,
+    edited: torch.Tensor | None,
+    kwargs: dict[str, Any],
+) -> tuple[torch.Tensor, None]:
+    """sdpa for B rows of one position: as B queries over the same keys, each with a key of its own at the end.
+
+    Copies of the keys for every row would take most of the time.
+
+    Args:
+        query: [B, H, 1, D]; own_key, own_value: [B, G, 1, D]; keys, values: [1, G, T, D], the last one not used.
+        bias: [1, 1 or H, 1, T]; edited: [B, 1, 1, T] bool or None.
+    """
+    count, before = len(query), bias.shape[-1] - 1
+    bias = bias.expand(count, -1, -1, -1) if edited is None else bias.masked_fill(edited, float("-inf"))
+    bias = bias.permute(2, 1, 0, 3)  # [1, 1 or H, B, T]
+    own = torch.full((count, count), float("-inf"), dtype=bias.dtype, device=bias.device)
+    own = own.where(~torch.eye(count, dtype=torch.bool, device=bias.device), bias[..., before:])
+    packed = torch.cat([bias[..., :before], own], dim=-1)  # [1, 1 or H, B, T - 1 + B]
+    keys, values = (
+        torch.cat([recorded[:, :, :before], mine.transpose(0, 2)], dim=2)
+        for recorded, mine in ((keys, own_key), (values, own_value))
+    )
+    output, _ = edited_attention("sdpa", "neg-inf", module, query.transpose(0, 2), keys, values, packed, None, kwargs)
+    return output.transpose(0, 1), None
+
+
+class Forwards:
+    """Masked forwards of the whole model, one for each edit: for families whose layers cannot be carried on by rows.
+
+    A layer that keeps a state over the whole text (Mamba, linear attention) does not fit in rows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        passage: Passage,
+        inputs: Mapping[str, torch.Tensor],
+        together: Sequence[tuple[int, int]] = (),
+        ablation: str = "neg-inf",
+    ) -> None:
+        self.model, self.passage, self.inputs, self.together = model, passage, inputs, together
+        self.ablation, self.name = ablation, implementation(model)
+        self.sees = passage.sees()
+        self.noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
+
+    def first_changed(self, positions: Sequence[int]) -> int:
+        return first_changed(self.sees, positions)
+
+    def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
+        """As Carrier.run; `start` only says where changes can begin."""
+        found = [self._one(first, last, edit) for edit in edits]
+        states = {
+            index: torch.stack([states[index] for _, states in found]) for index in range(first, len(found[0][1]))
+        }
+        return Carried(torch.stack([logits for logits, _ in found]), states)
+
+    def end(self, edit: Edit) -> tuple[torch.Tensor, torch.Tensor]:
+        """[C] last state and [V] logits where `edit` holds in every layer."""
+        logits, states = self._one(0, len(self.passage.calls) - 1, edit)
+        return states[len(states) - 1], logits
+
+    def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        length = self.passage.length
+        edited = _edited([edit], 0, length, self.passage.logits.device)
+        states: dict[int, torch.Tensor] = {}
+        inside: list[int] = []
+
+        def attend(
+            module: nn.Module,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            attention_mask: Any,
+            **kwargs: Any,
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            mask = attention_mask
+            if inside and self.together:
+                mask = seeing_each_other(mask, query, self.together)
+            if inside and first <= inside[0] <= last:
+                bias = _whole_bias(module, query, key, mask, self.name, kwargs.get("is_causal"))
+                return edited_attention(self.name, self.ablation, module, query, key, value, bias, edited, kwargs)
+            return attention_function(self.name, module)(module, query, key, value, mask, **kwargs)
+
+        with ExitStack() as undo:
+            for index, call in enumerate(self.passage.calls):
+
+                def before(*_: Any, index: int = index) -> None:
+                    inside[:] = [index]
+
+                def after(_: nn.Module, __: Any, output: Any, index: int = index) -> None:
+                    states[index] = layer_output(output)[0, -1].clone()
+                    inside.clear()
+
+                undo.callback(call.layer.register_forward_pre_hook(before).remove)
+                undo.callback(call.layer.register_forward_hook(after).remove)
+            return _forward(self.model, self.inputs, attend), states
+
+
+def first_changed(sees: torch.Tensor, positions: Sequence[int]) -> int:
+    """The first position whose state changes when no later one reads `positions`; T if there is none.
+
+    Causal models: the one after the first of them. Where earlier positions see later ones, in a picture, those that
+    see a changed one change too.
+
+    Args:
+        sees: [T, T] bool, whether a position (row) sees another (column).
+    """
+    length = len(sees)
+    later = torch.arange(length)[:, None] > torch.tensor(list(positions))
+    changing = (sees[:, list(positions)] & later).any(dim=1).nonzero().flatten()
+    while len(changing):
+        start = int(changing[0])
+        changing = sees[:start, start:].any(dim=1).nonzero().flatten()
+        if not len(changing):
+            return start
+    return length
+
+
+def _edited(edits: Sequence[Edit], start: int, length: int, device: torch.device) -> torch.Tensor:
+    """[B, 1, n, T] bool: which positions (last axis) each row from `start` on does not read."""
+    edited = torch.zeros(len(edits), 1, length - start, length, dtype=torch.bool)
+    for row, edit in enumerate(edits):
+        members = list(edit.positions)
+        if edit.last_only:
+            edited[row, 0, -1, members] = True
+        else:
+            edited[row, 0, :, members] = torch.arange(start, length)[:, None] > torch.tensor(members)
+    return edited.to(device)
+
+
+@contextmanager
+def _forwards(layers: Sequence[nn.Module], forward: Callable[[int, Callable[..., Any]], Any]) -> Iterator[None]:
+    """Put `forward(index, the layer's own)` in place of each layer's forward until the block ends."""
+    with ExitStack() as undo:
+        for index, layer in enumerate(layers):
+            before = vars(layer).get("forward")  # accelerate puts one there
+            layer.forward = forward(index, layer.forward)
+            undo.callback(setattr if before else delattr, layer, "forward", *([before] if before else []))
+        yield

@@ -1,0 +1,87 @@
+"""The slow reference for carried effects: the whole model with attention masks edited in several layers.
+
+In: a model from `families.py`, a prompt, layers, positions, and who stops reading them. Out: the logits and, after each
+layer, the state at the last position. Plain hooks on the real model's attention modules, eager attention, no cache, no
+mask_impact. Shapes as in brute_force.py; V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from brute_force import INVISIBLE, first, using_attention
+from families import Family, decoder_layers, submodule
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def carried(
+    model: PreTrainedModel,
+    family: Family,
+    inputs: Tensor | Mapping[str, Tensor],
+    window: tuple[int, int] = (0, -1),
+    positions: Collection[int] = (),
+    last_only: bool = False,
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Logits [V] and states [C] by layer at the last position; in layers `window` `positions` are not read.
+
+    By the last position only, or by every position after them. A row with nothing left to attend to has attention 0.
+    """
+    states: dict[int, Tensor] = {}
+    with using_attention(model, "eager"), ExitStack() as hooks:
+        for index, layer in enumerate(decoder_layers(model, family)):
+            hooks.callback(layer.register_forward_hook(keep(states, index)).remove)
+            if window[0] <= index <= window[1] and index in family.attends:
+                for handle in hide_in(layer, family, sorted(positions), last_only):
+                    hooks.callback(handle.remove)
+        named = {"input_ids": inputs} if isinstance(inputs, Tensor) else inputs
+        logits = model(**named, use_cache=False).logits[0, -1]
+    return logits, states
+
+
+def keep(states: dict[int, Tensor], index: int) -> Any:
+    def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        states[index] = first(output)[0, -1]
+
+    return hook
+
+
+def hide_in(layer: nn.Module, family: Family, positions: list[int], last_only: bool) -> list[Any]:
+    attention, o_proj = submodule(layer, family.attention), submodule(layer, family.o_proj)
+    blocked: list[int] = []
+
+    def edit_mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        length = hidden.shape[1]
+        call = inspect.signature(module.forward).bind(*args, **kwargs)
+        mask = call.arguments["attention_mask"]
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, float("-inf"))
+        mask = mask[..., :length].clone()
+        blocked.clear()
+        for row in range(length):
+            columns = [m for m in positions if m < row or (last_only and m == row)]
+            if not columns or (last_only and row < length - 1):
+                continue
+            before = mask[..., row, :].clone()
+            mask[..., row, columns] = float("-inf")
+            if (before > INVISIBLE).any() and not (mask[..., row, :] > INVISIBLE).any():
+                mask[..., row, :] = before
+                blocked.append(row)
+        call.arguments["attention_mask"] = mask
+        return call.args, call.kwargs
+
+    def projection_input(module: nn.Module, args: tuple) -> tuple:
+        received = args[0].clone()
+        received[:, blocked] = 0
+        return received, *args[1:]
+
+    return [
+        attention.register_forward_pre_hook(edit_mask, with_kwargs=True),
+        o_proj.register_forward_pre_hook(projection_input),
+    ]
