@@ -35,6 +35,10 @@ def run_masking_experiment(
     variants: Sequence[str] = VARIANTS,
     dtype: str = "auto",
     head_space: str = "output",
+    ablation: str = "neg-inf",
+    queries: str | Sequence[tuple[int, int]] = "last",
+    mask_unit: str | None = None,
+    spans: Sequence[str] = (),
     chat: bool = False,
 ) -> "pd.DataFrame":
     """Mask every token of `prompt`, one at a time and in one layer at a time; the table as a DataFrame.
@@ -44,6 +48,9 @@ def run_masking_experiment(
         layers: "0,8,20-27", a list of ints, or None for all.
         variants: any of "full", "attn", "head".
         head_space: "output" compares heads before the output projection, "residual" their shares of it.
+        ablation: "neg-inf" takes a token out of the softmax, "zero-value" keeps its weight and zeroes its value.
+        queries: "last" (the predicting position), "all", or (first, last) of ranges of positions.
+        mask_unit: "token", "word" or "sentence"; with `spans`, those are masked.
         chat: wrap the prompt in the model's chat template.
 
     Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
@@ -53,7 +60,47 @@ def run_masking_experiment(
 
     request = {
         "prompt": prompt, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
-        "head_space": head_space, "chat": chat,
+        "head_space": head_space, "ablation": ablation, "queries": queries, "mask_unit": mask_unit,
+        "spans": tuple(spans), "chat": chat,
+    }  # fmt: skip
+    return measured_table(request, model_name, model, tokenizer, device=device, dtype=dtype, vision=False)
+
+
+def run_effects_experiment(
+    prompt: str,
+    model_name: str = DEFAULT_MODEL,
+    device: str = "auto",
+    num_output_tokens: int = 1,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    mask_layers: str = "all",
+    blocks: Sequence[str] = ("all",),
+    mask_unit: str | None = None,
+    spans: Sequence[str] = (),
+    contrast: Sequence[str] = (),
+    ablation: str = "neg-inf",
+    dtype: str = "auto",
+    chat: bool = False,
+) -> "pd.DataFrame":
+    """What masks do to the answer, held over a range of layers and carried on to the logits (docs/effects.md).
+
+    Args:
+        mask_layers: "all", "0-5,8" (a window each), "window:3" (sliding) or "from" (each layer to the last).
+        blocks: "last": the predicting position stops reading what is masked; "all": every later position does.
+        mask_unit: "token" (default), "word" or "sentence"; with `spans`, those are masked.
+        contrast: two tokens, such as (" Paris", " Rome"), for the difference of their logits.
+        ablation: "neg-inf" or "zero-value".
+
+    Returns the columns of NAME_effects; `df.attrs["run"]` is the manifest.
+    Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
+    """
+    from mask_impact.api import measured_table
+
+    request = {
+        "prompt": prompt, "num_tokens": num_output_tokens, "variants": ("full",), "effects": True,
+        "mask_layers": mask_layers, "blocks": tuple(blocks), "mask_unit": mask_unit, "spans": tuple(spans),
+        "contrast": tuple(contrast), "ablation": ablation, "chat": chat,
     }  # fmt: skip
     return measured_table(request, model_name, model, tokenizer, device=device, dtype=dtype, vision=False)
 

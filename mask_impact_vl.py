@@ -43,6 +43,12 @@ def run_vl_masking_experiment(
     variants: Sequence[str] = VARIANTS,
     dtype: str = "auto",
     head_space: str = "output",
+    ablation: str = "neg-inf",
+    queries: str | Sequence[tuple[int, int]] = "last",
+    mask_unit: str | None = None,
+    spans: Sequence[str] = (),
+    regions: Sequence[str] = (),
+    region_masks: Sequence[str] = (),
     vision_attention: str = "model",
     max_pixels: int | None = None,
 ) -> "pd.DataFrame":
@@ -57,6 +63,9 @@ def run_vl_masking_experiment(
         layers: "0,8,20-27", a list of ints, or None for all.
         variants: any of "full", "attn", "head".
         head_space: "output" compares heads before the output projection, "residual" their shares of it.
+        ablation: "neg-inf" takes a token out of the softmax, "zero-value" keeps its weight and zeroes its value.
+        queries: "last" (the predicting position), "all", or (first, last) of ranges of positions.
+        mask_unit: "token", "word" or "sentence"; with `spans`, `regions` or `region_masks`, those are masked.
         vision_attention: "model" is the checkpoint's own mask; with "bidirectional" a picture's tokens see each other.
         max_pixels: pictures are shrunk to at most so many pixels.
 
@@ -68,7 +77,54 @@ def run_vl_masking_experiment(
     request = {
         "prompt": prompt, "images": image_path, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
         "head_space": head_space, "mask_mode": mask_mode, "vision_attention": vision_attention,
-        "max_pixels": max_pixels,
+        "max_pixels": max_pixels, "ablation": ablation, "queries": queries, "mask_unit": mask_unit,
+        "spans": tuple(spans), "regions": tuple(regions), "region_masks": tuple(region_masks),
+    }  # fmt: skip
+    return measured_table(request, model_name, model, processor, device=device, dtype=dtype, vision=True)
+
+
+def run_vl_effects_experiment(
+    prompt: str,
+    image_path: "str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image] | None" = None,
+    model_name: str = DEFAULT_MODEL,
+    device: str = "auto",
+    num_output_tokens: int = 1,
+    *,
+    model: Any = None,
+    processor: Any = None,
+    mask_layers: str = "all",
+    blocks: Sequence[str] = ("all",),
+    mask_unit: str | None = None,
+    spans: Sequence[str] = (),
+    contrast: Sequence[str] = (),
+    ablation: str = "neg-inf",
+    dtype: str = "auto",
+    mask_mode: str = "text",
+    vision_attention: str = "model",
+    max_pixels: int | None = None,
+    regions: Sequence[str] = (),
+    region_masks: Sequence[str] = (),
+) -> "pd.DataFrame":
+    """What masks do to the answer, held over a range of layers and carried on to the logits (docs/effects.md).
+
+    Args:
+        mask_layers: "all", "0-5,8" (a window each), "window:3" (sliding) or "from" (each layer to the last).
+        blocks: "last": the predicting position stops reading what is masked; "all": every later position does.
+        mask_unit: "token" (default), "word" or "sentence"; with `spans`, those are masked.
+        contrast: two tokens, such as (" Paris", " Rome"), for the difference of their logits.
+        ablation: "neg-inf" or "zero-value".
+
+    Returns the columns of NAME_effects; `df.attrs["run"]` is the manifest.
+    Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
+    """
+    from mask_impact.api import measured_table
+
+    request = {
+        "prompt": prompt, "num_tokens": num_output_tokens, "variants": ("full",), "effects": True,
+        "mask_layers": mask_layers, "blocks": tuple(blocks), "mask_unit": mask_unit, "spans": tuple(spans),
+        "contrast": tuple(contrast), "ablation": ablation, "images": image_path, "mask_mode": mask_mode,
+        "vision_attention": vision_attention, "max_pixels": max_pixels, "regions": tuple(regions),
+        "region_masks": tuple(region_masks),
     }  # fmt: skip
     return measured_table(request, model_name, model, processor, device=device, dtype=dtype, vision=True)
 
@@ -98,6 +154,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_option(
         "--vision-attention", metavar="|".join(VISION_ATTENTION), default="model",
         help="the checkpoint's own mask, or one in which the tokens of a picture see each other (default: model)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--region", metavar="ROW,COL,ROW,COL", dest="regions", action="append",
+        help="mask the patches of this rectangle of the grid together; 1:0,0,2,3 is of picture 1; repeat it for more",
+    )  # fmt: skip
+    parser.add_argument(
+        "--region-mask", metavar="PNG", dest="region_masks", action="append",
+        help="mask the patches that are white in this picture together; 1:PNG is of picture 1; repeat it for more",
     )  # fmt: skip
     parser.add_option("--max-pixels", metavar="N", help="shrink pictures to at most so many pixels")
     return cli.main(parser, argv)

@@ -4,7 +4,7 @@
 In: nothing; models with random weights are made in memory: Qwen3-0.6B's shape for text (float32, CPU), and for
 vision-language Qwen3-VL-4B's shape on a GPU (bfloat16) or a smaller one on the CPU (float32).
 Out: tables on stdout: time by phase and prompt length, the speed-up over rerunning a layer for every masked token,
-several generated tokens, peak memory, result files; with --json also as a file.
+several generated tokens, effects on the answer, peak memory, result files; with --json also as a file.
 
 Things compared are timed in turn in one process (A B C A B C ...) after a warm-up. A cell is the median over the
 repetitions, then the smallest and the largest. A ratio is taken inside each repetition, so that it survives a machine
@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-PARTS = ("speed", "steps", "memory", "rows", "batch", "vision")
+PARTS = ("speed", "steps", "effects", "memory", "rows", "batch", "vision")
 
 
 def numbers(text: str) -> list[int]:
@@ -40,6 +40,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="default: as many as memory and time allow, up to the shape's own")
     parser.add_argument("--lengths", type=numbers, default=[32, 128, 512, 1024], help="prompt tokens; 3 or more")
     parser.add_argument("--steps-lengths", type=numbers, default=[128], help="prompt tokens for 5 output tokens")
+    parser.add_argument("--effects-lengths", type=numbers, default=[32, 128, 256], help="prompt tokens for effects")
+    parser.add_argument("--effects-layers", type=int, default=3, help="of the model for effects; default 3")
     parser.add_argument("--memory-length", type=int, default=1024, help="prompt tokens in the memory part")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables there too")
@@ -50,8 +52,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     vision.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     vision.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     args = parser.parse_args(argv)
-    if min(args.lengths) < 3:
-        parser.error(f"--lengths {args.lengths}: a prompt needs 3 tokens or more")
+    for flag, lengths in (("--lengths", args.lengths), ("--effects-lengths", args.effects_lengths)):
+        if min(lengths) < 3:
+            parser.error(f"{flag} {lengths}: a prompt needs 3 tokens or more")
     if any(size < 1 or isqrt(size) ** 2 != size for size in args.image_tokens):
         parser.error(f"--image-tokens {args.image_tokens}: images are square; give square numbers such as 16,64,256")
     if min(args.steps, args.repetitions) < 1:

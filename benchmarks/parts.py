@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks import batch, files, memory, text, vision
+from benchmarks import batch, effects, files, memory, text, vision
 from benchmarks.machine import available_bytes, machine_table, timed
 from benchmarks.models import TEXT, TEXT_TOKENS, VISION, Setup, Shape
 from benchmarks.tables import Table
@@ -38,6 +38,8 @@ def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]
     yield machine_table()
     if {"speed", "steps"} & {*wanted}:
         yield from text_speed(args, wanted)
+    if "effects" in wanted:
+        yield carried_effects(args)
     if "memory" in wanted:
         layers = args.layers or layers_that_fit_memory(TEXT, args.memory_length)
         yield memory.memory_table(Setup(TEXT, layers), args.memory_length, text.STEPS)
@@ -61,6 +63,13 @@ def text_speed(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Ta
         yield text.speed_table(setup, model, args.lengths, args.repetitions)
     if "steps" in wanted:
         yield text.steps_table(setup, model, args.steps_lengths, args.repetitions)
+
+
+@torch.no_grad()
+def carried_effects(args: argparse.Namespace) -> Table:
+    """A few layers: the tokens, and not the layers, are what the time is compared by."""
+    setup = Setup(TEXT, args.layers or args.effects_layers)
+    return effects.effects_table(setup, setup.model(), args.effects_lengths, min(args.repetitions, effects.REPETITIONS))
 
 
 @torch.no_grad()

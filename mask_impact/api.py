@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mask_impact import experiment, job, models, results
+from mask_impact import job, models, results
 from mask_impact.errors import UserError
-from mask_impact.options import Request, layer_list
+from mask_impact.options import VARIANTS, Request, layer_list
 from mask_impact.vision import picture_list
 
 if TYPE_CHECKING:
@@ -19,9 +19,12 @@ def measured_table(
     """Measure and return the table; what is wrong comes out before the weights are loaded.
 
     Args:
-        request: the fields of `Request`, its layers and images in any form that the scripts' functions take.
+        request: the fields of `Request`, its layers and images in any form that the scripts' functions take. With
+            `effects` the table is that of the effects, else that of the results.
         model, reader: a loaded model with its tokenizer or processor; None and None for `model_name`.
     """
+    import pandas as pd
+
     if (model is None) != (reader is None):
         raise UserError(f"give both model and {'processor' if vision else 'tokenizer'}, or neither and a model_name")
     if request["num_tokens"] < 1:
@@ -37,15 +40,15 @@ def measured_table(
         chosen = models.choose_device(device)
         model = models.load_model(source, chosen, models.choose_dtype(dtype, chosen))
     blocks: list[results.Block] = []
-    run = experiment.run(model, prepared.tokenizer, prepared.inputs, prepared.options, blocks.append)
+    run, tables = job.measured(model, prepared, blocks.append)
     if source is not None:
         run.manifest["model"] |= source.manifest
-    table = results.to_dataframe(blocks)
+    table = pd.DataFrame(tables["effects"]) if tables else results.to_dataframe(blocks)
     table.attrs["run"] = run.manifest
     return table
 
 
-def as_request(layers: Any, variants: Any, images: Any = None, **others: Any) -> Request:
+def as_request(layers: Any = None, variants: Any = VARIANTS, images: Any = None, **others: Any) -> Request:
     """Raises UserError for layers that are no list of layers."""
     if layers is not None and not isinstance(layers, str):
         layers = ",".join(str(layer) for layer in layers)
@@ -53,4 +56,6 @@ def as_request(layers: Any, variants: Any, images: Any = None, **others: Any) ->
         ranges = () if layers is None else layer_list(layers)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"layers {error}") from error
+    if "queries" in others and not isinstance(others["queries"], str):
+        others["queries"] = tuple((int(first), int(last)) for first, last in others["queries"])
     return Request(layers=ranges, variants=tuple(variants), images=tuple(picture_list(images)), **others)

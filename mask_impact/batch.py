@@ -178,7 +178,7 @@ class Batch:
         try:
             with writing(self.folder), ProgressBar(title, self.args.quiet) as progress:
                 prepared = self.session.prepare(plan.task.request)
-                progress.expect(prepared.units)
+                progress.expect(prepared.units_of_work)
                 spent = {"prepare": time.perf_counter() - started}
                 run, paths = self.session.measure(name, prepared, about, spent, progress)
         except Exception as error:

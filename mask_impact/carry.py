@@ -95,13 +95,50 @@ class Passage:
     def length(self) -> int:
         return self.calls[0].hidden.shape[1]
 
-    def sees(self, first: int = 0, last: int | None = None) -> torch.Tensor:
-        """[T, T] bool: whether a position (row) can see another (column) in any of these layers, with any head."""
-        layers = self.calls[first : None if last is None else last + 1]
-        distinct = {id(call.bias): call.bias for call in layers if call.bias is not None}
-        found = [torch.zeros(self.length, self.length, dtype=torch.bool)]
-        found += [~bias.isneginf().all(dim=1)[0].cpu() for bias in distinct.values()]
-        return torch.stack(found).any(dim=0)
+    def reach(self, first: int, last: int, edits: Sequence["Edit"], stateful: bool = False) -> "Reach":
+        """What edits that hold in layers `first` to `last` can change, by what every position can see.
+
+        Args:
+            stateful: layers may also carry a state from position to position (Mamba), or make masks of their input.
+        """
+        length = self.length
+        last_only = torch.tensor([edit.last_only for edit in edits], dtype=torch.bool).unsqueeze(1)
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        members = torch.zeros(len(edits), length)
+        for row, edit in enumerate(edits):
+            members[row, list(edit.positions)] = 1
+        seen = {id(call.bias): _visible(call.bias, length) for call in self.calls[first:]}
+        changed = torch.zeros(len(edits), length, dtype=torch.bool)  # the states that an edit can change
+        done: set[tuple[int, bool]] = set()  # what cannot change any more
+        moved = []
+        for index, call in enumerate(self.calls[first:], start=first):
+            step = (id(call.bias), index <= last)
+            if step not in done:
+                sees = seen[id(call.bias)]
+                further = _any(changed, sees | causal if stateful else sees)
+                if index <= last:
+                    reads = _any(members, sees)
+                    reads[:, :-1] = False
+                    further |= torch.where(last_only, reads, _any(members, sees & causal.tril(-1)))
+                if (further & ~changed).any():
+                    changed, done = changed | further, set()
+                else:
+                    done.add(step)
+            moved.append(changed[:, -1])
+        starts = torch.where(changed.any(dim=1), changed.int().argmax(dim=1), length)
+        return Reach(starts.tolist(), torch.stack(moved, dim=1))
+
+
+def _visible(bias: torch.Tensor | None, length: int) -> torch.Tensor:
+    """[T, T] bool: whether a position (row) can see another (column), with any head."""
+    if bias is None:
+        return torch.zeros(length, length, dtype=torch.bool)
+    return ~bias.isneginf().all(dim=1)[0].cpu()
+
+
+def _any(positions: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
+    """[B, T] bool: which positions see any of `positions` [B, T]."""
+    return positions.float() @ sees.T.float() > 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +147,14 @@ class Edit:
 
     positions: tuple[int, ...]  # sorted
     last_only: bool  # only the last position stops reading them; else every later one
+
+
+@dataclass
+class Reach:
+    """What B edits can change; all else stays exactly as it is."""
+
+    starts: list[int]  # the first position whose state can change in any layer; T where none can
+    moved: torch.Tensor  # [B, L] bool: whether the last position's can, after each of L layers from the first masked on
 
 
 @dataclass
@@ -131,7 +176,7 @@ def record_passage(
     """
     calls = [Call(layer) for layer in decoder_layers(model)]
     inside: list[Call] = []
-    masks: dict[int, tuple[Any, torch.Tensor]] = {}  # most layers share one mask
+    masks: dict[Any, tuple[Any, torch.Tensor]] = {}  # most layers share one mask
     name = implementation(model)
 
     def before(call: Call) -> Callable[..., None]:
@@ -165,9 +210,11 @@ def record_passage(
         if inside and together:
             mask = seeing_each_other(mask, query, together)
         if inside:
-            if id(mask) not in masks or mask is None:
-                masks[id(mask)] = mask, _whole_bias(module, query, key, mask, name, kwargs.get("is_causal"))
-            inside[0].keys, inside[0].values, inside[0].bias = key, value, masks[id(mask)][1]
+            causal = _is_causal(module, name, kwargs) if mask is None else None
+            shared = (id(mask), causal, key.device)
+            if shared not in masks:  # the mask is held, so that its id stays its own
+                masks[shared] = mask, _whole_bias(query, key, mask, causal)
+            inside[0].keys, inside[0].values, inside[0].bias = key, value, masks[shared][1]
         return attention_function(name, module)(module, query, key, value, mask, **kwargs)
 
     with ExitStack() as undo:
@@ -190,14 +237,17 @@ def _forward(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], attend:
     return logits[0]
 
 
-def _whole_bias(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: Any, name: str, is_causal: bool | None
-) -> torch.Tensor:
+def _is_causal(module: nn.Module, name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call without a mask over all positions is causal: sdpa then is by itself, eager sees everything."""
+    given = kwargs.get("is_causal")
+    return name == "sdpa" and (getattr(module, "is_causal", True) if given is None else given)
+
+
+def _whole_bias(query: torch.Tensor, key: torch.Tensor, mask: Any, causal: bool | None) -> torch.Tensor:
     """What a forward over all positions adds to its logits: [1, 1 or H, T, T], as `capture.Recorder` reads it."""
     length = key.shape[2]
     if mask is not None:
         return additive(mask[:1, :, :, :length], query.dtype)
-    causal = name == "sdpa" and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     visible = torch.ones(1, 1, length, length, dtype=torch.bool, device=key.device)
     return additive(visible.tril() if causal else visible, query.dtype)
 
@@ -208,7 +258,6 @@ class Carrier:
     def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
         """Raises UnsupportedModel where it does not give what the record, or `whole`, gives."""
         self.model, self.passage, self.ablation = model, passage, whole.ablation
-        self.sees = passage.sees()
         self.name = implementation(model)
         kept = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.one_row = {"logits_to_keep": 1} if kept else {}  # the head is the largest matrix of a small model
@@ -226,7 +275,7 @@ class Carrier:
         for start, edit, expected in (
             (0, nothing, (recorded, self.passage.logits)),
             (length - 1, nothing, (recorded, self.passage.logits)),
-            (min(whole.first_changed([middle]), length - 1), gone, whole.end(gone)),
+            (min(*self.reach(0, last, [gone]).starts, length - 1), gone, whole.end(gone)),
             (length - 1, unread, whole.end(unread)),
         ):
             try:
@@ -236,8 +285,9 @@ class Carrier:
                     raise
                 what = f"it cannot be carried on by rows ({' '.join(str(error).split())[:200]})"
                 raise unsupported(self.model, 0, what) from error
-            l2 = (found.states[last][0].double() - expected[0].double()).norm().item()
-            relative = l2 / max(expected[0].double().norm().item(), 1e-30)
+            state = expected[0].cpu().double()  # Metal has no float64
+            l2 = (found.states[last][0].cpu().double() - state).norm().item()
+            relative = l2 / max(state.norm().item(), 1e-30)
             if not relative <= ROUNDING[recorded.dtype]:
                 what = f"carried on by rows, its last state differs from the model's own by {relative:.2g}"
                 raise unsupported(self.model, last, what)
@@ -246,9 +296,22 @@ class Carrier:
                 noise[name] = max(noise[name], value)
         return noise
 
-    def first_changed(self, positions: Sequence[int]) -> int:
-        """Where a run may start for an edit of `positions` that holds for every later one."""
-        return first_changed(self.sees, positions)
+    def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
+        return self.passage.reach(first, last, edits)
+
+    def abreast(self, rows: int) -> bool:
+        """Whether the edits of a run share their keys, and need no copies of them."""
+        return rows == 1 and self.name == "sdpa" and self.ablation == "neg-inf"
+
+    def attended(self, rows: int) -> int:
+        """About how many numbers one edit's attention takes: keys, values, and copies of them for each query head;
+        biases, or weights.
+        """
+        keys = next(call.keys for call in self.passage.calls if call.keys is not None)
+        heads = self.model.config.get_text_config(decoder=True).num_attention_heads
+        weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * heads
+        copies = 0 if self.abreast(rows) else 2 * (keys.shape[1] + heads) * keys.shape[3]
+        return self.passage.length * (copies + rows * weights)
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
         """Mask in layers `first` to `last` on rows from position `start` on, and carry on to the end.
@@ -258,7 +321,9 @@ class Carrier:
         calls, count = self.passage.calls, len(edits)
         length = self.passage.length
         rows = length - start
-        hidden_from = _edited(edits, start, length, calls[0].hidden.device)  # [B, 1, n, T]
+        unread = _edited(edits, start, length)  # [B, 1, n, T]
+        abreast = self.abreast(rows)
+        biases: dict[tuple[int, bool], Bias] = {}  # most layers share one
         states: dict[int, torch.Tensor] = {}
         inside: list[int] = []
 
@@ -270,7 +335,7 @@ class Carrier:
                 if index < first:
                     return self._as_returned(call, passed)
                 if index == first:
-                    state = call.hidden[:, start:].expand(count, -1, -1)
+                    state = call.hidden[:, start:].repeat(count, 1, 1)  # copies: a layer may write into its input
                 else:
                     added = self.between[index]
                     state = passed if added is None else passed + added[:, start:]
@@ -278,27 +343,35 @@ class Carrier:
                 inside[:] = [index]
                 output = layer_output(compute(*args, **kwargs))
                 inside.clear()
-                states[index] = output[:, -1]
+                states[index] = output[:, -1].clone()  # without all other rows
                 return self._as_returned(call, output)
 
             return carried
+
+        def bias_of(index: int) -> Bias:
+            recorded, edited = calls[index].bias, first <= index <= last
+            assert recorded is not None
+            if (id(recorded), edited) not in biases:
+                cut = recorded[:, :, start:]
+                hidden = unread.to(cut.device) if edited else None
+                made = Bias.of(cut, hidden, self.ablation)
+                biases[id(recorded), edited] = made.abreast(count) if abreast else made
+            return biases[id(recorded), edited]
 
         def attend(
             module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kwargs: Any
         ) -> tuple[torch.Tensor, torch.Tensor | None]:
             kwargs.pop("attention_mask", None)
-            index = inside[0]
-            call = calls[index]
-            assert call.keys is not None and call.values is not None and call.bias is not None
-            edited = hidden_from if first <= index <= last else None
-            bias = call.bias[:, :, start:]
-            if rows == 1 and self.name == "sdpa" and self.ablation == "neg-inf":
-                return side_by_side(module, query, call.keys, call.values, key, value, bias, edited, kwargs)
+            call, bias = calls[inside[0]], bias_of(inside[0])
+            assert call.keys is not None and call.values is not None
+            before = [recorded[:, :, :start] for recorded in (call.keys, call.values)]  # [1, G, start, D]
+            if abreast:
+                return attend_abreast(self.name, module, query, before, [key, value], bias, kwargs)
             keys, values = (
-                torch.cat([recorded[:, :, :start].expand(count, -1, -1, -1), own], dim=2)
-                for recorded, own in ((call.keys, key), (call.values, value))
+                torch.cat([recorded.expand(count, -1, -1, -1), own], dim=2)
+                for recorded, own in zip(before, (key, value), strict=True)
             )
-            return edited_attention(self.name, self.ablation, module, query, keys, values, bias, edited, kwargs)
+            return edited_attention(self.name, module, query, keys, values, bias, kwargs)
 
         ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
         with torch.no_grad(), ExitStack() as undo:
@@ -312,68 +385,77 @@ class Carrier:
         return output if call.rest is None else (output, *call.rest)
 
 
+@dataclass
+class Bias:
+    """What is added to the logits of n rows, with what an edit takes out of them."""
+
+    added: torch.Tensor  # [B or 1, 1 or H, n, T]
+    blind: torch.Tensor | None  # [B or 1, n, 1 or H, 1] bool, rows that see nothing; None: every row sees something
+    zeroed: torch.Tensor | None = None  # [B, 1, n, T] bool, what keeps its weight and gives nothing
+
+    @classmethod
+    def of(cls, bias: torch.Tensor, edited: torch.Tensor | None, ablation: str) -> "Bias":
+        """`bias` [1, 1 or H, n, T] without what is `edited` [B, 1, n, T]."""
+        if ablation == "zero-value" and edited is not None:
+            return cls(bias, None, edited)
+        bias = bias if edited is None else bias.masked_fill(edited, float("-inf"))
+        blind = bias.isneginf().all(dim=-1).transpose(1, 2).unsqueeze(-1)
+        return cls(bias, blind if blind.any() else None)
+
+    def abreast(self, count: int) -> "Bias":
+        """Of B times one row, for B rows over the same keys, each with a key of its own at the end."""
+        added = self.added.expand(count, -1, -1, -1).permute(2, 1, 0, 3)  # [1, 1 or H, B, T]
+        own = torch.eye(count, dtype=torch.bool, device=added.device)
+        own_added = torch.where(own, added[..., -1:], float("-inf"))  # [1, 1 or H, B, B]
+        blind = None if self.blind is None else self.blind.expand(count, -1, -1, -1).transpose(0, 1)
+        return Bias(torch.cat([added[..., :-1], own_added], dim=-1), blind)
+
+
 def edited_attention(
     name: str,
-    ablation: str,
     module: nn.Module,
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    bias: torch.Tensor,
-    edited: torch.Tensor | None,
+    bias: Bias,
     kwargs: dict[str, Any],
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The family's attention with what is edited out of it: output [B, n, H, D].
 
     Args:
-        query: [B, H, n, D]; keys, values: [B, G, T, D]; bias: [1, 1 or H, n, T].
-        edited: [B, 1, n, T] bool, what is not to be read; None: nothing.
+        query: [B, H, n, D]; keys, values: [B, G, T, D].
         kwargs: further arguments of the attention call.
     """
     if "is_causal" in kwargs:
         kwargs = kwargs | {"is_causal": False}  # the bias says what can be seen
-    if edited is not None and ablation == "zero-value":
-        output, weights = eager_attention(module)(module, query, keys, values, bias.to(query.dtype), **kwargs)
+    added = bias.added.to(query.dtype)
+    if bias.zeroed is not None:
+        output, weights = eager_attention(module)(module, query, keys, values, added, **kwargs)
         assert weights is not None
         values = values.repeat_interleave(query.shape[1] // values.shape[1], dim=1)
-        return output - torch.einsum("bhnt,bhtd->bnhd", weights.masked_fill(~edited, 0), values), None
-    if edited is not None:
-        bias = bias.masked_fill(edited, float("-inf"))
-    blind = bias.isneginf().all(dim=-1)  # [B or 1, 1 or H, n]
-    output, _ = attention_function(name, module)(module, query, keys, values, bias.to(query.dtype), **kwargs)
-    return output.masked_fill(blind.transpose(1, 2).unsqueeze(-1), 0.0), None
+        return output - torch.einsum("bhnt,bhtd->bnhd", weights.masked_fill(~bias.zeroed, 0), values), None
+    output, _ = attention_function(name, module)(module, query, keys, values, added, **kwargs)
+    return output if bias.blind is None else output.masked_fill(bias.blind, 0.0), None
 
 
-def side_by_side(
+def attend_abreast(
+    name: str,
     module: nn.Module,
     query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    own_key: torch.Tensor,
-    own_value: torch.Tensor,
-    bias: torch.Tensor,
-    edited: torch.Tensor | None,
+    before: Sequence[torch.Tensor],
+    own: Sequence[torch.Tensor],
+    bias: Bias,
     kwargs: dict[str, Any],
 ) -> tuple[torch.Tensor, None]:
-    """sdpa for B rows of one position: as B queries over the same keys, each with a key of its own at the end.
-
-    Copies of the keys for every row would take most of the time.
+    """B rows of one position as B queries over the same keys: copies for every row would take most of the time.
 
     Args:
-        query: [B, H, 1, D]; own_key, own_value: [B, G, 1, D]; keys, values: [1, G, T, D], the last one not used.
-        bias: [1, 1 or H, 1, T]; edited: [B, 1, 1, T] bool or None.
+        query: [B, H, 1, D].
+        before: keys and values [1, G, T - 1, D] of the positions before; own: of each row [B, G, 1, D].
+        bias: made for this by `Bias.abreast`.
     """
-    count, before = len(query), bias.shape[-1] - 1
-    bias = bias.expand(count, -1, -1, -1) if edited is None else bias.masked_fill(edited, float("-inf"))
-    bias = bias.permute(2, 1, 0, 3)  # [1, 1 or H, B, T]
-    own = torch.full((count, count), float("-inf"), dtype=bias.dtype, device=bias.device)
-    own = own.where(~torch.eye(count, dtype=torch.bool, device=bias.device), bias[..., before:])
-    packed = torch.cat([bias[..., :before], own], dim=-1)  # [1, 1 or H, B, T - 1 + B]
-    keys, values = (
-        torch.cat([recorded[:, :, :before], mine.transpose(0, 2)], dim=2)
-        for recorded, mine in ((keys, own_key), (values, own_value))
-    )
-    output, _ = edited_attention("sdpa", "neg-inf", module, query.transpose(0, 2), keys, values, packed, None, kwargs)
+    keys, values = (torch.cat([all_of, mine.transpose(0, 2)], dim=2) for all_of, mine in zip(before, own, strict=True))
+    output, _ = edited_attention(name, module, query.transpose(0, 2), keys, values, bias, kwargs)
     return output.transpose(0, 1), None
 
 
@@ -393,11 +475,14 @@ class Forwards:
     ) -> None:
         self.model, self.passage, self.inputs, self.together = model, passage, inputs, together
         self.ablation, self.name = ablation, implementation(model)
-        self.sees = passage.sees()
         self.noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
 
-    def first_changed(self, positions: Sequence[int]) -> int:
-        return first_changed(self.sees, positions)
+    def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
+        return self.passage.reach(first, last, edits, stateful=True)
+
+    def attended(self, rows: int) -> int:
+        """Nothing that adds up: one edit is run at a time."""
+        return 0
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
         """As Carrier.run; `start` only says where changes can begin."""
@@ -414,7 +499,7 @@ class Forwards:
 
     def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         length = self.passage.length
-        edited = _edited([edit], 0, length, self.passage.logits.device)
+        unread = _edited([edit], 0, length)
         states: dict[int, torch.Tensor] = {}
         inside: list[int] = []
 
@@ -430,8 +515,9 @@ class Forwards:
             if inside and self.together:
                 mask = seeing_each_other(mask, query, self.together)
             if inside and first <= inside[0] <= last:
-                bias = _whole_bias(module, query, key, mask, self.name, kwargs.get("is_causal"))
-                return edited_attention(self.name, self.ablation, module, query, key, value, bias, edited, kwargs)
+                recorded = _whole_bias(query, key, mask, _is_causal(module, self.name, kwargs))
+                bias = Bias.of(recorded, unread.to(key.device), self.ablation)
+                return edited_attention(self.name, module, query, key, value, bias, kwargs)
             return attention_function(self.name, module)(module, query, key, value, mask, **kwargs)
 
         with ExitStack() as undo:
@@ -449,27 +535,7 @@ class Forwards:
             return _forward(self.model, self.inputs, attend), states
 
 
-def first_changed(sees: torch.Tensor, positions: Sequence[int]) -> int:
-    """The first position whose state changes when no later one reads `positions`; T if there is none.
-
-    Causal models: the one after the first of them. Where earlier positions see later ones, in a picture, those that
-    see a changed one change too.
-
-    Args:
-        sees: [T, T] bool, whether a position (row) sees another (column).
-    """
-    length = len(sees)
-    later = torch.arange(length)[:, None] > torch.tensor(list(positions))
-    changing = (sees[:, list(positions)] & later).any(dim=1).nonzero().flatten()
-    while len(changing):
-        start = int(changing[0])
-        changing = sees[:start, start:].any(dim=1).nonzero().flatten()
-        if not len(changing):
-            return start
-    return length
-
-
-def _edited(edits: Sequence[Edit], start: int, length: int, device: torch.device) -> torch.Tensor:
+def _edited(edits: Sequence[Edit], start: int, length: int) -> torch.Tensor:
     """[B, 1, n, T] bool: which positions (last axis) each row from `start` on does not read."""
     edited = torch.zeros(len(edits), 1, length - start, length, dtype=torch.bool)
     for row, edit in enumerate(edits):
@@ -478,7 +544,7 @@ def _edited(edits: Sequence[Edit], start: int, length: int, device: torch.device
             edited[row, 0, -1, members] = True
         else:
             edited[row, 0, :, members] = torch.arange(start, length)[:, None] > torch.tensor(members)
-    return edited.to(device)
+    return edited
 
 
 @contextmanager

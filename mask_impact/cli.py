@@ -16,10 +16,22 @@ from typing import Any, NoReturn
 
 from mask_impact import __version__
 from mask_impact.errors import UserError
-from mask_impact.options import DEFAULT_FORMATS, DTYPES, HEAD_SPACES, PARSERS, VARIANTS, Request, Settings, output_name
+from mask_impact.options import (
+    ABLATIONS,
+    DEFAULT_FORMATS,
+    DTYPES,
+    HEAD_SPACES,
+    PARSERS,
+    UNITS,
+    VARIANTS,
+    Request,
+    Settings,
+    output_name,
+)
 from mask_impact.terminal import ProgressBar, complain, described, one_line, quiet_libraries, show
 
 PROMPT_FILE = "prompt.txt"
+REPEATED = ("images", "spans", "regions", "region_masks", "contrast")  # flags that can be given several times
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,6 +93,40 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
     parser.add_option(
         "--head-space", metavar="|".join(HEAD_SPACES), default="output",
         help="compare heads before the output projection, or their shares of it (default: output)",
+    )  # fmt: skip
+    parser.add_option(
+        "--ablation", metavar="|".join(ABLATIONS), default="neg-inf",
+        help="take a token out of the softmax, or keep its weight and zero its value (default: neg-inf)",
+    )  # fmt: skip
+    parser.add_option(
+        "--queries", metavar="last|all|LIST", default="last",
+        help="where masks are read: the predicting position, all, or positions such as 4,8-10 (default: last)",
+    )  # fmt: skip
+    parser.add_option(
+        "--mask-unit", metavar="|".join(UNITS), help="what is masked together (default: token, or span with --span)"
+    )
+    parser.add_argument(
+        "--span", metavar="TEXT|/REGEX/|12-18", dest="spans", action="append",
+        help="mask this text of the prompt, or these positions, together; NAME=... names it; repeat it for more",
+    )  # fmt: skip
+    parser.add_argument(
+        "--effects", action="store_true", help="also measure what masks do to the answer, carried on to the logits"
+    )
+    parser.add_argument(
+        "--mask-layers", metavar="LIST", default="all",
+        help="for --effects, the layers in which a mask holds: all, 0-5, window:3 (sliding) or from (default: all)",
+    )  # fmt: skip
+    parser.add_option(
+        "--block", metavar="LIST", dest="blocks", default="all",
+        help="for --effects, who stops reading it: last (the predicting position), all (every later one; default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--contrast", metavar=("TOKEN", "TOKEN"), nargs=2,
+        help="for --effects, also the difference of these two tokens' logits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace-layers", action="store_true",
+        help="for --effects, also how far the state has moved after every later layer",
     )  # fmt: skip
     parser.add_option(
         "--device", metavar="DEVICE", default="auto",
@@ -176,7 +222,7 @@ def merged(kind: type[Any], *found: Mapping[str, Any]) -> dict[str, Any]:
     """What several sources say of a dataclass's fields, the last one first."""
     names = [field.name for field in fields(kind)]
     values = {name: source[name] for source in found for name in names if name in source}
-    return values | ({"images": tuple(values["images"] or ())} if "images" in values else {})
+    return values | {name: tuple(values[name] or ()) for name in REPEATED if name in values}
 
 
 def analyse(args: argparse.Namespace) -> None:
@@ -211,7 +257,7 @@ def analyse(args: argparse.Namespace) -> None:
             if args.vision:
                 tell(summary.plan(prepared.inputs, request.mask_mode))
             spent = {"prepare": time.perf_counter() - started}
-            progress.expect(prepared.units)
+            progress.expect(prepared.units_of_work)
             run, paths = session.measure(name, prepared, about, spent, progress)
     if not args.quiet:
         show(summary.summary(run, paths, time.perf_counter() - started))

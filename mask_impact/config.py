@@ -30,12 +30,23 @@ from mask_impact.errors import UserError
 
 SETTINGS = ("model", "device", "dtype", "device_map", "max_memory", "output_dir", "formats")
 OWN = ("name", "enabled", "prompt", "prompt_file")  # of one prompt; all below may also stand in `defaults`
-SHARED = ("num_tokens", "layers", "variants", "head_space")
+SHARED = (
+    "num_tokens", "layers", "variants", "head_space", "ablation", "queries", "mask_unit", "span", "effects",
+    "mask_layers", "block", "contrast", "trace_layers",
+)  # fmt: skip
 TEXT_ONLY = ("chat",)
-VISION_ONLY = ("image", "mask_mode", "vision_attention", "max_pixels")
+VISION_ONLY = ("image", "mask_mode", "vision_attention", "max_pixels", "region", "region_mask")
+PLURAL = {"span": "spans", "block": "blocks", "region": "regions", "region_mask": "region_masks"}  # in options.Request
 OLDER = {"image_path": "image"}  # spellings of the first version, still read
 FLAGS = ("trust_remote_code", "allow_pickle", "overwrite", "resume")  # what a file may not decide
-LISTS = ("max_memory", "formats", "layers", "variants")  # a list, or text with commas as on the command line
+LISTS = (
+    "max_memory",
+    "formats",
+    "layers",
+    "variants",
+    "queries",
+    "block",
+)  # a list, or text with commas as on the command line
 
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 50
@@ -248,7 +259,7 @@ def parsed(key: str, node: yaml.Node) -> Any:
     text = ",".join(scalars(node, "text or a list")) if key in LISTS else scalar(node, "one value")
     if key == "mask_mode" and text == "all":
         text = "both"  # the older spelling
-    return parse(options.PARSERS[key], text)
+    return parse(options.PARSERS[PLURAL.get(key, key)], text)
 
 
 def flag(node: yaml.Node) -> bool:
@@ -281,8 +292,12 @@ def file_paths(node: yaml.Node) -> tuple[Path, ...]:
     return tuple(Path(os.path.expanduser(text)) for text in scalars(node, "a path or a list of paths"))
 
 
+def texts(node: yaml.Node) -> tuple[str, ...]:
+    return tuple(scalars(node, "text or a list of texts"))
+
+
 READERS: dict[str, Callable[[yaml.Node], Any]] = {
-    **{key: functools.partial(parsed, key) for key in options.PARSERS},
+    **{key: functools.partial(parsed, key) for key in (*options.PARSERS, "block")},
     "model": model_name,
     "output_dir": file_path,  # from the current folder, as the flag
     "name": lambda node: parse(options.output_name, scalar(node)),
@@ -291,6 +306,13 @@ READERS: dict[str, Callable[[yaml.Node], Any]] = {
     "prompt_file": file_path,
     "chat": flag,
     "image": file_paths,
+    "span": texts,
+    "region": texts,
+    "region_mask": texts,
+    "contrast": texts,
+    "effects": flag,
+    "trace_layers": flag,
+    "mask_layers": lambda node: ",".join(scalars(node, "text or a list")),
 }
 
 
@@ -366,7 +388,7 @@ class Reader:
             self.errors.append((line, f"mask_mode {mode} needs an image; give one, or choose text"))
         name, enabled = values.pop("name", ""), values.pop("enabled", True)
         self.find_files(members, values, enabled)
-        return Entry(name, enabled, line, values)
+        return Entry(name, enabled, line, {PLURAL.get(key, key): value for key, value in values.items()})
 
     def find_files(self, members: dict[str, Member], values: dict[str, Any], enabled: bool) -> None:
         """Paths start in the file's folder. A disabled prompt may wait for its files."""

@@ -6,7 +6,7 @@ stops reading it), one row: what becomes of the token the model chose, and of th
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -18,14 +18,23 @@ from mask_impact.memory import explained, free_memory, is_out_of_memory
 from mask_impact.replay import VECTORS_PER_ROW
 
 BLOCKS = ("last", "all")
+
+# Edits that begin at different positions run together from the first of these on. So many rows a matrix product needs
+# to be fast; of more than that, at most a tenth may be rows in which nothing changes.
+ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
+PREDICTION_NUMBERS = 2**22  # logits in double precision at once
+
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
 
 
 class Unit(Protocol):
     """What is masked together."""
 
-    label: str
-    positions: tuple[int, ...]
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def positions(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ def windows_of(text: str, count: int) -> list[Window]:
             raise UserError(f"--mask-layers {text!r} is not known; write all, from, window:3, or layers such as 0-5,8")
         window = Window(int(first), int(last or first))
         if window.first > window.last:
-            raise UserError(f"--mask-layers {text!r}: {part} runs backwards; write {last}-{first}")
+            raise UserError(f"--mask-layers {text!r}: {first}-{last} runs backwards; write {last}-{first}")
         if window.last >= count:
             raise UserError(f"--mask-layers {text!r}: there is no layer {window.last}; this model has 0 to {count - 1}")
         found.append(window)
@@ -106,9 +115,9 @@ def contrast_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            pieces = ", ".join(repr(tokenizer.decode([each])) for each in ids)
+            pieces = f" ({', '.join(repr(tokenizer.decode([each])) for each in ids)})" if ids else ""
             raise UserError(
-                f"--contrast {text!r} is {len(ids)} tokens for this model ({pieces}); give texts of one token each, "
+                f"--contrast {text!r} is {len(ids)} tokens for this model{pieces}; give texts of one token each, "
                 "often with a space before the word"
             )
         found.append(ids[0])
@@ -135,7 +144,7 @@ class Effects:
             step: the generation step, for the table.
             chosen: the id of the output token; None: the likeliest.
         """
-        self.tokenizer, self.step, self.contrast = tokenizer, step, contrast
+        self.tokenizer, self.step = tokenizer, step
         length = inputs["input_ids"].shape[1]
         with explained(f"a forward over {length} tokens"):
             self.passage: Passage = record_passage(model, inputs, together)
@@ -146,8 +155,7 @@ class Effects:
                 self.runner = Carrier(model, self.passage, whole)
             except UnsupportedModel:
                 self.notes.append(WHOLE)
-        self.base = _Prediction(self.passage.logits[None])
-        self.chosen = int(self.base.top[0]) if chosen is None else chosen
+        self.base = _Base(self.passage.logits, chosen, contrast)
 
     def measure(
         self,
@@ -157,58 +165,67 @@ class Effects:
         trace: bool = False,
         progress: Callable[[], None] = lambda: None,
     ) -> tuple[list[Effect], list[Trace]]:
-        """One row for each unit, in order; with `trace` one for each unit and layer from the first masked one on, too."""
-        last = self.passage.length - 1
-        sees = self.passage.sees(window.first, window.last)
-        jobs = []
-        rows: dict[int, Effect] = {}
-        traces: dict[int, list[Trace]] = {}
-        for index, unit in enumerate(units):
-            members = tuple(sorted(position for position in unit.positions if position <= last))
-            if block == "last":
-                readers, start = sees[last, list(members)], last
-            else:
-                later = torch.arange(last + 1)[:, None] > torch.tensor(members)
-                readers = sees[:, list(members)] & later
-                start = self.runner.first_changed(members) if members else last
-            if members and readers.any():
-                jobs.append((start, index, Edit(members, block == "last")))
-            else:  # nothing reads it there: exactly as without the mask
-                rows[index], traces[index] = self._unchanged(unit, window, block, trace)
-        for piece in self._pieces(sorted(jobs, key=lambda job: -job[0])):
-            for (_, index, _), carried in self._carried(piece, window):
-                rows[index], found = self._row(units[index], window, block, carried)
-                traces[index] = found if trace else []
-            progress()
-        return [rows[index] for index in range(len(units))], [
-            each for index in range(len(units)) for each in traces[index]
+        """One row for each unit, in order; with `trace` also one for each unit and layer from the first masked on."""
+        length, calls = self.passage.length, self.passage.calls
+        edits = [
+            Edit(tuple(sorted(each for each in unit.positions if each < length)), block == "last") for unit in units
         ]
+        reach = self.runner.reach(window.first, window.last, edits)
+        jobs = [Job(*each) for each in zip(reach.starts, range(len(units)), edits, reach.moved, strict=True)]
+        jobs.sort(key=lambda job: -job.start)
+        without = Carried(self.passage.logits[None], {layer: call.output[:, -1] for layer, call in enumerate(calls)})
+        (unchanged,) = self._found(without, torch.zeros(1, len(calls) - window.first, dtype=torch.bool), window, trace)
+        found: dict[int, _Found] = {job.unit: unchanged for job in jobs if not job.moved[-1]}
+        for piece in self._pieces([job for job in jobs if job.moved[-1]]):
+            for part, carried in self._carried(piece, window):
+                moved = torch.stack([job.moved for job in part])
+                rows = self._found(carried, moved, window, trace)
+                found |= {job.unit: row for job, row in zip(part, rows, strict=True)}
+        progress()
+        effects: list[Effect] = []
+        traces: list[Trace] = []
+        for index, unit in enumerate(units):
+            where = (self.step, unit.label, unit.positions[0], window.first, window.last, block)
+            prediction, apart = found[index]
+            effects.append(self._effect(where, prediction, *apart[len(calls) - 1]))
+            traces += [Trace(*where, layer, *apart[layer]) for layer in apart] if trace else []
+        return effects, traces
 
-    def _pieces(self, jobs: Sequence[tuple[int, int, Edit]]) -> Iterator[list[tuple[int, int, Edit]]]:
-        """Jobs of about the same length, as many at once as the memory budget allows."""
-        state = self.passage.calls[0].hidden
-        budget = memory_budget(state.device)
-        position = state.shape[-1] * max(state.element_size(), 4) * VECTORS_PER_ROW
-        vocabulary = 6 * 4 * len(self.passage.logits)  # the logits, and what is computed from them
-        piece: list[tuple[int, int, Edit]] = []
-        for job in jobs:  # the latest start first
-            rows = self.passage.length - job[0]
-            if piece and (len(piece) + 1) * (rows * position + vocabulary) > budget:
+    def _pieces(self, jobs: Sequence["Job"]) -> Iterator[list["Job"]]:
+        """Jobs of about the same length, as many at once as the memory budget allows.
+
+        Args:
+            jobs: the latest start first.
+        """
+        device = self.passage.logits.device
+        enough = ENOUGH_GPU_ROWS if device.type == "cuda" else ENOUGH_ROWS
+        piece: list[Job] = []
+        changing = 0
+        for job in jobs:
+            rows = self.passage.length - job.start
+            together = (len(piece) + 1) * rows
+            too_large = (len(piece) + 1) * self._size(rows) > memory_budget(device)
+            if piece and (too_large or (together > enough and changing + rows < 0.9 * together)):
                 yield piece
-                piece = []
+                piece, changing = [], 0
             piece.append(job)
+            changing += rows
         if piece:
             yield piece
 
-    def _carried(
-        self, piece: list[tuple[int, int, Edit]], window: Window
-    ) -> Iterator[tuple[tuple[int, int, Edit], tuple[torch.Tensor, dict[int, torch.Tensor]]]]:
-        """Each job with its logits and states; in halves where memory runs out."""
-        start = min(job[0] for job in piece)
+    def _size(self, rows: int) -> int:
+        """About how many bytes one edit takes: its rows, their attention over all positions, its logits."""
+        state = self.passage.calls[0].hidden
+        numbers = rows * state.shape[-1] * VECTORS_PER_ROW + self.runner.attended(rows) + 3 * len(self.passage.logits)
+        return max(state.element_size(), 4) * numbers
+
+    def _carried(self, piece: list["Job"], window: Window) -> Iterator[tuple[list["Job"], Carried]]:
+        """What each job leads to; in halves where memory runs out."""
+        start = min(job.start for job in piece)
         found: Carried | None = None
         with explained(f"a mask in layers {window.first} to {window.last}, from position {start} on"):
             try:
-                found = self.runner.run(window.first, window.last, start, [job[2] for job in piece])
+                found = self.runner.run(window.first, window.last, start, [job.edit for job in piece])
             except Exception as error:
                 if len(piece) == 1 or not is_out_of_memory(error):
                     raise
@@ -217,57 +234,103 @@ class Effects:
             for half in (piece[: len(piece) // 2], piece[len(piece) // 2 :]):
                 yield from self._carried(half, window)
             return
-        for row, job in enumerate(piece):
-            yield job, (found.logits[row], {layer: state[row] for layer, state in found.states.items()})
+        yield piece, found
 
-    def _row(
-        self, unit: Unit, window: Window, block: str, carried: tuple[torch.Tensor, dict[int, torch.Tensor]]
-    ) -> tuple[Effect, list[Trace]]:
-        logits, states = carried
-        where = (self.step, unit.label, unit.positions[0], window.first, window.last, block)
-        moved = {layer: self._distance(layer, state) for layer, state in states.items()}
-        final = moved[len(self.passage.calls) - 1]
-        found = _Prediction(logits[None])
-        logprob = float(found.logprobs[0, self.chosen])
-        effect = Effect(
+    def _found(self, carried: Carried, moved: torch.Tensor, window: Window, trace: bool) -> list["_Found"]:
+        """Each row's prediction and distances by layer: of all layers from the first masked one on, or of the last.
+
+        Args:
+            moved: [B, layers from the first masked one on] bool; where not, the distance is 0 and not rounding.
+        """
+        last = len(self.passage.calls) - 1
+        apart = {}
+        for layer in range(window.first if trace else last, last + 1):
+            base = self.passage.calls[layer].output[0, -1]
+            precise = torch.promote_types(base.dtype, torch.float32)
+            change = carried.states[layer].to(precise) - base.to(precise)
+            pair = torch.stack(distances(base.to(precise), change)).cpu()  # [2, B]
+            apart[layer] = pair.masked_fill(~moved[:, layer - window.first], 0.0).T.tolist()
+        predictions = self.base.compared(carried.logits)
+        return [(each, {layer: apart[layer][row] for layer in apart}) for row, each in enumerate(predictions)]
+
+    def _effect(self, where: "_Where", found: "_Prediction", l2: float, cosine: float) -> Effect:
+        base, contrast = self.base.prediction, self.base.contrast is not None
+        return Effect(
             *where,
-            logprob=logprob,
-            logprob_change=logprob - float(self.base.logprobs[0, self.chosen]),
-            rank=int((found.logprobs[0] > found.logprobs[0, self.chosen]).sum()) + 1,
-            top_token=self.tokenizer.decode([int(found.top[0])]),
-            kl=max(0.0, float((self.base.logprobs.exp() * (self.base.logprobs - found.logprobs)).nansum())),
-            final_l2=final[0],
-            final_cosine=final[1],
-            contrast=self._contrast(found),
-            contrast_change=self._contrast_change(found),
+            logprob=found.logprob,
+            logprob_change=found.logprob - base.logprob,
+            rank=int(found.rank),
+            top_token=self.tokenizer.decode([int(found.top)]),
+            kl=found.kl,
+            final_l2=l2,
+            final_cosine=cosine,
+            contrast=found.contrast if contrast else None,
+            contrast_change=found.contrast - base.contrast if contrast else None,
         )
-        return effect, [Trace(*where, layer, *moved[layer]) for layer in sorted(moved)]
-
-    def _unchanged(self, unit: Unit, window: Window, block: str, trace: bool) -> tuple[Effect, list[Trace]]:
-        base = {layer: call.output[0, -1] for layer, call in enumerate(self.passage.calls) if layer >= window.first}
-        effect, traces = self._row(unit, window, block, (self.passage.logits, base))
-        return effect, traces if trace else []
-
-    def _distance(self, layer: int, state: torch.Tensor) -> tuple[float, float]:
-        precise = torch.promote_types(state.dtype, torch.float32)
-        base = self.passage.calls[layer].output[0, -1].to(precise)
-        l2, cosine = distances(base, (state.to(precise) - base)[None])
-        return float(l2), float(cosine)
-
-    def _contrast(self, found: "_Prediction") -> float | None:
-        if self.contrast is None:
-            return None
-        first, second = self.contrast
-        return float(found.logprobs[0, first] - found.logprobs[0, second])
-
-    def _contrast_change(self, found: "_Prediction") -> float | None:
-        now, before = self._contrast(found), self._contrast(self.base)
-        return None if now is None or before is None else now - before
 
 
-class _Prediction:
-    """Logits [B, V] as natural log-probabilities, in double precision: changes can be small."""
+class Job(NamedTuple):
+    """A mask to carry on."""
 
-    def __init__(self, logits: torch.Tensor) -> None:
-        self.logprobs = logits.double().log_softmax(dim=-1)
-        self.top = logits.argmax(dim=-1)
+    start: int  # the first position that changes
+    unit: int  # its place among the units
+    edit: Edit
+    moved: torch.Tensor  # [L] whether the last position changes, after each layer from the first masked one on
+
+
+class _Prediction(NamedTuple):
+    """What one row of logits says, in double precision, because changes can be small."""
+
+    logprob: float
+    rank: float
+    top: float
+    kl: float
+    contrast: float
+
+
+_Where = tuple[int, str, int, int, int, str]  # what Effect and Trace begin with
+_Found = tuple[_Prediction, dict[int, list[float]]]  # and by layer: l2 and cosine distance
+
+
+class _Base:
+    """The prediction without a mask, and how others compare with it."""
+
+    def __init__(self, logits: torch.Tensor, chosen: int | None, contrast: tuple[int, int] | None) -> None:
+        """`logits` [V]; `chosen`: as in `Effects`."""
+        self.contrast = contrast
+        logits = _where_float64_is(logits)
+        self.chosen = int(logits.argmax()) if chosen is None else chosen
+        self.logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
+        self.probabilities = self.logprobs.exp()
+        (self.prediction,) = self.compared(logits[None])
+
+    def compared(self, logits: torch.Tensor) -> list[_Prediction]:
+        """Of each row of logits [B, V]."""
+        parts = _where_float64_is(logits).split(max(1, PREDICTION_NUMBERS // logits.shape[-1]))
+        return [_Prediction(*row) for part in parts for row in self._compared(part).tolist()]
+
+    def _compared(self, logits: torch.Tensor) -> torch.Tensor:
+        """[B, 5] the fields of _Prediction."""
+        logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
+        first, second = self.contrast or (0, 0)
+        columns = [
+            logprobs[:, self.chosen],
+            (logits > logits[:, self.chosen, None]).sum(dim=-1) + 1,
+            logits.argmax(dim=-1),
+            self._divergence(logprobs),
+            logprobs[:, first] - logprobs[:, second],
+        ]
+        return torch.stack([column.to(logprobs) for column in columns], dim=1)
+
+    def _divergence(self, logprobs: torch.Tensor) -> torch.Tensor:
+        """[B] KL(without the mask || with it)."""
+        gap = self.logprobs - logprobs
+        found = gap @ self.probabilities
+        if found.isnan().any():  # tokens that the model rules out: 0 times infinity
+            found = (gap * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
+        return found.clamp_min(0.0)
+
+
+def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
+    """Metal has none."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor

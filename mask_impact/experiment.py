@@ -4,32 +4,47 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from mask_impact.attention import decoder_layers, unsupported
-from mask_impact.capture import LayerRecord, Recording, record_generation
+from mask_impact.capture import LayerRecord, Query, Recording, changed, record_generation
 from mask_impact.errors import UserError
 from mask_impact.impact import Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, tokens_of
 from mask_impact.manifest import Findings, manifest
+from mask_impact.masking import memory_budget
 from mask_impact.memory import explained, release_free_memory
 from mask_impact.models import input_device, length_dependent_positions, max_positions
-from mask_impact.options import HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION
+from mask_impact.options import ABLATIONS, HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION
 from mask_impact.results import Block
+from mask_impact.units import MASKED
 
 REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 
 Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
 
 
-# Which tokens each of MASK_MODES masks, one at a time: the first two share none, and together they are the third.
-MASKED: dict[str, Callable[[Token], bool]] = {
-    "text": lambda token: token.kind != "image",
-    "vision": lambda token: token.kind == "image",
-    "both": lambda token: True,
-}
+class Unit(Protocol):
+    """Tokens that are masked together, a word for example."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def positions(self) -> tuple[int, ...]: ...  # the first of them says where the unit is
+
+
+Units = Callable[[Sequence[Token]], Sequence[Unit]]  # called with the tokens that a query sees, gives what is masked
+
+
+@dataclass(frozen=True)
+class Single:
+    """A token by itself."""
+
+    label: str
+    positions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,13 +57,16 @@ class Options:
     head_space: str = "output"
     mask_mode: str = "text"
     vision_attention: str = "model"
+    ablation: str = "neg-inf"  # one of options.ABLATIONS
+    queries: tuple[tuple[int, int], ...] | str = "last"  # or "all", or (first, last) of each range of positions
 
     def wanted(self) -> Wanted:
-        """Raises UserError for an unknown variant, head space, mask mode or vision attention."""
+        """Raises UserError for an unknown variant, head space, mask mode, vision attention or ablation."""
         for name, value, known in (
             ("mask mode", self.mask_mode, MASK_MODES),
             ("vision attention", self.vision_attention, VISION_ATTENTION),
             ("head space", self.head_space, HEAD_SPACES),
+            ("ablation", self.ablation, ABLATIONS),
         ):
             if value not in known:
                 raise UserError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
@@ -95,6 +113,30 @@ def chosen_layers(ranges: Sequence[tuple[int, int]] | None, count: int) -> tuple
     return tuple(sorted({layer for first, last in ranges for layer in range(first, last + 1)}))
 
 
+def query_positions(queries: Sequence[tuple[int, int]] | str, prompt_length: int, num_tokens: int) -> list[int]:
+    """The positions that `Options.queries` names, rising. Raises UserError.
+
+    Position prompt_length - 1 + k predicts output token k. The last output token is not among them: the model was never
+    called on it.
+    """
+    count = prompt_length + num_tokens - 1
+    if queries == "last":
+        return list(range(prompt_length - 1, count))
+    if queries == "all":
+        return list(range(count))
+    if isinstance(queries, str):
+        raise UserError(f"unknown queries {queries!r}; choose last, all, or positions")
+    if not queries or any(first > last for first, last in queries):
+        raise UserError(f"queries {queries!r} name no position; choose last, all, or (first, last) of each range")
+    for position in (position for ends in queries for position in ends):
+        if not 0 <= position < count:
+            raise UserError(
+                f"there is no query position {position}: {prompt_length} tokens in the prompt and {num_tokens} to be "
+                f"generated have query positions 0 to {count - 1}"
+            )
+    return sorted({position for first, last in queries for position in range(first, last + 1)})
+
+
 def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
     """Raises UserError when the prompt and the generated tokens need more positions than the model has."""
     limit, needed = max_positions(config), prompt_length + num_tokens - 1
@@ -112,34 +154,47 @@ def run(
     options: Options,
     write: Callable[[Block], None],
     progress: Progress = lambda what: None,
+    units: Units | None = None,
 ) -> Run:
-    """Measure every token of the mask mode at every generation step.
+    """Measure every token of the mask mode at every query position.
 
-    `write` takes each Block as it is measured, in the order step, layer. Raises UnsupportedModel when the model cannot
-    be measured truthfully, UserError for options that do not fit it or its inputs, OutOfMemory when not even one row
-    at a time fits the memory.
+    Args:
+        write: takes each Block as it is measured, in the order step, query position, layer.
+        units: for every query, from all tokens up to there to what is masked together, by default every token of the
+            mask mode by itself. Of a unit, positions that the query cannot see are left out; one of which it sees none
+            has distance 0.
+
+    Raises UnsupportedModel when the model cannot be measured truthfully, UserError for options that do not fit it or
+    its inputs, OutOfMemory when not even one row at a time fits the memory.
     """
     started = time.perf_counter()
     config = model.config.get_text_config(decoder=True)
     check_length(config, len(inputs.tokens), options.num_tokens)
     chosen_layers([(layer, layer) for layer in options.layers or ()], len(decoder_layers(model)))
     check_masks(inputs, options)
-    measurement = _Measurement(model, tokenizer, inputs, options, write, progress)
+    measurement = _Measurement(model, tokenizer, inputs, options, write, progress, units)
     with explained(f"measuring {len(inputs.tokens)} tokens"), torch.no_grad(), _evaluating(model):
-        for recording, step in _recordings(model, tokenizer, inputs, options, progress, measurement):
-            if step == 0:
-                measurement.check_before_work(recording)
-            measurement.measure(recording, step)
-            release_free_memory()
-        measurement.check_masks_acted(recording)
+        for recording, queries in _recordings(model, tokenizer, inputs, options, progress, measurement):
+            for step, position in queries:
+                measurement.measure(recording, step, position)
+                release_free_memory()
+            measurement.check_masks_acted(recording, [position for _, position in queries])
+            del recording  # before the next one is made
+    measurement.check_reached()
     for note in measurement.meter.memory_notes():
         measurement.findings.note(note)
     measurement.findings.seconds["measure_total"] = time.perf_counter() - started
-    chosen = {
+    chosen: dict[str, Any] = {
         "head_space": options.head_space,
         "mask_mode": options.mask_mode,
         "vision_attention": options.vision_attention if inputs.images else None,
+        "ablation": options.ablation,
+        "queries": options.queries,
+        "units": None,
     }
+    if units is not None:
+        last = [{"label": unit.label, "positions": list(unit.positions)} for unit in measurement.masked]
+        chosen |= {"masks": "the tokens of each unit together", "units": last}
     return Run(manifest(model, inputs, chosen, measurement.findings), measurement.top)
 
 
@@ -167,42 +222,76 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 def _recordings(
     model: Any, tokenizer: Any, inputs: ModelInputs, options: Options, progress: Progress, measurement: "_Measurement"
-) -> Iterator[tuple[Recording, int]]:
-    """(recording, generation step) for every step.
+) -> Iterator[tuple[Recording, list[tuple[int, int]]]]:
+    """Recordings and the (generation step, query position) pairs to measure in each, in the table's order.
 
     One recorded generation serves all steps, except where positions depend on the total length (dynamic NTK, long-rope
     across its switch): there the cached keys of an earlier step are not those of a fresh run, and every step gets a
-    recorded forward of its own over its whole prefix.
+    recorded forward of its own over its whole prefix. Positions before the prompt's last are recorded apart, in as many
+    forwards over the prompt as keep the record within the memory budget.
     """
-    device = input_device(model)
-    tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
-    tensors |= {name: tensor.to(model.dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    tensors = model_tensors(model, inputs)
     config = model.config.get_text_config(decoder=True)
     stops = stop_ids(tokenizer, model.generation_config, model.config, config)
     length = len(inputs.tokens) + options.num_tokens - 1
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
+    predicting = len(inputs.tokens) - 1  # the position that predicts the first output token
     fresh = options.num_tokens > 1 and length_dependent_positions(config, length)
     if fresh:
         measurement.findings.note(
             "positions depend on the total length: every generation step was recorded in a forward of its own"
         )
-    for start in range(options.num_tokens if fresh else 1):
+
+    def recorded(count: int, wanted: Callable[[int], bool] | None = None) -> Recording:
         if length_dependent_positions(config, length + 1):
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
-        count = 1 if fresh else options.num_tokens
         recording = record_generation(
-            model, tensors, count, stops, together=together, progress=lambda: progress("generate and record")
+            model, tensors, count, stops, wanted, together, progress=lambda: progress("generate and record")
         )
+        measurement.findings.seconds["recorded_forward"] += recording.seconds[0]
+        measurement.findings.seconds["decode"] += sum(recording.seconds[1:])
+        return recording
+
+    for start in range(options.num_tokens if fresh else 1):
+        recording = recorded(1 if fresh else options.num_tokens)
         measurement.add_generated(recording, stops)
-        for offset in range(len(recording.tokens)):
-            yield recording, start + offset
+        if start == 0:
+            measurement.check_before_work(recording)
+            earlier = [position for position in measurement.positions if position < predicting]
+            at_once = _queries_at_once(recording, predicting)
+            for first in range(0, len(earlier), at_once):
+                part = earlier[first : first + at_once]
+                yield recorded(1, set(part).__contains__), [(0, position) for position in part]
+        steps = range(start, start + len(recording.tokens))
+        yield recording, [(step, predicting + step) for step in steps if predicting + step in measurement.positions]
         if recording.tokens[-1] in stops:
             return
-        tensors = _longer(tensors, recording.tokens)
+        tensors = longer(tensors, recording.tokens)
 
 
-def _longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
+def _queries_at_once(recording: Recording, position: int) -> int:
+    """How many query positions may be recorded in one forward; the one at `position` tells what one takes."""
+    sizes: list[int] = []
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    queries: list[Query] = [record.queries[position] for record in recording.measured()]
+    for query in queries:
+        changed(vars(query), counted, {})
+    return max(1, memory_budget(queries[0].hidden.device) // sum(sizes))
+
+
+def model_tensors(model: Any, inputs: ModelInputs) -> dict[str, torch.Tensor]:
+    """The inputs where the model takes them, pixels in its dtype."""
+    device = input_device(model)
+    tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
+    return tensors | {name: tensor.to(model.dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
     """The model's inputs with the generated ids at the end: visible, and of type 0, text, where tokens have types."""
     shape = tensors["input_ids"].shape
     new = {"input_ids": torch.tensor([generated]), "attention_mask": torch.ones(1, len(generated))}
@@ -215,7 +304,7 @@ def _longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[s
 
 
 class _Measurement:
-    """A run in progress: measures one generation step after the other and keeps what it finds."""
+    """A run in progress: measures one query position after the other and keeps what it finds."""
 
     def __init__(
         self,
@@ -225,20 +314,23 @@ class _Measurement:
         options: Options,
         write: Callable[[Block], None],
         progress: Progress,
+        units: Units | None,
     ) -> None:
         self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
         self.write, self.progress = write, progress
-        self.maskable = MASKED[options.mask_mode]
-        self.meter = Meter(model, options.wanted())
+        self.units = units or self._each_by_itself
+        self.positions = query_positions(options.queries, len(inputs.tokens), options.num_tokens)
+        self.meter = Meter(model, options.wanted(), options.ablation)
         self.findings = Findings(tokens=list(inputs.tokens))
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
         self.top = TopTokens()
-        self.moved: dict[int, float] = {}  # position -> largest l2 of any variant, layer and step
+        predicting = len(inputs.tokens) - 1
+        self.top_from = predicting if self.positions[-1] >= predicting else 0  # the first query that counts for it
+        self.masked: Sequence[Unit] = []  # at the query measured last
+        self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step
 
     def add_generated(self, recording: Recording, stops: list[int]) -> None:
-        """Take over the generated tokens and the time of their forwards, and check the recording."""
-        self.findings.seconds["recorded_forward"] += recording.seconds[0]
-        self.findings.seconds["decode"] += sum(recording.seconds[1:])
+        """Take over the generated tokens, and check the recording."""
         new = tokens_of(self.tokenizer, recording.tokens, first=len(self.findings.tokens))
         for step, (found, probability) in enumerate(
             zip(new, recording.probabilities, strict=True), len(self.findings.generated)
@@ -278,41 +370,63 @@ class _Measurement:
                 raise unsupported(self.model, record.index, "masking the token that bears on it most changes nothing")
         self.findings.seconds["check"] += time.perf_counter() - started
 
-    def measure(self, recording: Recording, step: int) -> None:
-        """Replay every layer at one generation step and write its rows."""
-        position = len(self.inputs.tokens) - 1 + step
-        masked = [found for found in self.findings.tokens[: position + 1] if self.maskable(found)]
+    def measure(self, recording: Recording, step: int, position: int) -> None:
+        """Replay every layer at one query position and write its rows."""
+        self.masked = self.units(self._seen(recording, position))
+        masks = [unit.positions for unit in self.masked]
         for record in recording.measured():
             if record.index not in self.findings.layers:
                 continue
-            self.progress(f"replay step {step + 1}/{len(self.findings.generated)} layer {record.index}")
+            self.progress(f"replay {self._where(step, position)} layer {record.index}")
             started = time.perf_counter()
-            impact = self.meter.impact(record, record.queries[position], [[found.position] for found in masked])
-            block = self._block(record, step, masked, impact)
+            impact = self.meter.impact(record, record.queries[position], masks)
+            block = self._block(record, step, position, impact)
             self.findings.seconds["replay"] += time.perf_counter() - started
-            self._gather(block)
+            self._gather(block, position)
             self._note(impact)
             started = time.perf_counter()
             self.write(block)
             self.findings.seconds["write"] += time.perf_counter() - started
 
-    def _block(self, record: LayerRecord, step: int, masked: list[Token], impact: Impact) -> Block:
+    def _where(self, step: int, position: int) -> str:
+        if self.options.queries == "last":
+            return f"step {step + 1}/{len(self.findings.generated)}"
+        return f"query position {position}"
+
+    def _each_by_itself(self, tokens: Sequence[Token]) -> list[Unit]:
+        maskable = MASKED[self.options.mask_mode]
+        return [Single(found.text, (found.position,)) for found in tokens if maskable(found)]
+
+    def _seen(self, recording: Recording, position: int) -> list[Token]:
+        """The tokens up to the query position, and later ones that it can see: of its picture, where attention among
+        image tokens goes both ways.
+        """
+        later: set[int] = set()
+        for record in recording.measured():
+            hidden = record.queries[position].bias[0, :, 0, position + 1 :].isneginf()
+            if hidden.numel():  # only where there are such
+                later.update((~hidden.all(dim=0)).nonzero().flatten().tolist())
+        tokens = self.findings.tokens
+        return tokens[: position + 1] + [tokens[position + 1 + place] for place in sorted(later)]
+
+    def _block(self, record: LayerRecord, step: int, position: int, impact: Impact) -> Block:
         self.findings.variants = self.meter.wanted.names(impact.heads)
         return Block(
             generation_step=step,
             layer=record.index,
-            tokens=[found.text for found in masked],
-            positions=torch.tensor([found.position for found in masked]).numpy(),
+            tokens=[unit.label for unit in self.masked],
+            positions=torch.tensor([unit.positions[0] for unit in self.masked], dtype=torch.int64).numpy(),
             variants=self.findings.variants,
             l2=impact.l2.float().cpu().numpy(),
             cosine=impact.cosine.float().cpu().numpy(),
+            query_position=None if self.options.queries == "last" else position,
         )
 
-    def _gather(self, block: Block) -> None:
-        positions = block.positions.tolist()
-        self.top.add(block.layer, positions, block.l2[:, 0].tolist())
-        for position, moved in zip(positions, block.l2.max(axis=1).tolist(), strict=True):
-            self.moved[position] = max(moved, self.moved.get(position, 0.0))
+    def _gather(self, block: Block, position: int) -> None:
+        if position >= self.top_from:
+            self.top.add(block.layer, block.positions.tolist(), block.l2[:, 0].tolist())
+        for unit, moved in zip(self.masked, block.l2.max(axis=1).tolist(), strict=True):
+            self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
 
     def _note(self, impact: Impact) -> None:
         self.findings.noise(impact.noise)
@@ -321,16 +435,28 @@ class _Measurement:
                 "a mask left the query nothing to attend to (a one-token prompt or window); its attention output is 0"
             )
 
-    def check_masks_acted(self, recording: Recording) -> None:
-        """A token that bears on some head's output must move something in some layer, or its mask did not act."""
-        still = [position for position, moved in self.moved.items() if moved == 0]
+    def check_masks_acted(self, recording: Recording, positions: Sequence[int]) -> None:
+        """A unit that bears on some head's output must move something in some layer, or its mask did not act."""
+        still = [unit for unit, moved in self.moved.items() if moved == 0]
         for record in recording.measured() if still else ():
-            for query in record.queries.values():
-                pull = self.meter.attention(record, query).pull()
-                for position in still:
-                    if pull is not None and position < len(pull) and pull[position] > REAL_PULL:
-                        what = f"position {position} bears on its attention, but masking it changed nothing anywhere"
-                        raise unsupported(self.model, record.index, what)
+            for query in (record.queries[position] for position in positions):
+                length = query.bias.shape[-1]
+                masks = [[position for position in unit if position < length] for unit in still]
+                pull = self.meter.attention(record, query).pull(masks)
+                if pull is not None and pull.max() > REAL_PULL:
+                    where = ", ".join(map(str, masks[int(pull.argmax())]))
+                    what = f"position {where} bears on its attention, but masking it changed nothing anywhere"
+                    raise unsupported(self.model, record.index, what)
+
+    def check_reached(self) -> None:
+        """Generation may have ended before some of the query positions: say so where they were named one by one."""
+        end = len(self.inputs.tokens) - 1 + len(self.findings.generated)
+        missing = [position for position in self.positions if position >= end]
+        what = f"generation ended after {len(self.findings.generated)} tokens, before query position"
+        if missing == self.positions:
+            raise UserError(f"{what} {missing[0]}: there is nothing to measure; choose query positions below {end}")
+        if missing and not isinstance(self.options.queries, str):
+            self.findings.note(f"{what}s {missing[0]} to {missing[-1]}")
 
 
 def _skipped(record: LayerRecord) -> dict[str, Any]:

@@ -42,15 +42,17 @@ class Impact:
     cosine: torch.Tensor  # [P, V] the same
     noise: dict[str, tuple[float, float]]  # Full, Head: L2 of the no-mask replay from the record, and relative to it
     heads: int  # query heads H
-    blind: bool  # some mask left the query nothing to attend to
+    blind: bool  # some mask left the query nothing to attend to; zeroed values leave the weights
 
 
 class Meter:
     """Measures recorded layers of one model."""
 
-    def __init__(self, model: PreTrainedModel, wanted: Wanted) -> None:
+    def __init__(self, model: PreTrainedModel, wanted: Wanted, ablation: str = "neg-inf") -> None:
+        """`ablation`: one of options.ABLATIONS."""
         self.model = model
         self.wanted = wanted
+        self.ablation = ablation
         self.replay = Replay(model)
         self.replayed = Portion()  # masked rows in one call of a layer
         self.attended = Portion()  # rows in one call of its attention
@@ -59,7 +61,7 @@ class Meter:
         """The layer's attention at `query`, for any set of masked positions."""
         assert record.attention is not None, "only layers with attention are measured"
         with explained(f"the attention of layer {record.index} over {query.bias.shape[-1]} tokens"):
-            return QueryAttention(record.attention, query, self.attended)
+            return QueryAttention(record.attention, query, self.attended, self.ablation)
 
     def memory_notes(self) -> list[str]:
         """What to say where rows did not fit at once. A call of a layer has its row without a mask besides."""
@@ -106,7 +108,7 @@ class Meter:
             cosine=cosine,
             noise=noise,
             heads=attention.output.shape[0],
-            blind=any(len(mask) == len(visible) for mask in seen),
+            blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
         )
 
     def _replayed(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:

@@ -9,18 +9,22 @@ What is wrong with a request comes out in `prepare`, before the weights are load
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mask_impact import experiment, models, processors, report
+from mask_impact import effects_run, experiment, models, processors, report
+from mask_impact.effects_run import Asked
 from mask_impact.errors import UserError
-from mask_impact.experiment import Options, Progress, Run
-from mask_impact.inputs import ModelInputs, text_inputs
+from mask_impact.experiment import Options, Progress, Run, Units
+from mask_impact.extra import Columns
+from mask_impact.inputs import ModelInputs, Token, text_inputs
 from mask_impact.options import Request, Settings
 from mask_impact.results import ResultFiles
+from mask_impact.table import Block
+from mask_impact.units import MASKED, Chosen, Unit, units
 from mask_impact.vision import open_pictures, vision_inputs
 
 # Measured on the demo model, rounded up; html with what it needs while it is written, the page and its pictures apart.
@@ -37,26 +41,38 @@ class Prepared:
     options: Options
     layers: int  # how many are measured
     heads: int
+    units: Units  # what is masked together
+    plain: bool  # every token of the mask mode by itself
+    effects: Asked | None
+
+    def masked(self, query: int) -> int:
+        """How many rows the query position has in each layer and variant."""
+        tokens = self.inputs.tokens[: query + 1]
+        generated = query + 1 - len(tokens) if self.options.mask_mode != "vision" else 0
+        if self.plain:
+            return sum(map(MASKED[self.options.mask_mode], tokens)) + generated
+        return len(self.units(self.inputs.tokens)) + generated
+
+    @property
+    def variants(self) -> int:
+        return sum({"full": 1, "attn": 1, "head": self.heads}[variant] for variant in self.options.variants)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Steps, variants, layers and masked tokens of the table: all of them at the last step, fewer before it."""
-        variants = sum({"full": 1, "attn": 1, "head": self.heads}[variant] for variant in self.options.variants)
-        masked = sum(map(experiment.MASKED[self.options.mask_mode], self.inputs.tokens))
-        generated = self.options.num_tokens - 1 if self.options.mask_mode != "vision" else 0
-        return self.options.num_tokens, variants, self.layers, masked + generated
+        steps = self.options.num_tokens
+        return steps, self.variants, self.layers, self.masked(len(self.inputs.tokens) + steps - 2)
 
     @property
     def rows(self) -> int:
         """How many rows the table has at most; generation may stop early."""
-        steps, variants, layers, last = self.shape
-        fewer = steps * (steps - 1) // 2 if self.options.mask_mode != "vision" else 0
-        return variants * layers * (steps * last - fewer)
+        queries = experiment.query_positions(self.options.queries, len(self.inputs.tokens), self.options.num_tokens)
+        return self.variants * self.layers * sum(map(self.masked, queries))
 
     @property
-    def units(self) -> int:
+    def units_of_work(self) -> int:
         """Forwards and replayed layers, for the progress."""
-        return self.options.num_tokens * (1 + self.layers)
+        return self.options.num_tokens * (1 + self.layers + (self.effects is not None))
 
     def bytes(self, formats: Sequence[str]) -> int:
         """How much room the results need at most."""
@@ -69,9 +85,17 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
     count = text_config.num_hidden_layers
     chosen = experiment.chosen_layers(request.layers or None, count)
     options = Options(
-        request.num_tokens, chosen, request.variants, request.head_space, request.mask_mode, request.vision_attention
+        num_tokens=request.num_tokens,
+        layers=chosen,
+        variants=request.variants,
+        head_space=request.head_space,
+        mask_mode=request.mask_mode,
+        vision_attention=request.vision_attention,
+        ablation=request.ablation,
+        queries=request.queries,
     )
     options.wanted()
+    asked = Chosen.of(request.mask_unit, request.spans, request.regions, request.region_masks)
     if vision:
         pictures = open_pictures(request.images)
         tokenizer = reader.tokenizer
@@ -80,7 +104,36 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
         tokenizer, inputs = reader, text_inputs(reader, request.prompt, request.chat)
     experiment.check_masks(inputs, options)
     experiment.check_length(text_config, len(inputs.tokens), request.num_tokens)
-    return Prepared(tokenizer, inputs, options, len(chosen or range(count)), text_config.num_attention_heads)
+    experiment.query_positions(options.queries, len(inputs.tokens), request.num_tokens)
+    effects = effects_run.asked(request, tokenizer, count)
+
+    def together(tokens: Sequence[Token]) -> Sequence[Unit]:
+        return units(asked, tokenizer, inputs, tokens, request.mask_mode)
+
+    if not together(inputs.tokens):
+        raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
+    return Prepared(
+        tokenizer, inputs, options, len(chosen or range(count)), text_config.num_attention_heads, together,
+        asked.plain, effects,
+    )  # fmt: skip
+
+
+def measured(
+    model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None
+) -> tuple[Run, dict[str, Columns]]:
+    """The run, whose blocks go to `write`, and the tables beside it: "effects" and "trace" where asked for."""
+    tokenizer, inputs, options = prepared.tokenizer, prepared.inputs, prepared.options
+    run = experiment.run(model, tokenizer, inputs, options, write, progress, None if prepared.plain else prepared.units)
+    run.manifest["effects"] = None
+    if prepared.effects is None:
+        return run, {}
+    started = time.perf_counter()
+    generated = [found["id"] for found in run.manifest["generated"]]
+    tables, run.manifest["effects"] = effects_run.measure(
+        model, tokenizer, inputs, options, prepared.effects, generated, prepared.units, progress
+    )
+    run.manifest["seconds"]["effects"] = time.perf_counter() - started
+    return run, tables
 
 
 def top_tokens(run: Run, count: int = 5) -> list[dict[str, Any]]:
@@ -157,7 +210,9 @@ class Session:
         model = self.model
         spent = {"prepare": 0.0, "load": time.perf_counter() - started, **(seconds or {})}
         with ResultFiles(self.settings.output_dir, name, self.settings.formats) as files:
-            run = experiment.run(model, prepared.tokenizer, prepared.inputs, prepared.options, files.write, progress)
+            run, tables = measured(model, prepared, files.write, progress)
+            for kind, columns in tables.items():
+                files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest
             run.manifest["top_tokens"] = top_tokens(run)
             spent["total"] = spent["prepare"] + time.perf_counter() - started

@@ -28,19 +28,29 @@ class QueryAttention:
     """One query's attention in one layer, for any set of masked positions.
 
     The weights p come from one call of the family's own eager attention, in float32 or better. Masking a set M is then
-    exact algebra (leave-one-out): z_M - z = (z * sum p_m - sum p_m v_m) / (1 - sum p_m), at a cost that does not grow
-    with the number of keys, and with all digits however small the change. Rows with more than half of the weight
-    masked, and families whose weights do not reproduce their output, are computed by the same function with -inf at
-    the masked keys (`explicit`).
+    exact algebra at a cost that does not grow with the number of keys, and with all digits however small the change:
+
+        neg-inf     z_M - z = (z * sum p_m - sum p_m v_m) / (1 - sum p_m)
+        zero-value  z_M - z = -sum p_m v_m
+
+    The first takes the tokens out of the softmax, and the others share their weight (leave-one-out). The second keeps
+    all weights and takes what the tokens give: Value Zeroing, Mohebbi et al. 2023, "Quantifying Context Mixing in
+    Transformers" (https://aclanthology.org/2023.eacl-main.245).
+
+    Rows of the first with more than half of the weight masked, and families whose weights do not reproduce their
+    output, are computed by the same function with -inf at the masked keys, or 0 for their values (`explicit`).
     """
 
-    def __init__(self, recorded: Attention, query: Query, portion: Portion | None = None) -> None:
+    def __init__(
+        self, recorded: Attention, query: Query, portion: Portion | None = None, ablation: str = "neg-inf"
+    ) -> None:
         """`portion`: what is known of how many rows fit the memory, kept from layer to layer."""
         precise = torch.promote_types(query.query.dtype, torch.float32)
         length = query.bias.shape[-1]
         self.module = recorded.module
         self.options = query.options
         self.portion = portion or Portion()
+        self.zero_values = ablation == "zero-value"
         self.query = query.query.to(precise)
         self.keys = recorded.keys[:, :, :length].to(precise)
         self.values = recorded.values[:, :, :length].to(precise)
@@ -50,12 +60,16 @@ class QueryAttention:
         self.output = output[0]  # [H, D]
         self.weights = self._usable(weights)  # [H, T]
 
-    def _eager(self, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The family's attention for R biases [R, 1 or H, 1, T]: [R, H, D] and the weights [R, H, 1, T].
+    def _eager(
+        self, bias: torch.Tensor, values: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The family's attention for R biases [R, 1 or H, 1, T], each with values of its own if there are any
+        [R, G, T, D]: the output [R, H, D] and the weights [R, H, 1, T].
 
         Rows are a batch and not one long query, because some families mask causally by the query's length besides.
         """
-        query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in (self.query, self.keys, self.values))
+        tensors = self.query, self.keys, self.values if values is None else values
+        query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in tensors)
         with align_module_device(self.module):  # sinks are its parameters, and offloaded ones are there only in a call
             output, weights = self.compute(self.module, query, keys, values, bias, **self.options)
         return output[:, 0], weights
@@ -78,16 +92,20 @@ class QueryAttention:
         """[T] bool: positions that at least one head can see."""
         return ~self.bias.isneginf().all(dim=1)[0, 0]
 
-    def pull(self) -> torch.Tensor | None:
-        """[T] how much each position bears on the output: the largest p_m ||v_m - z|| / ||z|| of any head.
+    def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
+        """[R] how much each set of positions bears on the output, or [T] each position by itself: the largest
+        ||sum p_m (v_m - z)|| / ||z|| of any head; ||sum p_m v_m|| / ||z|| where values are zeroed.
 
         0 where no head looks, and where the value is the output anyway (a prompt of one repeated token). None where the
         family's weights are not to be had.
         """
         if self.weights is None:
             return None
-        apart = (self._head_values() - self.output.unsqueeze(1)).norm(dim=-1)  # [H, T]
-        return (self.weights * apart / self.output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
+        kept = torch.zeros_like(self.output) if self.zero_values else self.output  # what it gave is replaced by this
+        bearing = self.weights.unsqueeze(-1) * (self._head_values() - kept.unsqueeze(1))  # [H, T, D]
+        if masks is not None:
+            bearing = torch.stack([bearing[:, list(mask)].sum(dim=1) for mask in masks], dim=1)  # [H, R, D]
+        return (bearing.norm(dim=-1) / self.output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
 
     def changes(self, masks: Masks) -> torch.Tensor:
         """[R, H, D] what each mask changes in the attention output `self.output`."""
@@ -107,9 +125,13 @@ class QueryAttention:
         taken = torch.tensor(masked, device=device)
         weights = self.weights.index_select(1, taken).T.contiguous()  # [M, H]
         shares = weights.unsqueeze(-1) * self._head_values(taken).transpose(0, 1)  # [M, H, D]
+        removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
+        if self.zero_values:
+            seen = (~self.bias[0, :, 0].isneginf()).T.to(weights)  # [T, 1 or H]
+            nothing_left = removed(seen.index_select(0, taken)) == seen.sum(dim=0)  # the output is then 0, not rounding
+            return torch.where(nothing_left.unsqueeze(-1), -self.output, -removed_shares)
         mass = removed(weights)  # [R, H]
         left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
-        removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
         change = (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left)
         heavy = mass > LEAVE_OUT_LIMIT  # [R, H]
         rows = heavy.any(dim=1).nonzero().flatten().tolist()
@@ -119,9 +141,8 @@ class QueryAttention:
         return change
 
     def explicit(self, masks: Masks) -> torch.Tensor:
-        """[R, H, D] attention output under each mask, by the family's attention with -inf added at the masked keys.
-
-        Where nothing is left to see, 0.
+        """[R, H, D] attention output under each mask, by the family's attention with -inf added at the masked keys, or
+        with 0 for their values. Where nothing is left to see, 0.
         """
         by_head = self.keys.shape[2] * self.query.numel() * self.query.element_size()
         per_row = 8 * by_head  # keys and values, copied on the way; a part of the budget, since few rows come here
@@ -130,7 +151,11 @@ class QueryAttention:
             hidden = torch.zeros(len(part), self.keys.shape[2], dtype=torch.bool)
             for row, mask in enumerate(part):
                 hidden[row, list(mask)] = True
-            bias = self.bias.masked_fill(hidden.to(self.bias.device)[:, None, None], float("-inf"))
+            hidden = hidden.to(self.bias.device)[:, None, None]  # [R, 1, 1, T]
+            if self.zero_values:
+                values = self.values.masked_fill(hidden.transpose(2, 3), 0.0)
+                return self._eager(self.bias.expand(len(part), -1, -1, -1), values)[0]
+            bias = self.bias.masked_fill(hidden, float("-inf"))
             output, _ = self._eager(bias)
             blind = bias.isneginf().all(dim=-1)  # [R, 1 or H, 1]
             return output.masked_fill(blind, 0.0)

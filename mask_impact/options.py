@@ -22,6 +22,9 @@ VARIANTS = ("full", "attn", "head")  # in the table Full, Attn and Head_N
 HEAD_SPACES = ("output", "residual")  # before the output projection, or each head's share of what it gives
 MASK_MODES = ("text", "vision", "both")
 VISION_ATTENTION = ("model", "bidirectional")
+ABLATIONS = ("neg-inf", "zero-value")  # take it out of the softmax, or keep its weight and take its value
+UNITS = ("token", "word", "sentence", "span")  # what is masked together
+BLOCKS = ("last", "all")  # who stops reading it: the predicting position, or every later one
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
 
@@ -61,6 +64,17 @@ class Request:
     head_space: str = "output"
     mask_mode: str = "text"
     vision_attention: str = "model"
+    ablation: str = "neg-inf"
+    queries: str | tuple[tuple[int, int], ...] = "last"  # or "all", or (first, last) of each range of positions
+    mask_unit: str | None = None  # one of UNITS; None: tokens, or spans where any are given
+    spans: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    region_masks: tuple[str, ...] = ()
+    effects: bool = False  # also what a mask does to the answer
+    mask_layers: str = "all"  # in which layers it then holds
+    blocks: tuple[str, ...] = ("all",)
+    contrast: tuple[str, ...] = ()  # two tokens' texts, or none
+    trace_layers: bool = False
 
 
 def positive(text: str) -> int:
@@ -107,6 +121,18 @@ def layer_list(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
+def query_list(text: str) -> str | tuple[tuple[int, int], ...]:
+    """ "last", "all", or positions as layers are given: "4,8-10"."""
+    if text in ("last", "all"):
+        return text
+    try:
+        return layer_list(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not known; write last, all, or positions such as 4,8-10"
+        ) from error
+
+
 def device_name(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"unknown {text!r}; choose auto, cpu, cuda, cuda:N or mps")
@@ -148,4 +174,8 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "mask_mode": one_of(*MASK_MODES),
     "vision_attention": one_of(*VISION_ATTENTION),
     "max_pixels": positive,
+    "ablation": one_of(*ABLATIONS),
+    "queries": query_list,
+    "mask_unit": one_of(*UNITS),
+    "blocks": one_of_list(*BLOCKS),
 }

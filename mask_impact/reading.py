@@ -24,7 +24,7 @@ import orjson
 
 from mask_impact.errors import UserError
 from mask_impact.report import EMPTY_ELEMENT
-from mask_impact.table import COLUMNS, arrow_schema, to_pandas
+from mask_impact.table import COLUMNS, QUERY_POSITION, arrow_schema, to_pandas
 from mask_impact.writers import reproducible
 
 if TYPE_CHECKING:
@@ -86,9 +86,11 @@ def load_many(folder: str | Path) -> pd.DataFrame:
 def read_csv(path: str | Path) -> pd.DataFrame:
     """NAME_results.csv with the dtypes of `to_dataframe`: every token is text, whatever it looks like.
 
-    Other columns are left out. Raises KeyError if a column is missing, ValueError if a value does not fit its column.
+    Columns that are not ours are left out. Raises KeyError if one is missing, ValueError if a value does not fit its
+    column.
     """
-    return to_pandas(_csv_table(path, COLUMNS))
+    table = _csv_table(path)
+    return to_pandas(table.select(_ours(table)))
 
 
 # --- which manifest belongs to which file ------------------------------------------------------------------
@@ -182,9 +184,15 @@ def _typed(table: pa.Table) -> pa.Table:
     """The columns of a result table in order and with their types, then the others as they are."""
     import pyarrow as pa
 
-    others = [name for name in table.column_names if name not in COLUMNS]
-    table = table.select([*COLUMNS, *others])
-    return table.cast(pa.schema([*arrow_schema(), *(table.schema.field(name) for name in others)]))
+    ours = _ours(table)
+    others = [name for name in table.column_names if name not in ours]
+    table = table.select([*ours, *others])
+    return table.cast(pa.schema([*arrow_schema(ours), *(table.schema.field(name) for name in others)]))
+
+
+def _ours(table: pa.Table) -> tuple[str, ...]:
+    """The columns that a result table must have, and the one that it may have."""
+    return (*COLUMNS, QUERY_POSITION) if QUERY_POSITION in table.column_names else COLUMNS
 
 
 def _read_parquet(path: Path) -> Content:
@@ -204,14 +212,13 @@ def _read_csv(path: Path) -> Content:
     return _csv_table(path), None
 
 
-def _csv_table(path: str | Path, columns: tuple[str, ...] = ()) -> pa.Table:
-    """These columns of a CSV file, or all of them. Raises KeyError and ValueError."""
+def _csv_table(path: str | Path) -> pa.Table:
+    """All columns of a CSV file. Raises ValueError."""
     from pyarrow import csv
 
     parse = csv.ParseOptions(newlines_in_values=True)
     convert = csv.ConvertOptions(
-        column_types=arrow_schema(),
-        include_columns=columns,
+        column_types=arrow_schema((*COLUMNS, QUERY_POSITION)),
         strings_can_be_null=False,
         null_values=[],
     )
@@ -225,7 +232,8 @@ def _read_json(path: Path) -> Content:
     columns = orjson.loads(gzip.decompress(data) if path.suffix.lower() == ".gz" else data)
     if not isinstance(columns, dict):
         raise ValueError("it is not one object with an array for each column")
-    types = dict(zip(COLUMNS, arrow_schema().types, strict=True))
+    schema = arrow_schema((*COLUMNS, QUERY_POSITION))
+    types = dict(zip(schema.names, schema.types, strict=True))
     table = {}
     for name in list(columns):
         values = columns.pop(name)  # popped, so that the table is not there twice

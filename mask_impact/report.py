@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from mask_impact.errors import UserError
-from mask_impact.table import COLUMNS, Block, checked, valid
+from mask_impact.table import COLUMNS, QUERY_POSITION, Block, checked, valid
 from mask_impact.writers import Writer, manifest_text, reproducible
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ EMPTY_ELEMENT = b'<script type="text/plain" id="mask-impact-data"></script>'  # 
 EMBED_FORMAT = 1
 MAX_BASE64 = 64_000_000  # bytes of base64 in one report: what a browser opens in a second or two and mail may carry
 LONGEST_SIDE = 1024  # pixels of an embedded picture
+MANY_QUERIES = "a report shows the predicting position only; open the Parquet file"
 PNG_BYTES = 200_000  # a picture that is larger as PNG (a photograph) is embedded as JPEG
 
 
@@ -249,6 +250,8 @@ def _write_table(
     """The page for a table in any order; of rows for the same cell the last one counts."""
     if missing := [column for column in COLUMNS if column not in df.columns]:
         raise UserError(f"the table has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")
+    if QUERY_POSITION in df.columns:
+        raise UserError(MANY_QUERIES)
     axes = [np.unique(df[column].to_numpy(np.int64)) for column in ("generation_step", "layer", "token_position")]
     steps, layers, positions = axes
     variants = sorted(map(str, df["variant"].unique()), key=_variant_order)
@@ -298,8 +301,12 @@ class ReportWriter(Writer):
         self._tokens: dict[int, str] = {}
         self._rows = 0
         self._pictures: list[str | None] = []  # data URLs
+        self._many_queries = False
 
     def write(self, block: Block) -> None:
+        if block.query_position is not None:
+            self._many_queries = True
+            return
         self._steps.add(int(block.generation_step))
         self._layers.add(int(block.layer))
         self._variants.update(block.variants)
@@ -322,6 +329,8 @@ class ReportWriter(Writer):
             self._values.write(np.ascontiguousarray(values.T, "<f4").tobytes())
 
     def prepare(self, pictures: Sequence[Image.Image | None], others: Sequence[str]) -> str | None:
+        if self._many_queries:
+            return MANY_QUERIES
         self._pictures = [None if picture is None else data_url(picture) for picture in pictures]
         reason = _refusal(self.run(), self._pictures)
         return f"{reason}; {_INSTEAD.format(others[-1])}" if reason and others and self._rows else reason

@@ -1,6 +1,6 @@
 """The result files of a run: written together, whole or not there.
 
-In:  Blocks (all distances of one generation step and one layer), in the order they are to be written.
+In:  Blocks (all distances of one query position and one layer), in the order they are to be written.
 Out: NAME_results.csv / .json / .parquet / .html with the same rows, and NAME_run.json, the manifest, which is there
      only when the files beside it are complete and of one run. docs/output-format.md is the user's side.
 
@@ -26,7 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mask_impact import extra
 from mask_impact.errors import UserError
+from mask_impact.extra import KINDS, Columns
 from mask_impact.reading import load, load_many, read_csv
 from mask_impact.report import ReportWriter
 from mask_impact.table import COLUMNS, Block, checked, to_dataframe, valid
@@ -69,7 +71,9 @@ class ResultFiles:
         self.directory, self.name, self.formats = Path(directory), name, tuple(dict.fromkeys(formats))
         self.rows = 0
         self.notes: list[str] = []  # after `commit`: what was not written and why
+        self._columns: tuple[str, ...] = ()  # of the first block, and then of all
         self._writers: dict[str, Writer] = {}
+        self._tables: dict[str, Columns] = {}  # beside the results, by kind
         self._usable = False  # between __enter__ and commit, as long as nothing failed
 
     def __enter__(self) -> Self:
@@ -88,26 +92,42 @@ class ResultFiles:
         self._discard()
 
     def write(self, block: Block) -> None:
-        """Append the rows of one block to every file. Raises ValueError if a distance is NaN or infinite."""
+        """Append the rows of one block to every file.
+
+        Raises ValueError if a distance is NaN or infinite, and for blocks with and without a query position.
+        """
         with self._whole_or_unusable():
+            self._columns = self._columns or block.columns
+            if block.columns != self._columns:
+                raise ValueError(f"a block with {', '.join(block.columns)} after one with {', '.join(self._columns)}")
             for part in _parts(checked(block)):
                 if part.rows:
                     for writer in self._writers.values():
                         writer.write(part)
                     self.rows += part.rows
 
+    def add_table(self, kind: str, columns: Columns) -> None:
+        """A table beside the results, NAME_KIND.csv and so on, in those of the formats that have one (not html)."""
+        if kind not in KINDS:
+            raise ValueError(f"unknown table {kind!r}; choose from {', '.join(KINDS)}")
+        self._tables[kind] = columns
+
     def commit(self, manifest: dict[str, Any], pictures: Pictures = ()) -> dict[str, Path]:
         """Complete the files and move them into place. They replace all results of an earlier run.
 
         `manifest` is written with schema_version, rows and files filled in here, and a note for a report that is too
         large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path of every
-        format written, and of the manifest under "run". Raises OSError if a file cannot be completed or moved.
+        format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises OSError if
+        a file cannot be completed or moved.
         """
         with self._whole_or_unusable():
             formats = self._possible_formats(pictures)
             names = [self._result(fmt).name for fmt in formats]
             version = {"schema_version": SCHEMA_VERSION}  # on the left to be first, on the right to be true
-            manifest = version | manifest | version | {"rows": self.rows, "files": names}
+            tables = [
+                f"{self.name}_{kind}.{fmt}" for kind in self._tables for fmt in self.formats if fmt in extra.FORMATS
+            ]
+            manifest = version | manifest | version | {"rows": self.rows, "files": names, "tables": tables}
             if self.notes:
                 manifest["notes"] = [*manifest.get("notes", []), *self.notes]
             text = manifest_text(manifest)
@@ -115,11 +135,15 @@ class ResultFiles:
             for fmt in formats:
                 self._writers[fmt].finish(manifest)
                 self._writers[fmt].close()
-            for name in (*names, self._manifest.name):
+            for table in tables:
+                kind = table.removeprefix(f"{self.name}_").partition(".")[0]
+                extra.write_table(self._temporary / table, self._tables[kind], manifest)
+            for name in (*names, *tables, self._manifest.name):
                 _sync_file(self._temporary / name)
-            self._replace(names)
+            self._replace([*names, *tables])
         self._usable = False
-        return {fmt: self._result(fmt) for fmt in formats} | {"run": self._manifest}
+        beside = {table.removeprefix(f"{self.name}_"): self.directory / table for table in tables}
+        return {fmt: self._result(fmt) for fmt in formats} | beside | {"run": self._manifest}
 
     def _possible_formats(self, pictures: Pictures) -> list[str]:
         """The formats without those that cannot hold this run, for which there is a note."""
@@ -178,6 +202,7 @@ class ResultFiles:
 def existing_files(directory: str | Path, name: str) -> list[Path]:
     """What an earlier run left under this name, in whatever format; the manifest first."""
     names = [f"{name}_run.json", *(f"{name}_results.{extension}" for extension in _EXTENSIONS)]
+    names += [f"{name}_{kind}.{extension}" for kind in extra.KINDS for extension in extra.FORMATS]
     return [path for path in (Path(directory) / each for each in names) if os.path.lexists(path)]
 
 

@@ -46,7 +46,7 @@ def why_again(folder: Path, name: str, wanted: dict[str, Any], formats: Sequence
         return "new"
     try:
         found = json.loads(manifest.read_text("utf-8"))
-        before, files, version = found["request"], found["files"], found["schema_version"]
+        before, files, version = found["request"], found["files"] + found["tables"], found["schema_version"]
         left_out = " ".join(found["notes"])
     except FileNotFoundError:
         return f"no {manifest.name}, so it was not finished"

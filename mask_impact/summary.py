@@ -1,5 +1,6 @@
 """What a user is told about a run, before it and after it."""
 
+import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -65,7 +66,8 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
     lines += [f"skipped    layer {found['layer']}: {found['reason']}" for found in manifest["skipped_layers"]]
     lines += [f"note       {note}" for note in manifest["notes"]]
     lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
-    return "\n".join([*lines, "", *top_table(manifest)])
+    effects = ["", *effects_table(manifest)] if manifest["effects"] else []
+    return "\n".join([*lines, "", *top_table(manifest), *effects])
 
 
 def token_label(found: dict[str, Any]) -> str:
@@ -95,6 +97,20 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     over = "layers" if steps == 1 else f"layers and all {steps} output tokens"
     title = f"the {count} most important tokens, largest {variant} L2 over {over}:"
     return [title, *aligned([["token", "position", f"{variant} L2", "peak layer"], *rows], right=(1, 2, 3))]
+
+
+def effects_table(manifest: dict[str, Any]) -> list[str]:
+    """The masks that cost the answer most, of each unit the worst."""
+    generated = manifest["generated"]
+    rows = []
+    for found in manifest["effects"]["strongest"]:
+        layers = f"{found['first_layer']} to {found['last_layer']}"
+        before, after = (math.exp(found["logprob"] - change) for change in (found["logprob_change"], 0))
+        answer = repr(generated[found["generation_step"]]["text"])
+        where = [repr(found["token_masked"]), str(found["token_position"]), layers, found["block"]]
+        rows.append([*where, answer, f"{before:.4f}", f"{after:.4f}", repr(found["top_token"])])
+    head = ["masked", "position", "in layers", "block", "answer", "probability", "masked", "then likeliest"]
+    return ["what costs the answer most when it is masked:", *aligned([head, *rows], right=(1, 5, 6))]
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:

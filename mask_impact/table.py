@@ -1,6 +1,6 @@
 """The long table: its columns, and the Blocks it comes in.
 
-In:  Blocks (all distances of one generation step and one layer).
+In:  Blocks (all distances of one query position and one layer).
 Out: the same, checked; as Arrow, for Parquet and for pandas.
 
 Shapes: P masked tokens, V variants; P * V rows a block. pyarrow is imported where it is used: `--help` needs a module
@@ -29,11 +29,12 @@ COLUMNS = (
     "l2_distance",
     "cosine_distance",
 )
+QUERY_POSITION = "query_position"  # the last column of a table with other queries than those that predict the output
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The rows of one generation step and one layer: for every masked token, every variant."""
+    """The rows of one query position and one layer: for every masked token, every variant."""
 
     generation_step: int
     layer: int
@@ -42,6 +43,11 @@ class Block:
     variants: Sequence[str]  # [V] "Full", "Attn", "Head_0", ...
     l2: np.ndarray  # [P, V] float32
     cosine: np.ndarray  # [P, V] float32
+    query_position: int | None = None  # None: the position that predicts the step's token; the table has no column
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return COLUMNS if self.query_position is None else (*COLUMNS, QUERY_POSITION)
 
     @property
     def rows(self) -> int:
@@ -81,13 +87,14 @@ def valid(text: str) -> str:
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
-def arrow_schema() -> pa.Schema:
-    """The columns with their types; text is dictionary-coded."""
+def arrow_schema(columns: Sequence[str] = COLUMNS) -> pa.Schema:
+    """`columns`, ours in order, with their types; text is dictionary-coded."""
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
-    types = (pa.int64(), pa.int64(), text, pa.int64(), text, pa.float32(), pa.float32())
-    return pa.schema([pa.field(*column, nullable=False) for column in zip(COLUMNS, types, strict=True)])
+    types = (pa.int64(), pa.int64(), text, pa.int64(), text, pa.float32(), pa.float32(), pa.int64())
+    found = zip(columns, types[: len(columns)], strict=True)
+    return pa.schema([pa.field(name, kind, nullable=name == QUERY_POSITION) for name, kind in found])  # load_many
 
 
 def arrow_batch(block: Block) -> pa.RecordBatch:
@@ -97,7 +104,7 @@ def arrow_batch(block: Block) -> pa.RecordBatch:
     masks, variants = len(block.tokens), len(block.variants)
     token = np.repeat(np.arange(masks, dtype=np.int32), variants)
     variant = np.tile(np.arange(variants, dtype=np.int32), masks)
-    arrays = (
+    arrays = [
         np.full(block.rows, block.generation_step, np.int64),
         np.full(block.rows, block.layer, np.int64),
         pa.DictionaryArray.from_arrays(token, pa.array(block.tokens, pa.string())),
@@ -105,19 +112,22 @@ def arrow_batch(block: Block) -> pa.RecordBatch:
         pa.DictionaryArray.from_arrays(variant, pa.array(block.variants, pa.string())),
         block.l2.flatten(),
         block.cosine.flatten(),
-    )
-    return pa.record_batch([pa.array(x) for x in arrays], schema=arrow_schema())
+    ]
+    if block.query_position is not None:
+        arrays.append(np.full(block.rows, block.query_position, np.int64))
+    return pa.record_batch([pa.array(x) for x in arrays], schema=arrow_schema(block.columns))
 
 
 def to_dataframe(blocks: Iterable[Block]) -> pd.DataFrame:
     """The table in memory, COLUMNS in order: integers are int64, text is plain strings, distances float32.
 
+    With QUERY_POSITION after them if the blocks have one.
     Raises ValueError if a distance is NaN or infinite.
     """
     import pyarrow as pa
 
     batches = [arrow_batch(checked(block)) for block in blocks]
-    return to_pandas(pa.Table.from_batches(batches, arrow_schema()))
+    return to_pandas(pa.Table.from_batches(batches, batches[0].schema if batches else arrow_schema()))
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Sequence
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import orjson
@@ -26,6 +26,7 @@ from mask_impact.table import COLUMNS, Block, arrow_batch, arrow_schema, valid
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from PIL import Image
 
     Pictures = Sequence[Image.Image | None]  # upright RGB; None: not there
@@ -61,18 +62,27 @@ class CsvWriter(Writer):
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
-        self._file.write(",".join(COLUMNS).encode() + b"\n")
+        self._columns: tuple[str, ...] = ()  # the first block has them
         # The text between layer and distances is the same for every layer of a step: keep the last one.
         self._middles = functools.lru_cache(maxsize=1)(_csv_middles)
 
     def write(self, block: Block) -> None:
+        if not self._columns:
+            self._begin(block.columns)
         pairs = np.stack((block.l2, block.cosine), axis=-1).reshape(-1, 2)  # [P * V, 2]
         middles = self._middles(tuple(block.tokens), tuple(block.positions.tolist()), tuple(block.variants))
         numbers = _shortest(pairs)[2:-2].split(b"],[")  # "[[a,b],[c,d]]" -> "a,b", "c,d"
         start = b"%d,%d," % (block.generation_step, block.layer)
-        self._file.writelines((start, (b"\n" + start).join(map(add, middles, numbers)), b"\n"))
+        end = b"\n" if block.query_position is None else b",%d\n" % block.query_position
+        self._file.writelines((start, (end + start).join(map(add, middles, numbers)), end))
+
+    def _begin(self, columns: tuple[str, ...]) -> None:
+        self._columns = columns
+        self._file.write(",".join(columns).encode() + b"\n")
 
     def finish(self, manifest: dict[str, Any]) -> None:
+        if not self._columns:
+            self._begin(COLUMNS)
         self._file.flush()
 
     def close(self) -> None:
@@ -95,11 +105,16 @@ class JsonWriter(Writer):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._columns = [path.with_name(f"{path.name}.{column}").open("w+b") for column in COLUMNS]
+        self._columns = {column: self._open(column) for column in COLUMNS}
+
+    def _open(self, column: str) -> BinaryIO:
+        return self._path.with_name(f"{self._path.name}.{column}").open("w+b")
 
     def write(self, block: Block) -> None:
+        for column in block.columns[len(self._columns) :]:
+            self._columns[column] = self._open(column)
         masks, variants = len(block.tokens), len(block.variants)
-        texts = (  # every value has a comma before it
+        texts = [  # every value has a comma before it
             b",%d" % block.generation_step * block.rows,
             b",%d" % block.layer * block.rows,
             b"".join([(b"," + orjson.dumps(token)) * variants for token in block.tokens]),
@@ -107,14 +122,16 @@ class JsonWriter(Writer):
             b"".join([b"," + orjson.dumps(variant) for variant in block.variants]) * masks,
             b"," + _shortest(block.l2.reshape(-1))[1:-1],
             b"," + _shortest(block.cosine.reshape(-1))[1:-1],
-        )
-        for file, text in zip(self._columns, texts, strict=True):
+        ]
+        if block.query_position is not None:
+            texts.append(b",%d" % block.query_position * block.rows)
+        for file, text in zip(self._columns.values(), texts, strict=True):
             file.write(text)
 
     def finish(self, manifest: dict[str, Any]) -> None:
         with self._path.open("wb") as out:
-            for before, name, file in zip("{,,,,,,", COLUMNS, self._columns, strict=True):
-                out.write(f'{before}"{name}":['.encode())
+            for place, (name, file) in enumerate(self._columns.items()):
+                out.write(f'{"," if place else "{"}"{name}":['.encode())
                 file.seek(1)  # past the comma before the first value
                 shutil.copyfileobj(file, out, 1 << 20)
                 out.write(b"]")
@@ -123,7 +140,7 @@ class JsonWriter(Writer):
 
     def close(self) -> None:
         with contextlib.ExitStack() as all_of_them:  # also when closing one of them fails
-            for file in self._columns:
+            for file in self._columns.values():
                 all_of_them.enter_context(file)
 
 
@@ -131,16 +148,8 @@ class ParquetWriter(Writer):
     """Snappy, dictionary-coded strings, the manifest as JSON under the metadata key "mask_impact"."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self._file = pq.ParquetWriter(
-            path,
-            arrow_schema(),
-            compression="snappy",
-            write_page_checksum=True,  # so that a reader can tell a damaged file
-            use_dictionary=list(COLUMNS[:5]),  # not the distances
-            store_schema=False,  # with it, readers would make the text columns categories
-        )
+        self._path = path
+        self._file: pq.ParquetWriter | None = None  # opened when the columns are known
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
 
@@ -150,21 +159,37 @@ class ParquetWriter(Writer):
         if self._waiting_rows >= ROW_GROUP_ROWS:
             self._write_row_group()
 
-    def _write_row_group(self) -> None:
+    def _write_row_group(self) -> pq.ParquetWriter:
         import pyarrow as pa
 
+        schema = self._waiting[0].schema if self._waiting else arrow_schema()
+        self._file = self._file or self._open(schema)
         if self._waiting:
             table = pa.Table.from_batches(self._waiting).unify_dictionaries()
             self._file.write_table(table, row_group_size=table.num_rows)
             self._waiting, self._waiting_rows = [], 0
+        return self._file
+
+    def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetWriter(
+            self._path,
+            schema,
+            compression="snappy",
+            write_page_checksum=True,  # so that a reader can tell a damaged file
+            use_dictionary=[name for name in schema.names if not name.endswith("_distance")],
+            store_schema=False,  # with it, readers would make the text columns categories
+        )
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        self._write_row_group()
-        self._file.add_key_value_metadata({"mask_impact": manifest_text(reproducible(manifest))})
-        self._file.close()
+        file = self._write_row_group()
+        file.add_key_value_metadata({"mask_impact": manifest_text(reproducible(manifest))})
+        file.close()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 # --- the manifest in a file -------------------------------------------------------------------------------

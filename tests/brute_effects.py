@@ -27,17 +27,20 @@ def carried(
     window: tuple[int, int] = (0, -1),
     positions: Collection[int] = (),
     last_only: bool = False,
+    ablation: str = "neg-inf",
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Logits [V] and states [C] by layer at the last position; in layers `window` `positions` are not read.
 
     By the last position only, or by every position after them. A row with nothing left to attend to has attention 0.
+    With `ablation` "zero-value" they keep their attention weight and have value vectors of 0.
     """
+    edit = {"neg-inf": hide_in, "zero-value": zero_in}[ablation]
     states: dict[int, Tensor] = {}
     with using_attention(model, "eager"), ExitStack() as hooks:
         for index, layer in enumerate(decoder_layers(model, family)):
             hooks.callback(layer.register_forward_hook(keep(states, index)).remove)
             if window[0] <= index <= window[1] and index in family.attends:
-                for handle in hide_in(layer, family, sorted(positions), last_only):
+                for handle in edit(layer, family, sorted(positions), last_only):
                     hooks.callback(handle.remove)
         named = {"input_ids": inputs} if isinstance(inputs, Tensor) else inputs
         logits = model(**named, use_cache=False).logits[0, -1]
@@ -46,7 +49,7 @@ def carried(
 
 def keep(states: dict[int, Tensor], index: int) -> Any:
     def hook(module: nn.Module, args: tuple, output: Any) -> None:
-        states[index] = first(output)[0, -1]
+        states[index] = first(output)[0, -1].clone()
 
     return hook
 
@@ -85,3 +88,42 @@ def hide_in(layer: nn.Module, family: Family, positions: list[int], last_only: b
         attention.register_forward_pre_hook(edit_mask, with_kwargs=True),
         o_proj.register_forward_pre_hook(projection_input),
     ]
+
+
+def zero_in(layer: nn.Module, family: Family, positions: list[int], last_only: bool) -> list[Any]:
+    """The attention module once for each set of positions that some row does not read, their values 0; its own rows."""
+    attention, v_proj = submodule(layer, family.attention), submodule(layer, f"{family.attention}.v_proj")
+    own = attention.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        length = hidden.shape[1]
+        result, *rest = own(*args, **kwargs)
+        result = result.clone()
+        for row in [length - 1] if last_only else range(length):
+            zeroed = [m for m in positions if m < row or (last_only and m == row)]
+            handle = v_proj.register_forward_hook(lambda _, __, values: without(values, zeroed))  # noqa: B023
+            try:
+                result[:, row] = own(*args, **kwargs)[0][:, row]
+            finally:
+                handle.remove()
+        return result, *rest
+
+    attention.forward = forward
+    return [Undo(attention)]
+
+
+def without(values: Tensor, positions: list[int]) -> Tensor:
+    values = values.clone()
+    values[:, positions] = 0
+    return values
+
+
+class Undo:
+    """Takes a module's replaced forward away again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def remove(self) -> None:
+        del self.module.forward

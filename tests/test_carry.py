@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from brute_effects import carried
 from families import FAMILIES, HYBRIDS, PROMPT_LENGTH, available, build, find, prompt
+from float64 import true_float64
 
 from mask_impact.carry import Carrier, Edit, Forwards, record_passage
 from mask_impact.errors import UnsupportedModel
 
 WHOLE = {*HYBRIDS, "doge"}  # one forward for each mask; doge's mask is made of the values
-FLOAT32_INSIDE = {  # their router computes in float32 whatever the model's dtype
-    "deepseek_v2", "deepseek_v3", "glm4_moe", "dots1", "exaone_moe", "minimax_m2", "ernie4_5_moe", "mimo_v2_flash",
-}  # fmt: skip
 WINDOWS = [(0, 2), (1, 1), (2, 2), (0, 0)]
 SETS = [(3,), (0,), (2, 5, 6), (PROMPT_LENGTH - 1,)]
 
 
-def agree(name: str, dtype: torch.dtype, tolerance: float) -> None:
+# Both ways of zero-value and every kind of attention that has a projection of values by itself.
+VALUES = ["llama", "mistral", "qwen2", "qwen3_window", "gemma2", "gpt_oss", "mixtral"]
+SDPA = ["llama", "mistral", "qwen3_window", "gpt_neox", "phi3", "mixtral", "cohere"]
+
+
+def agree(name: str, dtype: torch.dtype, tolerance: float, ablation: str = "neg-inf", attention: str = "eager") -> None:
     """Every window, set and kind of mask; windows without attention change nothing."""
     model, family, ids = build(name, dtype), find(name), prompt()
+    model.set_attn_implementation(attention)
     passage = record_passage(model, {"input_ids": ids})
-    runner: Carrier | Forwards = Forwards(model, passage, {"input_ids": ids})
+    runner: Carrier | Forwards = Forwards(model, passage, {"input_ids": ids}, ablation=ablation)
     if name in WHOLE:
         with pytest.raises(UnsupportedModel):
             Carrier(model, passage, runner)
@@ -31,11 +37,10 @@ def agree(name: str, dtype: torch.dtype, tolerance: float) -> None:
     for window in WINDOWS:
         for last_only in (True, False):
             edits = [Edit(members, last_only) for members in SETS]
-            starts = [PROMPT_LENGTH - 1 if last_only else runner.first_changed(members) for members in SETS]
-            start = min(*starts, PROMPT_LENGTH - 1)
+            start = min(*runner.reach(*window, edits).starts, PROMPT_LENGTH - 1)
             found = runner.run(*window, start, edits)
             for row, members in enumerate(SETS):
-                logits, states = carried(model, family, ids, window, members, last_only)
+                logits, states = carried(model, family, ids, window, members, last_only, ablation)
                 close(found.logits[row], logits, tolerance)
                 for layer, state in found.states.items():
                     close(state[row], states[layer], tolerance)
@@ -48,9 +53,76 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None
 
 @pytest.mark.parametrize("name", available(FAMILIES | HYBRIDS))
 def test_float64_equals_the_whole_model(name: str) -> None:
-    agree(name, torch.float64, 1e-5 if name in FLOAT32_INSIDE else 1e-9)
+    with true_float64():
+        agree(name, torch.float64, 1e-9)
 
 
 @pytest.mark.parametrize("name", available(FAMILIES | HYBRIDS))
 def test_float32_equals_the_whole_model(name: str) -> None:
     agree(name, torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("name", SDPA)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sdpa_equals_the_whole_model(name: str, dtype: torch.dtype) -> None:
+    """What users load runs sdpa, where many rows of the last position share their keys."""
+    with true_float64() if dtype == torch.float64 else nullcontext():  # eager's softmax is in float32 else
+        agree(name, dtype, 1e-9 if dtype == torch.float64 else 1e-5, attention="sdpa")
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_zeroed_values_equal_the_whole_model(name: str, attention: str) -> None:
+    """A token keeps its own value for itself where every later position stops reading it."""
+    if attention == "sdpa" and find(name).sdpa:
+        return
+    with true_float64():
+        agree(name, torch.float64, 1e-9, "zero-value", attention)
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "llama"])
+def test_whole_forwards_equal_the_carried_ones(name: str) -> None:
+    """The way for families that do not fit in rows, with both ablations."""
+    model, family, ids = build(name, torch.float64), find(name), prompt()
+    passage = record_passage(model, {"input_ids": ids})
+    for ablation in ("neg-inf", "zero-value"):
+        whole = Forwards(model, passage, {"input_ids": ids}, ablation=ablation)
+        found = whole.run(1, 2, 0, [Edit((2, 5), False), Edit((2, 5), True)])
+        for row, last_only in enumerate((False, True)):
+            logits, states = carried(model, family, ids, (1, 2), (2, 5), last_only, ablation)
+            close(found.logits[row], logits, 1e-9)
+            close(found.states[2][row], states[2], 1e-9)
+
+
+def test_sets_that_reach_into_what_changes() -> None:
+    """Masks that begin at different positions, run together from the first of them on."""
+    model, family, ids = build("qwen3", torch.float64), find("qwen3"), prompt()
+    passage = record_passage(model, {"input_ids": ids})
+    for ablation in ("neg-inf", "zero-value"):
+        runner = Carrier(model, passage, Forwards(model, passage, {"input_ids": ids}, ablation=ablation))
+        edits = [Edit(each, False) for each in ((4, 5, 6, 9), (8,), (10,), (6, 11))]
+        assert runner.reach(0, 2, edits).starts == [5, 9, 11, 7]
+        found = runner.run(0, 2, 5, edits)
+        for row, edit in enumerate(edits):
+            logits, _ = carried(model, family, ids, (0, 2), edit.positions, ablation=ablation)
+            close(found.logits[row], logits, 1e-9)
+
+
+@pytest.mark.parametrize("name", [*available(FAMILIES), "qwen3_next", "falcon_h1"])
+@pytest.mark.parametrize("last_only", [False, True])
+def test_what_is_out_of_reach_stays_exactly_as_it_is(name: str, last_only: bool) -> None:
+    """Of the whole model, too: where `reach` says that nothing can change, reruns give the same numbers."""
+    if name == "falcon_h1" and last_only:
+        return
+    model, family, ids = build(name), find(name), prompt()
+    passage = record_passage(model, {"input_ids": ids})
+    edits = [Edit((position,), last_only) for position in range(0, PROMPT_LENGTH, 1 if name == "mistral" else 4)]
+    base = carried(model, family, ids)[1]
+    for first, last in [(0, 2), (1, 1), (2, 2)]:
+        reach = passage.reach(first, last, edits, stateful=name in WHOLE)
+        for edit, moved in zip(edits, reach.moved, strict=True):
+            _, states = carried(model, family, ids, (first, last), edit.positions, last_only)
+            for layer, can in zip(range(first, 3), moved.tolist(), strict=True):
+                assert can or torch.equal(states[layer], base[layer]), (edit, layer)
+                if name == "mistral":  # and no more than that
+                    assert can != torch.equal(states[layer], base[layer]), (edit, layer)

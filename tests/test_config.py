@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 
 from mask_impact import options
-from mask_impact.config import MAX_ERRORS, MAX_NODES, Config, ConfigError, Entry, read_config
+from mask_impact.config import MAX_ERRORS, MAX_NODES, SHARED, VISION_ONLY, Config, ConfigError, Entry, read_config
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = Path("prompts.yaml")
 GOOD = "prompts:\n- {name: a, prompt: b}\n"
 # What many messages end with.
-VALID = "name, enabled, prompt, prompt_file, num_tokens, layers, variants, head_space, chat"
+VALID = (
+    "name, enabled, prompt, prompt_file, num_tokens, layers, variants, head_space, ablation, queries, mask_unit, span, "
+    "effects, mask_layers, block, contrast, trace_layers, chat"
+)
 TOP = "model, device, dtype, device_map, max_memory, output_dir, formats, defaults, prompts"
 PLAIN = "is not a plain file name; use letters, digits, - and _ (the folder goes into --output-dir)"
 
@@ -1112,7 +1115,7 @@ def test_examples(file, vision):
     """They are valid from any folder, and show every key."""
     config = read_config(ROOT / file, vision)
     assert config.settings["model"] == "demo"
-    assert 4 <= len(config.entries) <= 6
+    assert 4 <= len(config.entries) <= 8
     assert [entry.enabled for entry in config.entries].count(False) == 1
     assert any(entry.values["num_tokens"] > 1 for entry in config.entries if "num_tokens" in entry.values)
     text = (ROOT / file).read_text("utf-8")
@@ -1120,7 +1123,8 @@ def test_examples(file, vision):
     if vision:
         assert {entry.values["mask_mode"] for entry in config.entries} == set(options.MASK_MODES)
     both = (ROOT / "prompts_config.yaml").read_text("utf-8") + (ROOT / "prompts_config_vl.yaml").read_text("utf-8")
-    assert not [key for key in options.PARSERS if f"{key}:" not in both]
+    keys = {*options.PARSERS, *SHARED, *VISION_ONLY} - {"blocks"}
+    assert not [key for key in sorted(keys) if f"{key}:" not in both]
 
 
 def test_thousands_of_prompts():

@@ -1,5 +1,6 @@
 """A whole run: order of the rows, manifest, notes, and the refusals that need more than one layer."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 from brute_force import distances, observe, variants
 from families import build, find, prompt
 from float64 import true_float64
+from value_zeroing import values_zeroed
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.experiment import Options, Run, run
 from mask_impact.inputs import ModelInputs, Token
 from mask_impact.masking import QueryAttention
+from mask_impact.options import ABLATIONS
 from mask_impact.results import Block
 
 
@@ -38,11 +41,13 @@ def inputs(length: int = 9) -> ModelInputs:
     return ModelInputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens, "a prompt", False)
 
 
-def analyse(name: str, length: int = 9, model: Any = None, **options: Any) -> tuple[list[Block], Run]:
+def analyse(
+    name: str, length: int = 9, model: Any = None, units: Any = None, **options: Any
+) -> tuple[list[Block], Run]:
     blocks: list[Block] = []
     model = model or build(name)
     model.generation_config.eos_token_id = model.config.eos_token_id = None
-    found = run(model, Words(), inputs(length), Options(**options), blocks.append)
+    found = run(model, Words(), inputs(length), Options(**options), blocks.append, units=units)
     return blocks, found
 
 
@@ -185,3 +190,93 @@ def test_a_prompt_of_one_repeated_token_is_not_refused() -> None:
     same = ModelInputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens, "w7", False)
     run(build("llama"), Words(), same, Options(), blocks.append)
     assert max(block.l2.max() for block in blocks) < 1e-4
+
+
+# --- tokens that are masked together ----------------------------------------------------------------------
+@dataclass(frozen=True)
+class Unit:
+    label: str
+    positions: tuple[int, ...]
+
+
+def same(found: list[Block], expected: list[Block]) -> None:
+    """Bit for bit."""
+    for here, there in zip(found, expected, strict=True):
+        assert (here.generation_step, here.layer) == (there.generation_step, there.layer)
+        assert list(here.tokens) == list(there.tokens) and list(here.variants) == list(there.variants)
+        for name in ("positions", "l2", "cosine"):
+            np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt_oss", "mixtral"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_units_of_one_token_are_the_tokens(name: str, ablation: str) -> None:
+    expected, plain = analyse(name, num_tokens=2, ablation=ablation)
+    found, manifest = analyse(
+        name,
+        num_tokens=2,
+        ablation=ablation,
+        units=lambda tokens: [Unit(token.text, (token.position,)) for token in tokens],
+    )
+    same(found, expected)
+    assert plain.manifest["units"] is None and plain.manifest["masks"] == "every token by itself"
+    assert [unit["positions"] for unit in manifest.manifest["units"]] == [[position] for position in range(10)]
+
+
+def pairs(tokens: Any) -> list[Unit]:
+    """Neighbours two by two; all tokens; and one unit that is not there yet in the first step."""
+    two = [tokens[place : place + 2] for place in range(0, len(tokens), 2)]
+    parts = [Unit("+".join(token.text for token in part), tuple(token.position for token in part)) for part in two]
+    return [*parts, Unit("all", tuple(range(len(tokens)))), Unit("next", (9, 10)), Unit("end", (7, 8, 9, 10))]
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_units_equal_brute_force(ablation: str) -> None:
+    model = build("llama", dtype=torch.float64)
+    with true_float64():
+        blocks, found = analyse("", model=model, num_tokens=2, ablation=ablation, units=pairs)
+        ids = torch.tensor([[entry["id"] for entry in found.manifest["tokens"]]])
+        for block in blocks:
+            query = 8 + block.generation_step
+            base = observe(model, find("llama"), ids[:, : query + 1])[block.layer].at(query)
+            for row, unit in enumerate(pairs(inputs().tokens[: query + 1] if query == 8 else found_tokens(found))):
+                assert (block.tokens[row], block.positions[row]) == (unit.label, unit.positions[0])
+                masked = [position for position in unit.positions if position <= query]
+                if ablation == "neg-inf":
+                    changed = observe(model, find("llama"), ids[:, : query + 1], block.layer, masked)
+                else:
+                    with values_zeroed(model, find("llama"), block.layer, query, masked):
+                        changed = observe(model, find("llama"), ids[:, : query + 1])
+                for column, (variant, before, after) in enumerate(variants(base, changed[block.layer].at(query))):
+                    expected, _ = distances(before, after)
+                    assert block.l2[row, column] == pytest.approx(expected, rel=1e-6), (query, unit, variant)
+    assert found.manifest["masks"] == "the tokens of each unit together"
+    assert found.manifest["units"][0] == {"label": blocks[0].tokens[0], "positions": [0, 1]}
+    assert found.manifest["units"][-1] == {"label": "end", "positions": [7, 8, 9, 10]}
+
+
+def found_tokens(found: Run) -> list[Token]:
+    """The tokens that the query of the last step sees."""
+    return [Token(**entry) for entry in found.manifest["tokens"][:-1]]
+
+
+def test_a_unit_without_a_visible_member_moves_nothing() -> None:
+    """Later than the query, and outside the window of 5; the rest of a unit counts."""
+    units = [Unit("later", (9, 12)), Unit("far", (0, 1, 2)), Unit("near", (0, 7, 12)), Unit("seven", (7,))]
+    blocks, _ = analyse("mistral", units=lambda tokens: units)
+    for block in blocks:
+        assert block.positions.tolist() == [9, 0, 0, 7]
+        assert (block.l2[:2] == 0).all() and (block.cosine[:2] == 0).all()
+        np.testing.assert_array_equal(block.l2[2], block.l2[3])
+        assert (block.l2[3] > 0).all()
+
+
+def test_a_unit_that_is_never_masked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = QueryAttention.changes
+
+    def all_but_pairs(self: QueryAttention, masks: Any) -> torch.Tensor:
+        return honest(self, [mask if len(mask) == 1 else [] for mask in masks])
+
+    monkeypatch.setattr(QueryAttention, "changes", all_but_pairs)
+    with pytest.raises(UnsupportedModel, match=r"position 4, 5 bears on its attention, but masking it changed nothing"):
+        analyse("llama", units=lambda tokens: [Unit("one", (3,)), Unit("two", (4, 5))])

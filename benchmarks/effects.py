@@ -1,0 +1,92 @@
+"""The effects part: masks held over layers and carried to the logits, next to a forward of the model for every mask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.machine import timed
+from benchmarks.models import Inputs, Setup
+from benchmarks.tables import Labels, Sample, Table, say
+from benchmarks.work import StandInTokenizer, plain_forward
+from mask_impact.carry import Edit, Forwards
+from mask_impact.effects import Effects, Window, windows_of
+
+REPETITIONS = 3  # at most: one is as long as hundreds of forwards
+
+
+@dataclass(frozen=True)
+class Token:
+    """A unit of one token."""
+
+    label: str
+    positions: tuple[int, ...]
+
+
+LABELS: Labels = {
+    "plain": "plain forward [s]",
+    "prepare": "recording and its checks, once for both blocks [s]",
+    "all": "block all: every token, in all layers [s]",
+    "ratio all": "  / plain forward / tokens",
+    "ratio all whole": "  with recording and checks",
+    "speed-up all": "  speed-up over a forward for every mask",
+    "last": "block last: every token, from every layer on [s]",
+    "ratio last": "  / plain forward",
+    "ratio last token": "  / plain forward / tokens",
+    "speed-up last": "  speed-up over a forward for every mask",
+    "loop": "one forward of the model with hooks, for one mask [s]",
+    "difference": "largest relative difference of the logits from those forwards",
+}
+NOTES = [
+    f"median (smallest-largest) of at most {REPETITIONS} repetitions; all of a column is timed in turn in this process",
+    "plain forward: no cache kept, logits of the last position only, as in generation's first forward",
+    "recording and its checks: Effects(...); the blocks: Effects.measure, rows of the table included",
+    "block last: from each layer to the last one, so tokens x layers masks; block all: as many masks as tokens",
+    "forward with hooks: carry.Forwards, which edits the attention and runs the whole model; 3 masks are timed,",
+    "  their mean is scaled to all masks (what is computed from the logits counts as free)",
+]
+TARGETS: Labels = {"ratio all": "<= 0.6"}
+
+
+def effects_sample(model: Any, inputs: Inputs) -> Sample:
+    """One repetition: everything once, in turn."""
+    length = inputs["input_ids"].shape[1]
+    found: Sample = {}
+    _, found["plain"] = timed(lambda: plain_forward(model, inputs))
+    effects, found["prepare"] = timed(lambda: Effects(model, StandInTokenizer(), inputs, 0))
+    passage = effects.passage
+    layers = len(passage.calls)
+    units = [Token(f"word{position}", (position,)) for position in range(length)]
+    every = Window(0, layers - 1)
+    _, found["all"] = timed(lambda: effects.measure(units, every, "all"))
+    from_each = windows_of("from", layers)
+    _, found["last"] = timed(lambda: [effects.measure(units, window, "last") for window in from_each])
+    loop = Forwards(model, passage, inputs)
+    masked = sorted({length // 4, length // 2, length - 2})
+    edits = [Edit((position,), False) for position in masked]
+    expected, seconds = timed(lambda: loop.run(0, layers - 1, 0, edits))
+    found["loop"] = seconds / len(edits)
+    carried = effects.runner.run(0, layers - 1, min(masked), edits)
+    apart = (carried.logits - expected.logits).norm(dim=-1) / expected.logits.norm(dim=-1)
+    found["difference"] = apart.max().item()
+    found["ratio all"] = found["all"] / found["plain"] / length
+    found["ratio all whole"] = (found["all"] + found["prepare"]) / found["plain"] / length
+    found["speed-up all"] = found["loop"] * length / found["all"]
+    found["ratio last"] = found["last"] / found["plain"]
+    found["ratio last token"] = found["ratio last"] / length
+    found["speed-up last"] = found["loop"] * length * layers / found["last"]
+    return found
+
+
+def effects_table(setup: Setup, model: Any, lengths: Sequence[int], repetitions: int) -> Table:
+    columns: dict[str, list[Sample]] = {}
+    for length in lengths:
+        inputs = setup.inputs(length)
+        say(f"effects, {length} tokens, warm-up")
+        plain_forward(model, inputs)
+        name = f"{length} tokens"
+        columns[name] = []
+        for repetition in range(repetitions):
+            say(f"effects, {name}, repetition {repetition + 1} of {repetitions}")
+            columns[name].append(effects_sample(model, inputs))
+    title = "Effects: every token masked by itself, carried on to the logits"
+    return Table.of_samples(f"{title}; {setup}", LABELS, TARGETS, columns, NOTES)

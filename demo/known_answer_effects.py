@@ -1,0 +1,121 @@
+"""Does masking in all layers find the word that is the answer? The demo model against chance and the untrained model.
+
+In:  held-out retrieval prompts ("Tom has a red ball. Ann has a blue cup. Ann's cup is"), the demo model, and the same
+     architecture with random weights.
+Out: how often the color word of the asked statement is the statement token, or one of the two, whose masking costs the
+     answer's log-probability most, where every later position stops reading the token in all layers; beside it the
+     ranking of `known_answer.py`, one layer at the last position. Each with a 95 % Wilson interval.
+
+    python demo/known_answer_effects.py --count 20
+    python demo/known_answer_effects.py
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+import torch
+from evaluate_text import wilson_interval
+from known_answer import statement_tokens, trained_and_untrained
+from text_data import RetrievalPrompt, held_out_prompts
+
+from mask_impact.effects import Effects, windows_of
+from mask_impact.experiment import Options, run
+from mask_impact.inputs import text_inputs
+from mask_impact.units import Unit
+
+SEED = 40  # prompts of a seed that neither training nor another script has used
+ITEM, COLOR = -1, -2  # from the full stop: a statement ends "... COLOR ITEM ."
+
+Values = dict[int, float]  # of each position, larger is more important
+Measure = Callable[[Any, Any, RetrievalPrompt, list[int]], Values]
+
+
+@dataclass(frozen=True)
+class Places:
+    """For each prompt the statement tokens, the most important first: each as its place from the asked full stop."""
+
+    name: str
+    ranked: list[list[int]]
+
+    def strongest(self, place: int) -> int:
+        """In how many prompts this place comes first."""
+        return sum(places[0] == place for places in self.ranked)
+
+    def among_two(self, place: int) -> int:
+        return sum(place in places[:2] for places in self.ranked)
+
+    def chance(self) -> float:
+        """Of one token to come first: mean over prompts of 1 / statement tokens."""
+        return sum(1 / len(places) for places in self.ranked) / len(self.ranked)
+
+
+def all_layers(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: list[int]) -> Values:
+    """The cost to the right answer's log-probability when every later position stops reading a token in all layers."""
+    inputs = text_inputs(tokenizer, prompt.prompt)
+    effects = Effects(model, tokenizer, inputs.tensors, 0, chosen=tokenizer(prompt.answer)["input_ids"][0])
+    (window,) = windows_of("all", model.config.num_hidden_layers)
+    rows, _ = effects.measure([Unit(inputs.tokens[each].text, (each,)) for each in positions], window, "all")
+    return {row.token_position: -row.logprob_change for row in rows}
+
+
+def one_layer(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: list[int]) -> Values:
+    """The largest Full L2 over layers at the last position, as `known_answer.py` ranks."""
+    inputs = text_inputs(tokenizer, prompt.prompt)
+    found = run(model, tokenizer, inputs, Options(variants=("full",)), lambda block: None)
+    ranked = [position for position, _, _ in found.top.ranked() if position in positions]
+    return {position: -rank for rank, position in enumerate(ranked)}
+
+
+def measure(name: str, by: Measure, model: Any, tokenizer: Any, prompts: Sequence[RetrievalPrompt]) -> Places:
+    """Rank the statement tokens of every prompt."""
+    ranked = []
+    for prompt in prompts:
+        statements = statement_tokens(tokenizer, prompt)
+        positions = [position for position, statement in enumerate(statements) if statement is not None]
+        full_stop = max(position for position in positions if statements[position] == prompt.asked)
+        values = by(model, tokenizer, prompt, positions)
+        ranked.append([position - full_stop for position in sorted(positions, key=values.__getitem__, reverse=True)])
+    return Places(name, ranked)
+
+
+def table(results: Sequence[Places]) -> str:
+    count, chance = len(results[0].ranked), results[0].chance()
+    lines = [
+        f"{count} held-out prompts; the asked statement's words among all statement tokens",
+        f"{'':<26} {'color is the strongest':<24} {'color among the two':<24} {'item is the strongest':<24}",
+    ]
+    for found in results:
+        cells = []
+        for hits in (found.strongest(COLOR), found.among_two(COLOR), found.strongest(ITEM)):
+            low, high = wilson_interval(hits, count)
+            cells.append(f"{f'{hits / count:6.1%} ({low:.1%} to {high:.1%})':<24}")
+        lines.append(f"{found.name:<26} {' '.join(cells)}".rstrip())
+    cells = [f"{f'{share:6.1%}':<24}" for share in (chance, 2 * chance, chance)]
+    return "\n".join([*lines, f"{'chance':<26} {' '.join(cells)}".rstrip()])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=500, help="prompts (default: 500)")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # so small a model is no faster with more
+    model, untrained, tokenizer = trained_and_untrained()
+    prompts = held_out_prompts(random.Random(SEED), args.count)
+    results = [
+        measure("all layers, trained", all_layers, model, tokenizer, prompts),
+        measure("all layers, untrained", all_layers, untrained, tokenizer, prompts),
+        measure("one layer, trained", one_layer, model, tokenizer, prompts),
+    ]
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Tables beside a run's results, NAME_effects.csv / .json / .parquet and the like: small, so written at once.
+
+Texts are quoted and numbers are the shortest text of the float32, as in the results.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from mask_impact.table import valid
+from mask_impact.writers import manifest_text, reproducible
+
+FORMATS = ("csv", "json", "parquet")
+KINDS = ("effects", "trace")
+
+Columns = dict[str, list[Any]]
+
+
+def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
+    """Write `columns` as what the end of the path's name says. Raises ValueError for NaN and infinity."""
+    typed = {name: _typed(values) for name, values in columns.items()}
+    for name, values in typed.items():
+        if isinstance(values, np.ndarray) and not np.isfinite(values).all():
+            raise ValueError(f"column {name} has a value that is no finite number")
+    {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, typed, manifest)
+
+
+def _typed(values: list[Any]) -> Any:
+    """int64, float32 or valid texts."""
+    if values and isinstance(values[0], str):
+        return [valid(text) for text in values]
+    return np.asarray(values, np.int64 if values and isinstance(values[0], int) else np.float32)
+
+
+def _texts(values: Any) -> list[str]:
+    if isinstance(values, list):
+        return ['"' + text.replace('"', '""') + '"' for text in values]
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",") if len(values) else []
+
+
+def _csv(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
+    rows = zip(*map(_texts, typed.values()), strict=True)
+    path.write_bytes("".join(",".join(row) + "\n" for row in [tuple(typed), *rows]).encode())
+
+
+def _json(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
+    path.write_bytes(orjson.dumps(typed, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+
+def _parquet(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    about = {"mask_impact": manifest_text(reproducible(manifest))}
+    pq.write_table(pa.table(typed).replace_schema_metadata(about), path, write_page_checksum=True, store_schema=False)
