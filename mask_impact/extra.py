@@ -27,6 +27,12 @@ def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
     {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, typed, manifest)
 
 
+def as_json(columns: Columns) -> dict[str, Any]:
+    """The columns as they are in NAME_effects.json, for a report."""
+    typed = {name: _typed(values) for name, values in columns.items()}
+    return orjson.loads(orjson.dumps(typed, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
 def _typed(values: list[Any]) -> Any:
     """int64, float32 or valid texts."""
     if values and isinstance(values[0], str):

@@ -72,7 +72,8 @@ class Prepared:
     @property
     def units_of_work(self) -> int:
         """Forwards and replayed layers, for the progress."""
-        return self.options.num_tokens * (1 + self.layers + (self.effects is not None))
+        queries = experiment.query_positions(self.options.queries, len(self.inputs.tokens), self.options.num_tokens)
+        return self.options.num_tokens * (1 + (self.effects is not None)) + len(queries) * self.layers
 
     def bytes(self, formats: Sequence[str]) -> int:
         """How much room the results need at most."""
@@ -185,8 +186,12 @@ class Session:
 
     def check_report(self, prepared: Prepared) -> None:
         """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""
+        if self.settings.formats != ("html",):
+            return
+        if prepared.options.queries != "last":
+            raise UserError("a report shows the predicting position only, but other --queries; add --format parquet")
         size = report.base64_size(prepared.shape)
-        if self.settings.formats == ("html",) and size > report.MAX_BASE64:
+        if size > report.MAX_BASE64:
             raise UserError(
                 f"the report would be {size / 1e6:,.0f} MB; a page holds at most {report.MAX_BASE64 / 1e6:,.0f} MB; "
                 "choose --format parquet and open it with visualize_results.html, or fewer --layers or --variants"

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from mask_impact.errors import UserError
+from mask_impact.extra import Columns, as_json
 from mask_impact.table import COLUMNS, QUERY_POSITION, Block, checked, valid
 from mask_impact.writers import Writer, manifest_text, reproducible
 
@@ -193,10 +194,12 @@ def fill(
     metrics: Mapping[str, Iterable[np.ndarray]],
     manifest: dict[str, Any] | None,
     pictures: Sequence[str | None],
+    effects: Columns | None = None,
 ) -> None:
     """Write the page with the run in it.
 
     `metrics` gives l2 and cosine in pieces, one after the other in the order of [S, V, L, T]; `pictures` are data URLs.
+    `effects` are the columns of NAME_effects, where there is one.
     """
     before, after = page
     head = {
@@ -220,7 +223,8 @@ def fill(
         picture and {"name": os.path.basename(paths[place]) if place < len(paths) else "", "data": picture}
         for place, picture in enumerate(pictures)
     ]
-    out.write(b"," + _json({"manifest": plain, "images": images})[1:] + after)
+    more = {} if effects is None else {"effects": {"columns": as_json(effects)}}
+    out.write(b"," + _json({"manifest": plain, **more, "images": images})[1:] + after)
 
 
 def _json(value: Any) -> bytes:
@@ -328,7 +332,10 @@ class ReportWriter(Writer):
         for values in (block.l2, block.cosine):
             self._values.write(np.ascontiguousarray(values.T, "<f4").tobytes())
 
-    def prepare(self, pictures: Sequence[Image.Image | None], others: Sequence[str]) -> str | None:
+    def prepare(
+        self, pictures: Sequence[Image.Image | None], others: Sequence[str], tables: Mapping[str, Columns] | None = None
+    ) -> str | None:
+        self._effects = (tables or {}).get("effects")
         if self._many_queries:
             return MANY_QUERIES
         self._pictures = [None if picture is None else data_url(picture) for picture in pictures]
@@ -343,7 +350,7 @@ class ReportWriter(Writer):
     def write_page(self, out: BinaryIO, name: str, manifest: dict[str, Any] | None) -> None:
         run = self.run(name)
         metrics = {metric: self._slabs(run, place) for place, metric in enumerate(("l2", "cosine"))}
-        fill(out, self._page, run, metrics, manifest, self._pictures)
+        fill(out, self._page, run, metrics, manifest, self._pictures, self._effects)
 
     def run(self, name: str = "") -> Run:
         """What has been written so far."""

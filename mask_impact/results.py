@@ -150,7 +150,7 @@ class ResultFiles:
         possible = []
         for fmt in self.formats:
             others = [self._result(other).name for other in self.formats if other != fmt]
-            if reason := self._writers[fmt].prepare(pictures, others):
+            if reason := self._writers[fmt].prepare(pictures, others, self._tables):
                 self.notes.append(f"{self._result(fmt).name} was not written: {reason}")
             else:
                 possible.append(fmt)

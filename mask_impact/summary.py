@@ -78,16 +78,23 @@ def token_label(found: dict[str, Any]) -> str:
     return f"image {found['image']}{place}"
 
 
+def unit_labels(manifest: dict[str, Any]) -> dict[int, str]:
+    """What is masked, by its first position."""
+    labels = {found["position"]: token_label(found) for found in manifest["tokens"]}
+    units = [unit for unit in manifest["units"] or [] if len(unit["positions"]) > 1]
+    return labels | {unit["positions"][0]: repr(unit["label"]) for unit in units}
+
+
 def top_token(manifest: dict[str, Any]) -> str | None:
     """The most important token, position 0 apart."""
-    labels = {found["position"]: token_label(found) for found in manifest["tokens"]}
+    labels = unit_labels(manifest)
     return next((labels[row["position"]] for row in manifest["top_tokens"] if row["position"] > 0), None)
 
 
 def top_table(manifest: dict[str, Any]) -> list[str]:
     """The most important tokens: largest value over layers and steps, position 0 apart (it often is a sink)."""
     variant = manifest["variants"][0]
-    labels = {found["position"]: token_label(found) for found in manifest["tokens"]}
+    labels = unit_labels(manifest)
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
         + ["(apart: the first position often just absorbs attention)"] * (row["position"] == 0)

@@ -14,7 +14,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -41,8 +41,13 @@ class Writer(Protocol):
 
     def __init__(self, path: Path) -> None: ...
     def write(self, block: Block) -> None: ...
-    def prepare(self, pictures: Pictures, others: Sequence[str]) -> str | None:
-        """All blocks are written. Why this file cannot be had, None if it can; `others` are the run's other files."""
+    def prepare(
+        self, pictures: Pictures, others: Sequence[str], tables: Mapping[str, dict[str, list[Any]]] | None = None
+    ) -> str | None:
+        """All blocks are written. Why this file cannot be had, None if it can.
+
+        `others` are the names of the run's other files, `tables` what is written beside the results, by kind.
+        """
         return None
 
     def finish(self, manifest: dict[str, Any]) -> None:
