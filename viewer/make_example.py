@@ -18,13 +18,8 @@ PROMPT = "The capital of France is"
 KEPT = (
     "schema_version",
     "name",
-    "model",
-    "prompt",
     "prompt_length",
-    "tokens",
-    "generated",
     "mask_mode",
-    "noise_floor",
     "rows",
 )
 
@@ -54,9 +49,10 @@ def embedded(table: pd.DataFrame, manifest: dict) -> dict:
     cube = pd.MultiIndex.from_product([steps, variants, layers, positions])
     table = table.set_index(["generation_step", "variant", "layer", "token_position"]).reindex(cube)
     small = {key: manifest[key] for key in KEPT}
-    small["tokens"] = [
-        {key: value for key, value in token.items() if value is not None} for token in manifest["tokens"]
-    ]
+    small["model"] = {key: manifest["model"][key] for key in ("family", "layers", "heads", "name")}
+    small["tokens"] = [{key: token[key] for key in ("position", "id", "text")} for token in manifest["tokens"]]
+    small["generated"] = [{**each, "probability": round(each["probability"], 6)} for each in manifest["generated"]]
+    small["noise_floor"] = {name: {"l2": float(f"{each['l2']:.3g}")} for name, each in manifest["noise_floor"].items()}
     return {
         "format": 1,
         "name": "example",

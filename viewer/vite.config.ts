@@ -6,6 +6,7 @@ export default defineConfig({
   plugins: [colours(), singleFile()],
   build: {
     target: "es2022",
+    cssTarget: ["chrome123", "firefox120", "safari17.5"],
     minify: false, // vite/single-file.ts does it, at the end
     cssMinify: true,
   },

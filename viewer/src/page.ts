@@ -12,6 +12,7 @@ import { decodeRun, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
 import example from "./example.json?raw";
 import { ControlsView } from "./views/controls.ts";
+import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
 import { ExportMenu, type NamedView } from "./views/exports.ts";
 import { HeaderView } from "./views/header.ts";
@@ -37,19 +38,19 @@ export function startPage(): void {
   const heatmap = new HeatmapView(store);
   const columns: [name: string, views: NamedView[]][] = [
     ["side", [["Prompt", new PromptView(store)], ["Ranking", new RankingView(store)]]],
-    ["middle", [["Heat map", heatmap], ["Picture", new PictureView(store)]]],
+    ["middle", [["Heat map", heatmap], ["Effects", new EffectsView(store)], ["Picture", new PictureView(store)]]],
     ["selected", [["Selection", new SelectionView(store)], ["Layers", new LinesView(store)], ["Heads", new HeadsView(store)]]],
   ];
   const named = columns.flatMap(([, views]) => views);
   const exports = new ExportMenu(store, [named.find(([name]) => name === "Heat map")!, ...named.filter(([name]) => name !== "Heat map")]);
 
   const button = (text: string, act: () => void, label = text) =>
-    h("button", { type: "button", class: "quiet", "aria-label": label === text ? null : label, title: label === text ? null : label, onclick: act }, text);
+    h("button.quiet", { "aria-label": label === text ? null : label, title: label === text ? null : label, onclick: act }, text);
   const theme = button("◐", () => store.set({ theme: store.dark ? "light" : "dark" }), "Dark theme");
-  const buttons = (...more: HTMLElement[]) => h("div", { class: "buttons" }, ...more, theme, button("?", () => help.showModal(), "Keys"));
+  const buttons = (...more: HTMLElement[]) => h("div.buttons", {}, ...more, theme, button("?", () => help.showModal(), "Keys"));
   const opening = () => loading.pick();
 
-  const header = new HeaderView(store, h("div", { class: "buttons" }, button("Open files…", opening), exports.button, h("span", { class: "header-always" })));
+  const header = new HeaderView(store, h("div.buttons", {}, button("Open files…", opening), exports.button, h("span.header-always")));
   const runs = new RunsView(store), controls = new ControlsView(store);
   const first: View[] = [header, runs, controls, heatmap]; // drawn at once, the others as soon as there is time
   const others: View[] = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
@@ -58,8 +59,8 @@ export function startPage(): void {
   let drawn: Run | null = null;
   let fresh = false; // a run is drawn for the first time
   const shell = h(
-    "div", { class: "shell", hidden: true }, header.element, runs.element, controls.element,
-    h("div", { class: "columns" }, ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element)))),
+    "div.shell", { hidden: true }, header.element, runs.element, controls.element,
+    h("div.columns", {}, ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element)))),
   );
   const empty = emptyPage(opening, () => show(example, true));
   const always = buttons();

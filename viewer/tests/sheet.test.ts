@@ -27,7 +27,7 @@ function run({ name = "a", values, positions = values[0].map((_, i) => i), layer
     })),
     l2: Float32Array.from(values.flat()), cosine: Float32Array.from(values.flat()), rows: values.flat().length, duplicates: 0,
     manifest: { ...(model && { model: { name: model } }), ...(floor && { noise_floor: { Full: { l2: floor } } }) },
-    pictures: [], notes: [], source: { fileName: `${name}_results.csv`, format: "csv", bytes: 0 },
+    pictures: [], effects: null, notes: [], source: { fileName: `${name}_results.csv`, format: "csv", bytes: 0 },
   };
 }
 

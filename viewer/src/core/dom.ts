@@ -3,11 +3,14 @@
 type Child = Node | string | null | undefined | false;
 type Properties = Record<string, string | number | boolean | null | undefined | ((event: never) => void)>;
 
-/** An element with attributes, listeners ("onclick") and children. `null`, `undefined` and `false` leave one out. */
+/** An element, `"p"` or `"p.muted"` with its classes, with attributes, listeners ("onclick") and children. `null`, `undefined` and `false` leave one out. */
 export function h<Name extends keyof HTMLElementTagNameMap>(
-  name: Name, properties: Properties = {}, ...children: Child[]
+  name: Name | `${Name}.${string}`, properties: Properties = {}, ...children: Child[]
 ): HTMLElementTagNameMap[Name] {
-  const element = document.createElement(name);
+  const [tag, classes] = name.split(".");
+  const element = document.createElement(tag as Name);
+  if (classes) element.className = classes;
+  if (tag === "button") element.setAttribute("type", tag); // it would send a form
   for (const key in properties) {
     const value = properties[key];
     if (typeof value === "function") element.addEventListener(key.slice(2), value as EventListener);
@@ -17,3 +20,27 @@ export function h<Name extends keyof HTMLElementTagNameMap>(
   element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
   return element;
 }
+
+/** `act` says whether a key was its own, which then goes no further; those with Ctrl, Alt or ⌘ never are. */
+export function onKeys(element: HTMLElement, act: (event: KeyboardEvent) => boolean): void {
+  element.onkeydown = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !act(event)) return;
+    event.preventDefault();
+    event.stopPropagation(); // the page has keys of its own
+  };
+}
+
+/** Where a key leads from a cell of a matrix; null: it leads nowhere. */
+export function moved({ key }: KeyboardEvent, [row, column]: Place, rows: number, columns: number): Place | null {
+  const step = ({
+    ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+    Home: [0, -columns], End: [0, columns], PageUp: [-rows, 0], PageDown: [rows, 0],
+  } as Record<string, Place>)[key];
+  const within = (value: number, count: number) => Math.max(0, Math.min(count - 1, value));
+  return step ? [within(row + step[0], rows), within(column + step[1], columns)] : null;
+}
+
+type Place = [row: number, column: number];
+
+/** Whether a view has drawn with just these values. */
+export const same = (values: unknown[], drawn: unknown[]) => values.every((value, place) => value === drawn[place]);

@@ -79,7 +79,8 @@ export function titleOf(scene: Scene, what: string, ...more: string[]): string {
 /** One value, and what it is of. */
 export interface Line {
   run: string;
-  /** Without one it is the one on the page. */
+  /** Without them they are those on the page. */
+  metric?: string;
   variant?: string;
   /** The layer, or how layers were joined; and what else a view knows. */
   more: Record<string, string | number | null>;
@@ -89,8 +90,8 @@ export interface Line {
 
 /** Each line says all that it is of, so that tables of several views and runs can be put together. */
 export function tidy({ metric, variant, step }: State, lines: Line[]): string[][] {
-  const records = lines.map(({ run, variant: own = variant, more, token: { position, text, image, row, col }, value }) => ({
-    run, metric, variant: own, generation_step: step, ...more, token_position: position, token_masked: text, image, row, col, value: exact(value),
+  const records = lines.map(({ run, metric: of = metric, variant: own = variant, more, token: { position, text, image, row, col }, value }) => ({
+    run, metric: of, variant: own, generation_step: step, ...more, token_position: position, token_masked: text, image, row, col, value: exact(value),
   }));
   const places = ["image", "row", "col"] as const; // of patches, where there are any
   const columns = Object.keys(records[0] ?? {}).filter((name) => !places.some((each) => each === name && records.every((record) => record[each] === null)));

@@ -73,7 +73,7 @@ export function headNumber(variant: string): number | null {
 export function sums({ layers, heads, values }: HeadMatrix): { layers: Float64Array; heads: Float64Array } {
   const out = { layers: new Float64Array(layers.length), heads: new Float64Array(heads.length) };
   values.forEach((value, cell) => {
-    if (Number.isNaN(value)) return;
+    if (isNaN(value)) return;
     out.layers[Math.floor(cell / heads.length)] += Math.abs(value);
     out.heads[cell % heads.length] += Math.abs(value);
   });

@@ -83,7 +83,7 @@ export class CanvasPainter implements Painter {
     let drawing = false;
     for (let i = 0; i < points.length; i += 2) {
       const [x, y] = [points[i], points[i + 1]];
-      if (Number.isNaN(x) || Number.isNaN(y)) drawing = false;
+      if (isNaN(x) || isNaN(y)) drawing = false;
       else if (drawing) c.lineTo(x, y);
       else {
         c.moveTo(x, y);
@@ -223,7 +223,7 @@ export class SvgPainter implements Painter {
     let drawing = false;
     for (let i = 0; i < points.length; i += 2) {
       const [x, y] = [points[i], points[i + 1]];
-      if (Number.isNaN(x) || Number.isNaN(y)) {
+      if (isNaN(x) || isNaN(y)) {
         drawing = false;
         continue;
       }

@@ -31,7 +31,7 @@ export interface PromptText {
   tokens: PromptToken[];
 }
 
-export const isBlock = (piece: PromptToken | ImageBlock): piece is ImageBlock => "patches" in piece;
+export const isBlock = (piece: PromptToken | ImageBlock): piece is ImageBlock => "rows" in piece;
 
 const known = new WeakMap<Run, PromptText>();
 
@@ -69,7 +69,7 @@ function infoOf(token: ManifestToken, position: number): TokenInfo {
 function promptLength(run: Run): number {
   const said = run.manifest?.prompt_length;
   if (said !== undefined) return said;
-  const later = run.tokens.findIndex((_, token) => run.layers.every((_, layer) => Number.isNaN(at(run, "l2", 0, 0, layer, token))));
+  const later = run.tokens.findIndex((_, token) => run.layers.every((_, layer) => isNaN(at(run, "l2", 0, 0, layer, token))));
   return later < 0 || run.steps.length < 2 ? Infinity : run.tokens[later].position;
 }
 
@@ -120,8 +120,11 @@ export interface Scores {
   text: number;
   image: number;
   floor: number;
-  /** Second run minus the first one. */
+  /** Second run minus the first one, or an effect. */
   signed: boolean;
+  /** Effects on the answer: which, in words and for a table. */
+  what?: string;
+  of?: { measure: string; block: string; window: number; effects: { windows: string[] } };
 }
 
 export type Compared = Pick<Scene, "run" | "runs" | "state">;
@@ -168,7 +171,7 @@ function difference(first: Run, second: Run, state: State): Pick<Scores, "value"
 /** Places of the tokens that have a value, largest first, whatever the sign; position 0 only with state.first. */
 export function ranked(scene: Compared, wanted: (token: TokenInfo) => boolean, first = scene.state.first): number[] {
   const { value } = scores(scene), { tokens } = scene.run;
-  const places = [...value.keys()].filter((place) => !Number.isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]));
+  const places = [...value.keys()].filter((place) => !isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]));
   return places.sort((a, b) => Math.abs(value[b]) - Math.abs(value[a]) || a - b);
 }
 

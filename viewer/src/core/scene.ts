@@ -115,7 +115,7 @@ export function importance(found: Matrix, state: State): { value: Float32Array; 
     if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
     for (let token = 0, place = row * count; token < count; token++, place++) {
       const here = found.values[place];
-      if (Number.isNaN(here)) continue;
+      if (isNaN(here)) continue;
       if (here > best[token]) {
         best[token] = here;
         peak[token] = layer;

@@ -100,7 +100,7 @@ function spread(run: Run, layers: number[], columns: Column[], value: (layer: nu
         if (layer < 0) return;
         const place = row * columns.length + column;
         const here = value(layer, token);
-        if (Number.isNaN(here) || Math.abs(values[place]) >= Math.abs(here)) return;
+        if (isNaN(here) || Math.abs(values[place]) >= Math.abs(here)) return;
         values[place] = here;
         if (strongest) strongest[place] = position;
       });
@@ -173,7 +173,7 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
   for (let layer = 0, place = 0; layer < layers.length; layer++) {
     for (let column = 0; column < columns.length; column++, place++) {
       const size = Math.abs(values[place]);
-      if (Number.isNaN(size)) empty++;
+      if (isNaN(size)) empty++;
       else if (size < floor) below++;
       if (column === outside) continue;
       if (size > overall) overall = size;

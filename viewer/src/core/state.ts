@@ -6,6 +6,7 @@
  */
 
 import type { Metric } from "../data/types.ts";
+import type { Measure } from "./effects.ts";
 
 export interface State {
   /** Places of the shown runs in the library, the first one is the one in front. */
@@ -35,18 +36,27 @@ export interface State {
   /** Picture: share of the colour over the picture, 0 to 1; image tokens folded into one block in the heat map. */
   opacity: number;
   fold: boolean;
+  /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "strongest" or "": all
+   * of them if masks were in all), the order of units. */
+  effect: Measure;
+  block: "last" | "all";
+  mask: string;
+  order: "auto" | "position" | "strength";
+  /** What the prompt is shaded by. */
+  shade: "impact" | "effect";
   theme: "auto" | "light" | "dark";
 }
 
 export const DEFAULTS: Readonly<State> = {
   runs: [0], compare: "side", metric: "l2", variant: "Full", step: 0, rows: "layers", range: "all", curve: "linear",
   first: false, palette: "cividis", token: null, layer: null, heads: [], from: null, to: null, join: "max", opacity: 0.6,
-  fold: false, theme: "auto",
+  fold: false, effect: "logprob_change", block: "all", mask: "", order: "auto", shade: "impact", theme: "auto",
 };
 
 const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   compare: ["side", "difference"], metric: ["l2", "cosine"], rows: ["layers", "tokens"], range: ["all", "row"],
-  curve: ["linear", "sqrt"], palette: ["cividis", "viridis"], join: ["max", "mean"], theme: ["auto", "light", "dark"],
+  curve: ["linear", "sqrt"], palette: ["cividis", "viridis"], join: ["max", "mean"], theme: ["auto", "light", "dark"], effect: ["logprob_change", "kl", "contrast_change", "interaction"], block: ["last", "all"],
+  order: ["auto", "position", "strength"], shade: ["impact", "effect"],
 };
 
 /** "#metric=cosine&token=12": what differs from the defaults. */
@@ -86,6 +96,7 @@ function valid(name: keyof State, value: unknown): boolean {
   switch (name) {
     case "runs": return Array.isArray(value) && value.length > 0 && value.every(whole);
     case "heads": return Array.isArray(value) && value.every(whole);
+    case "mask": return /^(strongest|\d+-\d+)$/.test(value as string);
     case "variant": return typeof value === "string" && value !== "";
     case "step": return whole(value);
     case "token": case "layer": case "from": case "to": return value === null || whole(value);

@@ -93,9 +93,9 @@ export class Store {
     this.#schedule();
   }
 
-  hover(hover: Hover): void {
-    if (hover.token === this.#hover.token && hover.layer === this.#hover.layer) return;
-    this.#hover = hover;
+  hover({ token = null, layer = null }: Partial<Hover> = {}): void {
+    if (token === this.#hover.token && layer === this.#hover.layer) return;
+    this.#hover = { token, layer };
     this.#schedule();
   }
 

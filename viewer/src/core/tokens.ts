@@ -36,7 +36,7 @@ export function named(token: TokenInfo, length?: number): string {
 
 /** Four significant digits, never an exponent where it is not needed. */
 export function number(value: number): string {
-  if (Number.isNaN(value)) return "–";
+  if (isNaN(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);

@@ -27,7 +27,7 @@ export function percent(part: number): string {
 
 /** Shortest decimal that reads back as the same float32: the number as it is in the file. */
 export function exact(value: number): string {
-  if (Number.isNaN(value)) return "";
+  if (isNaN(value)) return "";
   for (let digits = 6; digits < 9; digits++) {
     const short = Number(value.toPrecision(digits));
     if (Math.fround(short) === value) return String(short);

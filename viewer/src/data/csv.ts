@@ -8,7 +8,7 @@
 
 import { count, LoadError, plural } from "./errors.ts";
 import { Pending } from "./pending.ts";
-import { COLUMNS, findColumns, KINDS, type Column, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
+import { findColumns, KINDS, type Column, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
 const LF = 10, CR = 13, QUOTE = 34, SPACE = 32, TAB = 9;
@@ -153,11 +153,10 @@ export class CsvParser {
       const escaped = this.#quoted[i] === 2;
       this.#header.push((escaped ? unquote(buf.subarray(start - 1, end + 1)) : utf8(buf.subarray(start, end))).trim());
     }
-    const names = findColumns(this.#header);
-    this.#targets = COLUMNS.map((name) => ({
+    this.#targets = findColumns(this.#header, this.#table).map((name) => ({
       name,
       kind: KINDS[name],
-      field: names.indexOf(name),
+      field: this.#header.indexOf(name),
       column: this.#table.columns[name],
       texts: new ColumnTexts(this.#table.texts),
     }));

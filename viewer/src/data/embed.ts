@@ -14,12 +14,17 @@
  *   l2, cosine base64 of S*V*L*T little-endian float32, index ((step * V + variant) * L + layer) * T + token;
  *              NaN where the table has no row. In numpy: a C-ordered array of shape [S, V, L, T], dtype "<f4"
  *   manifest   the manifest, or null
+ *   effects    optional: null, or {"columns": {name: [...]}} with the columns of NAME_effects.json, one list each, all of
+ *              one length. Read as that file is: generation_step, token_masked, token_position, first_layer, last_layer,
+ *              block, logprob, logprob_change, rank, top_token, kl, final_l2, final_cosine, and where they are there
+ *              contrast, contrast_change, interaction (null in a row without one). Other keys and columns are left out
  *   images     one for each of manifest.images: {"name": "cat.png", "data": "data:image/jpeg;base64,..."} or null
  *
  * The built page has the element, empty. Python replaces exactly EMPTY_ELEMENT, once.
  */
 
 import { LoadError } from "./errors.ts";
+import { readEffects } from "./effects.ts";
 import { cleanManifest, withManifest } from "./manifest.ts";
 import { plainToken } from "./cube.ts";
 import type { Picture, Run } from "./types.ts";
@@ -40,6 +45,7 @@ interface Embedded {
   l2: string;
   cosine: string;
   manifest: unknown;
+  effects?: { columns: object } | null;
   images: ({ name: string; data: string } | null)[];
 }
 
@@ -70,6 +76,7 @@ export function decodeRun(text: string): Run {
     rows: data.rows,
     duplicates: 0,
     manifest: null,
+    effects: data.effects ? readEffects(JSON.stringify(data.effects.columns ?? {}), name) : null,
     pictures: data.images.map(picture),
     notes: [],
     source: { fileName: `${name}_results.html`, format: "html", bytes: text.length },

@@ -12,7 +12,7 @@
 import { count, LoadError, quoted } from "./errors.ts";
 import { float32At } from "./numbers.ts";
 import { MAX_UNIT, Pending } from "./pending.ts";
-import { COLUMNS, columnNamed, findColumns, KINDS, malformed, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
+import { findColumns, KINDS, malformed, needed, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
 const QUOTE = 34, COMMA = 44, COLON = 58, BACKSLASH = 92;
@@ -35,18 +35,18 @@ export class JsonParser {
   #comma = false;
   /** The columns seen so far, ours and others. */
   #keys: string[] = [];
-  #column: ColumnName = COLUMNS[0];
+  #column: ColumnName = "layer";
   #indexed = false; // the column is an object {"0": value, ...}
   #skip = { depth: 0, inString: false, escaped: false };
   /** Keys of the last record, in order: the next one most likely has the same. */
   #known: { bytes: Uint8Array; column: ColumnName | null }[] = [];
-  #values = new Float64Array(COLUMNS.length);
-
+  #values: Float64Array;
   #texts: Record<string, ColumnTexts>;
 
   constructor(table: Table) {
     this.#table = table;
-    this.#texts = { token_masked: new ColumnTexts(table.texts), variant: new ColumnTexts(table.texts) };
+    this.#values = new Float64Array(table.names.length);
+    this.#texts = Object.fromEntries(table.names.map((name) => [name, new ColumnTexts(table.texts)]));
   }
 
   feed(chunk: Uint8Array): void {
@@ -121,7 +121,7 @@ export class JsonParser {
       if (value === -2) return STATES.keys; // damaged; the error comes from there
       if (value < 0 || value >= buf.length) return unknown;
       const nested = buf[value] === OPEN_LIST || buf[value] === OPEN_OBJECT;
-      if (columnNamed(jsonText(buf.subarray(i + 1, keyEnd - 1)))) return nested ? STATES.keys : STATES.lines;
+      if (this.#table.columnNamed(jsonText(buf.subarray(i + 1, keyEnd - 1)))) return nested ? STATES.keys : STATES.lines;
       i = afterSpace(buf, valueEnd(buf, value));
       if (i < 0 || i >= buf.length) return unknown;
       if (buf[i] === CLOSE_OBJECT) return STATES.lines;
@@ -134,7 +134,7 @@ export class JsonParser {
     const input = this.#in;
     const { buf } = input;
     if (next === CLOSE_OBJECT && (this.#comma || !this.#keys.length)) {
-      findColumns(this.#keys);
+      findColumns(this.#keys, this.#table);
       input.pos++;
       this.#state = STATES.done;
       return true;
@@ -153,7 +153,7 @@ export class JsonParser {
     if (value >= buf.length) return false;
     if (buf[colon] !== COLON) this.#fail("a colon is missing after a key");
     const name = jsonText(buf.subarray(i + 1, end - 1));
-    const column = columnNamed(name);
+    const column = this.#table.columnNamed(name);
     if (column && this.#keys.includes(name)) throw new LoadError(`the column ${name} is there twice`);
     this.#keys.push(name);
     input.pos = value;
@@ -219,7 +219,7 @@ export class JsonParser {
     if (kind === "number") return this.#table.numberAt(buf, start, end, name, this.#where);
     if (kind === "integer") return wholeAt(buf, start, end, name, this.#where);
     if (buf[start] === QUOTE) return this.#texts[name].add(buf, start + 1, end - 1, jsonText);
-    if (buf[start] !== NULL || end - start !== 4 || name === "variant") {
+    if (buf[start] !== NULL || end - start !== 4 || needed(name)) {
       throw malformed(utf8(buf.subarray(start, Math.min(end, start + 50))), name, this.#where());
     }
     this.#table.noText = true;
@@ -274,7 +274,7 @@ export class JsonParser {
     if (buf[i] !== OPEN_OBJECT) this.#fail("this is no record {...}");
     const end = this.#fields(buf, i + 1);
     if (end < 0) return false;
-    COLUMNS.forEach((column, c) => this.#table.columns[column].push(this.#values[c]));
+    this.#table.names.forEach((column, c) => this.#table.columns[column].push(this.#values[c]));
     this.#comma = true;
     input.pos = end;
     return true;
@@ -283,7 +283,8 @@ export class JsonParser {
   /** Reads the fields of a record into `#values`. Returns where it ends, -1 if more bytes are needed. */
   #fields(buf: Uint8Array, from: number): number {
     let i = afterSpace(buf, from), seen = 0;
-    const keys: string[] = [];
+    const keys: string[] = [], { names, required } = this.#table;
+    this.#values.fill(NaN, required);
     for (let k = 0; buf[i] !== CLOSE_OBJECT || k === 0; k++) {
       if (k === 0 && buf[i] === CLOSE_OBJECT) break;
       if (k > 0) {
@@ -300,7 +301,7 @@ export class JsonParser {
       const after = afterSpace(buf, end);
       if (after >= buf.length) return -1;
       if (column) {
-        const c = COLUMNS.indexOf(column);
+        const c = names.indexOf(column);
         if (seen & (1 << c)) this.#fail(`${column} is there twice`);
         this.#values[c] = this.#value(column, KINDS[column], buf, i, end);
         seen |= 1 << c;
@@ -310,13 +311,13 @@ export class JsonParser {
       i = after;
     }
     if (i >= buf.length) return -1;
-    if (seen !== (1 << COLUMNS.length) - 1) this.#incomplete(seen, keys);
+    if (~seen & ((1 << required) - 1)) this.#incomplete(seen, keys);
     return i + 1;
   }
 
   #incomplete(seen: number, others: string[]): never {
-    const [has, missing] = [1, 0].map((bit) => COLUMNS.filter((_, c) => ((seen >> c) & 1) === bit));
-    if (!this.#table.rows) findColumns([...has, ...others]); // throws
+    const [has, missing] = [1, 0].map((bit) => this.#table.names.filter((_, c) => ((seen >> c) & 1) === bit && c < this.#table.required));
+    if (!this.#table.rows) findColumns([...has, ...others], this.#table); // throws
     this.#fail(`this record has no ${missing.join(", ")}`);
   }
 
@@ -325,7 +326,7 @@ export class JsonParser {
     const known = this.#known[k];
     if (known && begins(buf, start, known.bytes)) return known.column;
     const bytes = buf.slice(start, stringEnd(buf, start));
-    const column = columnNamed(jsonText(bytes.subarray(1, -1)));
+    const column = this.#table.columnNamed(jsonText(bytes.subarray(1, -1)));
     if (k < 64) this.#known[k] = { bytes, column };
     return column;
   }

@@ -5,6 +5,7 @@ import { CsvParser } from "./csv.ts";
 import { makeCube } from "./cube.ts";
 import { detect, type Content } from "./detect.ts";
 import { decodeRun, findEmbedded } from "./embed.ts";
+import { looksLikeEffects, makeEffects } from "./effects.ts";
 import { LoadError, NotResults } from "./errors.ts";
 import { JsonParser } from "./json.ts";
 import { looksLikeManifest, parseManifest, withManifest } from "./manifest.ts";
@@ -69,16 +70,24 @@ async function packedContent(file: Blob): Promise<Content> {
 }
 
 async function textTable(stream: () => AsyncIterable<Uint8Array>, source: Source): Promise<Loaded> {
-  const table = new Table();
-  const parser = source.format === "csv" ? new CsvParser(table) : new JsonParser(table);
-  try {
+  const read = async (table: Table) => {
+    const parser = source.format === "csv" ? new CsvParser(table) : new JsonParser(table);
     for await (const chunk of stream()) parser.feed(chunk);
     parser.end();
+    return parser.notes;
+  };
+  const table = new Table();
+  try {
+    return { kind: "run", run: runOf(table, source, await read(table)) };
   } catch (error) {
+    if (looksLikeEffects(error)) {
+      const table = new Table(true);
+      const notes = await read(table);
+      return { kind: "effects", effects: makeEffects(table, runName(source.fileName), source.fileName, notes) };
+    }
     if (!(error instanceof NotResults && source.format === "json" && looksLikeManifest(error.found))) throw error;
     return { kind: "manifest", manifest: parseManifest(await text(stream())), source };
   }
-  return { kind: "run", run: runOf(table, source, parser.notes) };
 }
 
 async function parquetRun(file: Blob, source: Source, options: LoadOptions): Promise<Loaded> {
@@ -87,7 +96,16 @@ async function parquetRun(file: Blob, source: Source, options: LoadOptions): Pro
     options.signal?.throwIfAborted();
     await options.pause?.();
   };
-  const text = await readParquet(file, table, { onProgress: options.onProgress, between });
+  const read = (table: Table) => readParquet(file, table, { onProgress: options.onProgress, between });
+  let text: string | null;
+  try {
+    text = await read(table);
+  } catch (error) {
+    if (!looksLikeEffects(error)) throw error;
+    const table = new Table(true);
+    await read(table);
+    return { kind: "effects", effects: makeEffects(table, runName(source.fileName), source.fileName) };
+  }
   const run = runOf(table, source, []);
   if (text === null) return { kind: "run", run };
   try {
@@ -106,6 +124,7 @@ function runOf(table: Table, source: Source, notes: string[]): Run {
     notes: [...notes, ...cube.notes],
     rows: table.rows,
     manifest: null,
+    effects: null,
     pictures: [],
     source,
   };
@@ -124,5 +143,5 @@ async function text(stream: AsyncIterable<Uint8Array>): Promise<string> {
 /** "demo" of demo_results.csv, demo_results (1).json.gz, demo_run.json. */
 export function runName(fileName: string): string {
   const stem = fileName.replace(/^.*[/\\]/, "").replace(/\.gz$/i, "").replace(/\.(csv|tsv|txt|json|jsonl|ndjson|parquet|html?)$/i, "");
-  return stem.replace(/ ?\(\d+\)$/, "").replace(/_(results|run)$/, "") || fileName;
+  return stem.replace(/ ?\(\d+\)$/, "").replace(/_(results|run|effects)$/, "") || fileName;
 }

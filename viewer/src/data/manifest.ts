@@ -6,7 +6,6 @@ import type { Manifest, Run, TokenInfo } from "./types.ts";
 type Check<T> = (value: unknown) => T | undefined;
 
 const text: Check<string> = (value) => (typeof value === "string" ? value : undefined);
-const flag: Check<boolean> = (value) => (typeof value === "boolean" ? value : undefined);
 const number: Check<number> = (value) => (typeof value === "number" && Number.isFinite(value) ? value : undefined);
 
 const list = <T>(check: Check<T>): Check<T[]> => (value) =>
@@ -41,42 +40,27 @@ function isObject(value: unknown): value is Record<string, unknown> {
 const manifest = object<Manifest>({
   schema_version: number,
   name: text,
-  created: text,
-  argv: list(text),
   model: object({
-    name: text, path_or_id: text, revision: text, family: text, architecture: text,
-    layers: number, heads: number, hidden_size: number, parameters: number,
+    name: text, path_or_id: text, family: text,
   }),
-  dtype: text,
-  attention_implementation: text,
-  device: text,
-  versions: record(text),
-  git_commit: text,
-  prompt: text,
-  chat: flag,
   prompt_length: number,
   tokens: places(object({
     position: number, id: number, text, kind: text, image: number, row: number, col: number, box: list(number),
   })),
   images: places(object({
-    path: text, sha256: text, format: text, mode: text, notes: list(text), size: list(number), resized: list(number),
-    grid: list(number), region: list(number), layout: text, tokens: number, positions: list(number),
+    path: text, sha256: text, size: list(number), grid: list(number), layout: text, tokens: number, positions: list(number),
   })),
   generated: places(object({ step: number, id: number, text, probability: number })),
-  stop_reason: text,
-  layers: list(number),
-  variants: list(text),
   head_space: text,
-  masks: text,
   mask_mode: text,
   vision_attention: text,
   noise_floor: record(object({ l2: number, relative: number })),
   skipped_layers: list(object({ layer: number, reason: text })),
   notes: list(text),
-  seconds: record(number),
-  peak_memory_mb: number,
   rows: number,
   files: list(text),
+  units: list(object({ label: text, positions: list(number) })),
+  effects: object({ contrast: list(text) }),
 });
 
 /** Of any JSON value; undefined if it is no object. */

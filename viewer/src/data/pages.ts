@@ -14,7 +14,7 @@ import type { Encoding, ParquetType } from "hyparquet/src/types.js";
 
 import { LoadError, count } from "./errors.ts";
 import { readPageHeader, type Chunk, type PageHeader } from "./parquet-headers.ts";
-import { KINDS, malformed, type ColumnName, type Table, wholeOf } from "./table.ts";
+import { KINDS, malformed, needed, type ColumnName, type Table, wholeOf } from "./table.ts";
 
 /** Appends the values of a column chunk, of which `data` are the bytes, to the table's column `name`. */
 export function readPages(data: ArrayBuffer, table: Table, name: ColumnName, chunk: Chunk, optional: boolean): void {
@@ -50,7 +50,7 @@ function converter(table: Table, name: ColumnName): Convert {
     case "text":
       return (value) => {
         if (value instanceof Uint8Array) return table.texts.add(value, 0, value.length);
-        if (name === "variant") throw malformed(String(value), name, where());
+        if (needed(name)) throw malformed(String(value), name, where());
         table.noText = true;
         return table.texts.add(new Uint8Array(0), 0, 0);
       };

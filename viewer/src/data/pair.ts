@@ -7,15 +7,17 @@
 
 import { runName } from "./load.ts";
 import { disagreements, withManifest } from "./manifest.ts";
-import type { Loaded, Manifest, Picture, Run, Source } from "./types.ts";
+import { misfit } from "./effects.ts";
+import type { Effects, Loaded, Manifest, Picture, Run, Source } from "./types.ts";
 
 export interface Library {
   runs: Run[];
   manifests: { manifest: Manifest; source: Source }[];
   pictures: Picture[];
+  effects: Effects[];
 }
 
-export const emptyLibrary: Library = { runs: [], manifests: [], pictures: [] };
+export const emptyLibrary: Library = { runs: [], manifests: [], pictures: [], effects: [] };
 
 export interface Added {
   library: Library;
@@ -30,6 +32,10 @@ export function add(library: Library, item: Loaded): Added {
   if (item.kind === "manifest") {
     const { manifest, source } = item;
     return { library: { ...library, manifests: [...library.manifests, { manifest, source }] }, runId: null, message: null };
+  }
+  if (item.kind === "effects") {
+    const others = library.effects.filter(({ name }) => name !== item.effects.name);
+    return { library: { ...library, effects: [...others, item.effects] }, runId: null, message: null };
   }
   if (item.kind === "image") {
     const others = library.pictures.filter(({ fileName }) => fileName !== item.picture.fileName);
@@ -58,7 +64,10 @@ export function resolve(library: Library): Run[] {
     const manifest = manifests.get(run.id);
     return manifest ? withManifest(run, manifest) : run;
   });
-  return withPictures(runs, library.pictures);
+  return withPictures(runs, library.pictures).map((run) => {
+    const effects = run.effects ?? library.effects.find(({ name }) => name === run.name);
+    return effects ? { ...run, effects, notes: [...run.notes, ...effects.notes, ...misfit(run, effects)] } : run;
+  });
 }
 
 /** What is loaded and shown nowhere yet, as sentences. */
@@ -72,6 +81,9 @@ export function waiting(library: Library): string[] {
       const files = manifest.files?.filter((file) => !file.endsWith(".html")).join(" or ") || `${runName(source.fileName)}_results.csv`;
       return `${source.fileName} is the manifest of a run; its numbers are in ${files}: drop that file, too.`;
     }),
+    ...library.effects
+      .filter((effects) => !library.runs.some(({ name }) => name === effects.name))
+      .map(({ name, fileName }) => `${fileName} holds effects on the answer; the results of their run are in ${name}_results.csv, .json or .parquet: drop that file, too.`),
     ...library.pictures
       .filter(({ fileName }) => !shown.has(fileName))
       .map(({ fileName }) => `${fileName} is a picture, and no loaded run has a place for it (a manifest names the pictures of a run).`),

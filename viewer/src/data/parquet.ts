@@ -9,7 +9,7 @@
 import { count, LoadError } from "./errors.ts";
 import { readPages } from "./pages.ts";
 import { readMetadata, type Chunk, type Element } from "./parquet-headers.ts";
-import { COLUMNS, findColumns, KINDS, MAX_ROWS, type ColumnName, type Table } from "./table.ts";
+import { findColumns, KINDS, MAX_ROWS, type ColumnName, type Table } from "./table.ts";
 
 export interface ParquetOptions {
   onProgress?: (bytes: number) => void;
@@ -24,8 +24,7 @@ export function readParquet(file: Blob, table: Table, options: ParquetOptions = 
 
 async function readAll(file: Blob, table: Table, options: ParquetOptions): Promise<string | null> {
   const { rows, elements, chunks, texts } = await readMetadata(file);
-  findColumns(elements.map(({ name }) => name));
-  const ours = COLUMNS.map((name) => checked(name, elements));
+  const ours = findColumns(elements.map(({ name }) => name), table).map((name) => checked(name, elements));
   if (rows > MAX_ROWS) {
     throw new LoadError(`${count(rows)} rows do not fit into a browser, at most ${count(MAX_ROWS)} do`);
   }

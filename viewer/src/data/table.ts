@@ -8,33 +8,52 @@ export const COLUMNS = [
   "generation_step", "layer", "token_masked", "token_position", "variant", "l2_distance", "cosine_distance",
 ] as const;
 
-export type ColumnName = (typeof COLUMNS)[number];
 export type ColumnKind = "integer" | "text" | "number";
 
-export const KINDS: Record<ColumnName, ColumnKind> = {
-  generation_step: "integer",
+export const KINDS = {
   layer: "integer",
-  token_masked: "text",
-  token_position: "integer",
   variant: "text",
   l2_distance: "number",
   cosine_distance: "number",
-};
+  generation_step: "integer",
+  token_masked: "text",
+  token_position: "integer",
+  first_layer: "integer",
+  last_layer: "integer",
+  block: "text",
+  logprob: "number",
+  logprob_change: "number",
+  rank: "integer",
+  top_token: "text",
+  kl: "number",
+  final_l2: "number",
+  final_cosine: "number",
+  contrast: "number",
+  contrast_change: "number",
+  interaction: "number",
+} satisfies Record<string, ColumnKind> as Record<ColumnName, ColumnKind>;
+
+/** Of NAME_effects: all but the first four; the last three of them need not be there. */
+const EFFECT_COLUMNS = Object.keys(KINDS).slice(4) as ColumnName[];
+const OPTIONAL = 3;
+
+export type ColumnName = (typeof COLUMNS)[number] | "first_layer" | "last_layer" | "block" | "top_token" | EffectNumber;
+export type EffectNumber =
+  | "logprob" | "logprob_change" | "rank" | "kl" | "final_l2" | "final_cosine" | "contrast" | "contrast_change" | "interaction";
+
+/** A text that names what a row is of cannot be missing; a token can. */
+export const needed = (column: ColumnName) => column === "variant" || column === "block";
 
 /** 2^25. At 28 bytes a row 0.9 GB, about what a tab can hold beside the cube made of them. */
 export const MAX_ROWS = 33_554_432;
 
-/** Which of a file's columns are ours. Throws NotResults for a missing one, LoadError for one that is there twice. */
-export function findColumns(names: readonly string[]): (ColumnName | null)[] {
-  const missing = COLUMNS.filter((column) => !names.includes(column));
-  if (missing.length) throw new NotResults(missing, [...names]);
-  const twice = COLUMNS.find((column) => names.indexOf(column) !== names.lastIndexOf(column));
+/** Those of a table's columns that a file has. Throws NotResults for a missing one, LoadError for one that is there twice. */
+export function findColumns(names: readonly string[], table: Table): ColumnName[] {
+  const missing = table.names.filter((column, c) => c < table.required && !names.includes(column));
+  if (missing.length) throw new NotResults(missing, [...names], table.effects);
+  const twice = table.names.find((column) => names.indexOf(column) !== names.lastIndexOf(column));
   if (twice) throw new LoadError(`the column ${twice} is there twice: ${listed(names)}`);
-  return names.map((name) => columnNamed(name));
-}
-
-export function columnNamed(name: string): ColumnName | null {
-  return (COLUMNS as readonly string[]).includes(name) ? (name as ColumnName) : null;
+  return table.names.filter((column) => names.includes(column));
 }
 
 export class Column<A extends Int32Array | Float32Array> {
@@ -63,20 +82,29 @@ export class Column<A extends Int32Array | Float32Array> {
 
 export class Table {
   readonly texts = new Texts();
-  /** Text columns hold numbers of `texts`. */
-  readonly columns: Record<ColumnName, Column<Int32Array> | Column<Float32Array>> = {
-    generation_step: new Column(Int32Array),
-    layer: new Column(Int32Array),
-    token_masked: new Column(Int32Array),
-    token_position: new Column(Int32Array),
-    variant: new Column(Int32Array),
-    l2_distance: new Column(Float32Array),
-    cosine_distance: new Column(Float32Array),
-  };
+  /** Of effects, not of results. */
+  readonly effects: boolean;
+  readonly names: readonly ColumnName[];
+  /** So many of `names`, the first ones, have to be in a file. */
+  readonly required: number;
+  /** Text columns hold numbers of `texts`. Those of the other kind of table are not there. */
+  readonly columns: Record<ColumnName, Column<Int32Array> | Column<Float32Array>>;
   /** Some distances are infinite; they are stored as NaN, since no colour scale can show them. */
   infinite = false;
   /** Some tokens have no text at all (null, where a program took the token "null" for a missing value). */
   noText = false;
+
+  constructor(effects = false) {
+    this.effects = effects;
+    this.names = effects ? EFFECT_COLUMNS : COLUMNS;
+    this.required = this.names.length - (effects ? OPTIONAL : 0);
+    const column = (name: ColumnName) => (KINDS[name] === "number" ? new Column(Float32Array) : new Column(Int32Array));
+    this.columns = Object.fromEntries(this.names.map((name) => [name, column(name)])) as Table["columns"];
+  }
+
+  columnNamed(name: string): ColumnName | null {
+    return this.names.find((each) => each === name) ?? null;
+  }
 
   get rows(): number {
     return this.columns.generation_step.length;
@@ -84,9 +112,9 @@ export class Table {
 
   /** Throws LoadError if the columns have different lengths. */
   checkLengths(): void {
-    const lengths = COLUMNS.map((column) => this.columns[column].length);
-    if (lengths.every((length) => length === lengths[0])) return;
-    const each = COLUMNS.map((column, i) => `${column} ${count(lengths[i])}`).join(", ");
+    const lengths = this.names.map((column) => this.columns[column].length);
+    if (lengths.every((length, c) => length === lengths[0] || (!length && c >= this.required))) return;
+    const each = this.names.map((column, i) => `${column} ${count(lengths[i])}`).join(", ");
     throw new LoadError(`the columns have different lengths, so the file is damaged: ${each}`);
   }
 

@@ -57,6 +57,8 @@ export interface Run {
   /** Rows that gave a cell a second value; the last one counts. */
   duplicates: number;
   manifest: Manifest | null;
+  /** What masks do to the answer, where NAME_effects is there. */
+  effects: Effects | null;
   /** One place for each of manifest.images; null where the picture is not there (yet). */
   pictures: (Picture | null)[];
   /** What a reader has to know about the file, as sentences: gaps, duplicates, two texts at one position. */
@@ -64,9 +66,31 @@ export interface Run {
   source: Source;
 }
 
+/** NAME_effects: what masking a unit over a range of layers does to the answer. */
+export interface Effects {
+  /** NAME, by which it finds its run. */
+  name: string;
+  fileName: string;
+  steps: number[];
+  /** "last": only the predicting position stops reading; "all": every later one. */
+  blocks: string[];
+  /** The layers a mask held in: "2-5". */
+  windows: string[];
+  /** By position. `key` is the position and the label. */
+  units: { key: string; label: string; position: number }[];
+  /** "step,block,window,key" -> row of the file. */
+  rows: Map<string, number>;
+  /** The columns of numbers that the file has, by row; NaN where there is none. */
+  numbers: Partial<Record<string, ArrayLike<number>>>;
+  /** The likeliest token under the mask, by row. */
+  top: string[];
+  notes: string[];
+}
+
 /** What one file turned out to be. */
 export type Loaded =
   | { kind: "run"; run: Run }
+  | { kind: "effects"; effects: Effects }
   | { kind: "manifest"; manifest: Manifest; source: Source }
   | { kind: "image"; picture: Picture; source: Source };
 
@@ -88,52 +112,34 @@ export function row(run: Run, metric: Metric, step: number, variant: number, lay
 }
 
 /**
- * NAME_run.json, docs/output-format.md. Every key may be missing (undefined) or null: older and newer versions, other
- * tools. `cleanManifest` in manifest.ts checks the types, so what is there has the type given here.
+ * What the page uses of NAME_run.json, docs/output-format.md. Every key may be missing (undefined) or null: older and
+ * newer versions, other tools. `cleanManifest` in manifest.ts checks the types, so what is there has the type given here.
  */
 export interface Manifest {
   schema_version?: number;
   name?: string;
-  created?: string;
-  argv?: string[];
   model?: ManifestModel;
-  dtype?: string;
-  attention_implementation?: string;
-  device?: string;
-  versions?: Record<string, string>;
-  git_commit?: string;
-  prompt?: string;
-  chat?: boolean;
   prompt_length?: number;
   tokens?: ManifestToken[];
   images?: ManifestImage[];
   generated?: GeneratedToken[];
-  stop_reason?: string;
-  layers?: number[];
-  variants?: string[];
   head_space?: string;
-  masks?: string;
   mask_mode?: string;
   vision_attention?: string;
   noise_floor?: Record<string, { l2?: number; relative?: number }>;
   skipped_layers?: { layer?: number; reason?: string }[];
   notes?: string[];
-  seconds?: Record<string, number>;
-  peak_memory_mb?: number;
   rows?: number;
   files?: string[];
+  /** What was masked together, where that is not single tokens. */
+  units?: { label?: string; positions?: number[] }[];
+  effects?: { contrast?: string[] };
 }
 
 export interface ManifestModel {
   name?: string;
   path_or_id?: string;
-  revision?: string;
   family?: string;
-  architecture?: string;
-  layers?: number;
-  heads?: number;
-  hidden_size?: number;
-  parameters?: number;
 }
 
 export interface ManifestToken {
@@ -150,13 +156,9 @@ export interface ManifestToken {
 export interface ManifestImage {
   path?: string;
   sha256?: string;
-  format?: string;
-  mode?: string;
   notes?: string[];
   size?: number[];
-  resized?: number[];
   grid?: number[];
-  region?: number[];
   layout?: string;
   tokens?: number;
   positions?: number[];

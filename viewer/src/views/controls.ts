@@ -25,11 +25,11 @@ export class ControlsView implements View {
       palette.title = palette.disabled ? "A difference has colours of its own: purple for less, orange for more" : "";
     });
     const all = h(
-      "div", { class: "controls-all" },
+      "div.controls-all", {},
       this.#choice("Metric", "metric", [["l2", "L2"], ["cosine", "Cosine"]]),
       this.#variants(),
       h(
-        "div", { class: "controls-scale" }, this.#choice("Scale", "range", [["all", "all"], ["row", "row"]]),
+        "div.controls-scale", {}, this.#choice("Scale", "range", [["all", "all"], ["row", "row"]]),
         this.#choice("Curve", "curve", [["linear", "linear"], ["sqrt", "√"]]),
       ),
       this.#choice("Rows", "rows", [["layers", "layers"], ["tokens", "tokens"]]),
@@ -41,7 +41,7 @@ export class ControlsView implements View {
     const fit = () => (details.open = !narrow.matches);
     narrow.addEventListener("change", fit);
     fit();
-    this.element = h("section", { class: "controls", "aria-label": "What is shown" }, details);
+    this.element = h("section.controls", { "aria-label": "What is shown" }, details);
   }
 
   update(scene: Scene): void {
@@ -62,7 +62,7 @@ export class ControlsView implements View {
 
   #check(key: "first" | "fold", text: string, title: string, applies: (scene: Scene) => boolean): HTMLElement {
     const input = h("input", { type: "checkbox", onchange: () => this.#store.set({ [key]: input.checked }) });
-    const element = h("label", { class: "check", title }, input, text);
+    const element = h("label.check", { title }, input, text);
     this.#parts.push((scene) => {
       input.checked = scene.state[key];
       element.hidden = !applies(scene);
@@ -72,7 +72,7 @@ export class ControlsView implements View {
 
   /** Full and Attn are buttons, heads a list: there may be 64. */
   #variants(): HTMLElement {
-    const radios = h("span", { class: "choice-buttons" });
+    const radios = h("span.choice-buttons");
     const select = h("select", { "aria-label": "Head", onchange: () => this.#store.set({ variant: select.value }) });
     let shown = "";
     this.#parts.push(({ run, state }) => {
@@ -93,6 +93,6 @@ export class ControlsView implements View {
       select.value = state.variant.startsWith("Head_") ? state.variant : "";
       select.classList.toggle("chosen", select.value !== "");
     });
-    return h("fieldset", { class: "choice" }, h("legend", {}, "Show"), radios, select);
+    return h("fieldset.choice", {}, h("legend", {}, "Show"), radios, select);
   }
 }

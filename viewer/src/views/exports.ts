@@ -20,13 +20,13 @@ export class ExportMenu {
   readonly menu: HTMLElement;
   #store: Store;
   #body = h("tbody");
-  #said = h("p", { class: "muted", role: "status" });
+  #said = h("p.muted", { role: "status" });
 
   constructor(store: Store, views: NamedView[]) {
     this.#store = store;
-    this.button = h("button", { type: "button", class: "quiet", popovertarget: "exports" }, "Export");
+    this.button = h("button.quiet", { popovertarget: "exports" }, "Export");
     this.menu = h(
-      "div", { id: "exports", class: "exports", popover: "", role: "dialog", "aria-label": "Export" },
+      "div.exports", { id: "exports", popover: "", role: "dialog", "aria-label": "Export" },
       h("table", {}, this.#body), this.#said,
     );
     this.menu.addEventListener("beforetoggle", (event) => {
@@ -47,7 +47,7 @@ export class ExportMenu {
     // What is shown when the button is pressed: layers may play, or a file may arrive, while the menu is open.
     const action = (text: string, act: (scene: Scene, file: string) => unknown) => {
       const now = () => act(this.#store.scene!, fileName(this.#store.scene!.runs.map((run) => run.name).join(" "), name));
-      return h("button", { type: "button", "aria-label": `${name}: ${text}`, onclick: () => this.#try(now) }, text);
+      return h("button", { "aria-label": `${name}: ${text}`, onclick: () => this.#try(now) }, text);
     };
     const drawing = (now: Scene) => there(view.drawing!(now)), table = (now: Scene) => tidy(now.state, there(view.lines!(now)));
     const copied = async (now: Scene, file: string) =>

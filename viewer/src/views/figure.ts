@@ -10,16 +10,16 @@ import { isDifference, METRICS, modelName, percent, predicted, variantName } fro
 import type { Run } from "../data/types.ts";
 
 /** "text · demo · L2 distance of Full · step 1 of 3, next token ␣blue": for the line under a title. */
-export function caption(run: Run, state: State, ofVariant = true): string {
+export function caption(run: Run, state: State, ofVariant: boolean | null = true): string {
   const next = predicted(run, state.step);
   const chance = next?.probability === undefined ? "" : ` (${percent(next.probability)})`;
   const step = `step ${places(run, state).step + 1} of ${run.steps.length}${next?.text ? `, next token ${visible(next.text.slice(0, 40))}${chance}` : ""}`;
-  const metric = METRICS[state.metric] + (ofVariant ? ` of ${variantName(state.variant)}` : "");
+  const metric = ofVariant !== null && METRICS[state.metric] + (ofVariant ? ` of ${variantName(state.variant)}` : "");
   return [run.name, modelName(run), metric, step].filter(Boolean).join(" · ");
 }
 
 /** Of both runs of a difference. */
-export const captions = ({ run, runs, state }: Scene, ofVariant = true) =>
+export const captions = ({ run, runs, state }: Scene, ofVariant: boolean | null = true) =>
   (isDifference(state, runs) ? runs.slice(0, 2) : [run]).map((each) => caption(each, state, ofVariant));
 
 /** Among several runs these views are of the one in front, unless they show a difference. */

@@ -16,27 +16,27 @@ export class HeaderView implements View {
   readonly element: HTMLElement;
   #store: Store;
   #title = h("h1");
-  #facts = h("p", { class: "header-facts muted" });
-  #limits = h("ul", { class: "header-limits" });
+  #facts = h("p.header-facts muted");
+  #limits = h("ul.header-limits");
   #notes = h("ul");
   #noteCount = h("summary");
-  #noted = h("details", { class: "header-notes" }, this.#noteCount, this.#notes);
-  #meaning = h("p", { class: "header-meaning" });
-  #context = h("p", { class: "header-context mono", "aria-label": "Text before the predicted token" });
-  #step = h("output", { class: "header-step" });
+  #noted = h("details.header-notes", {}, this.#noteCount, this.#notes);
+  #meaning = h("p.header-meaning");
+  #context = h("p.header-context mono", { "aria-label": "Text before the predicted token" });
+  #step = h("output.header-step");
   #back: HTMLButtonElement;
   #on: HTMLButtonElement;
   #shown: unknown[] = [];
 
   constructor(store: Store, buttons: HTMLElement) {
     this.#store = store;
-    this.#back = h("button", { type: "button", class: "quiet", "aria-label": "Previous step", onclick: () => this.step(-1) }, "‹");
-    this.#on = h("button", { type: "button", class: "quiet", "aria-label": "Next step", onclick: () => this.step(1) }, "›");
-    const steps = h("div", { class: "header-steps", role: "group", "aria-label": "Generation step" }, this.#back, this.#step, this.#on);
+    this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => this.step(-1) }, "‹");
+    this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => this.step(1) }, "›");
+    const steps = h("div.header-steps", { role: "group", "aria-label": "Generation step" }, this.#back, this.#step, this.#on);
     this.element = h(
-      "header", { class: "header" },
-      h("div", { class: "header-top" }, this.#title, this.#facts, buttons), this.#limits, this.#noted,
-      h("div", { class: "header-line" }, this.#context, steps), this.#meaning,
+      "header.header", {},
+      h("div.header-top", {}, this.#title, this.#facts, buttons), this.#limits, this.#noted,
+      h("div.header-line", {}, this.#context, steps), this.#meaning,
     );
   }
 
@@ -83,12 +83,12 @@ export class HeaderView implements View {
     const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : token.text ?? ""))).slice(-CONTEXT);
     const shown = (each: string) => (/^▦/.test(each) ? `${each} ` : label(plainToken(0, each), 60).replace(/^␣/, " "));
     const answers = others.flatMap((other) => [
-      h("span", { class: "muted" }, ` · ${other.name} → `), label(plainToken(0, predicted(other, step)?.text ?? "?")),
+      h("span.muted", {}, ` · ${other.name} → `), label(plainToken(0, predicted(other, step)?.text ?? "?")),
     ]);
     this.#context.replaceChildren(
-      h("span", { class: "muted" }, `… ${text.map(shown).join("").trimStart()}`), h("span", { class: "muted" }, " → "),
+      h("span.muted", {}, `… ${text.map(shown).join("").trimStart()}`), h("span.muted", {}, " → "),
       h("strong", {}, label(plainToken(0, answer.text ?? ""))),
-      answer.probability === undefined ? "" : h("span", { class: "header-probability muted" }, ` p ${percent(answer.probability)}`),
+      answer.probability === undefined ? "" : h("span.header-probability muted", {}, ` p ${percent(answer.probability)}`),
       ...answers,
     );
   }

@@ -1,7 +1,7 @@
 /** Layers x heads for the selected token, or for the strongest token in each cell while none is selected. */
 
 import { colourAt, css, isLight, share } from "../core/colour.ts";
-import { h } from "../core/dom.ts";
+import { h, moved, onKeys, same } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-matrix.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
@@ -41,30 +41,30 @@ export class HeadsView implements View {
   #shown: unknown[] = [];
   #width = 0; // as observed: asking the element would lay out the page in the middle of an update
 
-  #what = h("p", { class: "heads__what" });
-  #readout = h("p", { class: "heads__readout steady", "aria-live": "polite" });
-  #note = h("p", { class: "heads__note" });
-  #legend = h("div", { class: "heads__legend" });
+  #what = h("p.heads__what");
+  #readout = h("p.heads__readout steady", { "aria-live": "polite" });
+  #note = h("p.heads__note");
+  #legend = h("div.heads__legend");
   #canvas = h("canvas", { role: "application", "aria-roledescription": "matrix of layers and heads", tabindex: 0 });
-  #plot = h("div", { class: "heads__plot" }, this.#canvas);
-  #numbers = h("div", { class: "heads__numbers", tabindex: 0, role: "region", "aria-label": "Exact numbers, layers by heads" });
+  #plot = h("div.heads__plot", {}, this.#canvas);
+  #numbers = h("div.heads__numbers", { tabindex: 0, role: "region", "aria-label": "Exact numbers, layers by heads" });
   #details = h("details", { ontoggle: () => this.#fillTable() }, h("summary", {}, "Exact numbers"), this.#numbers);
   #headOrder = sorting("Heads:", "by number", () => this.#again());
   #layerOrder = sorting("Layers:", "last on top", () => this.#again());
 
   constructor(store: Store) {
     this.#store = store;
-    const controls = h("div", { class: "heads__controls" }, this.#headOrder.label, this.#layerOrder.label);
-    this.element = h("section", { class: "heads", "aria-label": "Heads" },
-      h("div", { class: "heads__head" }, h("h2", {}, "Layers and heads"), controls),
+    const controls = h("div.heads__controls", {}, this.#headOrder.label, this.#layerOrder.label);
+    this.element = h("section.heads", { "aria-label": "Heads" },
+      h("div.heads__head", {}, h("h2", {}, "Layers and heads"), controls),
       this.#what, this.#plot, this.#legend, this.#readout, this.#note, this.#details);
     const canvas = this.#canvas;
-    canvas.addEventListener("pointermove", (event) => this.#point(this.#at(event)));
-    canvas.addEventListener("pointerleave", () => this.#point(null));
-    canvas.addEventListener("click", (event) => this.#choose(this.#at(event), event.shiftKey));
-    canvas.addEventListener("keydown", (event) => this.#press(event));
-    canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && this.#point(this.#cursor));
-    canvas.addEventListener("blur", () => this.#point(null));
+    canvas.onpointermove = (event) => this.#point(this.#at(event));
+    canvas.onpointerleave = () => this.#point(null);
+    canvas.onclick = (event) => this.#choose(this.#at(event), event.shiftKey);
+    onKeys(canvas, (event) => this.#press(event));
+    canvas.onfocus = () => canvas.matches(":focus-visible") && this.#point(this.#cursor);
+    canvas.onblur = () => this.#point(null);
     new ResizeObserver(([{ contentRect }]) => {
       if (contentRect.width === this.#width) return;
       this.#width = contentRect.width;
@@ -77,7 +77,7 @@ export class HeadsView implements View {
     const { runs, state, hover, dark } = scene;
     const { metric, variant, step, range, first, palette, curve, compare, token, layer, heads } = state;
     const shown = [...runs, runs.length, compare, metric, variant, step, range, first, palette, curve, token, layer, heads.join(), hover.layer, dark];
-    if (shown.every((value, place) => value === this.#shown[place])) return;
+    if (same(shown, this.#shown)) return;
     this.#shown = shown;
     const matrix = headMatrix(scene);
     const none = !matrix.heads.length;
@@ -148,7 +148,7 @@ export class HeadsView implements View {
     if (!this.#scene) return;
     const { run } = this.#scene;
     const layer = cell && cell.row >= 0 ? this.#layout.rows[cell.row] : -1;
-    if (layer < 0) this.#store.hover({ token: null, layer: null });
+    if (layer < 0) this.#store.hover();
     else {
       const { strongest, heads } = this.#matrix();
       const token = strongest ? strongest[layer * heads.length + this.#layout.columns[cell!.column]] : -1;
@@ -166,23 +166,13 @@ export class HeadsView implements View {
     else this.#store.set(shown(state, run.layers[this.#layout.rows[cell.row]], `Head_${head}`));
   }
 
-  #press(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const { rows, columns } = this.#layout;
-    const step: Record<string, [number, number]> = {
-      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
-      Home: [0, -columns.length], End: [0, columns.length], PageUp: [-rows.length, 0], PageDown: [rows.length, 0],
-    };
-    const within = (value: number, count: number) => Math.max(0, Math.min(count - 1, value));
-    if (event.key === "Enter" || event.key === " ") this.#choose(this.#cursor, event.shiftKey);
-    else if (event.key === "l" || event.key === "L") this.#choose(this.#cursor, true);
-    else if (event.key in step) {
-      const [down, right] = step[event.key];
-      this.#cursor = { row: within(this.#cursor.row + down, rows.length), column: within(this.#cursor.column + right, columns.length) };
-      this.#point(this.#cursor);
-    } else return;
-    event.preventDefault();
-    event.stopPropagation();
+  #press(event: KeyboardEvent): boolean {
+    const { rows, columns } = this.#layout, { row, column } = this.#cursor;
+    const to = moved(event, [row, column], rows.length, columns.length);
+    if (to) this.#point((this.#cursor = { row: to[0], column: to[1] }));
+    else if (/^(Enter| |l)$/i.test(event.key)) this.#choose(this.#cursor, event.shiftKey || /l/i.test(event.key));
+    else return false;
+    return true;
   }
 
   #fillTable(): void {
@@ -216,7 +206,7 @@ export class HeadsView implements View {
     const { layers, heads, values, strongest } = headMatrix(scene);
     const { run, state } = scene, chosen = tokenIndex(run, state.token);
     if (!heads.length) return null;
-    return [...values].flatMap((value, cell) => Number.isNaN(value) ? [] : {
+    return [...values].flatMap((value, cell) => isNaN(value) ? [] : {
       run: subject(scene), variant: `Head_${heads[cell % heads.length]}`, more: { layer: layers[Math.floor(cell / heads.length)] },
       token: run.tokens[strongest?.[cell] ?? chosen], value,
     });
@@ -249,7 +239,7 @@ function cellText(scene: Scene, matrix: HeadMatrix, cell: number): string {
   const value = matrix.values[cell];
   const [layer, head] = [matrix.layers[Math.floor(cell / matrix.heads.length)], matrix.heads[cell % matrix.heads.length]];
   const token = scene.run.tokens[matrix.strongest?.[cell] ?? -1];
-  const missing = Number.isNaN(value);
+  const missing = isNaN(value);
   const notes = [missing ? "not measured" : matrix.signed && moreOrLess(scene, value), Math.abs(value) < floorOf(scene) && "below the noise floor", token && named(token, 24)];
   return [`Layer ${layer}, head ${head}: ${shownValue(matrix, value)}`, ...notes].filter(Boolean).join(", ");
 }
@@ -274,7 +264,7 @@ function drawMatrix(painter: Painter, ink: Ink, scene: Scene, matrix: HeadMatrix
       const [x, y] = [left + column * wide, top + row * high];
       const [w, t] = [wide - (wide > 7 ? 1 : 0), high - (high > 7 ? 1 : 0)];
       const colour = colourAt(palette, share(value, maxima ? maxima[layer] : largest, state.curve, matrix.signed));
-      painter.rect(x, y, w, t, Number.isNaN(value) ? (matrix.signed ? ink.line : ink.empty) : css(colour));
+      painter.rect(x, y, w, t, isNaN(value) ? (matrix.signed ? ink.line : ink.empty) : css(colour));
       if (Math.abs(value) < floor) painter.hatch(x, y, w, t, isLight(colour) ? "#0006" : "#fff8");
     });
   });

@@ -27,13 +27,13 @@ let count = 0;
 export class Grid {
   readonly element: HTMLElement;
   #store: Store;
-  #title = h("h3", { class: "heatmap-name" });
-  #notes = h("p", { class: "heatmap-notes muted" });
-  #bar = h("canvas", { class: "heatmap-bar", role: "img" });
+  #title = h("h3.heatmap-name");
+  #notes = h("p.heatmap-notes muted");
+  #bar = h("canvas.heatmap-bar", { role: "img" });
   #canvas = h("canvas", { "aria-hidden": "true" });
-  #spacer = h("div", { class: "heatmap-spacer" }, this.#canvas);
+  #spacer = h("div.heatmap-spacer", {}, this.#canvas);
   #cell = h("span", { role: "gridcell", id: `heatmap-cell-${++count}` });
-  #row = h("div", { role: "row", class: "visually-hidden" }, this.#cell);
+  #row = h("div.visually-hidden", { role: "row" }, this.#cell);
   #scroll: HTMLElement;
   #scene!: Scene;
   #geometry!: Geometry;
@@ -44,17 +44,17 @@ export class Grid {
 
   constructor(store: Store, scrolled: (x: number, y: number) => void) {
     this.#store = store;
-    this.#scroll = h("div", { class: "heatmap-scroll", role: "grid", tabindex: 0, "data-arrows": "selection" }, this.#spacer, this.#row);
-    this.element = h("div", { class: "heatmap-panel" }, this.#title, this.#bar, this.#notes, this.#scroll);
+    this.#scroll = h("div.heatmap-scroll", { role: "grid", tabindex: 0, "data-arrows": "selection" }, this.#spacer, this.#row);
+    this.element = h("div.heatmap-panel", {}, this.#title, this.#bar, this.#notes, this.#scroll);
     this.#scroll.addEventListener("scroll", () => {
       const { x, y } = this.#at;
       this.#look();
       if (this.#at.x !== x || this.#at.y !== y) this.#repaintSoon();
       scrolled(this.#at.x, this.#at.y);
     });
-    this.#scroll.addEventListener("pointermove", (event) => this.#store.hover(this.#under(event)));
-    this.#scroll.addEventListener("pointerleave", () => this.#store.hover({ token: null, layer: null }));
-    this.#scroll.addEventListener("click", (event) => this.#click(event));
+    this.#scroll.onpointermove = (event) => this.#store.hover(this.#under(event));
+    this.#scroll.onpointerleave = () => this.#store.hover();
+    this.#scroll.onclick = (event) => this.#click(event);
   }
 
   /**

@@ -114,7 +114,7 @@ function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, 
   for (let row = r0, at = 0; row < r1; row++) {
     for (let column = c0; column < c1; column++, at++) {
       const here = value(row, column);
-      if (Number.isNaN(here)) continue; // transparent: the empty colour shows
+      if (isNaN(here)) continue; // transparent: the empty colour shows
       const largest = largestFor(sheet, layerAt(g, row, column), columnAt(g, row, column));
       places[at] = Math.round(share(here, largest, state.curve, sheet.signed) * 255);
       setPixel(data, at, colours[places[at]]);
@@ -131,7 +131,7 @@ function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, 
   for (let row = r0; row < r1; row++) {
     for (let column = c0; column < c1; column++) {
       const here = value(row, column);
-      if (Number.isNaN(here)) continue;
+      if (isNaN(here)) continue;
       painter.text(x + (column + 0.5) * w, y + (row + 0.5) * h + 3.5, short(here), { size: 10, align: "center", colour: onColour(row, column) });
     }
   }
@@ -148,7 +148,7 @@ function paintHatches(
     for (let column = c0; column < c1; column++) {
       const hatched = (c: number) => {
         const here = value(row, c);
-        return (columnAt(g, row, c) === sheet.outside && !Number.isNaN(here)) || Math.abs(here) < sheet.floor;
+        return (columnAt(g, row, c) === sheet.outside && !isNaN(here)) || Math.abs(here) < sheet.floor;
       };
       if (!hatched(column)) continue;
       const start = column, colour = onColour(row, column);
@@ -234,7 +234,7 @@ function paintRowNames(painter: Painter, g: Geometry, ink: Ink, [r0, r1]: number
 }
 
 function hasValue(sheet: Sheet, column: number): boolean {
-  for (let place = column; place < sheet.values.length; place += sheet.columns.length) if (!Number.isNaN(sheet.values[place])) return true;
+  for (let place = column; place < sheet.values.length; place += sheet.columns.length) if (!isNaN(sheet.values[place])) return true;
   return false;
 }
 

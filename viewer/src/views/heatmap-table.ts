@@ -1,6 +1,6 @@
 /** The numbers of the heat map as a table, for reading, copying and screen readers: as many tokens as fit at a time. */
 
-import { h } from "../core/dom.ts";
+import { h, same } from "../core/dom.ts";
 import type { Scene } from "../core/scene.ts";
 import { columnOf, type Sheet } from "../core/sheet.ts";
 import { label } from "../core/tokens.ts";
@@ -14,9 +14,9 @@ export class NumbersTable {
   #caption = h("caption");
   #head = h("thead");
   #body = h("tbody");
-  #back = h("button", { type: "button", onclick: () => this.#go(-1) }, "Previous tokens");
-  #on = h("button", { type: "button", onclick: () => this.#go(1) }, "Next tokens");
-  #where = h("span", { class: "muted" });
+  #back = h("button", { onclick: () => this.#go(-1) }, "Previous tokens");
+  #on = h("button", { onclick: () => this.#go(1) }, "Next tokens");
+  #where = h("span.muted");
   #page = 0;
   #sheet: Sheet | null = null;
   #shown: unknown[] = [];
@@ -24,10 +24,10 @@ export class NumbersTable {
 
   constructor() {
     this.element = h(
-      "details", { class: "heatmap-numbers", ontoggle: () => this.#show() },
+      "details.heatmap-numbers", { ontoggle: () => this.#show() },
       h("summary", {}, "Numbers as a table"),
-      h("p", { class: "heatmap-pages" }, this.#back, this.#on, this.#where),
-      h("div", { class: "heatmap-table", tabindex: 0, role: "region", "aria-label": "Numbers of the heat map" }, h("table", {}, this.#caption, this.#head, this.#body)),
+      h("p.heatmap-pages", {}, this.#back, this.#on, this.#where),
+      h("div.heatmap-table", { tabindex: 0, role: "region", "aria-label": "Numbers of the heat map" }, h("table", {}, this.#caption, this.#head, this.#body)),
     );
   }
 
@@ -53,7 +53,7 @@ export class NumbersTable {
     const pages = Math.ceil(sheet.columns.length / perPage);
     this.#page = Math.max(0, Math.min(pages - 1, this.#page));
     const shows = [sheet, this.#page, scene.state.token, scene.state.layer];
-    if (shows.every((each, i) => each === this.#shown[i])) return;
+    if (same(shows, this.#shown)) return;
     this.#shown = shows;
     const first = this.#page * perPage, last = Math.min(sheet.columns.length, first + perPage);
     this.#back.disabled = this.#page === 0;
@@ -72,7 +72,7 @@ export class NumbersTable {
     for (let column = first; column < last; column++) {
       const { positions, token: own } = sheet.columns[column];
       const name = positions.length > 1 ? columnName(sheet, column) : label(own);
-      const row = h("tr", { class: mark(column === selected), "data-position": positions[0] }, h("td", {}, String(positions[0])), h("th", { scope: "row", class: "mono" }, name));
+      const row = h("tr", { class: mark(column === selected), "data-position": positions[0] }, h("td", {}, String(positions[0])), h("th.mono", { scope: "row" }, name));
       sheet.layers.forEach((layer, place) => {
         const value = exact(sheet.values[place * sheet.columns.length + column]);
         row.append(h("td", { class: mark(layer === chosen), "data-layer": layer }, value || "–"));

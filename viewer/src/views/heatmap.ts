@@ -26,9 +26,9 @@ export class HeatmapView implements View {
   readonly minimap = new Minimap(() => this.#grids[0].viewport(), (x, y) => this.#scrollTo(x, y));
   #store: Store;
   #grids: Grid[] = [];
-  #panels = h("div", { class: "heatmap-panels" });
-  #readout = h("p", { class: "heatmap-readout steady" });
-  #live = h("p", { class: "visually-hidden", "aria-live": "polite" });
+  #panels = h("div.heatmap-panels");
+  #readout = h("p.heatmap-readout steady");
+  #live = h("p.visually-hidden", { "aria-live": "polite" });
   #table = new NumbersTable();
   #sheets: Sheet[] = [];
   #sheetsOf: unknown[] = [];
@@ -37,10 +37,10 @@ export class HeatmapView implements View {
 
   constructor(store: Store) {
     this.#store = store;
-    const body = h("div", { class: "heatmap-body" }, this.#panels, this.minimap.element);
+    const body = h("div.heatmap-body", {}, this.#panels, this.minimap.element);
     this.element = h(
-      "section", { class: "heatmap", "aria-labelledby": "heatmap-title" },
-      h("h2", { id: "heatmap-title", class: "visually-hidden" }, "Heat map"), this.#readout, body, this.#live, this.#table.element,
+      "section.heatmap", { "aria-labelledby": "heatmap-title" },
+      h("h2.visually-hidden", { id: "heatmap-title" }, "Heat map"), this.#readout, body, this.#live, this.#table.element,
     );
     new ResizeObserver(() => {
       const width = this.element.clientWidth;
@@ -80,7 +80,7 @@ export class HeatmapView implements View {
   move(scene: Scene, across: number, down: number): void {
     const [sheet] = this.#made(scene);
     const { state } = scene;
-    this.#store.hover({ token: null, layer: null }); // the pointer rests somewhere: the keys count now
+    this.#store.hover(); // the pointer rests somewhere: the keys count now
     const { columns, layers } = sheet;
     if (state.token === null && state.layer === null) {
       const place = strongest(sheet);
@@ -167,15 +167,15 @@ export class HeatmapView implements View {
       [...values].flatMap((value, place) => {
         const column = columns[place % columns.length];
         const token = run.tokens[tokenIndex(run, strongest?.[place] ?? null)] ?? column.token;
-        return Number.isNaN(value) ? [] : { run: title, more: { layer: layers[Math.floor(place / columns.length)] }, token, value };
+        return isNaN(value) ? [] : { run: title, more: { layer: layers[Math.floor(place / columns.length)] }, token, value };
       }));
   }
 }
 
 /** One legend for all of them. */
 function together(made: Sheet[]): Sheet {
-  const sum = (key: "measured" | "empty" | "below") => made.reduce((all, sheet) => all + sheet[key], 0);
-  return { ...made[0], measured: sum("measured"), empty: sum("empty"), below: sum("below") };
+  const sum = (of: (sheet: Sheet) => number) => made.reduce((all, sheet) => all + of(sheet), 0);
+  return { ...made[0], measured: sum((sheet) => sheet.measured), empty: sum((sheet) => sheet.empty), below: sum((sheet) => sheet.below) };
 }
 
 /** "layer 3, token blue at position 9: L2 distance 0.5, cosine distance 0.01", for every shown run. */
@@ -188,7 +188,7 @@ function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, la
     const of = runs.length > 1 ? `${run.name}: ` : "";
     if (Math.min(step, variant, layerPlace, place) < 0) return `${of}not measured`;
     const [l2, cosine] = (["l2", "cosine"] as const).map((metric) => at(run, metric, step, variant, layerPlace, place));
-    if (Number.isNaN(l2) && Number.isNaN(cosine)) return `${of}no value${comesLater(run, state.step, token!) ? " (the token comes after this step)" : ""}`;
+    if (isNaN(l2) && isNaN(cosine)) return `${of}no value${comesLater(run, state.step, token!) ? " (the token comes after this step)" : ""}`;
     return `${of}L2 ${exact(l2)}, cosine ${exact(cosine)}`;
   });
   const shown = sheet.signed ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column]) : "";
@@ -203,7 +203,7 @@ function peak({ values, columns, layers, outside }: Sheet, layer: number | null,
   let best = -1;
   for (let place = 0; place < values.length; place++) {
     const [l, c] = [Math.floor(place / columns.length), place % columns.length];
-    if ((row < 0 ? c !== column : l !== row || c === outside) || Number.isNaN(values[place])) continue;
+    if ((row < 0 ? c !== column : l !== row || c === outside) || isNaN(values[place])) continue;
     if (best < 0 || Math.abs(values[place]) > Math.abs(values[best])) best = place;
   }
   if (best < 0) return " — no value";
@@ -211,7 +211,7 @@ function peak({ values, columns, layers, outside }: Sheet, layer: number | null,
   return ` — largest ${where}: ${exact(values[best])}`;
 }
 
-const differenceText = (value: number) => (Number.isNaN(value) ? "; no difference, since the runs do not match here" : `; difference ${number(value)}`);
+const differenceText = (value: number) => (isNaN(value) ? "; no difference, since the runs do not match here" : `; difference ${number(value)}`);
 
 function nameAt(sheet: Sheet, column: number, position: number): string {
   const place = tokenIndex(sheet.run, position);

@@ -90,12 +90,12 @@ export function helpDialog(): HTMLDialogElement {
   const rows = KEYS.map(({ keys, text }) =>
     h("tr", {}, h("th", { scope: "row" }, ...keys.map((key) => h("kbd", {}, NAMES[key] ?? key))), h("td", {}, text)));
   const dialog = h(
-    "dialog", { class: "help", "aria-labelledby": "help-title" },
+    "dialog.help", { "aria-labelledby": "help-title" },
     h("h2", { id: "help-title", tabindex: -1 }, "What the numbers mean, and keys"),
     ...MEANING.map(([name, text]) => h("p", {}, h("strong", {}, name), ` ${text}`)), h("table", {}, h("tbody", {}, ...rows)),
-    h("p", { class: "muted" }, "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control."),
-    h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")),
+    h("p.muted", {}, "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control."),
+    h("form", { method: "dialog" }, h("button.main", { type: "submit" }, "Close")),
   );
-  dialog.addEventListener("toggle", () => dialog.open && dialog.querySelector("h2")!.focus()); // and so it opens at its top
+  dialog.ontoggle = () => dialog.open && dialog.querySelector("h2")!.focus(); // and so it opens at its top
   return dialog;
 }

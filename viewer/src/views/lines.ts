@@ -1,7 +1,7 @@
 /** One token's importance over the layers: Full, Attn and the chosen heads, of all shown runs. */
 
 import { share } from "../core/colour.ts";
-import { h } from "../core/dom.ts";
+import { h, onKeys, same } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, strongestHeads } from "../core/head-matrix.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
@@ -43,21 +43,21 @@ export class LinesView implements View {
   #token: TokenInfo | null = null;
   #heads = "";
 
-  #what = h("p", { class: "lines__what" });
+  #what = h("p.lines__what");
   #canvas = h("canvas", { role: "application", "aria-roledescription": "line plot", tabindex: 0 });
-  #plot = h("div", { class: "lines__plot" }, this.#canvas);
-  #readout = h("div", { class: "lines__readout", "aria-live": "polite" });
-  #chosen = h("div", { class: "lines__heads" });
-  #note = h("p", { class: "lines__note" });
+  #plot = h("div.lines__plot", {}, this.#canvas);
+  #readout = h("div.lines__readout", { "aria-live": "polite" });
+  #chosen = h("div.lines__heads");
+  #note = h("p.lines__note");
 
   constructor(store: Store) {
     this.#store = store;
-    this.element = h("section", { class: "lines", "aria-label": "Importance over layers" },
-      h("div", { class: "lines__head" }, h("h2", {}, "Over the layers"), this.#what), this.#plot, this.#readout, this.#chosen, this.#note);
-    this.#canvas.addEventListener("pointermove", (event) => this.#hover(this.#layerAt(event.offsetX)));
-    this.#canvas.addEventListener("pointerleave", () => this.#store.hover({ token: null, layer: null }));
-    this.#canvas.addEventListener("click", (event) => this.#choose(this.#layerAt(event.offsetX)));
-    this.#canvas.addEventListener("keydown", (event) => this.#press(event));
+    this.element = h("section.lines", { "aria-label": "Importance over layers" },
+      h("div.lines__head", {}, h("h2", {}, "Over the layers"), this.#what), this.#plot, this.#readout, this.#chosen, this.#note);
+    this.#canvas.onpointermove = (event) => this.#hover(this.#layerAt(event.offsetX));
+    this.#canvas.onpointerleave = () => this.#store.hover();
+    this.#canvas.onclick = (event) => this.#choose(this.#layerAt(event.offsetX));
+    onKeys(this.#canvas, (event) => this.#press(event));
     new ResizeObserver(([{ contentRect }]) => {
       if (contentRect.width === this.#width) return;
       this.#width = contentRect.width;
@@ -72,7 +72,7 @@ export class LinesView implements View {
     const found = target(scene);
     const { metric, variant, step, curve, compare, layer, heads } = state;
     const shown = [runs.map(({ id }) => id).join(), scene.run, compare, found?.token, found?.why, metric, variant, step, curve, layer, heads.join(), hover.layer, dark];
-    if (shown.every((value, place) => value === this.#shown[place])) return;
+    if (same(shown, this.#shown)) return;
     this.#shown = shown;
     this.#token = found?.token ?? null;
     for (const part of [this.#plot, this.#readout]) part.hidden = !found;
@@ -124,7 +124,7 @@ export class LinesView implements View {
       const mark = h("i");
       mark.style.background = headColour(state, head, dark) ?? "";
       const drop = () => this.#store.set({ heads: toggled(this.#store.state.heads, head) });
-      return h("button", { type: "button", "aria-label": `Head ${head}: take its line away`, onclick: drop }, mark, `Head ${head} ×`);
+      return h("button", { "aria-label": `Head ${head}: take its line away`, onclick: drop }, mark, `Head ${head} ×`);
     });
     const add = h("select", { "aria-label": "Add the line of a head", onchange: () => {
       this.#store.set({ heads: toggled(this.#store.state.heads, Number(add.value)) });
@@ -133,7 +133,7 @@ export class LinesView implements View {
       const now = this.#store.scene;
       if (now && this.#token) this.#store.set({ heads: strongestHeads(headMatrix({ ...now, state: { ...now.state, token: this.#token.position } }), 3) });
     };
-    this.#chosen.replaceChildren(...buttons, add, h("button", { type: "button", onclick: strongest }, "3 strongest"));
+    this.#chosen.replaceChildren(...buttons, add, h("button", { onclick: strongest }, "3 strongest"));
   }
 
   #layerAt(x: number): number | null {
@@ -151,15 +151,13 @@ export class LinesView implements View {
     this.#store.set({ layer: this.#scene?.state.layer === layer ? null : layer });
   }
 
-  #press(event: KeyboardEvent): void {
-    if (!this.#scene || event.ctrlKey || event.metaKey || event.altKey) return;
-    const { run: { layers }, state } = this.#scene;
+  #press({ key }: KeyboardEvent): boolean {
+    const { run: { layers }, state } = this.#scene!;
     const here = state.layer === null ? -1 : layers.indexOf(state.layer);
     const to: Record<string, number> = { ArrowLeft: Math.max(0, here - 1), ArrowRight: Math.min(layers.length - 1, here + 1), Home: 0, End: layers.length - 1 };
-    if (!(event.key in to)) return;
-    this.#store.set({ layer: layers[to[event.key]] });
-    event.preventDefault();
-    event.stopPropagation();
+    if (!(key in to)) return false;
+    this.#store.set({ layer: layers[to[key]] });
+    return true;
   }
 
   drawing(scene: Scene): Drawing | null {
@@ -178,7 +176,7 @@ export class LinesView implements View {
     const found = target(scene);
     return found && seriesOf(scene, found.token.position).flatMap(({ run, variant, layers, values }) => {
       const token = run.tokens[tokenIndex(run, found.token.position)];
-      return [...values].flatMap((value, place) => (Number.isNaN(value) ? [] : { run: run.name, variant, more: { layer: layers[place] }, token, value }));
+      return [...values].flatMap((value, place) => (isNaN(value) ? [] : { run: run.name, variant, more: { layer: layers[place] }, token, value }));
     });
   }
 }
@@ -190,7 +188,7 @@ const floorOf = ({ run, variant }: Series, metric: Scene["state"]["metric"]) =>
   noiseFloor(run, { metric, variant } as Scene["state"]);
 
 function peakLayer({ layers, values }: Series): number {
-  return layers[values.reduce((best, value, place) => (value > values[best] || Number.isNaN(values[best]) ? place : best), 0)];
+  return layers[values.reduce((best, value, place) => (value > values[best] || isNaN(values[best]) ? place : best), 0)];
 }
 
 function nameOf({ variant, runPlace }: Series, runs: number): string {
@@ -271,16 +269,16 @@ function drawLines(painter: Painter, colours: Ink, scene: Scene, series: Series[
   // The run in front is drawn last, on top, and Full on top of it.
   for (const line of [...series].reverse()) {
     const colour = colourOf(line, scene, colours);
-    const points = line.layers.flatMap((layer, place) => [x(layer), Number.isNaN(line.values[place]) ? NaN : y(line.values[place])]);
+    const points = line.layers.flatMap((layer, place) => [x(layer), isNaN(line.values[place]) ? NaN : y(line.values[place])]);
     painter.line(points, colour, line.variant === state.variant ? 2.5 : 1.5, dashOf(line));
     line.layers.forEach((layer, place) => {
       const value = line.values[place];
-      const alone = Number.isNaN(line.values[place - 1] ?? NaN) && Number.isNaN(line.values[place + 1] ?? NaN);
-      if (!Number.isNaN(value) && (alone || layer === crosshair)) painter.circle(x(layer), y(value), 3, colour);
+      const alone = isNaN(line.values[place - 1] ?? NaN) && isNaN(line.values[place + 1] ?? NaN);
+      if (!isNaN(value) && (alone || layer === crosshair)) painter.circle(x(layer), y(value), 3, colour);
     });
   }
   const ends = series.map(({ layers: own, values }) => {
-    const place = values.findLastIndex((value) => !Number.isNaN(value));
+    const place = values.findLastIndex((value) => !isNaN(value));
     return place < 0 ? null : ([x(own[place]), y(values[place])] as const);
   });
   const gap = Math.min(13, (bottom - top) / Math.max(1, ends.length - 1));

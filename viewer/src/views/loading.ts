@@ -15,15 +15,15 @@ export class Loading {
   #store: Store;
   #loader = new Loader();
   #input: HTMLInputElement;
-  #progress = h("div", { class: "loading-progress" });
-  #messages = h("ul", { class: "loading-messages", "aria-label": "Messages" });
-  #waiting = h("ul", { class: "loading-messages", "aria-label": "What is not shown yet" });
-  #drop = h("div", { class: "loading-drop", "aria-hidden": "true" }, "Drop to load");
+  #progress = h("div.loading-progress");
+  #messages = h("ul.loading-messages", { "aria-label": "Messages" });
+  #waiting = h("ul.loading-messages", { "aria-label": "What is not shown yet" });
+  #drop = h("div.loading-drop", { "aria-hidden": "true" }, "Drop to load");
 
   constructor(store: Store) {
     this.#store = store;
-    this.#input = h("input", { type: "file", multiple: true, class: "visually-hidden", tabindex: -1, "aria-label": "Result files", onchange: () => this.#picked() });
-    this.element = h("div", { class: "loading" }, this.#input, this.#progress, h("div", { role: "status" }, this.#messages), this.#waiting, this.#drop);
+    this.#input = h("input.visually-hidden", { type: "file", multiple: true, tabindex: -1, "aria-label": "Result files", onchange: () => this.#picked() });
+    this.element = h("div.loading", {}, this.#input, this.#progress, h("div", { role: "status" }, this.#messages), this.#waiting, this.#drop);
     this.#listen();
     void this.#loader.prepare();
   }
@@ -43,7 +43,7 @@ export class Loading {
 
   say(text: string, bad = false): void {
     const item = h("li", { class: bad ? "loading-bad" : null }, h("span", {}, text));
-    const away = h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", title: "Dismiss", onclick: () => item.remove() }, "×");
+    const away = h("button.quiet", { "aria-label": "Dismiss", title: "Dismiss", onclick: () => item.remove() }, "×");
     item.append(away);
     const same = [...this.#messages.children].find((each) => each.firstChild?.textContent === text);
     same?.remove();
@@ -64,7 +64,7 @@ export class Loading {
     const bar = h("progress", { max: 1, "aria-label": `Loading ${file.name}` });
     const line = h(
       "p", {}, h("span", {}, file.name), bar,
-      h("button", { type: "button", class: "quiet", onclick: () => control.abort() }, "Cancel"),
+      h("button.quiet", { onclick: () => control.abort() }, "Cancel"),
     );
     const timer = setTimeout(() => this.#progress.append(line), PATIENCE_MS);
     try {

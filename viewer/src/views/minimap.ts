@@ -25,15 +25,15 @@ export class Minimap implements View {
   constructor(viewport: () => Viewport, go: (x: number, y: number) => void) {
     this.#viewport = viewport;
     this.#go = go;
-    this.element = h("div", { class: "minimap", title: "All tokens; click or drag to go there" }, this.#canvas);
+    this.element = h("div.minimap", { title: "All tokens; click or drag to go there" }, this.#canvas);
     const follow = (event: PointerEvent) => {
       if (event.buttons & 1) this.#follow(event);
     };
-    this.#canvas.addEventListener("pointerdown", (event) => {
+    this.#canvas.onpointerdown = (event) => {
       this.#canvas.setPointerCapture(event.pointerId);
       this.#follow(event);
-    });
-    this.#canvas.addEventListener("pointermove", follow);
+    };
+    this.#canvas.onpointermove = follow;
   }
 
   update(scene: Scene): void {

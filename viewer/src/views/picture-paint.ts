@@ -50,7 +50,7 @@ function paintCells(painter: Painter, figure: Figure, { state }: Scene, found: S
   const largest = scaleOf(found, figure.run);
   for (const patch of figure.patches) {
     const value = values[patch.place];
-    if (Number.isNaN(value)) {
+    if (isNaN(value)) {
       painter.rect(...area(patch), ink.empty);
       continue;
     }

@@ -5,7 +5,7 @@
  * the cells a picture is grey: colour means value. The colour scale is of pictures alone, not shared with text.
  */
 
-import { h } from "../core/dom.ts";
+import { h, onKeys } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { ink, LIGHT } from "../core/ink.ts";
 import { CanvasPainter, type Drawing } from "../core/painter.ts";
@@ -46,31 +46,31 @@ export class PictureView implements View {
   #look = "";
   #timer = 0;
   #played: number | null = null; // layer that playing has set last
-  #scales = h("div", { class: "picture-scales" });
-  #figures = h("div", { class: "picture-figures" });
-  #readout = h("p", { class: "picture-readout steady", "aria-live": "polite" });
-  #note = h("p", { class: "muted" });
+  #scales = h("div.picture-scales");
+  #figures = h("div.picture-figures");
+  #readout = h("p.picture-readout steady", { "aria-live": "polite" });
+  #note = h("p.muted");
   #layer = slider("picture-layer", "Layer");
   #step = slider("picture-step", "Step");
   #opacity = slider("picture-opacity", "Colour over picture");
   #before = DEFAULTS.opacity; // of the colour, before the picture was alone
-  #alone = h("button", { type: "button", onclick: () => this.#toggle() }, "Picture alone");
-  #play = h("button", { type: "button", onclick: () => (this.#timer ? this.#stop() : this.#start()) });
-  #controls = h("div", { class: "picture-controls" }, this.#layer.label, this.#play, this.#alone, this.#step.label, this.#opacity.label);
+  #alone = h("button", { onclick: () => this.#toggle() }, "Picture alone");
+  #play = h("button", { onclick: () => (this.#timer ? this.#stop() : this.#start()) });
+  #controls = h("div.picture-controls", {}, this.#layer.label, this.#play, this.#alone, this.#step.label, this.#opacity.label);
 
   constructor(store: Store) {
     this.#store = store;
     this.element = h(
-      "section", { class: "picture", "aria-labelledby": "picture-heading", hidden: true },
+      "section.picture", { "aria-labelledby": "picture-heading", hidden: true },
       h("h2", { id: "picture-heading" }, "Picture"),
       this.#controls, this.#figures, this.#readout, this.#scales, this.#note,
     );
-    this.#layer.input.addEventListener("input", () => {
+    this.#layer.input.oninput = () => {
       const place = this.#layer.input.valueAsNumber - 1;
       store.set({ layer: place < 0 ? null : this.#scene!.run.layers[place] });
-    });
-    this.#step.input.addEventListener("input", () => store.set({ step: this.#scene!.run.steps[this.#step.input.valueAsNumber] }));
-    this.#opacity.input.addEventListener("input", () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 }));
+    };
+    this.#step.input.oninput = () => store.set({ step: this.#scene!.run.steps[this.#step.input.valueAsNumber] });
+    this.#opacity.input.oninput = () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 });
     Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
     this.#opacity.output.className = "picture-share";
     new ResizeObserver(() => this.#layOut()).observe(this.#figures);
@@ -91,7 +91,7 @@ export class PictureView implements View {
     if (this.element.hidden) return;
     while (this.#scales.childElementCount > this.#shown.scales.length) this.#scales.lastElementChild!.remove();
     while (this.#scales.childElementCount < this.#shown.scales.length)
-      this.#scales.append(h("div", { class: "picture-scale" }, h("canvas", { "aria-hidden": "true" }), h("span")));
+      this.#scales.append(h("div.picture-scale", {}, h("canvas", { "aria-hidden": "true" }), h("span")));
     this.#showControls();
     const own = (position: number | null) => (this.#positions.has(position ?? -1) ? position : null);
     const { token, opacity } = scene.state;
@@ -186,18 +186,15 @@ export class PictureView implements View {
       const { hover, state } = this.#store.scene!; // as it is now: keys can come faster than frames
       return at(hover.token) ?? at(state.token) ?? null;
     };
-    frame.addEventListener("pointermove", (event) => hover(under(event)));
-    frame.addEventListener("pointerleave", () => hover(null));
-    frame.addEventListener("blur", () => hover(null));
-    frame.addEventListener("click", (event) => select(under(event)));
-    frame.addEventListener("keydown", (event) => {
-      const { key } = event;
-      if (event.altKey || event.ctrlKey || event.metaKey) return;
+    frame.onpointermove = (event) => hover(under(event));
+    frame.onpointerleave = () => hover(null);
+    frame.onblur = () => hover(null);
+    frame.onclick = (event) => select(under(event));
+    onKeys(frame, ({ key }) => {
       if (key.startsWith("Arrow")) hover(neighbour(figure, cursor(), key));
       else if (key === "Enter" || key === " ") select(cursor());
-      else return;
-      event.preventDefault();
-      event.stopPropagation(); // the page has keys of its own
+      else return false;
+      return true;
     });
   }
 
@@ -229,7 +226,7 @@ export class PictureView implements View {
     for (const { figure, canvas, caption: below } of this.#places) {
       canvas.setAttribute("aria-label", described(figure, scene, found));
       const missing = trouble(figure);
-      below.replaceChildren(...(missing ? [h("span", { class: "picture-missing" }, missing)] : []), caption(figure, scene, found));
+      below.replaceChildren(...(missing ? [h("span.picture-missing", {}, missing)] : []), caption(figure, scene, found));
     }
     setText(this.#readout, readout(scene, found));
     found.scales.forEach((each, i) => setText(this.#scales.children[i].lastElementChild!, scaleText(scene, found, each)));

@@ -5,7 +5,8 @@
  * one small canvas in the run of text.
  */
 
-import { h } from "../core/dom.ts";
+import { h, onKeys } from "../core/dom.ts";
+import { effectScores } from "../core/effects.ts";
 import type { Line } from "../core/export.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
@@ -14,7 +15,7 @@ import type { Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { label } from "../core/tokens.ts";
-import { percent, subject } from "../core/words.ts";
+import { isDifference, percent, subject } from "../core/words.ts";
 import type { Run } from "../data/types.ts";
 import { captions, colourBar, ends, gradient, heading, ofRun } from "./figure.ts";
 import { measured, sentence, shadeOf, UNSHADED } from "./shade.ts";
@@ -51,23 +52,26 @@ export class PromptView implements View {
   #marked: [selected: number | null, hovered: number | null] = [null, null];
   #key = "";
 
-  #box = h("div", { class: "prompt__text", role: "group", "aria-label": "Tokens of the prompt and of the output" });
-  #readout = h("p", { class: "prompt__readout steady", "aria-live": "polite" });
-  #legend = h("div", { class: "prompt__legend" });
+  #box = h("div.prompt__text", { role: "group", "aria-label": "Tokens of the prompt and of the output" });
+  #readout = h("p.prompt__readout steady", { "aria-live": "polite" });
+  #legend = h("div.prompt__legend");
   #from = h("select", { "aria-label": "First layer that counts", onchange: () => this.#setLayers("from") });
   #to = h("select", { "aria-label": "Last layer that counts", onchange: () => this.#setLayers("to") });
+  #by = h("select", { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) }, h("option", {}, "impact"), h("option", {}, "effect"));
+  #layers = h("span");
   #join = h("select", { "aria-label": "How layers are joined", onchange: () => this.#store.set({ join: this.#join.value as State["join"] }) },
     h("option", { value: "max" }, "largest"), h("option", { value: "mean" }, "mean"));
 
   constructor(store: Store) {
     this.#store = store;
-    const layers = h("div", { class: "prompt__layers" }, this.#join, "of layers", this.#from, "to", this.#to);
-    this.element = h("section", { class: "prompt", "aria-label": "Prompt" },
-      h("div", { class: "prompt__head" }, h("h2", {}, "Prompt"), layers), this.#box, this.#legend, this.#readout);
-    this.#box.addEventListener("pointermove", (event) => this.#hover(this.#at(event)));
-    this.#box.addEventListener("pointerleave", () => this.#hover(-1));
-    this.#box.addEventListener("click", (event) => this.#choose(this.#at(event)));
-    this.#box.addEventListener("keydown", (event) => this.#press(event));
+    this.#layers.append(this.#join, " of layers ", this.#from, " to ", this.#to);
+    const layers = h("div.prompt__layers", {}, h("label", {}, "shade by ", this.#by), this.#layers);
+    this.element = h("section.prompt", { "aria-label": "Prompt" },
+      h("div.prompt__head", {}, h("h2", {}, "Prompt"), layers), this.#box, this.#legend, this.#readout);
+    this.#box.onpointermove = (event) => this.#hover(this.#at(event));
+    this.#box.onpointerleave = () => this.#hover(-1);
+    this.#box.onclick = (event) => this.#choose(this.#at(event));
+    onKeys(this.#box, (event) => this.#press(event));
     this.#box.addEventListener("focusin", (event) => this.#focused(event.target as Element));
     this.#box.addEventListener("focusout", () => this.#hover(-1));
   }
@@ -77,9 +81,9 @@ export class PromptView implements View {
     this.#scene = scene;
     const { run, runs, state, dark } = scene;
     if (last?.run !== run) this.#build(run);
-    const { metric, variant, step, join, from, to, first, palette, curve, compare } = state;
-    const key = [...runs.map(({ id }) => id), compare, metric, variant, step, join, from, to, first, palette, curve, dark].join();
-    const found = scores(scene);
+    const { metric, variant, step, join, from, to, first, palette, curve, compare, shade, effect, block, mask } = state;
+    const key = [...runs.map(({ id }) => id), compare, metric, variant, step, join, from, to, first, palette, curve, dark, shade, effect, block, mask].join();
+    const found = scoresOf(scene);
     if (last?.run !== run || key !== this.#key) {
       this.#key = key;
       this.#shade(scene, found);
@@ -110,7 +114,7 @@ export class PromptView implements View {
         place += piece.patches.length;
       }
     }
-    if (generated.length) content.append(h("div", { class: "prompt__divider" }, "generated"));
+    if (generated.length) content.append(h("div.prompt__divider", {}, "generated"));
     generated.forEach(put);
     this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
     this.#box.replaceChildren(content);
@@ -124,10 +128,10 @@ export class PromptView implements View {
     const spaces = /^␣+/.exec(text)?.[0] ?? "";
     const always = [...text].length > LONG ? "prompt__token prompt__token--long" : "prompt__token";
     const element = h("span", { class: always, role: "button", tabindex: -1 },
-      spaces && h("span", { class: "prompt__space" }, spaces), text.slice(spaces.length));
+      spaces && h("span.prompt__space", {}, spaces), text.slice(spaces.length));
     this.#shown[place] = { element, always, className: always, fill: "" };
     this.#places.set(element, place);
-    const chance = token.probability !== null && h("span", { class: "prompt__chance", hidden: true }, `p ${percent(token.probability)}`);
+    const chance = token.probability !== null && h("span.prompt__chance", { hidden: true }, `p ${percent(token.probability)}`);
     return [
       ...(spaces || token.info.kind === "special" ? [h("wbr")] : []), element, ...(chance ? [chance] : []),
       ...(/\n$/.test(token.info.text) ? [h("br")] : []),
@@ -142,7 +146,7 @@ export class PromptView implements View {
     canvas.style.height = `${block.rows * cell}px`;
     this.#blocks.push({ block, canvas, cell });
     this.#places.set(canvas, place);
-    return h("span", { class: "prompt__image" }, canvas, name);
+    return h("span.prompt__image", {}, canvas, name);
   }
 
   #shade(scene: Scene, found: Scores): void {
@@ -168,6 +172,9 @@ export class PromptView implements View {
     this.#from.value = String(from);
     this.#to.value = String(to);
     this.#join.value = state.join;
+    this.#by.parentElement!.hidden = !run.effects || isDifference(state, scene.runs);
+    this.#by.value = state.shade;
+    this.#layers.hidden = !!found.what;
   }
 
   #explain(scene: Scene, found: Scores): void {
@@ -176,18 +183,18 @@ export class PromptView implements View {
       const bar = h("i");
       bar.style.background = gradient(state, found.signed);
       const [low, high] = ends(largest, found.signed);
-      return h("span", { class: "prompt__scale" }, low, bar, `${high} ${of}`);
+      return h("span.prompt__scale", {}, low, bar, `${high} ${of}`);
     };
     const kinds = new Set(run.tokens.map(({ kind }) => (kind === "image" ? "image" : "text")));
     const below = found.value.some((value) => Math.abs(value) < found.floor);
     const hatched = [!state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale", below && "below the noise floor"];
     const parts: (Node | string | false)[] = [
-      `Shade: ${measured(scene)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
+      `Shade: ${found.what ?? measured(scene)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
       kinds.has("text") && scale(found.text, kinds.size > 1 ? "text" : ""),
       kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
-      hatched.some(Boolean) && h("span", { class: "prompt__scale" }, h("i", { class: "prompt__hatch" }), hatched.filter(Boolean).join("; ")),
-      this.#text.tokens.some(({ place, step }) => step === null && Number.isNaN(found.value[place] ?? NaN)) &&
-        (found.signed ? "grey: not the same token in both runs" : "grey: not masked in this run"),
+      hatched.some(Boolean) && h("span.prompt__scale", {}, h("i.prompt__hatch"), hatched.filter(Boolean).join("; ")),
+      this.#text.tokens.some(({ place, step }) => step === null && isNaN(found.value[place] ?? NaN)) &&
+        (found.signed && !found.what ? "grey: not the same token in both runs" : "grey: not masked in this run"),
     ];
     this.#legend.replaceChildren(...parts.filter((part): part is Node | string => part !== false).map((part) => (typeof part === "string" ? h("span", {}, part) : part)));
   }
@@ -208,7 +215,7 @@ export class PromptView implements View {
     if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover")) this.#reveal(this.#elementOf(place(selected)));
     if (!this.#blocks.length) return;
     const colours = ink(dark);
-    const found = scores(scene);
+    const found = scoresOf(scene);
     for (const { block, canvas, cell } of this.#blocks) {
       const painter = new CanvasPainter(canvas, block.cols * cell, block.rows * cell, devicePixelRatio);
       paintBlock(painter, colours, scene, found, block, 0, 0, cell, this.#marked);
@@ -242,7 +249,7 @@ export class PromptView implements View {
   }
 
   #hover(place: number): void {
-    this.#store.hover({ token: this.#text.tokens[place]?.info.position ?? null, layer: null });
+    this.#store.hover({ token: this.#text.tokens[place]?.info.position ?? null });
   }
 
   /** A token with values is selected; one that is predicted at a later step leads to that step. */
@@ -274,8 +281,7 @@ export class PromptView implements View {
     this.#hover(place);
   }
 
-  #press(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+  #press({ key }: KeyboardEvent): boolean {
     const last = this.#text.tokens.length - 1;
     const moves: Record<string, () => number> = {
       ArrowLeft: () => this.#cursor - 1,
@@ -285,11 +291,10 @@ export class PromptView implements View {
       Home: () => 0,
       End: () => last,
     };
-    if (event.key === "Enter" || event.key === " ") this.#choose(this.#cursor);
-    else if (event.key in moves) this.#moveTo(Math.max(0, Math.min(last, moves[event.key]())), true);
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
+    if (key === "Enter" || key === " ") this.#choose(this.#cursor);
+    else if (key in moves) this.#moveTo(Math.max(0, Math.min(last, moves[key]())), true);
+    else return false;
+    return true;
   }
 
   /** One row up or down in a picture, else the nearest token of the line above or below. */
@@ -325,20 +330,22 @@ export class PromptView implements View {
   drawing(scene: Scene): Drawing {
     const title = "Prompt, shaded by importance";
     const width = 820;
-    const draw = (painter: Painter) => drawPrompt(painter, LIGHT, title, scene, scores(scene));
+    const draw = (painter: Painter) => drawPrompt(painter, LIGHT, title, scene, scoresOf(scene));
     // The height is known after laying the text out; a canvas of one pixel measures as well as any.
     const height = draw(new CanvasPainter(document.createElement("canvas"), width, 1, 1));
     return { title, width, height, draw };
   }
 
   lines(scene: Scene): Line[] {
-    const { value, peak } = scores(scene);
+    const { value, peak, of } = scoresOf(scene);
     return promptText(scene.run).tokens.map(({ info, place, step, probability }) => ({
-      run: subject(scene), more: { ...over(scene), peak_layer: peak[place] ?? null, kind: step === null ? info.kind : "generated", probability },
+      run: subject(scene), ...(of && { metric: of.measure, variant: "" }), more: { ...(of ? { block: of.block, layers: of.effects.windows[of.window] ?? "strongest" } : { ...over(scene), peak_layer: peak[place] ?? null }), kind: step === null ? info.kind : "generated", probability },
       token: info, value: value[place] ?? NaN,
     }));
   }
 }
+
+const scoresOf = (scene: Scene) => effectScores(scene) ?? scores(scene);
 
 /** The middle of a difference is nearly white, so what has no value is darker there. */
 const unvalued = (ink: Ink, { signed }: Scores) => (signed ? ink.line : ink.empty);
@@ -368,7 +375,7 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, fou
   const { run, state } = scene;
   const { prompt, generated } = promptText(run);
   const [left, right, high] = [16, painter.width - 16, 22];
-  let y = heading(painter, ink, title, [...captions(scene), `Shade: ${measured(scene)}`]) + 4;
+  let y = heading(painter, ink, title, [...captions(scene, found.what ? null : true), `Shade: ${found.what ?? measured(scene)}`]) + 4;
   const image = run.tokens.some(({ kind }) => kind === "image");
   colourBar(painter, ink, left, y, state, found.text, image ? "text" : "", found.signed);
   if (image) colourBar(painter, ink, left + 320, y, state, found.image, "image patches", found.signed);

@@ -1,6 +1,6 @@
 /** The most important tokens, largest first, with the layer where each peaks: text and image patches by themselves. */
 
-import { h } from "../core/dom.ts";
+import { h, same } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
@@ -22,8 +22,8 @@ const KINDS = [
 
 export class RankingView implements View {
   readonly element: HTMLElement;
-  #what = h("p", { class: "ranking__what" });
-  #note = h("p", { class: "ranking__note" });
+  #what = h("p.ranking__what");
+  #note = h("p.ranking__note");
   #lists: RankedList[];
   #shown: unknown[] = [];
 
@@ -33,16 +33,16 @@ export class RankingView implements View {
       if (store.scene) this.update(store.scene);
     };
     this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted, again));
-    this.element = h("section", { class: "ranking", "aria-label": "Most important tokens" },
-      h("div", { class: "ranking__head" }, h("h2", {}, "Most important tokens"), this.#what),
-      h("div", { class: "ranking__lists" }, ...this.#lists.map(({ element }) => element)), this.#note);
+    this.element = h("section.ranking", { "aria-label": "Most important tokens" },
+      h("div.ranking__head", {}, h("h2", {}, "Most important tokens"), this.#what),
+      h("div.ranking__lists", {}, ...this.#lists.map(({ element }) => element)), this.#note);
   }
 
   update(scene: Scene): void {
     const { runs, state, hover, dark } = scene;
     const { metric, variant, step, join, from, to, first, palette, curve, compare, token, layer } = state;
     const shown = [...runs, runs.length, compare, metric, variant, step, join, from, to, first, palette, curve, token, layer, hover.token, dark];
-    if (shown.every((value, place) => value === this.#shown[place])) return;
+    if (same(shown, this.#shown)) return;
     this.#shown = shown;
     this.#lists.forEach((list) => list.update(scene));
     const apart = this.#lists.every(({ element }) => !element.hidden) ? "; text and patches on scales of their own" : "";
@@ -81,7 +81,7 @@ function firstNote(scene: Scene): string | null {
   const { run, state } = scene;
   const place = tokenIndex(run, 0);
   const found = scores(scene);
-  if (state.first || place < 0 || Number.isNaN(found.value[place])) return null;
+  if (state.first || place < 0 || isNaN(found.value[place])) return null;
   return `Not ranked: ${named(run.tokens[place])}, ${shownValue(found, found.value[place])} (${peaks(found)} in layer ${found.peak[place]}). The first position often just absorbs attention.`;
 }
 
@@ -111,12 +111,12 @@ class RankedList {
     this.#store = store;
     this.#title = title;
     this.#wanted = wanted;
-    this.#more = h("button", { type: "button", class: "ranking__more", onclick: () => {
+    this.#more = h("button.ranking__more", { onclick: () => {
       this.#count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#count * 3, 200);
       again();
     } });
-    const names = h("div", { class: "ranking__token" }, h("span"), h("span", {}, "token"), h("span", {}, "pos."), h("span"), this.#metric);
-    this.element = h("div", { onpointerleave: () => store.hover({ token: null, layer: null }) }, this.#heading, h("div", { class: "ranking__names", "aria-hidden": "true" }, names, h("span", { class: "ranking__layer" }, "layer")), this.#list, this.#more);
+    const names = h("div.ranking__token", {}, h("span"), h("span", {}, "token"), h("span", {}, "pos."), h("span"), this.#metric);
+    this.element = h("div", { onpointerleave: () => store.hover() }, this.#heading, h("div.ranking__names", { "aria-hidden": "true" }, names, h("span.ranking__layer", {}, "layer")), this.#list, this.#more);
   }
 
   update(scene: Scene): void {
@@ -141,7 +141,7 @@ class RankedList {
       name.textContent = label(token, 30);
       name.title = named(token);
       position.textContent = String(token.position);
-      value.replaceChildren(shownValue(found, found.value[place]), ...(found.signed ? [h("span", { class: "visually-hidden" }, `, ${moreOrLess(scene, found.value[place])}`)] : []));
+      value.replaceChildren(shownValue(found, found.value[place]), ...(found.signed ? [h("span.visually-hidden", {}, `, ${moreOrLess(scene, found.value[place])}`)] : []));
       const filledBar = bar.firstElementChild as HTMLElement;
       const long = ((found.signed ? 50 : 100) * size) / (largest || 1); // of a difference: from the middle to its side
       filledBar.style.width = `${long}%`;
@@ -161,9 +161,9 @@ class RankedList {
   }
 
   #row(): Row {
-    const cells = [h("span"), h("span", { class: "mono" }), h("span"), h("span", {}, h("div")), h("span")];
-    const token = h("button", { type: "button", class: "ranking__token" }, ...cells);
-    const layer = h("button", { type: "button", class: "ranking__layer" });
+    const cells = [h("span"), h("span.mono"), h("span"), h("span", {}, h("div")), h("span")];
+    const token = h("button.ranking__token", {}, ...cells);
+    const layer = h("button.ranking__layer");
     const element = h("li", {}, token, layer);
     const row: Row = { element, token, cells, layer, place: -1 };
     const scene = () => this.#store.scene!;
@@ -175,9 +175,9 @@ class RankedList {
       const same = state.token === position() && state.layer === peak();
       this.#store.set(same ? { token: null, layer: null } : { token: position(), layer: peak() });
     };
-    element.onpointerenter = () => this.#store.hover({ token: position(), layer: null });
+    element.onpointerenter = () => this.#store.hover({ token: position() });
     layer.onpointerenter = () => this.#store.hover({ token: position(), layer: peak() });
-    token.onpointerenter = () => this.#store.hover({ token: position(), layer: null });
+    token.onpointerenter = () => this.#store.hover({ token: position() });
     this.#list.append(element);
     return row;
   }

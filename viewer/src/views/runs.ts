@@ -21,12 +21,12 @@ export class RunsView implements View {
     this.#store = store;
     const modes: [State["compare"], string][] = [["side", "side by side"], ["difference", "difference"]];
     this.#inputs = modes.map(([value]) => h("input", { type: "radio", name: "choice-compare", value, onchange: () => store.set({ compare: value }) }));
-    this.#swap = h("button", { type: "button", class: "quiet", onclick: () => this.#reverse() }, "swap");
+    this.#swap = h("button.quiet", { onclick: () => this.#reverse() }, "swap");
     this.#modes = h(
-      "fieldset", { class: "choice" }, h("legend", {}, "Compare"),
+      "fieldset.choice", {}, h("legend", {}, "Compare"),
       ...this.#inputs.map((input, i) => h("label", {}, input, h("span", {}, modes[i][1]))), this.#swap,
     );
-    this.element = h("section", { class: "runs", "aria-label": "Loaded runs" }, h("span", { class: "muted" }, "Runs"), this.#list, this.#modes);
+    this.element = h("section.runs", { "aria-label": "Loaded runs" }, h("span.muted", {}, "Runs"), this.#list, this.#modes);
   }
 
   update(scene: Scene): void {
@@ -46,10 +46,10 @@ export class RunsView implements View {
       const check = h("input", { type: "checkbox", "data-run": run.id, "aria-label": `Show ${name}`, onchange: () => this.#toggle(place, scene) });
       check.checked = order >= 0;
       const only = h("button", {
-        type: "button", class: order >= 0 ? "quiet runs-shown" : "quiet", title: `Show only ${name}${modelName(run) && ` (${modelName(run)})`}`,
+        class: order >= 0 ? "quiet runs-shown" : "quiet", title: `Show only ${name}${modelName(run) && ` (${modelName(run)})`}`,
         onclick: () => this.#store.set({ runs: [place] }),
       }, runs.length > 1 && order >= 0 ? `${order + 1}. ${name}` : name);
-      const away = h("button", { type: "button", class: "quiet", "aria-label": `Remove ${name}`, title: "Remove", onclick: () => this.#store.remove(run.id) }, "×");
+      const away = h("button.quiet", { "aria-label": `Remove ${name}`, title: "Remove", onclick: () => this.#store.remove(run.id) }, "×");
       return h("li", {}, check, only, away);
     }));
     if (focused) this.#list.querySelector<HTMLElement>(`[data-run="${focused}"]`)?.focus();

@@ -2,7 +2,7 @@
 
 import "./selection.css";
 
-import { h } from "../core/dom.ts";
+import { h, same } from "../core/dom.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 import { label } from "../core/tokens.ts";
@@ -11,23 +11,23 @@ import { at } from "../data/types.ts";
 
 export class SelectionView implements View {
   readonly element: HTMLElement;
-  #token = h("p", { class: "selection-token mono" });
-  #facts = h("p", { class: "muted" });
-  #numbers = h("dl", { class: "selection-numbers" });
+  #token = h("p.selection-token mono");
+  #facts = h("p.muted");
+  #numbers = h("dl.selection-numbers");
   #clear: HTMLElement;
   #shown: unknown[] = [];
 
   constructor(store: Store) {
-    this.#clear = h("button", { type: "button", class: "quiet", onclick: () => store.set({ token: null, layer: null }) }, "clear");
+    this.#clear = h("button.quiet", { onclick: () => store.set({ token: null, layer: null }) }, "clear");
     this.element = h(
-      "section", { class: "selection", "aria-labelledby": "selection-title" },
-      h("div", { class: "selection-head" }, h("h2", { id: "selection-title" }, "Selection"), this.#clear), this.#token, this.#facts, this.#numbers,
+      "section.selection", { "aria-labelledby": "selection-title" },
+      h("div.selection-head", {}, h("h2", { id: "selection-title" }, "Selection"), this.#clear), this.#token, this.#facts, this.#numbers,
     );
   }
 
   update({ run, state }: Scene): void {
     const uses = [run, state.token, state.layer, state.step, state.variant];
-    if (uses.every((each, i) => each === this.#shown[i])) return;
+    if (same(uses, this.#shown)) return;
     this.#shown = uses;
     const place = tokenIndex(run, state.token), layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
     this.#clear.hidden = place < 0 && layer < 0;

@@ -18,7 +18,7 @@ export const UNSHADED: Shade = { fill: null, text: "inherit", hatch: null };
 
 export function shadeOf({ run, state }: Compared, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
-  if (Number.isNaN(value)) return UNSHADED;
+  if (isNaN(value)) return UNSHADED;
   const { kind, position } = run.tokens[place];
   const palette = scores.signed ? "difference" : state.palette;
   const colour = colourAt(palette, share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed));
@@ -47,7 +47,8 @@ export function sentence(scene: Compared, scores: Scores, token: PromptToken): s
   const name = named(info, 24);
   const chance = step !== null && probability !== null ? `, generated with p ${percent(probability)}` : "";
   const value = place < 0 ? NaN : scores.value[place];
-  if (Number.isNaN(value)) return `${name}${chance}: ${whyMissing(scene, token)}`;
+  if (isNaN(value)) return `${name}${chance}: ${whyMissing(scene, token)}`;
+  if (scores.what) return `${name}: ${shownValue(scores, value)}, ${scores.what}`;
   const notes = [
     scores.signed && moreOrLess(scene, value),
     Math.abs(value) < scores.floor && "below the noise floor",
