@@ -24,7 +24,7 @@ test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, 
 	$(PY) -m pytest -n 2
 	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_memory.py \
-		tests/test_device_map.py tests/test_batch.py
+		tests/test_device_map.py tests/test_batch.py tests/test_effects.py
 
 viewer: viewer/node_modules/ready  ## build visualize_results.html from viewer/
 	cd viewer && $(NPM) run build
@@ -36,7 +36,7 @@ test-viewer: viewer/node_modules/ready  ## types and unit tests of the viewer; i
 	cd viewer && $(NPM) run build -- --outDir ../.venv/viewer --emptyOutDir
 	cmp .venv/viewer/index.html visualize_results.html || { echo "visualize_results.html is not what viewer/ builds; run: make viewer" >&2; exit 1; }
 
-bench: .venv/ready bench-viewer  ## speed and memory, about 13 minutes
+bench: .venv/ready bench-viewer  ## speed and memory, about 20 minutes
 	$(PY) benchmarks/bench.py
 
 bench-viewer: .venv/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes

@@ -10,7 +10,7 @@ Things compared are timed in turn in one process (A B C A B C ...) after a warm-
 repetitions, then the smallest and the largest. A ratio is taken inside each repetition, so that it survives a machine
 that gets slower or faster on the way; it is so not exactly the ratio of the medians above it.
 
-    python benchmarks/bench.py                                  # everything, 10 to 12 minutes
+    python benchmarks/bench.py                                  # everything, 15 to 20 minutes
     python benchmarks/bench.py --only rows                      # one part; this one takes seconds
     python benchmarks/bench.py --only speed --layers 2 --lengths 32,128 --repetitions 2
     python benchmarks/bench.py --only vision --vision-shape tiny --dtype bfloat16 --image-tokens 16,64
