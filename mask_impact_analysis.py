@@ -79,6 +79,7 @@ def run_effects_experiment(
     mask_unit: str | None = None,
     spans: Sequence[str] = (),
     contrast: Sequence[str] = (),
+    pairs: int = 0,
     ablation: str = "neg-inf",
     dtype: str = "auto",
     chat: bool = False,
@@ -90,6 +91,7 @@ def run_effects_experiment(
         blocks: "last": the predicting position stops reading what is masked; "all": every later position does.
         mask_unit: "token" (default), "word" or "sentence"; with `spans`, those are masked.
         contrast: two tokens, such as (" Paris", " Rome"), for the difference of their logits.
+        pairs: also all pairs among so many of the strongest units, and how they interact.
         ablation: "neg-inf" or "zero-value".
 
     Returns the columns of NAME_effects; `df.attrs["run"]` is the manifest.
@@ -100,7 +102,7 @@ def run_effects_experiment(
     request = {
         "prompt": prompt, "num_tokens": num_output_tokens, "variants": ("full",), "effects": True,
         "mask_layers": mask_layers, "blocks": tuple(blocks), "mask_unit": mask_unit, "spans": tuple(spans),
-        "contrast": tuple(contrast), "ablation": ablation, "chat": chat,
+        "contrast": tuple(contrast), "pairs": pairs, "ablation": ablation, "chat": chat,
     }  # fmt: skip
     return measured_table(request, model_name, model, tokenizer, device=device, dtype=dtype, vision=False)
 

@@ -97,6 +97,7 @@ def run_vl_effects_experiment(
     mask_unit: str | None = None,
     spans: Sequence[str] = (),
     contrast: Sequence[str] = (),
+    pairs: int = 0,
     ablation: str = "neg-inf",
     dtype: str = "auto",
     mask_mode: str = "text",
@@ -112,6 +113,7 @@ def run_vl_effects_experiment(
         blocks: "last": the predicting position stops reading what is masked; "all": every later position does.
         mask_unit: "token" (default), "word" or "sentence"; with `spans`, those are masked.
         contrast: two tokens, such as (" Paris", " Rome"), for the difference of their logits.
+        pairs: also all pairs among so many of the strongest units, and how they interact.
         ablation: "neg-inf" or "zero-value".
 
     Returns the columns of NAME_effects; `df.attrs["run"]` is the manifest.
@@ -122,7 +124,7 @@ def run_vl_effects_experiment(
     request = {
         "prompt": prompt, "num_tokens": num_output_tokens, "variants": ("full",), "effects": True,
         "mask_layers": mask_layers, "blocks": tuple(blocks), "mask_unit": mask_unit, "spans": tuple(spans),
-        "contrast": tuple(contrast), "ablation": ablation, "images": image_path, "mask_mode": mask_mode,
+        "contrast": tuple(contrast), "pairs": pairs, "ablation": ablation, "images": image_path, "mask_mode": mask_mode,
         "vision_attention": vision_attention, "max_pixels": max_pixels, "regions": tuple(regions),
         "region_masks": tuple(region_masks),
     }  # fmt: skip

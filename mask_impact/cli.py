@@ -129,6 +129,10 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
         help="for --effects, also how far the state has moved after every later layer",
     )  # fmt: skip
     parser.add_option(
+        "--pairs", metavar="K", default=0,
+        help="for --effects, also all pairs among the K strongest units, and how they interact",
+    )  # fmt: skip
+    parser.add_option(
         "--device", metavar="DEVICE", default="auto",
         help="auto, cpu, cuda, cuda:N or mps; auto is CUDA, then MPS, then CPU (default: auto)",
     )  # fmt: skip

@@ -32,7 +32,7 @@ SETTINGS = ("model", "device", "dtype", "device_map", "max_memory", "output_dir"
 OWN = ("name", "enabled", "prompt", "prompt_file")  # of one prompt; all below may also stand in `defaults`
 SHARED = (
     "num_tokens", "layers", "variants", "head_space", "ablation", "queries", "mask_unit", "span", "effects",
-    "mask_layers", "block", "contrast", "trace_layers",
+    "mask_layers", "block", "contrast", "trace_layers", "pairs",
 )  # fmt: skip
 TEXT_ONLY = ("chat",)
 VISION_ONLY = ("image", "mask_mode", "vision_attention", "max_pixels", "region", "region_mask")

@@ -64,6 +64,7 @@ class Effect:
     final_cosine: float
     contrast: float | None = None  # logit of the first contrast token minus that of the second, under the mask
     contrast_change: float | None = None
+    interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ import torch
 from mask_impact.effects import Effect, Effects, Trace, Window, contrast_ids, windows_of
 from mask_impact.errors import UserError
 from mask_impact.experiment import Options, Units, longer, model_tensors
+from mask_impact.experiment import Unit as Masked
 from mask_impact.inputs import ModelInputs, tokens_of
 from mask_impact.options import BLOCKS, Request
+from mask_impact.units import Unit
 
 Columns = dict[str, list[Any]]
 
@@ -29,29 +32,37 @@ class Asked:
     contrast: tuple[str, ...]  # two texts, or none
     contrast_ids: tuple[int, int] | None
     trace: bool
+    pairs: int = 0  # of how many units, the strongest ones, all pairs are masked too
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return {"mask_layers": self.mask_layers, "blocks": list(self.blocks), "contrast": list(self.contrast) or None}
+        contrast = list(self.contrast) or None
+        return {
+            "mask_layers": self.mask_layers, "blocks": list(self.blocks), "contrast": contrast, "pairs": self.pairs
+        }  # fmt: skip
 
 
 def asked(request: Request, tokenizer: Any, layers: int) -> Asked | None:
     """What a request asks for, None for no effects. Raises UserError."""
     if not request.effects:
         plain = Request("")
-        for name in ("mask_layers", "blocks", "contrast", "trace_layers"):
+        for name in ("mask_layers", "blocks", "contrast", "trace_layers", "pairs"):
             if getattr(request, name) != getattr(plain, name):
                 flag = "--block" if name == "blocks" else f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} is about effects on the answer; add --effects, or leave it away")
         return None
     if len(request.contrast) not in (0, 2):
         raise UserError(f"contrast has {len(request.contrast)} tokens; give two, such as ' Paris' and ' Rome'")
+    if request.pairs == 1:
+        raise UserError("pairs of 1 unit: there are none; give --pairs 2 or more")
     for block in request.blocks:
         if block not in BLOCKS:
             raise UserError(f"unknown block {block!r}; choose from {', '.join(BLOCKS)}")
     ids = contrast_ids(tokenizer, request.contrast) if request.contrast else None
     windows = tuple(windows_of(request.mask_layers, layers))
-    return Asked(request.mask_layers, windows, request.blocks, request.contrast, ids, request.trace_layers)
+    return Asked(
+        request.mask_layers, windows, request.blocks, request.contrast, ids, request.trace_layers, request.pairs
+    )
 
 
 def measure(
@@ -89,11 +100,32 @@ def measure(
                     rows, traced = found.measure(masked, window, block, wanted.trace)
                     effects += rows
                     traces += traced
+                    if wanted.pairs:
+                        effects += pair_effects(found, masked, rows, window, block, wanted.pairs)
             notes += [note for note in found.notes if note not in notes]
             noise = {name: max(value, noise.get(name, 0.0)) for name, value in found.runner.noise.items()}
             tensors = longer(tensors, [chosen])
     tables = {"effects": columns(Effect, effects)} | ({"trace": columns(Trace, traces)} if wanted.trace else {})
     return tables, wanted.manifest | {"noise": noise, "notes": notes, "strongest": strongest(effects)}
+
+
+def pair_effects(
+    found: Effects, units: Sequence[Masked], rows: Sequence[Effect], window: Window, block: str, count: int
+) -> list[Effect]:
+    """The effects of all pairs among the `count` units with the largest change of log-probability, and how much more or
+    less a pair does than its two units do by themselves."""
+    ranked = sorted(range(len(units)), key=lambda place: -abs(rows[place].logprob_change))[:count]
+    places = list(itertools.combinations(sorted(ranked), 2))
+    pairs = [
+        Unit(" + ".join(named), tuple(sorted({*units[a].positions, *units[b].positions})))
+        for a, b in places
+        for named in [[f"{units[place].label} ({units[place].positions[0]})" for place in (a, b)]]
+    ]
+    measured, _ = found.measure(pairs, window, block)
+    return [
+        replace(row, interaction=row.logprob_change - rows[a].logprob_change - rows[b].logprob_change)
+        for row, (a, b) in zip(measured, places, strict=True)
+    ]
 
 
 def strongest(effects: Sequence[Effect], count: int = 5) -> list[dict[str, Any]]:
@@ -107,4 +139,4 @@ def strongest(effects: Sequence[Effect], count: int = 5) -> list[dict[str, Any]]
 def columns(kind: type[Any], rows: Sequence[Any]) -> Columns:
     """The fields of dataclass rows, without those that no row has."""
     found: Mapping[str, list[Any]] = {each.name: [getattr(row, each.name) for row in rows] for each in fields(kind)}
-    return {name: values for name, values in found.items() if not rows or values[0] is not None}
+    return {name: values for name, values in found.items() if not rows or any(value is not None for value in values)}

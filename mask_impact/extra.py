@@ -19,11 +19,16 @@ Columns = dict[str, list[Any]]
 
 
 def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
-    """Write `columns` as what the end of the path's name says. Raises ValueError for NaN and infinity."""
+    """Write `columns` as what the end of the path's name says; None is empty, or null.
+
+    Raises ValueError for NaN and infinity.
+    """
     typed = {name: _typed(values) for name, values in columns.items()}
     for name, values in typed.items():
-        if isinstance(values, np.ndarray) and not np.isfinite(values).all():
-            raise ValueError(f"column {name} has a value that is no finite number")
+        if isinstance(values, np.ndarray):
+            empty = np.array([value is None for value in columns[name]], bool)
+            if not (np.isfinite(values) | empty).all():
+                raise ValueError(f"column {name} has a value that is no finite number")
     {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, typed, manifest)
 
 
@@ -37,13 +42,16 @@ def _typed(values: list[Any]) -> Any:
     """int64, float32 or valid texts."""
     if values and isinstance(values[0], str):
         return [valid(text) for text in values]
-    return np.asarray(values, np.int64 if values and isinstance(values[0], int) else np.float32)
+    if values and isinstance(values[0], int):
+        return np.asarray(values, np.int64)
+    return np.asarray([np.nan if value is None else value for value in values], np.float32)
 
 
 def _texts(values: Any) -> list[str]:
     if isinstance(values, list):
         return ['"' + text.replace('"', '""') + '"' for text in values]
-    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",") if len(values) else []
+    texts = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",") if len(values) else []
+    return ["" if text == "null" else text for text in texts]
 
 
 def _csv(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
@@ -60,4 +68,7 @@ def _parquet(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> Non
     import pyarrow.parquet as pq
 
     about = {"mask_impact": manifest_text(reproducible(manifest))}
-    pq.write_table(pa.table(typed).replace_schema_metadata(about), path, write_page_checksum=True, store_schema=False)
+    arrays = {
+        name: pa.array(values, from_pandas=True) for name, values in typed.items()
+    }  # NaN, which was None, is null
+    pq.write_table(pa.table(arrays).replace_schema_metadata(about), path, write_page_checksum=True, store_schema=False)

@@ -75,6 +75,7 @@ class Request:
     blocks: tuple[str, ...] = ("all",)
     contrast: tuple[str, ...] = ()  # two tokens' texts, or none
     trace_layers: bool = False
+    pairs: int = 0  # also all pairs among so many of the strongest units
 
 
 def positive(text: str) -> int:
@@ -178,4 +179,5 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "queries": query_list,
     "mask_unit": one_of(*UNITS),
     "blocks": one_of_list(*BLOCKS),
+    "pairs": positive,
 }

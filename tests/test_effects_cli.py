@@ -123,6 +123,26 @@ def test_windows_and_blocks(run):
     }
 
 
+def test_pairs(run):
+    """Of the strongest units, against masking both as one span; and what they do more or less together."""
+    assert run("--effects", "--pairs", 3, "--format", "csv,json,parquet,html").code == 0
+    found = effects()
+    assert list(found)[-1] == "interaction" and list(found.token_masked[16:]) == [
+        " blue (9) +  cup (10)", " blue (9) +  cup (14)", " cup (10) +  cup (14)",
+    ]  # fmt: skip
+    change = dict(zip(found.token_position[:16], found.logprob_change, strict=False))
+    for row, (a, b) in zip(found[16:].itertuples(), [(9, 10), (9, 14), (10, 14)], strict=True):
+        assert float(row.interaction) == pytest.approx(row.logprob_change - change[a] - change[b], abs=1e-4)
+    assert (
+        set(found.interaction[:16]) == {""}
+        and pd.read_parquet("output/it_effects.parquet").interaction[:16].isna().all()
+    )
+    assert json.loads(Path("output/it_effects.json").read_text("utf-8"))["interaction"][:16] == [None] * 16
+    together = float(found.logprob_change[16])
+    assert run("--effects", "--span", "9-10", "--format", "csv", "--overwrite").code == 0
+    assert effects().logprob_change[0] == pytest.approx(together, rel=1e-4)
+
+
 def test_words_in_the_results_table_too(run):
     assert run("--mask-unit", "word", "--format", "csv").code == 0
     table = load("output/it_run.json")
@@ -186,6 +206,8 @@ def test_in_a_batch(run, tmp_path):
         (["--block", "last"], "--block is about effects"),
         (["--contrast", " a", " b"], "--contrast is about effects"),
         (["--trace-layers"], "--trace-layers is about effects"),
+        (["--pairs", "3"], "--pairs is about effects"),
+        (["--effects", "--pairs", "1"], "give --pairs 2 or more"),
         (["--effects", "--mask-layers", "0-9"], "there is no layer 9; this model has 0 to 3"),
         (["--effects", "--mask-layers", "2-1"], "runs backwards; write 1-2"),
         (["--effects", "--mask-layers", "window:9"], "a window has at most 4"),
