@@ -4,6 +4,7 @@ Splitting, waiting and gathering are accelerate's: https://huggingface.co/docs/a
 """
 
 import datetime
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from mask_impact.errors import UserError
+from mask_impact.models import choose_device
 
 T = TypeVar("T")
 
@@ -23,18 +25,17 @@ class Processes:
 
     def __init__(self, device: str) -> None:
         """Raises UserError for a device that several processes cannot share."""
-        self.state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1 and device not in ("auto", "cpu", "cuda"):
+            raise UserError(
+                f"{launched} processes were started, each for a device of its own, but --device {device} is one device "
+                "for all; use --device auto"
+            )
+        # Without an accelerator and without being told, PartialState takes itself for the only process.
+        self.state = PartialState(cpu=choose_device(device).type == "cpu", timeout=PATIENCE)
         self.count = self.state.num_processes
         self.first = self.state.is_main_process
-        self.device = device
-        if self.count > 1:
-            if device not in ("auto", "cpu", "cuda"):
-                raise UserError(
-                    f"{self.count} processes were started, each for a device of its own, but --device {device} is one "
-                    "device for all; use --device auto"
-                )
-            found = self.state.device
-            self.device = str(found) if found.type == "cuda" else found.type  # on CPUs it has a number
+        self.device = str(self.state.device) if self.count > 1 and self.state.device.type == "cuda" else device
 
     def from_first(self, value: T) -> T:
         """What the first process has; the others wait for it."""

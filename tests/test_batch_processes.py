@@ -83,7 +83,7 @@ def test_several_processes_give_the_files_of_one(here, good, launcher):
     prompts = PROMPTS | {"long": "a" + " is" * 80, "later": {"prompt": "The", "enabled": False}}
     write_config(here / "night.yaml", prompts, "formats: [csv, json, parquet, html]", good)
     one = run([sys.executable, SCRIPT, "--config", "night.yaml", "--output-dir", "one"])
-    flags = ["--config", "night.yaml", "--device", "cpu", "--output-dir"]
+    flags = ["--config", "night.yaml", "--output-dir"]  # --device auto: each its own
     several = run([*launcher, SCRIPT, *flags, "several"])
     assert one.returncode == 1 and several.returncode == 1, several.stderr
     assert len(tables(here / "one")) == 3 * 5 and tables(here / "several") == tables(here / "one")

@@ -175,7 +175,9 @@ def test_rows_are_what_the_whole_models_logits_say(name: str, attention: str, wi
                 where = (4, unit.label, unit.positions[0], *window, block)
                 l2_and_cosine = {layer: distances(unmasked[layer], states[layer]) for layer in range(window[0], 3)}
                 numbers = by_definition(base.numpy(), logits.numpy(), chosen, contrast)
-                expected.append((*where, *numbers[:5], *l2_and_cosine[2], *numbers[5:], None))  # no pair, so no interaction
+                expected.append(
+                    (*where, *numbers[:5], *l2_and_cosine[2], *numbers[5:], None)
+                )  # no pair, so no interaction
                 moves += [(*where, layer, *pair) for layer, pair in l2_and_cosine.items()]
             for row, wanted in zip([*rows, *traces], [*expected, *moves], strict=True):
                 near(row, wanted, rel=1e-7, abs=1e-10)
