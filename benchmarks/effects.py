@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.machine import timed
@@ -11,16 +10,9 @@ from benchmarks.tables import Labels, Sample, Table, say
 from benchmarks.work import StandInTokenizer, plain_forward
 from mask_impact.carry import Edit, Forwards
 from mask_impact.effects import Effects, Window, windows_of
+from mask_impact.units import Unit
 
 REPETITIONS = 3  # at most: one is as long as hundreds of forwards
-
-
-@dataclass(frozen=True)
-class Token:
-    """A unit of one token."""
-
-    label: str
-    positions: tuple[int, ...]
 
 
 LABELS: Labels = {
@@ -62,7 +54,7 @@ def effects_sample(model: Any, inputs: Inputs) -> Sample:
     effects, found["prepare"] = timed(lambda: Effects(model, StandInTokenizer(), inputs, 0))
     passage = effects.passage
     layers = len(passage.calls)
-    units = [Token(f"word{position}", (position,)) for position in range(length)]
+    units = [Unit(f"word{position}", (position,)) for position in range(length)]
     every = Window(0, layers - 1)
     _, found["all"] = timed(lambda: effects.measure(units, every, "all"))
     plain_forwards()

@@ -106,6 +106,20 @@ def decoder_configs(model: PreTrainedModel) -> list[Any]:
 
 
 @contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Call `forward` in place of the module's own until the block ends."""
+    before = vars(module).get("forward")  # accelerate puts one there
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before:
+            module.forward = before
+        else:
+            del module.forward
+
+
+@contextmanager
 def routed_attention(handler: AttentionFunction, configs: list[Any], masks_of: str) -> Iterator[None]:
     """Send the attention calls of all modules with one of `configs` to `handler`, until the block ends.
 

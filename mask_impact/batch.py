@@ -22,7 +22,7 @@ from mask_impact.job import Session
 from mask_impact.memory import free_memory
 from mask_impact.options import Request, Settings
 from mask_impact.processes import Processes
-from mask_impact.results import existing_files, write_text
+from mask_impact.results import write_text
 from mask_impact.terminal import ProgressBar, complain, described, show
 
 SCHEMA_VERSION = 1
@@ -142,11 +142,11 @@ class Batch:
         except Exception as error:
             return Plan(task, "failed", described(error))
         action, reason = "run", None
-        if self.args.resume and existing_files(self.folder, task.name):
+        if self.args.resume:
             reason = resume.why_again(self.folder, task.name, identity, self.settings.formats)
             if reason is None:
                 return Plan(task, "kept")
-            action = "redo"
+            action, reason = ("run", None) if reason == resume.NEW else ("redo", reason)
         size = prepared.bytes(self.settings.formats)
         return Plan(task, action, reason, identity, len(prepared.inputs.tokens), prepared.rows, size)
 

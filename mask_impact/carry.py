@@ -11,8 +11,8 @@ layer and its output of the layer before, and is added to every row.
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from mask_impact.attention import (
     decoder_layers,
     eager_attention,
     implementation,
+    replaced_forward,
     routed_attention,
     unsupported,
 )
@@ -375,7 +376,8 @@ class Carrier:
 
         ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
         with torch.no_grad(), ExitStack() as undo:
-            undo.enter_context(_forwards([call.layer for call in calls], forward))
+            for index, call in enumerate(calls):
+                undo.enter_context(replaced_forward(call.layer, forward(index, call.layer.forward)))
             undo.enter_context(routed_attention(attend, decoder_configs(self.model), self.name))
             output = self.model(input_ids=ids, use_cache=False, **self.one_row)
         return Carried(output.logits[:, -1], states)
@@ -545,14 +547,3 @@ def _edited(edits: Sequence[Edit], start: int, length: int) -> torch.Tensor:
         else:
             edited[row, 0, :, members] = torch.arange(start, length)[:, None] > torch.tensor(members)
     return edited
-
-
-@contextmanager
-def _forwards(layers: Sequence[nn.Module], forward: Callable[[int, Callable[..., Any]], Any]) -> Iterator[None]:
-    """Put `forward(index, the layer's own)` in place of each layer's forward until the block ends."""
-    with ExitStack() as undo:
-        for index, layer in enumerate(layers):
-            before = vars(layer).get("forward")  # accelerate puts one there
-            layer.forward = forward(index, layer.forward)
-            undo.callback(setattr if before else delattr, layer, "forward", *([before] if before else []))
-        yield

@@ -248,15 +248,17 @@ def analyse(args: argparse.Namespace) -> None:
         prepared = session.prepare(request)
         about = {"argv": args.argv, "config": None, "request": resume.identity(session, request)}
         with output_folder(settings.output_dir):
-            again = resume.why_again(settings.output_dir, name, about["request"], settings.formats)
-            if args.resume and again is None:
+            again: str | None = resume.NEW
+            if args.resume:
+                again = resume.why_again(settings.output_dir, name, about["request"], settings.formats)
+            if again is None:
                 tell(f"kept       {settings.output_dir / name}_run.json: same model, prompt and options")
                 return
             if args.output and not (args.overwrite or args.resume):
                 resume.check_kept(settings.output_dir, [name])
             session.check_room(prepared.bytes(settings.formats))
             session.check_report(prepared)
-            if args.resume and again != "new":
+            if again != resume.NEW:
                 tell(f"redone     {again}")
             if args.vision:
                 tell(summary.plan(prepared.inputs, request.mask_mode))

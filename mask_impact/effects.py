@@ -4,9 +4,9 @@ For every unit (what is masked together), every window (first and last layer in 
 stops reading it), one row: what becomes of the token the model chose, and of the last state.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,8 +16,7 @@ from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.masking import memory_budget
 from mask_impact.memory import explained, free_memory, is_out_of_memory
 from mask_impact.replay import VECTORS_PER_ROW
-
-BLOCKS = ("last", "all")
+from mask_impact.units import Unit
 
 # Edits that begin at different positions run together from the first of these on. So many rows a matrix product needs
 # to be fast; of more than that, at most a tenth may be rows in which nothing changes.
@@ -25,16 +24,6 @@ ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
 PREDICTION_NUMBERS = 2**22  # logits in double precision at once
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
-
-
-class Unit(Protocol):
-    """What is masked together."""
-
-    @property
-    def label(self) -> str: ...
-
-    @property
-    def positions(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -164,7 +153,6 @@ class Effects:
         window: Window,
         block: str,
         trace: bool = False,
-        progress: Callable[[], None] = lambda: None,
     ) -> tuple[list[Effect], list[Trace]]:
         """One row for each unit, in order; with `trace` also one for each unit and layer from the first masked on."""
         length, calls = self.passage.length, self.passage.calls
@@ -182,7 +170,6 @@ class Effects:
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)
                 found |= {job.unit: row for job, row in zip(part, rows, strict=True)}
-        progress()
         effects: list[Effect] = []
         traces: list[Trace] = []
         for index, unit in enumerate(units):

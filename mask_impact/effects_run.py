@@ -14,7 +14,6 @@ import torch
 from mask_impact.effects import Effect, Effects, Trace, Window, contrast_ids, windows_of
 from mask_impact.errors import UserError
 from mask_impact.experiment import Options, Units, longer, model_tensors
-from mask_impact.experiment import Unit as Masked
 from mask_impact.inputs import ModelInputs, tokens_of
 from mask_impact.options import BLOCKS, Request
 from mask_impact.units import Unit
@@ -110,7 +109,7 @@ def measure(
 
 
 def pair_effects(
-    found: Effects, units: Sequence[Masked], rows: Sequence[Effect], window: Window, block: str, count: int
+    found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, block: str, count: int
 ) -> list[Effect]:
     """The effects of all pairs among the `count` units with the largest change of log-probability, and how much more or
     less a pair does than its two units do by themselves."""

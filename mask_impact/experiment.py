@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,32 +19,14 @@ from mask_impact.memory import explained, release_free_memory
 from mask_impact.models import input_device, length_dependent_positions, max_positions
 from mask_impact.options import ABLATIONS, HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION
 from mask_impact.results import Block
-from mask_impact.units import MASKED
+from mask_impact.units import MASKED, Unit
 
 REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 
 Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
 
 
-class Unit(Protocol):
-    """Tokens that are masked together, a word for example."""
-
-    @property
-    def label(self) -> str: ...
-
-    @property
-    def positions(self) -> tuple[int, ...]: ...  # the first of them says where the unit is
-
-
 Units = Callable[[Sequence[Token]], Sequence[Unit]]  # called with the tokens that a query sees, gives what is masked
-
-
-@dataclass(frozen=True)
-class Single:
-    """A token by itself."""
-
-    label: str
-    positions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -395,7 +377,7 @@ class _Measurement:
 
     def _each_by_itself(self, tokens: Sequence[Token]) -> list[Unit]:
         maskable = MASKED[self.options.mask_mode]
-        return [Single(found.text, (found.position,)) for found in tokens if maskable(found)]
+        return [Unit(found.text, (found.position,)) for found in tokens if maskable(found)]
 
     def _seen(self, recording: Recording, position: int) -> list[Token]:
         """The tokens up to the query position, and later ones that it can see: of its picture, where attention among

@@ -43,6 +43,7 @@ class Prepared:
     heads: int
     units: Units  # what is masked together
     plain: bool  # every token of the mask mode by itself
+    unit_count: int  # in the prompt
     effects: Asked | None
 
     def masked(self, query: int) -> int:
@@ -51,7 +52,12 @@ class Prepared:
         generated = query + 1 - len(tokens) if self.options.mask_mode != "vision" else 0
         if self.plain:
             return sum(map(MASKED[self.options.mask_mode], tokens)) + generated
-        return len(self.units(self.inputs.tokens)) + generated
+        return self.unit_count + generated
+
+    @property
+    def queries(self) -> list[int]:
+        """The query positions, if generation does not stop early."""
+        return experiment.query_positions(self.options.queries, len(self.inputs.tokens), self.options.num_tokens)
 
     @property
     def variants(self) -> int:
@@ -66,18 +72,17 @@ class Prepared:
     @property
     def rows(self) -> int:
         """How many rows the table has at most; generation may stop early."""
-        queries = experiment.query_positions(self.options.queries, len(self.inputs.tokens), self.options.num_tokens)
-        return self.variants * self.layers * sum(map(self.masked, queries))
+        return self.variants * self.layers * sum(map(self.masked, self.queries))
 
     @property
     def units_of_work(self) -> int:
         """Forwards and replayed layers, for the progress."""
-        queries = experiment.query_positions(self.options.queries, len(self.inputs.tokens), self.options.num_tokens)
-        return self.options.num_tokens * (1 + (self.effects is not None)) + len(queries) * self.layers
+        return self.options.num_tokens * (1 + (self.effects is not None)) + len(self.queries) * self.layers
 
     def bytes(self, formats: Sequence[str]) -> int:
         """How much room the results need at most."""
-        return sum(BYTES_PER_ROW[form] * self.rows + BYTES_PER_FILE.get(form, 0) for form in formats)
+        per_row = sum(BYTES_PER_ROW[form] for form in formats)
+        return per_row * self.rows + sum(BYTES_PER_FILE.get(form, 0) for form in formats)
 
 
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
@@ -108,14 +113,18 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
     experiment.query_positions(options.queries, len(inputs.tokens), request.num_tokens)
     effects = effects_run.asked(request, tokenizer, count)
 
+    in_prompt = units(asked, tokenizer, inputs, inputs.tokens, request.mask_mode)
+
     def together(tokens: Sequence[Token]) -> Sequence[Unit]:
+        if asked.given:  # spans and regions are the same at every step, and finding them can mean to open a picture
+            return in_prompt
         return units(asked, tokenizer, inputs, tokens, request.mask_mode)
 
-    if not together(inputs.tokens):
+    if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
     return Prepared(
         tokenizer, inputs, options, len(chosen or range(count)), text_config.num_attention_heads, together,
-        asked.plain, effects,
+        asked.plain, len(in_prompt), effects,
     )  # fmt: skip
 
 
@@ -164,6 +173,11 @@ class Session:
             settings.model, settings.trust_remote_code, settings.allow_pickle, settings.vision
         )
         self.reader = load_reader(self.source)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model's files, see `models.fingerprint`; once, since all files are looked at."""
+        return models.fingerprint(self.source)
 
     @cached_property
     def model(self) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mask_impact import masking
-from mask_impact.attention import implementation, routed_attention
+from mask_impact.attention import implementation, replaced_forward, routed_attention
 from mask_impact.capture import Query, layer_output
 from mask_impact.trace import RowTrace, tensors_in
 
@@ -135,9 +135,7 @@ def answered_branches(layer: nn.Module, attention: nn.Module, branches: dict[str
             recorded = branches.get(name)
             if recorded is None or any(module is attention for module in child.modules()):
                 continue
-            before = vars(child).get("forward")  # accelerate puts one there
-            child.forward = answer(child.forward, recorded)
-            undo.callback(setattr if before else delattr, child, "forward", *([before] if before else []))
+            undo.enter_context(replaced_forward(child, answer(child.forward, recorded)))
         yield
 
 

@@ -11,9 +11,10 @@ import mask_impact
 from mask_impact.errors import UserError
 from mask_impact.images import file_sha256
 from mask_impact.job import Session
-from mask_impact.models import fingerprint
 from mask_impact.options import Request
 from mask_impact.results import SCHEMA_VERSION, existing_files
+
+NEW = "new"  # no results yet
 
 # Where only a hash is kept, what it stands for.
 HASHED = {"prompt_sha256": "the prompt", "images_sha256": "an image", "model_fingerprint": "the model"}
@@ -29,7 +30,7 @@ def identity(session: Session, request: Request) -> dict[str, Any]:
     found = {
         "mask_impact": mask_impact.__version__,
         "model": session.settings.model,
-        "model_fingerprint": fingerprint(session.source),
+        "model_fingerprint": session.fingerprint,
         "device": session.device.type,
         "dtype": str(session.dtype).removeprefix("torch."),
         "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
@@ -40,10 +41,10 @@ def identity(session: Session, request: Request) -> dict[str, Any]:
 
 
 def why_again(folder: Path, name: str, wanted: dict[str, Any], formats: Sequence[str]) -> str | None:
-    """Why the results under `name` are not those of `wanted`; None if they are, and complete."""
+    """Why the results under `name` are not those of `wanted`: NEW if there are none; None if they are, and complete."""
     manifest = folder / f"{name}_run.json"
     if not existing_files(folder, name):
-        return "new"
+        return NEW
     try:
         found = json.loads(manifest.read_text("utf-8"))
         before, files, version = found["request"], found["files"] + found["tables"], found["schema_version"]
