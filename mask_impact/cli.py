@@ -28,7 +28,7 @@ from mask_impact.options import (
     Settings,
     output_name,
 )
-from mask_impact.terminal import ProgressBar, complain, described, one_line, quiet_libraries, show
+from mask_impact.terminal import ProgressBar, complain, described, let_the_first_speak, one_line, quiet_libraries, show
 
 PROMPT_FILE = "prompt.txt"
 REPEATED = ("images", "spans", "regions", "region_masks", "contrast")  # flags that can be given several times
@@ -194,6 +194,7 @@ def guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Nam
         complain("interrupted: nothing of the unfinished run was written")
         return 130
     except Exception as error:
+        let_the_first_speak()
         if args.verbose:
             traceback.print_exc()
         if isinstance(error, UserError):

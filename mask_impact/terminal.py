@@ -3,12 +3,15 @@
 import contextlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from logging import ERROR, getLogger
 from typing import Self
 
 from mask_impact.errors import OutOfMemory, UserError
+
+HEAD_START = 60.0  # seconds, for the first process to start and to read its files
 
 
 def one_line(message: object) -> str:
@@ -23,16 +26,19 @@ def described(error: Exception) -> str:
 
 
 def complain(line: str) -> None:
-    """Print `line` on stderr.
-
-    Of several processes for one command, the first speaks for all until they work on different things.
-    """
+    """Print `line` on stderr, with the number of the process if it is not the first of its command."""
     rank = os.environ.get("RANK", "0")
+    print(line if rank == "0" else f"process {rank}: {line}", file=sys.stderr)
+
+
+def let_the_first_speak() -> None:
+    """Before several processes have met, all but the first wait: what stops one stops most often all.
+
+    A launcher ends the others as soon as one has ended, so one that left at once could silence the first.
+    """
     distributed = sys.modules.get("torch.distributed")
-    if rank == "0":
-        print(line, file=sys.stderr)
-    elif distributed is not None and distributed.is_initialized():
-        print(f"process {rank}: {line}", file=sys.stderr)
+    if os.environ.get("RANK", "0") != "0" and not (distributed is not None and distributed.is_initialized()):
+        time.sleep(HEAD_START)
 
 
 def show(text: str) -> None:

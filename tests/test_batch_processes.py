@@ -120,10 +120,21 @@ def test_a_process_that_fails_is_reported_and_hangs_nobody(here, good):
     assert again.returncode == 0 and list(statuses().values()) == ["kept", "kept", "done", "done"]
 
 
+LATE = """
+import os, sys, time
+if os.environ["RANK"] == "0":
+    time.sleep(5)
+import mask_impact_analysis
+sys.exit(mask_impact_analysis.main())
+"""
+
+
 def test_bad_input_to_several_processes_is_told_once(here, good):
+    """Also where the first process is late: the launcher would end it as soon as the second has gone."""
+    (here / "late.py").write_text(LATE)
     write_config(here / "night.yaml", {"a": "The"}, "formats: [xlsx]", good)
-    ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml"])
-    assert ended.returncode != 0 and len(re.findall("^error: ", ended.stderr, re.MULTILINE)) == 1
+    ended = run([*TORCHRUN, "late.py", "--config", "night.yaml"])
+    assert ended.returncode != 0 and len(re.findall("error: night.yaml", ended.stderr)) == 1
     write_config(here / "night.yaml", {"a": "The"}, "formats: [csv]", good)
     for flags, say in (
         (["--device", "mps"], "2 processes were started, each for a device of its own, but --device mps is one device"),
