@@ -13,8 +13,8 @@ D head width, C hidden size. The batch is always one prompt.
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from mask_impact import t5
 from mask_impact.errors import UnsupportedModel
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
@@ -46,6 +47,8 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     In a vision-language model the decoder is the part with a config of the text config's class, so that a vision tower
     of as many blocks is not taken for it. Raises UnsupportedModel when there is none; no family's names are guessed.
     """
+    if model.config.is_encoder_decoder:
+        return tower_layers(model, "decoder")
     config = model.config.get_text_config(decoder=True)
     count = config.num_hidden_layers
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
@@ -57,6 +60,12 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     raise UnsupportedModel(
         f"model family '{family(model)}' is not supported: no list of {count} decoder layers was found in it"
     )
+
+
+def tower_layers(model: PreTrainedModel, tower: str) -> list[nn.Module]:
+    """The layers of one half of an encoder-decoder, "encoder" or "decoder": the first ModuleList in it."""
+    half = model.get_encoder() if tower == "encoder" else model.get_decoder()
+    return list(next(module for module in half.modules() if isinstance(module, nn.ModuleList)))
 
 
 def implementation(model: PreTrainedModel) -> str:
@@ -86,6 +95,8 @@ def eager_attention(module: nn.Module) -> AttentionFunction:
     ):
         if "eager_attention_forward" in scope:
             return scope["eager_attention_forward"]
+    if t5.computes_itself(module):
+        return t5.eager_attention
     raise UnsupportedModel(f"{type(module).__name__} is not supported: its modeling file has no eager attention")
 
 
@@ -96,8 +107,13 @@ def attention_function(name: str, module: nn.Module) -> AttentionFunction:
 
 def decoder_configs(model: PreTrainedModel) -> list[Any]:
     """The distinct config objects the decoder's modules read their attention implementation from."""
+    return layer_configs(model, decoder_layers(model))
+
+
+def layer_configs(model: PreTrainedModel, layers: Iterable[nn.Module]) -> list[Any]:
+    """The same for these layers, and the text model's own."""
     found = {id(model.config.get_text_config(decoder=True)): model.config.get_text_config(decoder=True)}
-    for layer in decoder_layers(model):
+    for layer in layers:
         for module in layer.modules():
             config = getattr(module, "config", None)
             if hasattr(config, "_attn_implementation_internal"):
@@ -120,21 +136,24 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 
 @contextmanager
-def routed_attention(handler: AttentionFunction, configs: list[Any], masks_of: str) -> Iterator[None]:
+def routed_attention(
+    handler: AttentionFunction, configs: list[Any], masks_of: str, layers: Iterable[nn.Module] = ()
+) -> Iterator[None]:
     """Send the attention calls of all modules with one of `configs` to `handler`, until the block ends.
 
-    The masks that a model then makes are those of implementation `masks_of`. Everything is put back at the
-    end, also by an exception.
+    The masks that a model then makes are those of implementation `masks_of`. Also the calls of those modules in
+    `layers` that would compute attention by themselves (`t5`). Everything is put back at the end, also by an exception.
     """
     before = [config._attn_implementation_internal for config in configs]
     AttentionMaskInterface.register(ROUTE, ALL_MASK_ATTENTION_FUNCTIONS[masks_of])
     AttentionInterface.register(ROUTE, handler)
-    try:
-        for config in configs:
-            config._attn_implementation_internal = ROUTE
-        yield
-    finally:
+    with ExitStack() as undo:
+        undo.callback(AttentionInterface._global_mapping.pop, ROUTE, None)
+        undo.callback(AttentionMaskInterface._global_mapping.pop, ROUTE, None)
         for config, name in zip(configs, before, strict=True):
-            config._attn_implementation_internal = name
-        AttentionInterface._global_mapping.pop(ROUTE, None)
-        AttentionMaskInterface._global_mapping.pop(ROUTE, None)
+            undo.callback(setattr, config, "_attn_implementation_internal", name)
+            config._attn_implementation_internal = ROUTE
+        for module in (module for layer in layers for module in layer.modules()):
+            if t5.computes_itself(module):
+                undo.enter_context(replaced_forward(module, t5.through(handler, module)))
+        yield

@@ -19,11 +19,12 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from mask_impact.attention import (
     attention_function,
-    decoder_configs,
     decoder_layers,
     family,
     implementation,
+    layer_configs,
     routed_attention,
+    tower_layers,
 )
 from mask_impact.errors import UnsupportedModel
 from mask_impact.memory import explained, release_free_memory
@@ -49,7 +50,7 @@ class Query:
 
 @dataclass
 class Attention:
-    """A layer's attention module with the keys and values of all positions."""
+    """A layer's attention module with the keys and values of all positions; cross-attention's: of the encoder's."""
 
     module: nn.Module
     keys: torch.Tensor  # [1, G, T, D]
@@ -58,12 +59,15 @@ class Attention:
 
 @dataclass
 class LayerRecord:
-    """One decoder layer."""
+    """One layer, and one attention in it."""
 
     index: int
     layer: nn.Module
     attention: Attention | None = None  # None: the layer never called the attention interface
     queries: dict[int, Query] = field(default_factory=dict)  # by position
+    # In the decoder of an encoder-decoder: the same layer with its cross-attention; of that one, with its self-attention.
+    other: "LayerRecord | None" = None
+    is_cross: bool = False  # the attention is to the encoder
 
 
 @dataclass
@@ -123,21 +127,28 @@ def _tensor_row(tensor: torch.Tensor, row: int, count: int, rows: int) -> torch.
 
 
 class Recorder:
-    """Hooks and attention handler that fill one LayerRecord per decoder layer while the model runs."""
+    """Hooks and attention handler that fill one LayerRecord per layer while the model runs."""
 
     def __init__(
-        self, model: PreTrainedModel, wanted: Callable[[int], bool], together: Sequence[tuple[int, int]] = ()
+        self,
+        model: PreTrainedModel,
+        wanted: Callable[[int], bool],
+        together: Sequence[tuple[int, int]] = (),
+        tower: str = "decoder",
     ) -> None:
         self.model = model
         self.together = together  # ranges of positions whose tokens are made to see each other
         self.wanted = wanted  # which positions are query positions
-        self.records = [LayerRecord(index, layer) for index, layer in enumerate(decoder_layers(model))]
+        self.layers = decoder_layers(model) if tower == "decoder" else tower_layers(model, tower)
+        self.crosses = model.config.is_encoder_decoder and tower == "decoder"  # to the encoder
+        self.records = [LayerRecord(index, layer) for index, layer in enumerate(self.layers)]
         self.implementation = implementation(model)
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
         self.rows: list[int] = []  # which of them are at query positions
         self.inside: LayerRecord | None = None
         self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
+        self.crossing: dict[int, dict[str, Any]] = {}  # what is different in its cross-attention
         self.cut: dict[int, Any] = {}  # rows already cut for the running layer
 
     @contextmanager
@@ -150,7 +161,8 @@ class Recorder:
                 handles.append(record.layer.register_forward_hook(self._after(record)))
                 for name, child in record.layer.named_children():
                     handles.append(child.register_forward_hook(self._branch(name)))
-            with routed_attention(self._attend, decoder_configs(self.model), self.implementation):
+            configs = layer_configs(self.model, self.layers)
+            with routed_attention(self._attend, configs, self.implementation, self.layers):
                 yield
         finally:
             for handle in handles:
@@ -164,7 +176,7 @@ class Recorder:
                 self.count = hidden.shape[-2]
                 self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
             self.inside = record
-            self.parts, self.cut = {}, {}
+            self.parts, self.crossing, self.cut = {}, {}, {}
             for row in self.rows:
                 position = self.position + row
                 self.parts[position] = {
@@ -196,6 +208,8 @@ class Recorder:
                 if part["hidden"].device != rows.device:  # accelerate moves a layer's inputs only after our first hook
                     part = changed(part, partial(torch.Tensor.to, device=rows.device), {})
                 record.queries[position] = Query(**part, output=rows)
+                if record.other is not None:
+                    record.other.queries[position] = Query(**part | self.crossing[position], output=rows)
 
         return hook
 
@@ -216,26 +230,43 @@ class Recorder:
         result = compute(module, query, key, value, attention_mask, *args, **kwargs)
         if record is None:  # not a decoder layer's
             return result
-        recorded = record.attention
-        if args or (recorded is not None and recorded.module is not module):
+        site = self._site(record, module) if not args else None
+        if site is None:
             raise UnsupportedModel(
                 f"model family '{family(self.model)}' is not supported: layer {record.index} computes attention more "
                 "than once, or not with the arguments of transformers' attention interface"
             )
         total = self.position + self.count
-        if recorded is None:
-            record.attention = Attention(module, key, value)
-        else:
-            recorded.keys = _extended(recorded.keys, key, self.count, total)
-            recorded.values = _extended(recorded.values, value, self.count, total)
+        if site.attention is None:
+            site.attention = Attention(module, key, value)
+        elif site is record:
+            site.attention.keys = _extended(site.attention.keys, key, self.count, total)
+            site.attention.values = _extended(site.attention.values, value, self.count, total)
+        parts = self.parts if site is record else self.crossing
+        position_bias = kwargs.pop("position_bias", None)  # T5's, beside the mask
         for row in self.rows:
-            self.parts[self.position + row] |= {
-                "query": query[:, :, row : row + 1].clone(),
-                "bias": self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal")),
-                "options": at_row(kwargs, row, self.count, self.cut),
-                "heads": result[0][0, row].clone(),
-            }
+            if site is record:
+                bias = self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal"))
+            else:
+                bias = _cross_bias(query, key, attention_mask, row)
+            if position_bias is not None:
+                bias = bias + _of_row(position_bias, row)[..., : bias.shape[-1]]
+            parts.setdefault(self.position + row, {}).update(
+                query=query[:, :, row : row + 1].clone(),
+                bias=bias,
+                options=at_row(kwargs, row, self.count, self.cut),
+                heads=result[0][0, row].clone(),
+            )
         return result
+
+    def _site(self, record: LayerRecord, module: nn.Module) -> LayerRecord | None:
+        """Where the running layer's call of `module` is recorded; None for a call that is one too many."""
+        if record.attention is None or record.attention.module is module:
+            return record
+        if self.crosses and record.other is None:
+            record.other = LayerRecord(record.index, record.layer, other=record, is_cross=True)
+        cross = record.other
+        return cross if cross and (cross.attention is None or cross.attention.module is module) else None
 
     def _bias(
         self,
@@ -256,12 +287,24 @@ class Recorder:
             visible = torch.arange(hidden_by_cache, total, device=key.device) <= (position if causal else total)
             bias = additive(visible[None, None, None], query.dtype)
         else:
-            bias = additive(mask[:1, :, row : row + 1, : key.shape[2]], query.dtype)
+            bias = additive(_of_row(mask, row)[..., : key.shape[2]], query.dtype)
         bias = nn.functional.pad(bias, (hidden_by_cache, 0), value=float("-inf"))
         later = bias[..., position + 1 :]
         if not later.numel() or later.isneginf().all():
             bias = bias[..., : position + 1].clone()
         return bias
+
+
+def _cross_bias(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, row: int) -> torch.Tensor:
+    """The same [1, 1 or H, 1, T] over the encoder's positions: nothing is later than another there."""
+    if mask is None:
+        return query.new_zeros(1, 1, 1, key.shape[2], dtype=torch.promote_types(query.dtype, torch.float32))
+    return additive(_of_row(mask, row), query.dtype)
+
+
+def _of_row(mask: torch.Tensor, row: int) -> torch.Tensor:
+    """[1, 1 or H, 1, T] of a mask or position bias [1, 1 or H, 1 or N, T]; one row can stand for all."""
+    return mask[:1, :, row : row + 1] if mask.shape[2] > 1 else mask[:1]
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -289,6 +332,23 @@ class _Probability(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.values.append(scores[0].float().softmax(dim=-1).max().item())
         return scores
+
+
+def decoder_beginning(model: PreTrainedModel) -> dict[str, int]:
+    """How an encoder-decoder's answer begins, as its checkpoint says: a start token, and for some (mBART, NLLB) the
+    token of the language it is to be in. Raises UnsupportedModel; empty for a decoder-only model.
+    """
+    if not model.config.is_encoder_decoder:
+        return {}
+    found = {}
+    for name in ("decoder_start_token_id", "forced_bos_token_id", "bos_token_id"):
+        value = getattr(model.generation_config, name, None)
+        value = getattr(model.config, name, None) if value is None else value
+        if isinstance(value, int):
+            found[name] = value
+    if "decoder_start_token_id" not in found:
+        raise UnsupportedModel(f"model family '{family(model)}' is not supported: no decoder_start_token_id is known")
+    return found
 
 
 @contextmanager
@@ -358,8 +418,9 @@ def record_generation(
     queries: Callable[[int], bool] | None = None,
     together: Sequence[tuple[int, int]] = (),
     progress: Callable[[], None] = lambda: None,
+    tower: str = "decoder",
 ) -> Recording:
-    """Generate up to `num_tokens` tokens greedily with the KV cache, recording every decoder layer.
+    """Generate up to `num_tokens` tokens greedily with the KV cache, recording every layer of the decoder.
 
     Args:
         inputs: the model's inputs; "input_ids" [1, N].
@@ -367,12 +428,14 @@ def record_generation(
         queries: which positions are recorded; by default those that predict an output token.
         together: ranges [first, last) of prompt positions that see each other, whatever the model's own mask says.
         progress: called after each forward.
+        tower: of an encoder-decoder, "encoder" records the encoder's layers instead.
 
     Raises UnsupportedModel when no layer calls transformers' attention interface, OutOfMemory when a forward does not
     fit: it cannot be split.
     """
     prompt_length = inputs["input_ids"].shape[1]
-    recorder = Recorder(model, queries or (lambda position: position >= prompt_length - 1), together)
+    predicting = 0 if model.config.is_encoder_decoder else prompt_length - 1
+    recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
     probability = _Probability()
     seconds: list[float] = []
     settings = GenerationConfig(
@@ -381,6 +444,7 @@ def record_generation(
         use_cache=True,
         eos_token_id=stop_ids or None,
         pad_token_id=stop_ids[0] if stop_ids else 0,
+        **decoder_beginning(model),
     )
 
     def forward() -> str:

@@ -113,9 +113,8 @@ class Meter:
 
     def _replayed(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
         """The layer on one row per change, or a refusal."""
-        assert record.attention is not None
         try:
-            return self.replay.rows(record.layer, record.attention.module, query, base, change)
+            return self.replay.rows(record, query, base, change)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             if is_out_of_memory(error):
                 raise

@@ -161,3 +161,20 @@ class QueryAttention:
             return output.masked_fill(blind, 0.0)
 
         return torch.cat(self.portion.pieces(masks, max(1, memory_budget(self.query.device) // per_row), masked))
+
+
+def read(recorded: Attention, query: Query, rows: torch.Tensor) -> torch.Tensor:
+    """[R, 1, H, D] what queries `rows` [R, H, 1, D] read from the encoder, in the place of `query`.
+
+    Computed as one long query over the same keys, in float32 or better.
+    """
+    precise = torch.promote_types(rows.dtype, torch.float32)
+    states = (rows.transpose(0, 2), recorded.keys, recorded.values)
+    with align_module_device(recorded.module):
+        output, _ = eager_attention(recorded.module)(
+            recorded.module,
+            *(item.to(precise) for item in states),
+            query.bias.expand(-1, -1, len(rows), -1),
+            **query.options,
+        )
+    return output.transpose(0, 1).to(rows.dtype)

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mask_impact import masking
-from mask_impact.attention import implementation, replaced_forward, routed_attention
-from mask_impact.capture import Query, layer_output
+from mask_impact.attention import implementation, layer_configs, replaced_forward, routed_attention
+from mask_impact.capture import LayerRecord, Query, layer_output
 from mask_impact.trace import RowTrace, tensors_in
 
 # One row's share of the memory that a replay may hold at once, in vectors of hidden size: MLP intermediates, copies
@@ -50,28 +50,25 @@ class Replay:
         self.model = model
         self.share_rows = True
 
-    def rows(
-        self, layer: nn.Module, attention: nn.Module, query: Query, base: torch.Tensor, change: torch.Tensor
-    ) -> Rows:
+    def rows(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
         """Call the layer on R copies of the query's row.
 
         Args:
-            attention: the layer's attention module.
+            query: of `record`, whose attention is the one that masks change.
             base: [H, D] the attention output without a mask.
             change: [R, H, D] what each mask changes in it.
         """
         try:
-            return self._call(layer, attention, query, base, change)
+            return self._call(record, query, base, change)
         except RuntimeError as error:
             if not self.share_rows or "single memory location" not in str(error):
                 raise
         self.share_rows = False  # the layer writes into its input; it then needs real copies
-        return self._call(layer, attention, query, base, change)
+        return self._call(record, query, base, change)
 
-    def _call(
-        self, layer: nn.Module, attention: nn.Module, query: Query, base: torch.Tensor, change: torch.Tensor
-    ) -> Rows:
-        count = change.shape[0]
+    def _call(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+        assert record.attention is not None
+        layer, attention, count = record.layer, record.attention.module, change.shape[0]
         hidden = query.hidden.expand(count, -1, -1)
         if not self.share_rows:
             hidden = hidden.contiguous()
@@ -79,18 +76,22 @@ class Replay:
         kwargs = {name: hidden if item is query.hidden else item for name, item in query.kwargs.items()}
         if "use_cache" in kwargs:
             kwargs["use_cache"] = False
+        if record.other is not None:
+            kwargs["past_key_values"] = encoded(record)
         heads = base + change
         answer = heads.to(query.heads.dtype).unsqueeze(1)  # [R, 1, H, D]
         trace = RowTrace(count)
 
-        def attend(module: nn.Module, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+        def attend(module: nn.Module, row: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+            if module is not attention:
+                return self._other(record, query, row), None
             trace.start(answer)
             return answer, None
 
         landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(layer_output(output)))
         try:
             with (
-                routed_attention(attend, [attention.config], implementation(self.model)),
+                routed_attention(attend, layer_configs(self.model, [layer]), implementation(self.model), [layer]),
                 answered_branches(layer, attention, query.branches, count),
                 trace,
             ):
@@ -112,6 +113,25 @@ class Replay:
             head_change=head_change,
             projection=weight,
         )
+
+    def _other(self, record: LayerRecord, query: Query, rows: torch.Tensor) -> torch.Tensor:
+        """[R, 1, H, D] what the layer's other attention gives queries [R, H, 1, D]. Masks do not act there."""
+        assert record.other is not None and record.other.attention is not None
+        seen = record.other.queries[query.position]
+        if record.is_cross:  # self-attention comes first, and does not change
+            return seen.heads[None, None].expand(len(rows), -1, -1, -1)
+        return masking.read(record.other.attention, seen, rows)
+
+
+def encoded(record: LayerRecord) -> EncoderDecoderCache:
+    """A cache that has the encoder's keys and values for `record`'s layer, and nothing of the decoder's."""
+    cross = record if record.is_cross else record.other
+    assert cross is not None and cross.attention is not None
+    recorded, index = cross.attention, cross.attention.module.layer_idx
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    cache.cross_attention_cache.update(recorded.keys, recorded.values, index)
+    cache.is_updated[index] = True
+    return cache
 
 
 @contextmanager

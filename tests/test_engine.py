@@ -161,9 +161,9 @@ def test_equal_rows_are_computed_once_and_the_same(name: str) -> None:
         attention = QueryAttention(layer.attention, query)
         change = attention.changes([(), (0,), (1, 2)])
         meter = Meter(model, Wanted())
-        shared = meter.replay.rows(layer.layer, layer.attention.module, query, attention.output, change)
+        shared = meter.replay.rows(layer, query, attention.output, change)
         meter.replay.share_rows = False
-        copied = meter.replay.rows(layer.layer, layer.attention.module, query, attention.output, change)
+        copied = meter.replay.rows(layer, query, attention.output, change)
         apart = (shared.update - copied.update).abs().max()
     assert apart < 1e-12, f"{apart:.3g}"
 

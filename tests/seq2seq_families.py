@@ -1,0 +1,195 @@
+"""Tiny random encoder-decoders, one row per family, and what masks do to them by brute force.
+
+In: a row's name. Out: a seeded model in eval mode, built from its config; the update of one of its layers without and
+with key columns taken out of one attention. Paths are relative to a layer and were read in that family's modeling file.
+The columns go where the softmax is computed, whatever the family makes of masks and position biases. No mask_impact
+import here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from brute_force import first, using_attention
+from packaging.version import Version
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+
+VOCABULARY = 97
+BART = {
+    "d_model": 48, "encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
+}  # fmt: skip
+T5 = {"d_model": 48, "d_kv": 10, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4}
+GATED = {"feed_forward_proj": "gated-gelu"}
+BART_PATHS = {"self": "self_attn", "cross": "encoder_attn", "encoder": "self_attn"}
+T5_PATHS = {"self": "layer.0.SelfAttention", "cross": "layer.1.EncDecAttention", "encoder": "layer.0.SelfAttention"}
+
+
+@dataclass(frozen=True)
+class Seq2Seq:
+    """One row: a config and where in a layer each kind of attention is."""
+
+    model_type: str
+    config: dict[str, Any]
+    attention: dict[str, str]
+    o_proj: str
+    layers: str
+    heads: int = 4
+    decoder_heads: int = 4
+    min_version: str = "4.57"
+
+    @property
+    def available(self) -> bool:
+        return Version(self.min_version) <= Version(Version(transformers.__version__).base_version)
+
+
+def bart(model_type: str, **config: Any) -> Seq2Seq:
+    return Seq2Seq(model_type, BART | config, BART_PATHS, "out_proj", "layers")
+
+
+def t5(model_type: str, min_version: str = "4.57", **config: Any) -> Seq2Seq:
+    return Seq2Seq(model_type, T5 | config, T5_PATHS, "o", "block", min_version=min_version)
+
+
+FAMILIES = {
+    "bart": Seq2Seq(
+        "bart", BART | {"encoder_layers": 2, "encoder_attention_heads": 3}, BART_PATHS, "out_proj", "layers", heads=3
+    ),
+    "mbart": bart("mbart"),
+    "marian": bart("marian", pad_token_id=96, decoder_start_token_id=96),
+    "pegasus": bart("pegasus"),
+    "m2m_100": bart("m2m_100", decoder_start_token_id=2),  # positions do not count padding, so it is not the start
+    "blenderbot": bart("blenderbot"),
+    "blenderbot_small": bart("blenderbot-small"),
+    "plbart": bart("plbart"),
+    "t5": t5("t5"),
+    "t5_gated": t5("t5", **GATED, tie_word_embeddings=False),
+    "mt5": t5("mt5", **GATED),
+    "umt5": t5("umt5", min_version="5", **GATED),
+    "switch_transformers": t5("switch_transformers", num_sparse_encoder_layers=1, num_sparse_decoder_layers=1,
+                              num_experts=4, expert_capacity=64),
+}  # fmt: skip
+
+
+def available() -> list[str]:
+    return [name for name, family in FAMILIES.items() if family.available]
+
+
+def build(name: str, dtype: torch.dtype = torch.float32, gain: float = 1.5) -> PreTrainedModel:
+    """The model of a row, with weights large enough for its attention to be far from uniform."""
+    row = FAMILIES[name]
+    settings: dict[str, Any] = {"vocab_size": VOCABULARY, "decoder_start_token_id": 0, "pad_token_id": 0} | row.config
+    config = AutoConfig.for_model(row.model_type, **settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager")
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=gain * module.in_features**-0.5)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=1.0)
+    return model.to(dtype).eval()
+
+
+def prompt(length: int = 9) -> Tensor:
+    return torch.randint(3, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(1))
+
+
+class WithoutColumns(TorchFunctionMode):
+    """Every softmax without these key columns; with `values`, the columns keep their weight and give nothing."""
+
+    def __init__(self, columns: Collection[int], zero_values: bool) -> None:
+        super().__init__()
+        self.columns, self.zero_values = sorted(columns), zero_values
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__name__", "") != "softmax":
+            return func(*args, **kwargs or {})
+        if self.zero_values:
+            weights = func(*args, **kwargs or {}).clone()
+            weights[..., self.columns] = 0
+            return weights
+        logits = args[0].clone()
+        lost = (logits > -1e4).any(-1)
+        logits[..., self.columns] = float("-inf")
+        lost &= ~(logits > -1e4).any(-1)  # a query with nothing left to see reads 0
+        return func(logits, *args[1:], **kwargs or {}).masked_fill(lost.unsqueeze(-1), 0.0)
+
+
+@contextmanager
+def without(module: nn.Module, columns: Collection[int], zero_values: bool = False) -> Iterator[None]:
+    """`module` computes its attention without the columns until the block ends."""
+    modes: list[ExitStack] = []
+
+    def enter(*_: Any) -> None:
+        modes.append(ExitStack())
+        modes[-1].enter_context(WithoutColumns(columns, zero_values))
+
+    handles = [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(lambda *_: modes.pop().close()),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layers_of(model: PreTrainedModel, name: str, kind: str) -> list[nn.Module]:
+    half = model.get_encoder() if kind == "encoder" else model.get_decoder()
+    return list(getattr(half, FAMILIES[name].layers))
+
+
+def attention_of(layer: nn.Module, name: str, kind: str) -> nn.Module:
+    return layer.get_submodule(FAMILIES[name].attention[kind])
+
+
+@torch.no_grad()
+def update(
+    model: PreTrainedModel,
+    name: str,
+    ids: Tensor,
+    answer: Tensor,
+    kind: str,
+    layer: int,
+    query: int,
+    columns: Collection[int] = (),
+    zero_values: bool = False,
+) -> dict[str, Tensor]:
+    """What one layer adds at `query`: Full [C], Attn [C], Head_N [D], of its attention of `kind`: self, cross, encoder.
+
+    The whole model runs on `ids` [1, N] and the decoder's tokens `answer` [1, M], without a cache.
+    """  # fmt: skip
+    row = FAMILIES[name]
+    module = layers_of(model, name, kind)[layer]
+    attention, seen = attention_of(module, name, kind), {}
+
+    def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen["input"] = (args[0] if args else kwargs["hidden_states"])[0, query]
+
+    with using_attention(model, "eager"), ExitStack() as hooks:
+        for handle in (
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(lambda _, __, out: seen.update(output=first(out)[0, query])),
+            attention.register_forward_hook(lambda _, __, out: seen.update(attn=first(out)[0, query])),
+            attention.get_submodule(row.o_proj).register_forward_pre_hook(
+                lambda _, args: seen.update(received=args[0][0, query])
+            ),
+        ):
+            hooks.callback(handle.remove)
+        if columns:
+            hooks.enter_context(without(attention, columns, zero_values))
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=answer, use_cache=False)
+    count = row.heads if kind == "encoder" else row.decoder_heads
+    heads = seen["received"].reshape(count, -1)
+    return {"Full": seen["output"] - seen["input"], "Attn": seen["attn"]} | {
+        f"Head_{index}": head for index, head in enumerate(heads)
+    }
