@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mask_impact import cli
-from mask_impact.options import VARIANTS
+from mask_impact.options import ATTENTIONS, TOWERS, VARIANTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,9 @@ def run_masking_experiment(
     dtype: str = "auto",
     head_space: str = "output",
     ablation: str = "neg-inf",
-    queries: str | Sequence[tuple[int, int]] = "last",
+    queries: str | Sequence[tuple[int, int]] | None = None,
+    tower: str = "decoder",
+    attention: Sequence[str] = ATTENTIONS,
     mask_unit: str | None = None,
     spans: Sequence[str] = (),
     chat: bool = False,
@@ -49,7 +51,10 @@ def run_masking_experiment(
         variants: any of "full", "attn", "head".
         head_space: "output" compares heads before the output projection, "residual" their shares of it.
         ablation: "neg-inf" takes a token out of the softmax, "zero-value" keeps its weight and zeroes its value.
-        queries: "last" (the predicting position), "all", or (first, last) of ranges of positions.
+        queries: "last" (the predicting position; the default), "all" (of an encoder the default), or (first, last) of
+            ranges of positions.
+        tower: of an encoder-decoder, "decoder" or "encoder".
+        attention: of its decoder, which attention is masked: "self", "cross".
         mask_unit: "token", "word" or "sentence"; with `spans`, those are masked.
         chat: wrap the prompt in the model's chat template.
 
@@ -60,8 +65,8 @@ def run_masking_experiment(
 
     request = {
         "prompt": prompt, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
-        "head_space": head_space, "ablation": ablation, "queries": queries, "mask_unit": mask_unit,
-        "spans": tuple(spans), "chat": chat,
+        "head_space": head_space, "ablation": ablation, "queries": queries, "tower": tower,
+        "attention": tuple(attention), "mask_unit": mask_unit, "spans": tuple(spans), "chat": chat,
     }  # fmt: skip
     return measured_table(request, model_name, model, tokenizer, device=device, dtype=dtype, vision=False)
 
@@ -111,6 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     description, _, examples = (__doc__ or "").split("\n\n")
     parser = cli.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
     parser.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
+    parser.add_option(
+        "--tower", metavar="|".join(TOWERS), default="decoder",
+        help="of an encoder-decoder, which half is measured (default: decoder)",
+    )  # fmt: skip
+    parser.add_option(
+        "--attention", metavar="LIST", default=",".join(ATTENTIONS),
+        help="of its decoder, where masks act: self (its own tokens), cross (the encoder's) (default: both)",
+    )  # fmt: skip
     return cli.main(parser, argv)
 
 

@@ -8,7 +8,7 @@ from benchmarks.machine import timed
 from benchmarks.models import Inputs, Setup
 from benchmarks.tables import Labels, Sample, Table, say
 from benchmarks.work import StandInTokenizer, plain_forward
-from mask_impact.carry import Edit, Forwards
+from mask_impact.carry import Carrier, Edit, Forwards
 from mask_impact.effects import Effects, Window, windows_of
 from mask_impact.units import Unit
 
@@ -52,7 +52,8 @@ def effects_sample(model: Any, inputs: Inputs) -> Sample:
 
     plain_forwards()
     effects, found["prepare"] = timed(lambda: Effects(model, StandInTokenizer(), inputs, 0))
-    passage = effects.passage
+    assert isinstance(effects.runner, Carrier | Forwards)
+    passage = effects.runner.passage
     layers = len(passage.calls)
     units = [Unit(f"word{position}", (position,)) for position in range(length)]
     every = Window(0, layers - 1)

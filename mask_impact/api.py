@@ -56,6 +56,6 @@ def as_request(layers: Any = None, variants: Any = VARIANTS, images: Any = None,
         ranges = () if layers is None else layer_list(layers)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"layers {error}") from error
-    if "queries" in others and not isinstance(others["queries"], str):
+    if others.get("queries") is not None and not isinstance(others["queries"], str):
         others["queries"] = tuple((int(first), int(last)) for first, last in others["queries"])
     return Request(layers=ranges, variants=tuple(variants), images=tuple(picture_list(images)), **others)

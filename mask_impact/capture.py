@@ -65,7 +65,7 @@ class LayerRecord:
     layer: nn.Module
     attention: Attention | None = None  # None: the layer never called the attention interface
     queries: dict[int, Query] = field(default_factory=dict)  # by position
-    # In the decoder of an encoder-decoder: the same layer with its cross-attention; of that one, with its self-attention.
+    # In an encoder-decoder's decoder: the same layer with its cross-attention; of that one, with its self-attention.
     other: "LayerRecord | None" = None
     is_cross: bool = False  # the attention is to the encoder
 

@@ -322,7 +322,7 @@ class Carrier:
         calls, count = self.passage.calls, len(edits)
         length = self.passage.length
         rows = length - start
-        unread = _edited(edits, start, length)  # [B, 1, n, T]
+        unread = edited_positions(edits, start, length)  # [B, 1, n, T]
         abreast = self.abreast(rows)
         biases: dict[tuple[int, bool], Bias] = {}  # most layers share one
         states: dict[int, torch.Tensor] = {}
@@ -501,7 +501,7 @@ class Forwards:
 
     def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         length = self.passage.length
-        unread = _edited([edit], 0, length)
+        unread = edited_positions([edit], 0, length)
         states: dict[int, torch.Tensor] = {}
         inside: list[int] = []
 
@@ -537,7 +537,7 @@ class Forwards:
             return _forward(self.model, self.inputs, attend), states
 
 
-def _edited(edits: Sequence[Edit], start: int, length: int) -> torch.Tensor:
+def edited_positions(edits: Sequence[Edit], start: int, length: int) -> torch.Tensor:
     """[B, 1, n, T] bool: which positions (last axis) each row from `start` on does not read."""
     edited = torch.zeros(len(edits), 1, length - start, length, dtype=torch.bool)
     for row, edit in enumerate(edits):

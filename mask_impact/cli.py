@@ -70,10 +70,7 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
         "--config", metavar="FILE", type=Path, help="a YAML file with many prompts; other flags override what it says"
     )
 
-    parser.add_argument(
-        "--model", metavar="NAME_OR_PATH", default=default_model,
-        help="a hub name, a checkpoint folder, or demo for the bundled model (default: %(default)s)",
-    )  # fmt: skip
+    add_loading(parser, default_model)
     parser.add_option("--num-tokens", metavar="N", default=1, help="output tokens to analyse (default: 1)")
     parser.add_argument(
         "--output", metavar="NAME", type=output_name,
@@ -99,8 +96,8 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
         help="take a token out of the softmax, or keep its weight and zero its value (default: neg-inf)",
     )  # fmt: skip
     parser.add_option(
-        "--queries", metavar="last|all|LIST", default="last",
-        help="where masks are read: the predicting position, all, or positions such as 4,8-10 (default: last)",
+        "--queries", metavar="last|all|LIST",
+        help="where masks are read: last (the predicting position; default), all, or positions such as 4,8-10",
     )  # fmt: skip
     parser.add_option(
         "--mask-unit", metavar="|".join(UNITS), help="what is masked together (default: token, or span with --span)"
@@ -132,6 +129,24 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
         "--pairs", metavar="K", default=0,
         help="for --effects, also all pairs among the K strongest units, and how they interact",
     )  # fmt: skip
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--overwrite", action="store_true", help="replace results that exist under the given name")
+    earlier.add_argument(
+        "--resume", action="store_true", help="keep results that exist and are of the same inputs; redo others"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be run, its tokens, rows and bytes, and stop"
+    )
+    add_volume(parser)
+    return parser
+
+
+def add_loading(parser: Parser, default_model: str) -> None:
+    """The flags that say which model, and where and how it is computed."""
+    parser.add_argument(
+        "--model", metavar="NAME_OR_PATH", default=default_model,
+        help="a hub name, a checkpoint folder, or demo for the bundled model (default: %(default)s)",
+    )  # fmt: skip
     parser.add_option(
         "--device", metavar="DEVICE", default="auto",
         help="auto, cpu, cuda, cuda:N or mps; auto is CUDA, then MPS, then CPU (default: auto)",
@@ -147,14 +162,6 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
     parser.add_option(
         "--max-memory", metavar="LIST", help="what --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)"
     )
-    earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument("--overwrite", action="store_true", help="replace results that exist under the given name")
-    earlier.add_argument(
-        "--resume", action="store_true", help="keep results that exist and are of the same inputs; redo others"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be run, its tokens, rows and bytes, and stop"
-    )
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="let a model run the Python code that comes with it"
     )
@@ -162,11 +169,14 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
         "--allow-pickle", action="store_true",
         help="also load pickled weights; a pickle can run any code when loaded, so only from authors you trust",
     )  # fmt: skip
+
+
+def add_volume(parser: Parser) -> None:
+    """How much is printed."""
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("--quiet", action="store_true", help="print nothing but errors")
     volume.add_argument("--verbose", action="store_true", help="print transformers' messages, and tracebacks of errors")
     parser.add_argument("--version", action="version", version=f"mask-impact {__version__}")
-    return parser
 
 
 def main(parser: Parser, argv: Sequence[str] | None) -> int:

@@ -34,7 +34,7 @@ SHARED = (
     "num_tokens", "layers", "variants", "head_space", "ablation", "queries", "mask_unit", "span", "effects",
     "mask_layers", "block", "contrast", "trace_layers", "pairs",
 )  # fmt: skip
-TEXT_ONLY = ("chat",)
+TEXT_ONLY = ("chat", "tower", "attention")
 VISION_ONLY = ("image", "mask_mode", "vision_attention", "max_pixels", "region", "region_mask")
 PLURAL = {"span": "spans", "block": "blocks", "region": "regions", "region_mask": "region_masks"}  # in options.Request
 OLDER = {"image_path": "image"}  # spellings of the first version, still read
@@ -45,6 +45,7 @@ LISTS = (
     "layers",
     "variants",
     "queries",
+    "attention",
     "block",
 )  # a list, or text with commas as on the command line
 
@@ -53,7 +54,7 @@ MAX_DEPTH = 50
 MAX_NODES = 100_000  # about 10,000 prompts; aliases count as often as they are used
 MAX_ERRORS = 50
 MAX_VALUE = 60  # characters of a value in a message
-MAX_MESSAGE = 220
+MAX_MESSAGE = 250
 
 PREFIX = "tag:yaml.org,2002:"
 PLAIN = {PREFIX + name for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "seq", "map")}

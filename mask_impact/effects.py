@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mask_impact.carry import Carried, Carrier, Edit, Forwards, Passage, record_passage
+from mask_impact.carry import Call, Carried, Carrier, Edit, Forwards, Passage, record_passage
+from mask_impact.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.distances import distances
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.masking import memory_budget
@@ -130,21 +131,26 @@ class Effects:
     ) -> None:
         """
         Args:
-            inputs: the model's, up to the position that predicts; "input_ids" [1, T].
+            inputs: the model's, up to the position that predicts; "input_ids" [1, T], of an encoder-decoder also
+                "decoder_input_ids" [1, M].
             step: the generation step, for the table.
             chosen: the id of the output token; None: the likeliest.
         """
         self.tokenizer, self.step = tokenizer, step
         length = inputs["input_ids"].shape[1]
+        self.notes: list[str] = []
+        self.runner: Carrier | Forwards | DecoderCarrier
         with explained(f"a forward over {length} tokens"):
-            self.passage: Passage = record_passage(model, inputs, together)
-            whole = Forwards(model, self.passage, inputs, together, ablation)
-            self.runner: Carrier | Forwards = whole
-            self.notes: list[str] = []
-            try:
-                self.runner = Carrier(model, self.passage, whole)
-            except UnsupportedModel:
-                self.notes.append(WHOLE)
+            if "decoder_input_ids" in inputs:
+                self.runner = DecoderCarrier(model, inputs, ablation)
+            else:
+                passage = record_passage(model, inputs, together)
+                self.runner = whole = Forwards(model, passage, inputs, together, ablation)
+                try:
+                    self.runner = Carrier(model, passage, whole)
+                except UnsupportedModel:
+                    self.notes.append(WHOLE)
+        self.passage: Passage | Decoding = self.runner.passage
         self.base = _Base(self.passage.logits, chosen, contrast)
 
     def measure(
@@ -155,7 +161,8 @@ class Effects:
         trace: bool = False,
     ) -> tuple[list[Effect], list[Trace]]:
         """One row for each unit, in order; with `trace` also one for each unit and layer from the first masked on."""
-        length, calls = self.passage.length, self.passage.calls
+        length = self.passage.length
+        calls: Sequence[Call | DecoderCall] = self.passage.calls
         edits = [
             Edit(tuple(sorted(each for each in unit.positions if each < length)), block == "last") for unit in units
         ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mask_impact.capture import decoder_beginning
 from mask_impact.effects import Effect, Effects, Trace, Window, contrast_ids, windows_of
 from mask_impact.errors import UserError
 from mask_impact.experiment import Options, Units, longer, model_tensors
@@ -88,12 +89,15 @@ def measure(
     noise: dict[str, float] = {}
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     tensors = model_tensors(model, inputs)
-    tokens = [*inputs.tokens, *tokens_of(tokenizer, generated, first=len(inputs.tokens))]
+    start = [decoder_beginning(model)["decoder_start_token_id"]] if model.config.is_encoder_decoder else []
+    if start:
+        tensors["decoder_input_ids"] = torch.tensor([start], device=tensors["input_ids"].device)
+    tokens = [*inputs.tokens, *tokens_of(tokenizer, [*start, *generated], first=len(inputs.tokens))]
     with torch.no_grad():
         for step, chosen in enumerate(generated):
             progress(f"effects step {step + 1}/{len(generated)}")
             found = Effects(model, tokenizer, tensors, step, together, options.ablation, wanted.contrast_ids, chosen)
-            masked = units(tokens[: len(inputs.tokens) + step])
+            masked = units(tokens[: len(inputs.tokens) + len(start) + step])
             for window in wanted.windows:
                 for block in wanted.blocks:
                     rows, traced = found.measure(masked, window, block, wanted.trace)

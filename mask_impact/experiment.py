@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mask_impact.attention import decoder_layers, unsupported
-from mask_impact.capture import LayerRecord, Query, Recording, changed, record_generation
+from mask_impact.attention import unsupported
+from mask_impact.capture import LayerRecord, Query, Recording, changed, decoder_beginning, record_generation
 from mask_impact.errors import UserError
 from mask_impact.impact import Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, tokens_of
@@ -17,8 +17,9 @@ from mask_impact.manifest import Findings, manifest
 from mask_impact.masking import memory_budget
 from mask_impact.memory import explained, release_free_memory
 from mask_impact.models import input_device, length_dependent_positions, max_positions
-from mask_impact.options import ABLATIONS, HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION
-from mask_impact.results import Block
+from mask_impact.options import ABLATIONS, ATTENTIONS, HEAD_SPACES, MASK_MODES, VARIANTS, VISION_ATTENTION
+from mask_impact.positions import Places, tower_of, tower_size
+from mask_impact.table import CROSS, Block
 from mask_impact.units import MASKED, Unit
 
 REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
@@ -41,6 +42,8 @@ class Options:
     vision_attention: str = "model"
     ablation: str = "neg-inf"  # one of options.ABLATIONS
     queries: tuple[tuple[int, int], ...] | str = "last"  # or "all", or (first, last) of each range of positions
+    tower: str = "decoder"  # of an encoder-decoder, one of options.TOWERS
+    attention: tuple[str, ...] = ATTENTIONS  # of its decoder, which are masked
 
     def wanted(self) -> Wanted:
         """Raises UserError for an unknown variant, head space, mask mode, vision attention or ablation."""
@@ -95,33 +98,11 @@ def chosen_layers(ranges: Sequence[tuple[int, int]] | None, count: int) -> tuple
     return tuple(sorted({layer for first, last in ranges for layer in range(first, last + 1)}))
 
 
-def query_positions(queries: Sequence[tuple[int, int]] | str, prompt_length: int, num_tokens: int) -> list[int]:
-    """The positions that `Options.queries` names, rising. Raises UserError.
-
-    Position prompt_length - 1 + k predicts output token k. The last output token is not among them: the model was never
-    called on it.
-    """
-    count = prompt_length + num_tokens - 1
-    if queries == "last":
-        return list(range(prompt_length - 1, count))
-    if queries == "all":
-        return list(range(count))
-    if isinstance(queries, str):
-        raise UserError(f"unknown queries {queries!r}; choose last, all, or positions")
-    if not queries or any(first > last for first, last in queries):
-        raise UserError(f"queries {queries!r} name no position; choose last, all, or (first, last) of each range")
-    for position in (position for ends in queries for position in ends):
-        if not 0 <= position < count:
-            raise UserError(
-                f"there is no query position {position}: {prompt_length} tokens in the prompt and {num_tokens} to be "
-                f"generated have query positions 0 to {count - 1}"
-            )
-    return sorted({position for first, last in queries for position in range(first, last + 1)})
-
-
 def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
-    """Raises UserError when the prompt and the generated tokens need more positions than the model has."""
-    limit, needed = max_positions(config), prompt_length + num_tokens - 1
+    """Raises UserError when the prompt and the generated tokens need more positions than the text config allows."""
+    limit = max_positions(config)
+    apart = getattr(config, "is_encoder_decoder", False)  # the decoder counts its positions anew
+    needed = max(prompt_length, num_tokens) if apart else prompt_length + num_tokens - 1
     if limit is not None and needed > limit:
         raise UserError(
             f"the prompt has {prompt_length} tokens and {num_tokens} are to be generated: {needed} positions, but this "
@@ -152,7 +133,8 @@ def run(
     started = time.perf_counter()
     config = model.config.get_text_config(decoder=True)
     check_length(config, len(inputs.tokens), options.num_tokens)
-    chosen_layers([(layer, layer) for layer in options.layers or ()], len(decoder_layers(model)))
+    tower = tower_of(model.config, options.tower, options.attention, options.num_tokens)
+    chosen_layers([(layer, layer) for layer in options.layers or ()], tower_size(model.config, tower)[0])
     check_masks(inputs, options)
     measurement = _Measurement(model, tokenizer, inputs, options, write, progress, units)
     with explained(f"measuring {len(inputs.tokens)} tokens"), torch.no_grad(), _evaluating(model):
@@ -173,6 +155,8 @@ def run(
         "ablation": options.ablation,
         "queries": options.queries,
         "units": None,
+        "tower": tower,
+        "decoder_start": len(inputs.tokens) if tower else None,
     }
     if units is not None:
         last = [{"label": unit.label, "positions": list(unit.positions)} for unit in measurement.masked]
@@ -217,19 +201,19 @@ def _recordings(
     stops = stop_ids(tokenizer, model.generation_config, model.config, config)
     length = len(inputs.tokens) + options.num_tokens - 1
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
-    predicting = len(inputs.tokens) - 1  # the position that predicts the first output token
-    fresh = options.num_tokens > 1 and length_dependent_positions(config, length)
+    first, predicting = measurement.places.first, measurement.places.predicting
+    fresh = not measurement.places.tower and options.num_tokens > 1 and length_dependent_positions(config, length)
     if fresh:
         measurement.findings.note(
             "positions depend on the total length: every generation step was recorded in a forward of its own"
         )
 
-    def recorded(count: int, wanted: Callable[[int], bool] | None = None) -> Recording:
+    def recorded(count: int, wanted: Callable[[int], bool] = (predicting - first).__le__) -> Recording:
         if length_dependent_positions(config, length + 1):
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
         recording = record_generation(
-            model, tensors, count, stops, wanted, together, progress=lambda: progress("generate and record")
+            model, tensors, count, stops, wanted, together, lambda: progress("generate and record"), options.tower
         )
         measurement.findings.seconds["recorded_forward"] += recording.seconds[0]
         measurement.findings.seconds["decode"] += sum(recording.seconds[1:])
@@ -241,10 +225,11 @@ def _recordings(
         if start == 0:
             measurement.check_before_work(recording)
             earlier = [position for position in measurement.positions if position < predicting]
-            at_once = _queries_at_once(recording, predicting)
-            for first in range(0, len(earlier), at_once):
-                part = earlier[first : first + at_once]
-                yield recorded(1, set(part).__contains__), [(0, position) for position in part]
+            at_once = _queries_at_once(recording, predicting - first)
+            for done in range(0, len(earlier), at_once):
+                part = earlier[done : done + at_once]
+                wanted = {position - first for position in part}
+                yield recorded(1, wanted.__contains__), [(0, position) for position in part]
         steps = range(start, start + len(recording.tokens))
         yield recording, [(step, predicting + step) for step in steps if predicting + step in measurement.positions]
         if recording.tokens[-1] in stops:
@@ -274,7 +259,13 @@ def model_tensors(model: Any, inputs: ModelInputs) -> dict[str, torch.Tensor]:
 
 
 def longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
-    """The model's inputs with the generated ids at the end: visible, and of type 0, text, where tokens have types."""
+    """The model's inputs with the generated ids at the end: visible, and of type 0, text, where tokens have types.
+
+    Of an encoder-decoder they are the decoder's, and the other inputs stay.
+    """
+    if "decoder_input_ids" in tensors:
+        answer = tensors["decoder_input_ids"]
+        return {**tensors, "decoder_input_ids": torch.cat([answer, torch.tensor([generated]).to(answer)], dim=1)}
     shape = tensors["input_ids"].shape
     new = {"input_ids": torch.tensor([generated]), "attention_mask": torch.ones(1, len(generated))}
     grown = dict(tensors)
@@ -301,14 +292,18 @@ class _Measurement:
         self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
         self.write, self.progress = write, progress
         self.units = units or self._each_by_itself
-        self.positions = query_positions(options.queries, len(inputs.tokens), options.num_tokens)
+        tower = tower_of(model.config, options.tower, options.attention, options.num_tokens)
+        self.places = Places.of(len(inputs.tokens), options.num_tokens, tower)
+        self.positions = self.places.queries(options.queries)
         self.meter = Meter(model, options.wanted(), options.ablation)
-        self.findings = Findings(tokens=list(inputs.tokens))
+        start = [decoder_beginning(model)["decoder_start_token_id"]] if tower else []
+        self.findings = Findings(tokens=list(inputs.tokens) + tokens_of(tokenizer, start, len(inputs.tokens)))
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
         self.top = TopTokens()
-        predicting = len(inputs.tokens) - 1
+        predicting = self.places.predicting
         self.top_from = predicting if self.positions[-1] >= predicting else 0  # the first query that counts for it
         self.masked: Sequence[Unit] = []  # at the query measured last
+        self.names: dict[str, list[str]] = {}  # of the variants, by their prefix
         self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step
 
     def add_generated(self, recording: Recording, stops: list[int]) -> None:
@@ -342,8 +337,8 @@ class _Measurement:
         for record in recording.measured():
             if record.index in self.findings.layers:
                 first.setdefault((type(record.layer), kinds[record.index] if kinds else None), record)
-        for record in first.values():
-            query = record.queries[len(self.inputs.tokens) - 1]
+        for record, _, _ in (view for each in first.values() for view in self._views(each)):
+            query = record.queries[self.places.predicting - self.places.first]
             pull = self.meter.attention(record, query).pull()
             if pull is None or pull.max() < REAL_PULL:
                 continue
@@ -355,20 +350,37 @@ class _Measurement:
     def measure(self, recording: Recording, step: int, position: int) -> None:
         """Replay every layer at one query position and write its rows."""
         self.masked = self.units(self._seen(recording, position))
-        masks = [unit.positions for unit in self.masked]
         for record in recording.measured():
             if record.index not in self.findings.layers:
                 continue
             self.progress(f"replay {self._where(step, position)} layer {record.index}")
-            started = time.perf_counter()
-            impact = self.meter.impact(record, record.queries[position], masks)
-            block = self._block(record, step, position, impact)
-            self.findings.seconds["replay"] += time.perf_counter() - started
-            self._gather(block, position)
-            self._note(impact)
-            started = time.perf_counter()
-            self.write(block)
-            self.findings.seconds["write"] += time.perf_counter() - started
+            for view, prefix, seen in self._views(record):
+                masked = [unit for unit in self.masked if unit.positions[0] in seen]
+                if masked:
+                    self._measure(view, prefix, seen.start, masked, step, position)
+
+    def _views(self, record: LayerRecord) -> Iterator[tuple[LayerRecord, str, range]]:
+        """The attentions of a layer that are masked, the prefix of their variants, and the positions that they see."""
+        start = self.places.first
+        if record.other is None or "self" in self.options.attention:
+            yield record, "", range(start, len(self.findings.tokens))
+        if record.other is not None and "cross" in self.options.attention:
+            yield record.other, CROSS, range(start)
+
+    def _measure(
+        self, record: LayerRecord, prefix: str, first: int, masked: Sequence[Unit], step: int, position: int
+    ) -> None:
+        started = time.perf_counter()
+        query = record.queries[position - self.places.first]
+        masks = [[member - first for member in unit.positions] for unit in masked]
+        impact = self.meter.impact(record, query, masks)
+        block = self._block(record, prefix, masked, step, position, impact)
+        self.findings.seconds["replay"] += time.perf_counter() - started
+        self._gather(block, masked, position)
+        self._note(impact)
+        started = time.perf_counter()
+        self.write(block)
+        self.findings.seconds["write"] += time.perf_counter() - started
 
     def _where(self, step: int, position: int) -> str:
         if self.options.queries == "last":
@@ -384,30 +396,34 @@ class _Measurement:
         image tokens goes both ways.
         """
         later: set[int] = set()
+        place = position - self.places.first
         for record in recording.measured():
-            hidden = record.queries[position].bias[0, :, 0, position + 1 :].isneginf()
+            hidden = record.queries[place].bias[0, :, 0, place + 1 :].isneginf()
             if hidden.numel():  # only where there are such
                 later.update((~hidden.all(dim=0)).nonzero().flatten().tolist())
         tokens = self.findings.tokens
         return tokens[: position + 1] + [tokens[position + 1 + place] for place in sorted(later)]
 
-    def _block(self, record: LayerRecord, step: int, position: int, impact: Impact) -> Block:
-        self.findings.variants = self.meter.wanted.names(impact.heads)
+    def _block(
+        self, record: LayerRecord, prefix: str, masked: Sequence[Unit], step: int, position: int, impact: Impact
+    ) -> Block:
+        names = self.names.setdefault(prefix, [prefix + name for name in self.meter.wanted.names(impact.heads)])
+        self.findings.variants = [name for found in self.names.values() for name in found]
         return Block(
             generation_step=step,
             layer=record.index,
-            tokens=[unit.label for unit in self.masked],
-            positions=torch.tensor([unit.positions[0] for unit in self.masked], dtype=torch.int64).numpy(),
-            variants=self.findings.variants,
+            tokens=[unit.label for unit in masked],
+            positions=torch.tensor([unit.positions[0] for unit in masked], dtype=torch.int64).numpy(),
+            variants=names,
             l2=impact.l2.float().cpu().numpy(),
             cosine=impact.cosine.float().cpu().numpy(),
             query_position=None if self.options.queries == "last" else position,
         )
 
-    def _gather(self, block: Block, position: int) -> None:
+    def _gather(self, block: Block, masked: Sequence[Unit], position: int) -> None:
         if position >= self.top_from:
             self.top.add(block.layer, block.positions.tolist(), block.l2[:, 0].tolist())
-        for unit, moved in zip(self.masked, block.l2.max(axis=1).tolist(), strict=True):
+        for unit, moved in zip(masked, block.l2.max(axis=1).tolist(), strict=True):
             self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
 
     def _note(self, impact: Impact) -> None:
@@ -420,19 +436,21 @@ class _Measurement:
     def check_masks_acted(self, recording: Recording, positions: Sequence[int]) -> None:
         """A unit that bears on some head's output must move something in some layer, or its mask did not act."""
         still = [unit for unit, moved in self.moved.items() if moved == 0]
-        for record in recording.measured() if still else ():
-            for query in (record.queries[position] for position in positions):
+        views = [view for record in recording.measured() if still for view in self._views(record)]
+        for record, _, seen in views:
+            masked = [unit for unit in still if unit[0] in seen]
+            for query in (record.queries[position - self.places.first] for position in positions if masked):
                 length = query.bias.shape[-1]
-                masks = [[position for position in unit if position < length] for unit in still]
+                masks = [[member - seen.start for member in unit if member - seen.start < length] for unit in masked]
                 pull = self.meter.attention(record, query).pull(masks)
                 if pull is not None and pull.max() > REAL_PULL:
-                    where = ", ".join(map(str, masks[int(pull.argmax())]))
+                    where = ", ".join(map(str, masked[int(pull.argmax())]))
                     what = f"position {where} bears on its attention, but masking it changed nothing anywhere"
                     raise unsupported(self.model, record.index, what)
 
     def check_reached(self) -> None:
         """Generation may have ended before some of the query positions: say so where they were named one by one."""
-        end = len(self.inputs.tokens) - 1 + len(self.findings.generated)
+        end = min(self.places.end, self.places.predicting + len(self.findings.generated))
         missing = [position for position in self.positions if position >= end]
         what = f"generation ended after {len(self.findings.generated)} tokens, before query position"
         if missing == self.positions:

@@ -22,6 +22,7 @@ from mask_impact.experiment import Options, Progress, Run, Units
 from mask_impact.extra import Columns
 from mask_impact.inputs import ModelInputs, Token, text_inputs
 from mask_impact.options import Request, Settings
+from mask_impact.positions import Places, tower_of, tower_size
 from mask_impact.results import ResultFiles
 from mask_impact.table import Block
 from mask_impact.units import MASKED, Chosen, Unit, units
@@ -39,6 +40,7 @@ class Prepared:
     tokenizer: Any
     inputs: ModelInputs
     options: Options
+    places: Places
     layers: int  # how many are measured
     heads: int
     units: Units  # what is masked together
@@ -48,7 +50,10 @@ class Prepared:
 
     def masked(self, query: int) -> int:
         """How many rows the query position has in each layer and variant."""
-        tokens = self.inputs.tokens[: query + 1]
+        encoder = self.places.tower == "encoder"
+        tokens = self.inputs.tokens if encoder else self.inputs.tokens[: query + 1]
+        if encoder:
+            query = len(tokens) - 1  # it sees all of them
         generated = query + 1 - len(tokens) if self.options.mask_mode != "vision" else 0
         if self.plain:
             return sum(map(MASKED[self.options.mask_mode], tokens)) + generated
@@ -57,7 +62,7 @@ class Prepared:
     @property
     def queries(self) -> list[int]:
         """The query positions, if generation does not stop early."""
-        return experiment.query_positions(self.options.queries, len(self.inputs.tokens), self.options.num_tokens)
+        return self.places.queries(self.options.queries)
 
     @property
     def variants(self) -> int:
@@ -65,9 +70,8 @@ class Prepared:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Steps, variants, layers and masked tokens of the table: all of them at the last step, fewer before it."""
-        steps = self.options.num_tokens
-        return steps, self.variants, self.layers, self.masked(len(self.inputs.tokens) + steps - 2)
+        """Queries, variants, layers and masked tokens of the table: all of them at the last query, fewer before it."""
+        return len(self.queries), self.variants, self.layers, self.masked(max(self.queries))
 
     @property
     def rows(self) -> int:
@@ -87,8 +91,10 @@ class Prepared:
 
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
     """Read the inputs of `request` with the model's tokenizer or processor. Raises UserError."""
-    text_config = config.get_text_config(decoder=True)
-    count = text_config.num_hidden_layers
+    tower = tower_of(config, request.tower, request.attention, request.num_tokens)
+    if tower == "encoder" and request.effects:
+        raise UserError("--effects are on the decoder's answer; leave --tower encoder or --effects away")
+    count, heads = tower_size(config, tower)
     chosen = experiment.chosen_layers(request.layers or None, count)
     options = Options(
         num_tokens=request.num_tokens,
@@ -98,7 +104,9 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
         mask_mode=request.mask_mode,
         vision_attention=request.vision_attention,
         ablation=request.ablation,
-        queries=request.queries,
+        queries=request.queries if request.queries is not None else ("all" if tower == "encoder" else "last"),
+        tower=request.tower,
+        attention=request.attention,
     )
     options.wanted()
     asked = Chosen.of(request.mask_unit, request.spans, request.regions, request.region_masks)
@@ -109,8 +117,9 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
     else:
         tokenizer, inputs = reader, text_inputs(reader, request.prompt, request.chat)
     experiment.check_masks(inputs, options)
-    experiment.check_length(text_config, len(inputs.tokens), request.num_tokens)
-    experiment.query_positions(options.queries, len(inputs.tokens), request.num_tokens)
+    experiment.check_length(config.get_text_config(decoder=True), len(inputs.tokens), request.num_tokens)
+    places = Places.of(len(inputs.tokens), request.num_tokens, tower)
+    places.queries(options.queries)
     effects = effects_run.asked(request, tokenizer, count)
 
     in_prompt = units(asked, tokenizer, inputs, inputs.tokens, request.mask_mode)
@@ -123,8 +132,8 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
     return Prepared(
-        tokenizer, inputs, options, len(chosen or range(count)), text_config.num_attention_heads, together,
-        asked.plain, len(in_prompt), effects,
+        tokenizer, inputs, options, places, len(chosen or range(count)), heads, together, asked.plain,
+        len(in_prompt), effects,
     )  # fmt: skip
 
 
@@ -202,8 +211,6 @@ class Session:
         """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""
         if self.settings.formats != ("html",):
             return
-        if prepared.options.queries != "last":
-            raise UserError("a report shows the predicting position only, but other --queries; add --format parquet")
         size = report.base64_size(prepared.shape)
         if size > report.MAX_BASE64:
             raise UserError(

@@ -18,6 +18,7 @@ import mask_impact
 from mask_impact.attention import decoder_layers, family, implementation
 from mask_impact.inputs import ModelInputs, Token
 from mask_impact.models import input_device, place_name
+from mask_impact.positions import tower_size
 
 
 @dataclass
@@ -51,13 +52,14 @@ def manifest(
 ) -> dict[str, Any]:
     """The run's manifest; `chosen` are the options, and `cli.py` adds argv, the output name and the model's source."""
     config = model.config.get_text_config(decoder=True)
+    layers, heads = tower_size(model.config, chosen["tower"])
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "model": {
             "family": family(model),
             "architecture": type(model).__name__,
-            "layers": len(decoder_layers(model)),
-            "heads": config.num_attention_heads,
+            "layers": layers,
+            "heads": heads,
             "hidden_size": config.hidden_size,
             "parameters": parameter_count(model),
         },

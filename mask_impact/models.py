@@ -17,10 +17,17 @@ import transformers
 from accelerate.utils import convert_file_size_to_int, get_max_memory
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
 from mask_impact.errors import UnsupportedModel, UserError
@@ -66,6 +73,10 @@ class Source:
     def num_layers(self) -> int:
         return int(self.text_config.num_hidden_layers)
 
+    @property
+    def encoder_decoder(self) -> bool:
+        return bool(getattr(self.config, "is_encoder_decoder", False))
+
 
 def demo_folder(name: str) -> Path:
     """The bundled demo model `name` ("text" or "vl"), in a checkout or in the installed package."""
@@ -99,7 +110,7 @@ def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = 
     if vision:
         _check_sees_images(source)
     else:
-        _check_is_decoder(source)
+        _check_is_text_model(source)
     return source
 
 
@@ -134,25 +145,26 @@ def _check_sees_images(source: Source) -> None:
         raise UnsupportedModel(f"{what}, which takes no images; use mask_impact_analysis.py for a text model")
 
 
-def _check_is_decoder(source: Source) -> None:
-    """Refuse, by name, what is not a decoder-only language model."""
+def _check_is_text_model(source: Source) -> None:
+    """Refuse, by name, what is no language model that generates text from text."""
     config = source.config
     model_type, what = _described(source)
     architectures = list(getattr(config, "architectures", None) or [])
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(f"{what}, an encoder-decoder; only decoder-only models can be measured")
-    decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     if _sees_images(config):
         raise UnsupportedModel(f"{what}, a vision-language model; use mask_impact_vl.py for it")
-    if decoder is None and not source.trust_remote_code:
-        raise UnsupportedModel(f"{what}, which is not a decoder-only language model; choose a causal one")
-    names = {decoder} if isinstance(decoder, str) else set(decoder or ())
-    encoder_only = architectures and not any(
-        name in names or re.search("CausalLM|LMHead|ConditionalGeneration", name) for name in architectures
+    apart = source.encoder_decoder
+    names = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES if apart else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    known = names.get(model_type)
+    if known is None and not source.trust_remote_code:
+        kind = "an encoder-decoder, but none from text to text" if apart else "which is not a language model"
+        raise UnsupportedModel(f"{what}, {kind}; choose a causal one, or an encoder-decoder from text to text")
+    classes = {known} if isinstance(known, str) else set(known or ())
+    other_task = architectures and not any(
+        name in classes or re.search("CausalLM|LMHead|ConditionalGeneration", name) for name in architectures
     )
-    if encoder_only and not source.trust_remote_code:
+    if other_task and not source.trust_remote_code:
         raise UnsupportedModel(
-            f"{what} with architecture {architectures[0]}, not a causal language model; choose a decoder-only one"
+            f"{what} with architecture {architectures[0]}, which does not generate text; choose one that does"
         )
 
 
@@ -247,7 +259,8 @@ def load_model(
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
     with loading(source.name):
-        auto_class = AutoModelForImageTextToText if source.vision else AutoModelForCausalLM
+        text = AutoModelForSeq2SeqLM if source.encoder_decoder else AutoModelForCausalLM
+        auto_class = AutoModelForImageTextToText if source.vision else text
         model, info = auto_class.from_pretrained(
             source.path,
             dtype=dtype,
@@ -378,6 +391,8 @@ def rope_settings(config: Any) -> list[dict[str, Any]]:
 def max_positions(config: Any) -> int | None:
     """The longest input the text config allows, None if it sets no limit."""
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if hasattr(config, "relative_attention_num_buckets"):  # T5's n_positions is the length it was trained on
+        return None
     if not isinstance(limit, int):
         return None
     stretched = [

@@ -24,6 +24,8 @@ MASK_MODES = ("text", "vision", "both")
 VISION_ATTENTION = ("model", "bidirectional")
 ABLATIONS = ("neg-inf", "zero-value")  # take it out of the softmax, or keep its weight and take its value
 UNITS = ("token", "word", "sentence", "span")  # what is masked together
+TOWERS = ("decoder", "encoder")  # of an encoder-decoder
+ATTENTIONS = ("self", "cross")  # of its decoder: to its own tokens, to the encoder's
 BLOCKS = ("last", "all")  # who stops reading it: the predicting position, or every later one
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
@@ -65,7 +67,10 @@ class Request:
     mask_mode: str = "text"
     vision_attention: str = "model"
     ablation: str = "neg-inf"
-    queries: str | tuple[tuple[int, int], ...] = "last"  # or "all", or (first, last) of each range of positions
+    # "last", "all", or (first, last) of each range of positions; None: "last", of an encoder "all"
+    queries: str | tuple[tuple[int, int], ...] | None = None
+    tower: str = "decoder"  # one of TOWERS
+    attention: tuple[str, ...] = ATTENTIONS
     mask_unit: str | None = None  # one of UNITS; None: tokens, or spans where any are given
     spans: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
@@ -177,6 +182,8 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "max_pixels": positive,
     "ablation": one_of(*ABLATIONS),
     "queries": query_list,
+    "tower": one_of(*TOWERS),
+    "attention": one_of_list(*ATTENTIONS),
     "mask_unit": one_of(*UNITS),
     "blocks": one_of_list(*BLOCKS),
     "pairs": positive,

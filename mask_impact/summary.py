@@ -8,6 +8,7 @@ from typing import Any
 
 from mask_impact.experiment import Run
 from mask_impact.inputs import ModelInputs
+from mask_impact.table import CROSS
 
 SHOWN = 5  # probabilities and top tokens
 
@@ -94,6 +95,8 @@ def top_token(manifest: dict[str, Any]) -> str | None:
 def top_table(manifest: dict[str, Any]) -> list[str]:
     """The most important tokens: largest value over layers and steps, position 0 apart (it often is a sink)."""
     variant = manifest["variants"][0]
+    if CROSS + variant in manifest["variants"]:
+        variant = f"{variant} or {CROSS}{variant}"
     labels = unit_labels(manifest)
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
@@ -103,7 +106,7 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])
     over = "layers" if steps == 1 else f"layers and all {steps} output tokens"
     title = f"the {count} most important tokens, largest {variant} L2 over {over}:"
-    return [title, *aligned([["token", "position", f"{variant} L2", "peak layer"], *rows], right=(1, 2, 3))]
+    return [title, *aligned([["token", "position", "L2", "peak layer"], *rows], right=(1, 2, 3))]
 
 
 def effects_table(manifest: dict[str, Any]) -> list[str]:

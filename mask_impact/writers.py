@@ -68,8 +68,9 @@ class CsvWriter(Writer):
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self._columns: tuple[str, ...] = ()  # the first block has them
-        # The text between layer and distances is the same for every layer of a step: keep the last one.
-        self._middles = functools.lru_cache(maxsize=1)(_csv_middles)
+        # The text between layer and distances is the same for every layer of a step: keep the last one, and the last
+        # one of cross-attention.
+        self._middles = functools.lru_cache(maxsize=2)(_csv_middles)
 
     def write(self, block: Block) -> None:
         if not self._columns:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 END, IM_END = 0, 2  # their ids
@@ -87,6 +87,22 @@ def decoder(folder: Path, model_type: str, seed: int = 0, **settings: Any) -> Pa
 def qwen3(folder: Path, **settings: Any) -> Path:
     """Grouped heads, normed queries and keys, rotary positions; float32, safetensors."""
     return decoder(folder, "qwen3", **{"head_dim": 16, "tie_word_embeddings": False, **settings})
+
+
+def bart(folder: Path, **settings: Any) -> Path:
+    """A whole encoder-decoder; its encoder has one layer more than its decoder, and fewer heads."""
+    words = tokenizer(None)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "bart", vocab_size=len(words), d_model=32, encoder_layers=LAYERS + 1, decoder_layers=LAYERS,
+        encoder_attention_heads=2, decoder_attention_heads=HEADS, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        max_position_embeddings=MAX_POSITIONS, pad_token_id=END, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2, forced_eos_token_id=None, init_std=0.2, **settings,
+    )  # fmt: skip
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
 
 
 def stopping(folder: Path, good: Path, prompt: str, step: int, token_id: int = IM_END) -> Path:
@@ -213,9 +229,9 @@ def bert(folder: Path) -> Path:
     return config_only(folder, "bert", "BertForMaskedLM", **COMMON)
 
 
-def t5(folder: Path) -> Path:
-    settings = {"d_model": 32, "num_layers": 2, "num_heads": 4, "is_encoder_decoder": True}
-    return config_only(folder, "t5", "T5ForConditionalGeneration", **settings)
+def whisper(folder: Path) -> Path:
+    """An encoder-decoder, but from speech."""
+    return config_only(folder, "whisper", "WhisperForConditionalGeneration", is_encoder_decoder=True)
 
 
 def qwen2_5_vl(folder: Path) -> Path:

@@ -103,34 +103,33 @@ def prompt(length: int = 9) -> Tensor:
 
 
 class WithoutColumns(TorchFunctionMode):
-    """Every softmax without these key columns; with `values`, the columns keep their weight and give nothing."""
+    """Every softmax without some keys; with `zero_values`, they keep their weight and give nothing."""
 
-    def __init__(self, columns: Collection[int], zero_values: bool) -> None:
+    def __init__(self, hidden: Tensor, zero_values: bool) -> None:
+        """`hidden` [queries or 1, keys] bool: which key is taken from which query."""
         super().__init__()
-        self.columns, self.zero_values = sorted(columns), zero_values
+        self.hidden, self.zero_values = hidden, zero_values
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if getattr(func, "__name__", "") != "softmax":
             return func(*args, **kwargs or {})
         if self.zero_values:
-            weights = func(*args, **kwargs or {}).clone()
-            weights[..., self.columns] = 0
-            return weights
-        logits = args[0].clone()
+            return func(*args, **kwargs or {}).masked_fill(self.hidden, 0.0)
+        logits = args[0]
         lost = (logits > -1e4).any(-1)
-        logits[..., self.columns] = float("-inf")
+        logits = logits.masked_fill(self.hidden, float("-inf"))
         lost &= ~(logits > -1e4).any(-1)  # a query with nothing left to see reads 0
         return func(logits, *args[1:], **kwargs or {}).masked_fill(lost.unsqueeze(-1), 0.0)
 
 
 @contextmanager
-def without(module: nn.Module, columns: Collection[int], zero_values: bool = False) -> Iterator[None]:
-    """`module` computes its attention without the columns until the block ends."""
+def without(module: nn.Module, hidden: Tensor, zero_values: bool = False) -> Iterator[None]:
+    """`module` computes its attention without the hidden keys until the block ends."""
     modes: list[ExitStack] = []
 
     def enter(*_: Any) -> None:
         modes.append(ExitStack())
-        modes[-1].enter_context(WithoutColumns(columns, zero_values))
+        modes[-1].enter_context(WithoutColumns(hidden, zero_values))
 
     handles = [
         module.register_forward_pre_hook(enter),
@@ -141,6 +140,51 @@ def without(module: nn.Module, columns: Collection[int], zero_values: bool = Fal
     finally:
         for handle in handles:
             handle.remove()
+
+
+def columns_of(length: int, columns: Collection[int]) -> Tensor:
+    """[1, length] bool."""
+    hidden = torch.zeros(1, length, dtype=torch.bool)
+    hidden[0, list(columns)] = True
+    return hidden
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel,
+    name: str,
+    ids: Tensor,
+    start: Tensor,
+    layers: Collection[int],
+    positions: Collection[int],
+    block: str,
+    zero_values: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """[V] log-probabilities and [C] last layer's output after the decoder's tokens `start` [1, M].
+
+    In these layers the last decoder position (`block` "last"), or every later one ("all"), does not read `positions`,
+    which count the encoder's tokens first.
+    """  # fmt: skip
+    length, count, seen = ids.shape[1], start.shape[1], {}
+    rows = torch.arange(count)[:, None]
+    hidden = {
+        "self": torch.zeros(count, count, dtype=torch.bool),
+        "cross": torch.zeros(count, length, dtype=torch.bool),
+    }
+    for position in positions:
+        kind, place = ("cross", position) if position < length else ("self", position - length)
+        read = rows == count - 1 if block == "last" else (rows > place if kind == "self" else rows >= 0)
+        hidden[kind][:, place] |= read[:, 0]
+    decoder = layers_of(model, name, "self")
+    with using_attention(model, "eager"), ExitStack() as hooks:
+        hooks.callback(
+            decoder[-1].register_forward_hook(lambda _, __, out: seen.update(state=first(out)[0, -1])).remove
+        )
+        for layer in layers:
+            for kind, what in hidden.items():
+                hooks.enter_context(without(attention_of(decoder[layer], name, kind), what, zero_values))
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=start, use_cache=False)
+    return output.logits[0, -1].log_softmax(-1), seen["state"]
 
 
 def layers_of(model: PreTrainedModel, name: str, kind: str) -> list[nn.Module]:
@@ -186,7 +230,8 @@ def update(
         ):
             hooks.callback(handle.remove)
         if columns:
-            hooks.enter_context(without(attention, columns, zero_values))
+            length = answer.shape[1] if kind == "self" else ids.shape[1]
+            hooks.enter_context(without(attention, columns_of(length, [c for c in columns if c < length]), zero_values))
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=answer, use_cache=False)
     count = row.heads if kind == "encoder" else row.decoder_heads
     heads = seen["received"].reshape(count, -1)

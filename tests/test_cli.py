@@ -166,8 +166,8 @@ def test_broken_checkpoint(run, tmp_path, good, kind):
 @pytest.mark.parametrize(
     ("kind", "parts"),
     [
-        ("bert", ["'bert'", "not a causal language model"]),
-        ("t5", ["'t5'", "encoder-decoder"]),
+        ("bert", ["'bert'", "does not generate text"]),
+        ("whisper", ["'whisper'", "an encoder-decoder, but none from text to text"]),
         ("qwen2_5_vl", ["'qwen2_5_vl'", "vision-language", "mask_impact_vl.py"]),
         ("gptj", ["'gptj'", "AttentionInterface"]),
     ],

@@ -24,7 +24,7 @@ GOOD = "prompts:\n- {name: a, prompt: b}\n"
 # What many messages end with.
 VALID = (
     "name, enabled, prompt, prompt_file, num_tokens, layers, variants, head_space, ablation, queries, mask_unit, span, "
-    "effects, mask_layers, block, contrast, trace_layers, pairs, chat"
+    "effects, mask_layers, block, contrast, trace_layers, pairs, chat, tower, attention"
 )
 TOP = "model, device, dtype, device_map, max_memory, output_dir, formats, defaults, prompts"
 PLAIN = "is not a plain file name; use letters, digits, - and _ (the folder goes into --output-dir)"

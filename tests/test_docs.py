@@ -45,7 +45,7 @@ def test_every_flag_is_documented_and_every_documented_flag_exists(flags) -> Non
 
 def spoken_default(script, action: argparse.Action) -> str:
     """A flag's default as the documentation has it."""
-    spoken = {"layers": "all", "prompt_file": cli.PROMPT_FILE, "output": script.DEFAULT_NAME}
+    spoken = {"layers": "all", "prompt_file": cli.PROMPT_FILE, "output": script.DEFAULT_NAME, "queries": "last"}
     if action.dest in spoken:
         return spoken[action.dest]
     if action.default is False:

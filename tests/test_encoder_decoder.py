@@ -1,4 +1,4 @@
-"""Encoder-decoders held against brute force: self-attention and cross-attention of the decoder, and the encoder's own."""
+"""Encoder-decoders held against brute force: the decoder's self-attention and cross-attention, the encoder's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from brute_force import distances
 from float64 import true_float64
 
 from mask_impact.capture import record_generation
+from mask_impact.effects import Effects, Window
 from mask_impact.impact import Meter, Wanted
+from mask_impact.units import Unit
 
 torch.set_num_threads(1)
 STEPS = 3
@@ -80,3 +82,54 @@ def compare(name, kind, dtype, tolerance, ablation="neg-inf"):
             if kind == "self" and min(mask) > position:
                 assert not impact.l2[row].any() and not impact.cosine[row].any()
     assert moved > 20  # the comparison was of something
+
+
+class Words:
+    """A tokenizer, as far as effects need one."""
+
+    def decode(self, ids):
+        return str(ids)
+
+
+START = torch.tensor([[0, 17, 33]])
+UNITS = [Unit(str(positions), positions) for positions in ((0,), (8,), (1, 2, 7), (9,), (10,), (11,), (3, 10))]
+
+
+@pytest.mark.parametrize("ablation", ["neg-inf", "zero-value"])
+@pytest.mark.parametrize("block", ["last", "all"])
+@pytest.mark.parametrize("name", ["t5", "bart", "mt5", "marian"])
+def test_effects_equal_brute_force(name, block, ablation):
+    """Log-probabilities and last states to 1e-9 in float64."""
+    with true_float64():
+        compare_effects(name, block, ablation, torch.float64, 1e-9)
+
+
+@pytest.mark.parametrize("block", ["last", "all"])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_effects_equal_brute_force_in_float32(name, block):
+    compare_effects(name, block, "neg-inf", torch.float32, 1e-5)
+
+
+def compare_effects(name, block, ablation, dtype, tolerance):
+    built, ids, moved = model(name, dtype), seq2seq.prompt(), 0
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": START}
+    found = Effects(built, Words(), inputs, 0, (), ablation)
+    base, state = seq2seq.answer(built, name, ids, START, (), (), block)
+    for window in (Window(0, 2), Window(1, 1), Window(2, 2)):
+        rows, traces = found.measure(UNITS, window, block, trace=True)
+        for unit, row in zip(UNITS, rows, strict=True):
+            layers = range(window.first, window.last + 1)
+            logprobs, masked = seq2seq.answer(
+                built, name, ids, START, layers, unit.positions, block, ablation != "neg-inf"
+            )
+            chosen = int(base.argmax())
+            assert abs(row.logprob - logprobs[chosen].item()) <= tolerance * (1 + abs(logprobs[chosen].item()))
+            assert row.rank == int((logprobs > logprobs[chosen]).sum()) + 1
+            l2, _ = distances(state, masked)
+            assert abs(row.final_l2 - l2) <= tolerance * state.norm().item(), (unit, window)
+            moved += l2 > 1e-3 * state.norm().item()
+            if unit.positions == (11,) and block == "all":  # nothing comes after it
+                assert row.logprob_change == row.final_l2 == row.kl == 0
+            last = [trace for trace in traces if trace.token_masked == unit.label][-1]
+            assert (last.layer, last.l2_distance) == (2, row.final_l2)
+    assert moved > 5

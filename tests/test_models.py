@@ -173,8 +173,8 @@ def test_what_is_no_model_is_refused_without_asking_the_hub(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (checkpoints.bert, "family 'bert' with architecture BertForMaskedLM, not a causal language model"),
-        (checkpoints.t5, "family 't5', an encoder-decoder; only decoder-only models can be measured"),
+        (checkpoints.bert, "family 'bert' with architecture BertForMaskedLM, which does not generate text"),
+        (checkpoints.whisper, "family 'whisper', an encoder-decoder, but none from text to text; choose a causal one"),
         (checkpoints.qwen2_5_vl, "family 'qwen2_5_vl', a vision-language model; use mask_impact_vl.py"),
     ],
 )

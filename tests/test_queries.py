@@ -20,8 +20,9 @@ from value_zeroing import values_zeroed
 from mask_impact import experiment, results
 from mask_impact.capture import Recording
 from mask_impact.errors import UserError
-from mask_impact.experiment import Options, query_positions, run
-from mask_impact.report import show, write_report
+from mask_impact.experiment import Options, run
+from mask_impact.positions import Places
+from mask_impact.report import write_report
 from mask_impact.results import COLUMNS, Block, ResultFiles, load_many, read_csv, to_dataframe
 
 LENGTH = 9
@@ -176,9 +177,14 @@ def test_a_picture_whose_tokens_see_each_other(load: Any) -> None:  # noqa: F811
 
 # --- what cannot be asked for -----------------------------------------------------------------------------
 def test_query_positions() -> None:
-    assert query_positions("last", 5, 3) == [4, 5, 6]
-    assert query_positions("all", 5, 3) == [0, 1, 2, 3, 4, 5, 6]
-    assert query_positions(((6, 6), (0, 2), (1, 3)), 5, 3) == [0, 1, 2, 3, 6]
+    places = Places.of(prompt=5, num_tokens=3)
+    assert places.queries("last") == [4, 5, 6]
+    assert places.queries("all") == [0, 1, 2, 3, 4, 5, 6]
+    assert places.queries(((6, 6), (0, 2), (1, 3))) == [0, 1, 2, 3, 6]
+    decoder = Places.of(5, 3, "decoder")  # of an encoder-decoder: the start token at 5, then the output
+    assert decoder.queries("last") == decoder.queries("all") == [5, 6, 7]
+    encoder = Places.of(5, 1, "encoder")
+    assert (encoder.queries("last"), encoder.queries("all")) == ([4], [0, 1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(
@@ -228,11 +234,8 @@ def test_the_column_comes_back_from_every_format(tmp_path: Path, blocks: list[Bl
     assert len(want) == sum(block.rows for block in blocks)
     assert want.query_position.to_list() == [b.query_position for b in blocks for _ in range(b.rows)]
     paths, notes = save(tmp_path, "run", blocks)
-    assert list(paths) == ["csv", "json", "parquet", "run"], "and no report"
-    why = "a report shows the predicting position only; open the Parquet file"
-    assert notes == [f"run_results.html was not written: {why}"]
-    manifest = json.loads(paths["run"].read_bytes())
-    assert (manifest["rows"], manifest["notes"]) == (len(want), notes)
+    assert list(paths) == ["csv", "json", "parquet", "html", "run"] and not notes
+    assert json.loads(paths["run"].read_bytes())["rows"] == len(want)
     for path in paths.values():
         pd.testing.assert_frame_equal(results.load(path), want, check_exact=True)
     pd.testing.assert_frame_equal(read_csv(paths["csv"]), want, check_exact=True)
@@ -257,14 +260,12 @@ def test_without_the_column_nothing_is_said_of_it(tmp_path: Path, blocks: list[B
     assert both[both.name == "run"].query_position.notna().all()
 
 
-def test_a_report_alone_leaves_a_manifest(tmp_path: Path, blocks: list[Block]) -> None:
-    paths, notes = save(tmp_path, "run", blocks, "html")
-    assert list(paths) == ["run"] and len(notes) == 1
-    for table in (blocks, to_dataframe(blocks)):
-        with pytest.raises(UserError, match="predicting position only"):
-            write_report(tmp_path / "made.html", table)
-    with pytest.raises(UserError, match="predicting position only"):
-        show(to_dataframe(blocks))
+def test_a_report_of_blocks_is_that_of_the_table_in_any_order(tmp_path: Path, blocks: list[Block]) -> None:
+    table = to_dataframe(blocks)
+    one = write_report(tmp_path / "one.html", blocks, {"name": "x"})
+    two = write_report(tmp_path / "two.html", table.sample(frac=1, random_state=0), {"name": "x"})
+    assert one.read_bytes() == two.read_bytes()
+    pd.testing.assert_frame_equal(results.load(one), table, check_exact=True)
 
 
 @pytest.mark.parametrize("fmt", ["csv", "json", "parquet", "html"])
