@@ -43,7 +43,7 @@ def measured_table(
     run, tables = job.measured(model, prepared, blocks.append)
     if source is not None:
         run.manifest["model"] |= source.manifest
-    table = pd.DataFrame(tables["effects"]) if tables else results.to_dataframe(blocks)
+    table = pd.DataFrame(tables["effects"]) if "effects" in tables else results.to_dataframe(blocks)
     table.attrs["run"] = run.manifest
     return table
 

@@ -127,7 +127,7 @@ def build_parser(description: str, epilog: str, default_model: str, default_name
     )  # fmt: skip
     parser.add_option(
         "--pairs", metavar="K", default=0,
-        help="for --effects, also all pairs among the K strongest units, and how they interact",
+        help="also mask all pairs among the K strongest units, and report how they interact",
     )  # fmt: skip
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--overwrite", action="store_true", help="replace results that exist under the given name")

@@ -4,7 +4,6 @@ In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -17,6 +16,7 @@ from mask_impact.errors import UserError
 from mask_impact.experiment import Options, Units, longer, model_tensors
 from mask_impact.inputs import ModelInputs, tokens_of
 from mask_impact.options import BLOCKS, Request
+from mask_impact.pairs import paired
 from mask_impact.units import Unit
 
 Columns = dict[str, list[Any]]
@@ -44,17 +44,17 @@ class Asked:
 
 def asked(request: Request, tokenizer: Any, layers: int) -> Asked | None:
     """What a request asks for, None for no effects. Raises UserError."""
+    if request.pairs == 1:
+        raise UserError("pairs of 1 unit: there are none; give --pairs 2 or more")
     if not request.effects:
         plain = Request("")
-        for name in ("mask_layers", "blocks", "contrast", "trace_layers", "pairs"):
+        for name in ("mask_layers", "blocks", "contrast", "trace_layers"):
             if getattr(request, name) != getattr(plain, name):
                 flag = "--block" if name == "blocks" else f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} is about effects on the answer; add --effects, or leave it away")
         return None
     if len(request.contrast) not in (0, 2):
         raise UserError(f"contrast has {len(request.contrast)} tokens; give two, such as ' Paris' and ' Rome'")
-    if request.pairs == 1:
-        raise UserError("pairs of 1 unit: there are none; give --pairs 2 or more")
     for block in request.blocks:
         if block not in BLOCKS:
             raise UserError(f"unknown block {block!r}; choose from {', '.join(BLOCKS)}")
@@ -118,16 +118,12 @@ def pair_effects(
     """The effects of all pairs among the `count` units with the largest change of log-probability, and how much more or
     less a pair does than its two units do by themselves."""
     ranked = sorted(range(len(units)), key=lambda place: -abs(rows[place].logprob_change))[:count]
-    places = list(itertools.combinations(sorted(ranked), 2))
-    pairs = [
-        Unit(" + ".join(named), tuple(sorted({*units[a].positions, *units[b].positions})))
-        for a, b in places
-        for named in [[f"{units[place].label} ({units[place].positions[0]})" for place in (a, b)]]
-    ]
-    measured, _ = found.measure(pairs, window, block)
+    places = sorted(ranked)
+    pairs = [(pair, places[a], places[b]) for pair, a, b in paired([units[place] for place in places])]
+    measured, _ = found.measure([pair for pair, _, _ in pairs], window, block)
     return [
         replace(row, interaction=row.logprob_change - rows[a].logprob_change - rows[b].logprob_change)
-        for row, (a, b) in zip(measured, places, strict=True)
+        for row, (_, a, b) in zip(measured, pairs, strict=True)
     ]
 
 

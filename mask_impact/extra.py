@@ -13,9 +13,9 @@ from mask_impact.table import valid
 from mask_impact.writers import manifest_text, reproducible
 
 FORMATS = ("csv", "json", "parquet")
-KINDS = ("effects", "trace")
+KINDS = ("effects", "trace", "pairs")
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, Any]  # lists, or arrays of int64 and float32
 
 
 def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
@@ -26,8 +26,7 @@ def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
     typed = {name: _typed(values) for name, values in columns.items()}
     for name, values in typed.items():
         if isinstance(values, np.ndarray):
-            empty = np.array([value is None for value in columns[name]], bool)
-            if not (np.isfinite(values) | empty).all():
+            if not (np.isfinite(values) | [value is None for value in columns[name]]).all():
                 raise ValueError(f"column {name} has a value that is no finite number")
     {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, typed, manifest)
 
@@ -38,8 +37,10 @@ def as_json(columns: Columns) -> dict[str, Any]:
     return orjson.loads(orjson.dumps(typed, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def _typed(values: list[Any]) -> Any:
-    """int64, float32 or valid texts."""
+def _typed(values: Any) -> Any:
+    """int64, float32 or valid texts; an array is what it should be."""
+    if isinstance(values, np.ndarray):
+        return values
     if values and isinstance(values[0], str):
         return [valid(text) for text in values]
     if values and isinstance(values[0], int):

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mask_impact import effects_run, experiment, models, processors, report
+from mask_impact import effects_run, experiment, models, pairs, processors, report
 from mask_impact.effects_run import Asked
 from mask_impact.errors import UserError
 from mask_impact.experiment import Options, Progress, Run, Units
@@ -47,6 +47,7 @@ class Prepared:
     plain: bool  # every token of the mask mode by itself
     unit_count: int  # in the prompt
     effects: Asked | None
+    pairs: int  # of how many of the strongest units, all pairs are measured too
 
     def masked(self, query: int) -> int:
         """How many rows the query position has in each layer and variant."""
@@ -133,26 +134,33 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
     return Prepared(
         tokenizer, inputs, options, places, len(chosen or range(count)), heads, together, asked.plain,
-        len(in_prompt), effects,
+        len(in_prompt), effects, request.pairs,
     )  # fmt: skip
 
 
 def measured(
     model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None
 ) -> tuple[Run, dict[str, Columns]]:
-    """The run, whose blocks go to `write`, and the tables beside it: "effects" and "trace" where asked for."""
+    """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
     tokenizer, inputs, options = prepared.tokenizer, prepared.inputs, prepared.options
     run = experiment.run(model, tokenizer, inputs, options, write, progress, None if prepared.plain else prepared.units)
     run.manifest["effects"] = None
+    tables: dict[str, Columns] = {}
+    if prepared.pairs:
+        ranked = [position for position, _, _ in run.top.ranked()]
+        apart = run.manifest["decoder_start"]
+        tables["pairs"] = pairs.measure(
+            model, tokenizer, inputs, options, prepared.units, ranked, prepared.pairs, apart, progress
+        )
     if prepared.effects is None:
-        return run, {}
+        return run, tables
     started = time.perf_counter()
     generated = [found["id"] for found in run.manifest["generated"]]
-    tables, run.manifest["effects"] = effects_run.measure(
+    found, run.manifest["effects"] = effects_run.measure(
         model, tokenizer, inputs, options, prepared.effects, generated, prepared.units, progress
     )
     run.manifest["seconds"]["effects"] = time.perf_counter() - started
-    return run, tables
+    return run, tables | found
 
 
 def top_tokens(run: Run, count: int = 5) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 The numbers are held against brute force in test_effects.py, test_carry.py, test_ablation.py and test_queries.py.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from test_cli import Ended
 
 import mask_impact_analysis
 import mask_impact_vl
+from mask_impact.pairs import COLUMNS
 from mask_impact.results import load
 
 torch.set_num_threads(1)
@@ -143,6 +145,28 @@ def test_pairs(run):
     assert effects().logprob_change[0] == pytest.approx(together, rel=1e-4)
 
 
+def test_pairs_of_single_layers(run):
+    """Against masking both as one span, and the two by themselves, in a table of their own."""
+    assert run("--pairs", 3, "--num-tokens", 2, "--format", "csv,json,parquet").code == 0
+    single, found = load("output/it_run.json"), pd.read_csv("output/it_pairs.csv", keep_default_na=False)
+    assert list(found) == list(COLUMNS) and manifest()["tables"] == [
+        f"it_pairs.{x}" for x in ("csv", "json", "parquet")
+    ]
+    top = single[single.variant == "Full"].groupby("token_position").l2_distance.max().nlargest(3).index
+    pairs = sorted({(row.token_position, row.second_position) for row in found.itertuples()})
+    assert pairs == list(itertools.combinations(sorted(top), 2))
+    key = ["generation_step", "layer", "variant"]
+    first, second = pairs[0]
+    pair = found[(found.token_position == first) & (found.second_position == second)].set_index(key)
+    alone = [single[single.token_position == place].set_index(key).l2_distance for place in pairs[0]]
+    expected = pair.l2_distance - alone[0] - alone[1]
+    assert len(pair) == len(expected) and np.allclose(pair.interaction, expected.loc[pair.index], atol=1e-5)
+    assert (first, second) == (4, 10), "the regex below is of these"
+    assert run("--span", r"both=/ ball(?=\. Ann)| cup(?=\.)/", "--num-tokens", 2, "--format", "csv", "--overwrite").code == 0
+    span = load("output/it_run.json").set_index(key).l2_distance
+    assert np.allclose(pair.l2_distance, span.loc[pair.index], rtol=1e-4, atol=1e-6)
+
+
 def test_words_in_the_results_table_too(run):
     assert run("--mask-unit", "word", "--format", "csv").code == 0
     table = load("output/it_run.json")
@@ -206,8 +230,7 @@ def test_in_a_batch(run, tmp_path):
         (["--block", "last"], "--block is about effects"),
         (["--contrast", " a", " b"], "--contrast is about effects"),
         (["--trace-layers"], "--trace-layers is about effects"),
-        (["--pairs", "3"], "--pairs is about effects"),
-        (["--effects", "--pairs", "1"], "give --pairs 2 or more"),
+        (["--pairs", "1"], "give --pairs 2 or more"),
         (["--effects", "--mask-layers", "0-9"], "there is no layer 9; this model has 0 to 3"),
         (["--effects", "--mask-layers", "2-1"], "runs backwards; write 1-2"),
         (["--effects", "--mask-layers", "window:9"], "a window has at most 4"),
