@@ -18,8 +18,13 @@ from test_cli import Ended
 
 import mask_impact_analysis
 import mask_impact_vl
+from mask_impact import experiment
+from mask_impact.job import Session
+from mask_impact.options import Request, Settings
 from mask_impact.pairs import COLUMNS
 from mask_impact.results import load
+from mask_impact.table import Block, to_dataframe
+from mask_impact.units import Unit
 
 torch.set_num_threads(1)
 
@@ -146,7 +151,7 @@ def test_pairs(run):
 
 
 def test_pairs_of_single_layers(run):
-    """Against masking both as one span, and the two by themselves, in a table of their own."""
+    """Against masking both as one unit, and the two by themselves, in a table of their own."""
     assert run("--pairs", 3, "--num-tokens", 2, "--format", "csv,json,parquet").code == 0
     single, found = load("output/it_run.json"), pd.read_csv("output/it_pairs.csv", keep_default_na=False)
     assert list(found) == list(COLUMNS) and manifest()["tables"] == [
@@ -161,10 +166,16 @@ def test_pairs_of_single_layers(run):
     alone = [single[single.token_position == place].set_index(key).l2_distance for place in pairs[0]]
     expected = pair.l2_distance - alone[0] - alone[1]
     assert len(pair) == len(expected) and np.allclose(pair.interaction, expected.loc[pair.index], atol=1e-5)
-    assert (first, second) == (4, 10), "the regex below is of these"
-    assert run("--span", r"both=/ ball(?=\. Ann)| cup(?=\.)/", "--num-tokens", 2, "--format", "csv", "--overwrite").code == 0
-    span = load("output/it_run.json").set_index(key).l2_distance
-    assert np.allclose(pair.l2_distance, span.loc[pair.index], rtol=1e-4, atol=1e-6)
+    session = Session(Settings("demo"))
+    prepared = session.prepare(Request(PROMPT, num_tokens=2))
+    blocks: list[Block] = []
+    both = [Unit("both", (first, second))]
+    experiment.run(
+        session.model, prepared.tokenizer, prepared.inputs, prepared.options, blocks.append, units=lambda _: both
+    )
+    together = to_dataframe(blocks).set_index(key)
+    for name in ("l2_distance", "cosine_distance"):
+        assert np.allclose(pair[name], together[name].loc[pair.index], rtol=1e-4, atol=1e-6)
 
 
 def test_words_in_the_results_table_too(run):

@@ -92,6 +92,15 @@ def test_span_and_zero_value(run):
     assert set(table.token_masked) == {"red ball"} and table.variant.str.startswith("Cross").all()
 
 
+def test_pairs_stay_on_one_side(run):
+    """No attention sees the encoder's and the decoder's tokens together."""
+    assert run("--pairs", 8, "--num-tokens", 3, "--format", "csv") == (0, "")
+    start = manifest()["decoder_start"]
+    rows = [line.rsplit(",", 6)[1:3] for line in Path("output/masking_pairs.csv").read_text("utf-8").splitlines()[1:]]
+    sides = {(int(first) < start, int(second) < start) for first, second in rows}
+    assert sides == {(True, True), (False, False)}
+
+
 def test_python_and_batch(run, bart, tmp_path):
     table = mask_impact_analysis.run_masking_experiment(PROMPT, str(bart), "cpu", tower="encoder", variants=("full",))
     assert set(table.variant) == {"Full"} and "query_position" in table
