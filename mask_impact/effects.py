@@ -4,6 +4,7 @@ For every unit (what is masked together), every window (first and last layer in 
 stops reading it), one row: what becomes of the token the model chose, and of the last state.
 """
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from mask_impact.distances import distances
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.masking import memory_budget
 from mask_impact.memory import explained, free_memory, is_out_of_memory
+from mask_impact.options import layer_list
 from mask_impact.replay import VECTORS_PER_ROW
 from mask_impact.units import Unit
 
@@ -86,18 +88,14 @@ def windows_of(text: str, count: int) -> list[Window]:
         if int(width) > count:
             raise UserError(f"--mask-layers {text}: the model has {count} layers, so a window has at most {count}")
         return [Window(first, first + int(width) - 1) for first in range(count - int(width) + 1)]
-    found = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"--mask-layers {text!r} is not known; write all, from, window:3, or layers such as 0-5,8")
-        window = Window(int(first), int(last or first))
-        if window.first > window.last:
-            raise UserError(f"--mask-layers {text!r}: {first}-{last} runs backwards; write {last}-{first}")
-        if window.last >= count:
-            raise UserError(f"--mask-layers {text!r}: there is no layer {window.last}; this model has 0 to {count - 1}")
-        found.append(window)
-    return found
+    try:
+        ranges = layer_list(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--mask-layers {error}, or all, from, window:3") from error
+    for _, last in ranges:
+        if last >= count:
+            raise UserError(f"--mask-layers {text!r}: there is no layer {last}; this model has 0 to {count - 1}")
+    return [Window(first, last) for first, last in ranges]
 
 
 def contrast_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:

@@ -123,7 +123,7 @@ def layer_list(text: str) -> tuple[tuple[int, int], ...]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers; write for example 0,8,20-27")
         found.append((int(first), int(last or first)))
         if found[-1][0] > found[-1][1]:
-            raise argparse.ArgumentTypeError(f"{text!r}: the range {part} runs backwards; write {last}-{first}")
+            raise argparse.ArgumentTypeError(f"{text!r}: the range {part.strip()} runs backwards; write {last}-{first}")
     return tuple(found)
 
 

@@ -245,7 +245,7 @@ def test_in_a_batch(run, tmp_path):
         (["--effects", "--mask-layers", "0-9"], "there is no layer 9; this model has 0 to 3"),
         (["--effects", "--mask-layers", "2-1"], "runs backwards; write 1-2"),
         (["--effects", "--mask-layers", "window:9"], "a window has at most 4"),
-        (["--effects", "--mask-layers", "late"], "write all, from, window:3"),
+        (["--effects", "--mask-layers", "late"], "or all, from, window:3"),
         (["--effects", "--block", "first"], "unknown 'first'; choose from last, all"),
         (["--effects", "--contrast", "Paris Rome", " a"], "is 2 tokens for this model ('Paris', ' Rome')"),
         (["--span", "green"], "--span 'green'"),
