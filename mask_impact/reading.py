@@ -273,9 +273,9 @@ def _read_html(path: Path) -> Content:
         for metric in ("l2", "cosine")
     )  # [S, L, T, V]
     there = ~np.isnan(l2)
-    step, layer, token, variant = np.nonzero(there)
+    query, layer, token, variant = np.nonzero(there)
     columns = (
-        np.array(data["steps"], np.int64)[step],
+        np.array(data["steps"], np.int64)[query],
         np.array(data["layers"], np.int64)[layer],
         pa.DictionaryArray.from_arrays(token.astype(np.int32), pa.array(data["tokens"], pa.string())),
         np.array(data["positions"], np.int64)[token],
@@ -283,7 +283,10 @@ def _read_html(path: Path) -> Content:
         l2[there],
         cosine[there],
     )
-    return pa.table(dict(zip(COLUMNS, map(pa.array, columns), strict=True))), data["manifest"]
+    table = pa.table(dict(zip(COLUMNS, map(pa.array, columns), strict=True)))
+    if "queries" in data:
+        table = table.append_column(QUERY_POSITION, pa.array(np.array(data["queries"], np.int64)[query]))
+    return table, data["manifest"]
 
 
 READERS: dict[str, Callable[[Path], Content]] = {  # best first: the fastest, and those that can tell a damaged file

@@ -7,7 +7,8 @@ Out: visualize_results.html with its empty data element filled, in the format th
     show(df)  # in a notebook
 
 While a run is written its values wait in a file beside the report, so memory does not grow with the run.
-Shapes: S steps, V variants, L layers, T positions that were masked at any step; a Block has P of them.
+Shapes: S steps, or query positions where others were measured than those that predict the output; V variants, L layers,
+T positions that were masked at any step; a Block has P of them.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from mask_impact.errors import UserError
 from mask_impact.extra import Columns, as_json
-from mask_impact.table import COLUMNS, QUERY_POSITION, Block, checked, valid
+from mask_impact.table import COLUMNS, CROSS, QUERY_POSITION, Block, checked, valid
 from mask_impact.writers import Writer, manifest_text, reproducible
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ EMPTY_ELEMENT = b'<script type="text/plain" id="mask-impact-data"></script>'  # 
 EMBED_FORMAT = 1
 MAX_BASE64 = 64_000_000  # bytes of base64 in one report: what a browser opens in a second or two and mail may carry
 LONGEST_SIDE = 1024  # pixels of an embedded picture
-MANY_QUERIES = "a report shows the predicting position only; open the Parquet file"
 PNG_BYTES = 200_000  # a picture that is larger as PNG (a photograph) is embedded as JPEG
 
 
@@ -166,20 +166,27 @@ def read_page(page: str | os.PathLike[str] | None = None) -> tuple[bytes, bytes]
     return parts[0] + start + b">", b"<" + end + parts[1]
 
 
+class Query(NamedTuple):
+    """What the first axis of a cube counts."""
+
+    step: int
+    position: int | None  # None: of a table without other query positions than those that predict the output
+
+
 @dataclass
 class Run:
     """What a page says of a run, apart from its numbers, manifest and pictures."""
 
     name: str
     rows: int
-    steps: list[int]
+    queries: list[Query]  # rising
     layers: list[int]
     variants: list[str]
     tokens: dict[int, str]  # by position, rising
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self.steps), len(self.variants), len(self.layers), len(self.tokens)
+        return len(self.queries), len(self.variants), len(self.layers), len(self.tokens)
 
 
 def base64_size(shape: Sequence[int], pictures: Sequence[str | None] = ()) -> int:
@@ -206,12 +213,14 @@ def fill(
         "format": EMBED_FORMAT,
         "name": run.name,
         "rows": run.rows,
-        "steps": run.steps,
+        "steps": [step for step, _ in run.queries],
         "layers": run.layers,
         "variants": run.variants,
         "positions": list(run.tokens),
         "tokens": list(run.tokens.values()),
     }
+    if run.queries[0].position is not None:
+        head["queries"] = [position for _, position in run.queries]
     out.write(before + _json(head)[:-1])
     for metric, pieces in metrics.items():
         out.write(b',"%s":"' % metric.encode())
@@ -254,22 +263,21 @@ def _write_table(
     """The page for a table in any order; of rows for the same cell the last one counts."""
     if missing := [column for column in COLUMNS if column not in df.columns]:
         raise UserError(f"the table has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")
-    if QUERY_POSITION in df.columns:
-        raise UserError(MANY_QUERIES)
-    axes = [np.unique(df[column].to_numpy(np.int64)) for column in ("generation_step", "layer", "token_position")]
-    steps, layers, positions = axes
+    ints = {column: df[column].to_numpy(np.int64) for column in ("generation_step", "layer", "token_position")}
+    layers, layer = np.unique(ints["layer"], return_inverse=True)
+    positions, token = np.unique(ints["token_position"], return_inverse=True)
+    asked = df[QUERY_POSITION].to_numpy(np.int64) if QUERY_POSITION in df.columns else None
+    size = 1 if asked is None else int(asked.max(initial=0)) + 1
+    keys, query = np.unique(ints["generation_step"] * size + (0 if asked is None else asked), return_inverse=True)
+    queries = [Query(key // size, None if asked is None else key % size) for key in keys.tolist()]
     variants = sorted(map(str, df["variant"].unique()), key=_variant_order)
     texts = df.drop_duplicates("token_position", keep="last").set_index("token_position")["token_masked"]
     tokens = {int(position): str(texts[position]) for position in positions}
-    run = Run(name, len(df), steps.tolist(), layers.tolist(), variants, tokens)
+    run = Run(name, len(df), queries, layers.tolist(), variants, tokens)
     if reason := _refusal(run, pictures):
         raise UserError(f"{reason}; {_INSTEAD.format('the table as Parquet or CSV')}")
-    step, layer, token = (
-        np.searchsorted(axis, df[column].to_numpy(np.int64))
-        for axis, column in zip(axes, ("generation_step", "layer", "token_position"), strict=True)
-    )
     variant = df["variant"].astype(str).map({each: place for place, each in enumerate(variants)}).to_numpy(np.int64)
-    cells = np.ravel_multi_index((step, variant, layer, token), run.shape)
+    cells = np.ravel_multi_index((query, variant, layer, token), run.shape)
 
     def pieces(column: str) -> Iterator[np.ndarray]:
         cube = np.full(int(np.prod(run.shape)), np.nan, "<f4")
@@ -284,7 +292,7 @@ def _write_table(
 class _Piece:
     """A block in the waiting file: [V, P] l2, then [V, P] cosine, float32."""
 
-    step: int
+    query: Query
     layer: int
     variants: Sequence[str]
     positions: np.ndarray  # [P]
@@ -299,24 +307,21 @@ class ReportWriter(Writer):
         self._path = path
         self._values = path.with_name(f"{path.name}.values").open("w+b")
         self._pieces: list[_Piece] = []
-        self._steps: set[int] = set()
+        self._queries: set[Query] = set()
         self._layers: set[int] = set()
         self._variants: set[str] = set()
         self._tokens: dict[int, str] = {}
         self._rows = 0
         self._pictures: list[str | None] = []  # data URLs
-        self._many_queries = False
 
     def write(self, block: Block) -> None:
-        if block.query_position is not None:
-            self._many_queries = True
-            return
-        self._steps.add(int(block.generation_step))
+        query = Query(int(block.generation_step), block.query_position)
+        self._queries.add(query)
         self._layers.add(int(block.layer))
         self._variants.update(block.variants)
         self._tokens.update(zip(block.positions.tolist(), block.tokens, strict=True))
         self._rows += block.rows
-        shape = [len(axis) for axis in (self._steps, self._variants, self._layers, self._tokens)]
+        shape = [len(axis) for axis in (self._queries, self._variants, self._layers, self._tokens)]
         if base64_size(shape) > MAX_BASE64:  # and it only grows
             self._pieces.clear()
             self._values.seek(0)
@@ -325,10 +330,10 @@ class ReportWriter(Writer):
         positions, variants = block.positions, block.variants
         last = self._pieces[-1] if self._pieces else None
         if last and np.array_equal(last.positions, positions) and list(last.variants) == list(variants):
-            positions, variants = last.positions, last.variants  # most often: one array for all layers of a step
+            positions, variants = last.positions, last.variants  # most often: one array for all layers of a query
         else:
             positions = positions.copy()
-        self._pieces.append(_Piece(block.generation_step, block.layer, variants, positions, self._values.tell()))
+        self._pieces.append(_Piece(query, block.layer, variants, positions, self._values.tell()))
         for values in (block.l2, block.cosine):
             self._values.write(np.ascontiguousarray(values.T, "<f4").tobytes())
 
@@ -336,8 +341,6 @@ class ReportWriter(Writer):
         self, pictures: Sequence[Image.Image | None], others: Sequence[str], tables: Mapping[str, Columns] | None = None
     ) -> str | None:
         self._effects = (tables or {}).get("effects")
-        if self._many_queries:
-            return MANY_QUERIES
         self._pictures = [None if picture is None else data_url(picture) for picture in pictures]
         reason = _refusal(self.run(), self._pictures)
         return f"{reason}; {_INSTEAD.format(others[-1])}" if reason and others and self._rows else reason
@@ -356,19 +359,19 @@ class ReportWriter(Writer):
         """What has been written so far."""
         tokens = dict(sorted(self._tokens.items()))
         variants = sorted(self._variants, key=_variant_order)
-        return Run(name, self._rows, sorted(self._steps), sorted(self._layers), variants, tokens)
+        return Run(name, self._rows, sorted(self._queries), sorted(self._layers), variants, tokens)
 
     def _slabs(self, run: Run, metric: int) -> Iterator[np.ndarray]:
-        """[L, T] for each step and variant."""
+        """[L, T] for each query and variant."""
         places = np.array(list(run.tokens))
         layers = {layer: row for row, layer in enumerate(run.layers)}
-        pieces: dict[int, list[tuple[_Piece, np.ndarray]]] = {step: [] for step in run.steps}
+        pieces: dict[Query, list[tuple[_Piece, np.ndarray]]] = {query: [] for query in run.queries}
         for piece in self._pieces:
-            pieces[piece.step].append((piece, np.searchsorted(places, piece.positions)))
-        for step in run.steps:
+            pieces[piece.query].append((piece, np.searchsorted(places, piece.positions)))
+        for query in run.queries:
             for variant in run.variants:
                 slab = np.full((len(run.layers), len(places)), np.nan, "<f4")
-                for piece, columns in pieces[step]:
+                for piece, columns in pieces[query]:
                     if variant in piece.variants:
                         row = metric * len(piece.variants) + list(piece.variants).index(variant)
                         self._values.seek(piece.offset + 4 * row * len(columns))
@@ -392,11 +395,12 @@ def _refusal(run: Run, pictures: Sequence[str | None]) -> str | None:
     return f"the report would be {size / 1e6:,.0f} MB; a page holds at most {MAX_BASE64 / 1e6:,.0f} MB"
 
 
-def _variant_order(variant: str) -> tuple[int, int, str]:
-    """Full, Attn, Head_0, Head_1, ..., Head_10; other names after them."""
-    first = ("Full", "Attn").index(variant) if variant in ("Full", "Attn") else 3
-    head = re.fullmatch(r"Head_(\d+)", variant)
-    return (2, int(head[1]), variant) if head else (first, 0, variant)
+def _variant_order(variant: str) -> tuple[bool, int, int, str]:
+    """Full, Attn, Head_0, Head_1, ..., Head_10; then the same of cross-attention; other names after those."""
+    name = variant.removeprefix(CROSS)
+    first = ("Full", "Attn").index(name) if name in ("Full", "Attn") else 3
+    head = re.fullmatch(r"Head_(\d+)", name)
+    return (name != variant, *((2, int(head[1])) if head else (first, 0)), variant)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------

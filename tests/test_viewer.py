@@ -6,6 +6,7 @@ VIEWER_PAGE=/tmp/dist/index.html pytest tests/test_viewer.py     # another build
 Every test fails on a dialog, an error on the console, an error of the page or a request to a network.
 """
 
+import base64
 import csv
 import gzip
 import io
@@ -13,11 +14,12 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -178,6 +180,22 @@ def test_the_page_is_small_and_complete():
     text = page.decode()
     assert "default-src 'none'" in text
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", text)
+    packed = dict(re.findall(r'<script type="text/plain" data-packed="(\w+)">([^<]+)</script>', text))
+    assert list(packed) == ["style", "script"]
+    script = zlib.decompress(base64.b64decode(packed["script"])).decode()
+    assert re.search(r"^\tfunction startPage\(\) \{$", script, re.MULTILINE), "the developer tools show readable code"
+
+
+def test_a_browser_that_cannot_unpack_the_page_is_told(browser):
+    context = browser.new_context()
+    context.add_init_script("delete window.DecompressionStream")
+    page = context.new_page()
+    page.goto(PAGE.as_uri())
+    assert page.locator("body").inner_text() == (
+        "This browser is too old for this page, which needs DecompressionStream: "
+        "Chrome 123, Firefox 120, Safari 17.5 or newer has it."
+    )
+    context.close()
 
 
 def test_the_empty_page_says_what_to_drop_and_has_an_example(viewer):
@@ -1345,7 +1363,7 @@ def test_effects_beside_impact(reach, effects):
     scatter = box.get_by_role("img")
     scatter.scroll_into_view_if_needed()
     box_ = scatter.bounding_box()
-    scatter.click(position={"x": box_["width"] - 48, "y": 10})  # the strongest of both
+    scatter.click(position={"x": box_["width"] - 48, "y": 26})  # the strongest of both
     reach.address("token=14")
 
 
@@ -1477,6 +1495,248 @@ def test_many_units_and_layers_scroll(viewer, tmp_path):
     canvas = box.locator("canvas").first.bounding_box()
     assert canvas["height"] <= 420
     assert viewer.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+
+
+# --- which position reads which ---------------------------------------------------------------------------
+EVERY = [FIXTURES / f"every_{name}" for name in ("results.csv", "run.json")]
+
+
+@pytest.fixture(scope="session")
+def every() -> pd.DataFrame:
+    kinds = {"l2_distance": np.float32, "cosine_distance": np.float32}
+    return pd.read_csv(EVERY[0], keep_default_na=False).astype(kinds)
+
+
+@pytest.fixture
+def asked(viewer) -> Viewer:
+    """A run with every query position, loaded."""
+    viewer.drop(*EVERY)
+    viewer.shows("every")
+    return viewer
+
+
+class Map:
+    """The map, and where its cells are: found by pointing at it."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self.viewer = viewer
+        self.box = viewer.page.get_by_role("region", name="Which position reads which")
+        self.canvas = self.box.locator(".reads__box canvas")
+
+    def readout(self) -> str:
+        return self.box.locator(".heads__readout").inner_text()
+
+    def point(self, x: float, y: float) -> tuple[int, int] | None:
+        box = self.canvas.bounding_box()
+        self.viewer.page.mouse.move(box["x"] + x, box["y"] + y)
+        self.viewer.settle()
+        found = re.match(r"Token .* at position (\d+).* (?:reads|see) token .* at position (\d+)", self.readout())
+        return (int(found[1]), int(found[2])) if found else None
+
+    x: ClassVar[dict[int, int]] = {}
+    y: ClassVar[dict[int, int]] = {}
+
+    def measure(self) -> "Map":
+        """The middle of each column and row of seven, which are the same in all tests."""
+        self.canvas.scroll_into_view_if_needed()
+        if not self.x:
+            size = {key: int(value) for key, value in self.canvas.bounding_box().items()}
+            across = [(x, self.point(x, size["height"] - 12)) for x in range(4, size["width"], 14)]
+            self.x.update({p: int(np.mean([x for x, at in across if at and at[1] == p])) for p in range(7)})
+            down = [(y, self.point(self.x[0], y)) for y in range(4, size["height"], 8)]
+            self.y.update({p: int(np.mean([y for y, at in down if at and at[0] == p])) for p in range(7)})
+        return self
+
+    def table(self) -> dict[tuple[int, int], np.float32]:
+        """(query, token): value, of the accessible table."""
+        details = self.box.locator("details")
+        if details.get_attribute("open") is None:
+            details.locator("summary").click()
+            self.viewer.settle()
+        cells = details.locator("tbody tr").evaluate_all(
+            "(all) => all.map((row) => [row.dataset.query, ...[...row.cells].slice(1).map((each) => each.textContent)])"
+        )
+        return {
+            (int(query), place): np.float32(text)
+            for query, *texts in cells
+            for place, text in enumerate(texts)
+            if text != "–"
+        }
+
+
+def test_the_map_is_that_of_pandas(asked, every):
+    shown = Map(asked)
+    for metric in METRICS:
+        for variant in ("Full", "Attn"):
+            for layer in (0, 3, None):
+                asked.go(metric=metric, variant=variant, **({} if layer is None else {"layer": layer}))
+                rows = every[(every.variant == variant) & ((every.layer == layer) | (layer is None))]
+                wanted = rows.groupby(["query_position", "token_position"])[f"{metric}_distance"].max()
+                assert shown.table() == wanted.to_dict(), (metric, variant, layer)
+    assert {(q, t) for q, t in shown.table() if t > q} == set()
+
+
+def test_colours_of_the_map(asked, every):
+    shown = Map(asked).measure()
+    full = every[every.variant == "Full"]
+    for state in ({"layer": 3}, {"layer": 3, "range": "row", "first": True}, {"curve": "sqrt", "layer": 0}):
+        asked.go(**state)
+        rows = full[full.layer == state["layer"]].set_index(["query_position", "token_position"]).l2_distance
+        counted = full[(full.token_position > 0) | ("first" in state)]
+        cells = [(query, token) for query, token in rows.index if token > 0 or "first" in state]
+        # Beside of the number in the middle of a cell.
+        places = [(shown.x[token] - 24, shown.y[query] - 10, 8, 5) for query, token in cells]
+        for (query, token), found in zip(cells, most_frequent(shown.canvas, places), strict=True):
+            here = counted[(counted.layer == 3) & (counted.query_position == query)] if "range" in state else counted
+            scale = Scale(float(here.l2_distance.max()), state.get("curve") == "sqrt")
+            assert alike(found, scale.colour(rows[query, token])), (state, query, token)
+
+
+def test_the_map_is_pointed_at_and_chosen(asked, every):
+    asked.go(layer=3)
+    shown = Map(asked).measure()
+    cell = every[(every.layer == 3) & (every.variant == "Full") & (every.query_position == 4)].iloc[1]
+    assert shown.point(shown.x[1], shown.y[4]) == (4, 1)
+    l2, cosine = str(np.float32(cell.l2_distance)), str(np.float32(cell.cosine_distance))
+    assert f"L2 {l2}, cosine {cosine}, layer 3" in shown.readout()
+    assert asked.page.get_by_role("region", name="Prompt").locator("[data-hovered]").inner_text() == "␣has"
+    shown.canvas.click(position={"x": shown.x[1], "y": shown.y[4]})
+    assert "query" not in asked.address("token=1", "layer=3")
+    assert pressed(asked.page, "Prompt") == ["␣has"]
+    shown.canvas.click(position={"x": 20, "y": shown.y[4]})  # the name of the row
+    asked.address("token=1", "query=4")
+    shown.canvas.focus()
+    asked.key("ArrowUp", "ArrowLeft", "Enter")  # from the cell of the first click
+    asked.address("token=0", "query=4")
+    asked.key("Shift+Enter")
+    asked.address("query=3")
+    shown.box.get_by_role("slider", name="Layer").focus()
+    asked.key("ArrowLeft")
+    asked.address("layer=0")
+    shown.box.get_by_role("button", name="Play layers").click()
+    asked.address("layer=3")
+
+
+def test_the_page_shows_one_position_that_reads(asked, every):
+    read = asked.page.get_by_label("read at")
+    expect(read).to_have_value("")
+    assert asked.numbers()[1] == cells_of(every[every.query_position == 5], "l2", "Full", 0)
+    assert "at the predicting position" in asked.text(".header-meaning")
+    asked.key("]")
+    assert asked.numbers()[1] == cells_of(every[every.query_position == 6], "l2", "Full", 1)
+    read.select_option("3")
+    asked.address("query=3")
+    assert "at position 3 when" in asked.text(".header-meaning")
+    assert asked.numbers()[1] == cells_of(every[every.query_position == 3], "l2", "Full", 0)
+    ranked = asked.page.get_by_role("region", name="Most important tokens").inner_text()
+    assert "␣red" in ranked and "␣ball" not in ranked
+    read.blur()
+    asked.key("q")
+    asked.address("query=4")
+    asked.key("Q", "Q")
+    asked.address("query=2")
+    line = pd.read_csv(io.StringIO(asked.copied("Heat map")))
+    assert set(line.query_position) == {2}
+    assert (
+        line.value.astype(np.float32).tolist()
+        == every[(every.query_position == 2) & (every.variant == "Full")].l2_distance.tolist()
+    )
+
+
+def test_the_map_leaves_the_page(opened, every, tmp_path):
+    manifest = json.loads(EVERY[1].read_bytes())
+    viewer = opened(write_report(tmp_path / "every_results.html", every, manifest), "layer=3")
+    viewer.shows("every")
+    wanted = every[(every.variant == "Full") & (every.layer == 3)]
+    found = pd.read_csv(io.StringIO(viewer.copied("Reads")), keep_default_na=False)
+    keys = ["generation_step", "query_position", "layer", "token_position", "token_masked"]
+    assert found[keys].to_numpy().tolist() == wanted[keys].to_numpy().tolist()
+    assert found.value.astype(np.float32).tolist() == wanted.l2_distance.tolist()
+    assert found.query_token.unique().tolist() == ["Tom", " has", " a", " red", " ball", ".", " Tom"]
+    root = ET.fromstring(viewer.download("Reads", "SVG").path().read_text())
+    texts = "".join(root.itertext())
+    assert "Which position reads which" in texts and "layer 3" in texts and "␣red" in texts
+    with Image.open(viewer.download("Reads", "PNG").path()) as image:
+        assert len(image.convert("RGB").resize((64, 64)).getcolors(9999) or []) > 20
+
+
+def test_without_other_positions_nothing_of_them_is_shown(talk):
+    assert talk.page.get_by_label("read at").is_hidden()
+    assert Map(talk).box.count() == 0
+    assert "Reads" not in talk.export_menu().inner_text()
+
+
+def test_hundreds_of_positions(opened, tmp_path):
+    """All of them at once, or cells that scroll and show what is selected."""
+    rng = np.random.default_rng(0)
+    texts = [f" t{i}" for i in range(300)]
+    blocks = [
+        Block(0, 0, texts[: q + 1], np.arange(q + 1), ["Full"], *rng.random((2, q + 1, 1)), query_position=q)
+        for q in range(300)
+    ]
+    save(tmp_path, blocks, ("parquet",), "many")
+    viewer = opened()
+    viewer.drop(tmp_path / "many_results.parquet")
+    viewer.shows("many")
+    shown = Map(viewer)
+    room = shown.box.locator(".reads__box")
+    sizes = "(each) => [each.scrollWidth - each.clientWidth, each.scrollHeight - each.clientHeight, each.scrollTop]"
+    assert room.evaluate(sizes)[0] == 0
+    shown.box.get_by_label("large cells").check()
+    viewer.go(large=True, token=200, query=250)
+    across, down, top = room.evaluate(sizes)
+    assert across > 2000 and down > 2000 and top > 2000
+    assert viewer.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    value = str(np.float32(blocks[250].l2[200, 0]))
+    assert f"t250 at position 250 reads token ␣t200 at position 200: L2 distance {value}" in shown.readout()
+
+
+# --- units, and effects over the picture ------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory) -> Path:
+    """A run about the picture in which two regions were hidden, with effects."""
+    folder = tmp_path_factory.mktemp("regions")
+    options = ["--region", "1,1,2,2", "--region", "0,3,1,3", "--effects", "--format", "csv,html", "--quiet"]
+    picture = ["--image", str(ROOT / "testimg.png"), "--prompt", "What color is the circle?", "--model", "demo"]
+    assert mask_impact_vl.main([*picture, *options, "--output-dir", str(folder), "--output", "regions"]) == 0
+    return folder
+
+
+def test_a_region_is_one_thing_everywhere(opened, regions):
+    viewer = opened(regions / "regions_results.html", "opacity=1")
+    viewer.shows("regions")
+    assert "of another run" not in viewer.text("header") and "not masked in this run" not in viewer.text("header")
+    df = read_csv(regions / "regions_results.csv")
+    largest = df[df.variant == "Full"].groupby("token_masked").l2_distance.max()
+    members = {"region 1,1,2,2": [(1, 1), (1, 2), (2, 1), (2, 2)], "region 0,3,1,3": [(0, 3), (1, 3)]}
+    canvas = viewer.page.locator(".picture-frame canvas")
+    side = canvas.bounding_box()["width"] / 4
+
+    def colours(places: list[tuple[int, int]]) -> list[Any]:
+        return most_frequent(canvas, [(col * side + 12, row * side + 12, side - 24, side - 24) for row, col in places])
+
+    for label, places in members.items():
+        for found in colours(places):
+            assert alike(found, Scale(largest.max()).colour(largest[label])), label
+    canvas.click(position={"x": 2.5 * side, "y": 2.5 * side})  # the last patch of the first region
+    viewer.address("token=9")
+    assert "region 1,1,2,2" in viewer.text(".selection")
+
+    effects = pd.read_csv(regions / "regions_effects.csv").set_index("token_masked").logprob_change.astype(np.float32)
+    view = viewer.page.get_by_role("region", name="Picture")
+    view.get_by_label("Colour by").select_option("effect on the answer")
+    viewer.go(opacity=1, shade="effect")
+    assert viewer.page.locator("#picture-layer").is_hidden()
+    for label, places in members.items():
+        for found in colours(places):
+            assert alike(found, Scale(effects.abs().max(), signed=True).colour(effects[label])), label
+    assert "Change of log-probability with the unit hidden" in view.inner_text()
+    noise = json.loads((regions / "regions_run.json").read_bytes())["effects"]["noise"]["logit"]
+    said = "hatched: below the noise" in effects_of(viewer).inner_text()
+    assert said == bool((effects.abs() < noise).any())
+    copied = pd.read_csv(io.StringIO(viewer.copied("Picture")))
+    assert len(copied) == 6
+    assert set(copied.value.astype(np.float32)) == set(effects)
 
 
 # --- exports ----------------------------------------------------------------------------------------------
@@ -1690,7 +1950,23 @@ def run_with_effects(viewer: Viewer, runs: dict[str, Run]) -> None:
     effect_table(viewer)
 
 
-STATES = [empty_page, text_run, picture_run, difference_of_runs, run_with_effects, help_dialog, export_menu]
+def run_with_queries(viewer: Viewer, runs: dict[str, Run]) -> None:
+    viewer.drop(*EVERY)
+    viewer.shows("every")
+    viewer.go(token=2, query=4)
+    Map(viewer).table()
+
+
+STATES = [
+    empty_page,
+    text_run,
+    picture_run,
+    difference_of_runs,
+    run_with_effects,
+    run_with_queries,
+    help_dialog,
+    export_menu,
+]
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)

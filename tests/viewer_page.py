@@ -170,6 +170,7 @@ class Viewer:
         self.context.on("request", self._request)
         self.context.on("page", lambda page: self.trouble.append(f"a page opened: {page.url}"))
         self.page.goto(address)
+        self.page.locator("main > *, iframe").first.wait_for(state="attached")  # unpacked and started
 
     def _dialog(self, dialog: Any) -> None:
         self.trouble.append(f"dialog: {dialog.message}")

@@ -7,8 +7,8 @@ export default defineConfig({
   build: {
     target: "es2022",
     cssTarget: ["chrome123", "firefox120", "safari17.5"],
-    minify: false, // vite/single-file.ts does it, at the end
-    cssMinify: true,
+    minify: false, // vite/single-file.ts makes it small, and readable in the developer tools
+    cssMinify: false,
   },
   test: { include: ["tests/**/*.test.ts"], testTimeout: 60_000 },
 });

@@ -22,6 +22,7 @@ import { helpDialog, listenToKeys } from "./views/help.ts";
 import { LinesView } from "./views/lines.ts";
 import { Loading } from "./views/loading.ts";
 import { PictureView } from "./views/picture.ts";
+import { ReadsView } from "./views/reads.ts";
 import { PromptView } from "./views/prompt.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
@@ -38,7 +39,7 @@ export function startPage(): void {
   const heatmap = new HeatmapView(store);
   const columns: [name: string, views: NamedView[]][] = [
     ["side", [["Prompt", new PromptView(store)], ["Ranking", new RankingView(store)]]],
-    ["middle", [["Heat map", heatmap], ["Effects", new EffectsView(store)], ["Picture", new PictureView(store)]]],
+    ["middle", [["Heat map", heatmap], ["Reads", new ReadsView(store)], ["Effects", new EffectsView(store)], ["Picture", new PictureView(store)]]],
     ["selected", [["Selection", new SelectionView(store)], ["Layers", new LinesView(store)], ["Heads", new HeadsView(store)]]],
   ];
   const named = columns.flatMap(([, views]) => views);
@@ -138,6 +139,7 @@ export function startPage(): void {
     help: () => help.showModal(),
     exports: () => exports.toggle(),
     step: (by) => header.step(by),
+    query: (by) => header.query(by),
     move: (scene, across, down) => heatmap.move(scene, across, down),
   });
 

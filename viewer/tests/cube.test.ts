@@ -30,6 +30,14 @@ test("variants in their natural order, whatever the order of rows", () => {
   expect(cube(names.map((name) => `0,0,a,0,${name},1,1`)).variants).toEqual(["Full", "Attn", "Head_0", "Head_2", "Head_10", "alpha", "zeta"]);
 });
 
+test("cross-attention has tokens of its own: no gap, unless one of them is missing", () => {
+  const lines = [0, 1].flatMap((layer) => [
+    ...["CrossHead_10", "CrossHead_9", "CrossFull"].flatMap((variant) => [0, 1].map((token) => `0,${layer},a,${token},${variant},1,1`)), `0,${layer},a,2,Full,1,1`,
+  ]);
+  expect(cube(lines)).toMatchObject({ variants: ["Full", "CrossFull", "CrossHead_9", "CrossHead_10"], notes: [] });
+  expect(cube(lines.slice(1)).notes).toEqual(["A layer is incomplete (step 0, layer 0 has 6 of 7 values): the file may have been cut off, or rows were removed."]);
+});
+
 test("duplicates are counted; the last one counts", () => {
   const { l2, duplicates, notes } = cube(["0,0,a,0,Full,1,1", "0,0,a,0,Full,2,2", "0,0,a,0,Full,3,3"]);
   expect([l2[0], duplicates]).toEqual([3, 2]);

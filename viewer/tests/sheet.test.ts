@@ -25,7 +25,7 @@ function run({ name = "a", values, positions = values[0].map((_, i) => i), layer
       position, text: texts?.[i] ?? `t${position}`, kind: images.includes(position) ? "image" : "text", id: null,
       image: images.includes(position) ? 0 : null, row: null, col: null, box: null,
     })),
-    l2: Float32Array.from(values.flat()), cosine: Float32Array.from(values.flat()), rows: values.flat().length, duplicates: 0,
+    l2: Float32Array.from(values.flat()), cosine: Float32Array.from(values.flat()), rows: values.flat().length, duplicates: 0, queries: null,
     manifest: { ...(model && { model: { name: model } }), ...(floor && { noise_floor: { Full: { l2: floor } } }) },
     pictures: [], effects: null, notes: [], source: { fileName: `${name}_results.csv`, format: "csv", bytes: 0 },
   };

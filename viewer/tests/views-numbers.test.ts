@@ -16,7 +16,7 @@ function makeRun(infos: Partial<TokenInfo>[], value: (step: number, variant: num
   const tokens = infos.map((info, position): TokenInfo => ({ position, ...plain, ...info }));
   const run: Run = {
     id: "run-1", name: "r", steps: [0, 1], layers: [0, 2, 4], variants: VARIANTS, tokens, l2: new Float32Array(2 * 4 * 3 * tokens.length).fill(NaN),
-    cosine: new Float32Array(2 * 4 * 3 * tokens.length), rows: 0, duplicates: 0, manifest, pictures: [], effects: null, notes: [],
+    cosine: new Float32Array(2 * 4 * 3 * tokens.length), queries: null, rows: 0, duplicates: 0, manifest, pictures: [], effects: null, notes: [],
     source: { fileName: "r.csv", format: "csv", bytes: 1 },
   };
   for (const step of [0, 1]) for (const variant of VARIANTS.keys()) for (const layer of [0, 1, 2])

@@ -1,11 +1,16 @@
 /**
  * Vite plugin: page, script and style in one index.html.
  *
- * The script is a classic one with an id at the end of the body: from file:// its text is what the worker is made of
- * (src/data/client.ts), and a module worker would not start there.
+ * Script and style stand in the page compressed, and a few lines behind them unpack them. So nothing has to be minified:
+ * the developer tools show the names and lines of src/. fflate compresses, because zlib gives other bytes in other versions
+ * of Node.
+ *
+ * Unpacked, it is a classic script with an id: from file:// its text is what the worker is made of (src/data/client.ts),
+ * and a module worker would not start there.
  */
 
-import { minifySync, type Plugin, type Rollup } from "vite";
+import { zlibSync } from "fflate";
+import type { Plugin, Rollup } from "vite";
 import { SCRIPT_ID } from "../src/data/client.ts";
 import { licences } from "./licences.ts";
 
@@ -22,7 +27,7 @@ export function singleFile(): Plugin {
         cssCodeSplit: false,
         assetsInlineLimit: Number.MAX_SAFE_INTEGER,
         modulePreload: false,
-        rolldownOptions: { output: { format: "iife" as const } },
+        rolldownOptions: { output: { format: "iife" as const, comments: false } },
       },
     }),
     generateBundle(_, bundle) {
@@ -40,38 +45,36 @@ export function singleFile(): Plugin {
   };
 }
 
-/**
- * Names of our own properties that are in no file, address, message or element and are never looked up by a text: these,
- * and no others, become shorter, too. A name that is used in any such way must not be added; what breaks then is found by
- * tests/test_viewer.py, which reads the built page.
- */
-const OURS = [
-  "blocks", "buf", "byLayers", "bySum", "cellHeight", "cellWidth", "checkLength", "checkLengths", "chunkBytes", "circle",
-  "colour", "columnNamed", "converted", "dark", "definition", "dictionary", "draw", "drawing", "duplicates", "element",
-  "escaped", "figures", "fileName", "geometry", "hatch", "hover", "inString", "info", "largest", "library", "lines",
-  "manifests", "measure", "measured", "measures", "names", "noText", "numberAt", "numberOf", "offset", "onProgress",
-  "optional", "otherShape", "outside", "packed", "patches", "peak", "pictures", "place", "places", "pos", "present",
-  "printing", "records", "repetition", "runId", "runPlace", "scales", "scene", "signed", "skipMark", "slanted", "state",
-  "strongest", "unpacked", "update", "view", "wanted", "wide", "windows",
-];
-
-/** As few bytes as can be: who wants to read the code finds it in viewer/src. */
-function small(script: string): string {
-  const { code, errors } = minifySync("page.js", script, {
-    compress: { treeshake: { propertyReadSideEffects: false } }, mangle: { toplevel: true }, codegen: { removeWhitespace: true },
-    mangleProps: { include: new RegExp(`^(${OURS.join("|")})$`) },
-  });
-  if (errors.length) throw new Error(errors.map(({ message }) => message).join("; "));
-  return code;
+/** An element as the page holds it until it is unpacked: compressed, in base64, and of a type that browsers leave alone. */
+function packed(tag: "style" | "script", text: string): string {
+  const bytes = Buffer.from(zlibSync(Buffer.from(text), { level: 9, mem: 12 }));
+  return `<script type="text/plain" data-packed="${tag}">${bytes.toString("base64")}</script>`;
 }
 
+/**
+ * Runs in the browser, as it stands here: makes the elements that are packed, the script last, which so begins to run.
+ * The name after its end is the one it has in the developer tools.
+ */
+const START = `
+const say = (text) => document.getElementById("page").append(text);
+async function start() {
+  for (const { dataset, textContent } of document.querySelectorAll("[data-packed]")) {
+    const bytes = Uint8Array.from(atob(textContent), (character) => character.charCodeAt(0));
+    const text = new Response(bytes).body.pipeThrough(new DecompressionStream("deflate"));
+    const element = document.createElement(dataset.packed);
+    element.textContent = await new Response(text).text();
+    if (dataset.packed === "script") element.id = "${SCRIPT_ID}";
+    document.head.append(element);
+  }
+}
+if (typeof DecompressionStream === "undefined") say("This browser is too old for this page, which needs DecompressionStream: Chrome 123, Firefox 120, Safari 17.5 or newer has it.");
+else start().catch((error) => say("This page is damaged: " + error.message));
+`.trim();
+
 function inlined(html: string, script: string, style: string): string {
-  // Inside of a script element, "</script" would end it and "<!--" would hide its end.
-  const code = small(script).trim().replace(/<(?=\/script|!--)/gi, "\\x3C");
   const without = html
     .replace(/\s*<script\b[^>]*\ssrc="[^"]*"[^>]*><\/script>/g, "")
     .replace(/\s*<link\b[^>]*rel="stylesheet"[^>]*>/g, "");
-  return without
-    .replace("</head>", () => (style ? `<style>\n${style.trim()}\n</style>\n</head>` : "</head>"))
-    .replace("</body>", () => `<!--\n${licences()}\n-->\n<script id="${SCRIPT_ID}">\n${code}\n</script>\n</body>`);
+  const elements = [packed("style", style), packed("script", `${script}\n//# sourceURL=mask-impact-viewer.js\n`)];
+  return without.replace("</body>", () => `<!--\n${licences()}\n-->\n${elements.join("\n")}\n<script>\n${START}\n</script>\n</body>`);
 }

@@ -31,6 +31,8 @@ export interface Shown {
   largest: number;
   /** Has two directions: below 0 the mask costs the answer. */
   signed: boolean;
+  /** Changes of logits under it are rounding; 0 where it is not known. */
+  floor: number;
 }
 
 const span = (window: string) => {
@@ -70,7 +72,8 @@ export function shownEffects({ run, state }: Compared): Shown | null {
     units.push({ ...unit, positions: members.get(unit.key) ?? [unit.position], row: at[place], value: own[place], strongest: windows[place] });
     values.push(...own);
   }
-  const shown = { effects, measures, measure, block, window, units, values, largest, signed: measure !== "kl" };
+  const floor = measure === "kl" ? 0 : (run.manifest?.effects?.noise?.logit ?? 0);
+  const shown = { effects, measures, measure, block, window, units, values, largest, signed: measure !== "kl", floor };
   known.set(effects, { key, shown });
   return shown;
 }
@@ -104,7 +107,7 @@ export function effectScores(scene: Compared): Scores | null {
   }
   const end = (image: boolean) => run.tokens.reduce((most, { kind, position }, place) =>
     (kind === "image") === image && (position || state.first) ? Math.max(most, Math.abs(value[place]) || 0) : most, 0);
-  return { value, peak: new Int32Array(value.length), text: end(false), image: end(true), floor: 0, signed: shown.signed, what: effectWords(shown, run), of: shown };
+  return { value, peak: new Int32Array(value.length), text: end(false), image: end(true), floor: shown.floor, signed: shown.signed, what: effectWords(shown, run), of: shown };
 }
 
 // --- effect and impact ---------------------------------------------------------------------------

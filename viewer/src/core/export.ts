@@ -8,7 +8,7 @@ import type { TokenInfo } from "../data/types.ts";
 import { CanvasPainter, SvgPainter, type Drawing } from "./painter.ts";
 import type { Scene } from "./scene.ts";
 import type { State } from "./state.ts";
-import { exact, isDifference, METRICS, modelName, subject, variantName } from "./words.ts";
+import { exact, isDifference, METRICS, modelName, readAt, subject, variantName } from "./words.ts";
 
 /** A PNG of the drawing, `scale` pixels for each CSS pixel. Throws if the browser cannot make one that large. */
 export async function pngOf(drawing: Drawing, scale = 2): Promise<Blob> {
@@ -71,7 +71,7 @@ export function titleOf(scene: Scene, what: string, ...more: string[]): string {
   const models = [...new Set(runs.map(modelName))].join(", ");
   const step = `step ${runs[0].steps.indexOf(state.step) + 1} of ${runs[0].steps.length}`;
   const scale = state.curve === "sqrt" ? "square-root scale" : "linear scale";
-  return [names, what, models, `${METRICS[state.metric]} of ${variantName(state.variant)}`, step, ...more, scale]
+  return [names, what, models, `${METRICS[state.metric]} of ${variantName(state.variant)}`, step, state.query === null ? "" : readAt(state), ...more, scale]
     .filter((part) => part).join(" · ");
 }
 
@@ -89,9 +89,9 @@ export interface Line {
 }
 
 /** Each line says all that it is of, so that tables of several views and runs can be put together. */
-export function tidy({ metric, variant, step }: State, lines: Line[]): string[][] {
+export function tidy({ metric, variant, step, query }: State, lines: Line[]): string[][] {
   const records = lines.map(({ run, metric: of = metric, variant: own = variant, more, token: { position, text, image, row, col }, value }) => ({
-    run, metric: of, variant: own, generation_step: step, ...more, token_position: position, token_masked: text, image, row, col, value: exact(value),
+    run, metric: of, variant: own, generation_step: step, ...(query === null ? {} : { query_position: query }), ...more, token_position: position, token_masked: text, image, row, col, value: exact(value),
   }));
   const places = ["image", "row", "col"] as const; // of patches, where there are any
   const columns = Object.keys(records[0] ?? {}).filter((name) => !places.some((each) => each === name && records.every((record) => record[each] === null)));

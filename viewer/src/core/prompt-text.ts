@@ -44,7 +44,7 @@ export function promptText(run: Run): PromptText {
 function makePromptText(run: Run): PromptText {
   const infos = new Map<number, TokenInfo>();
   run.manifest?.tokens?.forEach((token, place) => infos.set(token.position ?? place, infoOf(token, token.position ?? place)));
-  for (const token of run.tokens) infos.set(token.position, token);
+  for (const token of run.tokens) if (!token.members || !infos.has(token.position)) infos.set(token.position, token);
   const start = promptLength(run);
   for (const [place, { step = place, text = "", id = null }] of (run.manifest?.generated ?? []).entries()) {
     const position = start + step;
@@ -60,9 +60,9 @@ function makePromptText(run: Run): PromptText {
 }
 
 function infoOf(token: ManifestToken, position: number): TokenInfo {
-  const { id = null, text = "", image = null, row = null, col = null } = token;
+  const { id = null, text = "", image = null, row = null, col = null, box } = token;
   const kind = token.kind === "image" || token.kind === "special" ? token.kind : "text";
-  return { position, text, kind, id, image, row, col, box: null };
+  return { position, text, kind, id, image, row, col, box: box?.length === 4 ? (box as TokenInfo["box"]) : null };
 }
 
 /** Position of the first generated token. Without a manifest: the first one that the first step had not seen yet. */
@@ -184,6 +184,7 @@ export function over({ run, state }: Compared): Record<string, string | number> 
 /** Why a token has no value, as a clause. */
 export function whyMissing({ run, runs, state }: Compared, { info, place, step }: PromptToken): string {
   if (step !== null && step >= state.step) return "not yet generated at this step";
+  if (state.query !== null && info.position > state.query) return `after position ${state.query}, which reads`;
   const mode = run.manifest?.mask_mode;
   if (place < 0 && mode === "text" && info.kind === "image") return "image tokens were not masked in this run (mask mode text)";
   if (place < 0 && mode === "vision" && info.kind !== "image") return "text tokens were not masked in this run (mask mode vision)";

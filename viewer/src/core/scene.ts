@@ -7,6 +7,7 @@
 
 import { index, type Run, type TokenInfo } from "../data/types.ts";
 import type { State } from "./state.ts";
+import { isHead } from "./words.ts";
 
 /** What the pointer is over; a preview of the selection. */
 export interface Hover {
@@ -34,12 +35,13 @@ export interface View {
 
 /** The state with what this run does not have replaced by what it has. */
 export function settled(state: State, run: Run): State {
+  const token = tokenIndex(run, state.token);
   const has = <T>(list: T[], wanted: T, other: T) => (list.includes(wanted) ? wanted : other);
   return {
     ...state,
     step: has(run.steps, state.step, run.steps[0]),
     variant: has(run.variants, state.variant, run.variants[0]),
-    token: run.tokens.some(({ position }) => position === state.token) ? state.token : null,
+    token: token < 0 ? null : run.tokens[token].position, // of a unit, whatever of it was chosen: its first
     layer: state.layer !== null && run.layers.includes(state.layer) ? state.layer : null,
   };
 }
@@ -56,10 +58,13 @@ export function places(run: Run, state: State): { step: number; variant: number;
 
 const tokenPlaces = new WeakMap<TokenInfo[], Map<number, number>>();
 
-/** The place in run.tokens of the token at `position`, -1 if it was not masked. */
+/** The place in run.tokens of the token, or of the unit that has a token, at `position`; -1 if it was not masked. */
 export function tokenIndex(run: Run, position: number | null): number {
   let known = tokenPlaces.get(run.tokens);
-  if (!known) tokenPlaces.set(run.tokens, (known = new Map(run.tokens.map((token, place) => [token.position, place]))));
+  if (!known) {
+    const inside = run.tokens.flatMap(({ members = [] }, place) => members.map((member) => [member, place] as const));
+    tokenPlaces.set(run.tokens, (known = new Map([...inside, ...run.tokens.map((token, place) => [token.position, place] as const)])));
+  }
   return position === null ? -1 : (known.get(position) ?? -1);
 }
 
@@ -132,6 +137,6 @@ export function importance(found: Matrix, state: State): { value: Float32Array; 
 /** The manifest's noise floor for a variant: differences below it are rounding. 0 where it is not known. */
 export function noiseFloor(run: Run, state: State): number {
   if (state.metric !== "l2") return 0;
-  const kind = state.variant.startsWith("Head") ? "Head" : "Full";
+  const kind = isHead(state.variant) ? "Head" : "Full";
   return run.manifest?.noise_floor?.[kind]?.l2 ?? 0;
 }

@@ -1,10 +1,10 @@
 /** The lines of the line plot: one token's values over the layers, per variant and run. */
 
 import { index, type Run, type TokenInfo } from "../data/types.ts";
-import { headNumber } from "./head-matrix.ts";
 import { ranked } from "./prompt-text.ts";
 import { places, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
+import { isHead } from "./words.ts";
 
 /** More lines of heads than this cannot be told apart. */
 export const HEAD_LIMIT = 6;
@@ -38,7 +38,7 @@ export function target(scene: Scene): { token: TokenInfo; why: "selected" | "hov
 /** Full, Attn and other whole vectors, the chosen heads, and the head that is shown on the page. */
 export function lineVariants(run: Run, state: State): string[] {
   const heads = new Set(state.heads.slice(0, HEAD_LIMIT).map((head) => `Head_${head}`)).add(state.variant);
-  return run.variants.filter((variant) => headNumber(variant) === null || heads.has(variant));
+  return run.variants.filter((variant) => !isHead(variant) || heads.has(variant));
 }
 
 /** One line per run and variant, at one position; of NaN where the run does not have the position or the step. */

@@ -16,6 +16,8 @@ export interface State {
   metric: Metric;
   variant: string;
   step: number;
+  /** The position that reads, where others than the predicting one were measured; null: the predicting one. */
+  query: number | null;
   /** What a row of the heat map is. */
   rows: "layers" | "tokens";
   /** Colours span all that is shown, or each row by itself. */
@@ -44,13 +46,15 @@ export interface State {
   order: "auto" | "position" | "strength";
   /** What the prompt is shaded by. */
   shade: "impact" | "effect";
+  /** Cells of the map of what each position reads that are large enough for a name in every row. */
+  large: boolean;
   theme: "auto" | "light" | "dark";
 }
 
 export const DEFAULTS: Readonly<State> = {
-  runs: [0], compare: "side", metric: "l2", variant: "Full", step: 0, rows: "layers", range: "all", curve: "linear",
+  runs: [0], compare: "side", metric: "l2", variant: "Full", step: 0, query: null, rows: "layers", range: "all", curve: "linear",
   first: false, palette: "cividis", token: null, layer: null, heads: [], from: null, to: null, join: "max", opacity: 0.6,
-  fold: false, effect: "logprob_change", block: "all", mask: "", order: "auto", shade: "impact", theme: "auto",
+  fold: false, effect: "logprob_change", block: "all", mask: "", order: "auto", shade: "impact", large: false, theme: "auto",
 };
 
 const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
@@ -99,7 +103,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "mask": return /^(strongest|\d+-\d+)$/.test(value as string);
     case "variant": return typeof value === "string" && value !== "";
     case "step": return whole(value);
-    case "token": case "layer": case "from": case "to": return value === null || whole(value);
+    case "query": case "token": case "layer": case "from": case "to": return value === null || whole(value);
     case "opacity": return typeof value === "number" && value >= 0 && value <= 1;
     default: return typeof value === "boolean";
   }

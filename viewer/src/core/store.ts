@@ -1,8 +1,9 @@
 /** Holds what is loaded and what is chosen, and tells the page when either has changed, at most once per frame. */
 
 import { add, emptyLibrary, remove, resolve, type Library } from "../data/pair.ts";
+import { atQuery, usualQuery } from "../data/queries.ts";
 import type { Loaded, Run } from "../data/types.ts";
-import { settled, type Hover, type Scene } from "./scene.ts";
+import { settled, tokenIndex, type Hover, type Scene } from "./scene.ts";
 import { fromFragment, toFragment, type State } from "./state.ts";
 
 const MANY_PATCHES = 64; // more would push the words out of the first look
@@ -42,9 +43,13 @@ export class Store {
   get scene(): Scene | null {
     if (!this.#runs.length) return null;
     const places = this.#state.runs.filter((place) => place < this.#runs.length);
-    const runs = (places.length ? places : [0]).map((place) => this.#runs[place]);
-    const state = settled(this.#state, runs[0]);
-    return { library: this.#runs, runs, run: runs[0], state, hover: this.#hover, dark: this.dark };
+    const shown = places.length ? places : [0];
+    const first = this.#runs[shown[0]];
+    const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
+    const library = this.#runs.map((run) => atQuery(run, query)), runs = shown.map((place) => library[place]);
+    const state = settled({ ...this.#state, query }, runs[0]);
+    const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
+    return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
   }
 
   get dark(): boolean {

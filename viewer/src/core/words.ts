@@ -6,6 +6,9 @@ import type { State } from "./state.ts";
 
 export const METRICS: Record<Metric, string> = { l2: "L2 distance", cosine: "Cosine distance" };
 
+/** One head, also of cross-attention: "Head_3", "CrossHead_3". */
+export const isHead = (variant: string) => /^(Cross)?Head_\d+$/.test(variant);
+
 /** "Head 3" of "Head_3". */
 export const variantName = (variant: string) => variant.replace("_", " ");
 
@@ -35,8 +38,12 @@ export function exact(value: number): string {
   return String(Number(value.toPrecision(9)));
 }
 
+/** Where a run is read, for a sentence. */
+export const readAt = ({ query }: State) => (query === null ? "at the predicting position" : `at position ${query}`);
+
 /** Whose change the numbers are, for a sentence. */
-export function whose(variant: string, run?: Run): string {
+export function whose(name: string, run?: Run): string {
+  const variant = name.replace(/^Cross/, "");
   if (variant === "Full") return "a layer's update";
   if (variant === "Attn") return "what a layer's attention adds";
   const part = run?.manifest?.head_space === "residual" ? "share of the attention's addition by" : "output of";
@@ -46,7 +53,7 @@ export function whose(variant: string, run?: Run): string {
 /** The line that says what colour means. */
 export function meaning({ runs, state }: Scene): string {
   const moves = state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)";
-  const what = `how far ${whose(state.variant, runs[0])} ${moves} at the predicting position when this token is hidden from it`;
+  const what = `how far ${whose(state.variant, runs[0])} ${moves} ${readAt(state)} when this token is hidden from ${state.variant.startsWith("Cross") ? "its cross-attention" : "it"}`;
   return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
 }
 
@@ -63,11 +70,12 @@ export const moreOrLess = ({ runs }: Pick<Scene, "runs">, value: number) =>
 /** Why a run has no numbers for some tokens or layers; sentences. */
 export function limits(run: Run): string[] {
   const { mask_mode: mode, images, skipped_layers: skipped = [] } = run.manifest ?? {};
+  const patches = run.tokens.some(({ kind }) => kind === "image");
   const out: string[] = [];
   if (run.manifest?.vision_attention === "bidirectional") out.push("The tokens of a picture see each other in every layer: not the trained model.");
   if (run.manifest?.head_space === "residual") out.push("Heads are measured by their shares of what attention adds.");
   if (mode === "vision") out.push("Only image tokens were masked in this run; text tokens have no values.");
-  if (mode === "text" && images?.length) out.push("Image tokens were not masked in this run; they have no values.");
+  if (mode === "text" && images?.length && !patches) out.push("Image tokens were not masked in this run; they have no values.");
   if (skipped.length) {
     const layers = skipped.map(({ layer }) => layer).join(", ");
     out.push(`Not measured: layer ${layers} (${skipped[0].reason ?? "no softmax attention"}).`);

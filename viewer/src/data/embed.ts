@@ -11,6 +11,7 @@
  *   steps      [S] generation steps, rising          layers     [L] layers, rising
  *   variants   [V] "Full", "Attn", "Head_0", ...     positions  [T] positions of the masked tokens, rising
  *   tokens     [T] their texts
+ *   queries    optional: [S] query positions, one for each entry of `steps`, which then may repeat: by step, then by position
  *   l2, cosine base64 of S*V*L*T little-endian float32, index ((step * V + variant) * L + layer) * T + token;
  *              NaN where the table has no row. In numpy: a C-ordered array of shape [S, V, L, T], dtype "<f4"
  *   manifest   the manifest, or null
@@ -27,6 +28,7 @@ import { LoadError } from "./errors.ts";
 import { readEffects } from "./effects.ts";
 import { cleanManifest, withManifest } from "./manifest.ts";
 import { plainToken } from "./cube.ts";
+import { lastOfSteps } from "./queries.ts";
 import type { Picture, Run } from "./types.ts";
 
 export const ELEMENT_ID = "mask-impact-data";
@@ -47,6 +49,7 @@ interface Embedded {
   manifest: unknown;
   effects?: { columns: object } | null;
   images: ({ name: string; data: string } | null)[];
+  queries?: number[];
 }
 
 /** The text of the data element in the source of a page; null if it is not there or empty. */
@@ -73,6 +76,7 @@ export function decodeRun(text: string): Run {
     tokens: positions.map((position, i) => plainToken(position, tokens[i])),
     l2: floats(data.l2, cells, "l2"),
     cosine: floats(data.cosine, cells, "cosine"),
+    queries: null,
     rows: data.rows,
     duplicates: 0,
     manifest: null,
@@ -81,7 +85,8 @@ export function decodeRun(text: string): Run {
     notes: [],
     source: { fileName: `${name}_results.html`, format: "html", bytes: text.length },
   };
-  return manifest ? withManifest(run, manifest) : run;
+  const whole = data.queries ? lastOfSteps(run, data.queries, steps) : run;
+  return manifest ? withManifest(whole, manifest) : whole;
 }
 
 function parsed(text: string): Embedded {
@@ -94,15 +99,15 @@ function parsed(text: string): Embedded {
   if (data?.format !== EMBED_FORMAT) {
     throw new LoadError(`the data in the page has format ${String(data?.format)}, and this page reads format ${EMBED_FORMAT}`);
   }
-  const { steps, layers, variants, positions, tokens, name, rows, l2, cosine, images = [] } = data;
-  const rising = (list: unknown) =>
-    Array.isArray(list) && list.length > 0 && list.every((n, i) => Number.isInteger(n) && n >= 0 && (i === 0 || n > list[i - 1]));
+  const { steps, layers, variants, positions, tokens, name, rows, l2, cosine, queries, images = [] } = data;
+  const whole = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
+  const rising = (list: unknown) => whole(list) && list.every((n, i) => i === 0 || n > list[i - 1]);
   const strings = (list: unknown) => Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
-  const whole =
-    rising(steps) && rising(layers) && rising(positions) && strings(variants) && strings(tokens) &&
+  const fit =
+    (queries === undefined ? rising(steps) : whole(steps) && whole(queries) && queries.length === steps.length) && rising(layers) && rising(positions) && strings(variants) && strings(tokens) &&
     tokens!.length === positions!.length && new Set(variants).size === variants!.length &&
     typeof name === "string" && Number.isInteger(rows) && typeof l2 === "string" && typeof cosine === "string" && Array.isArray(images);
-  if (!whole) throw new LoadError("the data in the page is damaged: its lists do not fit together");
+  if (!fit) throw new LoadError("the data in the page is damaged: its lists do not fit together");
   return { ...data, images } as Embedded;
 }
 

@@ -41,6 +41,8 @@ export class JsonParser {
   /** Keys of the last record, in order: the next one most likely has the same. */
   #known: { bytes: Uint8Array; column: ColumnName | null }[] = [];
   #values: Float64Array;
+  /** Columns of a table of records, by their place: results have those of the first record, effects all. */
+  #own: number[] = [];
   #texts: Record<string, ColumnTexts>;
 
   constructor(table: Table) {
@@ -274,7 +276,7 @@ export class JsonParser {
     if (buf[i] !== OPEN_OBJECT) this.#fail("this is no record {...}");
     const end = this.#fields(buf, i + 1);
     if (end < 0) return false;
-    this.#table.names.forEach((column, c) => this.#table.columns[column].push(this.#values[c]));
+    for (const c of this.#own) this.#table.columns[this.#table.names[c]].push(this.#values[c]);
     this.#comma = true;
     input.pos = end;
     return true;
@@ -312,6 +314,8 @@ export class JsonParser {
     }
     if (i >= buf.length) return -1;
     if (~seen & ((1 << required) - 1)) this.#incomplete(seen, keys);
+    if (!this.#table.rows) this.#own = [...names.keys()].filter((c) => (seen >> c) & 1 || this.#table.effects);
+    else if (!this.#table.effects && seen !== this.#own.reduce((bits, c) => bits | (1 << c), 0)) this.#fail(`only some of the records have ${names.slice(required).join(", ")}`);
     return i + 1;
   }
 

@@ -44,6 +44,7 @@ const manifest = object<Manifest>({
     name: text, path_or_id: text, family: text,
   }),
   prompt_length: number,
+  decoder_start: number,
   tokens: places(object({
     position: number, id: number, text, kind: text, image: number, row: number, col: number, box: list(number),
   })),
@@ -60,11 +61,15 @@ const manifest = object<Manifest>({
   rows: number,
   files: list(text),
   units: list(object({ label: text, positions: list(number) })),
-  effects: object({ contrast: list(text) }),
+  effects: object({ contrast: list(text), noise: object({ logit: number }) }),
 });
 
 /** Of any JSON value; undefined if it is no object. */
-export const cleanManifest: Check<Manifest> = manifest;
+export const cleanManifest: Check<Manifest> = (value) => {
+  const found = manifest(value);
+  // In an encoder-decoder the output follows on the decoder's start token, which is not of the prompt.
+  return found?.decoder_start === undefined ? found : { ...found, prompt_length: found.decoder_start + 1 };
+};
 
 /** Does an object with these keys look like a manifest of ours? Two typical keys are enough: tools add and drop some. */
 export function looksLikeManifest(keys: readonly string[]): boolean {
@@ -87,16 +92,26 @@ export function parseManifest(json: string): Manifest {
 /** The run with the manifest's knowledge about its tokens, and a note for everything the two disagree on. */
 export function withManifest(run: Run, manifest: Manifest): Run {
   const byPosition = new Map((manifest.tokens ?? []).map((token) => [token.position, token]));
+  const members = membersOf(manifest);
   const tokens = run.tokens.map((token): TokenInfo => {
     const more = byPosition.get(token.position);
     if (!more) return token;
     const kind = more.kind === "image" || more.kind === "special" ? more.kind : "text";
     const box = more.box?.length === 4 ? (more.box as TokenInfo["box"]) : null;
     const { id = null, image = null, row = null, col = null } = more;
-    return { ...token, kind, id, image, row, col, box };
+    const unit = members(token);
+    if (!unit) return { ...token, kind, id, image, row, col, box };
+    const patches = unit.every((position) => byPosition.get(position)?.kind === "image");
+    return { ...token, kind: patches ? "image" : "text", image: patches ? image : null, members: unit };
   });
   const pictures = (manifest.images ?? []).map((_, i) => run.pictures[i] ?? null);
   return { ...run, tokens, manifest, pictures, notes: [...run.notes, ...disagreements(run, manifest)] };
+}
+
+/** Positions of the unit that a token of the table stands for; undefined if it stands for itself. */
+export function membersOf({ units }: Manifest): (token: Pick<TokenInfo, "position" | "text">) => number[] | undefined {
+  const known = new Map(units?.map(({ label = "", positions = [] }) => [`${positions[0]} ${wellFormed(label)}`, positions]));
+  return ({ position, text }) => known.get(`${position} ${wellFormed(text)}`);
 }
 
 /** Sentences; none if the manifest fits the run. */
@@ -110,9 +125,10 @@ export function disagreements(run: Run, manifest: Manifest): string[] {
     notes.push(`The table has ${rows} that its manifest names: it is incomplete or of another run.`);
   }
   const texts = new Map((manifest.tokens ?? []).map((token) => [token.position, token.text]));
-  const other = run.tokens.filter(({ position, text }) => {
-    const known = texts.get(position);
-    return known !== undefined && wellFormed(known) !== wellFormed(text);
+  const members = membersOf(manifest);
+  const other = run.tokens.filter((token) => {
+    const { position, text } = token, known = texts.get(position);
+    return !members(token) && known !== undefined && wellFormed(known) !== wellFormed(text);
   });
   if (other.length) {
     const { position, text } = other[0];

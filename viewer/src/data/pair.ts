@@ -129,10 +129,11 @@ const baseName = (path: string) => path.replace(/^.*[/\\]/, "").toLowerCase();
 
 // --- the same run twice -----------------------------------------------------------------------------------
 function sameNumbers(a: Run, b: Run): boolean {
-  if (a.name !== b.name || a.l2.length !== b.l2.length || a.tokens.length !== b.tokens.length) return false;
+  const [x, y] = [a.queries ?? a, b.queries ?? b];
+  if (a.name !== b.name || x.l2.length !== y.l2.length || a.tokens.length !== b.tokens.length) return false;
   const tokens = (run: Run) => run.tokens.map(({ position, text }) => [position, text]);
-  const lists = (run: Run) => JSON.stringify([run.steps, run.layers, run.variants, tokens(run)]);
-  return lists(a) === lists(b) && sameBits(a.l2, b.l2) && sameBits(a.cosine, b.cosine);
+  const lists = (run: Run) => JSON.stringify([run.queries?.positions, run.steps, run.layers, run.variants, tokens(run)]);
+  return lists(a) === lists(b) && sameBits(x.l2, y.l2) && sameBits(x.cosine, y.cosine);
 }
 
 /** As bits: a missing value (NaN) is the same as a missing value. */

@@ -8,6 +8,9 @@ export const COLUMNS = [
   "generation_step", "layer", "token_masked", "token_position", "variant", "l2_distance", "cosine_distance",
 ] as const;
 
+/** Only in a table of other query positions than those that predict the output. */
+export const QUERY_POSITION = "query_position";
+
 export type ColumnKind = "integer" | "text" | "number";
 
 export const KINDS = {
@@ -18,6 +21,7 @@ export const KINDS = {
   generation_step: "integer",
   token_masked: "text",
   token_position: "integer",
+  query_position: "integer",
   first_layer: "integer",
   last_layer: "integer",
   block: "text",
@@ -33,11 +37,11 @@ export const KINDS = {
   interaction: "number",
 } satisfies Record<string, ColumnKind> as Record<ColumnName, ColumnKind>;
 
-/** Of NAME_effects: all but the first four; the last three of them need not be there. */
-const EFFECT_COLUMNS = Object.keys(KINDS).slice(4) as ColumnName[];
+/** Of NAME_effects, from the step on; the last three of them need not be there. */
+const EFFECT_COLUMNS = Object.keys(KINDS).slice(4).filter((name) => name !== QUERY_POSITION) as ColumnName[];
 const OPTIONAL = 3;
 
-export type ColumnName = (typeof COLUMNS)[number] | "first_layer" | "last_layer" | "block" | "top_token" | EffectNumber;
+export type ColumnName = (typeof COLUMNS)[number] | typeof QUERY_POSITION | "first_layer" | "last_layer" | "block" | "top_token" | EffectNumber;
 export type EffectNumber =
   | "logprob" | "logprob_change" | "rank" | "kl" | "final_l2" | "final_cosine" | "contrast" | "contrast_change" | "interaction";
 
@@ -96,8 +100,8 @@ export class Table {
 
   constructor(effects = false) {
     this.effects = effects;
-    this.names = effects ? EFFECT_COLUMNS : COLUMNS;
-    this.required = this.names.length - (effects ? OPTIONAL : 0);
+    this.names = effects ? EFFECT_COLUMNS : [...COLUMNS, QUERY_POSITION];
+    this.required = this.names.length - (effects ? OPTIONAL : 1);
     const column = (name: ColumnName) => (KINDS[name] === "number" ? new Column(Float32Array) : new Column(Int32Array));
     this.columns = Object.fromEntries(this.names.map((name) => [name, column(name)])) as Table["columns"];
   }

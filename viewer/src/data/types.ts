@@ -24,6 +24,8 @@ export interface TokenInfo {
   row: number | null;
   col: number | null;
   box: Box | null;
+  /** Of a unit, which was masked as a whole: the positions of its tokens. `position` is the first, `text` the unit's name. */
+  members?: number[];
 }
 
 export interface Source {
@@ -52,6 +54,9 @@ export interface Run {
   tokens: TokenInfo[];
   l2: Float32Array;
   cosine: Float32Array;
+  /** All query positions, where others than the predicting ones were measured. `steps`, `l2` and `cosine` are then of one
+   * query for each step (queries.ts). */
+  queries: Queries | null;
   /** Rows in the file, duplicates included. */
   rows: number;
   /** Rows that gave a cell a second value; the last one counts. */
@@ -64,6 +69,16 @@ export interface Run {
   /** What a reader has to know about the file, as sentences: gaps, duplicates, two texts at one position. */
   notes: string[];
   source: Source;
+}
+
+/** What every position reads: as in a Run, with a query position in the place of a step. */
+export interface Queries {
+  /** By step, then by position; a position before the prompt's last belongs to step 0. */
+  positions: number[];
+  steps: number[];
+  /** [((query * variants + variant) * layers + layer) * tokens + token] */
+  l2: Float32Array;
+  cosine: Float32Array;
 }
 
 /** NAME_effects: what masking a unit over a range of layers does to the answer. */
@@ -119,7 +134,10 @@ export interface Manifest {
   schema_version?: number;
   name?: string;
   model?: ManifestModel;
+  /** Position of the first token of the output. */
   prompt_length?: number;
+  /** Of an encoder-decoder. */
+  decoder_start?: number;
   tokens?: ManifestToken[];
   images?: ManifestImage[];
   generated?: GeneratedToken[];
@@ -133,7 +151,7 @@ export interface Manifest {
   files?: string[];
   /** What was masked together, where that is not single tokens. */
   units?: { label?: string; positions?: number[] }[];
-  effects?: { contrast?: string[] };
+  effects?: { contrast?: string[]; noise?: { logit?: number } };
 }
 
 export interface ManifestModel {

@@ -29,8 +29,9 @@ export function serve(scope: WorkerScope): void {
         fileName: data.fileName,
         onProgress: (done) => scope.postMessage({ type: "progress", done }),
       });
-      const arrays = loaded.kind === "run" ? [loaded.run.l2.buffer, loaded.run.cosine.buffer] : [];
-      scope.postMessage({ type: "loaded", loaded }, arrays as ArrayBuffer[]);
+      const cubes = loaded.kind === "run" ? [loaded.run, loaded.run.queries ?? loaded.run] : [];
+      const arrays = new Set(cubes.flatMap(({ l2, cosine }) => [l2.buffer, cosine.buffer])); // of which one may be a part of the other
+      scope.postMessage({ type: "loaded", loaded }, [...arrays] as ArrayBuffer[]);
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       scope.postMessage({ type: "failed", message, ours: !(error instanceof LoadError) });

@@ -6,7 +6,7 @@ import { h } from "../core/dom.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
-import { isDifference, METRICS, variantName } from "../core/words.ts";
+import { isDifference, isHead, METRICS, variantName } from "../core/words.ts";
 
 type Choices<Key extends keyof State> = [value: State[Key] & string, text: string][];
 
@@ -78,8 +78,8 @@ export class ControlsView implements View {
     this.#parts.push(({ run, state }) => {
       if (run.variants.join("\n") !== shown) {
         shown = run.variants.join("\n");
-        const plain = run.variants.filter((variant) => !variant.startsWith("Head_"));
-        const heads = run.variants.filter((variant) => variant.startsWith("Head_"));
+        const plain = run.variants.filter((variant) => !isHead(variant));
+        const heads = run.variants.filter(isHead);
         radios.replaceChildren(...plain.map((variant) => {
           const input = h("input", { type: "radio", name: "choice-variant", value: variant, onchange: () => this.#store.set({ variant }) });
           return h("label", {}, input, h("span", {}, variantName(variant)));
@@ -90,7 +90,7 @@ export class ControlsView implements View {
         select.hidden = !heads.length;
       }
       for (const input of radios.querySelectorAll("input")) input.checked = input.value === state.variant;
-      select.value = state.variant.startsWith("Head_") ? state.variant : "";
+      select.value = isHead(state.variant) ? state.variant : "";
       select.classList.toggle("chosen", select.value !== "");
     });
     return h("fieldset.choice", {}, h("legend", {}, "Show"), radios, select);

@@ -92,9 +92,9 @@ export class EffectsView implements View {
     this.#fill("mask", layers.length > 1 ? [[STRONGEST, "strongest layers"], ...layers] : [], effects.windows[window] ?? STRONGEST);
     this.#fill("order", [["position", "position"], ["strength", "strength"]], state.order === "auto" ? (layers.length > 1 ? "position" : "strength") : state.order);
     this.#what.textContent = shown.units.length ? `${whatText(scene, shown)}${ofRun(scene)}.` : `Not measured at step ${state.step + 1}.`;
-    const bar = h("i"), [low, high] = ends(shown.largest, shown.signed);
+    const bar = h("i"), [low, high] = ends(shown.largest, shown.signed), below = shown.values.some((value) => Math.abs(value) < shown.floor);
     bar.style.background = gradient(state, shown.signed);
-    this.#legend.replaceChildren(low, bar, high, h("span", {}, shown.signed ? "below 0 the mask costs the answer" : ""));
+    this.#legend.replaceChildren(low, bar, high, h("span", {}, [shown.signed && "below 0 the mask costs the answer", below && `hatched: below the noise ${number(shown.floor)}`].filter(Boolean).join("; ")));
     this.#canvas.setAttribute("aria-label", `${shown.units.length} units by ${layers.length} ranges of layers, ${MEASURES[measure]}. Arrow keys move, Enter selects.`);
     this.#rho.textContent = rhoText(scene, shown, this.#points);
     this.#scatter.setAttribute("aria-label", this.#rho.textContent);
@@ -235,14 +235,14 @@ const title = "Effects on the answer";
 const whatText = (scene: Scene, shown: Shown) => effectWords(shown, scene.run, "in these layers").replace(/^./, (letter) => letter.toUpperCase());
 
 /** All about one mask. */
-function sentence({ run, state }: Scene, { effects: { rows, numbers, top }, block }: Shown, unit: Shown["units"][number], window: string): string {
+function sentence({ run, state }: Scene, { effects: { rows, numbers, top }, block, floor }: Shown, unit: Shown["units"][number], window: string): string {
   const row = rows.get([state.step, block, window, unit.key].join()), name = `${named(unitToken(unit, run), 24)}, masked ${where(window)}`;
   if (row === undefined) return `${name}: not measured`;
   const said = (text: string, key: string, shown = signed) => (numbers[key]?.[row]! > -Infinity ? `, ${text} ${shown(numbers[key]![row])}` : "");
-  return `${name}: log-probability ${signed(numbers.logprob![row])}${said("changed by", "logprob_change")}, rank ${numbers.rank![row]}, likeliest ${visible(top[row])}${said("KL", "kl", number)}${said("contrast changed by", "contrast_change")}${said("interaction", "interaction")}`;
+  return `${name}: log-probability ${signed(numbers.logprob![row])}${said("changed by", "logprob_change")}${Math.abs(numbers.logprob_change![row]) < floor ? " (below the noise)" : ""}, rank ${numbers.rank![row]}, likeliest ${visible(top[row])}${said("KL", "kl", number)}${said("contrast changed by", "contrast_change")}${said("interaction", "interaction")}`;
 }
 
-const impactText = ({ metric, variant }: Scene["state"]) => `largest ${METRICS[metric]} of ${variantName(variant)} in a single layer`;
+const impactText = ({ metric, variant, query }: Scene["state"]) => `largest ${METRICS[metric]} of ${variantName(variant)} in a single layer${query === null ? "" : `, at position ${query}`}`;
 
 function rhoText({ state, run }: Scene, shown: Shown, found: Point[]): string {
   if (found.length < 2) return "";
@@ -260,7 +260,7 @@ interface Layout {
 }
 
 function drawUnits(painter: Painter, ink: Ink, { run, state, hover }: Scene, shown: Shown, order: number[], { left, wide, x, y }: Layout, pointer: Cell | null): void {
-  const { effects: { windows }, units, values, largest, signed: both } = shown, small = { size: 11, colour: ink.muted };
+  const { effects: { windows }, units, values, largest, floor, signed: both } = shown, small = { size: 11, colour: ink.muted };
   const columns = windows.length, bars = columns < 2, body = painter.height - TOP, end = painter.width - left;
   const palette = both ? "difference" : state.palette;
   const colourOf = (value: number) => colourAt(palette, share(value, largest, state.curve, both));
@@ -279,7 +279,9 @@ function drawUnits(painter: Painter, ink: Ink, { run, state, hover }: Scene, sho
       painter.text(left, 24, `layers ${windows[0].replace("-", " to ")}`, small);
       each((place, top) => {
         const value = values[place], long = Math.max(1, Math.abs(value) * scale);
-        painter.rect(value < 0 ? zero - long : zero, top + 3, long, HIGH - 6, css(colourOf(value)), ink.faint, 0.5);
+        const bar = [value < 0 ? zero - long : zero, top + 3, long, HIGH - 6] as const;
+        painter.rect(...bar, css(colourOf(value)), ink.faint, 0.5);
+        if (Math.abs(value) < floor) painter.hatch(...bar, ink.faint);
         painter.text(painter.width - 4, top + 13, (both ? signed : number)(value), { size: 12, colour: ink.ink, align: "right" });
       });
       return;
@@ -291,7 +293,7 @@ function drawUnits(painter: Painter, ink: Ink, { run, state, hover }: Scene, sho
     painter.clip(left, TOP, end, body, () => each((place, top) => windows.forEach((_, column) => {
       const value = values[place * columns + column], colour = colourOf(value), cell = left + column * wide - x, empty = isNaN(value);
       painter.rect(cell, top, wide - 1, HIGH - 1, empty ? ink.line : css(colour));
-      if (!units[place].position && !state.first) painter.hatch(cell, top, wide - 1, HIGH - 1, isLight(colour) ? "#0006" : "#ffffff73");
+      if ((!units[place].position && !state.first) || Math.abs(value) < floor) painter.hatch(cell, top, wide - 1, HIGH - 1, isLight(colour) ? "#0006" : "#ffffff73");
       else if (wide > 43 && Math.abs(value) > 0.005 * largest) painter.text(cell + wide / 2 - 0.5, top + 13, (both ? signed : number)(Number(value.toPrecision(2))), { size: 11, align: "center", colour: isLight(colour) ? "#000" : "#fff" });
     })));
   });
@@ -304,7 +306,7 @@ function drawUnits(painter: Painter, ink: Ink, { run, state, hover }: Scene, sho
   }));
 }
 
-const AXIS = { left: 52, bottom: 36, top: 10, right: 48 };
+const AXIS = { left: 52, bottom: 36, top: 26, right: 48 }; // the title of the upright axis is above it
 
 /** Where a point is drawn. */
 function spots({ state }: Scene, found: Point[], width: number): (point: Pick<Point, "impact" | "size">) => [x: number, y: number] {
@@ -322,7 +324,7 @@ function drawScatter(painter: Painter, ink: Ink, scene: Scene, { measure }: Show
   for (const tick of ticks(most("impact"), 5)) painter.text(place({ impact: tick, size: 0 })[0], y + 14, number(tick), { ...small, align: "center" });
   for (const tick of ticks(most("size"), 4)) painter.text(x - 6, place({ impact: 0, size: tick })[1] + 4, number(tick), { ...small, align: "right" });
   painter.text(painter.width - AXIS.right, y + 30, impactText(state), { ...small, align: "right" });
-  painter.text(x + 8, AXIS.top + 8, `size of the ${MEASURES[measure]}`, small);
+  painter.text(4, 12, `size of the ${MEASURES[measure]}`, small);
   // The strongest are named where there is room.
   const taken: number[][] = found.map((point) => [...place(point), 0]);
   for (const [nth, point] of found.toSorted((a, b) => b.size - a.size).entries()) {

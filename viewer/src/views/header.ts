@@ -3,11 +3,13 @@
 import "./header.css";
 
 import { h } from "../core/dom.ts";
+import { promptText } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 import { label } from "../core/tokens.ts";
 import { isDifference, limits, meaning, modelName, percent, predicted } from "../core/words.ts";
 import { plainToken } from "../data/cube.ts";
+import { usualQuery } from "../data/queries.ts";
 import type { Run } from "../data/types.ts";
 
 const CONTEXT = 9; // tokens before the predicted one
@@ -24,6 +26,8 @@ export class HeaderView implements View {
   #meaning = h("p.header-meaning");
   #context = h("p.header-context mono", { "aria-label": "Text before the predicted token" });
   #step = h("output.header-step");
+  #query = h("select", { onchange: () => this.#store.set({ query: this.#query.value === "" ? null : Number(this.#query.value) }) });
+  #read = h("label.header-steps", {}, "read at", this.#query);
   #back: HTMLButtonElement;
   #on: HTMLButtonElement;
   #shown: unknown[] = [];
@@ -36,7 +40,7 @@ export class HeaderView implements View {
     this.element = h(
       "header.header", {},
       h("div.header-top", {}, this.#title, this.#facts, buttons), this.#limits, this.#noted,
-      h("div.header-line", {}, this.#context, steps), this.#meaning,
+      h("div.header-line", {}, this.#context, steps, this.#read), this.#meaning,
     );
   }
 
@@ -49,9 +53,19 @@ export class HeaderView implements View {
     const place = run.steps.indexOf(state.step);
     this.#step.textContent = `Step ${place + 1} of ${run.steps.length}`;
     this.#back.hidden = this.#on.hidden = run.steps.length === 1;
+    this.#step.hidden = state.query !== null; // a position that reads belongs to one step
     this.#back.disabled = place === 0;
     this.#on.disabled = place === run.steps.length - 1;
-    this.#showContext(scene.runs, state.step);
+    this.#read.hidden = !run.queries;
+    this.#query.value = String(state.query ?? "");
+    this.#showContext(scene);
+  }
+
+  /** To the position that reads before or after the present one. */
+  query(by: number): void {
+    const { run, state } = this.#store.scene!, { positions = [] } = run.queries ?? {};
+    const now = state.query === null ? (by < 0 ? positions.length : -1) : positions.indexOf(state.query);
+    if (positions.length) this.#store.set({ query: positions[now + by] ?? null });
   }
 
   step(by: number): void {
@@ -71,20 +85,24 @@ export class HeaderView implements View {
     this.#noted.hidden = notes.length < 2;
     this.#noteCount.textContent = `${notes.length} notes about ${runs.length > 1 ? "these runs" : "this run"}`;
     this.#notes.replaceChildren(...notes.map((text) => h("li", {}, text)));
+    const names = new Map(promptText(runs[0]).tokens.map(({ info }) => [info.position, label(info, 20)]));
+    this.#query.replaceChildren(usualQuery(runs[0]) === null ? h("option", { value: "" }, "the predicting position") : "",
+      ...(runs[0].queries?.positions ?? []).map((position) => h("option", { value: position }, `${position} ${names.get(position) ?? ""}`)));
   }
 
   /** "... The capital of France is → Paris, p 98 %". */
-  #showContext([run, ...others]: Run[], step: number): void {
-    const { tokens = [], prompt_length: length } = run.manifest ?? {};
-    const answer = predicted(run, step);
-    this.#context.hidden = !answer;
-    if (!answer) return;
-    const before = tokens.filter(({ position, kind }) => kind !== "special" && (length === undefined || (position ?? 0) < length + step));
+  #showContext({ runs: [run, ...others], state: { step, query } }: Scene): void {
+    const { tokens = [], prompt_length: length = Infinity } = run.manifest ?? {};
+    const answer = query === null || query >= length - 1 ? predicted(run, step) : undefined;
+    this.#context.hidden = !answer && query === null;
+    if (this.#context.hidden) return;
+    const before = tokens.filter(({ position = 0, kind }) => kind !== "special" && (query === null ? position < length + step : position <= query));
     const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : token.text ?? ""))).slice(-CONTEXT);
     const shown = (each: string) => (/^▦/.test(each) ? `${each} ` : label(plainToken(0, each), 60).replace(/^␣/, " "));
     const answers = others.flatMap((other) => [
       h("span.muted", {}, ` · ${other.name} → `), label(plainToken(0, predicted(other, step)?.text ?? "?")),
     ]);
+    if (!answer) return this.#context.replaceChildren(h("span.muted", {}, `… ${text.slice(0, -1).map(shown).join("").trimStart()} `), h("strong", {}, shown(text.at(-1) ?? "").trimStart()));
     this.#context.replaceChildren(
       h("span.muted", {}, `… ${text.map(shown).join("").trimStart()}`), h("span.muted", {}, " → "),
       h("strong", {}, label(plainToken(0, answer.text ?? ""))),

@@ -10,11 +10,11 @@ import { label, number } from "../core/tokens.ts";
 import { METRICS, percent, variantName } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
 
-const CHARACTER = 6.7; // width of a monospace character at LABEL pixels
-const LABEL = 11;
-const SLANT = -60;
-const LONGEST = 13;
-const NUMBER_WIDTH = 40;
+export const CHARACTER = 6.7; // width of a monospace character at LABEL pixels
+export const LABEL = 11;
+export const SLANT = -60;
+export const LONGEST = 13;
+export const NUMBER_WIDTH = 40;
 
 /** Where things are: `left` and `top` are the sticky headers; rows and columns are those on the screen. */
 export interface Geometry {
@@ -162,11 +162,11 @@ function paintHatches(
 const emptyColour = (sheet: Sheet, ink: Ink) => (sheet.signed ? ink.line : ink.empty);
 
 const BLACK = "#000000";
-const hatching = (text: string) => (text === BLACK ? "#00000066" : "#ffffff80");
-const contrast = (colour: Rgb) => (isLight(colour) ? BLACK : "#ffffff");
+export const hatching = (text: string) => (text === BLACK ? "#00000066" : "#ffffff80");
+export const contrast = (colour: Rgb) => (isLight(colour) ? BLACK : "#ffffff");
 
 /** Two or three digits, for inside of a cell. */
-function short(value: number): string {
+export function short(value: number): string {
   const size = Math.abs(value);
   if (size === 0) return "0";
   if (size >= 0.001 && size < 10000) return String(Number(value.toPrecision(size >= 0.1 ? 3 : 2)));

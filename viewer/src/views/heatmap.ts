@@ -188,7 +188,8 @@ function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, la
     const of = runs.length > 1 ? `${run.name}: ` : "";
     if (Math.min(step, variant, layerPlace, place) < 0) return `${of}not measured`;
     const [l2, cosine] = (["l2", "cosine"] as const).map((metric) => at(run, metric, step, variant, layerPlace, place));
-    if (isNaN(l2) && isNaN(cosine)) return `${of}no value${comesLater(run, state.step, token!) ? " (the token comes after this step)" : ""}`;
+    const after = state.query === null ? comesLater(run, state.step, token!) && "this step" : token! > state.query && `position ${state.query}`;
+    if (isNaN(l2) && isNaN(cosine)) return `${of}no value${after ? ` (the token comes after ${after})` : ""}`;
     return `${of}L2 ${exact(l2)}, cosine ${exact(cosine)}`;
   });
   const shown = sheet.signed ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column]) : "";

@@ -13,6 +13,7 @@ export interface Actions {
   help(): void;
   exports(): void;
   step(by: number): void;
+  query(by: number): void;
   move(scene: Scene, across: number, down: number): void;
 }
 
@@ -35,6 +36,7 @@ const KEYS: Key[] = [
   },
   { keys: ["Escape"], text: "clear the selection", run: (_, store) => store.set({ token: null, layer: null }) },
   { keys: ["[", "]"], text: "previous and next generation step", run: (_, __, actions, key) => actions.step(key === "[" ? -1 : 1) },
+  { keys: ["q", "Q"], text: "next and previous position that reads, where others than the predicting one were measured", run: (_, __, actions, key) => actions.query(key === "q" ? 1 : -1) },
   { keys: ["m"], text: "metric: L2 or cosine", run: ({ state }, store) => store.set({ metric: state.metric === "l2" ? "cosine" : "l2" }) },
   {
     keys: ["v", "V"], text: "next and previous of Full, Attn, heads",

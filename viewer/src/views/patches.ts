@@ -1,6 +1,8 @@
 /** What the picture view shows, as numbers: which tokens lie where in which picture, and how important they are. */
 
-import { importance, matrix, sameToken, type Scene } from "../core/scene.ts";
+import { effectScores } from "../core/effects.ts";
+import { promptText } from "../core/prompt-text.ts";
+import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import { isDifference, modelName } from "../core/words.ts";
 import type { Box, ManifestImage, Run, TokenInfo } from "../data/types.ts";
@@ -21,7 +23,7 @@ export interface Figure {
 
 export interface Patch {
   token: TokenInfo;
-  /** Its place in run.tokens. */
+  /** Its place in run.tokens, or that of the unit it belongs to. */
   place: number;
   box: Box;
 }
@@ -35,12 +37,15 @@ export function figures(run: Run): Figure[] {
   const images = run.manifest?.images ?? [];
   const count = run.tokens.reduce((most, { kind, image }) => (kind === "image" ? Math.max(most, (image ?? 0) + 1) : most), images.length);
   found = Array.from({ length: count }, (_, image) => ({ run, image, about: images[image] ?? {}, size: null, patches: [], tokens: 0 }));
-  run.tokens.forEach((token, place) => {
-    if (token.kind !== "image") return;
-    const figure = found![token.image ?? 0];
+  // Of a unit, all of its patches, which the manifest knows.
+  const tokens = run.tokens.some(({ members }) => members) ? promptText(run).tokens.map(({ info, place }) => ({ token: info, place }))
+    : run.tokens.map((token, place) => ({ token, place }));
+  for (const { token, place } of tokens) {
+    if (token.kind !== "image" || place < 0) continue;
+    const figure = found[token.image ?? 0];
     figure.tokens++;
     if (token.box) figure.patches.push({ token, place, box: token.box });
-  });
+  }
   for (const figure of found) figure.size = sizeOf(figure);
   known.set(run, found);
   return found;
@@ -74,17 +79,24 @@ export interface Shown {
   values: Map<Run, Values>;
   /** One for all runs of one model; distances of different models are in different units. */
   scales: Scale[];
-  /** Second run minus the first one, on the pictures of the first. */
+  /** Second run minus the first one, on the pictures of the first; or effects that have two directions. */
   signed: boolean;
+  /** What masks do to the answer is shown, in these words; null: values of layers. */
+  effect: string | null;
+  /** Of an effect: what is under it is rounding. */
+  floor: number;
 }
 
-export function shown({ runs, state }: Scene): Shown {
+export function shown(scene: Scene): Shown {
+  const { runs, state } = scene;
+  const effects = withEffects(scene);
+  if (effects) return effects;
   const signed = isDifference(state, runs);
   if (signed) {
     const [run] = runs;
     const of = difference(run, runs[1], state);
     const largest = largestOf(run, of);
-    return { figures: figures(run), values: new Map([[run, { of, peak: new Int32Array(), largest }]]), scales: [{ runs: [run], largest }], signed };
+    return { figures: figures(run), values: new Map([[run, { of, peak: new Int32Array(), largest }]]), scales: [{ runs: [run], largest }], signed, effect: null, floor: 0 };
   }
   const found = new Map(runs.map((run) => [run, values(run, state)]));
   const scales = new Map<string, Scale>();
@@ -92,8 +104,24 @@ export function shown({ runs, state }: Scene): Shown {
     const scale = scales.get(modelName(run)) ?? { runs: [], largest: 0 };
     scales.set(modelName(run), { runs: [...scale.runs, run], largest: Math.max(scale.largest, largest) });
   }
-  return { figures: runs.flatMap(figures), values: found, scales: [...scales.values()], signed };
+  return { figures: runs.flatMap(figures), values: found, scales: [...scales.values()], signed, effect: null, floor: 0 };
 }
+
+/** Effects on the answer, where the page is shaded by them; a run without any has no values. Each run has its own scale. */
+function withEffects(scene: Scene): Shown | null {
+  const scores = scene.runs.map((run) => effectScores({ ...scene, run }));
+  const [first] = scores;
+  if (!first) return null;
+  const values = new Map(scene.runs.map((run, i) => {
+    const of = scores[i]?.value ?? new Float32Array(run.tokens.length).fill(NaN);
+    return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
+  }));
+  const scales = [...values].map(([run, { largest }]) => ({ runs: [run], largest }));
+  return { figures: scene.runs.flatMap(figures), values, scales, signed: first.signed, effect: first.what!, floor: first.floor };
+}
+
+/** Values under it are rounding. */
+export const floorOf = ({ effect, floor }: Shown, run: Run, state: State) => (effect === null ? noiseFloor(run, state) : floor);
 
 export function scaleOf({ scales }: Shown, run: Run): number {
   return scales.find(({ runs }) => runs.includes(run))!.largest;
@@ -127,6 +155,12 @@ function largestOf(run: Run, of: Float32Array): number {
   return largest;
 }
 
+/** The patch at a position; those of a unit, if that is what was masked. */
+export function patchesOf({ run, patches }: Figure, position: number | null): Patch[] {
+  const wanted = tokenIndex(run, position);
+  return wanted < 0 ? [] : patches.filter(({ place }) => place === wanted);
+}
+
 /** The patch under a point, in pixels of the picture. */
 export function patchAt(figure: Figure, x: number, y: number): Patch | null {
   return figure.patches.find(({ box: [left, top, right, bottom] }) => x >= left && x < right && y >= top && y < bottom) ?? null;
@@ -141,6 +175,7 @@ export function neighbour(figure: Figure, from: Patch | null, key: string): Patc
   const [left, top, right, bottom] = from.box;
   let best: Patch | null = null, nearest = Infinity;
   for (const patch of figure.patches) {
+    if (patch.place === from.place) continue; // of the same unit
     const [px, py] = middle(patch);
     const along = (px - x) * dx + (py - y) * dy;
     const across = Math.abs((px - x) * dy) + Math.abs((py - y) * dx);

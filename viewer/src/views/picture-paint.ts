@@ -3,9 +3,9 @@
 import { colourAt, css, isLight, share, table as colours } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
-import { noiseFloor, type Scene } from "../core/scene.ts";
+import type { Scene } from "../core/scene.ts";
 import { number, signed as signedNumber } from "../core/tokens.ts";
-import { scaleOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
+import { floorOf, patchesOf, scaleOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
 import { base, MIDDLE_GREY } from "./picture-base.ts";
 
 export const WIDEST = 420; // CSS pixels of a picture
@@ -46,7 +46,7 @@ export function paint(painter: Painter, figure: Figure, scene: Scene, found: Sho
 function paintCells(painter: Painter, figure: Figure, { state }: Scene, found: Shown, area: (patch: Patch) => Area, opacity: number, ink: Ink): void {
   const values = found.values.get(figure.run)!.of;
   const palette = found.signed ? "difference" : state.palette;
-  const floor = noiseFloor(figure.run, state);
+  const floor = floorOf(found, figure.run, state);
   const largest = scaleOf(found, figure.run);
   for (const patch of figure.patches) {
     const value = values[patch.place];
@@ -60,15 +60,17 @@ function paintCells(painter: Painter, figure: Figure, { state }: Scene, found: S
   }
 }
 
-/** Around a patch, with an edge of the page's colour so that it is seen on every cell; outside of it, cells are small. */
+/** Around a patch, or each one of a unit, with an edge of the page's colour so that it is seen on every cell; outside of it, cells are small. */
 function outline(painter: Painter, figure: Figure, position: number | null, at: Area, area: (patch: Patch) => Area, colour: string, edge: string, thick: number): void {
-  const patch = position === null ? undefined : figure.patches.find(({ token }) => token.position === position);
-  if (!patch) return;
-  const [x, y, width, height] = area(patch);
   const half = thick / 2, room = half + 1; // at the edge of the picture it stays inside
-  const [left, top] = [Math.max(x - half, at[0] + room), Math.max(y - half, at[1] + room)];
-  const [right, bottom] = [Math.min(x + width + half, at[0] + at[2] - room), Math.min(y + height + half, at[1] + at[3] - room)];
-  for (const [stroke, wide] of [[edge, thick + 2], [colour, thick]] as const) painter.rect(left, top, right - left, bottom - top, null, stroke, wide);
+  const frames = patchesOf(figure, position).map((patch) => {
+    const [x, y, width, height] = area(patch);
+    const [left, top] = [Math.max(x - half, at[0] + room), Math.max(y - half, at[1] + room)];
+    return [left, top, Math.min(x + width + half, at[0] + at[2] - room) - left, Math.min(y + height + half, at[1] + at[3] - room) - top] as const;
+  });
+  for (const [stroke, wide] of [[edge, thick + 2], [colour, thick]] as const) {
+    for (const frame of frames) painter.rect(...frame, null, stroke, wide);
+  }
 }
 
 /** The colour scale, with what its ends and its middle stand for. */

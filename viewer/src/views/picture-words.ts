@@ -1,10 +1,10 @@
 /** What the picture view says. */
 
-import { noiseFloor, type Scene } from "../core/scene.ts";
+import type { Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import { label, named, number } from "../core/tokens.ts";
-import { exact, METRICS, predicted, variantName } from "../core/words.ts";
-import type { Figure, Patch, Scale, Shown } from "./patches.ts";
+import { exact, isDifference, METRICS, predicted, variantName } from "../core/words.ts";
+import { floorOf, patchesOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
 import { base, type LoadedPicture } from "./picture-base.ts";
 
 export function layerText(state: State): string {
@@ -19,11 +19,13 @@ export function stepText({ run, state }: Scene): string {
   return token === undefined ? place : `${place}: ${label({ text: token, kind: "text" } as Patch["token"], 16)}`;
 }
 
-export function scaleText({ state, runs }: Scene, { signed, scales }: Shown, scale: Scale): string {
+export function scaleText({ state, runs }: Scene, { signed, scales, effect }: Shown, scale: Scale): string {
+  const root = state.curve === "sqrt" ? ", square root" : "";
+  if (effect !== null) return `${effect[0].toUpperCase()}${effect.slice(1)}${scales.length > 1 ? ` (${scale.runs[0].name})` : ""}; ${signed ? "below 0 the mask costs the answer; " : ""}a scale apart from the text’s${root}`;
   const what = `${METRICS[state.metric]} of ${variantName(state.variant)}, ${layerText(state)}`;
   const names = scale.runs.map(({ name }) => name).join(", ");
   const of = signed ? `, ${runs[1].name} minus ${runs[0].name}` : scales.length > 1 ? ` (${names})` : "";
-  return `${what}${of}; a scale apart from the text’s${state.curve === "sqrt" ? ", square root" : ""}`;
+  return `${what}${of}; a scale apart from the text’s${root}`;
 }
 
 export function figuresWithPatches({ figures }: Shown): boolean {
@@ -62,7 +64,7 @@ export function unmasked({ figures }: Shown): string {
 export function described(figure: Figure, scene: Scene, found: Shown): string {
   const what = `Image ${figure.image}, ${about(figure)}`;
   const best = figure.patches.length ? strongest([figure], found) : null;
-  return best ? `${what}. ${layerText(scene.state)}. Strongest patch: ${valueText(best.patch, best.figure, scene, found)}` : what;
+  return best ? `${what}. ${found.effect ?? layerText(scene.state)}. Strongest patch: ${valueText(best.patch, best.figure, scene, found)}` : what;
 }
 
 function strongest(figures: Figure[], { values }: Shown): { figure: Figure; patch: Patch } | null {
@@ -78,10 +80,10 @@ function strongest(figures: Figure[], { values }: Shown): { figure: Figure; patc
 
 function valueText(patch: Patch, figure: Figure, { state, runs }: Scene, found: Shown): string {
   const value = found.values.get(figure.run)!.of[patch.place];
-  const floor = noiseFloor(figure.run, state);
+  const floor = floorOf(found, figure.run, state);
   const noise = Math.abs(value) < floor ? `, below the noise floor (${number(floor)})` : "";
-  const run = runs.length > 1 && !found.signed ? `${figure.run.name}: ` : "";
-  const where = named(patch.token).replace(/^patch /, "").replace(found.figures.length === 1 ? / of image \d+$/ : /$^/, "");
+  const run = runs.length > 1 && !isDifference(state, runs) ? `${figure.run.name}: ` : "";
+  const where = named(figure.run.tokens[patch.place]).replace(/^patch /, "").replace(found.figures.length === 1 ? / of image \d+$/ : /$^/, "");
   const layer = found.values.get(figure.run)!.peak[patch.place] ?? -1;
   return `${run}${where}: ${(found.signed && value > 0 ? "+" : "") + exact(value).replace(/^-/, "−") || "not measured"}${layer < 0 ? "" : state.join === "max" ? ` in layer ${layer}` : `, most in layer ${layer}`}${noise}`;
 }
@@ -90,14 +92,14 @@ function valueText(patch: Patch, figure: Figure, { state, runs }: Scene, found: 
 export function readout(scene: Scene, found: Shown): string {
   const { state, hover, runs } = scene;
   const of = (position: number | null) =>
-    found.figures.flatMap((figure) => figure.patches.filter(({ token }) => token.position === position).map((patch) => valueText(patch, figure, scene, found))).join("; ");
+    found.figures.flatMap((figure) => patchesOf(figure, position).slice(0, 1).map((patch) => valueText(patch, figure, scene, found))).join("; ");
   const pointed = hover.token === null ? "" : of(hover.token);
   if (pointed) return `Patch ${pointed}`;
   const selected = state.token === null ? "" : of(state.token);
   if (selected) return `Selected: ${selected}`;
   const best = strongest(found.figures, found);
   if (!best) return "";
-  const difference = found.signed ? `Largest difference (${runs[1].name} minus ${runs[0].name})` : "Strongest patch";
+  const difference = found.effect !== null ? "Largest effect" : found.signed ? `Largest difference (${runs[1].name} minus ${runs[0].name})` : "Strongest patch";
   return `${difference}: ${valueText(best.patch, best.figure, scene, found)}`;
 }
 

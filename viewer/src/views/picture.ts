@@ -11,16 +11,16 @@ import { ink, LIGHT } from "../core/ink.ts";
 import { CanvasPainter, type Drawing } from "../core/painter.ts";
 import { over } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
-import { DEFAULTS } from "../core/state.ts";
+import { DEFAULTS, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
-import { subject } from "../core/words.ts";
-import { neighbour, patchAt, shown, type Figure, type Patch, type Shown } from "./patches.ts";
+import { isDifference, modelName, subject } from "../core/words.ts";
+import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
 import { caption, described, figuresWithPatches, halves, layerText, readout, scaleText, stepText, trouble, unmasked } from "./picture-words.ts";
+import { cut } from "./figure.ts";
+import { LayerPlayer, setSlider, setText, slider } from "./slider.ts";
 import "./picture.css";
-
-const PLAY_MS = 500;
 
 /** A picture on the page. */
 interface Place {
@@ -44,38 +44,33 @@ export class PictureView implements View {
   #positions = new Set<number>(); // of all patches
   #drawn = ""; // what the numbers depend on, and all of the look
   #look = "";
-  #timer = 0;
-  #played: number | null = null; // layer that playing has set last
   #scales = h("div.picture-scales");
   #figures = h("div.picture-figures");
   #readout = h("p.picture-readout steady", { "aria-live": "polite" });
   #note = h("p.muted");
-  #layer = slider("picture-layer", "Layer");
+  #layer: LayerPlayer;
   #step = slider("picture-step", "Step");
   #opacity = slider("picture-opacity", "Colour over picture");
   #before = DEFAULTS.opacity; // of the colour, before the picture was alone
   #alone = h("button", { onclick: () => this.#toggle() }, "Picture alone");
-  #play = h("button", { onclick: () => (this.#timer ? this.#stop() : this.#start()) });
-  #controls = h("div.picture-controls", {}, this.#layer.label, this.#play, this.#alone, this.#step.label, this.#opacity.label);
+  #by = h("select", { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
+    h("option", { value: "impact" }, "single-layer impact"), h("option", { value: "effect" }, "effect on the answer"));
+  #controls: HTMLElement;
 
   constructor(store: Store) {
     this.#store = store;
+    this.#layer = new LayerPlayer(store, "picture-layer");
+    this.#controls = h("div.sliders", {}, h("label", {}, "Colour by", this.#by), ...this.#layer.elements, this.#alone, this.#step.label, this.#opacity.label);
     this.element = h(
       "section.picture", { "aria-labelledby": "picture-heading", hidden: true },
       h("h2", { id: "picture-heading" }, "Picture"),
       this.#controls, this.#figures, this.#readout, this.#scales, this.#note,
     );
-    this.#layer.input.oninput = () => {
-      const place = this.#layer.input.valueAsNumber - 1;
-      store.set({ layer: place < 0 ? null : this.#scene!.run.layers[place] });
-    };
     this.#step.input.oninput = () => store.set({ step: this.#scene!.run.steps[this.#step.input.valueAsNumber] });
     this.#opacity.input.oninput = () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 });
     Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
     this.#opacity.output.className = "picture-share";
     new ResizeObserver(() => this.#layOut()).observe(this.#figures);
-    matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.#stop());
-    this.#label();
   }
 
   update(scene: Scene): void {
@@ -87,8 +82,7 @@ export class PictureView implements View {
     if (!same || this.#places.length !== this.#shown.figures.length) this.#build();
     this.#drawn = numbers;
     this.element.hidden = !this.#places.length;
-    if (this.#timer && (this.element.hidden || scene.state.layer !== this.#played)) this.#stop();
-    if (this.element.hidden) return;
+    if (this.element.hidden) return this.#layer.stop();
     while (this.#scales.childElementCount > this.#shown.scales.length) this.#scales.lastElementChild!.remove();
     while (this.#scales.childElementCount < this.#shown.scales.length)
       this.#scales.append(h("div.picture-scale", {}, h("canvas", { "aria-hidden": "true" }), h("span")));
@@ -107,9 +101,14 @@ export class PictureView implements View {
     const { run, runs, state } = this.#scene!;
     const patches = figuresWithPatches(this.#shown!);
     this.#controls.hidden = this.#scales.hidden = this.#readout.hidden = !patches;
-    setSlider(this.#layer, run.layers.length, state.layer === null ? 0 : run.layers.indexOf(state.layer) + 1, layerText(this.#scene!.state));
+    this.#layer.update(this.#scene!, layerText(state));
     setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(this.#scene!));
     this.#step.label.hidden = run.steps.length < 2;
+    const { effect } = this.#shown!;
+    for (const element of this.#layer.elements) element.hidden = effect !== null;
+    if (effect !== null) this.#layer.stop();
+    this.#by.parentElement!.hidden = !run.effects || isDifference(state, runs);
+    this.#by.value = state.shade;
     this.#alone.setAttribute("aria-pressed", String(state.opacity === 0));
     this.#alone.hidden = this.#opacity.label.hidden = !runs.some(({ pictures }) => pictures.some((picture) => picture));
     setSlider(this.#opacity, 100, Math.round(100 * state.opacity), `${Math.round(100 * state.opacity)} %`);
@@ -119,35 +118,6 @@ export class PictureView implements View {
     const { opacity } = this.#store.state;
     if (opacity > 0) this.#before = opacity;
     this.#store.set({ opacity: opacity > 0 ? 0 : this.#before });
-  }
-
-  #start(): void {
-    const layers = () => this.#scene!.run.layers;
-    const go = () => {
-      const next = this.#scene!.state.layer === null ? 0 : layers().indexOf(this.#scene!.state.layer) + 1;
-      if (next >= layers().length) return this.#stop();
-      this.#show(layers()[next]);
-    };
-    this.#played = this.#scene!.state.layer;
-    this.#timer = window.setInterval(go, PLAY_MS);
-    if (this.#played === layers().at(-1)) this.#show(layers()[0]);
-    else go();
-    this.#label();
-  }
-
-  #show(layer: number): void {
-    this.#played = layer;
-    this.#store.set({ layer });
-  }
-
-  #stop(): void {
-    clearInterval(this.#timer);
-    this.#timer = 0;
-    this.#label();
-  }
-
-  #label(): void {
-    this.#play.textContent = this.#timer ? "❚❚ Pause" : "▶ Play layers";
   }
 
   // --- pictures -------------------------------------------------------------------------------------------
@@ -179,10 +149,11 @@ export class PictureView implements View {
     const hover = (patch: Patch | null) =>
       this.#store.hover(patch ? { token: patch.token.position, layer: this.#scene!.state.layer } : { token: null, layer: null });
     const select = (patch: Patch | null) => {
-      if (patch) this.#store.set({ token: patch.token.position === this.#store.state.token ? null : patch.token.position });
+      const { position } = figure.run.tokens[patch?.place ?? -1] ?? {};
+      if (position !== undefined) this.#store.set({ token: position === this.#store.scene!.state.token ? null : position });
     };
     const cursor = () => {
-      const at = (position: number | null) => figure.patches.find(({ token }) => token.position === position);
+      const at = (position: number | null) => patchesOf(figure, position)[0];
       const { hover, state } = this.#store.scene!; // as it is now: keys can come faster than frames
       return at(hover.token) ?? at(state.token) ?? null;
     };
@@ -247,10 +218,11 @@ export class PictureView implements View {
       return { figure, box };
     });
     const bottom = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
-    const title = titleOf(scene, laid.length > 1 ? "pictures" : "picture", layerText(scene.state));
+    const what = laid.length > 1 ? "pictures" : "picture";
+    const title = found.effect !== null ? [scene.run.name, what, modelName(scene.run), found.effect].join(" · ") : titleOf(scene, what, layerText(scene.state));
     return {
       title,
-      width: Math.max(right - gap + margin, 640),
+      width: Math.max(right - gap + margin, found.effect === null ? 640 : 820),
       height: bottom + found.scales.length * scaleHeight + margin,
       draw: (painter) => {
         painter.rect(0, 0, painter.width, painter.height, LIGHT.paper);
@@ -265,7 +237,7 @@ export class PictureView implements View {
         found.scales.forEach((each, i) => {
           const y = bottom + i * scaleHeight;
           paintBar(painter, scene, found, each, margin, y, LIGHT);
-          painter.text(margin, y + BAR_HEIGHT + 12, scaleText(scene, found, each), { size: 11, colour: LIGHT.muted });
+          painter.text(margin, y + BAR_HEIGHT + 12, cut(painter, scaleText(scene, found, each), painter.width - 2 * margin, { size: 11 }), { size: 11, colour: LIGHT.muted });
         });
       },
     };
@@ -277,34 +249,8 @@ export class PictureView implements View {
     if (!figuresWithPatches(found)) return null;
     return found.figures.flatMap(({ run, patches }) => patches.map(({ token, place, box: [left, top, right, bottom] }) => {
       const { of, peak } = found.values.get(run)!;
-      const where: Line["more"] = layer === null ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null } : { layer };
+      const where: Line["more"] = found.effect !== null ? { effect: found.effect } : layer === null ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null } : { layer };
       return { run: subject({ ...scene, run }), more: { ...where, left, top, right, bottom }, token, value: of[place] };
     }));
   }
-}
-
-// --- small parts ------------------------------------------------------------------------------------------
-interface Slider {
-  label: HTMLLabelElement;
-  input: HTMLInputElement;
-  output: HTMLOutputElement;
-}
-
-function slider(id: string, text: string): Slider {
-  const input = h("input", { type: "range", id, min: 0, step: 1 });
-  const output = h("output", { for: id, "aria-live": "off" }); // the slider itself tells its value
-  return { label: h("label", { for: id }, text, input, output), input, output };
-}
-
-function setSlider({ input, output }: Slider, last: number, value: number, text: string): void {
-  if (input.max !== String(last)) input.max = String(last);
-  if (input.valueAsNumber !== value) input.valueAsNumber = value;
-  if (output.textContent === text) return;
-  output.textContent = text;
-  input.setAttribute("aria-valuetext", text);
-}
-
-/** Only if it is another one: a live region would read it again. */
-function setText(element: Element, text: string): void {
-  if (element.textContent !== text) element.textContent = text;
 }

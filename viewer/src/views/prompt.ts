@@ -11,12 +11,12 @@ import type { Line } from "../core/export.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
 import { cellOf, isBlock, layerRange, over, promptText, scores, type ImageBlock, type PromptText, type PromptToken, type Scores } from "../core/prompt-text.ts";
-import type { Scene, View } from "../core/scene.ts";
+import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { label } from "../core/tokens.ts";
 import { isDifference, percent, subject } from "../core/words.ts";
-import type { Run } from "../data/types.ts";
+import type { Run, TokenInfo } from "../data/types.ts";
 import { captions, colourBar, ends, gradient, heading, ofRun } from "./figure.ts";
 import { measured, sentence, shadeOf, UNSHADED } from "./shade.ts";
 import "./prompt.css";
@@ -81,8 +81,8 @@ export class PromptView implements View {
     this.#scene = scene;
     const { run, runs, state, dark } = scene;
     if (last?.run !== run) this.#build(run);
-    const { metric, variant, step, join, from, to, first, palette, curve, compare, shade, effect, block, mask } = state;
-    const key = [...runs.map(({ id }) => id), compare, metric, variant, step, join, from, to, first, palette, curve, dark, shade, effect, block, mask].join();
+    const { query, metric, variant, step, join, from, to, first, palette, curve, compare, shade, effect, block, mask } = state;
+    const key = [...runs.map(({ id }) => id), query, compare, metric, variant, step, join, from, to, first, palette, curve, dark, shade, effect, block, mask].join();
     const found = scoresOf(scene);
     if (last?.run !== run || key !== this.#key) {
       this.#key = key;
@@ -155,7 +155,8 @@ export class PromptView implements View {
     this.#text.tokens.forEach((token, place) => {
       const shown = this.#shown[place];
       if (!shown) return;
-      const when = token.step === null || token.step < state.step ? "" : token.step === state.step ? "next" : "later";
+      const next = token.step === state.step && (state.query === null || token.info.position === state.query + 1);
+      const when = token.step === null || token.step < state.step ? "" : next ? "next" : "later";
       const { fill, text, hatch } = when ? UNSHADED : shadeOf(scene, found, token.place);
       const className = [shown.always, when && `prompt__token--${when}`, token.info.kind === "special" && "prompt__token--special",
         !when && fill === null && "prompt__token--none", hatch && "prompt__token--hatched"].filter(Boolean).join(" ");
@@ -194,7 +195,7 @@ export class PromptView implements View {
       kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
       hatched.some(Boolean) && h("span.prompt__scale", {}, h("i.prompt__hatch"), hatched.filter(Boolean).join("; ")),
       this.#text.tokens.some(({ place, step }) => step === null && isNaN(found.value[place] ?? NaN)) &&
-        (found.signed && !found.what ? "grey: not the same token in both runs" : "grey: not masked in this run"),
+        (found.signed && !found.what ? "grey: not the same token in both runs" : `grey: not masked in this run${state.query === null ? "" : ", or after the position that reads"}`),
     ];
     this.#legend.replaceChildren(...parts.filter((part): part is Node | string => part !== false).map((part) => (typeof part === "string" ? h("span", {}, part) : part)));
   }
@@ -203,15 +204,19 @@ export class PromptView implements View {
   #mark(scene: Scene, all: boolean): void {
     const { state, hover, dark } = scene;
     const place = (position: number | null) => (position === null ? -1 : (this.#byPosition.get(position) ?? -1));
-    const element = (position: number | null) => this.#shown[place(position)]?.element;
+    // Of a unit, all of its tokens.
+    const elements = (position: number | null) => {
+      const at = place(position), unit = this.#text.tokens[at]?.place ?? -1;
+      return unit < 0 ? [this.#shown[at]?.element] : this.#text.tokens.flatMap((token, i) => (token.place === unit ? [this.#shown[i]?.element] : []));
+    };
     const [selected, hovered] = [state.token, hover.token];
     const [selectedBefore, hoveredBefore] = this.#marked;
     if (!all && selected === selectedBefore && hovered === hoveredBefore) return;
     this.#marked = [selected, hovered];
-    element(selectedBefore)?.removeAttribute("aria-pressed");
-    element(selected)?.setAttribute("aria-pressed", "true");
-    element(hoveredBefore)?.removeAttribute("data-hovered");
-    element(hovered)?.setAttribute("data-hovered", "");
+    for (const element of elements(selectedBefore)) element?.removeAttribute("aria-pressed");
+    for (const element of elements(selected)) element?.setAttribute("aria-pressed", "true");
+    for (const element of elements(hoveredBefore)) element?.removeAttribute("data-hovered");
+    for (const element of elements(hovered)) element?.setAttribute("data-hovered", "");
     if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover")) this.#reveal(this.#elementOf(place(selected)));
     if (!this.#blocks.length) return;
     const colours = ink(dark);
@@ -350,6 +355,10 @@ const scoresOf = (scene: Scene) => effectScores(scene) ?? scores(scene);
 /** The middle of a difference is nearly white, so what has no value is darker there. */
 const unvalued = (ink: Ink, { signed }: Scores) => (signed ? ink.line : ink.empty);
 
+/** Is a token the one at `position`, or of the same unit? */
+const tokenIs = (run: Run, place: number, { position }: TokenInfo, wanted: number | null) =>
+  wanted !== null && (position === wanted || (place >= 0 && place === tokenIndex(run, wanted)));
+
 function paintBlock(
   painter: Painter, ink: Ink, scene: Scene, found: Scores, block: ImageBlock, x: number, y: number,
   cell: number, [selected, hovered]: [number | null, number | null],
@@ -361,8 +370,8 @@ function paintBlock(
     const { fill, hatch } = shadeOf(scene, found, place);
     painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? unvalued(ink, found));
     if (hatch) painter.hatch(left, top, cell, cell, hatch);
-    if (info.position === hovered) edges.push([left, top, ink.ink, 1]);
-    if (info.position === selected) edges.push([left, top, ink.accent, 2]);
+    if (tokenIs(scene.run, place, info, hovered)) edges.push([left, top, ink.ink, 1]);
+    if (tokenIs(scene.run, place, info, selected)) edges.push([left, top, ink.accent, 2]);
   });
   for (const [left, top, colour, thick] of edges) {
     painter.rect(left + 0.5, top + 0.5, cell - 1, cell - 1, null, ink.paper, thick + 2);
@@ -396,7 +405,7 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, fou
     if (fill ?? step === null) painter.rect(x, y, width - 1, high - 3, fill ?? unvalued(ink, found));
     if (hatch) painter.hatch(x, y, width - 1, high - 3, hatch);
     painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
-    if (info.position === state.token) painter.rect(x + 0.5, y + 0.5, width - 2, high - 4, null, ink.accent, 2);
+    if (tokenIs(run, place, info, state.token)) painter.rect(x + 0.5, y + 0.5, width - 2, high - 4, null, ink.accent, 2);
     x += width;
     if (next && probability !== null) {
       const chance = `p ${percent(probability)}`;

@@ -48,7 +48,7 @@ export function sentence(scene: Compared, scores: Scores, token: PromptToken): s
   const chance = step !== null && probability !== null ? `, generated with p ${percent(probability)}` : "";
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return `${name}${chance}: ${whyMissing(scene, token)}`;
-  if (scores.what) return `${name}: ${shownValue(scores, value)}, ${scores.what}`;
+  if (scores.what) return `${name}: ${shownValue(scores, value)}, ${Math.abs(value) < scores.floor ? "below the noise: " : ""}${scores.what}`;
   const notes = [
     scores.signed && moreOrLess(scene, value),
     Math.abs(value) < scores.floor && "below the noise floor",

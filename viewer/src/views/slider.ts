@@ -1,0 +1,97 @@
+/** A slider with its value in words, and the one that goes through the layers, by itself if wanted. */
+
+import "./slider.css";
+
+import { h } from "../core/dom.ts";
+import type { Scene } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+
+const PLAY_MS = 500;
+
+/** Chooses the layer of the page; its first place is no layer, that is all of them together. */
+export class LayerPlayer {
+  readonly elements: HTMLElement[];
+  #store: Store;
+  #slider: Slider;
+  #play = h("button", { onclick: () => (this.#timer ? this.stop() : this.#start()) });
+  #timer = 0;
+  #played: number | null = null; // layer that playing has set last
+
+  constructor(store: Store, id: string) {
+    this.#store = store;
+    this.#slider = slider(id, "Layer");
+    this.elements = [this.#slider.label, this.#play];
+    this.#slider.input.oninput = () => {
+      const place = this.#slider.input.valueAsNumber - 1;
+      store.set({ layer: place < 0 ? null : this.#scene.run.layers[place] });
+    };
+    matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.stop());
+    this.#label();
+  }
+
+  get #scene(): Scene {
+    return this.#store.scene!;
+  }
+
+  /** `text`: what is shown, "layer 3". A layer that was chosen elsewhere ends playing. */
+  update({ run, state }: Scene, text: string): void {
+    if (state.layer !== this.#played) this.stop();
+    setSlider(this.#slider, run.layers.length, state.layer === null ? 0 : run.layers.indexOf(state.layer) + 1, text);
+  }
+
+  #start(): void {
+    const go = () => {
+      const { run: { layers }, state: { layer } } = this.#scene;
+      const next = layer === null ? 0 : layers.indexOf(layer) + 1;
+      if (next >= layers.length) return this.stop();
+      this.#show(layers[next]);
+    };
+    const { run: { layers }, state } = this.#scene;
+    this.#played = state.layer;
+    this.#timer = window.setInterval(go, PLAY_MS);
+    if (this.#played === layers.at(-1)) this.#show(layers[0]);
+    else go();
+    this.#label();
+  }
+
+  #show(layer: number): void {
+    this.#played = layer;
+    this.#store.set({ layer });
+  }
+
+  stop(): void {
+    if (!this.#timer) return;
+    clearInterval(this.#timer);
+    this.#timer = 0;
+    this.#label();
+  }
+
+  #label(): void {
+    this.#play.textContent = this.#timer ? "❚❚ Pause" : "▶ Play layers";
+  }
+}
+
+export interface Slider {
+  label: HTMLLabelElement;
+  input: HTMLInputElement;
+  output: HTMLOutputElement;
+}
+
+export function slider(id: string, text: string): Slider {
+  const input = h("input", { type: "range", id, min: 0, step: 1 });
+  const output = h("output", { for: id, "aria-live": "off" }); // the slider itself tells its value
+  return { label: h("label", { for: id }, text, input, output), input, output };
+}
+
+export function setSlider({ input, output }: Slider, last: number, value: number, text: string): void {
+  if (input.max !== String(last)) input.max = String(last);
+  if (input.valueAsNumber !== value) input.valueAsNumber = value;
+  if (output.textContent === text) return;
+  output.textContent = text;
+  input.setAttribute("aria-valuetext", text);
+}
+
+/** Only if it is another one: a live region would read it again. */
+export function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
