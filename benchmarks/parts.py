@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks import batch, effects, files, memory, text, vision
+from benchmarks import batch, effects, files, lens_features, lens_search, memory, text, vision
 from benchmarks.machine import available_bytes, machine_table, timed
 from benchmarks.models import TEXT, TEXT_TOKENS, VISION, Setup, Shape
 from benchmarks.tables import Table
@@ -15,6 +15,8 @@ from benchmarks.work import plain_forward
 
 MEMORY_SHARE = 0.6  # of what is available
 TEXT_SECONDS, VISION_SECONDS = 380.0, 150.0  # what the default number of layers is chosen for, on the CPU
+BANK_LAYERS = 3  # the tokens, and not the layers, are what the time is compared by
+FEATURES_TOKENS = 256  # the largest image for features
 
 
 @torch.no_grad()
@@ -49,6 +51,10 @@ def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]
         yield batch.batch_table()
     if "vision" in wanted:
         yield from vision_language(args)
+    if "features" in wanted:
+        yield from features(args)
+    if "search" in wanted:
+        yield from lens_search.tables(Setup(TEXT, args.layers or BANK_LAYERS), args.repetitions)
 
 
 @torch.no_grad()
@@ -74,15 +80,27 @@ def carried_effects(args: argparse.Namespace) -> Table:
 
 @torch.no_grad()
 def vision_language(args: argparse.Namespace) -> Iterator[Table]:
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    gpu = device.type == "cuda"
-    shape = VISION[args.vision_shape or ("4b" if gpu else "small")]
     lengths = [size + TEXT_TOKENS for size in args.image_tokens]
-    layers = args.layers or shape.layers
-    if not args.layers and not gpu:
-        forwards = sum(lengths) * (vision.forwards(args.steps) * args.repetitions + vision.FORWARDS_WARM_UP)
-        layers = min(layers_that_fit_memory(shape, max(lengths)), layers_that_fit_time(shape, forwards, VISION_SECONDS))
-    setup = Setup(shape, layers, device, getattr(torch, args.dtype or ("bfloat16" if gpu else "float32")))
+    forwards = sum(lengths) * (vision.forwards(args.steps) * args.repetitions + vision.FORWARDS_WARM_UP)
+    setup = vision_setup(args, forwards)
     yield memory.memory_table(setup, max(args.image_tokens), args.steps)
     gc.collect()
     yield vision.vision_table(setup, setup.model(), args.image_tokens, args.steps, args.repetitions)
+
+
+def features(args: argparse.Namespace) -> list[Table]:
+    sizes = [size for size in args.image_tokens if size <= FEATURES_TOKENS] or args.image_tokens[:1]
+    forwards = sum(size + TEXT_TOKENS for size in sizes) * lens_features.forwards(args.repetitions)
+    return lens_features.tables(vision_setup(args, forwards), sizes, args.repetitions)
+
+
+def vision_setup(args: argparse.Namespace, forwards: float) -> Setup:
+    """The vision-language model that was asked for; on the CPU with the layers that do `forwards` tokens in time."""
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    gpu = device.type == "cuda"
+    shape = VISION[args.vision_shape or ("4b" if gpu else "small")]
+    layers = args.layers or shape.layers
+    if not args.layers and not gpu:
+        longest = max(args.image_tokens) + TEXT_TOKENS
+        layers = min(layers_that_fit_memory(shape, longest), layers_that_fit_time(shape, forwards, VISION_SECONDS))
+    return Setup(shape, layers, device, getattr(torch, args.dtype or ("bfloat16" if gpu else "float32")))

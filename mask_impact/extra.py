@@ -25,9 +25,9 @@ def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
     """
     typed = {name: _typed(values) for name, values in columns.items()}
     for name, values in typed.items():
-        if isinstance(values, np.ndarray):
-            if not (np.isfinite(values) | [value is None for value in columns[name]]).all():
-                raise ValueError(f"column {name} has a value that is no finite number")
+        missing = [value is None for value in columns[name]]
+        if isinstance(values, np.ndarray) and not (np.isfinite(values) | missing).all():
+            raise ValueError(f"column {name} has a value that is no finite number")
     {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, typed, manifest)
 
 

@@ -208,14 +208,21 @@ def existing_files(directory: str | Path, name: str) -> list[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of its own: whatever happens, it has all of `text`, or is as it was before."""
-    temporary = _temporary_folder(path.parent, path.stem)
+    with replacing(path) as temporary:
+        temporary.write_bytes(valid(text).encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of `path` when it is whole; after a failure `path` is as before."""
+    folder = _temporary_folder(path.parent, path.stem)
     try:
-        (temporary / path.name).write_bytes(valid(text).encode())
-        _sync_file(temporary / path.name)
-        os.replace(temporary / path.name, path)
+        yield folder / path.name
+        _sync_file(folder / path.name)
+        os.replace(folder / path.name, path)
         _sync_folder(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _temporary_folder(directory: Path, name: str) -> Path:

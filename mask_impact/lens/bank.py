@@ -1,0 +1,261 @@
+"""Build a bank: hidden states of text tokens in context, from text-only forwards of the model's own decoder.
+
+In:  captions, one a line. Out: the folder that bank_files.py describes.
+
+Which tokens are kept is known before the first forward (contexts.py), so only captions that keep something are run, no
+further than to their last kept token, those of one length together. Shards are cut by tokens alone: they are the same
+whoever computes them, so that a build that was stopped goes on with those that are missing, and several processes
+(`accelerate launch`) share them, with the same files in the end.
+
+Shapes: M tokens kept, C hidden. Memory beyond the model: SHARD_VALUES * 2 bytes for each layer, and contexts.py's.
+"""
+
+import argparse
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mask_impact
+from mask_impact.cli import merged
+from mask_impact.errors import UserError
+from mask_impact.folder import output_folder
+from mask_impact.inputs import token_text
+from mask_impact.job import Session
+from mask_impact.lens import bank_files
+from mask_impact.lens.bank_files import CONTEXTS, Manifest, described, shard_name
+from mask_impact.lens.contexts import LONGEST, SEED, Contexts, Corpus, batches, choose, read_captions, tokenized
+from mask_impact.lens.states import chosen, hidden_states, sees_ahead, text_decoder
+from mask_impact.memory import Portion
+from mask_impact.models import input_device, max_positions
+from mask_impact.options import Settings
+from mask_impact.processes import Processes
+from mask_impact.terminal import ProgressBar, complain, show
+
+SHARD_VALUES = 1 << 24  # rows x hidden of a shard: 32 MB for each layer
+EARLY = (1, 2, 4, 8, 16, 24)  # and the last two before the end: the layers of the paper, section 3
+
+
+def command(args: argparse.Namespace) -> int | None:
+    started = time.perf_counter()
+    settings = Settings(**merged(Settings, vars(args)))
+    processes = Processes(settings.device)
+    if settings.device_map and processes.count > 1:
+        raise UserError(
+            f"--device-map spreads one model over all devices, but {processes.count} processes were started, each with "
+            "a model of its own; use one or the other"
+        )
+    session = Session(replace(settings, device=processes.device))
+    source, folder = session.source, settings.output_dir
+    layers = chosen(args.layers, source.num_layers) if args.layers is not None else usual_layers(source.num_layers)
+    captions, digest = read_captions(args.captions, args.num_captions)
+    wanted = {
+        "mask_impact": mask_impact.__version__,
+        "model": source.name,
+        "model_fingerprint": session.fingerprint,
+        "device": session.device.type,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "layers": list(layers),
+        "captions_sha256": digest,
+        "num_captions": len(captions),
+        "max_per_token": args.max_per_token,
+        "seed": SEED,
+    }
+    about = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "argv": args.argv,
+        "request": wanted,
+    }  # fmt: skip
+    with output_folder(folder, lock=processes.first), ProgressBar(f"reading {args.captions.name}", args.quiet) as bar:
+        if processes.from_first(_is_there(folder, about, args) if processes.first else False):
+            line = f"kept       {folder}: same model, captions and options"
+        else:
+            limit = min(LONGEST, max_positions(source.text_config) or LONGEST)
+            corpus = tokenized(session.reader.tokenizer, captions, limit)
+            build = Build(session, corpus, args.max_per_token, layers, args.batch_size, folder)
+            if not _build(build, processes, bar):
+                return 130
+            line = ""
+            if processes.first:
+                manifest = about | build.manifest(args.captions.name, digest)
+                manifest["seconds"] = {"total": time.perf_counter() - started, "forwards": build.seconds}
+                bank_files.write_manifest(folder, manifest)
+                line = report(folder, manifest, build)
+    processes.end()
+    if processes.first and not args.quiet:
+        show(line)
+    return None
+
+
+def _build(build: "Build", processes: Processes, progress: ProgressBar) -> bool:
+    """All processes compute the shards that are not there; whether they came to the end."""
+    paths = [build.folder / shard_name(number) for number in range(len(build.shards))]
+    missing = processes.from_first([number for number, path in enumerate(paths) if not path.exists()])
+    try:
+        build.run(processes.share(missing), progress)
+    except KeyboardInterrupt:
+        there = sum(path.exists() for path in paths)
+        complain(f"interrupted: {there} of {len(paths)} shards are written; go on with --resume")
+        return False
+    processes.gathered([build.tokens])  # all have written theirs
+    return True
+
+
+def usual_layers(blocks: int) -> tuple[int, ...]:
+    """Early ones, and the last two before the end: 1,2,4,8,16,24,26,27 of 28 blocks."""
+    return tuple(sorted({*(layer for layer in EARLY if layer < blocks), *range(max(1, blocks - 2), blocks)})) or (1,)
+
+
+def _is_there(folder: Path, about: Manifest, args: argparse.Namespace) -> bool:
+    """Make the folder ready; whether the bank is there already. Raises UserError for one that is to be kept."""
+    found = None if args.overwrite else bank_files.read_manifest(folder)
+    if found is None:
+        bank_files.remove_bank(folder)
+        bank_files.write_manifest(folder, about | {"shards": None})
+        return False
+    if not args.resume:
+        raise UserError(
+            f"there is a bank in {folder} already; choose another --output-dir, keep it and go on with --resume, or "
+            "replace it with --overwrite"
+        )
+    before, wanted = found["request"], about["request"]
+    for key in dict.fromkeys((*wanted, *before)):
+        if before.get(key) != wanted.get(key):
+            raise UserError(
+                f"the bank in {folder} is another one: {key} was {before.get(key)}, is {wanted.get(key)}; choose "
+                "another --output-dir, or replace it with --overwrite"
+            )
+    if found["shards"] is None:
+        return False
+    bank_files.Bank(folder, found)  # complete?
+    return True
+
+
+@dataclass
+class Build:
+    """A bank that is being built: what it will hold, and the shards of it that this process computes."""
+
+    session: Session
+    corpus: Corpus
+    max_per_token: int
+    layers: tuple[int, ...]
+    batch_size: int
+    folder: Path
+
+    def __post_init__(self) -> None:
+        """Raises UserError for captions that keep nothing."""
+        self.hidden = int(self.session.source.text_config.hidden_size)
+        self.causal = not sees_ahead(self.session.model)
+        self.contexts: Contexts = choose(self.corpus, self.max_per_token, causal=self.causal)
+        if not len(self.contexts.token):
+            raise UserError("the captions have one token each; give captions of several words: the first is not kept")
+        self.shards = self.contexts.shards(max(1, SHARD_VALUES // self.hidden))
+        self.portion = Portion()
+        self.tokens, self.seconds = 0, 0.0  # that were run, and for how long
+
+    def run(self, numbers: Sequence[int], progress: Callable[[str], None] = lambda what: None) -> None:
+        """Compute these shards and write them."""
+        cut = [list(batches(self.contexts, self.shards[number], self.batch_size)) for number in numbers]
+        if isinstance(progress, ProgressBar):
+            progress.expect(sum(map(len, cut)))
+        for number, pieces in zip(numbers, cut, strict=True):
+            found: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+            for rows in pieces:
+                started = time.perf_counter()
+                for states in self.portion.pieces(self._captions(rows), self.batch_size, self._forward):
+                    for layer in self.layers:
+                        found[layer].append(states[layer].float().cpu())
+                self.seconds += time.perf_counter() - started
+                progress(f"{self.tokens / self.seconds:,.0f} tokens/s")
+            self._write(number, {layer: torch.cat(states) for layer, states in found.items()})
+
+    def _captions(self, rows: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each caption among these rows, the ids that are run [n] and the positions that are kept."""
+        captions, positions = self.contexts.caption[rows], self.contexts.position[rows]
+        begins = np.flatnonzero(np.diff(captions)) + 1
+        found = []
+        for caption, kept in zip(captions[np.append(0, begins)], np.split(positions, begins), strict=True):
+            ids = self.corpus.caption_ids(caption)
+            found.append((ids[: kept[-1] + 1] if self.causal else ids, kept))
+        return found
+
+    def _forward(self, captions: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[int, torch.Tensor]:
+        """{layer: [P, C]} of the tokens that are kept, caption after caption; padded on the right."""
+        longest = max(len(ids) for ids, _ in captions)
+        ids = torch.zeros(len(captions), longest, dtype=torch.long)
+        there, kept = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        for row, (own, positions) in enumerate(captions):
+            ids[row, : len(own)] = torch.from_numpy(own)
+            there[row, : len(own)] = 1
+            kept[row, positions] = True
+        model = self.session.model
+        device = input_device(model)
+        tensors = {"input_ids": ids.to(device), "attention_mask": there.to(device)}
+        found = hidden_states(text_decoder(model), tensors, self.layers, kept)
+        self.tokens += int(there.sum())
+        return found
+
+    def _write(self, number: int, states: dict[int, torch.Tensor]) -> None:
+        norms = {layer: torch.linalg.vector_norm(found.double(), dim=1) for layer, found in states.items()}
+        units = {
+            layer: (found / norms[layer].clamp_min(1e-30)[:, None]).half() for layer, found in states.items()
+        }  # divided in float64
+        bank_files.write_shard(
+            self.folder / shard_name(number), units, {layer: norm.float() for layer, norm in norms.items()}
+        )
+
+    def manifest(self, captions: str, digest: str) -> Manifest:
+        """Of the finished bank, whose shards are there; writes the contexts."""
+        contexts, corpus = self.contexts, self.corpus
+        tokenizer = self.session.reader.tokenizer
+        texts = {token: token_text(tokenizer, token) for token in np.unique(contexts.token).tolist()}
+        columns: dict[str, Any] = {
+            "token_id": contexts.token.astype(np.int32),
+            "token": [texts[token] for token in contexts.token.tolist()],
+            "caption": [corpus.captions[caption] for caption in contexts.caption.tolist()],
+            "caption_index": contexts.caption.astype(np.int32),
+            "caption_position": contexts.position.astype(np.int32),
+        }
+        bank_files.write_contexts(self.folder / CONTEXTS, columns)
+        lengths = np.diff(corpus.starts)
+        return {
+            "model": self.session.source.manifest | {"fingerprint": self.session.fingerprint},
+            "hidden_size": self.hidden,
+            "layers": list(self.layers),
+            "rows": len(contexts.token),
+            "vocabulary_items": len(texts),
+            "max_per_token": self.max_per_token,
+            "seed": SEED,
+            "causal": self.causal,
+            "captions": {
+                "file": captions, "sha256": digest, "count": len(corpus.captions), "tokens": len(corpus.ids),
+                "longest": int(lengths.max()), "cut_at": LONGEST,
+            },
+            "tokens_after_text": contexts.found,
+            "distinct_prefixes": contexts.distinct,
+            "captions_run": len(np.unique(contexts.caption)),
+            "contexts": described(self.folder / CONTEXTS),
+            "shards": [
+                {"rows": rows.stop - rows.start, **described(self.folder / shard_name(number))}
+                for number, rows in enumerate(self.shards)
+            ],
+        }  # fmt: skip
+
+
+def report(folder: Path, manifest: Manifest, build: Build) -> str:
+    """For people."""
+    kept = manifest["rows"]
+    size = sum(about["bytes"] for about in (manifest["contexts"], *manifest["shards"]))
+    rate = f", {build.tokens / build.seconds:,.0f} tokens/s in forwards" if build.seconds else ""
+    lines = [
+        f"{manifest['captions']['count']:,} captions, {manifest['tokens_after_text']:,} tokens with text before them, "
+        f"{manifest['distinct_prefixes']:,} of them with a prefix of their own",
+        f"kept {kept:,} contexts of {manifest['vocabulary_items']:,} tokens (at most {manifest['max_per_token']} each) "
+        f"at layers {', '.join(map(str, manifest['layers']))}",
+        f"{manifest['seconds']['total']:.1f} s{rate}; {size / 1e6:,.1f} MB in {folder}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,223 @@
+"""A bank's folder: shards of unit vectors, what their rows are, and a manifest; written, found and read back.
+
+    bank.json              the manifest; while the bank is being built, what it is being built of
+    contexts.parquet       of every row: token_id, token, caption, caption_index, caption_position
+    shard_00000.safetensors, ...   of each layer K: layer_K [rows, hidden] float16 and norm_K [rows] float32
+
+A row's hidden state is norm * vector: in float16 by itself, numbers of some models overflow. Rows are mapped from the
+files, so a bank may be larger than memory. A shard is written whole or not at all, and its checksum compared when it is
+first read.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mask_impact.errors import UserError
+from mask_impact.models import Source
+from mask_impact.results import replacing, write_text
+from mask_impact.writers import manifest_text
+
+SCHEMA_VERSION = 1
+MANIFEST, CONTEXTS = "bank.json", "contexts.parquet"
+SHARD = re.compile(r"shard_\d{5,}\.safetensors")
+AGAIN = "build the bank anew with --overwrite"
+
+Manifest = dict[str, Any]
+
+
+class Searchable(Protocol):
+    """What neighbours are looked up in: an own bank, or a published one."""
+
+    folder: Path
+    layers: tuple[int, ...]
+    hidden_size: int
+
+    def rows(self, layer: int) -> int: ...
+    def parts(self, layer: int) -> Iterator[torch.Tensor]:
+        """The layer's rows [n, C], in order, mapped from files."""
+        ...
+
+    def contexts(self, layer: int, rows: np.ndarray) -> dict[str, list[Any]]:
+        """Of these rows "token" and "caption" (str), "caption_position" (int)."""
+        ...
+
+    def check(self, source: Source, fingerprint: str) -> None:
+        """Raises UserError for a bank of another model."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the manifest of neighbours says of it."""
+        ...
+
+
+def shard_name(number: int) -> str:
+    return f"shard_{number:05}.safetensors"
+
+
+def write_shard(path: Path, vectors: Mapping[int, torch.Tensor], norms: Mapping[int, torch.Tensor]) -> None:
+    """{layer: [rows, C] float16}, {layer: [rows] float32}. Raises UserError for what is not finite."""
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in vectors:
+        if not (vectors[layer].isfinite().all() and norms[layer].isfinite().all()):
+            raise UserError(f"layer {layer} gives numbers that are not finite; try --dtype float32")
+        tensors |= {f"layer_{layer}": vectors[layer], f"norm_{layer}": norms[layer]}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+        shutil.copymode(path.with_name(MANIFEST), temporary)  # safetensors lets nobody else read it
+
+
+def write_contexts(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """token_id, token, caption, caption_index and caption_position of every row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, use_dictionary=["token", "caption"], store_schema=False)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_text(folder / MANIFEST, manifest_text({"schema_version": SCHEMA_VERSION, **manifest}))
+
+
+def described(path: Path) -> dict[str, Any]:
+    """A file's name, size and checksum, for the manifest."""
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """bank.json, None where there is none. Raises UserError for one that cannot be read."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        if not isinstance(manifest["request"], dict):
+            raise TypeError("its request is no object")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); {AGAIN}") from error
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path} is of version {manifest.get('schema_version')}, not {SCHEMA_VERSION}; {AGAIN}")
+    return manifest
+
+
+def remove_bank(folder: Path) -> None:
+    """All files of a bank, the manifest first."""
+    paths = [folder / MANIFEST, folder / CONTEXTS, *filter(lambda path: SHARD.fullmatch(path.name), folder.iterdir())]
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+class Bank:
+    """A finished bank, to be searched."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Raises UserError for a bank that is not finished or lacks files; what is in them is checked when used."""
+        self.folder, self.manifest = folder, manifest
+        if manifest.get("shards") is None:
+            raise UserError(f"the bank {folder} is not finished; run the bank command that builds it with --resume")
+        self.layers = tuple(manifest["layers"])
+        self.hidden_size = int(manifest["hidden_size"])
+        for about in (manifest["contexts"], *manifest["shards"]):
+            path = folder / about["file"]
+            if not path.is_file():
+                raise UserError(f"the bank {folder} lacks {path.name}; copy it there, or {AGAIN}")
+            if path.stat().st_size != about["bytes"]:
+                raise _damaged(path, f"{path.stat().st_size:,} bytes, not {about['bytes']:,}")
+        self._whole: set[str] = set()  # files whose checksum was compared
+
+    def rows(self, layer: int) -> int:
+        return int(self.manifest["rows"])
+
+    def parts(self, layer: int) -> Iterator[torch.Tensor]:
+        return self._tensors(f"layer_{layer}")
+
+    def norms(self, layer: int) -> torch.Tensor:
+        """[rows] float32, of the hidden states."""
+        return torch.cat(list(self._tensors(f"norm_{layer}")))
+
+    def _tensors(self, name: str) -> Iterator[torch.Tensor]:
+        for about in self.manifest["shards"]:
+            path = self._checked(about)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tensor = file.get_tensor(name)
+            except SafetensorError as error:
+                raise _damaged(path, str(error)) from error
+            yield tensor
+
+    def _checked(self, about: Mapping[str, Any]) -> Path:
+        path = self.folder / about["file"]
+        if path.name not in self._whole:
+            if (found := sha256(path)) != about["sha256"]:
+                raise _damaged(path, f"SHA-256 {found[:12]}..., not {about['sha256'][:12]}...")
+            self._whole.add(path.name)
+        return path
+
+    @cached_property
+    def _table(self) -> Any:
+        import pyarrow.parquet as pq
+
+        path = self._checked(self.manifest["contexts"])
+        return pq.read_table(path, read_dictionary=["token", "caption"], memory_map=True)
+
+    def contexts(self, layer: int, rows: np.ndarray) -> dict[str, list[Any]]:
+        return {name: self._table[name].take(rows).to_pylist() for name in ("token", "caption", "caption_position")}
+
+    def check(self, source: Source, fingerprint: str) -> None:
+        check_size(self, source)
+        made = self.manifest["model"]
+        if made["fingerprint"] != fingerprint:
+            raise UserError(
+                f"the bank {self.folder} is of another model: it was built with {made['name']} "
+                f"({made['fingerprint']}), and --model is {source.name} ({fingerprint}); give that model, or the bank "
+                "of this one"
+            )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        manifest = self.manifest
+        kept = ("model", "layers", "hidden_size", "rows", "captions", "max_per_token", "seed")
+        shards = "".join(about["sha256"] for about in manifest["shards"])
+        return {
+            "kind": "mask-impact",
+            "folder": str(self.folder),
+            "sha256": hashlib.sha256(shards.encode()).hexdigest(),
+            **{key: manifest[key] for key in kept},
+        }
+
+
+def check_size(bank: Searchable, source: Source) -> None:
+    """Raises UserError for a bank that cannot be of the model."""
+    hidden = source.text_config.hidden_size
+    if bank.hidden_size != hidden:
+        raise UserError(
+            f"the bank {bank.folder} is of another model: its hidden size is {bank.hidden_size}, that of {source.name} "
+            f"is {hidden}; give the model's own bank"
+        )
+    if bank.layers[-1] > source.num_layers:
+        raise UserError(
+            f"the bank {bank.folder} is of another model: it has layer {bank.layers[-1]}, {source.name} has 0 to "
+            f"{source.num_layers}; give the model's own bank"
+        )
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged: {reason}; copy it again, or {AGAIN}")

@@ -1,0 +1,301 @@
+"""The files of one extraction: a row per image token in a file per layer; a journal while it runs, then a summary.
+
+In: of each finished image a record and its rows. Out: extraction_summary_NAME.json and, where features are saved,
+features_NAME_layer_K.safetensors (or .pt) with features_NAME_index.json, which says whose rows they are.
+
+Rows are appended to the layers' files, then the image's record to the journal: what the journal does not know of is cut
+off when the extraction goes on, so that a crash loses what was being written and no more.
+"""
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import torch
+from safetensors import safe_open
+
+from mask_impact.errors import UserError
+from mask_impact.results import write_text
+
+SCHEMA_VERSION = 1
+HEADER_BYTES = 4096  # of a safetensors file, its length included: room for any number of rows
+DTYPE_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}  # as safetensors has them
+COPIED_ROWS = 4096  # at a time
+FINISHING = {"finishing": True}  # the journal's last line, when the layers' files are being renamed
+
+Record = dict[str, Any]  # what the summary says of an image
+
+
+def read_features(path: str | Path) -> torch.Tensor:
+    """The features of one layer [rows, C], mapped from the file: only what is used is read."""
+    if Path(path).suffix == ".pt":
+        return torch.load(path, weights_only=True, mmap=True)["features"]
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor("features")
+
+
+class FeatureFiles:
+    """An extraction that is being written. `with` it, `append` images; `finish` makes the files that stay."""
+
+    def __init__(
+        self, folder: Path, name: str, request: Mapping[str, Any], width: int, resume: bool, overwrite: bool
+    ) -> None:
+        """Go on with what is there (`resume`), or begin.
+
+        Args:
+            request: what the numbers depend on; its "layers", and "stored": dtype and format of features, or None.
+            width: C, numbers per row.
+
+        Raises UserError where there is an extraction, and neither `resume` nor `overwrite` was asked for, or it is of
+        another request.
+        """
+        self.folder, self.name = folder, name
+        self.request = json.loads(json.dumps(request))  # as when it is read back
+        self.layers: list[int] = self.request["layers"]
+        stored = self.request["stored"]
+        self.format: str | None = stored and stored["format"]
+        self.dtype = getattr(torch, stored["dtype"]) if stored else torch.float32
+        self.width = width
+        self.records: list[Record] = []
+        self.summary = folder / f"extraction_summary_{name}.json"
+        self.index = folder / f"features_{name}_index.json"
+        self.journal = folder / f"extraction_{name}.journal"
+        self._open_files = ExitStack()
+        self._parts: dict[int, BinaryIO] = {}
+        self._lines: BinaryIO | None = None
+        found = self._found() if not overwrite else None
+        if found and not resume:
+            raise UserError(
+                f"{found} exists already; choose another --output, keep what is done with --resume, or replace it with "
+                "--overwrite"
+            )
+        if found:
+            self.records = self._continued()
+        elif self.journal.exists():
+            self.journal.unlink()
+
+    @property
+    def rows(self) -> int:
+        return self.records[-1]["rows"][1] if self.records else 0
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * self.dtype.itemsize
+
+    def layer_path(self, layer: int) -> Path:
+        return self.folder / f"features_{self.name}_layer_{layer}.{self.format}"
+
+    def _part(self, layer: int) -> Path:
+        return self.folder / f"features_{self.name}_layer_{layer}.part"
+
+    def _found(self) -> Path | None:
+        return next((path for path in (self.journal, self.summary) if path.exists()), None)
+
+    # --- going on -----------------------------------------------------------------------------------------
+    def _continued(self) -> list[Record]:
+        """The records of what is finished."""
+        if not self.journal.exists():
+            written = json.loads(self.summary.read_text("utf-8"))
+            self._check_same(written["request"], self.summary)
+            return list(written["images"])
+        lines = self.journal.read_bytes().split(b"\n")[:-1]  # the last one is empty, or torn
+        if not lines:  # killed before anything was done
+            return []
+        request, *records = map(json.loads, lines)
+        self._check_same(request, self.journal)
+        if records and records[-1] == FINISHING:
+            self.records = records[:-1]
+            self._rename()
+            return self.records
+        if self.format:
+            whole = min(self._rows_of(self._part(layer)) for layer in self.layers)
+            records = [record for record in records if record["rows"][1] <= whole]
+        return records
+
+    def _check_same(self, request: Record, path: Path) -> None:
+        for key in dict.fromkeys((*self.request, *request)):
+            if self.request.get(key) != request.get(key):
+                raise UserError(
+                    f"{path} is of another extraction: {key} was {request.get(key)}, is {self.request.get(key)}; "
+                    "choose another --output, or replace it with --overwrite"
+                )
+
+    def _rows_of(self, part: Path) -> int:
+        return max(0, part.stat().st_size - HEADER_BYTES) // self.row_bytes if part.exists() else 0
+
+    def _begin(self) -> None:
+        """Open the journal and the layers' files, with what is finished in them and nothing else."""
+        lines = b"".join(map(_line, (self.request, *self.records)))
+        for layer in self.layers if self.format else ():
+            part = self._part(layer)
+            if not self.journal.exists():  # a new extraction, or a finished one that goes on
+                part.unlink(missing_ok=True)
+            if self.rows and not part.exists():
+                self._copy_back(layer)
+            file = self._open_files.enter_context(part.open("r+b" if part.exists() else "w+b"))
+            file.truncate(HEADER_BYTES + self.rows * self.row_bytes)
+            file.seek(0, os.SEEK_END)
+            self._parts[layer] = file
+        write_text(self.journal, lines.decode())
+        self._lines = self._open_files.enter_context(self.journal.open("ab", buffering=0))
+
+    def _copy_back(self, layer: int) -> None:
+        features = read_features(self.layer_path(layer))
+        with self._part(layer).open("wb") as file:
+            file.write(bytes(HEADER_BYTES))
+            for rows in features.split(COPIED_ROWS):
+                file.write(_bytes(rows))
+
+    # --- writing ------------------------------------------------------------------------------------------
+    def append(self, records: Sequence[Record], states: Mapping[int, torch.Tensor]) -> None:
+        """Images that are finished, with their rows one after the other: {layer: [rows, C]}, empty if none are saved.
+
+        A record needs "token_count"; its "rows", [first, last) in every layer's file, are written into it.
+        Raises UserError for numbers that the chosen dtype cannot hold.
+        """
+        if self._lines is None:
+            self._begin()
+        assert self._lines is not None
+        stored = {layer: self._stored(layer, rows) for layer, rows in states.items()} if self.format else {}
+        for layer, rows in stored.items():
+            self._parts[layer].write(_bytes(rows))
+            self._parts[layer].flush()
+        for record in records:
+            record["rows"] = [self.rows, self.rows + record["token_count"]]
+            self.records.append(record)
+        self._lines.write(b"".join(map(_line, records)))
+
+    def _stored(self, layer: int, rows: torch.Tensor) -> torch.Tensor:
+        stored = rows.to(device="cpu", dtype=self.dtype)
+        if not stored.isfinite().all():
+            raise UserError(
+                f"layer {layer} has numbers up to {rows.abs().max():.3g}, which {self.request['stored']['dtype']} "
+                "cannot hold; choose --feature-dtype bfloat16 or float32"
+            )
+        return stored
+
+    # --- the end ------------------------------------------------------------------------------------------
+    def finish(self, summary: Mapping[str, Any]) -> list[Path]:
+        """Make the files that stay, `summary` the last of them; the paths."""
+        if self._lines is None and self.journal.exists():  # killed when all was done but the end
+            self._begin()
+        if self._lines is not None:
+            for file in self._parts.values():
+                os.fsync(file.fileno())
+            self._lines.write(_line(FINISHING))
+            self.close()
+            self._rename()
+        paths = [self.layer_path(layer) for layer in self.layers] if self.format else []
+        self._remove_others(paths)
+        if self.format:
+            write_text(self.index, _json(self._index()))
+            paths.append(self.index)
+        else:
+            self.index.unlink(missing_ok=True)
+        written = {"schema_version": SCHEMA_VERSION, "request": self.request, **summary, "images": self.records}
+        write_text(self.summary, _json(written))
+        self.journal.unlink(missing_ok=True)
+        return [*paths, self.summary]
+
+    def _rename(self) -> None:
+        """Every layer's part becomes its file; of those that have done so already, nothing is left to do."""
+        for layer in self.layers if self.format else ():
+            part, path = self._part(layer), self.layer_path(layer)
+            if not part.exists():
+                continue
+            with part.open("r+b", buffering=0) as file:
+                file.write(self._header(layer))
+            if self.format == "pt":
+                temporary = path.with_suffix(".pt.part")
+                torch.save({"features": _mapped(part, self.rows, self.width, self.dtype)}, temporary)
+                os.replace(temporary, path)
+                part.unlink()
+            else:
+                os.replace(part, path)
+
+    def _header(self, layer: int) -> bytes:
+        """https://huggingface.co/docs/safetensors: a JSON text, which spaces may follow, and its length first."""
+        header = {
+            "__metadata__": {"format": "pt", "layer": str(layer), "index": self.index.name},
+            "features": {
+                "dtype": DTYPE_NAMES[self.request["stored"]["dtype"]],
+                "shape": [self.rows, self.width],
+                "data_offsets": [0, self.rows * self.row_bytes],
+            },
+        }
+        length = HEADER_BYTES - 8
+        return length.to_bytes(8, "little") + json.dumps(header).encode().ljust(length)
+
+    def _index(self) -> Record:
+        kept = ("path", "sha256", "rows", "grid", "token_ranges")
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "files": {str(layer): self.layer_path(layer).name for layer in self.layers},
+            **self.request["stored"],
+            "hidden_size": self.width,
+            "images": [{key: record[key] for key in kept} for record in self.records],
+        }
+
+    def _remove_others(self, paths: Sequence[Path]) -> None:
+        """Layers' files of an extraction that this one replaces."""
+        pattern = re.compile(rf"features_{re.escape(self.name)}_layer_\d+\.(safetensors|pt|part|pt\.part)")
+        for path in self.folder.iterdir():
+            if pattern.fullmatch(path.name) and path not in paths:
+                path.unlink()
+
+    def close(self) -> None:
+        self._open_files.close()
+        self._parts, self._lines = {}, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def ranges(positions: Sequence[int]) -> list[list[int]]:
+    """[4, 5, 6, 9] -> [[4, 6], [9, 9]]: first and last of each run of neighbours."""
+    found: list[list[int]] = []
+    for position in positions:
+        if found and found[-1][1] == position - 1:
+            found[-1][1] = position
+        else:
+            found.append([position, position])
+    return found
+
+
+def positions(found: Sequence[Sequence[int]]) -> list[int]:
+    """The positions that `ranges` made."""
+    return list(itertools.chain.from_iterable(range(first, last + 1) for first, last in found))
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """One entry a line of the outer object, one image a line: a file that people can read and that stays small."""
+    lines = []
+    for key, item in value.items():
+        if key == "images" and item:
+            rows = ",\n".join(f"  {json.dumps(each, ensure_ascii=False, allow_nan=False)}" for each in item)
+            lines.append(f' "images": [\n{rows}\n ]')
+        else:
+            lines.append(f" {json.dumps(key)}: {json.dumps(item, ensure_ascii=False, allow_nan=False)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _bytes(rows: torch.Tensor) -> memoryview:
+    return rows.contiguous().view(torch.uint8).numpy().data  # numpy has no bfloat16
+
+
+def _mapped(part: Path, rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    size = part.stat().st_size
+    whole = torch.from_file(str(part), shared=False, size=size, dtype=torch.uint8)
+    return whole[HEADER_BYTES:].view(dtype).view(rows, width)

@@ -1,0 +1,214 @@
+"""What a vision-language model is made of, which tokens an image becomes, and how long their hidden states are.
+
+In: a model's config and processor; its weights only where an image is given. Out: a description, as text or JSON.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from mask_impact.cli import merged
+from mask_impact.errors import UserError
+from mask_impact.experiment import check_length, model_tensors
+from mask_impact.grids import MERGED
+from mask_impact.inputs import ModelInputs
+from mask_impact.job import Session
+from mask_impact.lens.feature_files import ranges
+from mask_impact.lens.features import image_tokens
+from mask_impact.lens.norms import statistics, table
+from mask_impact.lens.states import chosen, hidden_states
+from mask_impact.memory import explained
+from mask_impact.options import Settings
+from mask_impact.terminal import ProgressBar, one_line, show
+from mask_impact.vision import image_token_id, open_pictures, vision_inputs
+
+SIZES = ((224, 224), (448, 448), (640, 480), (1024, 768), (1920, 1080))
+
+# What is said of a part of the model: our word, and the names that families' configs have for it.
+VISION: dict[str, tuple[str, ...]] = {
+    "family": ("model_type",),
+    "blocks": ("depth", "num_hidden_layers"),
+    "hidden_size": ("embed_dim", "hidden_size"),  # Qwen2-VL: hidden_size is what the merger gives
+    "heads": ("num_heads", "num_attention_heads"),
+    "image_size": ("image_size",),
+    "patch_size": ("patch_size",),
+}
+DECODER: dict[str, tuple[str, ...]] = {
+    "family": ("model_type",),
+    "blocks": ("num_hidden_layers",),
+    "hidden_size": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "key_value_heads": ("num_key_value_heads",),
+    "head_width": ("head_dim",),
+    "mlp_size": ("intermediate_size",),
+    "vocabulary": ("vocab_size",),
+    "positions": ("max_position_embeddings",),
+    "sliding_window": ("sliding_window",),
+    "tied_embeddings": ("tie_word_embeddings",),
+}
+
+
+def command(args: argparse.Namespace) -> None:
+    session = Session(Settings(**merged(Settings, vars(args))))
+    layers = chosen(args.layers or (), session.source.num_layers)
+    described: dict[str, Any] = {"model": session.source.manifest, **description(session.source.config)}
+    described["image_token"] = image_token(session)
+    described["sizes"] = [
+        size_description(session, args.prompt, size, args.max_pixels)
+        for size in args.sizes or (() if args.images else SIZES)
+    ]
+    if args.images:
+        with ProgressBar(f"loading {session.source.name}", args.quiet or args.json):
+            described["image"] = image_description(session, args.prompt, args.images, args.max_pixels, layers)
+    show(json.dumps(described, indent=2, ensure_ascii=False) if args.json else text(described))
+
+
+# --- config -------------------------------------------------------------------------------------------------
+def description(config: Any) -> dict[str, Any]:
+    """Vision tower, the step from patches to image tokens, and decoder, as the config says."""
+    decoder = stated(config.get_text_config(decoder=True), DECODER)
+    if decoder.get("heads") and "head_width" not in decoder:
+        decoder["head_width"] = decoder["hidden_size"] // decoder["heads"]
+    blocks = decoder["blocks"]
+    return {
+        "family": config.model_type,
+        "vision": stated(getattr(config, "vision_config", None), VISION),
+        "merger": merger(config),
+        "deepstack": deepstack(config),
+        "decoder": decoder,
+        "layers": {"0": "decoder input", f"1 to {blocks}": "residual stream after so many blocks"},
+    }
+
+
+def stated(config: Any, names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What a config says under one of several names; what it does not say is left out."""
+    found = {}
+    for word, known in names.items():
+        value = next((value for name in known if (value := getattr(config, name, None)) is not None), None)
+        if value is not None:
+            found[word] = value
+    return found
+
+
+def merger(config: Any) -> dict[str, Any] | None:
+    """How many patches become one image token, and by which rule; None where the family's config does not say."""
+    for holder in (getattr(config, "vision_config", None), config):
+        if isinstance(side := getattr(holder, "spatial_merge_size", None), int):
+            return {"patches_per_token": side * side, "rule": f"{side} x {side} patches are merged"}
+    if isinstance(count := getattr(config, "mm_tokens_per_image", None), int):
+        return {"patches_per_token": None, "rule": f"patches are pooled to {count} tokens"}
+    if config.model_type in MERGED:
+        side = int(MERGED[config.model_type](config))
+        return {"patches_per_token": side * side, "rule": f"{side} x {side} patches of a tile are merged"}
+    return None
+
+
+def deepstack(config: Any) -> dict[str, Any] | None:
+    """Vision blocks whose features are added to the image tokens between decoder blocks, and in which layers they are
+    in; None where the family has none."""
+    taken = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None)
+    if not taken:
+        return None
+    return {"vision_blocks": list(taken), "added_in_layers": list(range(1, len(taken) + 1))}
+
+
+def image_token(session: Session) -> dict[str, Any]:
+    found = image_token_id(session.reader, session.source.config)
+    return {"id": found, "text": session.reader.tokenizer.convert_ids_to_tokens(found)}
+
+
+# --- images -------------------------------------------------------------------------------------------------
+def size_description(session: Session, prompt: str, size: tuple[int, int], max_pixels: int | None) -> dict[str, Any]:
+    """What an image of this size becomes; under "error" why it cannot be taken."""
+    try:
+        inputs = read(session, prompt, [Image.new("RGB", size)], max_pixels)
+    except UserError as error:
+        return {"size": list(size), "error": one_line(error)}
+    return placed(inputs)[0] | {"prompt_length": len(inputs.tokens)}
+
+
+def read(session: Session, prompt: str, images: Sequence[Any], max_pixels: int | None) -> ModelInputs:
+    return vision_inputs(session.reader, session.source.config, prompt, open_pictures(images), max_pixels)
+
+
+def placed(inputs: ModelInputs) -> list[dict[str, Any]]:
+    """Of each picture its size, grid, and the positions of its tokens."""
+    found = []
+    for index, picture in enumerate(inputs.images):
+        positions = [token.position for token in inputs.tokens if token.image == index]
+        about = {key: picture[key] for key in ("size", "resized", "grid", "layout")}
+        found.append(about | {"tokens": len(positions), "positions": ranges(positions)})
+    return found
+
+
+def image_description(
+    session: Session, prompt: str, images: Sequence[Any], max_pixels: int | None, layers: Sequence[int]
+) -> dict[str, Any]:
+    """Where the pictures' tokens are in the prompt, and how long their hidden states are at each layer."""
+    inputs = read(session, prompt, images, max_pixels)
+    check_length(session.source.text_config, len(inputs.tokens), 1)
+    model = session.model
+    with explained(f"a forward over {len(inputs.tokens)} tokens"):
+        states = hidden_states(model, model_tensors(model, inputs), layers, image_tokens(inputs))
+    found, first = placed(inputs), 0
+    for picture, about in zip(inputs.images, found, strict=True):
+        last = first + about["tokens"]
+        [about["norms"]] = statistics([states[layer][None, first:last] for layer in layers])
+        about["path"] = picture["path"]
+        first = last
+    return {
+        "prompt": prompt,
+        "prompt_length": len(inputs.tokens),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": list(layers),
+        "images": found,
+    }
+
+
+# --- for people ---------------------------------------------------------------------------------------------
+def text(described: Mapping[str, Any]) -> str:
+    lines = [
+        f"model      {described['model']['name']} ({described['family']})",
+        f"vision     {listed(described['vision'])}",
+        f"merger     {described['merger']['rule'] if described['merger'] else 'not said by the config'}",
+    ]
+    if deep := described["deepstack"]:
+        lines.append(
+            f"deepstack  vision blocks {numbers(deep['vision_blocks'])} are added to the image tokens in layers "
+            f"{numbers(deep['added_in_layers'])}"
+        )
+    token = described["image_token"]
+    lines += [
+        f"decoder    {listed(described['decoder'])}",
+        f"layers     0: the decoder's input, image features in; 1 to {described['decoder']['blocks']}: the residual "
+        "stream after so many blocks, as the next one receives it",
+        f"image      token {token['text']} (id {token['id']}), once per piece of an image",
+    ]
+    for found in described["sizes"]:
+        lines.append(f"{'':<10} {becomes(found)}")
+    if about := described.get("image"):
+        lines.append(f"prompt     {about['prompt']!r}, with images {about['prompt_length']} tokens")
+        for found in about["images"]:
+            lines += [f"{found['path']}: {becomes(found)}", *table(about["layers"], found["norms"])]
+    return "\n".join(lines)
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
+def numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def becomes(found: Mapping[str, Any]) -> str:
+    width, height = found["size"]
+    if "error" in found:
+        return f"{width} x {height} pixels: {found['error']}"
+    resized = f", resized to {found['resized'][0]} x {found['resized'][1]}" if found["resized"] else ""
+    runs = found["positions"]
+    where = ", ".join(f"{first} to {last}" for first, last in runs[:3]) + (", ..." if runs[3:] else "")
+    return f"{width} x {height} pixels{resized}: {found['tokens']} tokens ({found['layout']}), positions {where}"

@@ -1,0 +1,332 @@
+"""For every image token and layer the nearest text tokens in context, and the nearest rows of the static vocabulary.
+
+In:  a model, a bank of it, an image and a prompt; a run of mask_impact_vl.py on the same, if there is one.
+Out: NAME_neighbors.csv / .json / .parquet, a row per neighbour, and NAME_neighbors_run.json, which says of what.
+
+Rows are of one `kind` each: "merged", the nearest of all bank layers together; "layer", those within one bank layer;
+"static", rows of the model's input embedding matrix, which have no caption. docs/latent-lens.md is the user's side.
+
+Shapes: L layers of image tokens, P image tokens, C hidden, k neighbours; Q = L * P queries, layer after layer.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mask_impact
+from mask_impact import extra
+from mask_impact.cli import merged as merged_settings
+from mask_impact.errors import UserError
+from mask_impact.experiment import check_length, model_tensors
+from mask_impact.extra import Columns
+from mask_impact.folder import output_folder
+from mask_impact.inputs import ModelInputs, Token, token_text
+from mask_impact.job import Session
+from mask_impact.lens import approximate, bank_files, published, search
+from mask_impact.lens.bank_files import MANIFEST, Searchable
+from mask_impact.lens.masking import Masking, read_masking
+from mask_impact.lens.search import Nearest
+from mask_impact.lens.states import chosen, hidden_states
+from mask_impact.models import input_device
+from mask_impact.options import Settings
+from mask_impact.results import replacing, write_text
+from mask_impact.terminal import ProgressBar, show
+from mask_impact.vision import open_pictures, vision_inputs
+from mask_impact.writers import manifest_text
+
+SCHEMA_VERSION = 1
+NONE = -1  # a static row's caption_position and bank_layer; the row and col of a token without a grid
+EMBEDDED = 8192  # rows of the vocabulary at a time
+SHOWN = 3  # layers in the summary on stdout
+
+
+def open_bank(folder: Path) -> Searchable:
+    """What is in a bank's folder, an own bank or a published one. Raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give one that the bank command has written")
+    if (manifest := bank_files.read_manifest(folder)) is not None:
+        return bank_files.Bank(folder, manifest)
+    if published.cache_files(folder):
+        return published.PublishedBank(folder)
+    raise UserError(
+        f"there is no bank in {folder}: neither {MANIFEST}, which the bank command writes, nor latentlens's "
+        f"layer_N/{published.CACHE}"
+    )
+
+
+def command(args: argparse.Namespace) -> int | None:
+    started = time.perf_counter()
+    session = Session(Settings(**merged_settings(Settings, vars(args))))
+    source, folder = session.source, session.settings.output_dir
+    layers = chosen(args.layers or (), source.num_layers)
+    bank = open_bank(args.bank)
+    bank.check(source, session.fingerprint)
+    if args.search == "approximate":
+        approximate.faiss()
+    pictures = open_pictures(args.images)
+    inputs = vision_inputs(session.reader, source.config, args.prompt, pictures, args.max_pixels)
+    check_length(source.text_config, len(inputs.tokens), 1)
+    masking = read_masking(args.run, session.fingerprint, inputs) if args.run else None
+    name = args.output or args.images[0].stem
+    request = {
+        "mask_impact": mask_impact.__version__,
+        "model": source.name,
+        "model_fingerprint": session.fingerprint,
+        "device": session.device.type,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "bank": bank.identity,
+        "images_sha256": [picture["sha256"] for picture in inputs.images],
+        "prompt_sha256": hashlib.sha256(args.prompt.encode()).hexdigest(),
+        "max_pixels": args.max_pixels,
+        "layers": list(layers),
+        "top_k": args.top_k,
+        "static": args.static,
+        "search": args.search,
+        "masking_sha256": masking and masking.sha256,
+    }
+    request = json.loads(json.dumps(request))
+    with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
+        files = Files(folder, name, [form for form in args.formats if form in extra.FORMATS])
+        if args.resume and files.is_of(request):
+            progress.say(f"kept       {files.manifest}: same model, bank, image, prompt and options")
+            return None
+        if args.output and not (args.overwrite or args.resume):
+            files.check_kept()
+        lens = Lens(session, bank, layers, args.top_k, args.static, args.search == "approximate")
+        found = lens.look(inputs, masking, progress)
+        seconds = time.perf_counter() - started
+        manifest = {
+            "name": name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "argv": args.argv,
+            "request": request,
+            "model": source.manifest | {"blocks": source.num_layers, "hidden_size": bank.hidden_size},
+            "bank": bank.identity,
+            "prompt": args.prompt,
+            "prompt_length": len(inputs.tokens),
+            "tokens": [asdict(token) for token in inputs.tokens],
+            "images": inputs.images,
+            "layers": list(layers),
+            "top_k": args.top_k,
+            "static": args.static,
+            "search": args.search,
+            "evolution": found.evolution(),
+            "masking": masking and masking.manifest,
+            "seconds": {"total": seconds, **lens.seconds},
+        }
+        files.write(found.columns(), manifest)
+    if not args.quiet:
+        show(report(found, files.paths[-1], seconds))
+    return None
+
+
+# --- looking up ---------------------------------------------------------------------------------------------
+@dataclass
+class Lens:
+    """A model and its bank."""
+
+    session: Session
+    bank: Searchable
+    layers: Sequence[int]
+    top_k: int = 5
+    static: bool = False
+    approximate: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def look(
+        self, inputs: ModelInputs, masking: "Masking | None" = None, progress: ProgressBar | None = None
+    ) -> "Neighbors":
+        """The neighbours of every image token. Raises UserError."""
+        tell: Callable[[str], None] = progress or (lambda what: None)
+        tokens = [token for token in inputs.tokens if token.kind == "image"]
+        model = self.session.model
+        started = time.perf_counter()
+        kept = torch.tensor([[token.kind == "image" for token in inputs.tokens]])
+        states = hidden_states(model, model_tensors(model, inputs), self.layers, kept)
+        queries = torch.cat([states[layer].float().cpu() for layer in self.layers])  # [Q, C]
+        self.seconds["forward"] = time.perf_counter() - started
+        device = self.session.device if self.session.device.type == "cuda" else "cpu"
+        by_layer = {}
+        for layer in self.bank.layers:
+            tell(f"bank layer {layer}")
+            if self.approximate:
+                by_layer[layer] = approximate.nearest(queries, self.bank, layer, self.top_k)
+            else:
+                by_layer[layer] = search.nearest(queries, self.bank.parts(layer), self.top_k, device)
+        static = None
+        if self.static:
+            tell("static vocabulary")
+            static = search.nearest(queries, self._vocabulary(), self.top_k, device)
+        self.seconds["search"] = time.perf_counter() - started - self.seconds["forward"]
+        return Neighbors(
+            self.bank, self.session.reader.tokenizer, self.layers, tokens, by_layer, self.top_k, static, masking
+        )
+
+    @torch.no_grad()
+    def _vocabulary(self) -> Iterator[torch.Tensor]:
+        """The input embedding of every id that the tokenizer knows; asked of the module, which may be offloaded."""
+        embedding = self.session.model.get_input_embeddings()
+        rows = min(len(self.session.reader.tokenizer), embedding.weight.shape[0])
+        device = input_device(self.session.model)
+        for start in range(0, rows, EMBEDDED):
+            yield embedding(torch.arange(start, min(rows, start + EMBEDDED), device=device))
+
+
+@dataclass
+class Neighbors:
+    """What was found for one prompt."""
+
+    bank: Searchable
+    tokenizer: Any
+    layers: Sequence[int]
+    tokens: Sequence[Token]  # [P] of the images
+    by_layer: dict[int, Nearest]  # of each bank layer, [Q, k]
+    top_k: int
+    static: Nearest | None
+    masking: "Masking | None" = None
+
+    def __post_init__(self) -> None:
+        self.merged, self.merged_layer = search.merged(self.by_layer, self.top_k)  # layer [Q, k]
+
+    def columns(self) -> Columns:
+        """The long table: merged rows, then those of each bank layer, then static ones."""
+        blocks = [self._block("merged", self.merged, self.merged_layer)]
+        for layer, found in self.by_layer.items():
+            blocks.append(self._block("layer", found, np.full(found.index.shape, layer)))
+        if self.static is not None:
+            blocks.append(self._block("static", self.static, np.full(self.static.index.shape, NONE)))
+        names = list(blocks[0])
+        return {name: _joined([block[name] for block in blocks]) for name in names}
+
+    def _block(self, kind: str, found: Nearest, bank_layer: np.ndarray) -> Columns:
+        """The rows of one kind: by layer, token and rank."""
+        queries, k = found.index.shape
+        layer = np.repeat(np.array(self.layers), len(self.tokens))  # [Q]
+
+        def of_token(values: Sequence[Any]) -> np.ndarray:
+            return np.repeat(np.tile(np.array(values, np.int64), len(self.layers)), k)
+
+        texts = self._texts(kind, found.index.ravel(), bank_layer.ravel())
+        columns = {
+            "image": of_token([token.image for token in self.tokens]),
+            "layer": np.repeat(layer, k),
+            "token_position": of_token([token.position for token in self.tokens]),
+            "row": of_token([NONE if token.row is None else token.row for token in self.tokens]),
+            "col": of_token([NONE if token.col is None else token.col for token in self.tokens]),
+            "rank": np.tile(np.arange(1, k + 1), queries),
+            "neighbor_token": texts["token"],
+            "caption": texts["caption"],
+            "caption_position": np.array(texts["caption_position"], np.int64),
+            "bank_layer": bank_layer.ravel().astype(np.int64),
+            "similarity": found.similarity.ravel().astype(np.float32),
+            "kind": [kind] * (queries * k),
+        }
+        if self.masking is not None:
+            impact = [self.masking.of(int(each), token.position) for each in self.layers for token in self.tokens]
+            columns["masking_impact"] = [value for value in impact for _ in range(k)]
+        return columns
+
+    def _texts(self, kind: str, rows: np.ndarray, bank_layer: np.ndarray) -> dict[str, list[Any]]:
+        """ "token", "caption" and "caption_position" of bank rows; each is looked up once."""
+        names = ("token", "caption", "caption_position")
+        pairs = list(zip(bank_layer.tolist(), rows.tolist(), strict=True))
+        known: dict[tuple[int, int], tuple[Any, ...]] = {}
+        if kind == "static":
+            known = {(NONE, row): (token_text(self.tokenizer, row), "", NONE) for row in np.unique(rows).tolist()}
+        else:
+            for layer in np.unique(bank_layer).tolist():
+                own = np.unique(rows[bank_layer == layer])
+                found = self.bank.contexts(layer, own)
+                about = zip(*(found[name] for name in names), strict=True)
+                known |= zip(((layer, row) for row in own.tolist()), about, strict=True)
+        return {name: [known[pair][place] for pair in pairs] for place, name in enumerate(names)}
+
+    def evolution(self) -> list[dict[str, Any]]:
+        """For each layer of the image tokens: how often each bank layer has the nearest neighbour of all, and the mean
+        similarity of the nearest within each bank layer and in the static vocabulary."""
+        count = len(self.tokens)
+        found = []
+        for place, layer in enumerate(self.layers):
+            own = slice(place * count, (place + 1) * count)
+            wins = Counter(self.merged_layer[own, 0].tolist())
+            nearest = {str(each): float(near.similarity[own, 0].mean()) for each, near in self.by_layer.items()}
+            found.append(
+                {
+                    "layer": int(layer),
+                    "wins": {str(each): wins[each] for each in self.by_layer},
+                    "mean_similarity": nearest,
+                    "static_mean_similarity": self.static and float(self.static.similarity[own, 0].mean()),
+                }
+            )
+        return found
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
+
+
+# --- files --------------------------------------------------------------------------------------------------
+class Files:
+    """NAME_neighbors.* of one image. The manifest goes first and comes last: where it is, the tables are its own."""
+
+    def __init__(self, folder: Path, name: str, formats: Sequence[str]) -> None:
+        self.folder, self.name, self.formats = folder, name, formats
+        self.manifest = folder / f"{name}_neighbors_run.json"
+        self.paths = [*(folder / f"{name}_neighbors.{form}" for form in formats), self.manifest]
+
+    def existing(self) -> list[Path]:
+        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in extra.FORMATS]
+        return [path for path in (self.manifest, *tables) if path.exists()]
+
+    def check_kept(self) -> None:
+        """Raises UserError where there is something under this name."""
+        if existing := self.existing():
+            raise UserError(
+                f"{existing[0]} exists already; choose another --output, keep it with --resume, or replace it with "
+                "--overwrite"
+            )
+
+    def is_of(self, request: dict[str, Any]) -> bool:
+        """Whether what is there was made of the same, and is complete."""
+        try:
+            found = json.loads(self.manifest.read_bytes())["request"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return found == request and all(path.exists() for path in self.paths)
+
+    def write(self, columns: Columns, manifest: dict[str, Any]) -> None:
+        for path in self.existing():
+            path.unlink()
+        tables = self.paths[:-1]
+        manifest = {"schema_version": SCHEMA_VERSION, **manifest, "rows": len(columns["rank"])}
+        manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" are result tables: none
+        for path in tables:
+            with replacing(path) as temporary:
+                extra.write_table(temporary, columns, manifest)
+        write_text(self.manifest, manifest_text(manifest))
+
+
+def report(found: Neighbors, written: Path, seconds: float) -> str:
+    """For people: which bank layer wins, and what is nearest in the middle of the image tokens."""
+    lines = [f"{len(found.tokens)} image tokens, {len(found.layers)} layers, {seconds:.1f} s"]
+    lines.append("layer   nearest neighbours come from bank layer   most frequent nearest tokens")
+    count = len(found.tokens)
+    for place, about in enumerate(found.evolution()):
+        own = slice(place * count, (place + 1) * count)
+        texts = found._texts("merged", found.merged.index[own, 0], found.merged_layer[own, 0])["token"]
+        wins = ", ".join(f"{layer}: {n}" for layer, n in about["wins"].items() if n)
+        frequent = ", ".join(f"{text!r} {n}" for text, n in Counter(texts).most_common(5))
+        lines.append(f"{about['layer']:5}   {wins:<41} {frequent}")
+    return "\n".join([*lines, f"written {written}"])

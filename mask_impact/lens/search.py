@@ -1,0 +1,213 @@
+"""Exact nearest neighbours by cosine, in a bank that need not fit into memory.
+
+In:  queries, and the bank as consecutive parts of rows, usually mapped from files.
+Out: for each query the k most similar rows; of equally similar ones those with the lower index.
+
+    found = nearest(queries, bank.parts(16), k=5)
+    found.similarity, found.index  # [Q, k] float64, int64
+
+The result is that of a search in float64 over all rows, at the price of one product in float32. Each block of rows is
+multiplied with all queries in float32; only what may be among the k best is computed anew in float64. "May be" is a
+bound and no guess: a dot product of C terms in float32, in whatever order it is summed, is off by at most about
+C * 2^-24 times the product of the norms (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+With what normalising adds, `margin` is above twice that. A row whose float32 similarity is more than this below the
+k-th best float64 similarity so far cannot be among the k best.
+
+Shapes: Q queries, B rows of a block, C hidden, k neighbours. Memory beyond the queries and the mapped pages: a block in
+float32 (34 MB), its similarities to QUERIES queries (4 * QUERIES * B bytes), and the float64 rows being compared
+(34 MB a copy): about 200 MB at C of 512 and more, however large the bank is. Time grows where very many rows are as
+similar as the k-th, to within the bound, since all of them are compared in float64.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mask_impact.errors import UserError
+
+BLOCK_VALUES = 1 << 23  # rows x hidden of a block: smaller ones are faster, but not where threads share their cores
+QUERIES = 512  # multiplied with a block at a time
+RESCORED_VALUES = 1 << 22  # candidates x hidden that are compared in float64 at a time
+GROUP = 64  # rows whose largest similarity is looked at first
+MANY = 256  # rows of a block for each query: if more have to be looked at, the block's own k best tighten the bound
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The neighbours of each query, best first; k is smaller than asked for where the bank has fewer rows."""
+
+    similarity: np.ndarray  # [Q, k] float64, -1 to 1
+    index: np.ndarray  # [Q, k] int64, row in the bank
+
+
+def nearest(
+    queries: torch.Tensor,
+    parts: Iterable[torch.Tensor],
+    k: int,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Nearest:
+    """The k rows most similar to each query.
+
+    Args:
+        queries: [Q, C], any float dtype.
+        parts: [n, C] each, any float dtype, in the order of the rows.
+        device: where the products are computed; float64 is computed on the CPU.
+        progress: told the rows of each block that is done.
+
+    Raises UserError for a query or a row that is not finite. A vector of zeros has similarity 0 to all.
+    """
+    exact = queries.cpu()
+    if not exact.isfinite().all():
+        raise UserError("a hidden state that was to be looked up is not finite; try --dtype float32")
+    norms = _safe(torch.linalg.vector_norm(exact, dim=1, dtype=torch.float64))  # [Q]
+    units = (exact.float() / norms.float()[:, None]).to(device)
+    best = _Best(len(exact), k)
+    first = 0
+    size = max(GROUP, BLOCK_VALUES // queries.shape[1] // GROUP * GROUP)  # B
+    room = torch.empty(size, queries.shape[1], device=device)  # the same memory for every block
+    with _full_float32():
+        for part in parts:
+            for rows in part.split(size):
+                block = _Block(rows, first, room)
+                for start in range(0, len(exact), QUERIES):
+                    some = slice(start, start + QUERIES)
+                    for query, row in block.candidates(units[some], best, some):
+                        best.offer(query, first + row, _cosines(exact, norms, query, block.take(row)))
+                first += len(rows)
+                progress(len(rows))
+    return best.found(first)
+
+
+def rescored(queries: torch.Tensor, parts: Iterable[torch.Tensor], rows: np.ndarray, k: int) -> Nearest:
+    """The k most similar among the rows that are named for each query [Q, n], -1 for none, in float64.
+
+    Only those rows are read. Where fewer than k are named, the last similarities are -inf.
+    """
+    queries = queries.cpu()
+    norms = _safe(torch.linalg.vector_norm(queries, dim=1, dtype=torch.float64))
+    best = _Best(len(queries), k)
+    first = 0
+    for part in parts:
+        query, place = np.nonzero((rows >= first) & (rows < first + len(part)))
+        step = max(1, RESCORED_VALUES // part.shape[1])
+        for start in range(0, len(query), step):
+            some = query[start : start + step]
+            row = rows[some, place[start : start + step]]
+            best.offer(some, row, _cosines(queries, norms, some, part[torch.from_numpy(row - first)]))
+        first += len(part)
+    return best.found(first)
+
+
+def merged(found: dict[int, Nearest], k: int) -> tuple[Nearest, np.ndarray]:
+    """The k best over all layers of a bank, and the layer of each [Q, k]; of equally similar ones the lower layer."""
+    layers = sorted(found)
+    similarity = np.concatenate([found[layer].similarity for layer in layers], axis=1)
+    index = np.concatenate([found[layer].index for layer in layers], axis=1)
+    layer = np.repeat(layers, [found[layer].index.shape[1] for layer in layers])
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]  # within a layer they are in order already
+    return Nearest(*(np.take_along_axis(values, order, axis=1) for values in (similarity, index))), layer[order]
+
+
+def margin(hidden: int) -> float:
+    """How far a similarity computed in float32 can be from the true one: a bound for both signs."""
+    return 2 * (hidden + 8) * 2.0**-24
+
+
+class _Best:
+    """The k best rows of each query so far."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.k = k
+        self.similarity = np.full((queries, k), -np.inf)
+        self.index = np.full((queries, k), np.iinfo(np.int64).max)
+
+    def offer(self, query: np.ndarray, index: np.ndarray, similarity: np.ndarray) -> None:
+        """Further rows, a query, a row and their similarity each."""
+        asked, query = np.unique(query, return_inverse=True)
+        held = np.repeat(np.arange(len(asked)), self.k)
+        query = np.concatenate([held, query])
+        index = np.concatenate([self.index[asked].ravel(), index])
+        similarity = np.concatenate([self.similarity[asked].ravel(), similarity])
+        order = np.lexsort((index, -similarity, query))
+        place = np.searchsorted(query[order], np.arange(len(asked)))  # each query has k at least
+        order = order[place[:, None] + np.arange(self.k)]
+        self.index[asked], self.similarity[asked] = index[order], similarity[order]
+
+    def bound(self, some: slice) -> torch.Tensor:
+        """[Q] the k-th best similarity of some queries, -inf while there are fewer."""
+        return torch.from_numpy(self.similarity[some, -1])
+
+    def found(self, rows: int) -> Nearest:
+        k = min(self.k, rows)
+        return Nearest(self.similarity[:, :k], self.index[:, :k])
+
+
+class _Block:
+    """Consecutive rows of the bank in float32, and what they are similar to."""
+
+    def __init__(self, rows: torch.Tensor, first: int, room: torch.Tensor) -> None:
+        size = len(rows)
+        self.rows = room[: -(-size // GROUP) * GROUP]  # [B, C], whole groups
+        self.rows[:size].copy_(rows)
+        self.rows[size:] = 0
+        norms = torch.linalg.vector_norm(self.rows, dim=1)
+        if (tiny := norms < 1e-12).any():  # whose squares may vanish: larger by a power of 2 nothing is rounded
+            self.rows[tiny] *= 2.0**100
+            norms = torch.linalg.vector_norm(self.rows, dim=1)
+        if not norms.isfinite().all():
+            wrong = first + int((~norms.isfinite()).nonzero()[0])
+            raise UserError(f"row {wrong:,} of the bank is not finite; build the bank anew, with --dtype float32")
+        self.scale = 1 / _safe(norms)  # [B]
+        self.size = size
+
+    def candidates(self, units: torch.Tensor, best: _Best, some: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(query, row) of all that may be among the k best of some queries, so many at a time as fit the memory."""
+        off = margin(self.rows.shape[1])
+        similar = units @ self.rows.T  # [Q, B]
+        similar *= self.scale
+        similar[:, self.size :] = -torch.inf
+        groups = similar.view(len(units), -1, GROUP)
+        bound = (best.bound(some) - off).to(similar)  # rounded, which is far less than `off` leaves room for
+        if (groups.amax(2) >= bound[:, None]).sum() > MANY * len(units) // GROUP:
+            k = min(best.k, self.size)
+            bound = torch.maximum(bound, similar.topk(k, dim=1).values[:, -1] - 2 * off)
+        query, row = _above(groups, bound.clamp_min(torch.finfo(bound.dtype).min))  # above what fills the last group
+        step = max(1, RESCORED_VALUES // self.rows.shape[1])
+        for start in range(0, len(query), step):
+            yield some.start + query[start : start + step], row[start : start + step]
+
+    def take(self, row: np.ndarray) -> torch.Tensor:
+        return self.rows[torch.from_numpy(row).to(self.rows.device)]
+
+
+def _cosines(queries: torch.Tensor, norms: torch.Tensor, query: np.ndarray, rows: torch.Tensor) -> np.ndarray:
+    """[P] of the pairs of queries[query] and rows [P, C], in float64: every product of two float32 is exact in it."""
+    rows = rows.cpu().double()
+    dots = (rows * queries[query].double()).sum(1)
+    return (dots / (norms[query] * _safe(torch.linalg.vector_norm(rows, dim=1)))).numpy()
+
+
+def _above(groups: torch.Tensor, bound: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(query, row) where similarities [Q, groups, GROUP] reach the query's bound [Q]."""
+    query, group = (groups.amax(2) >= bound[:, None]).nonzero(as_tuple=True)
+    place, inside = (groups[query, group] >= bound[query, None]).nonzero(as_tuple=True)
+    return query[place].cpu().numpy(), (group[place] * GROUP + inside).cpu().numpy()
+
+
+def _safe(norms: torch.Tensor) -> torch.Tensor:
+    return torch.where(norms == 0, 1, norms)
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No shortcut through lower precision in products of float32, whatever was set: the bound is for float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,108 @@
+"""Hidden states of one forward of the model itself, at chosen layers and positions.
+
+In: a model, the tensors it is called with, layers, and which tokens. Out: one tensor per layer.
+
+    layers = chosen(((0, 0), (4, 4)), blocks=4)  # (0, 4)
+    states = hidden_states(model, {"input_ids": ids, "attention_mask": mask}, layers, mask.bool())
+    states[4]  # [P, C]
+
+Layer 0 is the decoder's input, image features merged in. Layer k is the residual stream after k blocks as the next
+block receives it: with what a family adds between its blocks (Qwen3-VL's DeepStack). The last layer, as many as there
+are blocks, is what the last block gives, before the final norm. Hooks read them inside the model's own forward, which
+ends as soon as the last of them is reached: the final norm, the head and blocks above are not computed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from mask_impact.attention import decoder_layers, family
+from mask_impact.capture import layer_output
+from mask_impact.errors import UnsupportedModel
+from mask_impact.experiment import chosen_layers
+
+
+def chosen(ranges: Sequence[tuple[int, int]], blocks: int) -> tuple[int, ...]:
+    """((0, 0), (20, 27)), as `options.layer_list` gives them -> (0, 20, ..., 27), rising; none are all, 0 to `blocks`.
+
+    Raises UserError for a layer the model does not have.
+    """
+    return chosen_layers(ranges, blocks + 1) or tuple(range(blocks + 1))
+
+
+def text_decoder(model: PreTrainedModel) -> nn.Module:
+    """The language model in a vision-language model, to be called on texts without a picture, as `hidden_states` does.
+
+    Called by itself it numbers positions from 0, whatever picture the model has seen before: Qwen-VL and GLM-4V keep an
+    offset. Give an "attention_mask" also where nothing is padded: 4.57's GLM-4V fails without one.
+    """
+    kind = type(model.config.get_text_config(decoder=True))
+    return next((part for part in model.modules() if isinstance(getattr(part, "config", None), kind)), model)
+
+
+def sees_ahead(model: PreTrainedModel) -> bool:
+    """Whether a text's tokens read later ones, so that equal prefixes have different states: PaliGemma."""
+    config = model.config.get_text_config(decoder=True)
+    return getattr(config, "use_bidirectional_attention", None) in (True, "all")
+
+
+class _Enough(Exception):
+    """The last layer that was asked for has been read."""
+
+
+def hidden_states(
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    layers: Sequence[int],
+    tokens: torch.Tensor | None = None,
+) -> dict[int, torch.Tensor]:
+    """The hidden states of one forward without a cache, {layer: [P, C]}, on the layer's device and in its dtype.
+
+    Args:
+        model: the model, or for texts its `text_decoder`.
+        tensors: the model's inputs, "input_ids" [B, N] and what goes with them (`experiment.model_tensors`); texts of
+            different lengths are padded on the right, with an "attention_mask" [B, N].
+        layers: which, as `chosen` gives them.
+        tokens: [B, N] bool, the P tokens whose states are kept, row by row; None: all, as [B, N, C].
+
+    The model must be in eval mode. Raises UnsupportedModel for a model whose forward passes by its decoder's blocks.
+    Where memory runs out, what torch raises comes through, for `memory.Portion` and `memory.explained`.
+    """
+    blocks, last = decoder_layers(model), max(layers)
+    places = None if tokens is None else tokens.nonzero(as_tuple=True)  # once, since it waits for the device
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int, hidden: torch.Tensor) -> None:
+        if places is None:
+            found[layer] = hidden.clone()  # a block may write into its input
+        else:
+            found[layer] = hidden[tuple(place.to(hidden.device) for place in places)]  # a copy
+        if layer == last:
+            raise _Enough
+
+    def entering(layer: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(layer, args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    def leaving(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        keep(len(blocks), layer_output(output))
+
+    with ExitStack() as undo:
+        for layer in layers:
+            if layer < len(blocks):
+                handle = blocks[layer].register_forward_pre_hook(entering(layer), with_kwargs=True)
+            else:
+                handle = blocks[-1].register_forward_hook(leaving)
+            undo.callback(handle.remove)
+        undo.enter_context(torch.no_grad())
+        try:
+            model(**tensors, use_cache=False)
+        except _Enough:
+            return found
+    raise UnsupportedModel(f"model family '{family(model)}' is not supported: its forward does not reach layer {last}")
