@@ -25,14 +25,14 @@ demo-lens: .venv/ready  ## what image tokens say: features, a bank of text token
 	$(PY) latent_lens.py bank --model demo --captions demo/captions.txt --output-dir output/lens/bank --overwrite
 	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "Describe this image." --mask-mode vision --output-dir output/lens --output demo --overwrite
 	$(PY) latent_lens.py neighbors --model demo --bank output/lens/bank --image testimg.png --static --run output/lens/demo_run.json --output-dir output/lens --output demo --overwrite
-	@echo "open output/lens/demo_neighbors.csv: what is nearest to each image token, by layer"
+	@echo "open output/lens/demo_neighbors.html: what each image token says, by layer"
 
 test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
 	$(PY) -m pytest -n 2
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_cli.py \
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_memory.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
-		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py
+		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py
 
 viewer: viewer/node_modules/ready  ## build visualize_results.html from viewer/
 	cd viewer && $(NPM) run build

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,9 @@ from typing import Any
 import checkpoints
 import pytest
 from test_batch import PROMPTS, ROOT, SCRIPT, statuses, tables, write_config
+
+from mask_impact.errors import UserError
+from mask_impact.processes import Processes
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -60,41 +64,43 @@ def test_killed_at_random_moments_and_resumed(here):
 
 
 def test_two_batches_into_one_folder_at_once(here, good):
-    many = {f"p{i:03}": {"prompt": "The capital of France is", "num_tokens": 40} for i in range(60)}
+    """The first is halted in the middle meanwhile."""
+    many = {f"p{i}": {"prompt": "The capital of France is", "num_tokens": 20} for i in range(8)}
     write_config(here / "night.yaml", many, "formats: [csv]", good)
     command = [sys.executable, str(SCRIPT), "--config", "night.yaml"]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     while first.poll() is None and not list(here.glob("output/*_run.json")):
         time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)
     second = run([*command, "--resume"])
     single = run([sys.executable, SCRIPT, "--model", good, "--prompt", "The"])
-    assert first.poll() is None, "the first batch ended too early to tell"
+    first.send_signal(signal.SIGCONT)
     say = "error: another run is writing into output; wait for it to end, or choose another --output-dir\n"
     assert (second.returncode, second.stdout, second.stderr) == (2, "", say)
     assert (single.returncode, single.stdout, single.stderr) == (2, "", say)
     out, err = first.communicate(timeout=120)
-    assert first.returncode == 0 and "60 done" in out, err
+    assert first.returncode == 0 and "8 done" in out, err
     assert run([*command, "--resume"]).returncode == 0 and set(statuses().values()) == {"kept"}
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_several_processes_give_the_files_of_one(here, good, launcher):
+def test_several_processes_give_the_files_of_one(here, good):
     """torchrun starts two. `accelerate launch --cpu` starts a second one only with MPI, and is one process here."""
     prompts = PROMPTS | {"long": "a" + " is" * 80, "later": {"prompt": "The", "enabled": False}}
     write_config(here / "night.yaml", prompts, "formats: [csv, json, parquet, html]", good)
-    one = run([sys.executable, SCRIPT, "--config", "night.yaml", "--output-dir", "one"])
-    flags = ["--config", "night.yaml", "--output-dir"]  # --device auto: each its own
-    several = run([*launcher, SCRIPT, *flags, "several"])
-    assert one.returncode == 1 and several.returncode == 1, several.stderr
-    assert len(tables(here / "one")) == 3 * 5 and tables(here / "several") == tables(here / "one")
-    written = json.loads((here / "several" / "night_batch.json").read_text("utf-8"))
-    assert written["processes"] == (2 if launcher is TORCHRUN else 1)
-    assert [found["name"] for found in written["prompts"]] == list(prompts)
+    flags = [SCRIPT, "--config", "night.yaml", "--output-dir"]  # --device auto: each its own
+    launchers = {"one": [sys.executable], "torchrun": TORCHRUN, "accelerate": ACCELERATE}
+    ended = {name: run([*launcher, *flags, name]) for name, launcher in launchers.items()}
+    assert len(tables(here / "one")) == 3 * 5
     expected = dict.fromkeys(PROMPTS, "done") | {"long": "failed", "later": "disabled"}
-    assert {found["name"]: found["status"] for found in written["prompts"]} == expected
-    assert several.stdout.count("output or error") == 1  # one table
-    kept = run([*launcher, SCRIPT, *flags, "several", "--resume"])
-    assert kept.stdout.count(" kept ") == 3 and tables(here / "several") == tables(here / "one")
+    for name, process in ended.items():
+        assert process.returncode == 1 and process.stdout.count("output or error") == 1, process.stderr  # one table
+        written = json.loads((here / name / "night_batch.json").read_text("utf-8"))
+        assert tables(here / name) == tables(here / "one")
+        assert written["processes"] == (2 if name == "torchrun" else 1)
+        assert [found["name"] for found in written["prompts"]] == list(prompts)
+        assert {found["name"]: found["status"] for found in written["prompts"]} == expected
+    kept = run([*TORCHRUN, *flags, "torchrun", "--resume"])
+    assert kept.stdout.count(" kept ") == 3 and tables(here / "torchrun") == tables(here / "one")
 
 
 FAILING = """
@@ -136,12 +142,15 @@ def test_bad_input_to_several_processes_is_told_once(here, good):
     ended = run([*TORCHRUN, "late.py", "--config", "night.yaml"])
     assert ended.returncode != 0 and len(re.findall("error: night.yaml", ended.stderr)) == 1
     write_config(here / "night.yaml", {"a": "The"}, "formats: [csv]", good)
-    for flags, say in (
-        (["--device", "mps"], "2 processes were started, each for a device of its own, but --device mps is one device"),
-        (["--device-map", "auto"], "--device-map spreads one model over all devices, but 2 processes were started"),
-    ):
-        ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", *flags])
-        assert ended.returncode != 0 and say in ended.stderr and not (here / "output").exists()
+    ended = run([*TORCHRUN, SCRIPT, "--config", "night.yaml", "--device-map", "auto"])
+    say = "--device-map spreads one model over all devices, but 2 processes were started"
+    assert ended.returncode != 0 and say in ended.stderr and not (here / "output").exists()
+
+
+def test_one_device_for_several_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="2 processes were started, each for a device of its own, but --device mps is"):
+        Processes("mps")
 
 
 ROOMY = """

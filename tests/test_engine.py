@@ -201,7 +201,7 @@ def test_a_share_of_each_head_adds_up_to_attn() -> None:
         query = layer.queries[LENGTH - 1]
         attention = QueryAttention(layer.attention, query)
         change = attention.changes([(), (0,), (3,), (2, 5)])
-        rows = Meter(model, Wanted()).replay.rows(layer.layer, layer.attention.module, query, attention.output, change)
+        rows = Meter(model, Wanted()).replay.rows(layer, query, attention.output, change)
         assert rows.attention is not None and rows.projection is not None
         total = head_shares(change, rows.projection).sum(dim=1)
         apart = (total - (rows.attention - rows.attention[0])).abs().max()

@@ -153,7 +153,7 @@ class Memory:
 
 def limit_replay(memory: Memory, most: int) -> None:
     """At most `most` masked rows in one call of a layer, besides its row without a mask."""
-    memory.limit(Replay, "_call", lambda self, layer, attention, query, base, change: len(change) - 1, most)
+    memory.limit(Replay, "_call", lambda self, record, query, base, change: len(change) - 1, most)
 
 
 def limit_attention(memory: Memory, most: int) -> None:
