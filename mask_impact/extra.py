@@ -33,8 +33,13 @@ def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
 
 def as_json(columns: Columns) -> dict[str, Any]:
     """The columns as they are in NAME_effects.json, for a report."""
+    return orjson.loads(json_bytes(columns))
+
+
+def json_bytes(columns: Columns) -> bytes:
+    """The columns as NAME_effects.json and its relatives have them."""
     typed = {name: _typed(values) for name, values in columns.items()}
-    return orjson.loads(orjson.dumps(typed, option=orjson.OPT_SERIALIZE_NUMPY))
+    return orjson.dumps(typed, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _typed(values: Any) -> Any:
@@ -68,8 +73,7 @@ def _parquet(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> Non
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    about = {"mask_impact": manifest_text(reproducible(manifest))}
-    arrays = {
-        name: pa.array(values, from_pandas=True) for name, values in typed.items()
-    }  # NaN, which was None, is null
-    pq.write_table(pa.table(arrays).replace_schema_metadata(about), path, write_page_checksum=True, store_schema=False)
+    table = pa.table({name: pa.array(values, from_pandas=True) for name, values in typed.items()})  # NaN was None: null
+    with pq.ParquetWriter(path, table.schema, write_page_checksum=True, store_schema=False) as file:
+        file.write_table(table)
+        file.add_key_value_metadata({"mask_impact": manifest_text(reproducible(manifest))})

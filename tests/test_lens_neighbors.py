@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_vl_engine import folders, load  # noqa: F401
+from vl_families import available, picture
 
 import latent_lens
 import mask_impact_vl
 from mask_impact.lens.neighbors import open_bank
+from mask_impact.lens.states import hidden_states, text_decoder
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "testimg.png"
@@ -237,3 +240,32 @@ def test_a_run_that_masks_text_is_refused(bank, tmp_path, capsys):
     assert mask_impact_vl.main(["--model", "demo", *where, "--format", "csv", "--layers", "0", "--quiet"]) == 0
     assert neighbors(bank, tmp_path / "no", "--run", tmp_path / "t_run.json") == 2
     assert "masks no image token; run mask_impact_vl.py with --mask-mode vision" in capsys.readouterr().err
+
+
+# --- every family -----------------------------------------------------------------------------------------
+TEXTS = ["a cat on a mat", "a cat on a red mat", "What is this? a dog", "two"]
+
+
+@pytest.mark.parametrize("name", available())
+def test_bank_and_neighbors_of_every_family(name, folders, load, tmp_path):  # noqa: F811
+    """A text's own states are found, each at its place: by forwards of the whole caption, one at a time, unpadded."""
+    (tmp_path / "captions.txt").write_text("\n".join(TEXTS))
+    picture(64, 48).save(tmp_path / "p.png")
+    model = ("--model", folders(name))
+    flags = ("--captions", tmp_path / "captions.txt", "--layers", "1-2", "--max-per-token", "1000")
+    assert lens("bank", *model, *flags, "--output-dir", tmp_path / "bank") == 0
+    flags = ("--bank", tmp_path / "bank", "--image", tmp_path / "p.png", "--static", "--layers", "0,2")
+    assert lens("neighbors", *model, *flags, "--output-dir", tmp_path) == 0
+    df = pd.read_csv(tmp_path / "p_neighbors.csv", keep_default_na=False)
+    assert set(df["kind"]) == {"merged", "layer", "static"} and df["similarity"].abs().max() <= 1
+    bank, loaded = open_bank(tmp_path / "bank"), load(name)
+    rows = pd.read_parquet(tmp_path / "bank" / "contexts.parquet")
+    for text, own in rows.groupby("caption"):
+        ids = loaded.processor.tokenizer(text, return_tensors="pt")["input_ids"]
+        whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        states = hidden_states(text_decoder(loaded.model), whole, bank.layers)
+        for layer in bank.layers:
+            expected = states[layer][0][own["caption_position"].tolist()]
+            found = torch.cat(list(bank.parts(layer)))[own.index.tolist()]
+            cosine = torch.cosine_similarity(found.double(), expected.double(), dim=1)
+            assert cosine.min() > 1 - 1e-5, f"layer {layer} of {text!r}: {cosine.min():.6f}"

@@ -38,7 +38,7 @@ from mask_impact.processes import Processes
 from mask_impact.terminal import ProgressBar, complain, show
 
 SHARD_VALUES = 1 << 24  # rows x hidden of a shard: 32 MB for each layer
-EARLY = (1, 2, 4, 8, 16, 24)  # and the last two before the end: the layers of the paper, section 3
+EARLY = (1, 2, 4, 8, 16, 24)  # and the last two before the end: the layers of the published banks
 
 
 def command(args: argparse.Namespace) -> int | None:
@@ -70,7 +70,10 @@ def command(args: argparse.Namespace) -> int | None:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "argv": args.argv,
         "request": wanted,
     }  # fmt: skip
-    with output_folder(folder, lock=processes.first), ProgressBar(f"reading {args.captions.name}", args.quiet) as bar:
+    with (
+        output_folder(folder, lock=processes.first),
+        ProgressBar(f"reading {args.captions.name}", args.quiet or not processes.first) as bar,
+    ):
         if processes.from_first(_is_there(folder, about, args) if processes.first else False):
             line = f"kept       {folder}: same model, captions and options"
         else:
@@ -159,6 +162,7 @@ class Build:
 
     def run(self, numbers: Sequence[int], progress: Callable[[str], None] = lambda what: None) -> None:
         """Compute these shards and write them."""
+        together = self.batch_size if self.causal else 1  # PaliGemma's texts see padding
         cut = [list(batches(self.contexts, self.shards[number], self.batch_size)) for number in numbers]
         if isinstance(progress, ProgressBar):
             progress.expect(sum(map(len, cut)))
@@ -166,7 +170,7 @@ class Build:
             found: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
             for rows in pieces:
                 started = time.perf_counter()
-                for states in self.portion.pieces(self._captions(rows), self.batch_size, self._forward):
+                for states in self.portion.pieces(self._captions(rows), together, self._forward):
                     for layer in self.layers:
                         found[layer].append(states[layer].float().cpu())
                 self.seconds += time.perf_counter() - started

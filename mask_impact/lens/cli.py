@@ -20,7 +20,7 @@ STORED = ("float16", "bfloat16", "float32")  # what features can be stored as
 FEATURE_FORMATS = ("safetensors", "pt")
 MAX_PER_TOKEN = 20  # contexts per vocabulary item in a bank
 TOP_K = 5
-TABLE_FORMATS = ("csv", "json", "parquet")
+TABLE_FORMATS = ("csv", "json", "html", "parquet")
 SEARCHES = ("exact", "approximate")
 
 
@@ -137,8 +137,8 @@ def add_neighbors(parser: Parser) -> None:
         help="a run of mask_impact_vl.py on the same image and prompt, to be shown beside the neighbours",
     )  # fmt: skip
     parser.add_argument(
-        "--format", metavar="LIST", dest="formats", type=one_of_list(*TABLE_FORMATS), default=TABLE_FORMATS[:2],
-        help=f"comma-separated: {', '.join(TABLE_FORMATS)} (default: {','.join(TABLE_FORMATS[:2])})",
+        "--format", metavar="LIST", dest="formats", type=one_of_list(*TABLE_FORMATS), default=TABLE_FORMATS[:3],
+        help=f"comma-separated: {', '.join(TABLE_FORMATS)} (default: {','.join(TABLE_FORMATS[:3])})",
     )  # fmt: skip
     add_output(parser, "files are OUTPUT_DIR/NAME_neighbors.* (default: the image's name)")
 

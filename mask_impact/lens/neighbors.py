@@ -1,7 +1,8 @@
 """For every image token and layer the nearest text tokens in context, and the nearest rows of the static vocabulary.
 
 In:  a model, a bank of it, an image and a prompt; a run of mask_impact_vl.py on the same, if there is one.
-Out: NAME_neighbors.csv / .json / .parquet, a row per neighbour, and NAME_neighbors_run.json, which says of what.
+Out: NAME_neighbors.csv / .json / .parquet, a row per neighbour, NAME_neighbors_run.json, which says of what, and
+     NAME_neighbors.html, the viewer with both.
 
 Rows are of one `kind` each: "merged", the nearest of all bank layers together; "layer", those within one bank layer;
 "static", rows of the model's input embedding matrix, which have no caption. docs/latent-lens.md is the user's side.
@@ -25,6 +26,7 @@ import torch
 
 import mask_impact
 from mask_impact import extra
+from mask_impact import report as pages
 from mask_impact.cli import merged as merged_settings
 from mask_impact.errors import UserError
 from mask_impact.experiment import check_length, model_tensors
@@ -96,7 +98,7 @@ def command(args: argparse.Namespace) -> int | None:
     }
     request = json.loads(json.dumps(request))
     with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
-        files = Files(folder, name, [form for form in args.formats if form in extra.FORMATS])
+        files = Files(folder, name, args.formats)
         if args.resume and files.is_of(request):
             progress.say(f"kept       {files.manifest}: same model, bank, image, prompt and options")
             return None
@@ -124,7 +126,8 @@ def command(args: argparse.Namespace) -> int | None:
             "masking": masking and masking.manifest,
             "seconds": {"total": seconds, **lens.seconds},
         }
-        files.write(found.columns(), manifest)
+        if reason := files.write(found.columns(), manifest, inputs.pictures):
+            progress.say(reason)
     if not args.quiet:
         show(report(found, files.paths[-1], seconds))
     return None
@@ -285,9 +288,11 @@ class Files:
         self.folder, self.name, self.formats = folder, name, formats
         self.manifest = folder / f"{name}_neighbors_run.json"
         self.paths = [*(folder / f"{name}_neighbors.{form}" for form in formats), self.manifest]
+        if "html" in formats:
+            pages.find_page()  # one that is missing is found before the long work
 
     def existing(self) -> list[Path]:
-        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in extra.FORMATS]
+        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*extra.FORMATS, "html")]
         return [path for path in (self.manifest, *tables) if path.exists()]
 
     def check_kept(self) -> None:
@@ -301,21 +306,32 @@ class Files:
     def is_of(self, request: dict[str, Any]) -> bool:
         """Whether what is there was made of the same, and is complete."""
         try:
-            found = json.loads(self.manifest.read_bytes())["request"]
-        except (OSError, ValueError, KeyError, TypeError):
+            manifest = json.loads(self.manifest.read_bytes())
+            same, noted = manifest["request"] == request, bool(manifest.get("notes"))  # a page that was too large
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-        return found == request and all(path.exists() for path in self.paths)
+        return same and all(path.exists() or (noted and path.suffix == ".html") for path in self.paths)
 
-    def write(self, columns: Columns, manifest: dict[str, Any]) -> None:
+    def write(self, columns: Columns, manifest: dict[str, Any], pictures: Sequence[Any]) -> str | None:
+        """Why there is no page, if it was asked for: the tables may be more than one may hold."""
         for path in self.existing():
             path.unlink()
-        tables = self.paths[:-1]
+        tables, note = [path for path in self.paths[:-1] if path.suffix != ".html"], None
         manifest = {"schema_version": SCHEMA_VERSION, **manifest, "rows": len(columns["rank"])}
         manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" are result tables: none
         for path in tables:
             with replacing(path) as temporary:
                 extra.write_table(temporary, columns, manifest)
+        if "html" in self.formats:
+            path = self.folder / f"{self.name}_neighbors.html"
+            try:
+                pages.write_neighbors(path, columns, manifest, pictures)
+                manifest["tables"].append(path.name)
+            except UserError as error:
+                note = f"{path.name} was not written: {error}"
+                manifest["notes"] = [note]
         write_text(self.manifest, manifest_text(manifest))
+        return note
 
 
 def report(found: Neighbors, written: Path, seconds: float) -> str:

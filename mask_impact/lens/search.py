@@ -171,11 +171,13 @@ class _Block:
         similar *= self.scale
         similar[:, self.size :] = -torch.inf
         groups = similar.view(len(units), -1, GROUP)
+        highest = groups.amax(2)  # [Q, B / GROUP]
         bound = (best.bound(some) - off).to(similar)  # rounded, which is far less than `off` leaves room for
-        if (groups.amax(2) >= bound[:, None]).sum() > MANY * len(units) // GROUP:
+        if (highest >= bound[:, None]).sum() > MANY * len(units) // GROUP:
             k = min(best.k, self.size)
             bound = torch.maximum(bound, similar.topk(k, dim=1).values[:, -1] - 2 * off)
-        query, row = _above(groups, bound.clamp_min(torch.finfo(bound.dtype).min))  # above what fills the last group
+        bound.clamp_min_(torch.finfo(bound.dtype).min)  # above what fills the last group
+        query, row = _above(groups, highest, bound)
         step = max(1, RESCORED_VALUES // self.rows.shape[1])
         for start in range(0, len(query), step):
             yield some.start + query[start : start + step], row[start : start + step]
@@ -191,9 +193,9 @@ def _cosines(queries: torch.Tensor, norms: torch.Tensor, query: np.ndarray, rows
     return (dots / (norms[query] * _safe(torch.linalg.vector_norm(rows, dim=1)))).numpy()
 
 
-def _above(groups: torch.Tensor, bound: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(query, row) where similarities [Q, groups, GROUP] reach the query's bound [Q]."""
-    query, group = (groups.amax(2) >= bound[:, None]).nonzero(as_tuple=True)
+def _above(groups: torch.Tensor, highest: torch.Tensor, bound: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(query, row) where similarities [Q, groups, GROUP], their largest [Q, groups], reach the query's bound [Q]."""
+    query, group = (highest >= bound[:, None]).nonzero(as_tuple=True)
     place, inside = (groups[query, group] >= bound[query, None]).nonzero(as_tuple=True)
     return query[place].cpu().numpy(), (group[place] * GROUP + inside).cpu().numpy()
 
