@@ -1,10 +1,11 @@
-"""Take docs/viewer_text.png and docs/viewer_vl.png: the viewer on two runs of the demo models, in a real browser.
+"""Take docs/viewer_text.png, viewer_vl.png and viewer_lens.png: the viewer on the demo models, in a real browser.
 
 python docs/draw_viewer.py
 python docs/draw_viewer.py --output /tmp --dark
 """
 
 import argparse
+import io
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,33 +15,51 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from chromium import launch
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+import latent_lens
 import mask_impact_analysis
 import mask_impact_vl
 
 TEXT = ["--model", "demo", "--prompt", "Tom has a red ball. Ann has a blue cup. Ann's cup is", "--num-tokens", "3"]
 VISION = ["--model", "demo", "--prompt", "What color is the circle?", "--mask-mode", "both", "--image"]
-SHOTS = {  # the run, what is chosen on the page, and the height of the picture
-    "viewer_text": ("text", "#token=10&layer=3&heads=[5]", 830),
-    "viewer_vl": ("vision", "#token=9&layer=1&palette=viridis&curve=sqrt", 1060),
+LENS = ["--prompt", "Describe this image.", "--image", str(ROOT / "testimg.png")]
+CAPTIONS = ["--model", "demo", "--captions", str(ROOT / "demo" / "captions.txt")]
+SHOTS = {  # the page, what is chosen on it, and the height of the picture
+    "viewer_text": ("text_results", "#token=10&layer=3&heads=[5]", 830),
+    "viewer_vl": ("vision_results", "#token=9&layer=1&palette=viridis&curve=sqrt", 1060),
+    "viewer_lens": ("lens_neighbors", "#patch=15&layer=3&opacity=0.2", 960),
 }
+FEW_COLOURS = ("viewer_lens",)  # less than half the size
 WIDTH, SCALE = 1280, 1.5
 
 
 def make_runs(folder: Path) -> None:
-    common = ["--output-dir", str(folder), "--format", "html", "--device", "cpu", "--quiet"]
+    quiet = ["--output-dir", str(folder), "--device", "cpu", "--quiet"]
+    common = [*quiet, "--format", "html"]
     assert mask_impact_analysis.main([*TEXT, "--output", "text", *common]) == 0
     assert mask_impact_vl.main([*VISION, str(ROOT / "testimg.png"), "--output", "vision", *common]) == 0
+    masked = ["--model", "demo", *LENS, "--output", "masked", "--mask-mode", "vision", "--format", "csv"]
+    assert mask_impact_vl.main([*masked, *quiet]) == 0
+    assert latent_lens.main(["bank", *CAPTIONS, *quiet]) == 0
+    found = ["--bank", str(folder), "--run", str(folder / "masked_run.json"), "--static", "--output", "lens"]
+    assert latent_lens.main(["neighbors", "--model", "demo", *LENS, *found, *common]) == 0
 
 
 def take(page: Page, folder: Path, output: Path) -> None:
-    for name, (run, fragment, height) in SHOTS.items():
+    for name, (shown, fragment, height) in SHOTS.items():
         page.set_viewport_size({"width": WIDTH, "height": height})
         page.goto("about:blank")
-        page.goto((folder / f"{run}_results.html").as_uri() + fragment)
+        page.goto((folder / f"{shown}.html").as_uri() + fragment)
         page.wait_for_timeout(800)
-        page.screenshot(path=output / f"{name}.png")
+        data = page.screenshot()
+        if name in FEW_COLOURS:
+            made = io.BytesIO()
+            picture = Image.open(io.BytesIO(data)).convert("RGB")
+            picture.quantize(96, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
+            data = made.getvalue()
+        (output / f"{name}.png").write_bytes(data)
         print(f"wrote {output / name}.png")
 
 

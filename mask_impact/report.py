@@ -5,6 +5,7 @@ Out: visualize_results.html with its empty data element filled, in the format th
 
     write_report("cat_results.html", df, df.attrs["run"], ["cat.jpg"])
     show(df)  # in a notebook
+    write_neighbors("cat_neighbors.html", columns, manifest, [picture])  # what image tokens say, in the same page
 
 While a run is written its values wait in a file beside the report, so memory does not grow with the run.
 Shapes: S steps, or query positions where others were measured than those that predict the output; V variants, L layers,
@@ -22,6 +23,7 @@ import math
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from mask_impact.errors import UserError
-from mask_impact.extra import Columns, as_json
+from mask_impact.extra import Columns, as_json, json_bytes
 from mask_impact.table import COLUMNS, CROSS, QUERY_POSITION, Block, checked, valid
 from mask_impact.writers import Writer, manifest_text, reproducible
 
@@ -72,12 +74,52 @@ def write_report(
     manifest = _manifest_of(table_or_blocks, manifest)
     pictures = opened(manifest, images)
     name = (manifest or {}).get("name") or path.stem.removesuffix("_results")
+    with _replacing(path) as out:
+        _write(out, table_or_blocks, name, page, manifest, pictures)
+    return path
+
+
+def write_neighbors(
+    path: str | os.PathLike[str],
+    columns: Columns,
+    manifest: dict[str, Any] | None = None,
+    images: Sequence[PictureSource | None] | None = None,
+    page: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write the neighbours of image tokens as a page of their own, all or nothing, and return its path.
+
+    Args:
+        path: where to, usually NAME_neighbors.html; a file that is there is replaced.
+        columns: of NAME_neighbors.csv (docs/latent-lens.md), one list or array each, all of one length.
+        manifest: what is in NAME_neighbors_run.json, or none: the page then knows no picture, model and bank.
+        images, page: as in `write_report`.
+
+    The table is in the page as the zlib stream of its JSON. Raises UserError if that and the pictures take more
+    than MAX_BASE64, or for a table without rows.
+    """
+    path = Path(path)
+    if not len(columns["rank"]):
+        raise UserError("a table without rows has no report")
+    before, after = read_page(page)
+    pictures = [None if picture is None else data_url(picture) for picture in opened(manifest, images)]
+    packed = base64.b64encode(zlib.compress(json_bytes(columns)))
+    size = len(packed) + sum(len(picture or "") for picture in pictures)
+    if size > MAX_BASE64:
+        raise UserError(f"{_too_large(size)}; {_INSTEAD.format('the table as Parquet or CSV')}, with its _run.json")
+    head = {"format": EMBED_FORMAT, "name": path.stem, "neighbors": packed.decode()}
+    with _replacing(path) as out:
+        out.write(before + _json(head | _about(manifest, pictures)) + after)
+    return path
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is whole."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
         made = Path(folder) / path.name
         with made.open("wb") as out:
-            _write(out, table_or_blocks, name, page, manifest, pictures)
+            yield out
         os.replace(made, path)
-    return path
 
 
 def show(
@@ -226,14 +268,19 @@ def fill(
         out.write(b',"%s":"' % metric.encode())
         out.writelines(_base64(pieces))
         out.write(b'"')
+    more = {} if effects is None else {"effects": {"columns": as_json(effects)}}
+    out.write(b"," + _json(_about(manifest, pictures) | more)[1:] + after)
+
+
+def _about(manifest: dict[str, Any] | None, pictures: Sequence[str | None]) -> dict[str, Any]:
+    """What a page has besides the numbers; `pictures` are data URLs."""
     plain = None if manifest is None else json.loads(manifest_text(reproducible(manifest)))
     paths = [found.get("path") or "" for found in (plain or {}).get("images") or []]
     images = [
         picture and {"name": os.path.basename(paths[place]) if place < len(paths) else "", "data": picture}
         for place, picture in enumerate(pictures)
     ]
-    more = {} if effects is None else {"effects": {"columns": as_json(effects)}}
-    out.write(b"," + _json({"manifest": plain, **more, "images": images})[1:] + after)
+    return {"manifest": plain, "images": images}
 
 
 def _json(value: Any) -> bytes:
@@ -392,6 +439,10 @@ def _refusal(run: Run, pictures: Sequence[str | None]) -> str | None:
     size = base64_size(run.shape, pictures)
     if size <= MAX_BASE64:
         return None
+    return _too_large(size)
+
+
+def _too_large(size: int) -> str:
     return f"the report would be {size / 1e6:,.0f} MB; a page holds at most {MAX_BASE64 / 1e6:,.0f} MB"
 
 

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from test_results import HOSTILE, make_block, names, save
 import mask_impact_vl
 from mask_impact import report, results
 from mask_impact.errors import UserError
-from mask_impact.report import show, write_report
+from mask_impact.lens.neighbors import Files
+from mask_impact.report import show, write_neighbors, write_report
 from mask_impact.results import Block, ResultFiles, read_csv, to_dataframe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -334,6 +336,66 @@ def test_the_limit_is_of_what_is_embedded(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"the report would be .* MB.*Parquet or CSV"):
             write_report(tmp_path / "y.html", table, manifest, [image])
     assert names(tmp_path) == ["x.html"]
+
+
+# --- neighbours -------------------------------------------------------------------------------------------
+def neighbours(texts: list[str], repeat: int = 1) -> dict[str, Any]:
+    """Columns as mask_impact/lens/neighbors.py makes them; the last impact is missing."""
+    count = len(texts) * repeat
+    similarity = np.random.default_rng(0).random(count, np.float32)
+    return {
+        "layer": np.arange(count), "token_position": np.full(count, 3), "rank": np.ones(count, np.int64),
+        "neighbor_token": texts * repeat, "caption": texts[::-1] * repeat, "caption_position": np.full(count, -1),
+        "similarity": similarity, "masking_impact": [*[0.5] * (count - 1), None],
+    }  # fmt: skip
+
+
+def test_neighbours_come_back_as_their_table(tmp_path):
+    columns = neighbours([*NASTY, "plain"])
+    manifest = described("cat.png") | {"prompt": "</script>", "created": "now"}
+    path = write_neighbors(tmp_path / "cat_neighbors.html", columns, manifest, [noise(20, 10)])
+    page = path.read_text("utf-8")
+    (text,) = [text for attrs, text in Scripts(page).found if attrs.get("id") == DATA]
+    assert "<" not in text and Scripts(page).tags == Scripts(report.find_page().read_text("utf-8")).tags
+    data = json.loads(text)
+    assert data["name"] == "cat_neighbors" and data["manifest"]["prompt"] == "</script>"
+    assert "created" not in data["manifest"] and picture_of(data).size == (20, 10)
+    found = json.loads(zlib.decompress(base64.b64decode(data["neighbors"], validate=True)))
+    assert list(found) == list(columns)
+    assert found["neighbor_token"] == [results.valid(text) for text in columns["neighbor_token"]]
+    assert found["layer"] == list(range(len(NASTY) + 1)) and found["masking_impact"] == [0.5] * len(NASTY) + [None]
+    assert np.float32(found["similarity"]).tobytes() == columns["similarity"].tobytes()
+
+
+def test_a_page_of_neighbours_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    columns, path = neighbours(["a", "b"], 50), tmp_path / "x.html"
+    path.write_text("before")
+    with pytest.raises(UserError, match="without rows"):
+        write_neighbors(path, {name: values[:0] for name, values in columns.items()})
+    write_neighbors(path, columns)
+    page = path.read_text()
+    size = len(re.search(r'"neighbors":"([^"]+)"', page)[1])
+    monkeypatch.setattr(report, "MAX_BASE64", size)
+    write_neighbors(path, columns)
+    monkeypatch.setattr(report, "MAX_BASE64", size - 1)
+    with pytest.raises(UserError, match=r"the report would be .* MB.*Parquet or CSV.*_run.json"):
+        write_neighbors(path, columns)
+    assert path.read_text() == page and names(tmp_path) == ["x.html"]
+
+
+def test_neighbours_too_many_for_a_page_are_in_the_tables(tmp_path, monkeypatch):
+    files = Files(tmp_path, "x", ["csv", "html"])
+    request = {"layers": [1]}
+    assert files.write(neighbours(["a"]), {"request": request}, []) is None
+    assert names(tmp_path) == ["x_neighbors.csv", "x_neighbors.html", "x_neighbors_run.json"] and files.is_of(request)
+    files.paths[1].unlink()
+    assert not files.is_of(request)
+    monkeypatch.setattr(report, "MAX_BASE64", 10)
+    note = files.write(neighbours(["a"]), {"request": request}, [])
+    assert note and note.startswith("x_neighbors.html was not written: the report would be")
+    assert names(tmp_path) == ["x_neighbors.csv", "x_neighbors_run.json"] and files.is_of(request)
+    manifest = json.loads(files.manifest.read_bytes())
+    assert manifest["tables"] == ["x_neighbors.csv"] and manifest["notes"] == [note]
 
 
 def test_a_run_that_grows_too_large_stops_taking_disk(tmp_path, monkeypatch):

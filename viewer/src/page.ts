@@ -8,17 +8,18 @@ import "./style.css";
 import { h } from "./core/dom.ts";
 import type { View } from "./core/scene.ts";
 import { Store } from "./core/store.ts";
-import { decodeRun, ELEMENT_ID } from "./data/embed.ts";
+import { decodeEmbedded, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
 import example from "./example.json?raw";
 import { ControlsView } from "./views/controls.ts";
 import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
-import { ExportMenu, type NamedView } from "./views/exports.ts";
+import { ExportMenu, ofRuns, type NamedView } from "./views/exports.ts";
 import { HeaderView } from "./views/header.ts";
 import { HeadsView } from "./views/heads.ts";
 import { HeatmapView } from "./views/heatmap.ts";
 import { helpDialog, listenToKeys } from "./views/help.ts";
+import { LensView } from "./views/lens.ts";
 import { LinesView } from "./views/lines.ts";
 import { Loading } from "./views/loading.ts";
 import { PictureView } from "./views/picture.ts";
@@ -43,7 +44,9 @@ export function startPage(): void {
     ["selected", [["Selection", new SelectionView(store)], ["Layers", new LinesView(store)], ["Heads", new HeadsView(store)]]],
   ];
   const named = columns.flatMap(([, views]) => views);
-  const exports = new ExportMenu(store, [named.find(([name]) => name === "Heat map")!, ...named.filter(([name]) => name !== "Heat map")]);
+  const lens = new LensView(store);
+  const ordered = [named.find(([name]) => name === "Heat map")!, ...named.filter(([name]) => name !== "Heat map")];
+  const exports = new ExportMenu([...lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
 
   const button = (text: string, act: () => void, label = text) =>
     h("button.quiet", { "aria-label": label === text ? null : label, title: label === text ? null : label, onclick: act }, text);
@@ -51,7 +54,8 @@ export function startPage(): void {
   const buttons = (...more: HTMLElement[]) => h("div.buttons", {}, ...more, theme, button("?", () => help.showModal(), "Keys"));
   const opening = () => loading.pick();
 
-  const header = new HeaderView(store, h("div.buttons", {}, button("Open files…", opening), exports.button, h("span.header-always")));
+  const files = h("span.buttons", {}, button("Open files…", opening), exports.button);
+  const header = new HeaderView(store, h("div.buttons header-always"));
   const runs = new RunsView(store), controls = new ControlsView(store);
   const first: View[] = [header, runs, controls, heatmap]; // drawn at once, the others as soon as there is time
   const others: View[] = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
@@ -63,23 +67,27 @@ export function startPage(): void {
     "div.shell", { hidden: true }, header.element, runs.element, controls.element,
     h("div.columns", {}, ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element)))),
   );
-  const empty = emptyPage(opening, () => show(example, true));
+  const empty = emptyPage(opening, () => void show(example, true));
   const always = buttons();
   document.getElementById("page")!.append(loading.element, empty, shell, exports.menu, help);
   empty.prepend(always);
+  let holder: Element = empty; // of the buttons
 
   function update(): void {
-    const { scene } = store, start = performance.now();
+    const { scene, lens: said } = store, start = performance.now();
     document.documentElement.dataset.theme = store.dark ? "dark" : "light";
     theme.setAttribute("aria-pressed", String(store.dark));
     loading.update();
-    if (empty.hidden === !scene) {
-      empty.hidden = !!scene;
-      shell.hidden = !scene;
-      (scene ? header.element.querySelector(".header-always")! : empty).prepend(always);
-    }
-    document.title = scene ? `${scene.run.name} · Mask impact` : "Mask impact";
+    empty.hidden = !!(scene || said);
+    shell.hidden = !scene;
+    const now = said ? lens.always : scene ? header.element.querySelector(".header-always")! : empty;
+    if (now !== holder) (holder = now).prepend(...(now === empty ? [always] : [files, always]));
+    const name = said?.found.name ?? scene?.run.name;
+    document.title = name ? `${name} · Mask impact` : "Mask impact";
     keepAddress();
+    if (said && !lens.element.isConnected) shell.before(lens.element); // before there are neighbours, nothing of them is in the page
+    if (!said) lens.element.remove();
+    lens.update(said);
     if (!scene) return;
     fresh ||= scene.run !== drawn;
     drawn = scene.run;
@@ -100,12 +108,12 @@ export function startPage(): void {
     else requestAnimationFrame(() => (fresh ? requestAnimationFrame(() => drawLate()) : drawLate()));
   }
 
-  /** A run that is inside of the page. */
-  function show(text: string, bundled = false): void {
+  /** A run, or neighbours, inside of the page. */
+  async function show(text: string, bundled = false): Promise<void> {
     try {
-      const run: Run = decodeRun(text);
-      if (bundled) run.notes.push("This is the example inside of the page: the demo model of mask-impact on a short prompt.");
-      store.add({ kind: "run", run });
+      const item = await decodeEmbedded(text);
+      if (bundled && item.kind === "run") item.run.notes.push("This is the example inside of the page: the demo model of mask-impact on a short prompt.");
+      store.add(item);
     } catch (error) {
       loading.say(`The results inside of this page cannot be shown: ${(error as Error).message}.`, true);
     }
@@ -137,13 +145,13 @@ export function startPage(): void {
   listenToKeys(store, {
     open: opening,
     help: () => help.showModal(),
-    exports: () => exports.toggle(),
+    exports: () => (store.scene ?? store.lens) && exports.toggle(),
     step: (by) => header.step(by),
     query: (by) => header.query(by),
     move: (scene, across, down) => heatmap.move(scene, across, down),
   });
 
   const inside = document.getElementById(ELEMENT_ID)?.textContent?.trim();
-  if (inside) show(inside);
-  update();
+  if (inside) void show(inside).then(update);
+  else update();
 }

@@ -172,3 +172,15 @@ describe("series", () => {
     expect(apart([5, 0, 80], 10, 0, 60)).toEqual([10, 0, 60]);
   });
 });
+
+describe("cross-attention", () => {
+  const base = makeRun([{}, {}], (_, variant, layer, position) => 10 * variant + layer + position);
+  const run = { ...base, variants: ["Full", "Head_0", "CrossFull", "CrossHead_0"] };
+
+  it("has heads and lines of its own, as the chosen variant is", () => {
+    const values = (variant: string) => [...headMatrix(scene([run], { token: 1, variant })).values];
+    expect([values("Full"), values("CrossFull")]).toEqual([[11, 13, 15], [31, 33, 35]]);
+    expect(lineVariants(run, state({ heads: [0] }))).toEqual(["Full", "Head_0"]);
+    expect(lineVariants(run, state({ heads: [0], variant: "CrossFull" }))).toEqual(["CrossFull", "CrossHead_0"]);
+  });
+});

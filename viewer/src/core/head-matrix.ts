@@ -4,7 +4,7 @@ import { row, type Run } from "../data/types.ts";
 import type { Compared } from "./prompt-text.ts";
 import { sameToken, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
-import { isDifference } from "./words.ts";
+import { crossing, isDifference } from "./words.ts";
 
 export interface HeadMatrix {
   layers: number[];
@@ -21,12 +21,13 @@ export interface HeadMatrix {
 const computed = new WeakMap<Run, { key: string; second: Run | null; matrix: HeadMatrix }>();
 
 /**
+ * Heads of cross-attention if the chosen variant is of it, else of self-attention.
  * With state.token for that token, else for the strongest one per cell (position 0 only with state.first). In a
  * difference: second run minus the first one, and strongest is where they differ most.
  */
 export function headMatrix({ run, runs, state }: Compared): HeadMatrix {
   const second = isDifference(state, runs) ? runs[1] : null;
-  const key = [state.metric, state.step, state.token, state.first].join();
+  const key = [state.metric, state.step, state.token, state.first, crossing(state.variant)].join();
   const last = computed.get(run);
   if (last?.key === key && last.second === second) return last.matrix;
   const matrix = makeHeadMatrix(run, second, state);
@@ -35,7 +36,7 @@ export function headMatrix({ run, runs, state }: Compared): HeadMatrix {
 }
 
 function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix {
-  const variants = run.variants.filter((variant) => headNumber(variant) !== null);
+  const variants = run.variants.filter((variant) => headNumber(variant) !== null && crossing(variant) === crossing(state.variant));
   const values = new Float32Array(run.layers.length * variants.length).fill(NaN);
   const token = tokenIndex(run, state.token);
   const strongest = token < 0 ? new Int32Array(values.length).fill(-1) : null;
@@ -65,7 +66,7 @@ function rowOf(run: Run, { metric, step }: State, variant: string, layer: number
 
 /** Number of a head variant; null: it is none. */
 export function headNumber(variant: string): number | null {
-  const found = /^Head_(\d+)$/.exec(variant);
+  const found = /^(?:Cross)?Head_(\d+)$/.exec(variant);
   return found ? Number(found[1]) : null;
 }
 

@@ -59,7 +59,7 @@ export function places(run: Run, state: State): { step: number; variant: number;
 const tokenPlaces = new WeakMap<TokenInfo[], Map<number, number>>();
 
 /** The place in run.tokens of the token, or of the unit that has a token, at `position`; -1 if it was not masked. */
-export function tokenIndex(run: Run, position: number | null): number {
+export function tokenIndex(run: Pick<Run, "tokens">, position: number | null): number {
   let known = tokenPlaces.get(run.tokens);
   if (!known) {
     const inside = run.tokens.flatMap(({ members = [] }, place) => members.map((member) => [member, place] as const));

@@ -4,7 +4,7 @@ import { index, type Run, type TokenInfo } from "../data/types.ts";
 import { ranked } from "./prompt-text.ts";
 import { places, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
-import { isHead } from "./words.ts";
+import { crossing, isHead } from "./words.ts";
 
 /** More lines of heads than this cannot be told apart. */
 export const HEAD_LIMIT = 6;
@@ -35,10 +35,11 @@ export function target(scene: Scene): { token: TokenInfo; why: "selected" | "hov
   return strongest === undefined ? null : { token: run.tokens[strongest], why: "strongest" };
 }
 
-/** Full, Attn and other whole vectors, the chosen heads, and the head that is shown on the page. */
+/** Full, Attn and other whole vectors, the chosen heads, and the head on the page: of self- or of cross-attention, as that is. */
 export function lineVariants(run: Run, state: State): string[] {
-  const heads = new Set(state.heads.slice(0, HEAD_LIMIT).map((head) => `Head_${head}`)).add(state.variant);
-  return run.variants.filter((variant) => !isHead(variant) || heads.has(variant));
+  const cross = crossing(state.variant);
+  const heads = new Set(state.heads.slice(0, HEAD_LIMIT).map((head) => `${cross}Head_${head}`)).add(state.variant);
+  return run.variants.filter((variant) => (isHead(variant) ? heads.has(variant) : crossing(variant) === cross));
 }
 
 /** One line per run and variant, at one position; of NaN where the run does not have the position or the step. */

@@ -48,19 +48,28 @@ export interface State {
   shade: "impact" | "effect";
   /** Cells of the map of what each position reads that are large enough for a name in every row. */
   large: boolean;
+  /** Neighbours of image tokens: which of the loaded tables, the selected patch (position), what was searched ("merged", a
+   * bank layer or "static"), what colours the patches, all ranks in every layer, and a word that is looked for. */
+  lens: number;
+  patch: number | null;
+  near: string;
+  tint: "similarity" | "bank" | "impact";
+  ranks: boolean;
+  find: string;
   theme: "auto" | "light" | "dark";
 }
 
 export const DEFAULTS: Readonly<State> = {
   runs: [0], compare: "side", metric: "l2", variant: "Full", step: 0, query: null, rows: "layers", range: "all", curve: "linear",
   first: false, palette: "cividis", token: null, layer: null, heads: [], from: null, to: null, join: "max", opacity: 0.6,
-  fold: false, effect: "logprob_change", block: "all", mask: "", order: "auto", shade: "impact", large: false, theme: "auto",
+  fold: false, effect: "logprob_change", block: "all", mask: "", order: "auto", shade: "impact", large: false,
+  lens: 0, patch: null, near: "merged", tint: "similarity", ranks: false, find: "", theme: "auto",
 };
 
 const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   compare: ["side", "difference"], metric: ["l2", "cosine"], rows: ["layers", "tokens"], range: ["all", "row"],
   curve: ["linear", "sqrt"], palette: ["cividis", "viridis"], join: ["max", "mean"], theme: ["auto", "light", "dark"], effect: ["logprob_change", "kl", "contrast_change", "interaction"], block: ["last", "all"],
-  order: ["auto", "position", "strength"], shade: ["impact", "effect"],
+  order: ["auto", "position", "strength"], shade: ["impact", "effect"], tint: ["similarity", "bank", "impact"],
 };
 
 /** "#metric=cosine&token=12": what differs from the defaults. */
@@ -101,9 +110,11 @@ function valid(name: keyof State, value: unknown): boolean {
     case "runs": return Array.isArray(value) && value.length > 0 && value.every(whole);
     case "heads": return Array.isArray(value) && value.every(whole);
     case "mask": return /^(strongest|\d+-\d+)$/.test(value as string);
+    case "near": return /^(merged|static|\d+)$/.test(value as string);
+    case "find": return true;
     case "variant": return typeof value === "string" && value !== "";
-    case "step": return whole(value);
-    case "query": case "token": case "layer": case "from": case "to": return value === null || whole(value);
+    case "step": case "lens": return whole(value);
+    case "patch": case "query": case "token": case "layer": case "from": case "to": return value === null || whole(value);
     case "opacity": return typeof value === "number" && value >= 0 && value <= 1;
     default: return typeof value === "boolean";
   }

@@ -1,27 +1,32 @@
 /** Holds what is loaded and what is chosen, and tells the page when either has changed, at most once per frame. */
 
-import { add, emptyLibrary, remove, resolve, type Library } from "../data/pair.ts";
+import { add, emptyLibrary, remove, resolve, resolveNeighbors, type Library } from "../data/pair.ts";
 import { atQuery, usualQuery } from "../data/queries.ts";
-import type { Loaded, Run } from "../data/types.ts";
+import type { Loaded, Neighbors, Run } from "../data/types.ts";
+import { lensScene, type LensScene } from "./lens.ts";
 import { settled, tokenIndex, type Hover, type Scene } from "./scene.ts";
-import { fromFragment, toFragment, type State } from "./state.ts";
+import { DEFAULTS, fromFragment, toFragment, type State } from "./state.ts";
 
+const CROSS = "CrossFull";
 const MANY_PATCHES = 64; // more would push the words out of the first look
 
 export class Store {
   #library: Library = emptyLibrary;
   #runs: Run[] = [];
+  #neighbors: Neighbors[] = [];
   #state: State;
   #hover: Hover = { token: null, layer: null };
   #changed: () => void;
   #scheduled = false;
   #foldChosen: boolean;
+  #variantChosen: boolean;
   /** On paper, everything is light. */
   printing = false;
 
   constructor(fragment: string, changed: () => void) {
     this.#state = fromFragment(fragment);
     this.#foldChosen = fragment.includes("fold=");
+    this.#variantChosen = fragment.includes("variant=");
     this.#changed = changed;
   }
 
@@ -52,6 +57,12 @@ export class Store {
     return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
   }
 
+  /** What image tokens say; null before there are neighbours. */
+  get lens(): LensScene | null {
+    const all = this.#neighbors;
+    return all.length ? lensScene(all, all[this.#state.lens] ?? all[0], this.#state, this.scene, this.dark) : null;
+  }
+
   get dark(): boolean {
     const { theme } = this.#state;
     if (this.printing) return false;
@@ -65,8 +76,11 @@ export class Store {
   add(item: Loaded): string | null {
     const { library, runId, message } = add(this.#library, item);
     this.#take(library);
+    if (item.kind === "neighbors" && this.#neighbors.length > 1) this.set({ lens: this.#neighbors.length - 1, patch: null });
     const place = this.#runs.findIndex(({ id }) => id === runId);
     if (place >= 0 && !this.#state.runs.includes(place)) this.set({ runs: [place], token: null, layer: null });
+    // Of an encoder-decoder, the prompt's tokens have their values in cross-attention.
+    if (!this.#variantChosen && this.#runs[place]?.variants.includes(CROSS)) this.#state = { ...this.#state, variant: CROSS };
     const patches = this.#runs[place]?.tokens.filter(({ kind }) => kind === "image").length ?? 0;
     if (patches > MANY_PATCHES && !this.#foldChosen) this.#state = { ...this.#state, fold: true };
     return message;
@@ -79,14 +93,23 @@ export class Store {
     this.set({ runs: runs.length ? runs : [0] });
   }
 
+  /** Away with the table of neighbours that is shown. */
+  removeLens(): void {
+    const gone = this.#library.neighbors[this.#state.lens] ?? this.#library.neighbors[0];
+    this.#take({ ...this.#library, neighbors: this.#library.neighbors.filter((each) => each !== gone) });
+    this.set({ lens: 0, patch: null });
+  }
+
   #take(library: Library): void {
     this.#library = library;
     this.#runs = resolve(library);
+    this.#neighbors = resolveNeighbors(library);
     this.#schedule();
   }
 
   set(patch: Partial<State>): void {
     this.#foldChosen ||= "fold" in patch;
+    this.#variantChosen ||= "variant" in patch;
     this.#state = { ...this.#state, ...patch };
     this.#schedule();
   }
@@ -106,7 +129,9 @@ export class Store {
 
   /** The state as it belongs into the address of the page. */
   get fragment(): string {
-    return toFragment(this.#state);
+    const text = toFragment(this.#state);
+    if (this.#state.variant !== DEFAULTS.variant || !this.#runs.some(({ variants }) => variants.includes(CROSS))) return text;
+    return [text, `variant=${DEFAULTS.variant}`].filter(Boolean).join("&");
   }
 
   #schedule(): void {

@@ -9,11 +9,14 @@ export const METRICS: Record<Metric, string> = { l2: "L2 distance", cosine: "Cos
 /** One head, also of cross-attention: "Head_3", "CrossHead_3". */
 export const isHead = (variant: string) => /^(Cross)?Head_\d+$/.test(variant);
 
+/** "Cross" of a variant of cross-attention, else "". */
+export const crossing = (variant: string) => /^Cross/.exec(variant)?.[0] ?? "";
+
 /** "Head 3" of "Head_3". */
 export const variantName = (variant: string) => variant.replace("_", " ");
 
 /** A local folder without its path, which is nobody else's business. */
-export const modelName = (run: Run) => {
+export const modelName = (run: Pick<Run, "manifest">) => {
   const name = run.manifest?.model?.name ?? run.manifest?.model?.path_or_id ?? "";
   return /^[/~.]|^\w:|\\/.test(name) ? (name.split(/[\\/]+/).filter(Boolean).pop() ?? name) : name;
 };

@@ -42,7 +42,7 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
 
 /** The same from columnar JSON. */
 export function readEffects(json: string, name: string): Effects {
-  const table = new Table(true), parser = new JsonParser(table);
+  const table = new Table("effects"), parser = new JsonParser(table);
   parser.feed(new TextEncoder().encode(json));
   parser.end();
   return makeEffects(table, name, name);

@@ -21,6 +21,13 @@
  *              contrast, contrast_change, interaction (null in a row without one). Other keys and columns are left out
  *   images     one for each of manifest.images: {"name": "cat.png", "data": "data:image/jpeg;base64,..."} or null
  *
+ * NAME_neighbors.html has instead of the numbers of a run:
+ *
+ *   format     1
+ *   name       NAME_neighbors
+ *   neighbors  base64 of the zlib stream of NAME_neighbors.json, the columns of the table as that file has them
+ *   manifest, images   as above
+ *
  * The built page has the element, empty. Python replaces exactly EMPTY_ELEMENT, once.
  */
 
@@ -28,8 +35,9 @@ import { LoadError } from "./errors.ts";
 import { readEffects } from "./effects.ts";
 import { cleanManifest, withManifest } from "./manifest.ts";
 import { plainToken } from "./cube.ts";
+import { readNeighbors } from "./neighbors.ts";
 import { lastOfSteps } from "./queries.ts";
-import type { Picture, Run } from "./types.ts";
+import type { Loaded, Picture, Run, Source } from "./types.ts";
 
 export const ELEMENT_ID = "mask-impact-data";
 export const EMPTY_ELEMENT = `<script type="text/plain" id="${ELEMENT_ID}"></script>`;
@@ -61,6 +69,19 @@ export function findEmbedded(html: string): string | null {
   return (end < 0 ? "" : html.slice(start, end).trim()) || null;
 }
 
+/** What is in a page: a run, or neighbours. Throws LoadError. */
+export async function decodeEmbedded(text: string): Promise<Loaded> {
+  const data = json(text);
+  if (typeof data.neighbors !== "string") return { kind: "run", run: decodeRun(text) };
+  const name = String(data.name), source: Source = { fileName: `${name}.html`, format: "html", bytes: text.length };
+  const unpacked = new Response(new Blob([fromBase64(data.neighbors)]).stream().pipeThrough(new DecompressionStream("deflate")));
+  const columns = await unpacked.arrayBuffer().catch(() => {
+    throw new LoadError("the data in the page is damaged: it cannot be unpacked");
+  });
+  const neighbors = readNeighbors(new Uint8Array(columns), name, source);
+  return { kind: "neighbors", neighbors: { ...neighbors, manifest: cleanManifest(data.manifest) ?? null, pictures: (data.images ?? []).map(picture) } };
+}
+
 /** Throws LoadError if the text is damaged: nothing is shown rather than something wrong. */
 export function decodeRun(text: string): Run {
   const data = parsed(text);
@@ -89,7 +110,7 @@ export function decodeRun(text: string): Run {
   return manifest ? withManifest(whole, manifest) : whole;
 }
 
-function parsed(text: string): Embedded {
+function json(text: string): Partial<Embedded> & { neighbors?: string } {
   let data: Partial<Embedded>;
   try {
     data = JSON.parse(text) as Partial<Embedded>;
@@ -99,6 +120,11 @@ function parsed(text: string): Embedded {
   if (data?.format !== EMBED_FORMAT) {
     throw new LoadError(`the data in the page has format ${String(data?.format)}, and this page reads format ${EMBED_FORMAT}`);
   }
+  return data;
+}
+
+function parsed(text: string): Embedded {
+  const data = json(text);
   const { steps, layers, variants, positions, tokens, name, rows, l2, cosine, queries, images = [] } = data;
   const whole = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
   const rising = (list: unknown) => whole(list) && list.every((n, i) => i === 0 || n > list[i - 1]);

@@ -9,9 +9,9 @@ export class LoadError extends Error {
 export class NotResults extends LoadError {
   override name = "NotResults";
   readonly found: string[];
-  constructor(missing: readonly string[], found: string[], effects = false) {
+  constructor(missing: readonly string[], found: string[], what = "result table") {
     const columns = missing.length === 1 ? `column ${missing[0]}` : `columns ${missing.join(", ")}`;
-    super(`not a ${effects ? "table of effects" : "result table"}: the ${columns} ${missing.length === 1 ? "is" : "are"} missing; found ${listed(found)}`);
+    super(`not a ${what}: the ${columns} ${missing.length === 1 ? "is" : "are"} missing; found ${listed(found)}`);
     this.found = found;
   }
 }

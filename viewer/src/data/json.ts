@@ -314,8 +314,8 @@ export class JsonParser {
     }
     if (i >= buf.length) return -1;
     if (~seen & ((1 << required) - 1)) this.#incomplete(seen, keys);
-    if (!this.#table.rows) this.#own = [...names.keys()].filter((c) => (seen >> c) & 1 || this.#table.effects);
-    else if (!this.#table.effects && seen !== this.#own.reduce((bits, c) => bits | (1 << c), 0)) this.#fail(`only some of the records have ${names.slice(required).join(", ")}`);
+    if (!this.#table.rows) this.#own = [...names.keys()].filter((c) => (seen >> c) & 1 || this.#table.of === "effects");
+    else if (this.#table.of !== "effects" && seen !== this.#own.reduce((bits, c) => bits | (1 << c), 0)) this.#fail(`only some of the records have ${names.slice(required).join(", ")}`);
     return i + 1;
   }
 

@@ -4,11 +4,12 @@ import { all, chunks, unpacked, type ReadOptions } from "./bytes.ts";
 import { CsvParser } from "./csv.ts";
 import { makeCube } from "./cube.ts";
 import { detect, type Content } from "./detect.ts";
-import { decodeRun, findEmbedded } from "./embed.ts";
+import { decodeEmbedded, findEmbedded } from "./embed.ts";
 import { looksLikeEffects, makeEffects } from "./effects.ts";
 import { LoadError, NotResults } from "./errors.ts";
 import { JsonParser } from "./json.ts";
 import { looksLikeManifest, parseManifest, withManifest } from "./manifest.ts";
+import { looksLikeNeighbors, makeNeighbors } from "./neighbors.ts";
 import { readParquet } from "./parquet.ts";
 import { Table } from "./table.ts";
 import type { Format, Loaded, Run, Source } from "./types.ts";
@@ -80,10 +81,10 @@ async function textTable(stream: () => AsyncIterable<Uint8Array>, source: Source
   try {
     return { kind: "run", run: runOf(table, source, await read(table)) };
   } catch (error) {
-    if (looksLikeEffects(error)) {
-      const table = new Table(true);
-      const notes = await read(table);
-      return { kind: "effects", effects: makeEffects(table, runName(source.fileName), source.fileName, notes) };
+    const other = otherTable(error);
+    if (other) {
+      const notes = await read(other);
+      return otherOf(other, source, notes);
     }
     if (!(error instanceof NotResults && source.format === "json" && looksLikeManifest(error.found))) throw error;
     return { kind: "manifest", manifest: parseManifest(await text(stream())), source };
@@ -101,10 +102,10 @@ async function parquetRun(file: Blob, source: Source, options: LoadOptions): Pro
   try {
     text = await read(table);
   } catch (error) {
-    if (!looksLikeEffects(error)) throw error;
-    const table = new Table(true);
-    await read(table);
-    return { kind: "effects", effects: makeEffects(table, runName(source.fileName), source.fileName) };
+    const other = otherTable(error);
+    if (!other) throw error;
+    const text = await read(other);
+    return otherOf(other, source, [], text);
   }
   const run = runOf(table, source, []);
   if (text === null) return { kind: "run", run };
@@ -113,6 +114,18 @@ async function parquetRun(file: Blob, source: Source, options: LoadOptions): Pro
   } catch {
     return { kind: "run", run: { ...run, notes: [...run.notes, "The manifest inside of the Parquet file cannot be read."] } };
   }
+}
+
+/** A table for a file that holds no results but what belongs to them; null: it is something else. */
+function otherTable(error: unknown): Table | null {
+  return looksLikeEffects(error) ? new Table("effects") : looksLikeNeighbors(error) ? new Table("neighbors") : null;
+}
+
+function otherOf(table: Table, source: Source, notes: string[], manifest: string | null = null): Loaded {
+  const name = runName(source.fileName);
+  if (table.of === "effects") return { kind: "effects", effects: makeEffects(table, name, source.fileName, notes) };
+  const neighbors = makeNeighbors(table, name, source, notes);
+  return { kind: "neighbors", neighbors: manifest === null ? neighbors : { ...neighbors, manifest: parseManifest(manifest) } };
 }
 
 function runOf(table: Table, source: Source, notes: string[]): Run {
@@ -130,10 +143,12 @@ function runOf(table: Table, source: Source, notes: string[]): Run {
   };
 }
 
-function htmlReport(html: string, source: Source): Loaded {
+async function htmlReport(html: string, source: Source): Promise<Loaded> {
   const data = findEmbedded(html);
   if (!data) throw new LoadError("this page has no results inside");
-  return { kind: "run", run: { ...decodeRun(data), source } };
+  const found = await decodeEmbedded(data);
+  if (found.kind === "run") return { kind: "run", run: { ...found.run, source } };
+  return found.kind === "neighbors" ? { kind: "neighbors", neighbors: { ...found.neighbors, source } } : found;
 }
 
 async function text(stream: AsyncIterable<Uint8Array>): Promise<string> {

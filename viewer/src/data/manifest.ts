@@ -62,6 +62,11 @@ const manifest = object<Manifest>({
   files: list(text),
   units: list(object({ label: text, positions: list(number) })),
   effects: object({ contrast: list(text), noise: object({ logit: number }) }),
+  tables: list(text),
+  prompt: text,
+  bank: object({ folder: text, rows: number, captions: object({ file: text, count: number }) }),
+  search: text,
+  masking: object({ run: text, variant: text }),
 });
 
 /** Of any JSON value; undefined if it is no object. */

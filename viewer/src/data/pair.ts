@@ -8,16 +8,18 @@
 import { runName } from "./load.ts";
 import { disagreements, withManifest } from "./manifest.ts";
 import { misfit } from "./effects.ts";
-import type { Effects, Loaded, Manifest, Picture, Run, Source } from "./types.ts";
+import { withPlaces } from "./neighbors.ts";
+import type { Effects, Loaded, Manifest, Neighbors, Picture, Run, Source } from "./types.ts";
 
 export interface Library {
   runs: Run[];
   manifests: { manifest: Manifest; source: Source }[];
   pictures: Picture[];
   effects: Effects[];
+  neighbors: Neighbors[];
 }
 
-export const emptyLibrary: Library = { runs: [], manifests: [], pictures: [], effects: [] };
+export const emptyLibrary: Library = { runs: [], manifests: [], pictures: [], effects: [], neighbors: [] };
 
 export interface Added {
   library: Library;
@@ -36,6 +38,13 @@ export function add(library: Library, item: Loaded): Added {
   if (item.kind === "effects") {
     const others = library.effects.filter(({ name }) => name !== item.effects.name);
     return { library: { ...library, effects: [...others, item.effects] }, runId: null, message: null };
+  }
+  if (item.kind === "neighbors") {
+    const { neighbors } = item, twin = library.neighbors.find(({ name }) => name === neighbors.name);
+    // The same in a second format: what one brings along is kept.
+    const joined = twin ? { ...neighbors, manifest: neighbors.manifest ?? twin.manifest, pictures: neighbors.pictures.length ? neighbors.pictures : twin.pictures } : neighbors;
+    const message = twin ? `${neighbors.source.fileName} takes the place of ${twin.source.fileName}.` : null;
+    return { library: { ...library, neighbors: [...library.neighbors.filter((each) => each !== twin), joined] }, runId: null, message };
   }
   if (item.kind === "image") {
     const others = library.pictures.filter(({ fileName }) => fileName !== item.picture.fileName);
@@ -70,14 +79,25 @@ export function resolve(library: Library): Run[] {
   });
 }
 
+/** Neighbours with their manifests and pictures. */
+export function resolveNeighbors({ neighbors, manifests, pictures }: Library): Neighbors[] {
+  const paired = neighbors.map((each) => {
+    const found = each.manifest ?? manifests.findLast(({ source }) => runName(source.fileName) === each.name)?.manifest;
+    return found ? withPlaces(each, found) : each;
+  });
+  return withPictures(paired, pictures);
+}
+
 /** What is loaded and shown nowhere yet, as sentences. */
 export function waiting(library: Library): string[] {
-  const used = new Set(pairManifests(library).values());
+  const neighbors = resolveNeighbors(library);
+  const used = new Set([...pairManifests(library).values(), ...neighbors.map(({ manifest }) => manifest)]);
   const withOwn = library.runs.filter((run) => run.manifest);
   const lone = library.manifests.filter(({ manifest }) => !used.has(manifest) && !withOwn.some(({ name }) => name === manifest.name));
-  const shown = new Set(resolve(library).flatMap(({ pictures }) => pictures.map((picture) => picture?.fileName)));
+  const shown = new Set([...resolve(library), ...neighbors].flatMap(({ pictures }) => pictures.map((picture) => picture?.fileName)));
   return [
     ...lone.map(({ manifest, source }) => {
+      if (manifest.bank) return `${source.fileName} tells of neighbours of image tokens; they are in ${manifest.tables?.join(" or ")}: drop that file, too.`;
       const files = manifest.files?.filter((file) => !file.endsWith(".html")).join(" or ") || `${runName(source.fileName)}_results.csv`;
       return `${source.fileName} is the manifest of a run; its numbers are in ${files}: drop that file, too.`;
     }),
@@ -102,7 +122,7 @@ function pairManifests({ runs, manifests }: Library): Map<string, Manifest> {
   // One of each is left, with other names (renamed files): a pair if what they say is the same.
   const runsLeft = open.filter((run) => !pairs.has(run.id));
   const used = new Set(pairs.values());
-  const manifestsLeft = manifests.filter(({ manifest }) => !used.has(manifest));
+  const manifestsLeft = manifests.filter(({ manifest }) => !used.has(manifest) && !manifest.bank);
   if (runsLeft.length === 1 && manifestsLeft.length === 1) {
     const [run] = runsLeft, [{ manifest }] = manifestsLeft;
     if (manifest.rows === run.rows && manifest.tokens?.length && !disagreements(run, manifest).length) pairs.set(run.id, manifest);
@@ -112,7 +132,7 @@ function pairManifests({ runs, manifests }: Library): Map<string, Manifest> {
 
 // --- pictures ---------------------------------------------------------------------------------------------
 /** First by file name, then those whose name fits no run, in the order they came. Embedded pictures stay. */
-function withPictures(runs: Run[], pictures: Picture[]): Run[] {
+function withPictures<Of extends Pictured>(runs: Of[], pictures: Picture[]): Of[] {
   const named = new Set(runs.flatMap((run) => pathsOf(run).map(baseName)));
   const unnamed = pictures.filter(({ fileName }) => !named.has(baseName(fileName)));
   return runs.map((run) => {
@@ -124,7 +144,8 @@ function withPictures(runs: Run[], pictures: Picture[]): Run[] {
   });
 }
 
-const pathsOf = (run: Run) => (run.manifest?.images ?? []).map(({ path }) => path ?? "");
+type Pictured = Pick<Run, "manifest" | "pictures">;
+const pathsOf = (run: Pictured) => (run.manifest?.images ?? []).map(({ path }) => path ?? "");
 const baseName = (path: string) => path.replace(/^.*[/\\]/, "").toLowerCase();
 
 // --- the same run twice -----------------------------------------------------------------------------------

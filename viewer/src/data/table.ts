@@ -35,18 +35,44 @@ export const KINDS = {
   contrast: "number",
   contrast_change: "number",
   interaction: "number",
+  neighbor_token: "text",
+  similarity: "number",
+  kind: "text",
+  image: "integer",
+  row: "number", // these four may be -1
+  col: "number",
+  caption_position: "number",
+  bank_layer: "number",
+  caption: "text",
+  masking_impact: "number",
 } satisfies Record<string, ColumnKind> as Record<ColumnName, ColumnKind>;
 
-/** Of NAME_effects, from the step on; the last three of them need not be there. */
-const EFFECT_COLUMNS = Object.keys(KINDS).slice(4).filter((name) => name !== QUERY_POSITION) as ColumnName[];
-const OPTIONAL = 3;
+const NEIGHBOR_COLUMNS = [
+  "layer", "token_position", "rank", "neighbor_token", "similarity",
+  "kind", "image", "row", "col", "caption_position", "bank_layer", "caption", "masking_impact",
+] as const;
 
-export type ColumnName = (typeof COLUMNS)[number] | typeof QUERY_POSITION | "first_layer" | "last_layer" | "block" | "top_token" | EffectNumber;
+/** What a table can be of: its columns, and how many of them, the first ones, have to be in a file. */
+const TABLES: Record<TableOf, { what: string; names: readonly ColumnName[]; required: number }> = {
+  results: { what: "result table", names: [...COLUMNS, QUERY_POSITION], required: 7 },
+  effects: {
+    what: "table of effects", required: 13,
+    names: [
+      "generation_step", "token_masked", "token_position", "first_layer", "last_layer", "block", "logprob", "logprob_change", "rank", "top_token",
+      "kl", "final_l2", "final_cosine", "contrast", "contrast_change", "interaction",
+    ],
+  },
+  neighbors: { what: "table of neighbours", names: NEIGHBOR_COLUMNS, required: 5 },
+};
+
+export type TableOf = "results" | "effects" | "neighbors";
+export type ColumnName =
+  | (typeof COLUMNS)[number] | typeof QUERY_POSITION | "first_layer" | "last_layer" | "block" | "top_token" | EffectNumber | (typeof NEIGHBOR_COLUMNS)[number];
 export type EffectNumber =
   | "logprob" | "logprob_change" | "rank" | "kl" | "final_l2" | "final_cosine" | "contrast" | "contrast_change" | "interaction";
 
 /** A text that names what a row is of cannot be missing; a token can. */
-export const needed = (column: ColumnName) => column === "variant" || column === "block";
+export const needed = (column: ColumnName) => column === "variant" || column === "block" || column === "kind";
 
 /** 2^25. At 28 bytes a row 0.9 GB, about what a tab can hold beside the cube made of them. */
 export const MAX_ROWS = 33_554_432;
@@ -54,7 +80,7 @@ export const MAX_ROWS = 33_554_432;
 /** Those of a table's columns that a file has. Throws NotResults for a missing one, LoadError for one that is there twice. */
 export function findColumns(names: readonly string[], table: Table): ColumnName[] {
   const missing = table.names.filter((column, c) => c < table.required && !names.includes(column));
-  if (missing.length) throw new NotResults(missing, [...names], table.effects);
+  if (missing.length) throw new NotResults(missing, [...names], table.what);
   const twice = table.names.find((column) => names.indexOf(column) !== names.lastIndexOf(column));
   if (twice) throw new LoadError(`the column ${twice} is there twice: ${listed(names)}`);
   return table.names.filter((column) => names.includes(column));
@@ -86,8 +112,8 @@ export class Column<A extends Int32Array | Float32Array> {
 
 export class Table {
   readonly texts = new Texts();
-  /** Of effects, not of results. */
-  readonly effects: boolean;
+  readonly of: TableOf;
+  readonly what: string;
   readonly names: readonly ColumnName[];
   /** So many of `names`, the first ones, have to be in a file. */
   readonly required: number;
@@ -98,10 +124,9 @@ export class Table {
   /** Some tokens have no text at all (null, where a program took the token "null" for a missing value). */
   noText = false;
 
-  constructor(effects = false) {
-    this.effects = effects;
-    this.names = effects ? EFFECT_COLUMNS : [...COLUMNS, QUERY_POSITION];
-    this.required = this.names.length - (effects ? OPTIONAL : 1);
+  constructor(of: TableOf = "results") {
+    this.of = of;
+    ({ what: this.what, names: this.names, required: this.required } = TABLES[of]);
     const column = (name: ColumnName) => (KINDS[name] === "number" ? new Column(Float32Array) : new Column(Int32Array));
     this.columns = Object.fromEntries(this.names.map((name) => [name, column(name)])) as Table["columns"];
   }
@@ -111,7 +136,7 @@ export class Table {
   }
 
   get rows(): number {
-    return this.columns.generation_step.length;
+    return this.columns[this.names[0]].length;
   }
 
   /** Throws LoadError if the columns have different lengths. */

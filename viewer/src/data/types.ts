@@ -102,10 +102,44 @@ export interface Effects {
   notes: string[];
 }
 
+/** NAME_neighbors: for every image token and layer the text tokens nearest to it. */
+export interface Neighbors {
+  /** "demo_neighbors" of demo_neighbors.csv: by it the manifest is found. */
+  name: string;
+  source: Source;
+  /** Layers of the image tokens, and of the bank, rising. */
+  layers: number[];
+  bankLayers: number[];
+  /** The image tokens, by position. */
+  tokens: TokenInfo[];
+  /** Boxes of tokens are in pixels of the picture, as the manifest tells; else patches are squares in a grid or in lines. */
+  boxed: boolean;
+  /** What was searched: "merged" (all bank layers together), "1", "2", ... (one bank layer), "static" (the vocabulary). */
+  groups: string[];
+  /** Rows of a group, layer and token, by rank: rows[starts[cell] .. starts[cell + 1]], cell = (group * layers + layer) * tokens + token. */
+  starts: Int32Array;
+  rows: Int32Array;
+  /** Of each row of the file. */
+  rank: Int32Array;
+  similarity: Float32Array;
+  bankLayer: Float32Array;
+  captionPosition: Float32Array;
+  /** Places in `texts`; a static row has an empty caption. */
+  token: Int32Array;
+  caption: Int32Array;
+  texts: string[];
+  /** [layer * tokens + token]: what masking the token changes in that layer; null without a masking run. */
+  impact: Float32Array | null;
+  manifest: Manifest | null;
+  pictures: (Picture | null)[];
+  notes: string[];
+}
+
 /** What one file turned out to be. */
 export type Loaded =
   | { kind: "run"; run: Run }
   | { kind: "effects"; effects: Effects }
+  | { kind: "neighbors"; neighbors: Neighbors }
   | { kind: "manifest"; manifest: Manifest; source: Source }
   | { kind: "image"; picture: Picture; source: Source };
 
@@ -152,6 +186,12 @@ export interface Manifest {
   /** What was masked together, where that is not single tokens. */
   units?: { label?: string; positions?: number[] }[];
   effects?: { contrast?: string[]; noise?: { logit?: number } };
+  /** Of NAME_neighbors. */
+  tables?: string[];
+  prompt?: string;
+  bank?: { folder?: string; rows?: number; captions?: { file?: string; count?: number } };
+  search?: string;
+  masking?: { run?: string; variant?: string };
 }
 
 export interface ManifestModel {

@@ -14,6 +14,7 @@ export function emptyPage(pick: () => void, example: () => void): HTMLElement {
       h("dt.mono", {}, "NAME_results.csv, .json, .json.gz, .parquet or .html"), h("dd", {}, "the numbers of a run; one of them is enough"),
       h("dt.mono", {}, "NAME_run.json"), h("dd", {}, "its manifest: model, prompt, predicted tokens, where image tokens lie"),
       h("dt", {}, "the pictures of the run"), h("dd", {}, "to see the numbers on them"),
+      h("dt.mono", {}, "NAME_neighbors.csv, .json, .parquet or .html, with NAME_neighbors_run.json"), h("dd", {}, "what image tokens say"),
     ),
     h("p.muted", {}, "Several runs can be loaded and compared. Everything stays on this computer: the page has no network access."),
     h(

@@ -15,15 +15,35 @@ export interface Exportable extends View {
 
 export type NamedView = [name: string, view: Exportable];
 
+/** What can be taken away: a drawing, a table, both as they are at the moment; null for what there is not. */
+export interface Export {
+  name: string;
+  /** Whose it is, for the file's name. */
+  of: () => string;
+  drawing: () => Drawing | null | undefined;
+  table: () => string[][] | null | undefined;
+}
+
+/** A view of runs as something to export. */
+export function ofRuns(store: Store, [name, view]: NamedView): Export {
+  return {
+    name,
+    of: () => store.scene!.runs.map((run) => run.name).join(" "),
+    drawing: () => store.scene && view.drawing?.(store.scene),
+    table: () => {
+      const lines = store.scene && view.lines?.(store.scene);
+      return lines && tidy(store.scene!.state, lines);
+    },
+  };
+}
+
 export class ExportMenu {
   readonly button: HTMLButtonElement;
   readonly menu: HTMLElement;
-  #store: Store;
   #body = h("tbody");
   #said = h("p.muted", { role: "status" });
 
-  constructor(store: Store, views: NamedView[]) {
-    this.#store = store;
+  constructor(exports: Export[]) {
     this.button = h("button.quiet", { popovertarget: "exports" }, "Export");
     this.menu = h(
       "div.exports", { id: "exports", popover: "", role: "dialog", "aria-label": "Export" },
@@ -32,7 +52,7 @@ export class ExportMenu {
     this.menu.addEventListener("beforetoggle", (event) => {
       if ((event as ToggleEvent).newState !== "open") return;
       this.#said.textContent = "";
-      this.#body.replaceChildren(...views.map((view) => this.#row(...view)).filter((row) => row !== null));
+      this.#body.replaceChildren(...exports.map((each) => this.#row(each)).filter((row) => row !== null));
     });
   }
 
@@ -40,24 +60,22 @@ export class ExportMenu {
     this.menu.togglePopover();
   }
 
-  #row(name: string, view: Exportable): HTMLElement | null {
-    const { scene } = this.#store;
-    const drawn = scene && view.drawing?.(scene), listed = scene && view.lines?.(scene);
+  #row({ name, of, drawing, table }: Export): HTMLElement | null {
+    const drawn = drawing(), listed = table();
     if (!drawn && !listed) return null;
     // What is shown when the button is pressed: layers may play, or a file may arrive, while the menu is open.
-    const action = (text: string, act: (scene: Scene, file: string) => unknown) => {
-      const now = () => act(this.#store.scene!, fileName(this.#store.scene!.runs.map((run) => run.name).join(" "), name));
+    const action = (text: string, act: (file: string) => unknown) => {
+      const now = () => act(fileName(of(), name));
       return h("button", { "aria-label": `${name}: ${text}`, onclick: () => this.#try(now) }, text);
     };
-    const drawing = (now: Scene) => there(view.drawing!(now)), table = (now: Scene) => tidy(now.state, there(view.lines!(now)));
-    const copied = async (now: Scene, file: string) =>
-      (await copyCsv(table(now), file)) === "copied" ? `${name}: copied.` : "The browser does not let this page copy; saved as a file.";
+    const copied = async (file: string) =>
+      (await copyCsv(there(table()), file)) === "copied" ? `${name}: copied.` : "The browser does not let this page copy; saved as a file.";
     return h(
       "tr", {}, h("th", { scope: "row" }, name),
-      h("td", {}, drawn && action("PNG", (now, file) => exportPng(drawing(now), file))),
-      h("td", {}, drawn && action("SVG", (now, file) => exportSvg(drawing(now), file))),
+      h("td", {}, drawn && action("PNG", (file) => exportPng(there(drawing()), file))),
+      h("td", {}, drawn && action("SVG", (file) => exportSvg(there(drawing()), file))),
       h("td", {}, listed && action("Copy CSV", copied)),
-      h("td", {}, listed && action("Save CSV", (now, file) => exportCsv(table(now), file))),
+      h("td", {}, listed && action("Save CSV", (file) => exportCsv(there(table()), file))),
     );
   }
 
@@ -70,7 +88,7 @@ export class ExportMenu {
   }
 }
 
-function there<What>(what: What | null): What {
+function there<What>(what: What | null | undefined): What {
   if (!what) throw new Error("it is not shown any more");
   return what;
 }

@@ -2,6 +2,7 @@
 
 import { HEAD_LIMIT } from "../core/series.ts";
 import { DEFAULTS, type State } from "../core/state.ts";
+import { crossing } from "../core/words.ts";
 
 /** Blue, green, pink, ochre, sky, purple: apart also for colour-blind readers, and none is the selection's orange. */
 const LIGHT = ["#0068b0", "#00805f", "#b8408f", "#8a6a00", "#2b96cc", "#5b3fa8"];
@@ -15,5 +16,5 @@ export function headColour(state: State, head: number, dark: boolean): string | 
 /** What a click on a head's cell does to layer and variant: show it, or, if it is shown, go back. */
 export function shown(state: State, layer: number, variant: string): Partial<State> {
   const same = state.layer === layer && state.variant === variant;
-  return same ? { layer: null, variant: DEFAULTS.variant } : { layer, variant };
+  return same ? { layer: null, variant: crossing(variant) + DEFAULTS.variant } : { layer, variant };
 }

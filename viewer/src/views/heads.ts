@@ -10,7 +10,7 @@ import { noiseFloor, rowMaxima, tokenIndex, type Scene, type View } from "../cor
 import { toggled } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
 import { named } from "../core/tokens.ts";
-import { exact, isDifference, METRICS, moreOrLess, subject } from "../core/words.ts";
+import { crossing, exact, isDifference, METRICS, moreOrLess, subject } from "../core/words.ts";
 import { captions, colourBar, ends, gradient, heading, ofRun } from "./figure.ts";
 import { headColour, shown } from "./head-marks.ts";
 import { shownValue } from "./shade.ts";
@@ -82,7 +82,7 @@ export class HeadsView implements View {
     const matrix = headMatrix(scene);
     const none = !matrix.heads.length;
     for (const part of [this.#plot, this.#legend, this.#readout, this.#details]) part.hidden = none;
-    this.#what.textContent = none ? "This run has no values of single heads." : whatText(scene);
+    this.#what.textContent = none ? `This run has no values of single heads${crossing(variant) && " of cross-attention"}.` : whatText(scene);
     this.#note.textContent = none ? "" : "Click a cell: show that head. Shift-click it, or click the head's number: line in the plot.";
     if (none) return;
     const bar = h("i");
@@ -163,7 +163,7 @@ export class HeadsView implements View {
     const head = this.#matrix().heads[this.#layout.columns[cell.column]];
     if (cell.row >= 0) this.#cursor = cell;
     if (intoLines || cell.row < 0) this.#store.set({ heads: toggled(state.heads, head) });
-    else this.#store.set(shown(state, run.layers[this.#layout.rows[cell.row]], `Head_${head}`));
+    else this.#store.set(shown(state, run.layers[this.#layout.rows[cell.row]], `${crossing(state.variant)}Head_${head}`));
   }
 
   #press(event: KeyboardEvent): boolean {
@@ -207,7 +207,7 @@ export class HeadsView implements View {
     const { run, state } = scene, chosen = tokenIndex(run, state.token);
     if (!heads.length) return null;
     return [...values].flatMap((value, cell) => isNaN(value) ? [] : {
-      run: subject(scene), variant: `Head_${heads[cell % heads.length]}`, more: { layer: layers[Math.floor(cell / heads.length)] },
+      run: subject(scene), variant: `${crossing(state.variant)}Head_${heads[cell % heads.length]}`, more: { layer: layers[Math.floor(cell / heads.length)] },
       token: run.tokens[strongest?.[cell] ?? chosen], value,
     });
   }
@@ -223,9 +223,10 @@ function whatText(scene: Scene): string {
   const { run, runs, state } = scene;
   const token = run.tokens[tokenIndex(run, state.token)];
   const signed = isDifference(state, runs), of = signed ? `, ${subject(scene)}` : ofRun(scene);
-  if (token) return `For ${named(token)}${of}.`;
+  const cross = crossing(state.variant) && "Heads of cross-attention. ";
+  if (token) return `${cross}For ${named(token)}${of}.`;
   const without = !state.first && tokenIndex(run, 0) >= 0;
-  return `No token is selected: each cell shows ${signed ? "the token that differs most" : "its strongest token"}${without ? " (position 0 left out)" : ""}${of}.`;
+  return `${cross}No token is selected: each cell shows ${signed ? "the token that differs most" : "its strongest token"}${without ? " (position 0 left out)" : ""}${of}.`;
 }
 
 function floorOf({ run, runs, state }: Scene): number {

@@ -20,7 +20,7 @@ export interface Actions {
 interface Key {
   keys: string[];
   text: string;
-  /** Also before anything is loaded. */
+  /** Also without a run, when there is no scene. */
   always?: boolean;
   run(scene: Scene, store: Store, actions: Actions, key: string): unknown;
 }
@@ -34,7 +34,7 @@ const KEYS: Key[] = [
     keys: ["Home", "End", "PageUp", "PageDown"], text: "in the heat map: to the ends of a row, ten rows up and down",
     run: (scene, _, actions, key) => actions.move(scene, key === "Home" ? -Infinity : key === "End" ? Infinity : 0, key === "PageUp" ? -10 : key === "PageDown" ? 10 : 0),
   },
-  { keys: ["Escape"], text: "clear the selection", run: (_, store) => store.set({ token: null, layer: null }) },
+  { keys: ["Escape"], text: "clear the selection", always: true, run: (_, store) => store.set({ token: null, layer: null, patch: null }) },
   { keys: ["[", "]"], text: "previous and next generation step", run: (_, __, actions, key) => actions.step(key === "[" ? -1 : 1) },
   { keys: ["q", "Q"], text: "next and previous position that reads, where others than the predicting one were measured", run: (_, __, actions, key) => actions.query(key === "q" ? 1 : -1) },
   { keys: ["m"], text: "metric: L2 or cosine", run: ({ state }, store) => store.set({ metric: state.metric === "l2" ? "cosine" : "l2" }) },
@@ -50,11 +50,11 @@ const KEYS: Key[] = [
   { keys: ["0"], text: "position 0 in or out of the scale", run: ({ state }, store) => store.set({ first: !state.first }) },
   { keys: ["r"], text: "rows: layers or tokens", run: ({ state }, store) => store.set({ rows: state.rows === "layers" ? "tokens" : "layers" }) },
   { keys: ["f"], text: "fold or unfold pictures", run: ({ state }, store) => store.set({ fold: !state.fold }) },
-  { keys: ["p"], text: "palette", run: ({ state, runs }, store) => !isDifference(state, runs) && store.set({ palette: state.palette === "cividis" ? "viridis" : "cividis" }) },
+  { keys: ["p"], text: "palette", always: true, run: (scene, store) => (scene && isDifference(scene.state, scene.runs)) || store.set({ palette: store.state.palette === "cividis" ? "viridis" : "cividis" }) },
   { keys: ["c"], text: "two runs: side by side or difference", run: ({ state, runs }, store) => runs.length > 1 && store.set({ compare: state.compare === "side" ? "difference" : "side" }) },
   { keys: ["n"], text: "next loaded run", run: ({ library, run }, store) => store.set({ runs: [(library.indexOf(run) + 1) % library.length] }) },
   { keys: ["o"], text: "open files", always: true, run: (_, __, actions) => actions.open() },
-  { keys: ["e"], text: "export", run: (_, __, actions) => actions.exports() },
+  { keys: ["e"], text: "export", always: true, run: (_, __, actions) => actions.exports() },
   { keys: ["t"], text: "light or dark", always: true, run: (_, store) => store.set({ theme: store.dark ? "light" : "dark" }) },
   { keys: ["?"], text: "this list", always: true, run: (_, __, actions) => actions.help() },
 ];
@@ -84,6 +84,7 @@ export function listenToKeys(store: Store, actions: Actions): void {
 const MEANING = [
   ["Full", "what a layer adds to the residual stream; Attn is its attention's part, Head N one query head."],
   ["L2", "how long the change is, in the model's units; Cosine how far it turns, 0 to 2."],
+  ["Neighbours", "are the text tokens in context whose hidden states are nearest to that of an image token (cosine)."],
   ["Read with care", "every layer is measured by itself: where it reads, not what the answer depends on in the end."],
   ["Position 0", "is often large in every prompt: heads rest there. Hatched under the noise floor: rounding."],
 ];

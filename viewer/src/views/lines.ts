@@ -10,7 +10,7 @@ import { noiseFloor, sameToken, tokenIndex, type Scene, type View } from "../cor
 import { apart, seriesOf, target, toggled, type Series } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
 import { label, named, number } from "../core/tokens.ts";
-import { isDifference, METRICS, modelName, variantName } from "../core/words.ts";
+import { crossing, isDifference, METRICS, modelName, variantName } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
 import { captions, heading, ticks } from "./figure.ts";
 import { headColour } from "./head-marks.ts";
@@ -115,8 +115,8 @@ export class LinesView implements View {
   /** Which heads have a line: one button each, a select for one more, and the strongest three. */
   #chooser(scene: Scene): void {
     const { run, state, dark } = scene;
-    const all = run.variants.map(headNumber).filter((head) => head !== null);
-    const key = [run.id, state.heads.join(), dark].join("|");
+    const all = run.variants.filter((variant) => crossing(variant) === crossing(state.variant)).map(headNumber).filter((head) => head !== null);
+    const key = [run.id, state.heads.join(), crossing(state.variant), dark].join("|");
     if (key === this.#heads) return;
     this.#heads = key;
     this.#chosen.hidden = !all.length;
@@ -199,7 +199,8 @@ function nameOf({ variant, runPlace }: Series, runs: number): string {
 function colourOf({ variant }: Series, { state, dark }: Scene, colours: Ink): string {
   const head = headNumber(variant);
   if (head !== null) return headColour(state, head, colours === LIGHT ? false : dark) ?? colours.accent;
-  return variant === "Full" ? colours.ink : variant === "Attn" ? colours.faint : colours.muted;
+  const name = variant.slice(crossing(variant).length);
+  return name === "Full" ? colours.ink : name === "Attn" ? colours.faint : colours.muted;
 }
 
 const dashOf = ({ runPlace }: Series) => DASHES[Math.min(runPlace, DASHES.length - 1)];
@@ -287,7 +288,7 @@ function drawLines(painter: Painter, colours: Ink, scene: Scene, series: Series[
     const end = ends[place];
     if (!end) return;
     const colour = colourOf(line, scene, colours);
-    const readable = line.variant === "Attn" ? colours.muted : colour;
+    const readable = line.variant.endsWith("Attn") ? colours.muted : colour;
     if (Math.abs(heights[place] - end[1]) > 5) painter.line([end[0] + 3, end[1], right + 8, heights[place]], colours.line);
     painter.text(right + 10, heights[place] + 4, names[place], { size: 11, bold: line.variant === state.variant, colour: readable });
   });

@@ -7,9 +7,9 @@ import type { State } from "../core/state.ts";
 import { isDifference, modelName } from "../core/words.ts";
 import type { Box, ManifestImage, Run, TokenInfo } from "../data/types.ts";
 
-/** One picture of a run. */
-export interface Figure {
-  run: Run;
+/** One picture, of a run or of what has tokens and pictures as a run has them. */
+export interface Figure<Of extends Pick<Run, "tokens" | "pictures"> = Run> {
+  run: Of;
   /** Which picture of the run. */
   image: number;
   /** Its place in the manifest, {} without one. */
@@ -20,6 +20,8 @@ export interface Figure {
   /** Tokens of the picture that were masked, those without a place included. */
   tokens: number;
 }
+
+export type AnyFigure = Figure<Pick<Run, "tokens" | "pictures">>;
 
 export interface Patch {
   token: TokenInfo;
@@ -156,18 +158,18 @@ function largestOf(run: Run, of: Float32Array): number {
 }
 
 /** The patch at a position; those of a unit, if that is what was masked. */
-export function patchesOf({ run, patches }: Figure, position: number | null): Patch[] {
+export function patchesOf({ run, patches }: AnyFigure, position: number | null): Patch[] {
   const wanted = tokenIndex(run, position);
   return wanted < 0 ? [] : patches.filter(({ place }) => place === wanted);
 }
 
 /** The patch under a point, in pixels of the picture. */
-export function patchAt(figure: Figure, x: number, y: number): Patch | null {
+export function patchAt(figure: AnyFigure, x: number, y: number): Patch | null {
   return figure.patches.find(({ box: [left, top, right, bottom] }) => x >= left && x < right && y >= top && y < bottom) ?? null;
 }
 
 /** The nearest patch in a direction ("ArrowLeft", ...), or the same one at the edge; the first one without a patch. */
-export function neighbour(figure: Figure, from: Patch | null, key: string): Patch | null {
+export function neighbour(figure: AnyFigure, from: Patch | null, key: string): Patch | null {
   if (!from) return figure.patches[0] ?? null;
   const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] ?? [0, 0];
   const middle = ({ box: [left, top, right, bottom] }: Patch) => [(left + right) / 2, (top + bottom) / 2];

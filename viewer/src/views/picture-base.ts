@@ -1,6 +1,6 @@
 /** Pictures, decoded once and kept at the size a view needs: as they are, and with what patches cover in grey. */
 
-import type { Figure } from "./patches.ts";
+import type { AnyFigure } from "./patches.ts";
 
 export interface LoadedPicture {
   /** Upright, in pixels of the file; null while it is being decoded. */
@@ -17,10 +17,10 @@ export const MIDDLE_GREY = "rgb(145, 145, 145)";
 const LONGEST_SIDE = 1280; // pixels kept; a view is at most 480 CSS pixels high
 
 /** What is known of each picture. */
-export const base = new WeakMap<Figure, LoadedPicture>();
+export const base = new WeakMap<AnyFigure, LoadedPicture>();
 
 /** Decodes the picture of a figure, if its file is there, and calls `ready`. Browsers turn it upright (EXIF) themselves. */
-export async function loadPicture(figure: Figure, ready: () => void): Promise<void> {
+export async function loadPicture(figure: AnyFigure, ready: () => void): Promise<void> {
   const blob = figure.run.pictures[figure.image]?.blob;
   if (!blob || base.has(figure)) return;
   const loaded: LoadedPicture = { size: null, plain: null, grey: null, failed: false, otherShape: false };
@@ -54,7 +54,7 @@ function small(bitmap: ImageBitmap): HTMLCanvasElement {
   });
 }
 
-function greyUnder({ patches, size }: Figure, plain: HTMLCanvasElement): HTMLCanvasElement {
+function greyUnder({ patches, size }: AnyFigure, plain: HTMLCanvasElement): HTMLCanvasElement {
   const grey = painted(plain.width, plain.height, (context, width, height) => {
     context.drawImage(plain, 0, 0);
     context.globalCompositeOperation = "saturation";

@@ -5,7 +5,7 @@ import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import type { Scene } from "../core/scene.ts";
 import { number, signed as signedNumber } from "../core/tokens.ts";
-import { floorOf, patchesOf, scaleOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
+import { floorOf, patchesOf, scaleOf, type AnyFigure, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
 import { base, MIDDLE_GREY } from "./picture-base.ts";
 
 export const WIDEST = 420; // CSS pixels of a picture
@@ -16,25 +16,30 @@ export const BAR_HEIGHT = 30;
 export type Area = readonly [left: number, top: number, width: number, height: number];
 
 /** Width and height of the picture in the unit of its boxes; of the file, where no manifest says. */
-export function sizeOf(figure: Figure): [number, number] {
+export function sizeOf(figure: AnyFigure): [number, number] {
   return figure.size ?? base.get(figure)?.size ?? [WIDEST, WIDEST * 0.75];
 }
 
-export function fitted([width, height]: [number, number], available: number): [number, number] {
-  const scale = Math.min(Math.min(WIDEST, available) / width, HIGHEST / height);
+export function fitted([width, height]: [number, number], available: number, widest = WIDEST, highest = HIGHEST): [number, number] {
+  const scale = Math.min(Math.min(widest, available) / width, highest / height);
   return [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
+}
+
+/** Where a patch is in a picture drawn at `at`: in whole pixels, so that there are no seams between cells. */
+export function areas(figure: AnyFigure, at: Area): (patch: Patch) => Area {
+  const [w, h] = sizeOf(figure);
+  return ({ box }) => {
+    const [left, right] = [box[0], box[2]].map((x) => Math.round((x / w) * at[2]));
+    const [top, bottom] = [box[1], box[3]].map((y) => Math.round((y / h) * at[3]));
+    return [at[0] + left, at[1] + top, right - left, bottom - top];
+  };
 }
 
 /** A picture with its cells, the selection and, where `hover` is given, what the pointer is over. */
 export function paint(painter: Painter, figure: Figure, scene: Scene, found: Shown, at: Area, ink: Ink, hover: number | null = null): void {
   const picture = base.get(figure);
   const opacity = picture?.plain ? scene.state.opacity : 1;
-  const [w, h] = sizeOf(figure);
-  const area = ({ box }: Patch): Area => {
-    const [left, right] = [box[0], box[2]].map((x) => Math.round((x / w) * at[2])); // whole pixels: no seams between cells
-    const [top, bottom] = [box[1], box[3]].map((y) => Math.round((y / h) * at[3]));
-    return [at[0] + left, at[1] + top, right - left, bottom - top];
-  };
+  const area = areas(figure, at);
   if (picture?.plain && picture.grey) painter.image(...at, opacity > 0 && figure.patches.length ? picture.grey : picture.plain);
   else painter.rect(at[0] + 0.5, at[1] + 0.5, at[2] - 1, at[3] - 1, null, ink.line);
   if (opacity > 0) paintCells(painter, figure, scene, found, area, opacity, ink);
@@ -61,7 +66,7 @@ function paintCells(painter: Painter, figure: Figure, { state }: Scene, found: S
 }
 
 /** Around a patch, or each one of a unit, with an edge of the page's colour so that it is seen on every cell; outside of it, cells are small. */
-function outline(painter: Painter, figure: Figure, position: number | null, at: Area, area: (patch: Patch) => Area, colour: string, edge: string, thick: number): void {
+export function outline(painter: Painter, figure: AnyFigure, position: number | null, at: Area, area: (patch: Patch) => Area, colour: string, edge: string, thick: number): void {
   const half = thick / 2, room = half + 1; // at the edge of the picture it stays inside
   const frames = patchesOf(figure, position).map((patch) => {
     const [x, y, width, height] = area(patch);

@@ -108,13 +108,15 @@ export class PromptView implements View {
     let place = 0;
     const put = (token: PromptToken) => content.append(...this.#token(token, place++));
     for (const piece of prompt) {
-      if (!isBlock(piece)) put(piece);
-      else {
+      if (!isBlock(piece)) {
+        if (beginsDecoder(run, piece)) content.append(divider("decoder begins"));
+        put(piece);
+      } else {
         content.append(this.#block(piece, place));
         place += piece.patches.length;
       }
     }
-    if (generated.length) content.append(h("div.prompt__divider", {}, "generated"));
+    if (generated.length) content.append(divider("generated"));
     generated.forEach(put);
     this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
     this.#box.replaceChildren(content);
@@ -350,6 +352,11 @@ export class PromptView implements View {
   }
 }
 
+const divider = (text: string) => h("div.prompt__divider", {}, text);
+
+/** Of an encoder-decoder: the token after the encoder's, with which the decoder starts. */
+const beginsDecoder = ({ manifest }: Run, { info }: PromptToken) => info.position === manifest?.decoder_start;
+
 const scoresOf = (scene: Scene) => effectScores(scene) ?? scores(scene);
 
 /** The middle of a difference is nearly white, so what has no value is darker there. */
@@ -415,8 +422,16 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, fou
     }
     if (/\n$/.test(info.text)) [x, y, tall] = [left, y + tall, high];
   };
+  const divide = (text: string) => {
+    y += tall + 8;
+    [x, tall] = [left, high];
+    painter.text(left, y + 8, text, { size: 12, colour: ink.muted });
+    painter.line([left + painter.measure(text, { size: 12 }) + 8, y + 4, right, y + 4], ink.line);
+    y += 18;
+  };
   for (const piece of prompt) {
     if (!isBlock(piece)) {
+      if (beginsDecoder(run, piece)) divide("decoder begins");
       put(piece);
       continue;
     }
@@ -427,11 +442,7 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, fou
     x += piece.cols * cell + 8;
   }
   if (generated.length) {
-    y += tall + 8;
-    [x, tall] = [left, high];
-    painter.text(left, y + 8, "generated", { size: 12, colour: ink.muted });
-    painter.line([left + 64, y + 4, right, y + 4], ink.line);
-    y += 18;
+    divide("generated");
     generated.forEach(put);
   }
   return y + tall + 12;

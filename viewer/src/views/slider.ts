@@ -3,12 +3,17 @@
 import "./slider.css";
 
 import { h } from "../core/dom.ts";
-import type { Scene } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 
 const PLAY_MS = 500;
 
-/** Chooses the layer of the page; its first place is no layer, that is all of them together. */
+/** Whose layers are played: those of the run in front, or of the neighbours. */
+interface Layered {
+  run: { layers: number[] };
+  state: { layer: number | null };
+}
+
+/** Chooses the layer of the page; with `joined` its first place is no layer, that is all of them together. */
 export class LayerPlayer {
   readonly elements: HTMLElement[];
   #store: Store;
@@ -17,26 +22,32 @@ export class LayerPlayer {
   #timer = 0;
   #played: number | null = null; // layer that playing has set last
 
-  constructor(store: Store, id: string) {
+  #read: () => Layered;
+  #joined: number;
+
+  constructor(store: Store, id: string, read = (): Layered => store.scene!, joined = true) {
     this.#store = store;
+    this.#read = read;
+    this.#joined = Number(joined);
     this.#slider = slider(id, "Layer");
     this.elements = [this.#slider.label, this.#play];
     this.#slider.input.oninput = () => {
-      const place = this.#slider.input.valueAsNumber - 1;
+      const place = this.#slider.input.valueAsNumber - this.#joined;
       store.set({ layer: place < 0 ? null : this.#scene.run.layers[place] });
     };
     matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.stop());
     this.#label();
   }
 
-  get #scene(): Scene {
-    return this.#store.scene!;
+  get #scene(): Layered {
+    return this.#read();
   }
 
   /** `text`: what is shown, "layer 3". A layer that was chosen elsewhere ends playing. */
-  update({ run, state }: Scene, text: string): void {
+  update({ run, state }: Layered, text: string): void {
     if (state.layer !== this.#played) this.stop();
-    setSlider(this.#slider, run.layers.length, state.layer === null ? 0 : run.layers.indexOf(state.layer) + 1, text);
+    const place = state.layer === null ? -1 : run.layers.indexOf(state.layer);
+    setSlider(this.#slider, run.layers.length - 1 + this.#joined, place + this.#joined, text);
   }
 
   #start(): void {
