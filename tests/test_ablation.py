@@ -74,7 +74,7 @@ def test_float64_equals_brute_force(name: str) -> None:
             assert error < 1, f"query {query}: {error:.3g} times the allowed error at {where}"
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", MEASURED[::3])  # float64 above is of all of them
 def test_float32_equals_brute_force(name: str) -> None:
     model = build(name)
     recording = record(model, prompt())
@@ -111,7 +111,7 @@ def test_vision_language_models_equal_brute_force(
     assert found < 1, f"{found:.3g} times the allowed error at {where}"
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", MEASURED[::3])
 def test_the_two_ablations_of_one_token_differ_by_its_weight(name: str) -> None:
     """zeroed = z - p v and removed = (z - p v) / (1 - p): one is (1 - p) times the other, in every head."""
     with true_float64():
