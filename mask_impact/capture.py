@@ -201,6 +201,11 @@ class Recorder:
     def _after(self, record: LayerRecord) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.inside, self.cut = None, {}
+            if self.crosses and record.attention and record.other is None:  # T5Gemma 2 reads both in one attention
+                raise UnsupportedModel(
+                    f"model family '{family(self.model)}' is not supported: layer {record.index} of its decoder does "
+                    "not have one attention to its own tokens and one to the encoder's"
+                )
             for row in self.rows if record.attention else ():
                 position = self.position + row
                 rows = layer_output(output).narrow(-2, row, 1).clone()

@@ -12,6 +12,7 @@ from float64 import true_float64
 
 from mask_impact.capture import record_generation
 from mask_impact.effects import Effects, Window
+from mask_impact.errors import UnsupportedModel
 from mask_impact.impact import Meter, Wanted
 from mask_impact.units import Unit
 
@@ -82,6 +83,15 @@ def compare(name, kind, dtype, tolerance, ablation="neg-inf"):
             if kind == "self" and min(mask) > position:
                 assert not impact.l2[row].any() and not impact.cosine[row].any()
     assert moved > 20  # the comparison was of something
+
+
+def test_a_decoder_that_reads_both_at_once_is_refused(monkeypatch):
+    """As of T5Gemma 2: one call of attention in a layer."""
+    built, ids = seq2seq.build("bart"), seq2seq.prompt()
+    for layer in seq2seq.layers_of(built, "bart", "cross"):
+        monkeypatch.setattr(layer.encoder_attn, "forward", lambda hidden_states, **_: (hidden_states, None))
+    with pytest.raises(UnsupportedModel, match="not have one attention to its own tokens and one to"):
+        record_generation(built, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1, [])
 
 
 class Words:
