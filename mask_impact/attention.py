@@ -107,17 +107,16 @@ def attention_function(name: str, module: nn.Module) -> AttentionFunction:
 
 def decoder_configs(model: PreTrainedModel) -> list[Any]:
     """The distinct config objects the decoder's modules read their attention implementation from."""
-    return layer_configs(model, decoder_layers(model))
+    return configs_of(decoder_layers(model), model.config.get_text_config(decoder=True))
 
 
-def layer_configs(model: PreTrainedModel, layers: Iterable[nn.Module]) -> list[Any]:
-    """The same for these layers, and the text model's own."""
-    found = {id(model.config.get_text_config(decoder=True)): model.config.get_text_config(decoder=True)}
-    for layer in layers:
-        for module in layer.modules():
-            config = getattr(module, "config", None)
-            if hasattr(config, "_attn_implementation_internal"):
-                found[id(config)] = config
+def configs_of(modules: Iterable[nn.Module], *configs: Any) -> list[Any]:
+    """The same for these modules and all in them; `configs` are there besides."""
+    found = {id(config): config for config in configs}
+    for module in (inner for outer in modules for inner in outer.modules()):
+        config = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation_internal"):
+            found[id(config)] = config
     return list(found.values())
 
 
@@ -137,12 +136,12 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 @contextmanager
 def routed_attention(
-    handler: AttentionFunction, configs: list[Any], masks_of: str, layers: Iterable[nn.Module] = ()
+    handler: AttentionFunction, configs: list[Any], masks_of: str, modules: Iterable[nn.Module] = ()
 ) -> Iterator[None]:
     """Send the attention calls of all modules with one of `configs` to `handler`, until the block ends.
 
-    The masks that a model then makes are those of implementation `masks_of`. Also the calls of those modules in
-    `layers` that would compute attention by themselves (`t5`). Everything is put back at the end, also by an exception.
+    The masks that a model then makes are those of implementation `masks_of`. Those of `modules`, and in them, that
+    would compute attention by themselves (`t5`) call it too. Everything is put back at the end, also by an exception.
     """
     before = [config._attn_implementation_internal for config in configs]
     AttentionMaskInterface.register(ROUTE, ALL_MASK_ATTENTION_FUNCTIONS[masks_of])
@@ -153,7 +152,7 @@ def routed_attention(
         for config, name in zip(configs, before, strict=True):
             undo.callback(setattr, config, "_attn_implementation_internal", name)
             config._attn_implementation_internal = ROUTE
-        for module in (module for layer in layers for module in layer.modules()):
+        for module in (inner for outer in modules for inner in outer.modules()):
             if t5.computes_itself(module):
                 undo.enter_context(replaced_forward(module, t5.through(handler, module)))
         yield

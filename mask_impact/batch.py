@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact import resume, summary
-from mask_impact.errors import UserError
 from mask_impact.folder import output_folder, writing
 from mask_impact.job import Session
 from mask_impact.memory import free_memory
@@ -81,12 +80,7 @@ class Batch:
             overriding: flags that are used instead of what the YAML file says.
         """
         self.name, self.tasks, self.args, self.overriding = name, list(tasks), args, list(overriding)
-        self.processes = Processes(settings.device)
-        if settings.device_map and self.processes.count > 1:
-            raise UserError(
-                f"--device-map spreads one model over all devices, but {self.processes.count} processes were started, "
-                "each with a model of its own; use one or the other"
-            )
+        self.processes = Processes(settings.device, settings.device_map)
         self.settings = replace(settings, device=self.processes.device)
         self.folder = settings.output_dir
         self.session = Session(self.settings)

@@ -19,10 +19,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from mask_impact.attention import (
     attention_function,
+    configs_of,
     decoder_layers,
     family,
     implementation,
-    layer_configs,
     routed_attention,
     tower_layers,
 )
@@ -161,7 +161,7 @@ class Recorder:
                 handles.append(record.layer.register_forward_hook(self._after(record)))
                 for name, child in record.layer.named_children():
                     handles.append(child.register_forward_hook(self._branch(name)))
-            configs = layer_configs(self.model, self.layers)
+            configs = configs_of(self.layers, self.model.config.get_text_config(decoder=True))
             with routed_attention(self._attend, configs, self.implementation, self.layers):
                 yield
         finally:
@@ -337,6 +337,11 @@ class _Probability(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.values.append(scores[0].float().softmax(dim=-1).max().item())
         return scores
+
+
+def decoder_start(model: PreTrainedModel) -> list[int]:
+    """The token that an encoder-decoder's answer begins with; none of a decoder-only model. Raises UnsupportedModel."""
+    return [decoder_beginning(model)["decoder_start_token_id"]] if model.config.is_encoder_decoder else []
 
 
 def decoder_beginning(model: PreTrainedModel) -> dict[str, int]:

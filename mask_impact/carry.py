@@ -214,7 +214,7 @@ def record_passage(
             causal = _is_causal(module, name, kwargs) if mask is None else None
             shared = (id(mask), causal, key.device)
             if shared not in masks:  # the mask is held, so that its id stays its own
-                masks[shared] = mask, _whole_bias(query, key, mask, causal)
+                masks[shared] = mask, whole_bias(query, key, mask, causal)
             inside[0].keys, inside[0].values, inside[0].bias = key, value, masks[shared][1]
         return attention_function(name, module)(module, query, key, value, mask, **kwargs)
 
@@ -244,12 +244,12 @@ def _is_causal(module: nn.Module, name: str, kwargs: Mapping[str, Any]) -> bool:
     return name == "sdpa" and (getattr(module, "is_causal", True) if given is None else given)
 
 
-def _whole_bias(query: torch.Tensor, key: torch.Tensor, mask: Any, causal: bool | None) -> torch.Tensor:
-    """What a forward over all positions adds to its logits: [1, 1 or H, T, T], as `capture.Recorder` reads it."""
-    length = key.shape[2]
+def whole_bias(query: torch.Tensor, key: torch.Tensor, mask: Any, causal: bool | None) -> torch.Tensor:
+    """What a forward of n queries over all T keys adds to its logits: [1, 1 or H, n, T], as `capture.Recorder` reads
+    it."""
     if mask is not None:
-        return additive(mask[:1, :, :, :length], query.dtype)
-    visible = torch.ones(1, 1, length, length, dtype=torch.bool, device=key.device)
+        return additive(mask[:1, :, :, : key.shape[2]], query.dtype)
+    visible = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=key.device)
     return additive(visible.tril() if causal else visible, query.dtype)
 
 
@@ -286,15 +286,8 @@ class Carrier:
                     raise
                 what = f"it cannot be carried on by rows ({' '.join(str(error).split())[:200]})"
                 raise unsupported(self.model, 0, what) from error
-            state = expected[0].cpu().double()  # Metal has no float64
-            l2 = (found.states[last][0].cpu().double() - state).norm().item()
-            relative = l2 / max(state.norm().item(), 1e-30)
-            if not relative <= ROUNDING[recorded.dtype]:
-                what = f"carried on by rows, its last state differs from the model's own by {relative:.2g}"
-                raise unsupported(self.model, last, what)
-            logit = (found.logits[0] - expected[1]).abs().max().item()
-            for name, value in (("final_l2", l2), ("relative", relative), ("logit", logit)):
-                noise[name] = max(noise[name], value)
+            apart = held_against(self.model, found, *expected, "carried on by rows")
+            noise = {name: max(value, apart[name]) for name, value in noise.items()}
         return noise
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
@@ -461,6 +454,22 @@ def attend_abreast(
     return output.transpose(0, 1), None
 
 
+def held_against(
+    model: PreTrainedModel, found: Carried, state: torch.Tensor, logits: torch.Tensor, how: str
+) -> dict[str, float]:
+    """How far one carried run is from the model's own last state [C] and logits [V].
+
+    `how` it was carried begins the message of the UnsupportedModel that is raised beyond rounding.
+    """
+    last = max(found.states)
+    expected = state.cpu().double()  # Metal has no float64
+    l2 = (found.states[last][0].cpu().double() - expected).norm().item()
+    relative = l2 / max(expected.norm().item(), 1e-30)
+    if not relative <= ROUNDING[state.dtype]:
+        raise unsupported(model, last, f"{how}, its last state differs from the model's own by {relative:.2g}")
+    return {"final_l2": l2, "relative": relative, "logit": (found.logits[0] - logits).abs().max().item()}
+
+
 class Forwards:
     """Masked forwards of the whole model, one for each edit: for families whose layers cannot be carried on by rows.
 
@@ -517,7 +526,7 @@ class Forwards:
             if inside and self.together:
                 mask = seeing_each_other(mask, query, self.together)
             if inside and first <= inside[0] <= last:
-                recorded = _whole_bias(query, key, mask, _is_causal(module, self.name, kwargs))
+                recorded = whole_bias(query, key, mask, _is_causal(module, self.name, kwargs))
                 bias = Bias.of(recorded, unread.to(key.device), self.ablation)
                 return edited_attention(self.name, module, query, key, value, bias, kwargs)
             return attention_function(self.name, module)(module, query, key, value, mask, **kwargs)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mask_impact.attention import (
@@ -23,11 +23,11 @@ from mask_impact.attention import (
     family,
     implementation,
     routed_attention,
-    unsupported,
 )
-from mask_impact.capture import additive, layer_output
-from mask_impact.carry import ROUNDING, Bias, Carried, Edit, Reach, edited_attention, edited_positions
+from mask_impact.capture import Attention, layer_output
+from mask_impact.carry import Bias, Carried, Edit, Reach, edited_attention, edited_positions, held_against, whole_bias
 from mask_impact.errors import UnsupportedModel
+from mask_impact.replay import encoded
 
 
 @dataclass
@@ -67,6 +67,9 @@ class Decoding:
     def length(self) -> int:
         return self.start + self.answer.shape[1]
 
+    def cross_attentions(self) -> list[tuple[nn.Module, Read]]:
+        return [list(call.reads.items())[1] for call in self.calls]
+
 
 class DecoderCarrier:
     """Runs masked forwards of one recorded decoder."""
@@ -94,8 +97,9 @@ class DecoderCarrier:
             result = attention_function(self.name, module)(module, query, key, value, mask, **kwargs)
             if inside:
                 reads = inside[0].reads
-                bias = _bias(query, key, mask, kwargs.get("position_bias"), causal=not reads)
-                reads[module] = Read(key, value, bias)
+                bias = whole_bias(query, key, mask, causal=not reads)  # the first one reads the decoder's own tokens
+                beside = kwargs.get("position_bias")  # T5's
+                reads[module] = Read(key, value, bias if beside is None else bias + beside[:1])
             return result
 
         def before(call: DecoderCall) -> Callable[..., None]:
@@ -130,16 +134,9 @@ class DecoderCarrier:
 
     def _check(self) -> dict[str, float]:
         """How far the decoder, run again without a mask, is from the record."""
-        last = len(self.passage.calls) - 1
-        found = self.run(0, last, self.passage.start, [Edit((), False)])
-        recorded = self.passage.calls[last].output[0, -1]
-        apart = (found.states[last][0].cpu().double() - recorded.cpu().double()).norm().item()
-        relative = apart / max(recorded.cpu().double().norm().item(), 1e-30)
-        if not relative <= ROUNDING[recorded.dtype]:
-            what = f"run again by itself, the decoder's last state differs from the model's own by {relative:.2g}"
-            raise unsupported(self.model, last, what)
-        logit = (found.logits[0] - self.passage.logits).abs().max().item()
-        return {"final_l2": apart, "relative": relative, "logit": logit}
+        passage, last = self.passage, len(self.passage.calls) - 1
+        found = self.run(0, last, passage.start, [Edit((), False)])
+        return held_against(self.model, found, passage.calls[last].output[0, -1], passage.logits, "run again by itself")
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
         """Every decoder position sees all of the encoder's, and the decoder's up to itself."""
@@ -162,6 +159,7 @@ class DecoderCarrier:
         members = edited_positions(edits, passage.start, passage.length)  # [B, 1, M, N + M]
         unread = (members[..., passage.start :], members[..., : passage.start])  # of self-attention, of cross-attention
         biases: dict[tuple[int, int, bool], Bias] = {}  # T5's layers share theirs
+        cross = [Attention(module, read.keys, read.values) for module, read in passage.cross_attentions()]
         states: dict[int, torch.Tensor] = {}
         inside: list[int] = []
 
@@ -195,28 +193,7 @@ class DecoderCarrier:
                 encoder_outputs=BaseModelOutput(last_hidden_state=passage.encoded.expand(count, -1, -1)),
                 attention_mask=self.inputs["attention_mask"].expand(count, -1),
                 decoder_input_ids=passage.answer.expand(count, -1),
-                past_key_values=self._encoded(),
+                past_key_values=encoded(cross),
                 use_cache=True,
             )
         return Carried(output.logits[:, -1], {index: states[index] for index in range(first, len(passage.calls))})
-
-    def _encoded(self) -> EncoderDecoderCache:
-        """A cache that has the encoder's keys and values [1, G, N, D], and nothing of the decoder's."""
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        for call in self.passage.calls:
-            _, (module, read) = call.reads.items()
-            cache.cross_attention_cache.update(read.keys, read.values, module.layer_idx)
-            cache.is_updated[module.layer_idx] = True
-        return cache
-
-
-def _bias(
-    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, position_bias: torch.Tensor | None, causal: bool
-) -> torch.Tensor:
-    """What a forward adds to its logits: [1, 1 or H, M, T]."""
-    if mask is not None:
-        bias = additive(mask[:1, :, :, : key.shape[2]], query.dtype)
-    else:
-        visible = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=key.device)
-        bias = additive(visible.tril() if causal else visible, query.dtype)
-    return bias if position_bias is None else bias + position_bias[:1]

@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 
-from mask_impact.capture import decoder_beginning
+from mask_impact.capture import decoder_start
 from mask_impact.effects import Effect, Effects, Trace, Window, contrast_ids, windows_of
 from mask_impact.errors import UserError
 from mask_impact.experiment import Options, Units, longer, model_tensors
+from mask_impact.extra import Columns
 from mask_impact.inputs import ModelInputs, tokens_of
 from mask_impact.options import BLOCKS, Request
 from mask_impact.pairs import paired
 from mask_impact.units import Unit
-
-Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def measure(
     noise: dict[str, float] = {}
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     tensors = model_tensors(model, inputs)
-    start = [decoder_beginning(model)["decoder_start_token_id"]] if model.config.is_encoder_decoder else []
+    start = decoder_start(model)
     if start:
         tensors["decoder_input_ids"] = torch.tensor([start], device=tensors["input_ids"].device)
     tokens = [*inputs.tokens, *tokens_of(tokenizer, [*start, *generated], first=len(inputs.tokens))]

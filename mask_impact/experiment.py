@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mask_impact.attention import unsupported
-from mask_impact.capture import LayerRecord, Query, Recording, changed, decoder_beginning, record_generation
+from mask_impact.capture import LayerRecord, Query, Recording, changed, decoder_start, record_generation
 from mask_impact.errors import UserError
 from mask_impact.impact import Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, tokens_of
@@ -136,7 +136,8 @@ def run(
     tower = tower_of(model.config, options.tower, options.attention, options.num_tokens)
     chosen_layers([(layer, layer) for layer in options.layers or ()], tower_size(model.config, tower)[0])
     check_masks(inputs, options)
-    measurement = _Measurement(model, tokenizer, inputs, options, write, progress, units)
+    places = Places.of(len(inputs.tokens), options.num_tokens, tower)
+    measurement = _Measurement(model, tokenizer, inputs, options, write, progress, units, places)
     with explained(f"measuring {len(inputs.tokens)} tokens"), torch.no_grad(), _evaluating(model):
         for recording, queries in _recordings(model, tokenizer, inputs, options, progress, measurement):
             for step, position in queries:
@@ -288,16 +289,16 @@ class _Measurement:
         write: Callable[[Block], None],
         progress: Progress,
         units: Units | None,
+        places: Places,
     ) -> None:
         self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
         self.write, self.progress = write, progress
         self.units = units or self._each_by_itself
-        tower = tower_of(model.config, options.tower, options.attention, options.num_tokens)
-        self.places = Places.of(len(inputs.tokens), options.num_tokens, tower)
-        self.positions = self.places.queries(options.queries)
+        self.places = places
+        self.positions = places.queries(options.queries)
         self.meter = Meter(model, options.wanted(), options.ablation)
-        start = [decoder_beginning(model)["decoder_start_token_id"]] if tower else []
-        self.findings = Findings(tokens=list(inputs.tokens) + tokens_of(tokenizer, start, len(inputs.tokens)))
+        start = tokens_of(tokenizer, decoder_start(model), len(inputs.tokens))
+        self.findings = Findings(tokens=[*inputs.tokens, *start])
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
         self.top = TopTokens()
         predicting = self.places.predicting

@@ -51,11 +51,9 @@ class Prepared:
 
     def masked(self, query: int) -> int:
         """How many rows the query position has in each layer and variant."""
-        encoder = self.places.tower == "encoder"
-        tokens = self.inputs.tokens if encoder else self.inputs.tokens[: query + 1]
-        if encoder:
-            query = len(tokens) - 1  # it sees all of them
-        generated = query + 1 - len(tokens) if self.options.mask_mode != "vision" else 0
+        count = self.places.prompt if self.places.tower == "encoder" else query + 1  # an encoder's query sees all
+        tokens = self.inputs.tokens[:count]
+        generated = count - len(tokens) if self.options.mask_mode != "vision" else 0
         if self.plain:
             return sum(map(MASKED[self.options.mask_mode], tokens)) + generated
         return self.unit_count + generated

@@ -23,8 +23,8 @@ PATIENCE = datetime.timedelta(days=30)
 class Processes:
     """This process among those of the command."""
 
-    def __init__(self, device: str) -> None:
-        """Raises UserError for a device that several processes cannot share."""
+    def __init__(self, device: str, device_map: str | None = None) -> None:
+        """Raises UserError for a device, or devices, that several processes cannot share."""
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched > 1 and device not in ("auto", "cpu", "cuda"):
             raise UserError(
@@ -35,6 +35,11 @@ class Processes:
         self.state = PartialState(cpu=choose_device(device).type == "cpu", timeout=PATIENCE)
         self.count = self.state.num_processes
         self.first = self.state.is_main_process
+        if device_map and self.count > 1:
+            raise UserError(
+                f"--device-map spreads one model over all devices, but {self.count} processes were started, each with "
+                "a model of its own; use one or the other"
+            )
         self.device = str(self.state.device) if self.count > 1 and self.state.device.type == "cuda" else device
 
     def from_first(self, value: T) -> T:

@@ -6,7 +6,7 @@ answered with the attention output of R different masks. Norms, MoE, gates, mult
 the model's own code; no family is named here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mask_impact import masking
-from mask_impact.attention import implementation, layer_configs, replaced_forward, routed_attention
-from mask_impact.capture import LayerRecord, Query, layer_output
+from mask_impact.attention import configs_of, implementation, replaced_forward, routed_attention
+from mask_impact.capture import Attention, LayerRecord, Query, layer_output
 from mask_impact.trace import RowTrace, tensors_in
 
 # One row's share of the memory that a replay may hold at once, in vectors of hidden size: MLP intermediates, copies
@@ -77,7 +77,10 @@ class Replay:
         if "use_cache" in kwargs:
             kwargs["use_cache"] = False
         if record.other is not None:
-            kwargs["past_key_values"] = encoded(record)
+            cross = record if record.is_cross else record.other
+            assert cross.attention is not None
+            kwargs["past_key_values"] = encoded([cross.attention])
+        computing = [each.attention.module for each in (record, record.other) if each and each.attention]
         heads = base + change
         answer = heads.to(query.heads.dtype).unsqueeze(1)  # [R, 1, H, D]
         trace = RowTrace(count)
@@ -91,7 +94,7 @@ class Replay:
         landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(layer_output(output)))
         try:
             with (
-                routed_attention(attend, layer_configs(self.model, [layer]), implementation(self.model), [layer]),
+                routed_attention(attend, configs_of(computing), implementation(self.model), computing),
                 answered_branches(layer, attention, query.branches, count),
                 trace,
             ):
@@ -123,14 +126,13 @@ class Replay:
         return masking.read(record.other.attention, seen, rows)
 
 
-def encoded(record: LayerRecord) -> EncoderDecoderCache:
-    """A cache that has the encoder's keys and values for `record`'s layer, and nothing of the decoder's."""
-    cross = record if record.is_cross else record.other
-    assert cross is not None and cross.attention is not None
-    recorded, index = cross.attention, cross.attention.module.layer_idx
+def encoded(attentions: Iterable[Attention]) -> EncoderDecoderCache:
+    """A cache that has the encoder's keys and values for these cross-attentions, and nothing of the decoder's."""
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    cache.cross_attention_cache.update(recorded.keys, recorded.values, index)
-    cache.is_updated[index] = True
+    for recorded in attentions:
+        index = recorded.module.layer_idx
+        cache.cross_attention_cache.update(recorded.keys, recorded.values, index)
+        cache.is_updated[index] = True
     return cache
 
 

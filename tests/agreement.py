@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from brute_force import distances, observe, variants
+from brute_force import Rows, distances, observe, variants
 from families import Family
 from torch import nn
+from value_zeroing import values_zeroed
 
 from mask_impact.capture import Recording
 from mask_impact.impact import Meter, Wanted
+
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 def singles(query: int) -> list[tuple[int, ...]]:
@@ -19,21 +22,23 @@ def singles(query: int) -> list[tuple[int, ...]]:
 def worst_error(
     row: Family,
     model: nn.Module,
-    inputs: torch.Tensor | Mapping[str, torch.Tensor],
+    inputs: Inputs,
     recording: Recording,
     query: int,
     masks: Sequence[Sequence[int]],
     relative: float,
     rounding: float,
+    ablation: str = "neg-inf",
 ) -> tuple[float, str]:
     """The largest |l2 - reference| / (relative * reference + rounding * length of the base vector), and where."""
     base = observe(model, row, inputs)
     worst = (0.0, "")
-    meters = {space: Meter(model, Wanted(head_space=space)) for space in ("output", "residual")}
+    meters = {space: Meter(model, Wanted(head_space=space), ablation) for space in ("output", "residual")}
     for layer in recording.measured():
         impacts = {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()}
+        assert ablation == "neg-inf" or not any(impact.blind for impact in impacts.values())
         for index, mask in enumerate(masks):
-            changed = observe(model, row, inputs, layer.index, mask)[layer.index].at(query)
+            changed = masked(model, row, inputs, layer.index, query, mask, ablation)
             for space, impact in impacts.items():
                 for column, (variant, before, after) in enumerate(
                     variants(base[layer.index].at(query), changed, space)
@@ -43,3 +48,13 @@ def worst_error(
                     error = abs(impact.l2[index, column].item() - expected) / allowed
                     worst = max(worst, (error, f"{space} {variant} layer {layer.index} mask {mask} l2 {expected:.3g}"))
     return worst
+
+
+def masked(
+    model: nn.Module, row: Family, inputs: Inputs, layer: int, query: int, mask: Sequence[int], ablation: str
+) -> Rows:
+    """What brute force has at `query` without the tokens of `mask`, or without their values."""
+    if ablation == "neg-inf":
+        return observe(model, row, inputs, layer, mask)[layer].at(query)
+    with values_zeroed(model, row, layer, query, mask):
+        return observe(model, row, inputs)[layer].at(query)

@@ -1,7 +1,8 @@
 """A batch that is killed again and again, for test_batch_processes.py: run as a script, in a process of its own.
 
 In:  a config, an output folder, how many times to kill, a seed.
-Out: what was seen after each kill, as JSON on stdout: the moment, finished prompts, torn ones, temporaries.
+Out: what was seen after each kill, as JSON on stdout: finished prompts and the moment after the one that was waited
+     for, torn prompts, temporaries.
 
 The process that is killed is a fork of this one: torch is imported once, and every kill falls into the batch itself.
 """
@@ -47,6 +48,16 @@ def torn(folder: Path) -> list[str]:
     return wrong
 
 
+def finished(folder: Path) -> int:
+    """How many prompts have a manifest."""
+    return sum(path.name.endswith("_run.json") for path in folder.iterdir()) if folder.exists() else 0
+
+
+def ended(child: int) -> bool:
+    """Whether it ended by itself; it stays to be waited for."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def main() -> None:
     file, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
@@ -55,21 +66,24 @@ def main() -> None:
     started = time.perf_counter()
     assert os.waitpid(forked(argv), 0)[1] == 0
     whole = time.perf_counter() - started  # seconds of an uninterrupted batch
+    prompts = finished(folder)
     shutil.rmtree(folder)
     seen = []
     while len(seen) < kills:
+        # So many prompts later and some more seconds: time alone would be all loading on a machine that gets slower.
+        awaited = finished(folder) + chance.randrange(4)
         child = forked(argv)
-        moment = chance.uniform(0, whole)
+        while finished(folder) < awaited and not ended(child):
+            time.sleep(0.002)
+        moment = chance.uniform(0, whole / prompts * 2)
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):  # it was faster: from the beginning
             shutil.rmtree(folder)
             continue
-        made = list(folder.iterdir()) if folder.exists() else []
-        finished = sum(path.name.endswith("_run.json") for path in made)
-        temporaries = sum(path.name.endswith(".tmp") for path in made)
-        seen.append({"moment": moment, "finished": finished, "torn": torn(folder), "temporaries": temporaries})
+        temporaries = sum(path.name.endswith(".tmp") for path in folder.iterdir()) if folder.exists() else 0
+        seen.append({"finished": finished(folder), "moment": moment, "torn": torn(folder), "temporaries": temporaries})
     code = os.WEXITSTATUS(os.waitpid(forked(argv), 0)[1])
     print(json.dumps({"seconds": whole, "kills": seen, "code": code}))
 

@@ -7,56 +7,25 @@ its own brute force in test_engine.py; here the two are held against each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import agreement
 import pytest
 import torch
 from agreement import singles
-from brute_force import distances, observe, variants
-from families import Family, build, find
+from families import build, find
 from float64 import true_float64
 from test_engine import LENGTH, MEASURED, STEPS, prompt, record
 from test_experiment import analyse
 from test_vl_engine import PROMPT, folders, images, load, longer, row, some, tensors  # noqa: F401
-from torch import nn
-from value_zeroing import values_zeroed
 
-from mask_impact.capture import Recording, record_generation
+from mask_impact.capture import record_generation
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact import Meter, Wanted
 from mask_impact.masking import QueryAttention
 
-
-def worst_error(
-    family: Family,
-    model: nn.Module,
-    inputs: torch.Tensor | Mapping[str, torch.Tensor],
-    recording: Recording,
-    query: int,
-    masks: Sequence[Sequence[int]],
-    relative: float,
-    rounding: float,
-) -> tuple[float, str]:
-    """As agreement.worst_error: |l2 - reference| / (relative * reference + rounding * length of the base vector)."""
-    base = observe(model, family, inputs)
-    worst = (0.0, "")
-    meters = {space: Meter(model, Wanted(head_space=space), "zero-value") for space in ("output", "residual")}
-    for layer in recording.measured():
-        impacts = {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()}
-        assert not any(impact.blind for impact in impacts.values())
-        for index, mask in enumerate(masks):
-            with values_zeroed(model, family, layer.index, query, mask):
-                changed = observe(model, family, inputs)[layer.index].at(query)
-            for space, impact in impacts.items():
-                for column, (variant, before, after) in enumerate(
-                    variants(base[layer.index].at(query), changed, space)
-                ):
-                    expected, _ = distances(before, after)
-                    allowed = relative * expected + rounding * before.double().norm().item()
-                    error = abs(impact.l2[index, column].item() - expected) / allowed
-                    worst = max(worst, (error, f"{space} {variant} layer {layer.index} mask {mask} l2 {expected:.3g}"))
-    return worst
+worst_error = partial(agreement.worst_error, ablation="zero-value")
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -36,7 +36,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: list[Any], **more: Any) -> subprocess.CompletedProcess:
     words = [str(part) for part in command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, env=ENVIRONMENT, check=False, **more)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600, env=ENVIRONMENT, check=False, **more)
 
 
 def demo_prompts(count: int) -> dict[str, Any]:

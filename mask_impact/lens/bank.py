@@ -44,12 +44,7 @@ EARLY = (1, 2, 4, 8, 16, 24)  # and the last two before the end: the layers of t
 def command(args: argparse.Namespace) -> int | None:
     started = time.perf_counter()
     settings = Settings(**merged(Settings, vars(args)))
-    processes = Processes(settings.device)
-    if settings.device_map and processes.count > 1:
-        raise UserError(
-            f"--device-map spreads one model over all devices, but {processes.count} processes were started, each with "
-            "a model of its own; use one or the other"
-        )
+    processes = Processes(settings.device, settings.device_map)
     session = Session(replace(settings, device=processes.device))
     source, folder = session.source, settings.output_dir
     layers = chosen(args.layers, source.num_layers) if args.layers is not None else usual_layers(source.num_layers)
