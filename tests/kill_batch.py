@@ -1,6 +1,6 @@
 """A batch that is killed again and again, for test_batch_processes.py: run as a script, in a process of its own.
 
-In:  a config, an output folder, how many times to kill, a seed.
+In:  a config, a folder for an uninterrupted batch, one for the killed batch, how many times to kill, a seed.
 Out: what was seen after each kill, as JSON on stdout: finished prompts and the moment after the one that was waited
      for, torn prompts, temporaries.
 
@@ -59,15 +59,15 @@ def ended(child: int) -> bool:
 
 
 def main() -> None:
-    file, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    file, undisturbed, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    kills, seed = map(int, sys.argv[4:])
     torch.set_num_threads(1)
-    argv = ["--config", file, "--output-dir", str(folder), "--resume", "--quiet"]
+    argv = ["--config", file, "--resume", "--quiet", "--output-dir"]
     chance = random.Random(seed)
     started = time.perf_counter()
-    assert os.waitpid(forked(argv), 0)[1] == 0
+    assert os.waitpid(forked([*argv, str(undisturbed)]), 0)[1] == 0
     whole = time.perf_counter() - started  # seconds of an uninterrupted batch
-    prompts = finished(folder)
-    shutil.rmtree(folder)
+    argv.append(str(folder))
     seen = []
     while len(seen) < kills:
         # So many prompts later and some more seconds: time alone would be all loading on a machine that gets slower.
@@ -75,7 +75,7 @@ def main() -> None:
         child = forked(argv)
         while finished(folder) < awaited and not ended(child):
             time.sleep(0.002)
-        moment = chance.uniform(0, whole / prompts * 2)
+        moment = chance.uniform(0, 2 * whole / finished(undisturbed))
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

@@ -257,7 +257,7 @@ def test_killed_and_resumed_and_by_two_processes_the_files_are_the_same(captions
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     flags = ["--batch-size", "4", "--quiet", "--model", "demo", "--max-per-token", "8"]
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launched, str(script), "bank", "--captions", str(captions), "--output-dir", str(two), *flags]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
