@@ -31,8 +31,8 @@ demo-lens: .venv/ready  ## what image tokens say: features, a bank of text token
 	@echo "open output/lens/demo_neighbors.html: what each image token says, by layer"
 
 test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
-	$(PY) -m pytest -n 2
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
+	$(PY) -m pytest -n 2 --dist worksteal
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py

@@ -38,7 +38,7 @@ def family_row(model: Any) -> Any:
     from families import FAMILIES, HYBRIDS, Family
     from torch import nn
 
-    from mask_impact.attention import decoder_layers, family
+    from mask_impact.layers import decoder_layers, family
 
     for row in (FAMILIES | HYBRIDS).values():
         if row.model_type == family(model) and row.available:

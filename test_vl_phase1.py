@@ -75,7 +75,7 @@ def load(name: str, image: Path = IMAGE, prompt: str = PROMPT) -> Subject:
 
 def loading(subject: Subject) -> Check:
     """The right class with every weight of the checkpoint (`load_model` refuses any other), and a vision tower."""
-    from mask_impact.attention import decoder_layers
+    from mask_impact.layers import decoder_layers
 
     config, model = subject.source.config, subject.model
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -11,8 +11,7 @@ from benchmarks.machine import timed
 from benchmarks.models import Inputs
 from benchmarks.work import plain_forward
 from mask_impact import impact
-from mask_impact.attention import decoder_layers
-from mask_impact.capture import layer_output
+from mask_impact.layers import decoder_layers, layer_output
 
 
 @dataclass

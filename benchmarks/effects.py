@@ -8,7 +8,8 @@ from benchmarks.machine import timed
 from benchmarks.models import Inputs, Setup
 from benchmarks.tables import Labels, Sample, Table, say
 from benchmarks.work import StandInTokenizer, plain_forward
-from mask_impact.carry import Carrier, Edit, Forwards
+from mask_impact.carry import Carrier, Forwards
+from mask_impact.edits import Edit
 from mask_impact.effects import Effects, Window, windows_of
 from mask_impact.units import Unit
 

@@ -25,47 +25,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from mask_impact import t5
 from mask_impact.errors import UnsupportedModel
+from mask_impact.layers import decoder_layers, replaced_forward
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 ROUTE = "mask_impact"  # the name under which the handler is registered
-
-
-def family(model: PreTrainedModel) -> str:
-    """The model type transformers knows the model by, for messages: "qwen3"."""
-    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-
-
-def unsupported(model: PreTrainedModel, layer: int, what: str) -> UnsupportedModel:
-    """The refusal of a model whose replay is not truthful."""
-    return UnsupportedModel(f"model family '{family(model)}' cannot be measured truthfully: layer {layer}: {what}")
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The decoder layers in order: the first ModuleList of the decoder that has `num_hidden_layers` entries.
-
-    In a vision-language model the decoder is the part with a config of the text config's class, so that a vision tower
-    of as many blocks is not taken for it. Raises UnsupportedModel when there is none; no family's names are guessed.
-    """
-    if model.config.is_encoder_decoder:
-        return tower_layers(model, "decoder")
-    config = model.config.get_text_config(decoder=True)
-    count = config.num_hidden_layers
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    textual = [m for m in decoder.modules() if isinstance(getattr(m, "config", None), type(config))]
-    for root in (*textual[:1], decoder, model):
-        for module in root.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == count:
-                return list(module)
-    raise UnsupportedModel(
-        f"model family '{family(model)}' is not supported: no list of {count} decoder layers was found in it"
-    )
-
-
-def tower_layers(model: PreTrainedModel, tower: str) -> list[nn.Module]:
-    """The layers of one half of an encoder-decoder, "encoder" or "decoder": the first ModuleList in it."""
-    half = model.get_encoder() if tower == "encoder" else model.get_decoder()
-    return list(next(module for module in half.modules() if isinstance(module, nn.ModuleList)))
 
 
 def implementation(model: PreTrainedModel) -> str:
@@ -118,20 +82,6 @@ def configs_of(modules: Iterable[nn.Module], *configs: Any) -> list[Any]:
         if hasattr(config, "_attn_implementation_internal"):
             found[id(config)] = config
     return list(found.values())
-
-
-@contextmanager
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Call `forward` in place of the module's own until the block ends."""
-    before = vars(module).get("forward")  # accelerate puts one there
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before:
-            module.forward = before
-        else:
-            del module.forward
 
 
 @contextmanager

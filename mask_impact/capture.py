@@ -8,7 +8,7 @@ whatever a model adds between layers are in place by construction.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,13 +20,11 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from mask_impact.attention import (
     attention_function,
     configs_of,
-    decoder_layers,
-    family,
     implementation,
     routed_attention,
-    tower_layers,
 )
 from mask_impact.errors import UnsupportedModel
+from mask_impact.layers import decoder_layers, family, layer_input, layer_output, tower_layers, watched
 from mask_impact.memory import explained, release_free_memory
 from mask_impact.models import input_device
 from mask_impact.vision_mask import seeing_each_other
@@ -86,11 +84,6 @@ class Recording:
     def skipped(self) -> list[LayerRecord]:
         """The layers without: state space, linear attention, convolution."""
         return [record for record in self.layers if record.attention is None]
-
-
-def layer_output(output: Any) -> torch.Tensor:
-    """A decoder layer's hidden states [1, N, C]: older transformers return a tuple, newer ones the tensor."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 def at_row(value: Any, row: int, count: int, seen: dict[int, Any], rows: int = 1) -> Any:
@@ -154,40 +147,32 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record until the block ends; the model is then as it was."""
-        handles = []
-        try:
-            for record in self.records:
-                handles.append(record.layer.register_forward_pre_hook(self._before(record), with_kwargs=True))
-                handles.append(record.layer.register_forward_hook(self._after(record)))
-                for name, child in record.layer.named_children():
-                    handles.append(child.register_forward_hook(self._branch(name)))
-            configs = configs_of(self.layers, self.model.config.get_text_config(decoder=True))
-            with routed_attention(self._attend, configs, self.implementation, self.layers):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        children = [child for layer in self.layers for child in layer.named_children()]
+        configs = configs_of(self.layers, self.model.config.get_text_config(decoder=True))
+        with ExitStack() as undo:
+            for name, child in children:
+                undo.callback(child.register_forward_hook(self._branch(name)).remove)
+            undo.enter_context(watched(self.layers, self._entering, self._leaving))
+            undo.enter_context(routed_attention(self._attend, configs, self.implementation, self.layers))
+            yield
 
-    def _before(self, record: LayerRecord) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            if record.index == 0:
-                self.position += self.count
-                self.count = hidden.shape[-2]
-                self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
-            self.inside = record
-            self.parts, self.crossing, self.cut = {}, {}, {}
-            for row in self.rows:
-                position = self.position + row
-                self.parts[position] = {
-                    "position": position,
-                    "args": at_row(args, row, self.count, self.cut),
-                    "kwargs": at_row(kwargs, row, self.count, self.cut),
-                    "hidden": at_row(hidden, row, self.count, self.cut),
-                    "branches": {},
-                }
-
-        return hook
+    def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = layer_input(args, kwargs)
+        if index == 0:
+            self.position += self.count
+            self.count = hidden.shape[-2]
+            self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
+        self.inside = self.records[index]
+        self.parts, self.crossing, self.cut = {}, {}, {}
+        for row in self.rows:
+            position = self.position + row
+            self.parts[position] = {
+                "position": position,
+                "args": at_row(args, row, self.count, self.cut),
+                "kwargs": at_row(kwargs, row, self.count, self.cut),
+                "hidden": at_row(hidden, row, self.count, self.cut),
+                "branches": {},
+            }
 
     def _branch(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -198,25 +183,23 @@ class Recorder:
 
         return hook
 
-    def _after(self, record: LayerRecord) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.inside, self.cut = None, {}
-            if self.crosses and record.attention and record.other is None:  # T5Gemma 2 reads both in one attention
-                raise UnsupportedModel(
-                    f"model family '{family(self.model)}' is not supported: layer {record.index} of its decoder does "
-                    "not have one attention to its own tokens and one to the encoder's"
-                )
-            for row in self.rows if record.attention else ():
-                position = self.position + row
-                rows = layer_output(output).narrow(-2, row, 1).clone()
-                part = self.parts[position]
-                if part["hidden"].device != rows.device:  # accelerate moves a layer's inputs only after our first hook
-                    part = changed(part, partial(torch.Tensor.to, device=rows.device), {})
-                record.queries[position] = Query(**part, output=rows)
-                if record.other is not None:
-                    record.other.queries[position] = Query(**part | self.crossing[position], output=rows)
-
-        return hook
+    def _leaving(self, index: int, output: Any) -> None:
+        record = self.records[index]
+        self.inside, self.cut = None, {}
+        if self.crosses and record.attention and record.other is None:  # T5Gemma 2 reads both in one attention
+            raise UnsupportedModel(
+                f"model family '{family(self.model)}' is not supported: layer {index} of its decoder does "
+                "not have one attention to its own tokens and one to the encoder's"
+            )
+        for row in self.rows if record.attention else ():
+            position = self.position + row
+            rows = layer_output(output).narrow(-2, row, 1).clone()
+            part = self.parts[position]
+            if part["hidden"].device != rows.device:  # accelerate moves a layer's inputs only after our first hook
+                part = changed(part, partial(torch.Tensor.to, device=rows.device), {})
+            record.queries[position] = Query(**part, output=rows)
+            if record.other is not None:
+                record.other.queries[position] = Query(**part | self.crossing[position], output=rows)
 
     def _attend(
         self,

@@ -6,8 +6,7 @@ masks at once. Masked are the encoder's positions in cross-attention, and the de
 count the encoder's first (`positions`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +15,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mask_impact.attention import (
-    attention_function,
-    decoder_configs,
-    decoder_layers,
-    family,
-    implementation,
-    routed_attention,
-)
-from mask_impact.capture import Attention, layer_output
-from mask_impact.carry import Bias, Carried, Edit, Reach, edited_attention, edited_positions, held_against, whole_bias
+from mask_impact.attention import attention_function, decoder_configs, implementation, routed_attention
+from mask_impact.capture import Attention
+from mask_impact.carry import Carried, held_against
+from mask_impact.edits import Bias, Edit, edited_attention, edited_positions, whole_bias
 from mask_impact.errors import UnsupportedModel
+from mask_impact.layers import decoder_layers, family, layer_input, layer_output, watched
+from mask_impact.passage import Reach
 from mask_impact.replay import encoded
 
 
@@ -43,7 +38,6 @@ class Read:
 class DecoderCall:
     """One decoder layer."""
 
-    layer: nn.Module
     hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, M, C]
     output: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, M, C]
     reads: dict[nn.Module, Read] = field(default_factory=dict)  # self-attention's, then cross-attention's
@@ -88,7 +82,8 @@ class DecoderCarrier:
 
     def _record(self) -> Decoding:
         """The model's own forward."""
-        calls = [DecoderCall(layer) for layer in decoder_layers(self.model)]
+        layers = decoder_layers(self.model)
+        calls = [DecoderCall() for _ in layers]
         inside: list[DecoderCall] = []
 
         def attend(
@@ -102,26 +97,16 @@ class DecoderCarrier:
                 reads[module] = Read(key, value, bias if beside is None else bias + beside[:1])
             return result
 
-        def before(call: DecoderCall) -> Callable[..., None]:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                call.hidden = args[0] if args else kwargs["hidden_states"]
-                inside[:] = [call]
+        def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls[index].hidden = layer_input(args, kwargs)
+            inside[:] = [calls[index]]
 
-            return hook
+        def leaving(index: int, output: Any) -> None:
+            calls[index].output = layer_output(output).clone()
+            inside.clear()
 
-        def after(call: DecoderCall) -> Callable[..., None]:
-            def hook(_: nn.Module, __: Any, output: Any) -> None:
-                call.output = layer_output(output).clone()
-                inside.clear()
-
-            return hook
-
-        with torch.no_grad(), ExitStack() as undo:
-            for call in calls:
-                undo.callback(call.layer.register_forward_pre_hook(before(call), with_kwargs=True).remove)
-                undo.callback(call.layer.register_forward_hook(after(call)).remove)
-            layers = [call.layer for call in calls]
-            undo.enter_context(routed_attention(attend, decoder_configs(self.model), self.name, layers))
+        routed = routed_attention(attend, decoder_configs(self.model), self.name, layers)
+        with torch.no_grad(), watched(layers, entering, leaving), routed:
             output = self.model(**self.inputs, use_cache=False)
         if any(len(call.reads) != 2 for call in calls):
             raise UnsupportedModel(
@@ -177,18 +162,15 @@ class DecoderCarrier:
             keys, values = (each.expand(count, -1, -1, -1) for each in (key, value))
             return edited_attention(self.name, module, query, keys, values, biases[id(recorded), kind, edited], kwargs)
 
-        def before(index: int) -> Callable[..., None]:
-            return lambda *_: inside.__setitem__(slice(None), [index])
+        def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inside[:] = [index]
 
-        def after(index: int) -> Callable[..., None]:
-            return lambda _, __, output: states.update({index: layer_output(output)[:, -1].clone()})
+        def leaving(index: int, output: Any) -> None:
+            states[index] = layer_output(output)[:, -1].clone()
 
-        with torch.no_grad(), ExitStack() as undo:
-            for index, call in enumerate(passage.calls):
-                undo.callback(call.layer.register_forward_pre_hook(before(index)).remove)
-                undo.callback(call.layer.register_forward_hook(after(index)).remove)
-            layers = [call.layer for call in passage.calls]
-            undo.enter_context(routed_attention(attend, decoder_configs(self.model), self.name, layers))
+        layers = decoder_layers(self.model)
+        routed = routed_attention(attend, decoder_configs(self.model), self.name, layers)
+        with torch.no_grad(), watched(layers, entering, leaving), routed:
             output = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=passage.encoded.expand(count, -1, -1)),
                 attention_mask=self.inputs["attention_mask"].expand(count, -1),

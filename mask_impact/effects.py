@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mask_impact.carry import Call, Carried, Carrier, Edit, Forwards, Passage, record_passage
+from mask_impact.carry import Carried, Carrier, Forwards
 from mask_impact.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.distances import distances
+from mask_impact.edits import Edit
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.masking import memory_budget
 from mask_impact.memory import explained, free_memory, is_out_of_memory
 from mask_impact.options import layer_list
+from mask_impact.passage import Call, Passage, record_passage
 from mask_impact.replay import VECTORS_PER_ROW
 from mask_impact.units import Unit
 

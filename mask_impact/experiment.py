@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from mask_impact.attention import unsupported
 from mask_impact.capture import LayerRecord, Query, Recording, changed, decoder_start, record_generation
 from mask_impact.errors import UserError
 from mask_impact.impact import Impact, Meter, Wanted
 from mask_impact.inputs import ModelInputs, Token, stop_ids, tokens_of
+from mask_impact.layers import unsupported
 from mask_impact.manifest import Findings, manifest
 from mask_impact.masking import memory_budget
 from mask_impact.memory import explained, release_free_memory

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from mask_impact.attention import unsupported
 from mask_impact.capture import LayerRecord, Query
 from mask_impact.distances import distances
+from mask_impact.layers import unsupported
 from mask_impact.masking import Masks, QueryAttention
 from mask_impact.memory import Portion, explained, is_out_of_memory
 from mask_impact.replay import Replay, Rows, head_shares, rows_at_once

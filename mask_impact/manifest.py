@@ -15,8 +15,9 @@ import transformers
 from transformers import PreTrainedModel
 
 import mask_impact
-from mask_impact.attention import decoder_layers, family, implementation
+from mask_impact.attention import implementation
 from mask_impact.inputs import ModelInputs, Token
+from mask_impact.layers import decoder_layers, family
 from mask_impact.models import input_device, place_name
 from mask_impact.positions import tower_size
 

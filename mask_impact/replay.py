@@ -16,8 +16,9 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mask_impact import masking
-from mask_impact.attention import configs_of, implementation, replaced_forward, routed_attention
-from mask_impact.capture import Attention, LayerRecord, Query, layer_output
+from mask_impact.attention import configs_of, implementation, routed_attention
+from mask_impact.capture import Attention, LayerRecord, Query
+from mask_impact.layers import layer_output, replaced_forward
 from mask_impact.trace import RowTrace, tensors_in
 
 # One row's share of the memory that a replay may hold at once, in vectors of hidden size: MLP intermediates, copies

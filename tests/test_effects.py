@@ -24,11 +24,13 @@ from test_vl_engine import PROMPT, folders, images, load, longer, own_positions,
 from transformers import AttentionInterface
 
 from mask_impact import effects as effects_module
-from mask_impact.attention import decoder_layers
-from mask_impact.carry import Carrier, Edit, Forwards, record_passage
+from mask_impact.carry import Carrier, Forwards
+from mask_impact.edits import Edit
 from mask_impact.effects import WHOLE, Effect, Effects, Trace, Window, contrast_ids, windows_of
 from mask_impact.errors import OutOfMemory, UserError
+from mask_impact.layers import decoder_layers
 from mask_impact.options import BLOCKS
+from mask_impact.passage import record_passage
 from mask_impact.vision_mask import create_vl_attention_mask
 
 

@@ -16,10 +16,10 @@ from float64 import true_float64
 from torch import nn
 
 from mask_impact import masking
-from mask_impact.attention import decoder_layers, family
 from mask_impact.capture import Recording, record_generation
 from mask_impact.errors import UnsupportedModel
 from mask_impact.impact import Meter, Wanted
+from mask_impact.layers import decoder_layers, family
 from mask_impact.masking import QueryAttention
 
 LENGTH, STEPS = 9, 2

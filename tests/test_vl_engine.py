@@ -24,10 +24,10 @@ from PIL import Image
 from vl_families import VL_FAMILIES, available, make_vl_checkpoint, picture
 
 from mask_impact import models
-from mask_impact.attention import decoder_layers
 from mask_impact.capture import record_generation
 from mask_impact.experiment import Options, run
 from mask_impact.inputs import ModelInputs
+from mask_impact.layers import decoder_layers
 from mask_impact.options import MASK_MODES
 from mask_impact.processors import load_processor
 from mask_impact.results import Block, to_dataframe

@@ -20,10 +20,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.attention import decoder_layers, family
-from mask_impact.capture import layer_output
 from mask_impact.errors import UnsupportedModel
 from mask_impact.experiment import chosen_layers
+from mask_impact.layers import decoder_layers, family, layer_input, layer_output
 
 
 def chosen(ranges: Sequence[tuple[int, int]], blocks: int) -> tuple[int, ...]:
@@ -86,7 +85,7 @@ def hidden_states(
 
     def entering(layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep(layer, args[0] if args else kwargs["hidden_states"])
+            keep(layer, layer_input(args, kwargs))
 
         return hook
 
