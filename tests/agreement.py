@@ -55,6 +55,6 @@ def masked(
 ) -> Rows:
     """What brute force has at `query` without the tokens of `mask`, or without their values."""
     if ablation == "neg-inf":
-        return observe(model, row, inputs, layer, mask)[layer].at(query)
+        return observe(model, row, inputs, layer, mask, until=layer)[layer].at(query)
     with values_zeroed(model, row, layer, query, mask):
-        return observe(model, row, inputs)[layer].at(query)
+        return observe(model, row, inputs, until=layer)[layer].at(query)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ def brute_force_table(
     table = {}
     for layer in layers:
         for mask in masks:
-            changed = observe(model, family, input_ids, layer, mask, attention)[layer].at(query)
+            changed = observe(model, family, input_ids, layer, mask, attention, until=layer)[layer].at(query)
             for variant, before, after in variants(base[layer].at(query), changed, head_space):
                 table[layer, mask, variant] = distances(before, after)
     return table
@@ -117,22 +117,34 @@ def observe(
     layer: int | None = None,
     masked: Collection[int] = (),
     attention: str = "eager",
+    until: int | None = None,
 ) -> dict[int, Rows]:
     """One full forward on input ids [1, S], or all inputs by name; {attention layer: its rows, [S, ...]}.
 
     `masked` key columns are removed from the attention of `layer`, for every query row. A row that is left with nothing
-    to attend to has attention output 0.
+    to attend to has attention output 0. Where only one layer's rows are wanted, the forward may end `until` it.
     """
-    seen: dict[int, dict[str, Tensor]] = {i: {} for i in family.attends}
+    layers = decoder_layers(model, family)
+    seen: dict[int, dict[str, Tensor]] = {i: {} for i in (family.attends if until is None else (until,))}
     with using_attention(model, attention), ExitStack() as hooks:
         for index, record in seen.items():
             columns = sorted(masked) if index == layer else []
-            module = decoder_layers(model, family)[index]
-            for handle in watch(module, family, columns, record):
+            for handle in watch(layers[index], family, columns, record):
                 hooks.callback(handle.remove)
+        if until is not None:
+            hooks.callback(layers[until].register_forward_hook(enough).remove)
         named = {"input_ids": inputs} if isinstance(inputs, Tensor) else inputs
-        model(**named, use_cache=False, output_attentions=attention == "eager")
-    return {i: rows_of(decoder_layers(model, family)[i], family, record) for i, record in seen.items()}
+        with suppress(Enough):
+            model(**named, use_cache=False, output_attentions=attention == "eager")
+    return {i: rows_of(layers[i], family, record) for i, record in seen.items()}
+
+
+class Enough(Exception):
+    """All that was asked for has been seen."""
+
+
+def enough(*_: Any) -> None:
+    raise Enough
 
 
 def watch(layer: nn.Module, family: Family, columns: list[int], record: dict[str, Tensor]) -> list[Any]:
@@ -228,6 +240,9 @@ def first(output: Any) -> Tensor:
 def using_attention(model: PreTrainedModel, attention: str) -> Iterator[None]:
     """Run `model` with another of transformers' attention implementations, then put its own back."""
     before = model.config._attn_implementation
+    if before == attention:
+        yield
+        return
     model.set_attn_implementation(attention)
     try:
         yield

@@ -52,10 +52,10 @@ def test_every_query_equals_brute_force(name: str, ablation: str) -> None:
             base = observe(model, find(name), prefix)[block.layer].at(query)
             for masked in {0, query // 2, query}:
                 if ablation == "neg-inf":
-                    changed = observe(model, find(name), prefix, block.layer, [masked])
+                    changed = observe(model, find(name), prefix, block.layer, [masked], until=block.layer)
                 else:
                     with values_zeroed(model, find(name), block.layer, query, [masked]):
-                        changed = observe(model, find(name), prefix)
+                        changed = observe(model, find(name), prefix, until=block.layer)
                 for column, (variant, before, after) in enumerate(variants(base, changed[block.layer].at(query))):
                     expected, _ = distances(before, after)
                     found_l2 = block.l2[masked, column]

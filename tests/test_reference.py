@@ -44,14 +44,16 @@ model64 = cache(lambda name: build(name, torch.float64))
 @cache
 def base64(name: str) -> dict[int, Rows]:
     """The unmasked rows of every attention layer, in float64."""
+    model = model64(name)  # built outside: other dtypes draw other weights
     with true_float64():
-        return observe(model64(name), find(name), prompt())
+        return observe(model, find(name), prompt())
 
 
 def masked64(name: str, layer: int, masked: set[int], attention: str = "eager") -> dict[int, Rows]:
     """The rows of every attention layer with `masked` removed from `layer`, in float64."""
+    model = model64(name)
     with true_float64():
-        return observe(model64(name), find(name), prompt(), layer, masked, attention)
+        return observe(model, find(name), prompt(), layer, masked, attention)
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -124,8 +126,9 @@ def test_tables_are_right_about_the_interface(name: str) -> None:
 @every_family
 def test_full_is_output_minus_input(name: str) -> None:
     """The reference's hooks against transformers' own hidden states (the last one is after the final norm)."""
+    model = model64(name)
     with true_float64(), torch.no_grad():
-        hidden = model64(name)(input_ids=prompt(), use_cache=False, output_hidden_states=True).hidden_states
+        hidden = model(input_ids=prompt(), use_cache=False, output_hidden_states=True).hidden_states
     for layer, rows in base64(name).items():
         if layer + 2 < len(hidden):
             assert_close(rows.full, (hidden[layer + 1] - hidden[layer])[0], f"layer {layer}")
@@ -360,12 +363,13 @@ NOT_EQUAL_IN_CACHE = {"nemotron_h", "minimax"}
 @pytest.mark.parametrize("name", [name for name in MEASURED if name not in NOT_EQUAL_IN_CACHE])
 def test_one_forward_is_what_each_cached_step_saw(name: str) -> None:
     """The claim that recording one forward over prompt + output rests on, to 1e-11."""
+    model = model64(name)
     with true_float64(), torch.no_grad():
-        out = model64(name).generate(
+        out = model.generate(
             prompt(9), max_new_tokens=3, min_new_tokens=3, do_sample=False, output_logits=True,
             return_dict_in_generate=True,
         )  # fmt: skip
-        once = logits(model64(name), out.sequences[:, :-1])
+        once = logits(model, out.sequences[:, :-1])
     assert_close(torch.cat(out.logits), once[0, 8:], "cached steps")
 
 
