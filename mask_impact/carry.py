@@ -11,8 +11,8 @@ layer and its output of the layer before, and is added to every row.
 
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +66,8 @@ class Carrier:
             (min(*self.reach(0, last, [gone]).starts, length - 1), gone, whole.end(gone)),
             (length - 1, unread, whole.end(unread)),
         ):
-            try:
+            with refused(self.model, "it cannot be carried on by rows"):
                 found = self.run(0, last, start, [edit])
-            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-                if is_out_of_memory(error):
-                    raise
-                what = f"it cannot be carried on by rows ({' '.join(str(error).split())[:200]})"
-                raise unsupported(self.model, 0, what) from error
             apart = held_against(self.model, found, *expected, "carried on by rows")
             noise = {name: max(value, apart[name]) for name, value in noise.items()}
         return noise
@@ -165,6 +160,17 @@ class Carrier:
     @staticmethod
     def _as_returned(call: Call, output: torch.Tensor) -> Any:
         return output if call.rest is None else (output, *call.rest)
+
+
+@contextmanager
+def refused(model: PreTrainedModel, what: str) -> Iterator[None]:
+    """A model's own code that fails in the block is an UnsupportedModel: `what`, and why."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise unsupported(model, 0, f"{what} ({' '.join(str(error).split())[:200]})") from error
 
 
 def held_against(

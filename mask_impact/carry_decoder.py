@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from mask_impact.attention import attention_function, decoder_configs, implementation, routed_attention
 from mask_impact.capture import Attention
-from mask_impact.carry import Carried, held_against
+from mask_impact.carry import Carried, held_against, refused
 from mask_impact.edits import Bias, Edit, edited_attention, edited_positions, whole_bias
 from mask_impact.errors import UnsupportedModel
 from mask_impact.layers import decoder_layers, family, layer_input, layer_output, watched
@@ -120,7 +120,8 @@ class DecoderCarrier:
     def _check(self) -> dict[str, float]:
         """How far the decoder, run again without a mask, is from the record."""
         passage, last = self.passage, len(self.passage.calls) - 1
-        found = self.run(0, last, passage.start, [Edit((), False)])
+        with refused(self.model, "its decoder cannot be run by itself"):
+            found = self.run(0, last, passage.start, [Edit((), False)])
         return held_against(self.model, found, passage.calls[last].output[0, -1], passage.logits, "run again by itself")
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:

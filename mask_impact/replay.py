@@ -6,6 +6,7 @@ answered with the attention output of R different masks. Norms, MoE, gates, mult
 the model's own code; no family is named here.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ class Replay:
         if record.other is not None:
             cross = record if record.is_cross else record.other
             assert cross.attention is not None
-            kwargs["past_key_values"] = encoded([cross.attention])
+            call = inspect.signature(layer.forward).bind(*args, **kwargs)  # some are given their cache by position
+            call.arguments["past_key_values"] = encoded([cross.attention])
+            args, kwargs = call.args, call.kwargs
         computing = [each.attention.module for each in (record, record.other) if each and each.attention]
         heads = base + change
         answer = heads.to(query.heads.dtype).unsqueeze(1)  # [R, 1, H, D]

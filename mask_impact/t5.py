@@ -11,7 +11,17 @@ import torch
 from torch import nn
 from transformers import EncoderDecoderCache
 
-PARTS = ("q", "k", "v", "o", "n_heads", "key_value_proj_dim", "has_relative_attention_bias", "compute_bias")
+PARTS = (
+    "q",
+    "k",
+    "v",
+    "o",
+    "n_heads",
+    "key_value_proj_dim",
+    "has_relative_attention_bias",
+    "compute_bias",
+    "layer_idx",
+)
 
 
 def computes_itself(module: nn.Module) -> bool:

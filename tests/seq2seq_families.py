@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ BART = {
     "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
 }  # fmt: skip
 T5 = {"d_model": 48, "d_kv": 10, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4}
+GEMMA = {
+    "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 12,
+    "num_key_value_heads": 2, "sliding_window": 4, "query_pre_attn_scalar": 12, "vocab_size": VOCABULARY,
+}  # fmt: skip
 GATED = {"feed_forward_proj": "gated-gelu"}
 BART_PATHS = {"self": "self_attn", "cross": "encoder_attn", "encoder": "self_attn"}
 T5_PATHS = {"self": "layer.0.SelfAttention", "cross": "layer.1.EncDecAttention", "encoder": "layer.0.SelfAttention"}
@@ -43,6 +47,8 @@ class Seq2Seq:
     layers: str
     heads: int = 4
     decoder_heads: int = 4
+    addend: dict[str, str] = field(default_factory=dict)  # what is added to the residual stream, if not the attention
+    encoder_refused: bool = False  # its attention is not of the interface
     min_version: str = "4.57"
 
     @property
@@ -50,12 +56,14 @@ class Seq2Seq:
         return Version(self.min_version) <= Version(Version(transformers.__version__).base_version)
 
 
-def bart(model_type: str, **config: Any) -> Seq2Seq:
-    return Seq2Seq(model_type, BART | config, BART_PATHS, "out_proj", "layers")
+def bart(model_type: str, encoder_refused: bool = False, **config: Any) -> Seq2Seq:
+    return Seq2Seq(model_type, BART | config, BART_PATHS, "out_proj", "layers", encoder_refused=encoder_refused)
 
 
-def t5(model_type: str, min_version: str = "4.57", **config: Any) -> Seq2Seq:
-    return Seq2Seq(model_type, T5 | config, T5_PATHS, "o", "block", min_version=min_version)
+def t5(model_type: str, min_version: str = "4.57", encoder_refused: bool = False, **config: Any) -> Seq2Seq:
+    return Seq2Seq(
+        model_type, T5 | config, T5_PATHS, "o", "block", encoder_refused=encoder_refused, min_version=min_version
+    )
 
 
 FAMILIES = {
@@ -75,6 +83,20 @@ FAMILIES = {
     "umt5": t5("umt5", min_version="5", **GATED),
     "switch_transformers": t5("switch_transformers", num_sparse_encoder_layers=1, num_sparse_decoder_layers=1,
                               num_experts=4, expert_capacity=64),
+    "longt5": t5("longt5", encoder_refused=True, encoder_attention_type="local", local_radius=4),
+    "pegasus_x": bart("pegasus_x", encoder_refused=True, block_size=4, num_global_tokens=2),
+    "bigbird_pegasus": bart("bigbird_pegasus", encoder_refused=True, attention_type="original_full"),
+    "t5gemma": Seq2Seq(
+        "t5gemma",
+        {"encoder": GEMMA, "decoder": GEMMA | {"is_decoder": True, "cross_attention_hidden_size": 48},
+         "decoder_start_token_id": 2},  # it masks padding by itself, so that is not the start
+        {"self": "self_attn", "cross": "cross_attn", "encoder": "self_attn"},
+        "o_proj",
+        "layers",
+        addend={"self": "post_self_attn_layernorm", "cross": "post_cross_attn_layernorm",
+                "encoder": "post_self_attn_layernorm"},
+        min_version="5",  # older ones lose the decoder's own tokens from their cache
+    ),
 }  # fmt: skip
 
 
@@ -215,6 +237,7 @@ def update(
     row = FAMILIES[name]
     module = layers_of(model, name, kind)[layer]
     attention, seen = attention_of(module, name, kind), {}
+    addend = module.get_submodule(row.addend.get(kind, row.attention[kind]))
 
     def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
         seen["input"] = (args[0] if args else kwargs["hidden_states"])[0, query]
@@ -223,7 +246,7 @@ def update(
         for handle in (
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(lambda _, __, out: seen.update(output=first(out)[0, query])),
-            attention.register_forward_hook(lambda _, __, out: seen.update(attn=first(out)[0, query])),
+            addend.register_forward_hook(lambda _, __, out: seen.update(attn=first(out)[0, query])),
             attention.get_submodule(row.o_proj).register_forward_pre_hook(
                 lambda _, args: seen.update(received=args[0][0, query])
             ),
