@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.machine import PeakMemory, synchronize
 from benchmarks.models import Setup
-from benchmarks.tables import Cell, Table, say
+from benchmarks.tables import Cell, Spread, Table, say
 from benchmarks.work import generate, run_experiment
 from mask_impact.results import ResultFiles
 
@@ -43,23 +43,33 @@ def in_child(setup: Setup, size: int, tokens: int, analysed: bool) -> dict[str, 
         return pool.submit(memory_of, setup, size, tokens, analysed).result()
 
 
-def memory_table(setup: Setup, size: int, steps: int) -> Table:
+def memory_table(setup: Setup, size: int, steps: int, repetitions: int) -> Table:
     cases = {f"generation alone, {steps} tokens": (steps, False), "run, 1 token": (1, True)}
     cases |= {f"run, {steps} tokens": (steps, True)} if steps > 1 else {}
     rows: list[list[Cell]] = []
     for label, (tokens, analysed) in cases.items():
-        say(f"memory, {label}")
-        found = in_child(setup, size, tokens, analysed)
-        loaded, above, cache = (found[key] / 1e6 for key in ("loaded", "above", "cache"))
+        samples = []
+        for repetition in range(repetitions):
+            say(f"memory, {label}, repetition {repetition + 1} of {repetitions}")
+            samples.append(in_child(setup, size, tokens, analysed))
+        cache = samples[0]["cache"] / 1e6
+        loaded, above, both = (
+            Spread.of([found[key] / 1e6 - less for found in samples])
+            for key, less in (("loaded", 0), ("above", 0), ("above", cache))
+        )
+        seconds = Spread.of([found["seconds"] for found in samples])
         target = "< 500" if analysed else ""
-        rows.append([label, int(found["rows"]), found["seconds"], loaded, above, cache, above - cache, target])
+        rows.append([label, int(samples[0]["rows"]), seconds, loaded, above, cache, both, target])
     kind = "image tokens" if setup.shape.tower else "prompt tokens"
     return Table(
         f"Peak memory in MB (10^6 bytes): {size} {kind}; {setup}",
         ["", "rows", "seconds", "model loaded", "peak above it", "KV cache", "peak above both", "target"],
         rows,
         [
-            "each line is a fresh process without a warm-up, so that first-call buffers of the libraries are in it",
+            f"median (smallest-largest) of {repetitions} fresh processes without a warm-up, so that first-call buffers "
+            "of the libraries are in it",
+            "glibc keeps freed pieces between what stays: MALLOC_MMAP_THRESHOLD_=1048576 in the environment gives them "
+            "back, and takes more time",
             "the runs write their rows to CSV and JSON as they are measured",
             f"model loaded: size once the model is made; peak: {PeakMemory.source(setup.device)}",
             "KV cache: 2 x layers x key/value heads x head width x positions x bytes, computed, not measured",

@@ -44,7 +44,7 @@ def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]
         yield carried_effects(args)
     if "memory" in wanted:
         layers = args.layers or layers_that_fit_memory(TEXT, args.memory_length)
-        yield memory.memory_table(Setup(TEXT, layers), args.memory_length, text.STEPS)
+        yield memory.memory_table(Setup(TEXT, layers), args.memory_length, text.STEPS, args.repetitions)
     if "rows" in wanted:
         yield files.rows_table(args.repetitions)
     if "batch" in wanted:
@@ -83,7 +83,7 @@ def vision_language(args: argparse.Namespace) -> Iterator[Table]:
     lengths = [size + TEXT_TOKENS for size in args.image_tokens]
     forwards = sum(lengths) * (vision.forwards(args.steps) * args.repetitions + vision.FORWARDS_WARM_UP)
     setup = vision_setup(args, forwards)
-    yield memory.memory_table(setup, max(args.image_tokens), args.steps)
+    yield memory.memory_table(setup, max(args.image_tokens), args.steps, args.repetitions)
     gc.collect()
     yield vision.vision_table(setup, setup.model(), args.image_tokens, args.steps, args.repetitions)
 
