@@ -1,14 +1,13 @@
 /** What masks do to the answer, as it is shown: one measure, block and step; and beside the largest single-layer value. */
 
 import { plainToken } from "../data/cube.ts";
-import type { EffectNumber } from "../data/table.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
 import { importance, matrix, tokenIndex } from "./scene.ts";
+import type { Measure } from "./state.ts";
 import { visible } from "./tokens.ts";
 import { isDifference } from "./words.ts";
 
-export type Measure = EffectNumber & ("logprob_change" | "kl" | "contrast_change" | "interaction");
 export const MEASURES: Record<Measure, string> = {
   logprob_change: "change of log-probability", kl: "KL divergence", contrast_change: "change of the contrast", interaction: "interaction",
 };

@@ -5,8 +5,11 @@
  * in every run it is applied to. What a run does not have is answered by `settled` in scene.ts, not stored.
  */
 
+import type { EffectNumber } from "../data/table.ts";
 import type { Metric } from "../data/types.ts";
-import type { Measure } from "./effects.ts";
+
+/** What of an effect on the answer is shown. */
+export type Measure = EffectNumber & ("logprob_change" | "kl" | "contrast_change" | "interaction");
 
 export interface State {
   /** Places of the shown runs in the library, the first one is the one in front. */

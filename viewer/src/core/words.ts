@@ -1,8 +1,13 @@
 /** What things are called on the page, the same everywhere. */
 
 import type { Metric, Run } from "../data/types.ts";
-import type { Scene } from "./scene.ts";
 import type { State } from "./state.ts";
+
+/** The runs that are shown, and how. */
+interface Shown {
+  runs: readonly Run[];
+  state: State;
+}
 
 export const METRICS: Record<Metric, string> = { l2: "L2 distance", cosine: "Cosine distance" };
 
@@ -54,7 +59,7 @@ export function whose(name: string, run?: Run): string {
 }
 
 /** The line that says what colour means. */
-export function meaning({ runs, state }: Scene): string {
+export function meaning({ runs, state }: Shown): string {
   const moves = state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)";
   const what = `how far ${whose(state.variant, runs[0])} ${moves} ${readAt(state)} when this token is hidden from ${state.variant.startsWith("Cross") ? "its cross-attention" : "it"}`;
   return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
@@ -63,11 +68,11 @@ export function meaning({ runs, state }: Scene): string {
 export const isDifference = (state: State, runs: readonly Run[]) => state.compare === "difference" && runs.length > 1;
 
 /** Whose numbers a view has that shows one run or one difference: "b − a", or the run in front. */
-export const subject = ({ runs, run, state }: Pick<Scene, "runs" | "run" | "state">) =>
+export const subject = ({ runs, run, state }: Shown & { run: Run }) =>
   isDifference(state, runs) ? `${runs[1].name} − ${runs[0].name}` : run.name;
 
 /** The sign of a difference, in words. */
-export const moreOrLess = ({ runs }: Pick<Scene, "runs">, value: number) =>
+export const moreOrLess = ({ runs }: Pick<Shown, "runs">, value: number) =>
   value === 0 ? "the same in both" : `${value > 0 ? "more" : "less"} in ${runs[1].name}`;
 
 /** Why a run has no numbers for some tokens or layers; sentences. */
