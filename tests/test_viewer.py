@@ -1937,6 +1937,8 @@ def test_a_run_with_cross_attention_opens_on_it(opened, tmp_path):
     df = read_csv(tmp_path / "bart_results.csv")
     viewer = opened(tmp_path / "bart_results.html")
     viewer.shows("bart")
+    length = int(df.token_position[df.variant == "CrossFull"].max()) + 1
+    expect(viewer.page.get_by_text(f"{length} prompt tokens + start token + 2 generated").first).to_be_visible()
     assert viewer.numbers()[1] == cells_of(df, "l2", "CrossFull", 0)
     viewer.address("variant=CrossFull")
     expect(viewer.page.locator(".prompt__divider").first).to_have_text("decoder begins")

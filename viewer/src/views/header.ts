@@ -124,12 +124,13 @@ function facts(run: Run): string {
   ].filter(Boolean).join(" · ");
 }
 
-/** "16 + 2 tokens": prompt and generated, and how many of them were masked. */
+/** "16 prompt tokens + 2 generated, 17 masked": prompt and generated, and how many of them were masked. */
 function tokens(run: Run): string {
-  const { prompt_length: length, generated } = run.manifest ?? {};
+  const { prompt_length: length, decoder_start: start, generated } = run.manifest ?? {};
   const masked = run.tokens.length;
   if (!length) return `${masked} tokens masked`;
-  return `${length} prompt tokens + ${generated?.length ?? 0} generated, ${masked} masked`;
+  const prompt = start === undefined ? `${length} prompt tokens` : `${start} prompt tokens + start token`;
+  return `${prompt} + ${generated?.length ?? 0} generated, ${masked} masked`;
 }
 
 /** Patches in a row as one. */
