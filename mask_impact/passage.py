@@ -142,11 +142,8 @@ def record_passage(
         inputs: the model's inputs; "input_ids" [1, T].
         together: ranges [first, last) of positions that see each other, whatever the model's own mask says.
     """
-    layers = decoder_layers(model)
-    calls = [Call(layer) for layer in layers]
-    inside: list[Call] = []
+    calls = [Call(layer) for layer in decoder_layers(model)]
     masks: dict[Any, tuple[Any, torch.Tensor]] = {}  # most layers share one mask
-    name = implementation(model)
 
     def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = calls[index]
@@ -155,11 +152,61 @@ def record_passage(
         given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         call.caches = tuple(place for place, item in given if hasattr(item, "get_seq_length"))
         call.hidden = layer_input(call.args, call.kwargs)
-        inside[:] = [call]
+
+    def attending(index: int, attended: Attended) -> None:
+        mask, causal, key = attended.mask, attended.causal, attended.key
+        shared = (id(mask), causal, key.device)
+        if shared not in masks:  # the mask is held, so that its id stays its own
+            masks[shared] = mask, whole_bias(attended.query, key, mask, causal)
+        calls[index].keys, calls[index].values, calls[index].bias = key, attended.value, masks[shared][1]
 
     def leaving(index: int, output: Any) -> None:
         calls[index].output = layer_output(output).clone()
         calls[index].rest = output[1:] if isinstance(output, tuple) else None
+
+    return Passage(calls, last_logits(model, inputs, together, attending, leaving, entering))
+
+
+@dataclass
+class Attended:
+    """A decoder layer's call of attention over all positions."""
+
+    module: nn.Module
+    query: torch.Tensor  # [1, H, T, D]
+    key: torch.Tensor  # [1, G, T, D]
+    value: torch.Tensor
+    mask: Any  # None: as `causal` says
+    causal: bool | None  # None: as the mask says
+    options: dict[str, Any]  # further arguments
+
+
+def last_logits(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    together: Sequence[tuple[int, int]],
+    attending: Callable[[int, Attended], tuple[torch.Tensor, torch.Tensor | None] | None],
+    leaving: Callable[[int, Any], None],
+    entering: Callable[[int, tuple[Any, ...], dict[str, Any]], None] = lambda *_: None,
+) -> torch.Tensor:
+    """[V] the model's own logits at the last position, with somebody there in every layer of its decoder.
+
+    Args:
+        together: as of `record_passage`.
+        attending: given the layer's index and its call of attention; what it returns is the result, None for the
+            model's own.
+        leaving, entering: as of `layers.watched`.
+    """
+    name = implementation(model)
+    inside: list[int] = []
+    logits: list[torch.Tensor] = []
+    settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True, pad_token_id=0)
+
+    def enter(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entering(index, args, kwargs)
+        inside[:] = [index]
+
+    def leave(index: int, output: Any) -> None:
+        leaving(index, output)
         inside.clear()
 
     def attend(
@@ -170,29 +217,18 @@ def record_passage(
         attention_mask: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        mask = attention_mask
-        if inside and together:
-            mask = seeing_each_other(mask, query, together)
+        mask, found = attention_mask, None
         if inside:
+            if together:
+                mask = seeing_each_other(mask, query, together)
             causal = is_causal(module, name, kwargs) if mask is None else None
-            shared = (id(mask), causal, key.device)
-            if shared not in masks:  # the mask is held, so that its id stays its own
-                masks[shared] = mask, whole_bias(query, key, mask, causal)
-            inside[0].keys, inside[0].values, inside[0].bias = key, value, masks[shared][1]
-        return attention_function(name, module)(module, query, key, value, mask, **kwargs)
+            found = attending(inside[0], Attended(module, query, key, value, mask, causal, kwargs))
+        return found or attention_function(name, module)(module, query, key, value, mask, **kwargs)
 
-    with watched(layers, entering, leaving):
-        logits = last_logits(model, inputs, attend)
-    return Passage(calls, logits)
-
-
-def last_logits(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], attend: Callable[..., Any]) -> torch.Tensor:
-    """[V] the model's own logits at the last position, its decoder's attention computed by `attend`."""
-    logits: list[torch.Tensor] = []
-    settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True, pad_token_id=0)
     with torch.no_grad(), ExitStack() as undo:
+        undo.enter_context(watched(decoder_layers(model), enter, leave))
         undo.callback(model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -1].clone())).remove)
-        undo.enter_context(routed_attention(attend, decoder_configs(model), implementation(model)))
+        undo.enter_context(routed_attention(attend, decoder_configs(model), name))
         undo.enter_context(greedy(model))
         model.generate(**inputs, generation_config=settings)
     return logits[0]

@@ -11,17 +11,7 @@ import torch
 from torch import nn
 from transformers import EncoderDecoderCache
 
-PARTS = (
-    "q",
-    "k",
-    "v",
-    "o",
-    "n_heads",
-    "key_value_proj_dim",
-    "has_relative_attention_bias",
-    "compute_bias",
-    "layer_idx",
-)
+PARTS = (*"qkvo", "n_heads", "key_value_proj_dim", "has_relative_attention_bias", "compute_bias", "layer_idx")
 
 
 def computes_itself(module: nn.Module) -> bool:

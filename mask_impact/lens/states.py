@@ -12,8 +12,7 @@ are blocks, is what the last block gives, before the final norm. Hooks read them
 ends as soon as the last of them is reached: the final norm, the head and blocks above are not computed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from transformers import PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
 from mask_impact.experiment import chosen_layers
-from mask_impact.layers import decoder_layers, family, layer_input, layer_output
+from mask_impact.layers import decoder_layers, family, layer_input, layer_output, watched
 
 
 def chosen(ranges: Sequence[tuple[int, int]], blocks: int) -> tuple[int, ...]:
@@ -83,23 +82,15 @@ def hidden_states(
         if layer == last:
             raise _Enough
 
-    def entering(layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep(layer, layer_input(args, kwargs))
+    def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if index in layers:
+            keep(index, layer_input(args, kwargs))
 
-        return hook
+    def leaving(index: int, output: Any) -> None:
+        if index + 1 == len(blocks):  # before that, the next block's input
+            keep(len(blocks), layer_output(output))
 
-    def leaving(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        keep(len(blocks), layer_output(output))
-
-    with ExitStack() as undo:
-        for layer in layers:
-            if layer < len(blocks):
-                handle = blocks[layer].register_forward_pre_hook(entering(layer), with_kwargs=True)
-            else:
-                handle = blocks[-1].register_forward_hook(leaving)
-            undo.callback(handle.remove)
-        undo.enter_context(torch.no_grad())
+    with torch.no_grad(), watched(blocks, entering, leaving):
         try:
             model(**tensors, use_cache=False)
         except _Enough:

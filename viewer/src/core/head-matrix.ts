@@ -4,7 +4,7 @@ import { row, type Run } from "../data/types.ts";
 import type { Compared } from "./prompt-text.ts";
 import { sameToken, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
-import { crossing, isDifference } from "./words.ts";
+import { crossing, isDifference, isHead } from "./words.ts";
 
 export interface HeadMatrix {
   layers: number[];
@@ -36,7 +36,7 @@ export function headMatrix({ run, runs, state }: Compared): HeadMatrix {
 }
 
 function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix {
-  const variants = run.variants.filter((variant) => headNumber(variant) !== null && crossing(variant) === crossing(state.variant));
+  const variants = run.variants.filter((variant) => isHead(variant) && crossing(variant) === crossing(state.variant));
   const values = new Float32Array(run.layers.length * variants.length).fill(NaN);
   const token = tokenIndex(run, state.token);
   const strongest = token < 0 ? new Int32Array(values.length).fill(-1) : null;
@@ -66,8 +66,7 @@ function rowOf(run: Run, { metric, step }: State, variant: string, layer: number
 
 /** Number of a head variant; null: it is none. */
 export function headNumber(variant: string): number | null {
-  const found = /^(?:Cross)?Head_(\d+)$/.exec(variant);
-  return found ? Number(found[1]) : null;
+  return isHead(variant) ? Number(variant.slice(variant.indexOf("_") + 1)) : null;
 }
 
 /** Sums of sizes over heads of each layer and over layers of each head; what is not measured counts as nothing. */

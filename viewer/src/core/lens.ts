@@ -48,19 +48,19 @@ export function nearest({ layers, tokens, starts, rows }: Neighbors, group: numb
 }
 
 /** The row of the nearest one, -1: none. */
-export function best({ layers, tokens, starts, rows }: Neighbors, group: number, layer: number, token: number): number {
-  const cell = (group * layers.length + layers.indexOf(layer)) * tokens.length + token;
-  return group >= 0 && starts[cell] < starts[cell + 1] ? rows[starts[cell]] : -1;
-}
+export const best = (found: Neighbors, group: number, layer: number, token: number): number => nearest(found, group, layer, token)[0] ?? -1;
+
+/** The masking impact of a token in a layer; NaN: there is none. */
+export const impactOf = ({ impact, layers, tokens }: Neighbors, layer: number, token: number): number => impact?.[layers.indexOf(layer) * tokens.length + token] ?? NaN;
 
 /** "of all bank layers", "of bank layer 3", "of the static vocabulary". */
 export const groupName = (group: string) => (group === "merged" ? "all bank layers" : group === "static" ? "static vocabulary" : `bank layer ${group}`);
 
 /** For each image token what colours it: the similarity of its nearest neighbour, the bank layer of that, or the masking impact. NaN: none. */
 export function tints({ found, group, state: { tint } }: LensScene, layer: number): Float32Array {
-  const { tokens, layers, impact, similarity, bankLayer } = found, size = tokens.length;
-  if (tint === "impact") return impact!.subarray(layers.indexOf(layer) * size, (layers.indexOf(layer) + 1) * size);
+  const { tokens, similarity, bankLayer } = found;
   return Float32Array.from(tokens, (_, token) => {
+    if (tint === "impact") return impactOf(found, layer, token);
     const row = best(found, group, layer, token);
     return row < 0 ? NaN : (tint === "bank" ? bankLayer : similarity)[row];
   });
@@ -130,9 +130,9 @@ export function matching({ found, group, state: { find } }: LensScene): Hits[] |
 export function shownPatch({ found, patch, group }: LensScene): { token: number; why: string } {
   if (patch >= 0) return { token: patch, why: "" };
   const { impact, tokens, layers, similarity } = found;
-  const value = (layer: number, token: number) => (impact ? impact[layer * tokens.length + token] : (similarity[best(found, group, layers[layer], token)] ?? NaN));
+  const value = (layer: number, token: number) => (impact ? impactOf(found, layer, token) : (similarity[best(found, group, layer, token)] ?? NaN));
   let strongest = 0, most = -Infinity;
-  for (const layer of layers.keys()) for (const token of tokens.keys()) if (value(layer, token) > most) [strongest, most] = [token, value(layer, token)];
+  for (const layer of layers) for (const token of tokens.keys()) if (value(layer, token) > most) [strongest, most] = [token, value(layer, token)];
   return { token: strongest, why: impact ? "the largest masking impact" : "the highest similarity" };
 }
 

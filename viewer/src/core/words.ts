@@ -61,7 +61,7 @@ export function whose(name: string, run?: Run): string {
 /** The line that says what colour means. */
 export function meaning({ runs, state }: Shown): string {
   const moves = state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)";
-  const what = `how far ${whose(state.variant, runs[0])} ${moves} ${readAt(state)} when this token is hidden from ${state.variant.startsWith("Cross") ? "its cross-attention" : "it"}`;
+  const what = `how far ${whose(state.variant, runs[0])} ${moves} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
   return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
 }
 

@@ -72,7 +72,7 @@ export function findEmbedded(html: string): string | null {
 /** What is in a page: a run, or neighbours. Throws LoadError. */
 export async function decodeEmbedded(text: string): Promise<Loaded> {
   const data = json(text);
-  if (typeof data.neighbors !== "string") return { kind: "run", run: decodeRun(text) };
+  if (typeof data.neighbors !== "string") return { kind: "run", run: decodeRun(text, data) };
   const name = String(data.name), source: Source = { fileName: `${name}.html`, format: "html", bytes: text.length };
   const unpacked = new Response(new Blob([fromBase64(data.neighbors)]).stream().pipeThrough(new DecompressionStream("deflate")));
   const columns = await unpacked.arrayBuffer().catch(() => {
@@ -83,8 +83,8 @@ export async function decodeEmbedded(text: string): Promise<Loaded> {
 }
 
 /** Throws LoadError if the text is damaged: nothing is shown rather than something wrong. */
-export function decodeRun(text: string): Run {
-  const data = parsed(text);
+export function decodeRun(text: string, parsed = json(text)): Run {
+  const data = whole(parsed);
   const { name, steps, layers, variants, positions, tokens } = data;
   const cells = steps.length * layers.length * variants.length * positions.length;
   const manifest = data.manifest ? cleanManifest(data.manifest) : undefined;
@@ -106,8 +106,8 @@ export function decodeRun(text: string): Run {
     notes: [],
     source: { fileName: `${name}_results.html`, format: "html", bytes: text.length },
   };
-  const whole = data.queries ? lastOfSteps(run, data.queries, steps) : run;
-  return manifest ? withManifest(whole, manifest) : whole;
+  const asked = data.queries ? lastOfSteps(run, data.queries, steps) : run;
+  return manifest ? withManifest(asked, manifest) : asked;
 }
 
 function json(text: string): Partial<Embedded> & { neighbors?: string } {
@@ -123,14 +123,13 @@ function json(text: string): Partial<Embedded> & { neighbors?: string } {
   return data;
 }
 
-function parsed(text: string): Embedded {
-  const data = json(text);
+function whole(data: Partial<Embedded>): Embedded {
   const { steps, layers, variants, positions, tokens, name, rows, l2, cosine, queries, images = [] } = data;
-  const whole = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
-  const rising = (list: unknown) => whole(list) && list.every((n, i) => i === 0 || n > list[i - 1]);
+  const counts = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
+  const rising = (list: unknown) => counts(list) && list.every((n, i) => i === 0 || n > list[i - 1]);
   const strings = (list: unknown) => Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
   const fit =
-    (queries === undefined ? rising(steps) : whole(steps) && whole(queries) && queries.length === steps.length) && rising(layers) && rising(positions) && strings(variants) && strings(tokens) &&
+    (queries === undefined ? rising(steps) : counts(steps) && counts(queries) && queries.length === steps.length) && rising(layers) && rising(positions) && strings(variants) && strings(tokens) &&
     tokens!.length === positions!.length && new Set(variants).size === variants!.length &&
     typeof name === "string" && Number.isInteger(rows) && typeof l2 === "string" && typeof cosine === "string" && Array.isArray(images);
   if (!fit) throw new LoadError("the data in the page is damaged: its lists do not fit together");

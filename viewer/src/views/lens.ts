@@ -8,7 +8,7 @@
 import { colourAt, css, isLight } from "../core/colour.ts";
 import { h, onKeys, same } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
-import { bankCss, best, groupName, matching, nearest, scaleOf, sentence, shownPatch, tokenText, wins, type LensScene } from "../core/lens.ts";
+import { bankCss, best, groupName, impactOf, matching, nearest, scaleOf, sentence, shownPatch, tokenText, wins, type LensScene } from "../core/lens.ts";
 import { CanvasPainter } from "../core/painter.ts";
 import { DEFAULTS, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
@@ -201,11 +201,7 @@ export class LensView {
     const any = new Set(hits?.flatMap((layer) => [...layer.keys()]));
     setText(this.#hits, hits ? `in ${hits[found.layers.indexOf(state.layer)].size} of ${found.tokens.length} patches; in any layer, ${any.size}` : "");
     if (state.tint === "bank") {
-      return this.#legend.replaceChildren("nearest in bank layer", ...found.bankLayers.map((layer) => {
-        const mark = h("i");
-        mark.style.background = bankCss(scene, layer);
-        return h("span", {}, mark, String(layer));
-      }));
+      return this.#legend.replaceChildren(legendText(scene), ...found.bankLayers.map((layer) => h("span", {}, swatch(scene, layer, "i"), String(layer))));
     }
     const bar = h("i"), [low, high] = scaleOf(scene);
     bar.style.background = gradient(state, false);
@@ -235,7 +231,7 @@ export class LensView {
 
   #neighbours(scene: LensScene, token: number, why: string): HTMLElement {
     const { found, group, state } = scene, { layers, impact, tokens, bankLayer } = found;
-    const own = impact && layers.map((_, place) => impact[place * tokens.length + token]), most = Math.max(...(own ?? []).filter((value) => value > 0), 0);
+    const own = impact && layers.map((layer) => impactOf(found, layer, token)), most = Math.max(...(own ?? []).filter((value) => value > 0), 0);
     const fixed = state.near !== "merged"; // one bank layer or none: no column for it
     const head = h("tr", {}, ...[["layer"], own && ["masking impact"], ["rank"], [fixed && state.near === "static" ? "token" : "token in its caption", "lens-text"], !fixed && ["bank layer"], ["similarity"]]
       .filter((each) => !!each).map(([text, name]) => h("th", { scope: "col", class: name ?? null }, text)));
@@ -260,11 +256,7 @@ export class LensView {
     const { found, state } = scene;
     if (!wins(found, found.layers[0])) return null;
     const hits = matching(scene);
-    const head = h("tr", {}, h("th", { scope: "col" }, "layer"), ...found.bankLayers.map((layer) => {
-      const mark = h("i");
-      mark.style.background = bankCss(scene, layer);
-      return h("th", { scope: "col" }, String(layer), mark);
-    }), state.find.trim() && h("th", { scope: "col" }, `“${state.find.trim()}”`));
+    const head = h("tr", {}, h("th", { scope: "col" }, "layer"), ...found.bankLayers.map((layer) => h("th", { scope: "col" }, String(layer), swatch(scene, layer, "i"))), state.find.trim() && h("th", { scope: "col" }, `“${state.find.trim()}”`));
     const body = found.layers.toReversed().map((layer) => h("tr", { "aria-current": layer === state.layer ? "true" : null }, h("th", { scope: "row" }, this.#layerButton(layer)),
       ...wins(found, layer)!.map((count) => {
         const cell = h("td", {}, count ? String(count) : ""), colour = colourAt(state.palette, count / found.tokens.length);
@@ -365,7 +357,7 @@ const place = ({ image, row, col, position }: TokenInfo, found: Neighbors) =>
 
 function patchText(scene: LensScene, token: number): string {
   const { found, group, state: { layer } } = scene, row = best(found, group, layer, token);
-  const impact = found.impact?.[found.layers.indexOf(layer) * found.tokens.length + token] ?? NaN;
+  const impact = impactOf(found, layer, token);
   const said = row < 0 ? "no neighbour" : [`“${visible(tokenText(found, row))}”`, `similarity ${found.similarity[row].toFixed(3)}`, found.bankLayer[row] >= 0 && `bank layer ${found.bankLayer[row]}`].filter(Boolean).join(", ");
   return `${capital(place(found.tokens[token], found))}, layer ${layer}: ${said}${isNaN(impact) ? "" : `, masking impact ${number(impact)}`}.`;
 }
@@ -382,8 +374,8 @@ function captioned(found: Neighbors, row: number, find: string): (Node | string)
   return [mark, ...(caption ? [h("span.muted", {}, `  in “${caption}”`)] : [])];
 }
 
-function swatch(scene: LensScene, layer: number): HTMLElement {
-  const mark = h("i.lens-bank");
+function swatch(scene: LensScene, layer: number, element: "i" | "i.lens-bank" = "i.lens-bank"): HTMLElement {
+  const mark = h(element);
   mark.style.background = bankCss(scene, layer);
   return mark;
 }
@@ -399,7 +391,7 @@ function listing({ found, group, state }: LensScene, layers: number[], tokens: n
   const kind = /^\d/.test(state.near) ? "layer" : state.near;
   const lines = layers.flatMap((layer) => tokens.flatMap((token) => [...nearest(found, group, layer, token)].map((row) => {
     const { image, row: down, col, position } = found.tokens[token];
-    const impact = found.impact ? [exact(found.impact[found.layers.indexOf(layer) * found.tokens.length + token])] : [];
+    const impact = found.impact ? [exact(impactOf(found, layer, token))] : [];
     return [found.name, kind, layer, image, down ?? "", col ?? "", position, found.rank[row], found.texts[found.token[row]], found.texts[found.caption[row]],
       found.captionPosition[row], found.bankLayer[row], exact(found.similarity[row]), ...impact].map(String);
   })));

@@ -21,7 +21,6 @@ export class LayerPlayer {
   #play = h("button", { onclick: () => (this.#timer ? this.stop() : this.#start()) });
   #timer = 0;
   #played: number | null = null; // layer that playing has set last
-
   #read: () => Layered;
   #joined: number;
 
@@ -33,14 +32,10 @@ export class LayerPlayer {
     this.elements = [this.#slider.label, this.#play];
     this.#slider.input.oninput = () => {
       const place = this.#slider.input.valueAsNumber - this.#joined;
-      store.set({ layer: place < 0 ? null : this.#scene.run.layers[place] });
+      store.set({ layer: place < 0 ? null : this.#read().run.layers[place] });
     };
     matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.stop());
     this.#label();
-  }
-
-  get #scene(): Layered {
-    return this.#read();
   }
 
   /** `text`: what is shown, "layer 3". A layer that was chosen elsewhere ends playing. */
@@ -52,12 +47,12 @@ export class LayerPlayer {
 
   #start(): void {
     const go = () => {
-      const { run: { layers }, state: { layer } } = this.#scene;
+      const { run: { layers }, state: { layer } } = this.#read();
       const next = layer === null ? 0 : layers.indexOf(layer) + 1;
       if (next >= layers.length) return this.stop();
       this.#show(layers[next]);
     };
-    const { run: { layers }, state } = this.#scene;
+    const { run: { layers }, state } = this.#read();
     this.#played = state.layer;
     this.#timer = window.setInterval(go, PLAY_MS);
     if (this.#played === layers.at(-1)) this.#show(layers[0]);
