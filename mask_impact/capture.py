@@ -90,24 +90,36 @@ def at_row(value: Any, row: int, count: int, seen: dict[int, Any], rows: int = 1
     """`value` (an argument of a layer called on `count` tokens) cut down to token `row`, or to `rows` from there on.
 
     Tensors are cut on their sequence axis: the last one of ids ([1, N], [3, 1, N]), the one before it of
-    activations, rotary tables and masks ([1, N, C], [3, 1, N, D], [1, 1, N, T]). Others pass through. Caches become
-    None: the replay has the keys already. `seen` makes one tensor of what is one tensor in several arguments.
+    activations, rotary tables and masks ([1, N, C], [3, 1, N, D], [1, 1, N, T]). Others pass through. A cache becomes
+    CACHE, its place. `seen` makes one tensor of what is one tensor in several arguments.
     """
     return changed(value, lambda tensor: _tensor_row(tensor, row, count, rows), seen.setdefault(row, {}))
 
 
-def changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any]) -> Any:
-    """`value` with `change` made to each tensor in it, once to a tensor that is there several times."""
+class _Place:
+    """Where something stood among a layer's arguments."""
+
+
+CACHE = _Place()  # of the key/value cache, which transformers passes under one name here and another there
+
+
+def changed(
+    value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any], cache: Any = CACHE
+) -> Any:
+    """`value` with `change` made to each tensor in it, once to a tensor that is there several times.
+
+    `cache` takes the place of every key/value cache in it.
+    """
     if isinstance(value, torch.Tensor):
         if id(value) not in seen:
             seen[id(value)] = (change(value), value)  # the original is held, so that its id stays its own
         return seen[id(value)][0]
-    if hasattr(value, "get_seq_length"):
-        return None
+    if value is CACHE or hasattr(value, "get_seq_length"):
+        return cache
     if isinstance(value, Mapping):
-        return {name: changed(item, change, seen) for name, item in value.items()}
+        return {name: changed(item, change, seen, cache) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(changed(item, change, seen) for item in value)
+        return type(value)(changed(item, change, seen, cache) for item in value)
     return value
 
 
@@ -157,7 +169,7 @@ class Recorder:
             yield
 
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = layer_input(args, kwargs)
+        hidden = layer_input(self.layers[index], args, kwargs)
         if index == 0:
             self.position += self.count
             self.count = hidden.shape[-2]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mask_impact.attention import attention_function, decoder_configs, implementation, routed_attention
@@ -22,7 +22,7 @@ from mask_impact.edits import Bias, Edit, edited_attention, edited_positions, wh
 from mask_impact.errors import UnsupportedModel
 from mask_impact.layers import decoder_layers, family, layer_input, layer_output, watched
 from mask_impact.passage import Reach
-from mask_impact.replay import encoded
+from mask_impact.replay import add_encoded
 
 
 @dataclass
@@ -98,7 +98,7 @@ class DecoderCarrier:
             return result
 
         def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls[index].hidden = layer_input(args, kwargs)
+            calls[index].hidden = layer_input(layers[index], args, kwargs)
             inside[:] = [calls[index]]
 
         def leaving(index: int, output: Any) -> None:
@@ -165,6 +165,8 @@ class DecoderCarrier:
 
         def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             inside[:] = [index]
+            cache = next(item for item in (*args, *kwargs.values()) if isinstance(item, EncoderDecoderCache))
+            add_encoded(cache, cross[index])
 
         def leaving(index: int, output: Any) -> None:
             states[index] = layer_output(output)[:, -1].clone()
@@ -176,7 +178,6 @@ class DecoderCarrier:
                 encoder_outputs=BaseModelOutput(last_hidden_state=passage.encoded.expand(count, -1, -1)),
                 attention_mask=self.inputs["attention_mask"].expand(count, -1),
                 decoder_input_ids=passage.answer.expand(count, -1),
-                past_key_values=encoded(cross),
-                use_cache=True,
+                use_cache=True,  # the model makes an empty one, and every layer finds the encoder's keys in it
             )
         return Carried(output.logits[:, -1], {index: states[index] for index in range(first, len(passage.calls))})

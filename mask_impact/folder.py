@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,26 +82,20 @@ def _made(folder: Path) -> Iterator[list[Path]]:
 @contextlib.contextmanager
 def _locked(folder: Path, remove_after_failure: bool) -> Iterator[bool]:
     """Hold the folder's lock; gives False where the file system knows no locks."""
-    from filelock import FileLock, SoftFileLock, Timeout
+    from filelock import FileLock, Timeout
 
     path = folder / LOCK_NAME
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)  # to a file as the lock, which would outlive a killed process
     alone = True
     try:
-        with warnings.catch_warnings(action="ignore"):  # that it falls back, see below
-            lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
             f"another run is writing into {folder}; wait for it to end, or choose another --output-dir"
         ) from None
-    except NotImplementedError:
-        alone = False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        alone = False
-    if isinstance(lock, SoftFileLock):  # what some versions fall back to: a file, which would outlive a killed process
-        lock.release()
         alone = False
     try:
         yield alone

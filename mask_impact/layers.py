@@ -1,5 +1,6 @@
 """A model's layers: which they are, what a call of one takes and gives, and being there when one runs."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -48,9 +49,9 @@ def tower_layers(model: PreTrainedModel, tower: str) -> list[nn.Module]:
     return list(next(module for module in half.modules() if isinstance(module, nn.ModuleList)))
 
 
-def layer_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
-    """The hidden states [1, N, C] that a decoder layer is called with."""
-    return args[0] if args else kwargs["hidden_states"]
+def layer_input(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """The hidden states [1, N, C] that `layer` is called with: its first parameter, whatever that is called."""
+    return args[0] if args else kwargs[next(iter(inspect.signature(layer.forward).parameters))]
 
 
 def layer_output(output: Any) -> torch.Tensor:

@@ -32,23 +32,17 @@ class Call:
     hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, T, C] input, one of the arguments
     output: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, T, C]
     rest: tuple[Any, ...] | None = None  # what older transformers return beside it
-    caches: tuple[int | str, ...] = ()  # where in the arguments the key/value cache stood
     keys: torch.Tensor | None = None  # [1, G, T, D]; None: the layer has no attention
     values: torch.Tensor | None = None
     bias: torch.Tensor | None = None  # [1, 1 or H, T, T] added to the logits; -inf: cannot be seen
 
-    def arguments(self, state: torch.Tensor, start: int) -> tuple[list[Any], dict[str, Any]]:
+    def arguments(self, state: torch.Tensor, start: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call for `state` [B, T - start, C] in place of its input from position `start` on."""
         length = self.hidden.shape[1]
         seen: dict[int, Any] = {}
-        cut = [at_row(each, start, length, seen, length - start) for each in (self.args, self.kwargs)]
+        cut = at_row((self.args, self.kwargs), start, length, seen, length - start)
         old = seen[start][id(self.hidden)][0]
-        args = [state if item is old else item for item in cut[0]]
-        kwargs = {name: state if item is old else item for name, item in cut[1].items()}
-        for place in self.caches:
-            holder: Any = args if isinstance(place, int) else kwargs
-            holder[place] = Before(start)
-        return args, kwargs
+        return changed(cut, lambda tensor: state if tensor is old else tensor, {}, Before(start))
 
     def added_before(self, below: "Call") -> torch.Tensor | None:
         """[1, T, C] what the model adds between the layer below and this one; None for nothing."""
@@ -149,9 +143,7 @@ def record_passage(
         call = calls[index]
         seen: dict[int, Any] = {}
         call.args, call.kwargs = (changed(each, torch.clone, seen) for each in (args, kwargs))
-        given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-        call.caches = tuple(place for place, item in given if hasattr(item, "get_seq_length"))
-        call.hidden = layer_input(call.args, call.kwargs)
+        call.hidden = layer_input(call.layer, call.args, call.kwargs)
 
     def attending(index: int, attended: Attended) -> None:
         mask, causal, key = attended.mask, attended.causal, attended.key

@@ -6,8 +6,7 @@ answered with the attention output of R different masks. Norms, MoE, gates, mult
 the model's own code; no family is named here.
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mask_impact import masking
 from mask_impact.attention import configs_of, implementation, routed_attention
-from mask_impact.capture import Attention, LayerRecord, Query
+from mask_impact.capture import Attention, LayerRecord, Query, changed
 from mask_impact.layers import layer_output, replaced_forward
 from mask_impact.trace import RowTrace, tensors_in
 
@@ -74,16 +73,16 @@ class Replay:
         hidden = query.hidden.expand(count, -1, -1)
         if not self.share_rows:
             hidden = hidden.contiguous()
-        args = tuple(hidden if item is query.hidden else item for item in query.args)
-        kwargs = {name: hidden if item is query.hidden else item for name, item in query.kwargs.items()}
-        if "use_cache" in kwargs:
-            kwargs["use_cache"] = False
+        cache = None  # the replay has the keys already; a cross-attention looks for the encoder's in a cache
         if record.other is not None:
             cross = record if record.is_cross else record.other
             assert cross.attention is not None
-            call = inspect.signature(layer.forward).bind(*args, **kwargs)  # some are given their cache by position
-            call.arguments["past_key_values"] = encoded([cross.attention])
-            args, kwargs = call.args, call.kwargs
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            add_encoded(cache, cross.attention)
+        given = query.args, query.kwargs
+        args, kwargs = changed(given, lambda tensor: hidden if tensor is query.hidden else tensor, {}, cache)
+        if "use_cache" in kwargs:
+            kwargs["use_cache"] = False
         computing = [each.attention.module for each in (record, record.other) if each and each.attention]
         heads = base + change
         answer = heads.to(query.heads.dtype).unsqueeze(1)  # [R, 1, H, D]
@@ -130,14 +129,11 @@ class Replay:
         return masking.read(record.other.attention, seen, rows)
 
 
-def encoded(attentions: Iterable[Attention]) -> EncoderDecoderCache:
-    """A cache that has the encoder's keys and values for these cross-attentions, and nothing of the decoder's."""
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    for recorded in attentions:
-        index = recorded.module.layer_idx
-        cache.cross_attention_cache.update(recorded.keys, recorded.values, index)
-        cache.is_updated[index] = True
-    return cache
+def add_encoded(cache: EncoderDecoderCache, cross: Attention) -> None:
+    """Put the encoder's keys and values for one cross-attention into `cache`, so that it does not project them anew."""
+    index = cross.module.layer_idx
+    cache.cross_attention_cache.update(cross.keys, cross.values, index)
+    cache.is_updated[index] = True
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Newer ones call the interface (https://github.com/huggingface/transformers/pull/
 beside the mask; older ones compute softmax(q k + bias) v in the module. T5 does not scale its queries.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,17 @@ from torch import nn
 from transformers import EncoderDecoderCache
 
 PARTS = (*"qkvo", "n_heads", "key_value_proj_dim", "has_relative_attention_bias", "compute_bias", "layer_idx")
+ARGUMENTS = {  # all that T5's attention takes there; UMT5's, which has the same parts, takes others
+    "self", "hidden_states", "mask", "key_value_states", "position_bias", "past_key_values", "layer_head_mask",
+    "query_length", "use_cache", "output_attentions", "cache_position",
+}  # fmt: skip
 
 
 def computes_itself(module: nn.Module) -> bool:
     """Whether `module` is such an attention: T5's own, mT5's, that of Switch Transformers."""
-    return all(hasattr(module, part) for part in PARTS) and not hasattr(module, "scaling")
+    if hasattr(module, "scaling") or not all(hasattr(module, part) for part in PARTS):
+        return False
+    return set(inspect.signature(type(module).forward).parameters) <= ARGUMENTS
 
 
 def eager_attention(
@@ -65,9 +72,11 @@ def through(handler: Callable[..., Any], module: Any) -> Callable[..., Any]:
         key_value_states: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
         past_key_values: Any = None,
+        layer_head_mask: None = None,
         query_length: Any = None,
+        use_cache: bool = False,
+        output_attentions: bool = False,
         cache_position: torch.Tensor | None = None,
-        **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         query = split(module.q(hidden_states))
         key, value = keys_and_values(hidden_states, key_value_states, past_key_values, cache_position)

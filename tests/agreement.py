@@ -31,11 +31,15 @@ def worst_error(
     ablation: str = "neg-inf",
 ) -> tuple[float, str]:
     """The largest |l2 - reference| / (relative * reference + rounding * length of the base vector), and where."""
-    base = observe(model, row, inputs)
     worst = (0.0, "")
-    meters = {space: Meter(model, Wanted(head_space=space), ablation) for space in ("output", "residual")}
-    for layer in recording.measured():
-        impacts = {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()}
+    spaces = ("output", "residual") if row.o_proj else ("output",)
+    meters = {space: Meter(model, Wanted(head_space=space), ablation) for space in spaces}
+    measured = [  # all that the engine refuses is refused here
+        (layer, {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()})
+        for layer in recording.measured()
+    ]
+    base = observe(model, row, inputs)
+    for layer, impacts in measured:
         assert ablation == "neg-inf" or not any(impact.blind for impact in impacts.values())
         for index, mask in enumerate(masks):
             changed = masked(model, row, inputs, layer.index, query, mask, ablation)

@@ -149,7 +149,8 @@ def enough(*_: Any) -> None:
 
 def watch(layer: nn.Module, family: Family, columns: list[int], record: dict[str, Tensor]) -> list[Any]:
     """Hook one decoder layer: note its rows in `record`, and remove key `columns` from its attention."""
-    attention, o_proj = submodule(layer, family.attention), submodule(layer, family.o_proj)
+    attention = submodule(layer, family.attention)
+    o_proj = submodule(layer, family.o_proj) if family.o_proj else None
     addend = submodule(layer, family.attn_addend)
     blocked: list[int] = []
 
@@ -182,12 +183,15 @@ def watch(layer: nn.Module, family: Family, columns: list[int], record: dict[str
 
         return hook
 
+    projection = []
+    if o_proj is not None:
+        projection.append(o_proj.register_forward_pre_hook(projection_input))
+        projection.append(o_proj.register_forward_hook(keep("projected")))
     return [
         layer.register_forward_pre_hook(layer_input, with_kwargs=True),
         attention.register_forward_pre_hook(edit_mask, with_kwargs=True),
         attention.register_forward_hook(attention_weights),
-        o_proj.register_forward_pre_hook(projection_input),
-        o_proj.register_forward_hook(keep("projected")),
+        *projection,
         addend.register_forward_hook(keep("addend")),
         layer.register_forward_hook(keep("output")),
     ]
@@ -215,15 +219,18 @@ def hide(mask: Tensor | None, hidden: Tensor, columns: list[int]) -> tuple[Tenso
 
 def rows_of(layer: nn.Module, family: Family, record: dict[str, Tensor]) -> Rows:
     """The measured vectors of one layer, [S, ...] each."""
+    scale = getattr(layer, family.attn_scale) if family.attn_scale else 1.0
+    rows = {"full": record["output"] - record["input"], "attn": record["addend"] * scale}
+    if not family.o_proj:
+        none = record["output"].new_zeros(len(record["output"]), 0, 0)
+        return Rows(**rows, heads=none, head_shares=none, projected=record["addend"], weights=record.get("weights"))
     received = record["received"]  # [S, H * D]
     heads = received.reshape(len(received), family.heads, -1)  # [S, H, D]
     o_proj = submodule(layer, family.o_proj)
     weight = o_proj.weight if isinstance(o_proj, nn.Linear) else o_proj.weight.T  # Conv1D is [in, out]
     slices = weight.reshape(weight.shape[0], family.heads, -1)  # [C, H, D]
-    scale = getattr(layer, family.attn_scale) if family.attn_scale else 1.0
     return Rows(
-        full=record["output"] - record["input"],
-        attn=record["addend"] * scale,
+        **rows,
         heads=heads,
         head_shares=torch.einsum("shd,chd->shc", heads, slices),
         projected=record["projected"],

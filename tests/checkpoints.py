@@ -238,6 +238,11 @@ def qwen2_5_vl(folder: Path) -> Path:
     return config_only(folder, "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", **COMMON, vocab_size=300)
 
 
+def mamba(folder: Path) -> Path:
+    """A decoder without attention."""
+    return decoder(folder, "mamba", state_size=8, time_step_rank=4)
+
+
 def gptj(folder: Path) -> Path:
-    """A decoder whose attention does not go through AttentionInterface."""
+    """A decoder whose attention does not go through AttentionInterface in older transformers."""
     return decoder(folder, "gptj", n_embd=32, n_layer=LAYERS, n_head=HEADS, n_positions=MAX_POSITIONS, rotary_dim=8)

@@ -2,26 +2,30 @@
 
 In: a row's name. Out: a seeded 3-layer model in eval mode, built from its config (no download, well under a second).
 
-FAMILIES     attention in every layer, through transformers' AttentionInterface
+FAMILIES     attention in every layer
 HYBRIDS      the same, with some layers that have no softmax attention (Mamba, linear attention, convolutions)
-ODD          through the interface, but a layer is not "x + attention, heads through o_proj"
-UNSUPPORTED  attention that does not go through the interface, or no attention at all
+ODD          a layer is not "x + attention, heads through o_proj"
+UNSUPPORTED  attention that went through transformers' AttentionInterface in no release so far, or no attention at all
 
-A row's paths are relative to a decoder layer and were read in that family's modeling file. No mask_impact import here:
+Whether a family's attention goes through the interface differs from release to release, and is found out. A row's paths
+are relative to a decoder layer and were read in that family's modeling file. No mask_impact import here:
 these tables and `brute_force.py` are the independent side of every comparison.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 import transformers
 from packaging.version import Version
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 PROMPT_LENGTH = 12  # tests use prompts of about this length; windows and chunks below are shorter
 VOCABULARY = 97
@@ -77,21 +81,20 @@ class Family:
     heads: int = 4  # query heads: equal slices of o_proj's input
     layers: str = "model.layers"
     attention: str = "self_attn"
-    o_proj: str = "self_attn.o_proj"
+    o_proj: str = "self_attn.o_proj"  # empty: there is none, and heads are not compared
     attn_addend: str = "self_attn"
     attn_scale: str = ""
     attends: tuple[int, ...] = (0, 1, 2)  # the layers with softmax attention
     before_o_proj: str = ""  # what stands between the attention function's output and o_proj's input
     gain: float = 1.5  # scale of the weight matrices, where 1.5 leaves attention too flat or too peaked
     sdpa: str = ""  # why sdpa is not to be compared with eager; empty: they agree
-    min_version: str = "4.57"
-    max_version: str = "99"
+    min_version: str = "4.57"  # where older releases have the family, and cannot build this row
 
     @property
     def available(self) -> bool:
-        """Whether the installed transformers has this family in the form the row describes."""
+        """Whether the installed transformers can build this row."""
         installed = Version(Version(transformers.__version__).base_version)
-        return Version(self.min_version) <= installed < Version(self.max_version)
+        return self.model_type in CONFIG_MAPPING_NAMES and Version(self.min_version) <= installed
 
 
 FAMILIES: dict[str, Family] = {
@@ -101,7 +104,7 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family("mixtral", "experts, no window", LOCAL_MOE),
     "qwen2": Family("qwen2", "bias on q, k, v"),
     "qwen2_moe": Family(
-        "qwen2_moe", "experts and a shared expert", MOE | {"shared_expert_intermediate_size": 32}, min_version="5",
+        "qwen2_moe", "experts and a shared expert", MOE | {"shared_expert_intermediate_size": 32},
     ),
     "qwen3": Family("qwen3", "q and k norm, head_dim not hidden / heads", HEAD16),
     "qwen3_window": Family(
@@ -115,7 +118,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "phi3": Family("phi3", "fused qkv and gate_up", {"sliding_window": 7}),
     "phimoe": Family(
-        "phimoe", "experts, LayerNorm, biases", LOCAL_MOE | {"attention_bias": True}, gain=1.3, min_version="5",
+        "phimoe", "experts, LayerNorm, biases", LOCAL_MOE | {"attention_bias": True}, gain=1.3,
     ),
     "gpt2": Family(
         "gpt2", "learned positions, Conv1D, LayerNorm", gain=2.5, layers="transformer.h",
@@ -161,7 +164,7 @@ FAMILIES: dict[str, Family] = {
     "olmo": Family("olmo", "norm without weights, clipped q, k, v", {"clip_qkv": 3.0}),
     "olmo2": Family("olmo2", "norm after attention only, q and k norm over all heads", attn_addend=NORM_AFTER),
     "olmo3": Family("olmo3", "as olmo2 with alternating window", ALTERNATING, attn_addend=NORM_AFTER),
-    "olmoe": Family("olmoe", "experts, q and k norm over all heads", MOE, min_version="5"),
+    "olmoe": Family("olmoe", "experts, q and k norm over all heads", MOE),
     "flex_olmo": Family("flex_olmo", "norm after attention, experts", MOE, attn_addend=NORM_AFTER),
     "granite": Family(
         "granite", "residual and attention multipliers",
@@ -205,7 +208,7 @@ FAMILIES: dict[str, Family] = {
         "stablelm", "attention and MLP in parallel", {"use_parallel_residual": True, "partial_rotary_factor": 0.5},
         min_version="5",
     ),
-    "nemotron": Family("nemotron", "LayerNorm with weight 1 + w, squared ReLU", HEAD16, gain=0.75, min_version="5"),
+    "nemotron": Family("nemotron", "LayerNorm with weight 1 + w, squared ReLU", HEAD16, gain=0.75),
     "opt": Family(
         "opt", "learned positions with an offset, biases", {"ffn_dim": 64, "word_embed_proj_dim": 48}, gain=1.3,
         layers="model.decoder.layers", o_proj="self_attn.out_proj",
@@ -262,24 +265,33 @@ FAMILIES: dict[str, Family] = {
     "afmoe": Family(
         "afmoe", "gated attention, norms on both sides, rotary only in window layers, experts",
         HEAD16 | ALTERNATING | MOE | {"num_shared_experts": 1, "num_dense_layers": 1, "global_attn_every_n_layers": 2},
-        attn_addend=NORM_AFTER, before_o_proj="sigmoid gate", min_version="5",
+        attn_addend=NORM_AFTER, before_o_proj="sigmoid gate",
     ),
-    "nanochat": Family("nanochat", "norms without weights, q and k norm after rotary", min_version="5"),
-    "minimax_m2": Family("minimax_m2", "q and k norm over all heads, experts", HEAD16 | LOCAL_MOE, min_version="5"),
-    "ministral3": Family("ministral3", "queries scaled by position", HEAD16, min_version="5"),
+    "nanochat": Family("nanochat", "norms without weights, q and k norm after rotary"),
+    "minimax_m2": Family("minimax_m2", "q and k norm over all heads, experts", HEAD16 | LOCAL_MOE),
+    "ministral3": Family("ministral3", "queries scaled by position", HEAD16),
     "exaone_moe": Family(
         "exaone_moe", "alternating window, experts",
         ALTERNATING | MOE | {"num_shared_experts": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]},
-        min_version="5",
     ),
     "mimo_v2_flash": Family(
         "mimo_v2_flash", "sinks in window layers, widths of k and v differ, experts",
         HEAD16 | ALTERNATING | ROUTED_MOE | {"v_head_dim": 8, "swa_head_dim": 16, "swa_v_head_dim": 8},
-        min_version="5", sdpa="no sdpa: sinks",
+        sdpa="no sdpa: sinks",
     ),
-    "youtu": Family("youtu", "MLA without experts", MLA, min_version="5"),
-    "jais2": Family("jais2", "LayerNorm, squared ReLU", min_version="5"),
-    "cwm": Family("cwm", "alternating window, scaled rotary", HEAD16 | ALTERNATING, min_version="5"),
+    "youtu": Family("youtu", "MLA without experts", MLA),
+    "jais2": Family("jais2", "LayerNorm, squared ReLU"),
+    "cwm": Family("cwm", "alternating window, scaled rotary", HEAD16 | ALTERNATING),
+    "gptj": Family(
+        "gptj", "attention and MLP in parallel on one norm, interleaved partial rotary",
+        {"n_embd": 48, "n_head": 4, "n_layer": 3, "rotary_dim": 8},
+        layers="transformer.h", attention="attn", o_proj="attn.out_proj", attn_addend="attn",
+    ),
+    "codegen": Family(
+        "codegen", "as gptj, with q, k and v fused in four pieces",
+        {"n_embd": 48, "n_head": 4, "n_layer": 3, "rotary_dim": 8},
+        layers="transformer.h", attention="attn", o_proj="attn.out_proj", attn_addend="attn",
+    ),
 }  # fmt: skip
 
 HYBRIDS: dict[str, Family] = {
@@ -291,17 +303,17 @@ HYBRIDS: dict[str, Family] = {
     "qwen3_5": Family(
         "qwen3_5_text", "gated delta net and gated attention",
         HEAD16 | DELTA_NET | {"layer_types": LINEAR_FULL_LINEAR}, before_o_proj="sigmoid gate",
-        min_version="5", attends=(1,),
+        attends=(1,),
     ),
     "olmo_hybrid": Family(
         "olmo_hybrid", "norm after attention, norm before linear attention",
-        DELTA_NET | {"layer_types": LINEAR_FULL_LINEAR}, attn_addend=NORM_AFTER, min_version="5", attends=(1,),
+        DELTA_NET | {"layer_types": LINEAR_FULL_LINEAR}, attn_addend=NORM_AFTER, attends=(1,),
     ),
     "jamba": Family(
         "jamba", "Mamba 1, no positions, experts",
         {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4,
          "use_mamba_kernels": False},
-        min_version="5", attends=(1,),
+        attends=(1,),
     ),
     "bamba": Family("bamba", "Mamba 2", MAMBA | {"attn_layer_indices": [1]}, attends=(1,)),
     "lfm2": Family(
@@ -312,7 +324,7 @@ HYBRIDS: dict[str, Family] = {
     "lfm2_moe": Family(
         "lfm2_moe", "short convolutions, experts",
         MOE | {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
-        o_proj="self_attn.out_proj", min_version="5", attends=(1,),
+        o_proj="self_attn.out_proj", attends=(1,),
     ),
     "granitemoehybrid": Family(
         "granitemoehybrid", "Mamba 2, multipliers, experts",
@@ -326,7 +338,7 @@ HYBRIDS: dict[str, Family] = {
         "nemotron_h", "one mixer per layer: Mamba 2, attention or MLP",
         {"layers_block_type": ["mamba", "attention", "mlp"], "mamba_num_heads": 4, "mamba_head_dim": 24,
          "n_groups": 1, "ssm_state_size": 8, "chunk_size": 8, "head_dim": 16, "use_mamba_kernels": False},
-        attention="mixer", o_proj="mixer.o_proj", attn_addend="mixer", min_version="5", attends=(1,),
+        attention="mixer", o_proj="mixer.o_proj", attn_addend="mixer", attends=(1,),
     ),
     "falcon_h1": Family(
         "falcon_h1", "attention and Mamba 2 side by side in every layer, multipliers",
@@ -343,7 +355,7 @@ HYBRIDS: dict[str, Family] = {
         "recurrent_gemma", "RG-LRU and windowed attention",
         {"block_types": ["recurrent", "attention"], "lru_width": 48, "attention_window_size": 5},
         attention="temporal_block", o_proj="temporal_block.o_proj", attn_addend="temporal_block",
-        min_version="5", attends=(1,),
+        attends=(1,),
     ),
     "kimi_linear": Family(
         "kimi_linear", "delta attention and MLA, experts",
@@ -351,7 +363,7 @@ HYBRIDS: dict[str, Family] = {
             "q_lora_rank": None, "num_experts_per_token": 2, "layer_types": LINEAR_FULL_LINEAR,
             "mlp_layer_types": ["dense", "sparse", "sparse"], "linear_head_dim": 8, "linear_num_heads": 4,
         },
-        min_version="5", attends=(1,),
+        attends=(1,),
     ),
 }  # fmt: skip
 
@@ -359,9 +371,9 @@ ODD: dict[str, Family] = {
     "jetmoe": Family(
         "jetmoe", "heads go to experts: there is no o_proj to slice",
         {"num_key_value_heads": 2, "kv_channels": 12, "num_local_experts": 4, "num_experts_per_tok": 2},
-        min_version="5",
+        attention="self_attention", o_proj="", attn_addend="self_attention",
     ),
-    "diffllama": Family("diffllama", "two attention calls per layer, a head is a difference of two", min_version="5"),
+    "diffllama": Family("diffllama", "two attention calls per layer, a head is a difference of two"),
     "longcat_flash": Family(
         "longcat_flash", "two attention sublayers in one layer",
         MLA | {"num_layers": 3, "ffn_hidden_size": 64, "expert_ffn_hidden_size": 32, "n_routed_experts": 4,
@@ -384,25 +396,29 @@ ODD: dict[str, Family] = {
 
 UNSUPPORTED: dict[str, Family] = {
     "bloom": Family("bloom", "ALiBi, own attention", {"n_head": 4, "n_layer": 3}),
-    "falcon": Family("falcon", "own attention classes"),
-    "gptj": Family("gptj", "own attention classes", {"n_embd": 48, "n_head": 4, "n_layer": 3, "rotary_dim": 8}),
+    "falcon": Family(
+        "falcon", "own attention classes",
+        layers="transformer.h", attention="self_attention", o_proj="self_attention.dense", attn_addend="self_attention",
+    ),
     "gpt_neo": Family(
         "gpt_neo", "own attention, local and global layers",
         {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]], "window_size": 5},
+        layers="transformer.h", attention="attn.attention", o_proj="attn.attention.out_proj", attn_addend="attn",
     ),
-    "codegen": Family("codegen", "own attention", {"n_embd": 48, "n_head": 4, "n_layer": 3, "rotary_dim": 8}),
-    "mpt": Family("mpt", "ALiBi, own attention", {"d_model": 48, "n_heads": 4, "n_layers": 3, "max_seq_len": 128}),
-    "xglm": Family("xglm", "own attention", {"d_model": 48, "attention_heads": 4, "num_layers": 3, "ffn_dim": 64}),
+    "mpt": Family(
+        "mpt", "ALiBi, own attention", {"d_model": 48, "n_heads": 4, "n_layers": 3, "max_seq_len": 128},
+        layers="transformer.blocks", attention="attn", o_proj="attn.out_proj", attn_addend="attn",
+    ),
+    "xglm": Family(
+        "xglm", "own attention", {"d_model": 48, "attention_heads": 4, "num_layers": 3, "ffn_dim": 64},
+        o_proj="self_attn.out_proj",
+    ),
     "gpt_neox_japanese": Family("gpt_neox_japanese", "own attention"),
     "mamba": Family("mamba", "no attention at all", {"state_size": 8, "time_step_rank": 4}),
     "mamba2": Family("mamba2", "no attention at all", {"state_size": 8, "num_heads": 4, "head_dim": 24, "n_groups": 1}),
     "falcon_mamba": Family("falcon_mamba", "no attention at all", {"state_size": 8, "time_step_rank": 4}),
     "rwkv": Family("rwkv", "no attention at all", {"context_length": 64}),
 }  # fmt: skip
-UNSUPPORTED |= {  # these came to the interface between 4.57 and 5
-    f"{name}_before_5": replace((FAMILIES | ODD)[name], min_version="4.57", max_version="5")
-    for name in ("qwen2_moe", "phimoe", "olmoe", "stablelm_parallel", "nemotron", "jetmoe", "diffllama")
-}
 TABLES = (FAMILIES, HYBRIDS, ODD, UNSUPPORTED)
 
 
@@ -415,8 +431,34 @@ def find(name: str) -> Family:
 
 
 def available(table: dict[str, Family]) -> list[str]:
-    """The names in `table` that the installed transformers can build."""
-    return [name for name, family in table.items() if family.available]
+    """The names in `table` that the installed transformers can build; families and hybrids only with its interface."""
+    return [
+        name
+        for name, family in table.items()
+        if family.available and (name in ODD or name in UNSUPPORTED or calls_interface(name))
+    ]
+
+
+@cache
+def calls_interface(name: str) -> bool:
+    """Whether the attention of this family goes through AttentionInterface in the installed transformers."""
+    called = False
+
+    def spy(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> Any:
+        nonlocal called
+        called = True
+        return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
+
+    AttentionInterface.register("spy", spy)
+    AttentionMaskInterface.register("spy", AttentionMaskInterface()["eager"])
+    model = build(name)
+    try:
+        model.set_attn_implementation("spy")
+    except ValueError:  # how some families without the interface refuse it
+        return False
+    with torch.no_grad():
+        model(input_ids=prompt(4), use_cache=False)
+    return called
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
-import transformers
 from brute_force import first, using_attention
-from packaging.version import Version
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 VOCABULARY = 97
 BART = {
@@ -48,22 +49,18 @@ class Seq2Seq:
     heads: int = 4
     decoder_heads: int = 4
     addend: dict[str, str] = field(default_factory=dict)  # what is added to the residual stream, if not the attention
-    encoder_refused: bool = False  # its attention is not of the interface
-    min_version: str = "4.57"
 
     @property
     def available(self) -> bool:
-        return Version(self.min_version) <= Version(Version(transformers.__version__).base_version)
+        return self.model_type in CONFIG_MAPPING_NAMES
 
 
-def bart(model_type: str, encoder_refused: bool = False, **config: Any) -> Seq2Seq:
-    return Seq2Seq(model_type, BART | config, BART_PATHS, "out_proj", "layers", encoder_refused=encoder_refused)
+def bart(model_type: str, **config: Any) -> Seq2Seq:
+    return Seq2Seq(model_type, BART | config, BART_PATHS, "out_proj", "layers")
 
 
-def t5(model_type: str, min_version: str = "4.57", encoder_refused: bool = False, **config: Any) -> Seq2Seq:
-    return Seq2Seq(
-        model_type, T5 | config, T5_PATHS, "o", "block", encoder_refused=encoder_refused, min_version=min_version
-    )
+def t5(model_type: str, **config: Any) -> Seq2Seq:
+    return Seq2Seq(model_type, T5 | config, T5_PATHS, "o", "block")
 
 
 FAMILIES = {
@@ -80,12 +77,12 @@ FAMILIES = {
     "t5": t5("t5"),
     "t5_gated": t5("t5", **GATED, tie_word_embeddings=False),
     "mt5": t5("mt5", **GATED),
-    "umt5": t5("umt5", min_version="5", **GATED),
+    "umt5": t5("umt5", **GATED),
     "switch_transformers": t5("switch_transformers", num_sparse_encoder_layers=1, num_sparse_decoder_layers=1,
                               num_experts=4, expert_capacity=64),
-    "longt5": t5("longt5", encoder_refused=True, encoder_attention_type="local", local_radius=4),
-    "pegasus_x": bart("pegasus_x", encoder_refused=True, block_size=4, num_global_tokens=2),
-    "bigbird_pegasus": bart("bigbird_pegasus", encoder_refused=True, attention_type="original_full"),
+    "longt5": t5("longt5", encoder_attention_type="local", local_radius=4),
+    "pegasus_x": bart("pegasus_x", block_size=4, num_global_tokens=2),
+    "bigbird_pegasus": bart("bigbird_pegasus", attention_type="original_full"),
     "t5gemma": Seq2Seq(
         "t5gemma",
         {"encoder": GEMMA, "decoder": GEMMA | {"is_decoder": True, "cross_attention_hidden_size": 48},
@@ -95,13 +92,33 @@ FAMILIES = {
         "layers",
         addend={"self": "post_self_attn_layernorm", "cross": "post_cross_attn_layernorm",
                 "encoder": "post_self_attn_layernorm"},
-        min_version="5",  # older ones lose the decoder's own tokens from their cache
     ),
 }  # fmt: skip
 
 
 def available() -> list[str]:
     return [name for name, family in FAMILIES.items() if family.available]
+
+
+@cache
+def calls_interface(name: str) -> bool:
+    """Whether both attentions of this family's decoder go through AttentionInterface in the installed transformers."""
+    model, ids = build(name), prompt()
+    called: set[nn.Module] = set()
+
+    def spy(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        called.add(module)
+        return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
+
+    AttentionInterface.register("spy", spy)
+    AttentionMaskInterface.register("spy", AttentionMaskInterface()["eager"])
+    try:
+        model.set_attn_implementation("spy")
+    except ValueError:  # how some families without the interface refuse it
+        return False
+    with torch.no_grad():
+        model(input_ids=ids, decoder_input_ids=ids, use_cache=False)
+    return {attention_of(layers_of(model, name, kind)[0], name, kind) for kind in ("self", "cross")} <= called
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, gain: float = 1.5) -> PreTrainedModel:

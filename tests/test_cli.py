@@ -169,7 +169,7 @@ def test_broken_checkpoint(run, tmp_path, good, kind):
         ("bert", ["'bert'", "does not generate text"]),
         ("whisper", ["'whisper'", "an encoder-decoder, but none from text to text"]),
         ("qwen2_5_vl", ["'qwen2_5_vl'", "vision-language", "mask_impact_vl.py"]),
-        ("gptj", ["'gptj'", "AttentionInterface"]),
+        ("mamba", ["'mamba'", "AttentionInterface"]),
     ],
 )
 def test_model_of_another_kind(run, tmp_path, kind, parts):

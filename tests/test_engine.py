@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 from agreement import singles, worst_error
-from families import FAMILIES, HYBRIDS, ODD, UNSUPPORTED, available, build, find
+from families import FAMILIES, HYBRIDS, TABLES, available, build, find
 from float64 import true_float64
+from outcomes import Record, measured_or_refused
 from torch import nn
 
 from mask_impact import masking
@@ -37,11 +38,11 @@ def record(model: nn.Module, ids: torch.Tensor, steps: int = 1, queries: Sequenc
     return record_generation(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, steps, [], wanted)
 
 
-@pytest.mark.parametrize("name", MEASURED)
-def test_float64_equals_brute_force(name: str) -> None:
+@pytest.mark.parametrize("name", [name for table in TABLES for name, row in table.items() if row.available])
+def test_measured_and_equal_to_brute_force_or_refused_by_name(name: str, record_property: Record) -> None:
     """Relative error under 1e-9 beside float64's own rounding of the vectors that the reference subtracts."""
     model = build(name, dtype=torch.float64)
-    with true_float64():
+    with true_float64(), measured_or_refused(record_property, "text", name, family(model)):
         recording = record(model, prompt(), STEPS)
         ids = torch.cat([prompt(), torch.tensor([recording.tokens])], dim=1)
         for query in range(LENGTH - 1, LENGTH - 1 + STEPS):  # each step against a fresh run on its prefix
@@ -212,16 +213,6 @@ def test_attention_free_layers_are_skipped() -> None:
     recording = record(build("qwen3_next"), prompt())
     assert [layer.index for layer in recording.measured()] == [1]
     assert [layer.index for layer in recording.skipped()] == [0, 2]
-
-
-REFUSED = [*available(UNSUPPORTED), *(name for name in available(ODD) if name != "jetmoe")]
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_unsupported_families_are_refused_by_name(name: str) -> None:
-    model = build(name)
-    with pytest.raises(UnsupportedModel, match=f"'{family(model)}'"), torch.no_grad():
-        impacts(model, record(model, prompt()))
 
 
 def test_a_replay_that_is_not_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

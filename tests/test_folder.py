@@ -15,7 +15,6 @@ import textwrap
 import warnings
 from pathlib import Path
 
-import filelock
 import pytest
 from test_results import make_block, names, save
 
@@ -105,7 +104,7 @@ def test_the_lock_is_free_after_a_failure(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
 def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
-    """Some versions of filelock then take a file as the lock, which a killed run would leave for ever."""
+    """Without a lock: filelock must not take a file in its place, which a killed run would leave for ever."""
 
     def unknown(*args: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -115,15 +114,6 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
     with warnings.catch_warnings(action="error"), output_folder(tmp_path), output_folder(tmp_path):
         save(tmp_path, [make_block()], ["csv"])
     assert set(names(tmp_path)) - {LOCK_NAME} == {FOREIGN, "run_results.csv", "run_run.json"}
-
-
-def test_an_old_filelock_that_knows_no_other_lock(tmp_path, monkeypatch):
-    def unknown(self: object, timeout: float) -> None:
-        raise NotImplementedError("FileSystem does not appear to support flock")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", unknown)
-    with output_folder(tmp_path):
-        save(tmp_path, [make_block()], ["csv"])
 
 
 # --- temporaries ------------------------------------------------------------------------------------------

@@ -15,9 +15,7 @@ from brute_force import Rows, brute_force, brute_force_table, distances, observe
 from families import (
     FAMILIES,
     HYBRIDS,
-    ODD,
     PROMPT_LENGTH,
-    UNSUPPORTED,
     available,
     build,
     decoder_layers,
@@ -93,9 +91,9 @@ def test_attention_is_far_from_uniform(name: str) -> None:
     assert weights[weights > 0].min() < 0.02 and weights.max() < 0.999, weights
 
 
-@pytest.mark.parametrize("name", [*MEASURED, *available(ODD), *available(UNSUPPORTED)])
+@every_family
 def test_tables_are_right_about_the_interface(name: str) -> None:
-    """Attention calls seen by a registered function: one per attending layer, none where a row says unsupported."""
+    """Attention calls seen by a registered function: one per attending layer."""
     calls = []
 
     def spy(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> tuple:
@@ -106,18 +104,10 @@ def test_tables_are_right_about_the_interface(name: str) -> None:
     AttentionInterface.register("spy", spy)
     AttentionMaskInterface.register("spy", AttentionMaskInterface()["eager"])
     model, family = build(name), find(name)
-    try:
-        model.set_attn_implementation("spy")
-    except ValueError:  # how some families without the interface refuse it
-        assert name in UNSUPPORTED
-        return
+    model.set_attn_implementation("spy")
     with torch.no_grad():
         model(input_ids=prompt(), use_cache=False)
-    if name in ODD:
-        assert calls
-    else:
-        attends = () if name in UNSUPPORTED else family.attends
-        assert calls == [submodule(decoder_layers(model, family)[i], family.attention) for i in attends]
+    assert calls == [submodule(decoder_layers(model, family)[i], family.attention) for i in family.attends]
 
 
 # the vectors

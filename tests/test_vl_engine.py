@@ -20,6 +20,7 @@ import transformers
 from agreement import singles, worst_error
 from families import Family, submodule
 from float64 import true_float64
+from outcomes import Record, measured_or_refused
 from PIL import Image
 from vl_families import VL_FAMILIES, available, make_vl_checkpoint, picture
 
@@ -115,7 +116,7 @@ def images() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("name", available())
-def test_float64_equals_brute_force(name: str, load: Any) -> None:
+def test_equals_brute_force_or_refused_by_name(name: str, load: Any, record_property: Record) -> None:
     """Every layer and variant, text and image tokens, at two generation steps, each against a fresh run.
 
     Every token at the first step for the Qwen families, a part of them elsewhere: a rerun takes the vision tower too.
@@ -123,7 +124,8 @@ def test_float64_equals_brute_force(name: str, load: Any) -> None:
     loaded = load(name, torch.float64)
     inputs = loaded.inputs(PROMPT, *images())
     given = tensors(inputs, torch.float64)
-    with true_float64():
+    family = VL_FAMILIES[name].config["model_type"]
+    with true_float64(), measured_or_refused(record_property, "picture", name, family):
         recording = record_generation(loaded.model, given, STEPS, [])
         for step in range(1 if name in FIRST_STEP_ONLY else STEPS):
             query = len(inputs.tokens) - 1 + step

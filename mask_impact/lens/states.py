@@ -84,7 +84,7 @@ def hidden_states(
 
     def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if index in layers:
-            keep(index, layer_input(args, kwargs))
+            keep(index, layer_input(blocks[index], args, kwargs))
 
     def leaving(index: int, output: Any) -> None:
         if index + 1 == len(blocks):  # before that, the next block's input
