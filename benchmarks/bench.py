@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How long an analysis takes next to the plain forward it needs anyway, and how much memory it takes.
 
-In: nothing; models with random weights are made in memory: Qwen3-0.6B's shape for text (float32, CPU), and for
-vision-language Qwen3-VL-4B's shape on a GPU (bfloat16) or a smaller one on the CPU (float32).
+In: nothing; models with random weights are made in memory: on a GPU in the shapes of Qwen3-4B and Qwen3-VL-4B
+(bfloat16), on the CPU in that of Qwen3-0.6B, for vision-language with a small vision tower (float32).
 Out: tables on stdout: time by phase and prompt length, the speed-up over rerunning a layer for every masked token,
 several generated tokens, effects on the answer, peak memory, result files, features of image tokens, banks and
 their search; with --json also as a file.
@@ -14,7 +14,7 @@ that gets slower or faster on the way; it is so not exactly the ratio of the med
     python benchmarks/bench.py                                  # everything, 15 to 20 minutes
     python benchmarks/bench.py --only rows                      # one part; this one takes seconds
     python benchmarks/bench.py --only speed --layers 2 --lengths 32,128 --repetitions 2
-    python benchmarks/bench.py --only vision --vision-shape tiny --dtype bfloat16 --image-tokens 16,64
+    python benchmarks/bench.py --only vision --shape tiny --dtype bfloat16 --image-tokens 16,64
 """
 
 import argparse
@@ -46,12 +46,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory-length", type=int, default=1024, help="prompt tokens in the memory part")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables there too")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--shape", choices=("small", "4b", "tiny"), help="default: 4b on a GPU, else small; tiny: of vision"
+    )
+    model.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     vision = parser.add_argument_group("vision-language")
     vision.add_argument("--image-tokens", type=numbers, default=[16, 64, 256, 1024], help="square numbers")
     vision.add_argument("--steps", type=int, default=3, help="output tokens")
-    vision.add_argument("--vision-shape", choices=("small", "4b", "tiny"), help="default: 4b on a GPU, else small")
-    vision.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
-    vision.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     args = parser.parse_args(argv)
     for flag, lengths in (("--lengths", args.lengths), ("--effects-lengths", args.effects_lengths)):
         if min(lengths) < 3:

@@ -60,7 +60,10 @@ class Shape:
         return self.hidden * (2 * (self.heads + self.kv_heads) * self.head_dim + 3 * self.mlp)
 
 
-TEXT = Shape("Qwen3-0.6B's shape", 28, 1024, 3072, 16, 8)
+TEXT = {
+    "small": Shape("Qwen3-0.6B's shape", 28, 1024, 3072, 16, 8),
+    "4b": Shape("Qwen3-4B's shape", 36, 2560, 9728, 32, 8),  # https://huggingface.co/Qwen/Qwen3-4B
+}
 VISION = {
     "small": Shape(
         "Qwen3-0.6B's shape with Qwen3-VL's vision",

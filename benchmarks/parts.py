@@ -2,7 +2,7 @@
 
 import argparse
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -43,8 +43,8 @@ def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]
     if "effects" in wanted:
         yield carried_effects(args)
     if "memory" in wanted:
-        layers = args.layers or layers_that_fit_memory(TEXT, args.memory_length)
-        yield memory.memory_table(Setup(TEXT, layers), args.memory_length, text.STEPS, args.repetitions)
+        layers = args.layers or layers_that_fit_memory(TEXT["small"], args.memory_length)
+        yield memory.memory_table(Setup(TEXT["small"], layers), args.memory_length, text.STEPS, args.repetitions)
     if "rows" in wanted:
         yield files.rows_table(args.repetitions)
     if "batch" in wanted:
@@ -54,16 +54,13 @@ def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]
     if "features" in wanted:
         yield from features(args)
     if "search" in wanted:
-        yield from lens_search.tables(Setup(TEXT, args.layers or BANK_LAYERS), args.repetitions)
+        yield from lens_search.tables(Setup(TEXT["small"], args.layers or BANK_LAYERS), args.repetitions)
 
 
 @torch.no_grad()
 def text_speed(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]:
     forwards = sum(args.lengths) * (text.FORWARDS_PER_REPETITION * args.repetitions + text.FORWARDS_WARM_UP)
-    layers = args.layers or min(
-        layers_that_fit_memory(TEXT, max(args.lengths)), layers_that_fit_time(TEXT, forwards, TEXT_SECONDS)
-    )
-    setup = Setup(TEXT, layers)
+    setup = in_time(args, TEXT, max(args.lengths), forwards, TEXT_SECONDS)
     model = setup.model()
     if "speed" in wanted:
         yield text.speed_table(setup, model, args.lengths, args.repetitions)
@@ -74,7 +71,7 @@ def text_speed(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Ta
 @torch.no_grad()
 def carried_effects(args: argparse.Namespace) -> Table:
     """A few layers: the tokens, and not the layers, are what the time is compared by."""
-    setup = Setup(TEXT, args.layers or args.effects_layers)
+    setup = chosen(args, TEXT, args.layers or args.effects_layers)
     return effects.effects_table(setup, setup.model(), args.effects_lengths, min(args.repetitions, effects.REPETITIONS))
 
 
@@ -95,12 +92,25 @@ def features(args: argparse.Namespace) -> list[Table]:
 
 
 def vision_setup(args: argparse.Namespace, forwards: float) -> Setup:
-    """The vision-language model that was asked for; on the CPU with the layers that do `forwards` tokens in time."""
+    return in_time(args, VISION, max(args.image_tokens) + TEXT_TOKENS, forwards, VISION_SECONDS)
+
+
+def in_time(
+    args: argparse.Namespace, shapes: Mapping[str, Shape], longest: int, forwards: float, seconds: float
+) -> Setup:
+    """The model that was asked for; on the CPU with the layers that do `forwards` tokens in `seconds`."""
+    setup = chosen(args, shapes, args.layers)
+    if args.layers or setup.device.type == "cuda":
+        return setup
+    fit = layers_that_fit_memory(setup.shape, longest), layers_that_fit_time(setup.shape, forwards, seconds)
+    return replace(setup, layers=min(fit))
+
+
+def chosen(args: argparse.Namespace, shapes: Mapping[str, Shape], layers: int | None) -> Setup:
+    """One of `shapes` with `layers`, by default all, on the device and in the dtype that were asked for."""
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     gpu = device.type == "cuda"
-    shape = VISION[args.vision_shape or ("4b" if gpu else "small")]
-    layers = args.layers or shape.layers
-    if not args.layers and not gpu:
-        longest = max(args.image_tokens) + TEXT_TOKENS
-        layers = min(layers_that_fit_memory(shape, longest), layers_that_fit_time(shape, forwards, VISION_SECONDS))
-    return Setup(shape, layers, device, getattr(torch, args.dtype or ("bfloat16" if gpu else "float32")))
+    shape = shapes[args.shape or ("4b" if gpu else "small")]
+    return Setup(
+        shape, layers or shape.layers, device, getattr(torch, args.dtype or ("bfloat16" if gpu else "float32"))
+    )

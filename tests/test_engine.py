@@ -5,13 +5,15 @@ sides run under `true_float64`, so that what is left is the method's own error.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 import transformers
 from agreement import singles, worst_error
-from families import FAMILIES, HYBRIDS, TABLES, available, build, find
+from families import FAMILIES, HYBRIDS, TABLES, available, find
+from families import build as built
 from float64 import true_float64
 from outcomes import Record, measured_or_refused
 from torch import nn
@@ -24,13 +26,18 @@ from mask_impact.layers import decoder_layers, family
 from mask_impact.masking import QueryAttention
 
 LENGTH, STEPS = 9, 2
+DEVICE = torch.device(os.environ.get("MASK_IMPACT_DEVICE", "cpu"))  # cuda: the same on a GPU
 # Their transformers code is not the same cached and in one forward, so the reference is another one (see families.py).
 CACHE_DIFFERS = {"minimax"}
 MEASURED = [name for name in [*available(FAMILIES), *available(HYBRIDS)] if name not in CACHE_DIFFERS]
 
 
+def build(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    return built(name, dtype=dtype).to(DEVICE)
+
+
 def prompt(length: int = LENGTH, seed: int = 0) -> torch.Tensor:
-    return torch.randint(3, 97, (1, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(3, 97, (1, length), generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def record(model: nn.Module, ids: torch.Tensor, steps: int = 1, queries: Sequence[int] | None = None) -> Recording:
@@ -44,7 +51,7 @@ def test_measured_and_equal_to_brute_force_or_refused_by_name(name: str, record_
     model = build(name, dtype=torch.float64)
     with true_float64(), measured_or_refused(record_property, "text", name, family(model)):
         recording = record(model, prompt(), STEPS)
-        ids = torch.cat([prompt(), torch.tensor([recording.tokens])], dim=1)
+        ids = torch.cat([prompt(), torch.tensor([recording.tokens], device=DEVICE)], dim=1)
         for query in range(LENGTH - 1, LENGTH - 1 + STEPS):  # each step against a fresh run on its prefix
             error, where = worst_error(
                 find(name), model, ids[:, : query + 1], recording, query, singles(query), relative=1e-9, rounding=3e-14
@@ -287,7 +294,7 @@ def test_generation_is_greedy_and_stops() -> None:
         chances = model(ids).logits[0, -1].softmax(dim=-1)
         assert token_id == chances.argmax()
         assert probability == pytest.approx(chances.max().item(), rel=1e-4)
-        ids = torch.cat([ids, torch.tensor([[token_id]])], dim=1)
+        ids = torch.cat([ids, torch.tensor([[token_id]], device=DEVICE)], dim=1)
     stop = plain.tokens[2]
     stopped = record_generation(model, {"input_ids": prompt()}, 6, [stop])
     assert stopped.tokens == plain.tokens[: plain.tokens.index(stop) + 1]
