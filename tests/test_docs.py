@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tested
 
 import mask_impact_analysis
 import mask_impact_vl
@@ -88,3 +89,31 @@ def test_links_lead_somewhere() -> None:
         if not target.startswith("http") and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+# --- what was tested: tools/tested.py -------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def runs() -> dict[str, tested.Run]:
+    return {name: tested.load(tested.KEPT, name) for name in tested.RUNS}
+
+
+def test_the_page_of_families_and_the_readme_are_made_from_the_runs(runs) -> None:
+    assert tested.PAGE.read_text("utf-8") == tested.families_page(runs)
+    assert tested.readme_line(runs) in tested.README.read_text("utf-8")
+
+
+def test_the_runs_had_the_locked_and_the_oldest_versions(runs) -> None:
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    for package in ("transformers", "torch"):
+        assert f"\n{package}=={runs['locked']['versions'][package]}\n" in lock
+    oldest = re.findall(r"transformers==([\d.]+)", (ROOT / "Makefile").read_text("utf-8"))
+    assert oldest == [runs["oldest"]["versions"]["transformers"]]
+
+
+def test_the_lock_is_for_every_system_and_index() -> None:
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    assert not re.search(r"==[^;\n]*\+|nvidia|cuda|triton|://", lock)
+    for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name = re.match(r"[\w-]+", line).group()
+            assert re.search(rf"^{name}==", lock, re.MULTILINE), f"{name} is not in requirements.lock"
