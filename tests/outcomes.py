@@ -1,7 +1,7 @@
 """What becomes of a family in the installed transformers: measured and right, or refused by name.
 
-In: a test that holds the engine against brute force. Out: its outcome, in pytest's report, where `tools/tested.py` reads
-it. Which families are refused is nowhere listed. The tests find it out, and docs/families.md shows what they found.
+In: a test that holds the engine against brute force. Out: its outcome, in pytest's report, where `tools/tested.py`
+reads it. Which families are refused is nowhere listed. The tests find it out, and docs/families.md shows it.
 """
 
 import json

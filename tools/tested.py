@@ -88,7 +88,7 @@ def read_report(path: Path) -> Run:
 
 
 def keep(name: str, folder: Path) -> None:
-    run = {"date": date.today().isoformat(), "versions": versions()} | read_report(folder / f"{name}.xml")
+    run: Run = {"date": date.today().isoformat(), "versions": versions(), **read_report(folder / f"{name}.xml")}
     (folder / f"{name}.json").write_text(json.dumps(run, indent=1) + "\n", "utf-8")
     print(f"{name}: {' '.join(f'{count} {state}' for state, count in run['tests'].items())}, {heading(run)}")
 
@@ -170,12 +170,14 @@ def families_page(runs: dict[str, Run]) -> str:
     lines = [
         "# Families",
         "",
-        "Made by `make tested` from what the tests found. A tiny random model of every row is held against brute force",
-        "through the real model, in float64. *measured*: every layer, token and head agrees to 1e-9. *refused*: the program",
-        "stops with the family's name and the reason. *-*: this transformers does not have the family, or cannot build it.",
+        "Made by `make tested` from what the tests found. A tiny random model of every row is held against",
+        "brute force through the real model, in float64. *measured*: every layer, token and head agrees to",
+        "1e-9. *refused*: the program stops with the family's name and the reason. *-*: this transformers does",
+        "not have the family, or cannot build it.",
         "",
-        "Other families are measured too where their attention goes through transformers' `AttentionInterface`; the replay",
-        "is checked on every prompt. `test_single_layer.py` holds one layer of any checkpoint against brute force.",
+        "Other families are measured too where their attention goes through transformers' `AttentionInterface`;",
+        "the replay is checked on every prompt. `test_single_layer.py` holds one layer of any checkpoint",
+        "against brute force.",
     ]
     for kind, title in KINDS.items():
         names = sorted({name for run in runs.values() for name in run["families"][kind]})
