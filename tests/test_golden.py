@@ -13,7 +13,7 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
-# Of the largest value of a column and variant. Processors round differently; what the demo models make of it is smaller.
+# Of the largest value of a column and variant. Processors round differently; the demo models make less than this of it.
 TOLERANCE = 1e-4
 
 
