@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mask_impact import cli
+from mask_impact.commands import flags
+from mask_impact.commands import main as commands
 from mask_impact.options import ATTENTIONS, TOWERS, VARIANTS
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run_masking_experiment(
     Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact.api import measured_table
+    from mask_impact.jobs.from_python import measured_table
 
     request = {
         "prompt": prompt, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
@@ -102,7 +103,7 @@ def run_effects_experiment(
     Returns the columns of NAME_effects; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact.api import measured_table
+    from mask_impact.jobs.from_python import measured_table
 
     request = {
         "prompt": prompt, "num_tokens": num_output_tokens, "variants": ("full",), "effects": True,
@@ -114,7 +115,7 @@ def run_effects_experiment(
 
 def main(argv: Sequence[str] | None = None) -> int:
     description, _, examples = (__doc__ or "").split("\n\n")
-    parser = cli.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
+    parser = flags.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
     parser.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
     parser.add_option(
         "--tower", metavar="|".join(TOWERS), default="decoder",
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--attention", metavar="LIST", default=",".join(ATTENTIONS),
         help="of its decoder, where masks act: self (its own tokens), cross (the encoder's) (default: both)",
     )  # fmt: skip
-    return cli.main(parser, argv)
+    return commands.main(parser, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mask_impact import cli
+from mask_impact.commands import flags
+from mask_impact.commands import main as commands
 from mask_impact.options import MASK_MODES, VARIANTS, VISION_ATTENTION
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run_vl_masking_experiment(
     Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact.api import measured_table
+    from mask_impact.jobs.from_python import measured_table
 
     request = {
         "prompt": prompt, "images": image_path, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
@@ -119,7 +120,7 @@ def run_vl_effects_experiment(
     Returns the columns of NAME_effects; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact.api import measured_table
+    from mask_impact.jobs.from_python import measured_table
 
     request = {
         "prompt": prompt, "num_tokens": num_output_tokens, "variants": ("full",), "effects": True,
@@ -136,14 +137,14 @@ def create_vl_attention_mask(
 ) -> "torch.Tensor":
     """[1, 1, N, N] float32 additive mask, causal except that the tokens of each range [first, last) see each other:
     what `--vision-attention bidirectional` measures, for use as `model(..., attention_mask=mask)`."""
-    from mask_impact import vision_mask
+    from mask_impact.model import masks
 
-    return vision_mask.create_vl_attention_mask(seq_length, vision_ranges, device)
+    return masks.create_vl_attention_mask(seq_length, vision_ranges, device)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     description, _, examples = (__doc__ or "").split("\n\n")
-    parser = cli.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
+    parser = flags.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
     parser.set_defaults(vision=True)
     parser.add_argument(
         "--image", metavar="PATH", dest="images", type=Path, action="append",
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="mask the patches that are white in this picture together; 1:PNG is of picture 1; repeat it for more",
     )  # fmt: skip
     parser.add_option("--max-pixels", metavar="N", help="shrink pictures to at most so many pixels")
-    return cli.main(parser, argv)
+    return commands.main(parser, argv)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def family_row(model: Any) -> Any:
     from families import FAMILIES, HYBRIDS, Family
     from torch import nn
 
-    from mask_impact.layers import decoder_layers, family
+    from mask_impact.model.towers import decoder_layers, family
 
     for row in (FAMILIES | HYBRIDS).values():
         if row.model_type == family(model) and row.available:
@@ -62,9 +62,9 @@ def compare(model: Any, tokenizer: Any, layer: int, prompt: str = PROMPT) -> lis
     import torch
     from brute_force import distances, observe, variants
 
-    from mask_impact.capture import record_generation
-    from mask_impact.impact import Meter, Wanted
-    from mask_impact.inputs import text_inputs
+    from mask_impact.impact.meter import Meter, Wanted
+    from mask_impact.impact.record import record_generation
+    from mask_impact.prompt.inputs import text_inputs
 
     row = family_row(model)
     tensors = {name: tensor.to(model.device) for name, tensor in text_inputs(tokenizer, prompt).tensors.items()}
@@ -103,10 +103,11 @@ def report(name: str, layer: int, differences: Sequence[Difference]) -> str:
 def load(name: str) -> tuple[Any, Any]:
     import torch
 
-    from mask_impact import models
+    from mask_impact.model import find
+    from mask_impact.model.load import load_model, load_tokenizer
 
-    source = models.find_model(name)
-    return models.load_model(source, torch.device("cpu"), torch.float32), models.load_tokenizer(source)
+    source = find.find_model(name)
+    return load_model(source, torch.device("cpu"), torch.float32), load_tokenizer(source)
 
 
 def test_every_layer_of_the_demo_model() -> None:
@@ -120,9 +121,9 @@ def test_every_layer_of_the_demo_model() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from mask_impact import cli
+    from mask_impact.commands import exit_codes, flags
 
-    parser = cli.Parser(description="One layer of any text model against brute force.")
+    parser = flags.Parser(description="One layer of any text model against brute force.")
     parser.add_argument("--model", metavar="NAME_OR_PATH", default="demo", help="default: demo")
     parser.add_argument("--layer", metavar="N", type=int, help="default: the middle one")
     parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help="default: %(default)r")
@@ -144,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("equal up to rounding" if equal else f"NOT EQUAL: more than {TOLERANCE} of the vector's length")
         args.exit_code = 0 if equal else 1
 
-    return cli.guarded(command, args) or args.exit_code
+    return exit_codes.guarded(command, args) or args.exit_code
 
 
 if __name__ == "__main__":

@@ -59,15 +59,16 @@ class Subject:
 def load(name: str, image: Path = IMAGE, prompt: str = PROMPT) -> Subject:
     import torch
 
-    from mask_impact import models
-    from mask_impact.capture import record_generation
-    from mask_impact.processors import load_processor
-    from mask_impact.vision import open_pictures, vision_inputs
+    from mask_impact.impact.record import record_generation
+    from mask_impact.model import find
+    from mask_impact.model.load import load_model
+    from mask_impact.model.processors import load_processor
+    from mask_impact.prompt.vision import open_pictures, vision_inputs
 
-    source = models.find_model(name, vision=True)
+    source = find.find_model(name, vision=True)
     processor = load_processor(source)
     inputs = vision_inputs(processor, source.config, prompt, open_pictures(image))
-    model = models.load_model(source, torch.device("cpu"), torch.float32)
+    model = load_model(source, torch.device("cpu"), torch.float32)
     everywhere = range(len(inputs.tokens))
     recording = record_generation(model, inputs.tensors, 1, [], everywhere.__contains__)
     return Subject(source, model, processor, inputs, recording)
@@ -75,7 +76,7 @@ def load(name: str, image: Path = IMAGE, prompt: str = PROMPT) -> Subject:
 
 def loading(subject: Subject) -> Check:
     """The right class with every weight of the checkpoint (`load_model` refuses any other), and a vision tower."""
-    from mask_impact.layers import decoder_layers
+    from mask_impact.model.towers import decoder_layers
 
     config, model = subject.source.config, subject.model
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -161,7 +162,7 @@ def layers(subject: Subject) -> Check:
     """Every decoder layer was reached, and replaying it without a mask gives the model's own update."""
     import torch
 
-    from mask_impact.impact import Meter, Wanted
+    from mask_impact.impact.meter import Meter, Wanted
 
     meter, query = Meter(subject.model, Wanted()), subject.length - 1
     worst = {"Full": 0.0, "Head": 0.0}
@@ -274,9 +275,9 @@ def test_five_checks_on_the_demo_model() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from mask_impact import cli
+    from mask_impact.commands import exit_codes, flags, terminal
 
-    parser = cli.Parser(description=(__doc__ or "").splitlines()[0])
+    parser = flags.Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", metavar="NAME_OR_PATH", default="demo", help="default: demo")
     parser.add_argument("--image", metavar="PATH", type=Path, default=IMAGE, help="default: testimg.png")
     parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help="default: %(default)r")
@@ -285,14 +286,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.exit_code = 0
 
     def command(args: argparse.Namespace) -> None:
-        with cli.quiet_libraries(args.verbose):
+        with terminal.quiet_libraries(args.verbose):
             subject = load(args.model, args.image, args.prompt)
             for check in CHECKS:
                 result = check(subject)
                 print(result, flush=True)
                 args.exit_code |= not result.passed
 
-    return cli.guarded(command, args) or int(args.exit_code)
+    return exit_codes.guarded(command, args) or int(args.exit_code)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from torch import nn
 from benchmarks.machine import timed
 from benchmarks.models import Inputs
 from benchmarks.work import plain_forward
-from mask_impact import impact
-from mask_impact.layers import decoder_layers, layer_output
+from mask_impact.impact import meter
+from mask_impact.model.layers import layer_output
+from mask_impact.model.towers import decoder_layers
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Baseline:
         """Of each rerun of one layer for one masked token."""
         return [timed(lambda: call.update(bias))[1] for call in self.calls for bias in self.biases]  # noqa: B023
 
-    def differences(self, impacts: Sequence[impact.Impact]) -> dict[str, float]:
+    def differences(self, impacts: Sequence[meter.Impact]) -> dict[str, float]:
         """The largest difference between the engine's L2 of Full and this one's, over this one's and over the update's.
 
         Raises RuntimeError where it is more than rounding: what is compared would not be the same.
@@ -91,7 +92,7 @@ class Baseline:
                 l2 = (call.update(bias) - base).norm().item()
                 difference = abs(impacts[call.index].l2[masked, 0].item() - l2)
                 to_l2, to_update = max(to_l2, difference / l2), max(to_update, difference / base.norm().item())
-        limit = impact.ROUNDING[self.calls[0].hidden.dtype]
+        limit = meter.ROUNDING[self.calls[0].hidden.dtype]
         if not to_update <= limit:
             raise RuntimeError(f"engine and reruns differ by {to_update:.2g} of an update's length (limit {limit:.2g})")
         return {"difference": to_l2, "difference of update": to_update}

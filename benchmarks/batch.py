@@ -12,7 +12,7 @@ from typing import Any
 import mask_impact_analysis
 from benchmarks.machine import resident_bytes
 from benchmarks.tables import Cell, Spread, Table, say
-from mask_impact import experiment
+from mask_impact.impact import run as impact_run
 
 PROMPTS = 200
 FORMATS = "csv,json,parquet,html"
@@ -23,16 +23,16 @@ def batch_of(prompts: int) -> dict[str, list[float]]:
     """Run a batch on the demo model; of each prompt the seconds in all, those of the analysis, and memory after it."""
     analysed: list[float] = []
     resident: list[float] = []
-    original = experiment.run
+    original = impact_run.run
 
-    def timed(*args: Any, **options: Any) -> experiment.Run:
+    def timed(*args: Any, **options: Any) -> impact_run.Run:
         started = time.perf_counter()
         run = original(*args, **options)
         analysed.append(time.perf_counter() - started)
         resident.append(resident_bytes())
         return run
 
-    experiment.run = timed
+    impact_run.run = timed
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         entries = [

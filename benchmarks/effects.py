@@ -8,10 +8,11 @@ from benchmarks.machine import timed
 from benchmarks.models import Inputs, Setup
 from benchmarks.tables import Labels, Sample, Table, say
 from benchmarks.work import StandInTokenizer, plain_forward
-from mask_impact.carry import Carrier, Forwards
-from mask_impact.edits import Edit
-from mask_impact.effects import Effects, Window, windows_of
-from mask_impact.units import Unit
+from mask_impact.effects.answer import Effects
+from mask_impact.effects.asked import Window, windows_of
+from mask_impact.effects.carry import Carrier, Forwards
+from mask_impact.effects.edits import Edit
+from mask_impact.prompt.units import Unit
 
 REPETITIONS = 3  # at most: one is as long as hundreds of forwards
 

@@ -16,16 +16,16 @@ from benchmarks.machine import timed
 from benchmarks.models import IMAGE_PAD, TEXT_TOKENS, Inputs, Setup
 from benchmarks.tables import Sample, Table, say
 from benchmarks.work import plain_forward
-from mask_impact.experiment import model_tensors
-from mask_impact.job import Session
+from mask_impact.commands.terminal import ProgressBar, quiet_libraries
+from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles
 from mask_impact.lens.features import Extraction, Waiting, measured
 from mask_impact.lens.image_files import drawn
 from mask_impact.lens.states import chosen
-from mask_impact.memory import Portion
+from mask_impact.model.generation import model_tensors
+from mask_impact.model.memory import Portion
 from mask_impact.options import Settings
-from mask_impact.terminal import ProgressBar, quiet_libraries
-from mask_impact.vision import open_pictures, vision_inputs
+from mask_impact.prompt.vision import open_pictures, vision_inputs
 
 AT_ONCE = (1, 4)  # images in a forward
 DEMO_IMAGES = 48

@@ -11,7 +11,7 @@ from benchmarks.machine import PeakMemory, synchronize
 from benchmarks.models import Setup
 from benchmarks.tables import Cell, Spread, Table, say
 from benchmarks.work import generate, run_experiment
-from mask_impact.results import ResultFiles
+from mask_impact.files.results import ResultFiles
 
 
 def memory_of(setup: Setup, size: int, tokens: int, analysed: bool) -> dict[str, float]:

@@ -18,9 +18,9 @@ from benchmarks.machine import timed
 from benchmarks.models import Inputs
 from benchmarks.tables import Labels, Sample, say
 from benchmarks.work import measure_layers, plain_forward, record, timed_distances
-from mask_impact.capture import Recording
-from mask_impact.impact import Impact
-from mask_impact.layers import decoder_layers
+from mask_impact.impact.meter import Impact
+from mask_impact.impact.record import Recording
+from mask_impact.model.towers import decoder_layers
 
 Further = Callable[[Any, Inputs, list[Impact]], Sample]  # what only one part measures
 

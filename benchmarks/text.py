@@ -8,7 +8,7 @@ from benchmarks.models import Inputs, Setup
 from benchmarks.speed import CHECKS, NOTES, RERUNS, speed_samples
 from benchmarks.tables import Labels, Sample, Table, say
 from benchmarks.work import as_block, generate, measure_layers, record, run_experiment, write_files
-from mask_impact.impact import Impact
+from mask_impact.impact.meter import Impact
 
 STEPS = 5  # generated tokens in the comparison of several with one
 FORWARDS_PER_REPETITION, FORWARDS_WARM_UP = 5, 3  # of a prompt's forward, what the speed part does

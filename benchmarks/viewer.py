@@ -22,11 +22,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from chromium import NoChromium, launch  # noqa: E402
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
-from viewer_page import Viewer  # noqa: E402
+from chromium import NoChromium, launch
+from playwright.sync_api import Browser, sync_playwright
+from viewer_page import Viewer
 
-from mask_impact.results import Block, ResultFiles  # noqa: E402
+from mask_impact.files.results import Block, ResultFiles
 
 SIZES = {"165k": (5, 27), "4M": (3, 1024)}  # generation steps, tokens
 LAYERS, HEADS = 36, 32

@@ -11,7 +11,7 @@ from benchmarks.models import TEXT_TOKENS, Inputs, Setup
 from benchmarks.speed import CHECKS, NOTES, RERUNS, speed_samples
 from benchmarks.tables import Labels, Sample, Table
 from benchmarks.work import run_experiment
-from mask_impact.impact import Impact
+from mask_impact.impact.meter import Impact
 
 FORWARDS_WARM_UP = 3  # of a prompt's forward
 

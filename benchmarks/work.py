@@ -13,10 +13,11 @@ from transformers import GenerationConfig
 
 from benchmarks.machine import timed
 from benchmarks.models import IMAGE_PAD, Inputs
-from mask_impact import experiment, impact
-from mask_impact.capture import Recording, record_generation
-from mask_impact.inputs import ModelInputs, tokens_of
-from mask_impact.results import Block, ResultFiles
+from mask_impact.files.results import Block, ResultFiles
+from mask_impact.impact import meter as metering
+from mask_impact.impact import run
+from mask_impact.impact.record import Recording, record_generation
+from mask_impact.prompt.inputs import ModelInputs, tokens_of
 
 
 def plain_forward(model: Any, inputs: Inputs) -> None:
@@ -37,20 +38,20 @@ def record(model: Any, inputs: Inputs, tokens: int) -> Recording:
 def timed_distances() -> Iterator[list[float]]:
     """The seconds of each call of `distances` that the replay makes until the block ends."""
     spent: list[float] = []
-    original = impact.distances
+    original = metering.distances
 
     def distances(base: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         result, seconds = timed(lambda: original(base, change))
         spent.append(seconds)
         return result
 
-    with mock.patch.object(impact, "distances", distances):
+    with mock.patch.object(metering, "distances", distances):
         yield spent
 
 
-def measure_layers(model: Any, recording: Recording, position: int) -> list[impact.Impact]:
+def measure_layers(model: Any, recording: Recording, position: int) -> list[metering.Impact]:
     """Every layer's distances at one query position, each token up to it masked by itself."""
-    meter = impact.Meter(model, impact.Wanted())
+    meter = metering.Meter(model, metering.Wanted())
     masks = [[masked] for masked in range(position + 1)]
     return [meter.impact(layer, layer.queries[position], masks) for layer in recording.measured()]
 
@@ -86,14 +87,14 @@ class StandInTokenizer:
         return {}
 
 
-def run_experiment(model: Any, inputs: Inputs, tokens: int, write: Callable[[Block], None]) -> experiment.Run:
+def run_experiment(model: Any, inputs: Inputs, tokens: int, write: Callable[[Block], None]) -> run.Run:
     """The program's own run, from inputs to blocks; every token is masked, of an image too."""
     tokenizer = StandInTokenizer()
     ids = inputs["input_ids"][0].tolist()
     listed = tokens_of(tokenizer, ids)
-    options = experiment.Options(num_tokens=tokens)
+    options = run.Options(num_tokens=tokens)
     images: list[dict[str, Any]] = []
     if "pixel_values" in inputs:
         listed = [replace(each, kind="image", image=0) if each.id == IMAGE_PAD else each for each in listed]
         options, images = replace(options, mask_mode="both"), [{}]
-    return experiment.run(model, tokenizer, ModelInputs(inputs, listed, "random ids", False, images), options, write)
+    return run.run(model, tokenizer, ModelInputs(inputs, listed, "random ids", False, images), options, write)

@@ -26,8 +26,9 @@ from PIL import Image
 from scenes import TEST_IMAGE, TEST_SCENE, Question, Scene, all_questions, draw, held_out_scenes
 from transformers import Qwen3VLForConditionalGeneration
 
-from mask_impact import models
-from mask_impact.processors import load_processor
+from mask_impact.model import find
+from mask_impact.model.load import load_model
+from mask_impact.model.processors import load_processor
 
 FOLDER = Path(__file__).parent / "vl"
 SEED = 2025  # training watches its progress on another seed, so these scenes chose nothing
@@ -80,8 +81,8 @@ def accuracy(model: Qwen3VLForConditionalGeneration, processor: Any, scenes: Seq
 
 
 def load(folder: Path) -> tuple[Qwen3VLForConditionalGeneration, Any]:
-    source = models.find_model(str(folder), vision=True)
-    return models.load_model(source, torch.device("cpu"), torch.float32), load_processor(source)
+    source = find.find_model(str(folder), vision=True)
+    return load_model(source, torch.device("cpu"), torch.float32), load_processor(source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,8 +25,8 @@ from evaluate_text import FOLDER, wilson_interval
 from text_data import RetrievalPrompt, held_out_prompts
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mask_impact.experiment import Options, run
-from mask_impact.inputs import text_inputs
+from mask_impact.impact.run import Options, run
+from mask_impact.prompt.inputs import text_inputs
 
 SEED = 20  # prompts of a seed that neither training nor the choice of the ranking has used
 

@@ -25,10 +25,11 @@ from evaluate_text import wilson_interval
 from known_answer import statement_tokens, trained_and_untrained
 from text_data import RetrievalPrompt, held_out_prompts
 
-from mask_impact.effects import Effects, windows_of
-from mask_impact.experiment import Options, run
-from mask_impact.inputs import text_inputs
-from mask_impact.units import Unit
+from mask_impact.effects.answer import Effects
+from mask_impact.effects.asked import windows_of
+from mask_impact.impact.run import Options, run
+from mask_impact.prompt.inputs import text_inputs
+from mask_impact.prompt.units import Unit
 
 SEED = 40  # prompts of a seed that neither training nor another script has used
 ITEM, COLOR = -1, -2  # from the full stop: a statement ends "... COLOR ITEM ."

@@ -28,10 +28,11 @@ from evaluate_vl import FOLDER, load
 from known_answer_vl import Asked, covers, questions
 from scenes import Question, Scene, SceneObject, draw
 
-from mask_impact.effects import Effect, Effects, windows_of
-from mask_impact.inputs import Token
-from mask_impact.units import Unit
-from mask_impact.vision import open_pictures, vision_inputs
+from mask_impact.effects.answer import Effect, Effects
+from mask_impact.effects.asked import windows_of
+from mask_impact.prompt.inputs import Token
+from mask_impact.prompt.units import Unit
+from mask_impact.prompt.vision import open_pictures, vision_inputs
 
 SEED = 41  # scenes that neither training nor another script has used
 RESAMPLES = 2000

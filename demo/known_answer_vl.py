@@ -26,13 +26,13 @@ from evaluate_text import wilson_interval
 from scenes import Question, Scene, SceneObject, all_questions, draw, make_scene
 from transformers import AutoModelForImageTextToText
 
-from mask_impact import models
-from mask_impact.capture import Recording, record_generation
-from mask_impact.impact import Meter, Wanted
-from mask_impact.inputs import ModelInputs, Token
-from mask_impact.masking import QueryAttention
-from mask_impact.processors import load_processor
-from mask_impact.vision import open_pictures, vision_inputs
+from mask_impact.impact.masking import QueryAttention
+from mask_impact.impact.meter import Meter, Wanted
+from mask_impact.impact.record import Recording, record_generation
+from mask_impact.model import find, load
+from mask_impact.model.processors import load_processor
+from mask_impact.prompt.inputs import ModelInputs, Token
+from mask_impact.prompt.vision import open_pictures, vision_inputs
 
 SEED = 30  # scenes that neither training, its progress reports nor the choice of the ranking has used
 CHOOSING_SEED, CHOOSING_COUNT = 31, 100  # scenes on which the ranking is chosen
@@ -112,8 +112,8 @@ def ask(loaded: dict[str, Any], processor: Any, scene: Scene, question: Question
 
 def trained_and_untrained() -> tuple[dict[str, Any], Any]:
     """({name: model}, processor): the demo model, and its architecture with seeded random weights."""
-    source = models.find_model("demo", vision=True)
-    trained = models.load_model(source, torch.device("cpu"), torch.float32)
+    source = find.find_model("demo", vision=True)
+    trained = load.load_model(source, torch.device("cpu"), torch.float32)
     torch.manual_seed(0)
     untrained = AutoModelForImageTextToText.from_config(source.config, dtype=torch.float32).eval()
     return {"trained": trained, "untrained": untrained}, load_processor(source)

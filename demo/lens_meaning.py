@@ -26,11 +26,11 @@ from captions import CAPTIONS
 from scenes import COLORS, NOTHING, SHAPES, Scene, draw, make_scene, squares
 
 import latent_lens
-from mask_impact.job import Session
+from mask_impact.commands.terminal import quiet_libraries
+from mask_impact.jobs.session import Session
 from mask_impact.lens.neighbors import Lens, open_bank
 from mask_impact.options import Settings
-from mask_impact.terminal import quiet_libraries
-from mask_impact.vision import open_pictures, vision_inputs
+from mask_impact.prompt.vision import open_pictures, vision_inputs
 
 SEED = 40  # scenes that nothing else has used
 PROMPT = "Describe this image."

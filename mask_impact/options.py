@@ -6,12 +6,13 @@ what was given and what is valid. No torch here: what is wrong is found before i
 
 import argparse
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mask_impact.results import FORMATS
+from mask_impact.errors import UserError
+from mask_impact.files.results import FORMATS
 
 if TYPE_CHECKING:
     import os
@@ -188,3 +189,26 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "blocks": one_of_list(*BLOCKS),
     "pairs": positive,
 }
+
+
+REPEATED = ("images", "spans", "regions", "region_masks", "contrast")  # flags that can be given several times
+
+
+def merged(kind: type[Any], *found: Mapping[str, Any]) -> dict[str, Any]:
+    """What several sources say of a dataclass's fields, the last one first."""
+    names = [field.name for field in fields(kind)]
+    values = {name: source[name] for source in found for name in names if name in source}
+    return values | {name: tuple(values[name] or ()) for name in REPEATED if name in values}
+
+
+Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
+
+
+def chosen_layers(ranges: Sequence[tuple[int, int]] | None, count: int) -> tuple[int, ...] | None:
+    """((0, 0), (20, 27)), as `options.layer_list` gives them -> (0, 20, ..., 27); none are all. Raises UserError."""
+    if not ranges:
+        return None
+    last = max(last for _, last in ranges)
+    if last >= count:
+        raise UserError(f"there is no layer {last}; this model has layers 0 to {count - 1}")
+    return tuple(sorted({layer for first, last in ranges for layer in range(first, last + 1)}))

@@ -8,8 +8,8 @@ from families import Family
 from torch import nn
 from value_zeroing import values_zeroed
 
-from mask_impact.capture import Recording
-from mask_impact.impact import Meter, Wanted
+from mask_impact.impact.meter import Meter, Wanted
+from mask_impact.impact.record import Recording
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 

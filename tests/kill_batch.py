@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 import mask_impact_analysis
-from mask_impact import batch, config  # noqa: F401  loaded before the forks
-from mask_impact.results import load
+from mask_impact.files.results import load
 
 
 def forked(argv: list[str]) -> int:

@@ -20,10 +20,10 @@ from test_engine import LENGTH, MEASURED, STEPS, prompt, record
 from test_experiment import analyse
 from test_vl_engine import PROMPT, folders, images, load, longer, row, some, tensors  # noqa: F401
 
-from mask_impact.capture import record_generation
 from mask_impact.errors import UnsupportedModel, UserError
-from mask_impact.impact import Meter, Wanted
-from mask_impact.masking import QueryAttention
+from mask_impact.impact.masking import QueryAttention
+from mask_impact.impact.meter import Meter, Wanted
+from mask_impact.impact.record import record_generation
 
 worst_error = partial(agreement.worst_error, ablation="zero-value")
 

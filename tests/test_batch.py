@@ -21,8 +21,10 @@ from test_cli import Ended
 
 import mask_impact_analysis
 import mask_impact_vl
-from mask_impact import experiment, models, results
 from mask_impact.errors import OutOfMemory
+from mask_impact.files import results
+from mask_impact.impact import run as impact_run
+from mask_impact.model import load
 
 torch.set_num_threads(1)
 
@@ -98,8 +100,8 @@ def hidden() -> list[str]:
 # --- a batch that goes well -------------------------------------------------------------------------------
 def test_every_prompt_has_its_files_from_one_model(batch, monkeypatch):
     loaded = []
-    original = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda *args, **more: loaded.append(args) or original(*args, **more))
+    original = load.load_model
+    monkeypatch.setattr(load, "load_model", lambda *args, **more: loaded.append(args) or original(*args, **more))
     ended = batch("--format", "csv,parquet", prompts=PROMPTS | {"later": {"prompt": "The", "enabled": False}})
     assert ended.code == 0 and len(loaded) == 1
     names = {f"{name}_{end}" for name in PROMPTS for end in ("results.csv", "results.parquet", "run.json")}
@@ -178,14 +180,14 @@ def test_one_bad_prompt_does_not_stop_the_rest(batch):
     ],
 )
 def test_a_prompt_that_fails_while_running_leaves_the_others_whole(batch, monkeypatch, error, part):
-    original = experiment.run
+    original = impact_run.run
 
     def fails(model: Any, tokenizer: Any, inputs: Any, *more: Any) -> Any:
         if inputs.prompt == PROMPTS["tom"]:
             raise error
         return original(model, tokenizer, inputs, *more)
 
-    monkeypatch.setattr(experiment, "run", fails)
+    monkeypatch.setattr(impact_run, "run", fails)
     ended = batch()
     assert ended.code == 1 and statuses() == {"france": "done", "tom": "failed", "ann": "done"}
     assert part in outcomes()["tom"]["error"] and part in ended.out and hidden() == []
@@ -221,7 +223,7 @@ def test_a_disk_that_is_too_small_for_all_of_it(batch, monkeypatch):
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, signal.SIGTERM])
 def test_interrupted_in_the_middle(batch, monkeypatch, how):
-    original = experiment.run
+    original = impact_run.run
 
     def stops(model: Any, tokenizer: Any, inputs: Any, *more: Any) -> Any:
         if inputs.prompt == PROMPTS["tom"]:
@@ -231,7 +233,7 @@ def test_interrupted_in_the_middle(batch, monkeypatch, how):
         return original(model, tokenizer, inputs, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "run", stops)
+        patch.setattr(impact_run, "run", stops)
         ended = batch()
     assert ended.code == 130 and ended.err.count("\n") == 1
     assert statuses() == {"france": "done", "tom": "not run", "ann": "not run"} and hidden() == []
@@ -243,7 +245,7 @@ def test_interrupted_in_the_middle(batch, monkeypatch, how):
 
 # --- dry run ----------------------------------------------------------------------------------------------
 def test_dry_run_prints_what_would_run_and_writes_nothing(batch, monkeypatch, here):
-    monkeypatch.setattr(models, "load_model", lambda *args, **more: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(load, "load_model", lambda *args, **more: pytest.fail("weights were loaded"))
     ended = batch("--dry-run", prompts=PROMPTS | {"later": {"prompt": "The", "enabled": False}}, more="formats: csv")
     assert ended.code == 0 and [path.name for path in here.iterdir()] == ["night.yaml"]
     rows = {line.split()[0]: line.split() for line in ended.out.splitlines()}
@@ -268,7 +270,7 @@ def test_dry_run_of_a_single_prompt(here, good, capfd):
 def test_resume_keeps_what_is_the_same(batch, monkeypatch):
     assert batch().code == 0
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").glob("*_r*")}
-    monkeypatch.setattr(models, "load_model", lambda *args, **more: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(load, "load_model", lambda *args, **more: pytest.fail("weights were loaded"))
     ended = batch("--resume")
     assert ended.code == 0 and set(statuses().values()) == {"kept"} and "3 kept" in ended.out
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").glob("*_r*")} == before
@@ -328,9 +330,9 @@ def test_resume_of_a_single_run(here, good, capfd):
 
 
 def test_resume_with_a_report_that_was_too_large(batch, monkeypatch):
-    from mask_impact import report
+    from mask_impact.files import page
 
-    monkeypatch.setattr(report, "MAX_BASE64", 100)
+    monkeypatch.setattr(page, "MAX_BASE64", 100)
     assert batch().code == 0 and not list(Path("output").glob("*.html"))
     assert batch("--resume").code == 0 and set(statuses().values()) == {"kept"}
 

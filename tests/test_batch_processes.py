@@ -15,8 +15,8 @@ import pytest
 from test_batch import PROMPTS, ROOT, SCRIPT, statuses, tables, write_config
 
 import mask_impact_analysis
+from mask_impact.commands.processes import Processes
 from mask_impact.errors import UserError
-from mask_impact.processes import Processes
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

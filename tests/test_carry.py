@@ -10,10 +10,10 @@ from brute_effects import carried
 from families import FAMILIES, HYBRIDS, PROMPT_LENGTH, available, build, find, prompt
 from float64 import true_float64
 
-from mask_impact.carry import Carrier, Forwards
-from mask_impact.edits import Edit
+from mask_impact.effects.carry import Carrier, Forwards
+from mask_impact.effects.edits import Edit
+from mask_impact.effects.recorded_forward import record_passage
 from mask_impact.errors import UnsupportedModel
-from mask_impact.passage import record_passage
 
 WHOLE = {*HYBRIDS, "doge"}  # one forward for each mask; doge's mask is made of the values
 WINDOWS = [(0, 2), (1, 1), (2, 2), (0, 0)]

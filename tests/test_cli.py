@@ -29,9 +29,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
-from mask_impact import job, models, report, results
 from mask_impact.errors import UserError
-from mask_impact.folder import LOCK_NAME
+from mask_impact.files import page as pages
+from mask_impact.files import results, writers
+from mask_impact.files.folder import LOCK_NAME
+from mask_impact.model import find, load
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
@@ -136,13 +138,13 @@ def test_unknown_flag_with_a_line_break_is_still_one_line(run):
 
 # --- bad input: the model ---------------------------------------------------------------------------------
 def test_unknown_model(run, monkeypatch):
-    monkeypatch.setattr(models, "hub_answers", lambda: False)
+    monkeypatch.setattr(find, "hub_answers", lambda: False)
     refuses(run(model="org/name"), "no folder 'org/name' here", "hub cannot be reached", "--model demo")
     refuses(run(model="./nowhere"), "no folder './nowhere'", "demo")
 
 
 def test_no_bundled_model(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "PACKAGE", tmp_path / "mask_impact")
+    monkeypatch.setattr(find, "PACKAGE", tmp_path / "mask_impact")
     refuses(run(model="demo"), "the bundled demo model is missing")
 
 
@@ -321,12 +323,12 @@ def test_estimate_of_the_space_is_what_the_files_take(run, monkeypatch):
         {path.suffix[1:]: path.stat().st_size for path in Path("output").glob("*_results.*")},
         manifest()["rows"],
     )
-    page = report.find_page().stat().st_size
-    needed = rows * sum(job.BYTES_PER_ROW.values()) + job.BYTES_PER_FILE["html"]
-    assert sum(sizes.values()) < needed and page < job.BYTES_PER_FILE["html"]
+    page = pages.find_page().stat().st_size
+    needed = rows * sum(writers.BYTES_PER_ROW.values()) + writers.BYTES_PER_FILE["html"]
+    assert sum(sizes.values()) < needed and page < writers.BYTES_PER_FILE["html"]
     tables = [form for form in sizes if form != "html"]
-    assert rows * sum(job.BYTES_PER_ROW[form] for form in tables) < 2 * sum(sizes[form] for form in tables)
-    assert sizes["html"] - page < rows * job.BYTES_PER_ROW["html"]
+    assert rows * sum(writers.BYTES_PER_ROW[form] for form in tables) < 2 * sum(sizes[form] for form in tables)
+    assert sizes["html"] - page < rows * writers.BYTES_PER_ROW["html"]
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
         assert run(*command, prompt=None).code == code
@@ -334,7 +336,7 @@ def test_estimate_of_the_space_is_what_the_files_take(run, monkeypatch):
 
 def test_a_report_that_is_too_large(run, monkeypatch):
     """Nothing is measured for it alone; among other formats it is left out, and the summary says so."""
-    monkeypatch.setattr(report, "MAX_BASE64", 100)
+    monkeypatch.setattr(pages, "MAX_BASE64", 100)
     refuses(run("--format", "html"), "the report would be 0 MB", "choose --format parquet")
     ended = run("--format", "parquet,html")
     assert ended.code == 0 and set(everything(Path("output"))) == {"masking_results.parquet", "masking_run.json"}
@@ -431,13 +433,13 @@ def test_verbose_shows_the_traceback_of_bad_input_too(run, tmp_path, good):
 
 
 def test_warnings_of_libraries_only_with_verbose(run, monkeypatch):
-    original = models.load_model
+    original = load.load_model
 
     def noisy(*args: Any) -> Any:
         warnings.warn("some library says something", stacklevel=2)
         return original(*args)
 
-    monkeypatch.setattr(models, "load_model", noisy)
+    monkeypatch.setattr(load, "load_model", noisy)
     with warnings.catch_warnings(record=True) as seen:  # pytest keeps warnings away from stderr
         warnings.simplefilter("always")
         assert run().code == 0

@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 
 from mask_impact import options
-from mask_impact.config import MAX_ERRORS, MAX_NODES, SHARED, VISION_ONLY, Config, ConfigError, Entry, read_config
+from mask_impact.commands.batch_file import (
+    MAX_ERRORS,
+    MAX_NODES,
+    SHARED,
+    VISION_ONLY,
+    Config,
+    ConfigError,
+    Entry,
+    read_config,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = Path("prompts.yaml")
@@ -1210,5 +1219,6 @@ def damage(text: str, chance: random.Random) -> bytes:
 
 def test_no_torch():
     """A wrong file is refused before the seconds that torch takes to load."""
-    code = "import sys, mask_impact.config; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    asked = "any(name in sys.modules for name in ('torch', 'transformers'))"
+    code = f"import sys, mask_impact.commands.batch_file; sys.exit({asked})"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -26,16 +26,18 @@ from torch import nn
 from transformers import AutoConfig
 from vl_families import make_vl_checkpoint, picture
 
-from mask_impact import models
-from mask_impact.capture import changed
 from mask_impact.errors import UnsupportedModel, UserError
-from mask_impact.experiment import Options, Run, run
-from mask_impact.inputs import ModelInputs
-from mask_impact.manifest import device_map
-from mask_impact.models import Source, find_model, fingerprint, input_device, load_model
-from mask_impact.processors import load_processor
-from mask_impact.results import Block
-from mask_impact.vision import open_pictures, vision_inputs
+from mask_impact.files.results import Block
+from mask_impact.impact.manifest import device_map
+from mask_impact.impact.run import Options, Run, run
+from mask_impact.model import find as finding
+from mask_impact.model import load
+from mask_impact.model.call_rows import changed
+from mask_impact.model.find import Source, find_model, fingerprint
+from mask_impact.model.load import input_device, load_model
+from mask_impact.model.processors import load_processor
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.vision import open_pictures, vision_inputs
 
 CPU = torch.device("cpu")
 # Sinks, that attention reads outside of any module's call; experts, some stored in another form than they are computed
@@ -239,15 +241,15 @@ def test_combinations_that_make_no_sense(
 
 def test_limits_leave_a_part_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine with two GPUs: what was not limited may be used too, and --device cpu keeps off the GPUs."""
-    monkeypatch.setattr(models, "get_max_memory", lambda: {0: 1000, 1: 2000, "cpu": 3000})
+    monkeypatch.setattr(finding, "get_max_memory", lambda: {0: 1000, 1: 2000, "cpu": 3000})
     cuda = torch.device("cuda")
-    assert models.device_limits(cuda, None) == {0: 900, 1: 1800, "cpu": 2700}
-    assert models.device_limits(cuda, {1: "1KB", "cpu": 5}) == {0: 900, 1: 1000, "cpu": 5}
-    assert models.device_limits(CPU, None) == {"cpu": 2700}
+    assert load.device_limits(cuda, None) == {0: 900, 1: 1800, "cpu": 2700}
+    assert load.device_limits(cuda, {1: "1KB", "cpu": 5}) == {0: 900, 1: 1000, "cpu": 5}
+    assert load.device_limits(CPU, None) == {"cpu": 2700}
     with pytest.raises(UserError, match="names device 2, but with --device cuda there are: 0, 1, cpu"):
-        models.device_limits(cuda, {2: "1GiB"})
-    monkeypatch.setattr(models, "get_max_memory", lambda: {"mps": 1000})
-    assert models.device_limits(CPU, None) == {"cpu": 900}
+        load.device_limits(cuda, {2: "1GiB"})
+    monkeypatch.setattr(finding, "get_max_memory", lambda: {"mps": 1000})
+    assert load.device_limits(CPU, None) == {"cpu": 900}
 
 
 def spread_over(places: Mapping[str, int | str]) -> Any:
@@ -315,15 +317,15 @@ def test_fingerprint_of_the_demo_is_of_its_contents(tmp_path: Path, monkeypatch:
     for kind in ("text", "vl"):
         copy = tmp_path / "demo" / kind
         copy.mkdir(parents=True)
-        for file in models.demo_folder(kind).iterdir():
+        for file in finding.demo_folder(kind).iterdir():
             if file.is_file():
                 (copy / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(models, "PACKAGE", tmp_path / "mask_impact")
+    monkeypatch.setattr(finding, "PACKAGE", tmp_path / "mask_impact")
     assert fingerprint(find_model("demo")) == text, "another time of the same files"
 
 
 def test_fingerprint_of_a_hub_model_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("someone/model", "someone/model", AutoConfig.for_model("qwen3"))
     cached = "/cache/models--someone--model/snapshots/0123abc/config.json"
-    monkeypatch.setattr(models, "try_to_load_from_cache", lambda *_: cached)
+    monkeypatch.setattr(finding, "try_to_load_from_cache", lambda *_: cached)
     assert fingerprint(source) == "0123abc"

@@ -9,9 +9,9 @@ import tested
 
 import mask_impact_analysis
 import mask_impact_vl
-from mask_impact import cli
+from mask_impact.commands import main
+from mask_impact.files.results import COLUMNS, FORMATS
 from mask_impact.options import MASK_MODES, VARIANTS, VISION_ATTENTION
-from mask_impact.results import COLUMNS, FORMATS
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
@@ -46,7 +46,7 @@ def test_every_flag_is_documented_and_every_documented_flag_exists(flags) -> Non
 
 def spoken_default(script, action: argparse.Action) -> str:
     """A flag's default as the documentation has it."""
-    spoken = {"layers": "all", "prompt_file": cli.PROMPT_FILE, "output": script.DEFAULT_NAME, "queries": "last"}
+    spoken = {"layers": "all", "prompt_file": main.PROMPT_FILE, "output": script.DEFAULT_NAME, "queries": "last"}
     if action.dest in spoken:
         return spoken[action.dest]
     if action.default is False:

@@ -23,15 +23,16 @@ from float64 import true_float64
 from test_vl_engine import PROMPT, folders, images, load, longer, own_positions, row, tensors  # noqa: F401
 from transformers import AttentionInterface
 
-from mask_impact import effects as effects_module
-from mask_impact.carry import Carrier, Forwards
-from mask_impact.edits import Edit
-from mask_impact.effects import WHOLE, Effect, Effects, Trace, Window, contrast_ids, windows_of
+from mask_impact.effects import answer
+from mask_impact.effects.answer import WHOLE, Effect, Effects, Trace
+from mask_impact.effects.asked import Window, contrast_ids, windows_of
+from mask_impact.effects.carry import Carrier, Forwards
+from mask_impact.effects.edits import Edit
+from mask_impact.effects.recorded_forward import record_passage
 from mask_impact.errors import OutOfMemory, UserError
-from mask_impact.layers import decoder_layers
+from mask_impact.model.masks import create_vl_attention_mask
+from mask_impact.model.towers import decoder_layers
 from mask_impact.options import BLOCKS
-from mask_impact.passage import record_passage
-from mask_impact.vision_mask import create_vl_attention_mask
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def test_a_small_change_keeps_its_digits() -> None:
     """KL goes with the square of the change: of float32's log-probabilities nothing would be left of it."""
     base = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     change = 1e-6 * torch.randn(1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (found,) = effects_module._Base(base, None, None).compared((base + change)[None])
+    (found,) = answer._Base(base, None, None).compared((base + change)[None])
     p = base.softmax(-1)
     mean = (p * change).sum()
     assert found.kl == pytest.approx(float((p * (change - mean).square()).sum() / 2), rel=1e-3)
@@ -221,7 +222,7 @@ def test_a_small_change_keeps_its_digits() -> None:
 def test_tokens_that_the_model_rules_out() -> None:
     """A logit of -inf, as of a padded vocabulary: 0 log 0 is 0."""
     base = torch.tensor([0.5, -float("inf"), 1.0])
-    (found,) = effects_module._Base(base, 2, None).compared(torch.tensor([[1.0, -float("inf"), 1.0]]))
+    (found,) = answer._Base(base, 2, None).compared(torch.tensor([[1.0, -float("inf"), 1.0]]))
     p, q = torch.tensor([0.5, 1.0]).double().softmax(-1), torch.tensor([1.0, 1.0]).double().softmax(-1)
     assert found.kl == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-12)
     assert found.rank == 1
@@ -317,12 +318,12 @@ def measured() -> Effects:
 
 
 def test_pieces_give_the_same_as_one_piece(measured: Effects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effects_module, "ENOUGH_ROWS", 10**9)
+    monkeypatch.setattr(answer, "ENOUGH_ROWS", 10**9)
     with counted(measured) as counts:
         expected = everything(measured)
     assert counts == [13, 12]  # the blocks in one piece each; the last token is not read by a later one
-    monkeypatch.setattr(effects_module, "memory_budget", lambda device: 1)
-    monkeypatch.setattr(effects_module, "PREDICTION_NUMBERS", 1)
+    monkeypatch.setattr(answer, "memory_budget", lambda device: 1)
+    monkeypatch.setattr(answer, "PREDICTION_NUMBERS", 1)
     with counted(measured) as counts:
         same(everything(measured), expected)
     assert counts == [1] * 25

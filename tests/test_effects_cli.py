@@ -18,13 +18,14 @@ from test_cli import Ended
 
 import mask_impact_analysis
 import mask_impact_vl
-from mask_impact import experiment
-from mask_impact.job import Session
+from mask_impact.files.arrow import to_dataframe
+from mask_impact.files.results import load
+from mask_impact.impact import run as impact_run
+from mask_impact.impact.pairs import COLUMNS
+from mask_impact.jobs.session import Session
 from mask_impact.options import Request, Settings
-from mask_impact.pairs import COLUMNS
-from mask_impact.results import load
-from mask_impact.table import Block, to_dataframe
-from mask_impact.units import Unit
+from mask_impact.prompt.units import Unit
+from mask_impact.table import Block
 
 torch.set_num_threads(1)
 
@@ -170,7 +171,7 @@ def test_pairs_of_single_layers(run):
     prepared = session.prepare(Request(PROMPT, num_tokens=2))
     blocks: list[Block] = []
     both = [Unit("both", (first, second))]
-    experiment.run(
+    impact_run.run(
         session.model, prepared.tokenizer, prepared.inputs, prepared.options, blocks.append, units=lambda _: both
     )
     together = to_dataframe(blocks).set_index(key)

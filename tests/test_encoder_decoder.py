@@ -12,11 +12,12 @@ from brute_force import distances
 from float64 import true_float64
 from outcomes import measured_or_refused
 
-from mask_impact.capture import record_generation
-from mask_impact.effects import Effects, Window
+from mask_impact.effects.answer import Effects
+from mask_impact.effects.asked import Window
 from mask_impact.errors import UnsupportedModel
-from mask_impact.impact import Meter, Wanted
-from mask_impact.units import Unit
+from mask_impact.impact.meter import Meter, Wanted
+from mask_impact.impact.record import record_generation
+from mask_impact.prompt.units import Unit
 
 torch.set_num_threads(1)
 STEPS = 3

@@ -9,8 +9,8 @@ import checkpoints
 import pytest
 
 import mask_impact_analysis
-from mask_impact import results
 from mask_impact.errors import UserError
+from mask_impact.files import results
 
 PROMPT = "Tom has a red ball."
 

@@ -18,12 +18,12 @@ from float64 import true_float64
 from outcomes import Record, measured_or_refused
 from torch import nn
 
-from mask_impact import masking
-from mask_impact.capture import Recording, record_generation
 from mask_impact.errors import UnsupportedModel
-from mask_impact.impact import Meter, Wanted
-from mask_impact.layers import decoder_layers, family
-from mask_impact.masking import QueryAttention
+from mask_impact.impact.masking import QueryAttention
+from mask_impact.impact.meter import Meter, Wanted
+from mask_impact.impact.record import Recording, record_generation
+from mask_impact.model import memory
+from mask_impact.model.towers import decoder_layers, family
 
 LENGTH, STEPS = 9, 2
 DEVICE = torch.device(os.environ.get("MASK_IMPACT_DEVICE", "cpu"))  # cuda: the same on a GPU
@@ -152,7 +152,7 @@ def test_rows_in_pieces_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch
     model = build(name)
     recording = record(model, prompt(), STEPS)
     whole = impacts(model, recording)
-    monkeypatch.setattr(masking, "MEMORY_BUDGET", 1)  # two rows at a time, one explicit row
+    monkeypatch.setattr(memory, "MEMORY_BUDGET", 1)  # two rows at a time, one explicit row
     for expected, found in zip(whole, impacts(model, recording), strict=True):
         apart = (found - expected).abs().max()
         assert apart < 1e-5 * expected.abs().max(), f"{apart:.3g}"
@@ -200,7 +200,7 @@ def test_nothing_left_to_attend_to_is_attention_zero() -> None:
 
 def test_a_share_of_each_head_adds_up_to_attn() -> None:
     """In residual space the heads' changes add up to the change of Attn (Llama adds o_proj's output as it is)."""
-    from mask_impact.replay import head_shares
+    from mask_impact.impact.replay import head_shares
 
     model = build("llama", dtype=torch.float64)
     with true_float64():

@@ -12,11 +12,11 @@ from float64 import true_float64
 from value_zeroing import values_zeroed
 
 from mask_impact.errors import UnsupportedModel, UserError
-from mask_impact.experiment import Options, Run, run
-from mask_impact.inputs import ModelInputs, Token
-from mask_impact.masking import QueryAttention
+from mask_impact.files.results import Block
+from mask_impact.impact.masking import QueryAttention
+from mask_impact.impact.run import Options, Run, run
 from mask_impact.options import ABLATIONS
-from mask_impact.results import Block
+from mask_impact.prompt.inputs import ModelInputs, Token
 
 
 class Words:

@@ -19,8 +19,8 @@ import pytest
 from test_results import make_block, names, save
 
 from mask_impact.errors import UserError
-from mask_impact.folder import LOCK_NAME, output_folder, remove_temporaries, writing
-from mask_impact.results import ResultFiles
+from mask_impact.files.folder import LOCK_NAME, output_folder, remove_temporaries, writing
+from mask_impact.files.results import ResultFiles
 
 ROOT = Path(__file__).resolve().parents[1]
 BUSY = "another run is writing into {}; wait for it to end, or choose another --output-dir"
@@ -30,8 +30,8 @@ HOLDING = """
     import sys
     sys.path[:0] = [{root!r}, {tests!r}]
     from test_results import make_block
-    from mask_impact.folder import output_folder
-    from mask_impact.results import ResultFiles
+    from mask_impact.files.folder import output_folder
+    from mask_impact.files.results import ResultFiles
     from pathlib import Path
     with output_folder(Path({folder!r})), ResultFiles({folder!r}, "first", ["csv"]) as files:
         files.write(make_block())

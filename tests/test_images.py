@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile, features
 
-from mask_impact import images
 from mask_impact.errors import UserError
-from mask_impact.images import IN_MEMORY, open_picture
+from mask_impact.prompt import images
+from mask_impact.prompt.images import IN_MEMORY, open_picture
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ORIENTATION = ExifTags.Base.Orientation

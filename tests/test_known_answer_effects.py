@@ -10,7 +10,7 @@ import pytest
 from known_answer import trained_and_untrained
 from text_data import held_out_prompts
 
-from mask_impact.effects import Effect
+from mask_impact.effects.answer import Effect
 
 PROMPTS, SCENES = 20, 10  # the scripts and the model cards have more
 

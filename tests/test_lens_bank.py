@@ -15,13 +15,13 @@ import torch
 from safetensors import safe_open
 
 import latent_lens
-from mask_impact import models
 from mask_impact.errors import UserError
-from mask_impact.folder import output_folder
+from mask_impact.files.folder import output_folder
 from mask_impact.lens import bank, bank_files, contexts
 from mask_impact.lens.bank import usual_layers
 from mask_impact.lens.neighbors import open_bank
 from mask_impact.lens.search import nearest
+from mask_impact.model import find, load
 
 HERE = Path(__file__).parent
 CAPTIONS = HERE.parent / "demo" / "captions.txt"
@@ -140,10 +140,10 @@ def whole(captions, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(captions):
     """Every token of every caption, from forwards of its own: {(caption, position): states [5, C]} and its prefix."""
-    from mask_impact.processors import load_processor
+    from mask_impact.model.processors import load_processor
 
-    source = models.find_model("demo", vision=True)
-    model = models.load_model(source, torch.device("cpu"), torch.float32)
+    source = find.find_model("demo", vision=True)
+    model = load.load_model(source, torch.device("cpu"), torch.float32)
     tokenizer = load_processor(source).tokenizer
     found, last = {}, []
     model.model.language_model.layers[-1].register_forward_hook(
@@ -360,8 +360,8 @@ def test_an_unfinished_bank_and_a_folder_without_one_are_refused(small, tmp_path
 
 
 def test_a_bank_of_another_model_is_refused_saying_which(whole):
-    source = models.find_model("demo", vision=True)
-    fingerprint = models.fingerprint(source)
+    source = find.find_model("demo", vision=True)
+    fingerprint = find.fingerprint(source)
     whole.check(source, fingerprint)
     with pytest.raises(UserError, match=r"is of another model: it was built with demo \("):
         whole.check(source, "0" * 16)

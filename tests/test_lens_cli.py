@@ -14,8 +14,8 @@ from test_cli import ROOT
 from transformers import AutoTokenizer
 
 import latent_lens
-from mask_impact import models
 from mask_impact.lens import cli
+from mask_impact.model import find
 
 COMMANDS = ("inspect", "features", "bank", "neighbors")
 PAGE = (ROOT / "docs" / "latent-lens.md").read_text("utf-8")
@@ -98,7 +98,7 @@ def test_the_captions_are_what_the_script_draws() -> None:
 
 def test_the_captions_are_in_the_demo_models_words() -> None:
     """Every word is one token, as in training, and every color and shape is there often, after many beginnings."""
-    tokenizer = AutoTokenizer.from_pretrained(models.demo_folder("vl"))
+    tokenizer = AutoTokenizer.from_pretrained(find.demo_folder("vl"))
     lines = captions.CAPTIONS.read_text("utf-8").splitlines()
     words = {word for line in lines for word in re.findall(r" ?\w+", line)} - {"s"}
     assert [word for word in words if len(tokenizer(word)["input_ids"]) > 1] == []

@@ -117,7 +117,7 @@ def test_for_people(run: Callable, photo: Path) -> None:
 
 def test_weights_are_read_only_for_an_image(run: Callable, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "__call__", None)
-    monkeypatch.setattr("mask_impact.models.load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mask_impact.model.load.load_model", lambda *given: pytest.fail("the model was loaded"))
     assert run().code == 0
 
 

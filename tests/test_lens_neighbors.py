@@ -70,12 +70,13 @@ def read(folder, name="it"):
 @pytest.fixture(scope="module")
 def states():
     """{layer: [16, C]} of the image tokens by the model's own output, and its embeddings, float64."""
-    from mask_impact import models
-    from mask_impact.processors import load_processor
-    from mask_impact.vision import open_pictures, vision_inputs
+    from mask_impact.model import find
+    from mask_impact.model.load import load_model
+    from mask_impact.model.processors import load_processor
+    from mask_impact.prompt.vision import open_pictures, vision_inputs
 
-    source = models.find_model("demo", vision=True)
-    model = models.load_model(source, torch.device("cpu"), torch.float32)
+    source = find.find_model("demo", vision=True)
+    model = load_model(source, torch.device("cpu"), torch.float32)
     processor = load_processor(source)
     inputs = vision_inputs(processor, source.config, PROMPT, open_pictures([IMAGE]))
     blocks = model.model.language_model.layers

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import latent_lens
-from mask_impact import models
 from mask_impact.errors import UserError
 from mask_impact.lens.neighbors import open_bank
 from mask_impact.lens.search import merged, nearest
+from mask_impact.model import find
 
 HIDDEN = 128  # the demo model's
 
@@ -89,7 +89,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
 
 
 def test_another_models_is_seen_by_its_size_and_layers(tmp_path):
-    source = models.find_model("demo", vision=True)
+    source = find.find_model("demo", vision=True)
     open_bank(save(tmp_path / "a")).check(source, "")
     with pytest.raises(UserError, match="its hidden size is 64, that of demo is 128"):
         open_bank(save(tmp_path / "b", hidden=64)).check(source, "")

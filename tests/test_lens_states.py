@@ -15,9 +15,10 @@ from test_device_map import WAYS
 from test_vl_engine import PROMPT, Loaded, folders, images, load, row, tensors  # noqa: F401
 from vl_families import available, picture
 
-from mask_impact import models
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.lens.states import chosen, hidden_states, sees_ahead, text_decoder
+from mask_impact.model import find
+from mask_impact.model.load import load_model
 
 DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # features of two vision blocks each
 TEXT = torch.tensor([[30, 31, 32, 33, 34, 35], [40, 41, 42, 43, 0, 0]])
@@ -222,8 +223,8 @@ def test_weights_that_wait_on_disk(name: str, load: Any, folders: Any) -> None: 
     """A forward that is stopped in the middle leaves the next ones as they should be."""
     plain = load(name)
     given = tensors(plain.inputs(PROMPT, *images()))
-    source = models.find_model(str(folders(name)), vision=True)
-    spread = models.load_model(source, torch.device("cpu"), torch.float32, **WAYS["auto"](plain.model, "model"))
+    source = find.find_model(str(folders(name)), vision=True)
+    spread = load_model(source, torch.device("cpu"), torch.float32, **WAYS["auto"](plain.model, "model"))
     assert "disk" in spread.hf_device_map.values()
     for layers in ([1], [0, 3], [0, 1, 2, 3]):
         wanted = hidden_states(plain.model, given, layers)

@@ -20,9 +20,10 @@ import pytest
 from test_results import ALL, HOSTILE, TABLES, float_bits, make_block, names, save
 
 from mask_impact.errors import UserError
-from mask_impact.report import EMPTY_ELEMENT, find_page, write_report
-from mask_impact.results import COLUMNS, Block, load, load_many, read_csv, to_dataframe
-from mask_impact.writers import VOLATILE, reproducible
+from mask_impact.files.notebook import write_report
+from mask_impact.files.page import EMPTY_ELEMENT, find_page
+from mask_impact.files.results import COLUMNS, Block, load, load_many, read_csv, to_dataframe
+from mask_impact.files.writers import VOLATILE, reproducible
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = {
@@ -278,7 +279,7 @@ def test_a_manifest_that_does_not_list_the_file(tmp_path):
 
 
 def test_a_report_of_an_earlier_version_has_its_whole_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr("mask_impact.report.reproducible", dict)
+    monkeypatch.setattr("mask_impact.files.page.reproducible", dict)
     paths = save(tmp_path, run_of(), ["html"], manifest=MANIFEST)
     monkeypatch.undo()
     assert load(paths["html"]).attrs["run"] == json.loads(paths["run"].read_bytes())
@@ -351,7 +352,7 @@ def test_folders_without_a_run(tmp_path):
 
 def test_a_run_too_large_for_its_only_report_is_left_out(tmp_path, monkeypatch):
     save(tmp_path, run_of(), ["csv"], "a")
-    monkeypatch.setattr("mask_impact.report.MAX_BASE64", 10)
+    monkeypatch.setattr("mask_impact.files.page.MAX_BASE64", 10)
     save(tmp_path, run_of(), ["html"], "b")
     assert list(load_many(tmp_path).attrs["runs"]) == ["a"] and "b_run.json" in names(tmp_path)
 

@@ -17,11 +17,11 @@ from test_engine import impacts, record
 from test_experiment import analyse
 
 from mask_impact.errors import OutOfMemory, UnsupportedModel
-from mask_impact.masking import QueryAttention
-from mask_impact.memory import Portion, is_out_of_memory, readable, size_asked
-from mask_impact.models import loading
-from mask_impact.replay import Replay
-from mask_impact.results import Block
+from mask_impact.files.results import Block
+from mask_impact.impact.masking import QueryAttention
+from mask_impact.impact.replay import Replay
+from mask_impact.model.find import loading
+from mask_impact.model.memory import Portion, is_out_of_memory, readable, size_asked
 
 CPU_MESSAGE = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
@@ -290,7 +290,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 sys.path[:0] = sys.argv[1:]
-from mask_impact.experiment import Options, run
+from mask_impact.impact.run import Options, run
 from test_experiment import Words, inputs
 from test_memory import worst
 

@@ -15,9 +15,10 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from mask_impact import models
 from mask_impact.errors import UnsupportedModel, UserError
-from mask_impact.inputs import stop_ids, text_inputs, token_text
+from mask_impact.model import find, lengths
+from mask_impact.model import load as loading
+from mask_impact.prompt.inputs import stop_ids, text_inputs, token_text
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
@@ -31,12 +32,12 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **flags: bool) -> PreTrainedModel:
-    return models.load_model(models.find_model(str(folder), **flags), CPU, torch.float32)
+    return loading.load_model(find.find_model(str(folder), **flags), CPU, torch.float32)
 
 
 # --- where a model comes from -----------------------------------------------------------------------------
 def test_a_folder_is_loaded_whole_and_ready_to_measure(good: Path) -> None:
-    source = models.find_model(str(good))
+    source = find.find_model(str(good))
     assert (source.path, source.num_layers, source.offline) == (str(good), checkpoints.LAYERS, False)
     model, plain = load(good), AutoModelForCausalLM.from_pretrained(good)
     assert not model.training
@@ -48,16 +49,16 @@ def test_demo_is_the_bundled_model_and_no_folder_of_that_name(
     tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "mask_impact"
-    monkeypatch.setattr(models, "PACKAGE", package)
+    monkeypatch.setattr(find, "PACKAGE", package)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()  # as in a checkout
     with pytest.raises(UserError, match="demo model is missing: no demo/text folder"):
-        models.find_model("demo")
+        find.find_model("demo")
     (package / "demo").mkdir(parents=True)
     (package / "demo" / "text").symlink_to(good)  # as installed
-    assert models.find_model("demo").path == str(package / "demo" / "text")
+    assert find.find_model("demo").path == str(package / "demo" / "text")
     (tmp_path / "demo" / "text").symlink_to(good)
-    source = models.find_model("demo")
+    source = find.find_model("demo")
     assert source.path == str(tmp_path / "demo" / "text")
     assert source.manifest == {"name": "demo", "path_or_id": "demo", "revision": None}
 
@@ -164,9 +165,9 @@ def test_what_is_no_model_is_refused_without_asking_the_hub(
     (tmp_path / "weights.bin").touch()
     if name == "":  # pathlib takes it for this folder
         (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
-    monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(find, "hub_answers", lambda: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match=r"^no folder|is a file|no config\.json|is empty"):
-        models.find_model(name)
+        find.find_model(name)
 
 
 # --- what is refused --------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_what_is_no_model_is_refused_without_asking_the_hub(
 )
 def test_other_kinds_of_model_are_refused_by_family(tmp_path: Path, make, message: str) -> None:
     with pytest.raises(UnsupportedModel, match=message):
-        models.find_model(str(make(tmp_path / "model")))
+        find.find_model(str(make(tmp_path / "model")))
 
 
 BROKEN = {
@@ -206,9 +207,9 @@ def test_broken_checkpoints_are_refused(tmp_path: Path, good: Path, kind: str) -
 
 
 def test_a_checkpoint_without_tokenizer_is_refused(tmp_path: Path, good: Path) -> None:
-    source = models.find_model(str(checkpoints.without_tokenizer(tmp_path / "model", good)))
+    source = find.find_model(str(checkpoints.without_tokenizer(tmp_path / "model", good)))
     with pytest.raises(UserError, match=r"tokenizer|cannot be loaded"):
-        models.load_tokenizer(source)
+        loading.load_tokenizer(source)
 
 
 def test_weights_that_every_checkpoint_of_a_family_has_too_many_are_no_error(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_a_models_own_code_runs_only_with_trust_remote_code(
     marker = tmp_path / "it ran"
     folder = checkpoints.with_own_code(tmp_path / "own", good, marker)
     with pytest.raises(UserError, match=r"runs its own Python code; .* --trust-remote-code"):
-        models.find_model(str(folder))
+        find.find_model(str(folder))
     assert not marker.exists()
     model = load(folder, trust_remote_code=True)
     assert marker.exists() and type(model).__name__ == "OwnForCausalLM"
@@ -251,7 +252,7 @@ def test_a_models_own_code_runs_only_with_trust_remote_code(
 def test_auto_device(cuda: bool, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert models.choose_device("auto").type == expected
+    assert loading.choose_device("auto").type == expected
 
 
 @pytest.mark.parametrize("device", ["cuda:2", "cuda:7", "mps", "tpu", "cuda:x", "cuda:99999999999999999999"])
@@ -259,21 +260,21 @@ def test_devices_that_are_not_there(device: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert models.choose_device("cuda:1") == torch.device("cuda:1")
+    assert loading.choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match=r"finds 2 CUDA devices|finds no MPS|unknown device"):
-        models.choose_device(device)
+        loading.choose_device(device)
 
 
 def test_dtype_is_the_checkpoints_own_except_on_the_cpu(tmp_path: Path, good: Path) -> None:
-    assert models.choose_dtype("auto", CPU) is torch.float32
-    assert models.choose_dtype("auto", torch.device("cuda")) == "auto"
-    assert models.choose_dtype("bfloat16", CPU) is torch.bfloat16
+    assert loading.choose_dtype("auto", CPU) is torch.float32
+    assert loading.choose_dtype("auto", torch.device("cuda")) == "auto"
+    assert loading.choose_dtype("bfloat16", CPU) is torch.bfloat16
     with pytest.raises(UserError, match="unknown dtype 'float8'; choose auto, float32, bfloat16, float16"):
-        models.choose_dtype("float8", CPU)
+        loading.choose_dtype("float8", CPU)
     half = AutoModelForCausalLM.from_pretrained(good).bfloat16()
     half.save_pretrained(tmp_path / "half")
-    source = models.find_model(str(tmp_path / "half"))
-    kinds = {dtype: models.load_model(source, CPU, dtype).dtype for dtype in ("auto", torch.float32, torch.float16)}
+    source = find.find_model(str(tmp_path / "half"))
+    kinds = {dtype: loading.load_model(source, CPU, dtype).dtype for dtype in ("auto", torch.float32, torch.float16)}
     assert kinds == {"auto": torch.bfloat16, torch.float32: torch.float32, torch.float16: torch.float16}
 
 
@@ -310,11 +311,11 @@ def settings(**values: object) -> SimpleNamespace:
     ],
 )
 def test_max_positions(config: SimpleNamespace, expected: int | None) -> None:
-    assert models.max_positions(config) == expected
+    assert lengths.max_positions(config) == expected
 
 
 def test_max_positions_of_real_configs() -> None:
-    found = {name: models.max_positions(AutoConfig.for_model(name)) for name in ("gpt2", "bloom", "qwen3", "llama")}
+    found = {name: lengths.max_positions(AutoConfig.for_model(name)) for name in ("gpt2", "bloom", "qwen3", "llama")}
     assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048}
 
 
@@ -351,11 +352,11 @@ def test_length_dependent_positions_says_what_the_model_does(kind: str) -> None:
         model = AutoModelForCausalLM.from_config(config)
         short = rotations(model, 8)
         depends = not torch.equal(rotations(model, length), short)
-        if depends != models.length_dependent_positions(config, length):
+        if depends != lengths.length_dependent_positions(config, length):
             wrong.append((length, depends))
     assert wrong == []
     if kind in ("dynamic", "longrope"):
-        assert models.length_dependent_positions(config, 100)
+        assert lengths.length_dependent_positions(config, 100)
 
 
 # --- tokens -----------------------------------------------------------------------------------------------

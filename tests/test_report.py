@@ -25,11 +25,12 @@ from PIL import Image
 from test_results import HOSTILE, make_block, names, save
 
 import mask_impact_vl
-from mask_impact import report, results
 from mask_impact.errors import UserError
+from mask_impact.files import page as pages
+from mask_impact.files import results
+from mask_impact.files.notebook import show, write_neighbors, write_report
+from mask_impact.files.results import Block, ResultFiles, read_csv, to_dataframe
 from mask_impact.lens.neighbors import Files
-from mask_impact.report import show, write_neighbors, write_report
-from mask_impact.results import Block, ResultFiles, read_csv, to_dataframe
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "mask-impact-data"
@@ -134,9 +135,9 @@ def test_a_run_comes_back_bit_for_bit(tmp_path):
 
 
 def test_the_page_is_the_viewer_and_only_its_data_element_is_filled(tmp_path):
-    page = report.find_page().read_bytes()
+    page = pages.find_page().read_bytes()
     path = save(tmp_path, growing_blocks(), ("html",))["html"]
-    start, end = page.split(report.EMPTY_ELEMENT)
+    start, end = page.split(pages.EMPTY_ELEMENT)
     found = path.read_bytes()
     assert found.startswith(start + b'<script type="text/plain" id="mask-impact-data">{')
     assert found.endswith(b"}</script>" + end)
@@ -181,7 +182,7 @@ def test_hostile_tokens_stay_in_the_data_element(tmp_path):
     block = make_block(tokens=NASTY)
     manifest = {"prompt": "".join(NASTY), "tokens": [{"text": text} for text in NASTY], "</script><script>": "<!--"}
     path = save(tmp_path, [block], ("html",), manifest=manifest)["html"]
-    page, viewer = path.read_text("utf-8"), report.find_page().read_text("utf-8")
+    page, viewer = path.read_text("utf-8"), pages.find_page().read_text("utf-8")
     data = embedded(page)
     clean = [results.valid(text) for text in NASTY]
     assert data["tokens"] == clean and [each["text"] for each in data["manifest"]["tokens"]] == clean
@@ -307,7 +308,7 @@ def test_a_run_with_a_picture_has_it_in_its_report(tmp_path):
 def test_a_run_that_is_too_large_gets_every_other_format(tmp_path, monkeypatch):
     save(tmp_path, growing_blocks(1))
     assert "run_results.html" in names(tmp_path)
-    monkeypatch.setattr(report, "MAX_BASE64", 1000)
+    monkeypatch.setattr(pages, "MAX_BASE64", 1000)
     with ResultFiles(tmp_path, "run", ["csv", "parquet", "html"]) as files:
         for block in growing_blocks():
             files.write(block)
@@ -329,9 +330,9 @@ def test_the_limit_is_of_what_is_embedded(tmp_path, monkeypatch):
     page = write_report(tmp_path / "x.html", blocks, manifest, [image]).read_text("utf-8")
     data = json.loads(next(text for attrs, text in Scripts(page).found if attrs.get("id") == DATA))
     size = len(data["l2"]) + len(data["cosine"]) + len(data["images"][0]["data"])
-    monkeypatch.setattr(report, "MAX_BASE64", size)
+    monkeypatch.setattr(pages, "MAX_BASE64", size)
     write_report(tmp_path / "x.html", blocks, manifest, [image])
-    monkeypatch.setattr(report, "MAX_BASE64", size - 1)
+    monkeypatch.setattr(pages, "MAX_BASE64", size - 1)
     for table in (blocks, to_dataframe(blocks)):
         with pytest.raises(UserError, match=r"the report would be .* MB.*Parquet or CSV"):
             write_report(tmp_path / "y.html", table, manifest, [image])
@@ -356,7 +357,7 @@ def test_neighbours_come_back_as_their_table(tmp_path):
     path = write_neighbors(tmp_path / "cat_neighbors.html", columns, manifest, [noise(20, 10)])
     page = path.read_text("utf-8")
     (text,) = [text for attrs, text in Scripts(page).found if attrs.get("id") == DATA]
-    assert "<" not in text and Scripts(page).tags == Scripts(report.find_page().read_text("utf-8")).tags
+    assert "<" not in text and Scripts(page).tags == Scripts(pages.find_page().read_text("utf-8")).tags
     data = json.loads(text)
     assert data["name"] == "cat_neighbors" and data["manifest"]["prompt"] == "</script>"
     assert "created" not in data["manifest"] and picture_of(data).size == (20, 10)
@@ -375,9 +376,9 @@ def test_a_page_of_neighbours_is_written_whole_or_not_at_all(tmp_path, monkeypat
     write_neighbors(path, columns)
     page = path.read_text()
     size = len(re.search(r'"neighbors":"([^"]+)"', page)[1])
-    monkeypatch.setattr(report, "MAX_BASE64", size)
+    monkeypatch.setattr(pages, "MAX_BASE64", size)
     write_neighbors(path, columns)
-    monkeypatch.setattr(report, "MAX_BASE64", size - 1)
+    monkeypatch.setattr(pages, "MAX_BASE64", size - 1)
     with pytest.raises(UserError, match=r"the report would be .* MB.*Parquet or CSV.*_run.json"):
         write_neighbors(path, columns)
     assert path.read_text() == page and names(tmp_path) == ["x.html"]
@@ -390,7 +391,7 @@ def test_neighbours_too_many_for_a_page_are_in_the_tables(tmp_path, monkeypatch)
     assert names(tmp_path) == ["x_neighbors.csv", "x_neighbors.html", "x_neighbors_run.json"] and files.is_of(request)
     files.paths[1].unlink()
     assert not files.is_of(request)
-    monkeypatch.setattr(report, "MAX_BASE64", 10)
+    monkeypatch.setattr(pages, "MAX_BASE64", 10)
     note = files.write(neighbours(["a"]), {"request": request}, [])
     assert note and note.startswith("x_neighbors.html was not written: the report would be")
     assert names(tmp_path) == ["x_neighbors.csv", "x_neighbors_run.json"] and files.is_of(request)
@@ -399,7 +400,7 @@ def test_neighbours_too_many_for_a_page_are_in_the_tables(tmp_path, monkeypatch)
 
 
 def test_a_run_that_grows_too_large_stops_taking_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MAX_BASE64", 200_000)
+    monkeypatch.setattr(pages, "MAX_BASE64", 200_000)
     tokens = [f"t{i}" for i in range(500)]
     with ResultFiles(tmp_path, "run", ["html"]) as files:
         for layer in range(40):
@@ -423,7 +424,7 @@ def test_memory_of_a_report_is_small(tmp_path):
 
 # --- the viewer's page ------------------------------------------------------------------------------------
 def test_a_missing_page_is_found_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "PACKAGE", tmp_path / "nowhere")
+    monkeypatch.setattr(pages, "PACKAGE", tmp_path / "nowhere")
     wanted = r"the viewer is missing: no visualize_results.html beside .*--format csv,json"
     with pytest.raises(UserError, match=wanted), ResultFiles(tmp_path, "run", ["csv", "html"]):
         pytest.fail("it was opened")
@@ -439,14 +440,14 @@ def test_a_missing_page_is_found_before_the_work(tmp_path, monkeypatch):
 def test_the_installed_package_has_the_page(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "mask_impact"
     package.mkdir(parents=True)
-    (package / "visualize_results.html").write_bytes(b"<p>" + report.EMPTY_ELEMENT)
-    monkeypatch.setattr(report, "PACKAGE", package)
-    assert report.find_page() == package / "visualize_results.html"
+    (package / "visualize_results.html").write_bytes(b"<p>" + pages.EMPTY_ELEMENT)
+    monkeypatch.setattr(pages, "PACKAGE", package)
+    assert pages.find_page() == package / "visualize_results.html"
     path = save(tmp_path / "out", [make_block()], ("html",))["html"]
     assert path.read_bytes().startswith(b'<p><script type="text/plain" id="mask-impact-data">{"format":1')
 
 
-@pytest.mark.parametrize("text", [b"<p>another page</p>", report.EMPTY_ELEMENT * 2])
+@pytest.mark.parametrize("text", [b"<p>another page</p>", pages.EMPTY_ELEMENT * 2])
 def test_another_page_is_refused(tmp_path, text):
     (tmp_path / "page.html").write_bytes(text)
     with pytest.raises(UserError, match=r"page.html is not the viewer"):
@@ -494,8 +495,10 @@ def test_a_notebook_shows_any_table():
 
 
 def test_importing_is_cheap():
-    code = "import sys, mask_impact.report; print(*sorted({'pandas', 'pyarrow', 'torch', 'PIL'} & set(sys.modules)))"
+    code = (
+        "import sys, mask_impact.files.page; print(*sorted({'pandas', 'pyarrow', 'torch', 'PIL'} & set(sys.modules)))"
+    )
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=report.PACKAGE.parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=pages.PACKAGE.parent, capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == []

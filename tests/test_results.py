@@ -23,11 +23,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mask_impact import results
 from mask_impact.errors import UserError
-from mask_impact.folder import LOCK_NAME, output_folder
-from mask_impact.results import COLUMNS, FORMATS, Block, ResultFiles, existing_files, read_csv, to_dataframe, write_text
-from mask_impact.writers import VOLATILE
+from mask_impact.files import results
+from mask_impact.files.folder import LOCK_NAME, output_folder
+from mask_impact.files.results import (
+    COLUMNS,
+    FORMATS,
+    Block,
+    ResultFiles,
+    existing_files,
+    read_csv,
+    to_dataframe,
+    write_text,
+)
+from mask_impact.files.writers import VOLATILE
 
 ROOT = Path(__file__).parents[1]
 ALL = tuple(FORMATS)
@@ -554,7 +563,7 @@ def test_speed(tmp_path):
 
 
 def test_importing_the_module_is_cheap():
-    code = "import sys, mask_impact.results; print(*sorted({'pandas', 'pyarrow', 'torch'} & set(sys.modules)))"
+    code = "import sys, mask_impact.files.results; print(*sorted({'pandas', 'pyarrow', 'torch'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
 

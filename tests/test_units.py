@@ -24,27 +24,15 @@ from transformers import PreTrainedTokenizerFast
 from vl_families import make_vl_checkpoint, picture
 
 from mask_impact.errors import UserError
-from mask_impact.grids import Layout
-from mask_impact.inputs import ModelInputs, Token, text_inputs, tokens_of
-from mask_impact.models import find_model, load_tokenizer
-from mask_impact.processors import load_processor
-from mask_impact.units import (
-    MASKED,
-    Chosen,
-    Region,
-    RegionMask,
-    Span,
-    Unit,
-    _by_offsets,
-    _by_texts,
-    _region_mask,
-    parse_region,
-    parse_region_mask,
-    parse_span,
-    reading,
-    units,
-)
-from mask_impact.vision import open_pictures, vision_inputs
+from mask_impact.model.find import find_model
+from mask_impact.model.load import load_tokenizer
+from mask_impact.model.processors import load_processor
+from mask_impact.prompt.grids import Layout
+from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs, tokens_of
+from mask_impact.prompt.unit_syntax import Chosen, Region, RegionMask, Span, parse_region, parse_region_mask, parse_span
+from mask_impact.prompt.units import MASKED, Unit, _region_mask, units
+from mask_impact.prompt.vision import open_pictures, vision_inputs
+from mask_impact.prompt.words import _by_offsets, _by_texts, reading
 
 ROOT = Path(__file__).parent.parent
 TOM = "Tom has a red ball. Ann has a blue cup. Ann's cup is blue."
@@ -200,7 +188,8 @@ def test_what_cannot_be_meant(make, message):
 
 def test_no_torch_and_no_pillow_before_there_is_a_model():
     code = (
-        "import sys; from mask_impact.units import Chosen; Chosen.of(spans=['a', '/b/'], regions=['0,0,1,1']); "
+        "import sys; from mask_impact.prompt.unit_syntax import Chosen; "
+        "Chosen.of(spans=['a', '/b/'], regions=['0,0,1,1']); "
         "assert not {'torch', 'PIL', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -47,8 +47,8 @@ from viewer_page import (
 import latent_lens
 import mask_impact_analysis
 import mask_impact_vl
-from mask_impact.report import write_report
-from mask_impact.results import Block, ResultFiles, read_csv, to_dataframe
+from mask_impact.files.notebook import write_report
+from mask_impact.files.results import Block, ResultFiles, read_csv, to_dataframe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path(os.environ.get("VIEWER_PAGE") or ROOT / "visualize_results.html").resolve()

@@ -22,12 +22,13 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import is_torchvision_available
 from vl_families import VL_FAMILIES, available, make_vl_checkpoint, picture
 
-from mask_impact import models, vision
 from mask_impact.errors import UserError
-from mask_impact.grids import Encoded, Layout, layout, side
-from mask_impact.inputs import ModelInputs
-from mask_impact.processors import NoVideos, _Nothing, _pictures_only, load_processor
-from mask_impact.vision import (
+from mask_impact.model import find
+from mask_impact.model.processors import NoVideos, _Nothing, _pictures_only, load_processor
+from mask_impact.prompt import vision
+from mask_impact.prompt.grids import Encoded, Layout, layout, side
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.vision import (
     image_token_id,
     message,
     open_pictures,
@@ -50,7 +51,7 @@ def words(text: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("vision")
-    return cache(lambda name: models.find_model(str(make_vl_checkpoint(name, root / name)), vision=True))
+    return cache(lambda name: find.find_model(str(make_vl_checkpoint(name, root / name)), vision=True))
 
 
 @pytest.fixture(scope="session")
@@ -384,7 +385,7 @@ def test_processor_mixin_is_put_back_after_a_checkpoint_that_cannot_be_read(sour
     folder = Path(shutil.copytree(source("qwen2_vl").path, tmp_path / "broken"))
     (folder / "preprocessor_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_processor(models.find_model(str(folder), vision=True))
+        load_processor(find.find_model(str(folder), vision=True))
     assert {name: ProcessorMixin.__dict__[name] for name in PATCHED} == before
 
 
@@ -394,7 +395,7 @@ def test_missing_image_processor_settings(name, source, tmp_path):
     ignore = shutil.ignore_patterns("preprocessor_config.json")
     folder = shutil.copytree(source(name).path, tmp_path / "model", ignore=ignore)
     with pytest.raises(UserError, match=r"has no image processor settings \(preprocessor_config.json\); add the file"):
-        load_processor(models.find_model(str(folder), vision=True))
+        load_processor(find.find_model(str(folder), vision=True))
 
 
 def test_text_checkpoint_with_image_processor_settings(source, tmp_path):
@@ -403,7 +404,7 @@ def test_text_checkpoint_with_image_processor_settings(source, tmp_path):
     (folder / "preprocessor_config.json").write_text("{}", encoding="utf-8")
     config = source("qwen2_vl").config
     with pytest.raises(UserError, match=r"no processor for images|cannot be loaded"):
-        load_processor(models.Source(str(folder), str(folder), config, vision=True))
+        load_processor(find.Source(str(folder), str(folder), config, vision=True))
 
 
 @pytest.mark.parametrize("name", ["gemma3", "llava", "idefics3", "paligemma"])

@@ -29,10 +29,11 @@ from vl_families import make_vl_checkpoint, picture
 
 import mask_impact_analysis
 import mask_impact_vl
-from mask_impact import models, processors, results
 from mask_impact.errors import UserError
-from mask_impact.images import IN_MEMORY
+from mask_impact.files import results
+from mask_impact.model import find, load, processors
 from mask_impact.options import MASK_MODES
+from mask_impact.prompt.images import IN_MEMORY
 
 SCRIPT = str(ROOT / "mask_impact_vl.py")
 PROMPT = "What is on the left?"
@@ -80,7 +81,7 @@ def run(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyte
 @pytest.fixture
 def refused(run: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """refused(["--image", path], "part of the message", ...): as `refuses`, and before the weights are loaded."""
-    monkeypatch.setattr(models, "load_model", lambda *args: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(load, "load_model", lambda *args: pytest.fail("weights were loaded"))
     return lambda argv, *parts, **options: refuses(run(*argv, **options), *parts)
 
 
@@ -503,7 +504,7 @@ def test_python_gives_the_same_table_as_the_command(run, made, photo):
     table, found = succeeds(run(*command, model="qwen3_vl"))
     folder = str(made / "qwen3_vl")
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = processors.load_processor(models.find_model(folder, vision=True))
+    processor = processors.load_processor(find.find_model(folder, vision=True))
     call = mask_impact_vl.run_vl_masking_experiment
     options: dict[str, Any] = {"mask_mode": "both", "num_output_tokens": 2}
     with Image.open(photo) as opened:
@@ -556,7 +557,7 @@ def test_pythons_other_options(made, photo):
     ],
 )
 def test_python_refuses_bad_input_before_the_weights_are_loaded(made, photo, monkeypatch, options, part):
-    monkeypatch.setattr(models, "load_model", lambda *args: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(load, "load_model", lambda *args: pytest.fail("weights were loaded"))
     arguments = {"prompt": PROMPT, "image_path": photo, "model_name": str(made / "qwen2_vl"), **options}
     with pytest.raises(UserError, match=re.escape(part)):
         mask_impact_vl.run_vl_masking_experiment(**arguments)

@@ -24,16 +24,17 @@ from outcomes import Record, measured_or_refused
 from PIL import Image
 from vl_families import VL_FAMILIES, available, make_vl_checkpoint, picture
 
-from mask_impact import models
-from mask_impact.capture import record_generation
-from mask_impact.experiment import Options, run
-from mask_impact.inputs import ModelInputs
-from mask_impact.layers import decoder_layers
+from mask_impact.files.results import Block, to_dataframe
+from mask_impact.impact.record import record_generation
+from mask_impact.impact.run import Options, run
+from mask_impact.model import find
+from mask_impact.model.load import load_model
+from mask_impact.model.masks import create_vl_attention_mask
+from mask_impact.model.processors import load_processor
+from mask_impact.model.towers import decoder_layers
 from mask_impact.options import MASK_MODES
-from mask_impact.processors import load_processor
-from mask_impact.results import Block, to_dataframe
-from mask_impact.vision import open_pictures, vision_inputs
-from mask_impact.vision_mask import create_vl_attention_mask
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.vision import open_pictures, vision_inputs
 from test_vl_phase1 import expected_ids
 
 STEPS = 2
@@ -73,10 +74,10 @@ def load(folders: Any) -> Any:
 
     @cache
     def loaded(name: str, dtype: torch.dtype = torch.float32) -> Loaded:
-        source = models.find_model(str(folders(name)), vision=True)
+        source = find.find_model(str(folders(name)), vision=True)
         if dtype == torch.float64:
             source.text_config._experts_implementation = "eager"  # the grouped matrix product has no float64
-        model = models.load_model(source, torch.device("cpu"), torch.float32)
+        model = load_model(source, torch.device("cpu"), torch.float32)
         if dtype == torch.float64:
             model.set_experts_implementation("eager") if hasattr(model, "set_experts_implementation") else None
         return Loaded(model.to(dtype), load_processor(source))

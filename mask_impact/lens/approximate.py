@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from mask_impact.errors import UserError
-from mask_impact.folder import writing
+from mask_impact.files.folder import writing
+from mask_impact.files.results import replacing
 from mask_impact.lens.bank_files import Searchable
 from mask_impact.lens.search import Nearest, rescored
-from mask_impact.results import replacing
 
 CANDIDATES = 50  # of the index for each neighbour asked for
 PROBED = 10  # one cell in so many is looked into for a query

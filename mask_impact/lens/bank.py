@@ -22,20 +22,20 @@ import numpy as np
 import torch
 
 import mask_impact
-from mask_impact.cli import merged
+from mask_impact.commands.processes import Processes
+from mask_impact.commands.terminal import ProgressBar, complain, show
 from mask_impact.errors import UserError
-from mask_impact.folder import output_folder
-from mask_impact.inputs import token_text
-from mask_impact.job import Session
+from mask_impact.files.folder import output_folder
+from mask_impact.jobs.session import Session
 from mask_impact.lens import bank_files
 from mask_impact.lens.bank_files import CONTEXTS, Manifest, described, shard_name
 from mask_impact.lens.contexts import LONGEST, SEED, Contexts, Corpus, batches, choose, read_captions, tokenized
 from mask_impact.lens.states import chosen, hidden_states, sees_ahead, text_decoder
-from mask_impact.memory import Portion
-from mask_impact.models import input_device, max_positions
-from mask_impact.options import Settings
-from mask_impact.processes import Processes
-from mask_impact.terminal import ProgressBar, complain, show
+from mask_impact.model.lengths import max_positions
+from mask_impact.model.load import input_device
+from mask_impact.model.memory import Portion
+from mask_impact.options import Settings, merged
+from mask_impact.prompt.inputs import token_text
 
 SHARD_VALUES = 1 << 24  # rows x hidden of a shard: 32 MB for each layer
 EARLY = (1, 2, 4, 8, 16, 24)  # and the last two before the end: the layers of the published banks

@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mask_impact.errors import UserError
-from mask_impact.models import Source
-from mask_impact.results import replacing, write_text
-from mask_impact.writers import manifest_text
+from mask_impact.files.results import replacing, write_text
+from mask_impact.files.writers import manifest_text
+from mask_impact.model.find import Source
 
 SCHEMA_VERSION = 1
 MANIFEST, CONTEXTS = "bank.json", "contexts.parquet"

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from mask_impact.cli import Parser, add_loading, add_volume, guarded
+from mask_impact.commands.exit_codes import guarded
+from mask_impact.commands.flags import Parser, add_loading, add_volume
+from mask_impact.commands.terminal import quiet_libraries
 from mask_impact.options import one_of, one_of_list, output_name, positive
-from mask_impact.terminal import quiet_libraries
 
 DEFAULT_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 PROMPT = "Describe this image."

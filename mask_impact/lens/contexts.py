@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mask_impact.errors import UserError
-from mask_impact.inputs import special_ids
+from mask_impact.prompt.inputs import special_ids
 
 LONGEST = 512  # tokens of a caption that are looked at
 SEED = 0

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 
 from mask_impact.errors import UserError
-from mask_impact.results import write_text
+from mask_impact.files.results import write_text
 
 SCHEMA_VERSION = 1
 HEADER_BYTES = 4096  # of a safetensors file, its length included: room for any number of rows

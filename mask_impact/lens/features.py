@@ -16,22 +16,22 @@ from typing import Any
 
 import torch
 
-from mask_impact.cli import merged
+from mask_impact.commands.summary import counted
+from mask_impact.commands.terminal import ProgressBar, complain, described, show
 from mask_impact.errors import UserError
-from mask_impact.experiment import check_length, model_tensors
-from mask_impact.folder import output_folder
-from mask_impact.images import file_sha256
-from mask_impact.inputs import ModelInputs
-from mask_impact.job import Session
+from mask_impact.files.folder import output_folder
+from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles, Record, ranges
 from mask_impact.lens.image_files import image_files
 from mask_impact.lens.norms import over_all, statistics, table
 from mask_impact.lens.states import chosen, hidden_states
-from mask_impact.memory import Portion, explained
-from mask_impact.options import Settings
-from mask_impact.summary import counted
-from mask_impact.terminal import ProgressBar, complain, described, show
-from mask_impact.vision import image_token_id, message, open_pictures, vision_inputs
+from mask_impact.model.generation import model_tensors
+from mask_impact.model.lengths import check_length
+from mask_impact.model.memory import Portion, explained
+from mask_impact.options import Settings, merged
+from mask_impact.prompt.images import file_sha256
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.vision import image_token_id, message, open_pictures, vision_inputs
 
 WAITING_BYTES = 256 * 2**20  # of inputs that wait for others of their size
 TOKENS_AT_ONCE = 16384  # in one forward

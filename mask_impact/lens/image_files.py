@@ -10,8 +10,8 @@ from types import ModuleType
 
 from PIL import Image
 
-from mask_impact import models
 from mask_impact.errors import UserError
+from mask_impact.model import find
 
 SCENE_SEED = 0
 
@@ -65,7 +65,7 @@ def drawn(count: int | None, folder: Path) -> list[Path]:
 @cache
 def _scenes() -> ModuleType:
     """demo/scenes.py, which lies beside the bundled models and is in no package in a checkout."""
-    path = models.demo_folder("vl").parent / "scenes.py"
+    path = find.demo_folder("vl").parent / "scenes.py"
     spec = importlib.util.spec_from_file_location("mask_impact_demo_scenes", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

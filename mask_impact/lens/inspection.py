@@ -10,20 +10,20 @@ from typing import Any
 
 from PIL import Image
 
-from mask_impact.cli import merged
+from mask_impact.commands.terminal import ProgressBar, one_line, show
 from mask_impact.errors import UserError
-from mask_impact.experiment import check_length, model_tensors
-from mask_impact.grids import MERGED
-from mask_impact.inputs import ModelInputs
-from mask_impact.job import Session
+from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import ranges
 from mask_impact.lens.features import image_tokens
 from mask_impact.lens.norms import statistics, table
 from mask_impact.lens.states import chosen, hidden_states
-from mask_impact.memory import explained
-from mask_impact.options import Settings
-from mask_impact.terminal import ProgressBar, one_line, show
-from mask_impact.vision import image_token_id, open_pictures, vision_inputs
+from mask_impact.model.generation import model_tensors
+from mask_impact.model.lengths import check_length
+from mask_impact.model.memory import explained
+from mask_impact.options import Settings, merged
+from mask_impact.prompt.grids import MERGED
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inputs
 
 SIZES = ((224, 224), (448, 448), (640, 480), (1024, 768), (1920, 1080))
 

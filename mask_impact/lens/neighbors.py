@@ -25,26 +25,26 @@ import numpy as np
 import torch
 
 import mask_impact
-from mask_impact import extra
-from mask_impact import report as pages
-from mask_impact.cli import merged as merged_settings
+from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
-from mask_impact.experiment import check_length, model_tensors
-from mask_impact.extra import Columns
-from mask_impact.folder import output_folder
-from mask_impact.inputs import ModelInputs, Token, token_text
-from mask_impact.job import Session
+from mask_impact.files import notebook, page, side_tables
+from mask_impact.files.folder import output_folder
+from mask_impact.files.results import replacing, write_text
+from mask_impact.files.writers import manifest_text
+from mask_impact.jobs.session import Session
 from mask_impact.lens import approximate, bank_files, published, search
 from mask_impact.lens.bank_files import MANIFEST, Searchable
-from mask_impact.lens.masking import Masking, read_masking
+from mask_impact.lens.masking_run import Masking, read_masking
 from mask_impact.lens.search import Nearest
 from mask_impact.lens.states import chosen, hidden_states
-from mask_impact.models import input_device
+from mask_impact.model.generation import model_tensors
+from mask_impact.model.lengths import check_length
+from mask_impact.model.load import input_device
 from mask_impact.options import Settings
-from mask_impact.results import replacing, write_text
-from mask_impact.terminal import ProgressBar, show
-from mask_impact.vision import open_pictures, vision_inputs
-from mask_impact.writers import manifest_text
+from mask_impact.options import merged as merged_settings
+from mask_impact.prompt.inputs import ModelInputs, Token, token_text
+from mask_impact.prompt.vision import open_pictures, vision_inputs
+from mask_impact.table import Columns
 
 SCHEMA_VERSION = 1
 NONE = -1  # a static row's caption_position and bank_layer; the row and col of a token without a grid
@@ -289,10 +289,10 @@ class Files:
         self.manifest = folder / f"{name}_neighbors_run.json"
         self.paths = [*(folder / f"{name}_neighbors.{form}" for form in formats), self.manifest]
         if "html" in formats:
-            pages.find_page()  # one that is missing is found before the long work
+            page.find_page()  # one that is missing is found before the long work
 
     def existing(self) -> list[Path]:
-        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*extra.FORMATS, "html")]
+        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_tables.FORMATS, "html")]
         return [path for path in (self.manifest, *tables) if path.exists()]
 
     def check_kept(self) -> None:
@@ -321,11 +321,11 @@ class Files:
         manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" are result tables: none
         for path in tables:
             with replacing(path) as temporary:
-                extra.write_table(temporary, columns, manifest)
+                side_tables.write_table(temporary, columns, manifest)
         if "html" in self.formats:
             path = self.folder / f"{self.name}_neighbors.html"
             try:
-                pages.write_neighbors(path, columns, manifest, pictures)
+                notebook.write_neighbors(path, columns, manifest, pictures)
                 manifest["tables"].append(path.name)
             except UserError as error:
                 note = f"{path.name} was not written: {error}"

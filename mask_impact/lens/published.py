@@ -20,7 +20,7 @@ import torch
 
 from mask_impact.errors import UserError
 from mask_impact.lens.bank_files import check_size
-from mask_impact.models import Source
+from mask_impact.model.find import Source
 
 CACHE = "embeddings_cache.pt"
 FOLDER = re.compile(r"layer_(\d+)")

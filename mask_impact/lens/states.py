@@ -20,8 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
-from mask_impact.experiment import chosen_layers
-from mask_impact.layers import decoder_layers, family, layer_input, layer_output, watched
+from mask_impact.model.layers import layer_input, layer_output, watched
+from mask_impact.model.towers import decoder_layers, family
+from mask_impact.options import chosen_layers
 
 
 def chosen(ranges: Sequence[tuple[int, int]], blocks: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mask_impact.results import COLUMNS, Block, ResultFiles
+from mask_impact.files.results import COLUMNS, Block, ResultFiles
 
 SIZES = {"165k": (5, 27), "4M": (3, 1024)}
 LAYERS, HEADS = 36, 32

@@ -19,10 +19,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
-from mask_impact.effects import BLOCKS, Effects, contrast_ids, windows_of
-from mask_impact.inputs import text_inputs
-from mask_impact.models import demo_folder
-from mask_impact.units import Unit
+from mask_impact.effects.answer import BLOCKS, Effects
+from mask_impact.effects.asked import contrast_ids, windows_of
+from mask_impact.model.find import demo_folder
+from mask_impact.prompt.inputs import text_inputs
+from mask_impact.prompt.units import Unit
 
 HERE = Path(__file__).parent / "fixtures"
 PROMPT = "Tom has a red ball. Ann has a blue cup. Ann's cup is"

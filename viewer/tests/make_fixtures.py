@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mask_impact.results import COLUMNS, Block, ResultFiles, to_dataframe
+from mask_impact.files.results import COLUMNS, Block, ResultFiles, to_dataframe
 
 HERE = Path(__file__).parent / "fixtures"
 HOSTILE = [

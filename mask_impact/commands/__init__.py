@@ -1,0 +1,1 @@
+"""Flags, YAML, batches, processes, terminal, exit codes."""

@@ -1,0 +1,37 @@
+"""The only place that turns errors into exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
+
+import argparse
+import io
+import sys
+import traceback
+from collections.abc import Callable
+
+from mask_impact.commands.terminal import (
+    complain,
+    described,
+    let_the_first_speak,
+    one_line,
+)
+from mask_impact.errors import UserError
+
+
+def guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Run a command; every failure becomes a line on stderr and an exit code, which `main` may also give."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every console can print every token
+    try:
+        return main(args) or 0
+    except KeyboardInterrupt:
+        complain("interrupted: nothing of the unfinished run was written")
+        return 130
+    except Exception as error:
+        let_the_first_speak()
+        if args.verbose:
+            traceback.print_exc()
+        if isinstance(error, UserError):
+            for line in getattr(error, "errors", [error]):  # a YAML file can have several
+                complain(f"error: {one_line(line)}")
+            return 2
+        where = "" if args.verbose else " (--verbose shows where)"
+        complain(f"error: {described(error)}{where}")
+        return 1

@@ -1,0 +1,136 @@
+"""What a user is told about a run, before it and after it."""
+
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from mask_impact.impact.run import Run
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.table import CROSS
+
+SHOWN = 5  # probabilities and top tokens
+
+
+def plan(inputs: ModelInputs, mask_mode: str) -> str:
+    """What is about to be masked and what not, and what became of the pictures."""
+    lines = []
+    for index, picture in enumerate(inputs.images):
+        first, last = picture["positions"]
+        width, height = picture["size"]
+        resized = picture["resized"]
+        lines.append(
+            f"{f'image {index}':<10} {picture['path']}: {width} x {height} pixels"
+            + (f", resized to {resized[0]} x {resized[1]}" if resized and resized != picture["size"] else "")
+            + f", tokens {first} to {last} ({picture['layout']})"
+        )
+        lines += [f"{'':<10} {note}" for note in picture["notes"]]
+    images = sum(found.kind == "image" for found in inputs.tokens)
+    text = len(inputs.tokens) - images
+    places = f"{images} image tokens in {counted(len(inputs.images), 'image')}"
+    if len(inputs.images) == 1:
+        places += f" ({inputs.images[0]['layout']})"
+    what = {
+        "text": f"{text} text tokens" + (f", {places} skipped" if images else ""),
+        "vision": f"{places}, {text} text tokens skipped",
+        "both": f"{text} text tokens and {places}",
+    }
+    return "\n".join([*lines, f"mask mode  {mask_mode}: {what[mask_mode]}"])
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def summary(run: Run, paths: dict[str, Path], total: float) -> str:
+    """What a user wants to know at the end of a run."""
+    manifest = run.manifest
+    model, seconds = manifest["model"], manifest["seconds"]
+    generated = "".join(found["text"] for found in manifest["generated"])
+    chances = ", ".join(f"{found['probability']:.2f}" for found in manifest["generated"][:SHOWN])
+    chances += ", ..." if len(manifest["generated"]) > SHOWN else ""
+    lines = [
+        f"model      {model['name']} ({model['family']}, {model['layers']} layers, {model['heads']} heads, "
+        f"{model['parameters'] / 1e6:.1f} M parameters, {manifest['dtype']}, {manifest['device']})",
+        f"tokens     {manifest['prompt_length']} in the prompt, {len(manifest['generated'])} generated"
+        + (" (stopped at the end of the text)" if manifest["stop_reason"] != "length" else ""),
+        f"generated  {generated!r} (probability {chances})",
+        "seconds    "
+        + ", ".join(
+            f"{name.replace('_', ' ')} {seconds[name]:.2f}"
+            for name in ("prepare", "load", "recorded_forward", "decode", "replay", "write")
+        )
+        + f", total {total:.2f}",
+    ]
+    lines += [f"skipped    layer {found['layer']}: {found['reason']}" for found in manifest["skipped_layers"]]
+    lines += [f"note       {note}" for note in manifest["notes"]]
+    lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
+    effects = ["", *effects_table(manifest)] if manifest["effects"] else []
+    return "\n".join([*lines, "", *top_table(manifest), *effects])
+
+
+def token_label(found: dict[str, Any]) -> str:
+    """A token's text, or which patch of which picture it is."""
+    if found["kind"] != "image":
+        return repr(found["text"])
+    place = "" if found["row"] is None else f" row {found['row']} col {found['col']}"
+    return f"image {found['image']}{place}"
+
+
+def unit_labels(manifest: dict[str, Any]) -> dict[int, str]:
+    """What is masked, by its first position."""
+    labels = {found["position"]: token_label(found) for found in manifest["tokens"]}
+    units = [unit for unit in manifest["units"] or [] if len(unit["positions"]) > 1]
+    return labels | {unit["positions"][0]: repr(unit["label"]) for unit in units}
+
+
+def top_token(manifest: dict[str, Any]) -> str | None:
+    """The most important token, position 0 apart."""
+    labels = unit_labels(manifest)
+    return next((labels[row["position"]] for row in manifest["top_tokens"] if row["position"] > 0), None)
+
+
+def top_table(manifest: dict[str, Any]) -> list[str]:
+    """The most important tokens: largest value over layers and steps, position 0 apart (it often is a sink)."""
+    variant = manifest["variants"][0]
+    if CROSS + variant in manifest["variants"]:
+        variant = f"{variant} or {CROSS}{variant}"
+    labels = unit_labels(manifest)
+    rows = [
+        [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
+        + ["(apart: the first position often just absorbs attention)"] * (row["position"] == 0)
+        for row in manifest["top_tokens"]
+    ]
+    count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])
+    over = "layers" if steps == 1 else f"layers and all {steps} output tokens"
+    title = f"the {count} most important tokens, largest {variant} L2 over {over}:"
+    return [title, *aligned([["token", "position", "L2", "peak layer"], *rows], right=(1, 2, 3))]
+
+
+def effects_table(manifest: dict[str, Any]) -> list[str]:
+    """The masks that cost the answer most, of each unit the worst."""
+    generated = manifest["generated"]
+    rows = []
+    for found in manifest["effects"]["strongest"]:
+        layers = f"{found['first_layer']} to {found['last_layer']}"
+        before, after = (math.exp(found["logprob"] - change) for change in (found["logprob_change"], 0))
+        answer = repr(generated[found["generation_step"]]["text"])
+        where = [repr(found["token_masked"]), str(found["token_position"]), layers, found["block"]]
+        rows.append([*where, answer, f"{before:.4f}", f"{after:.4f}", repr(found["top_token"])])
+    head = ["masked", "position", "in layers", "block", "answer", "probability", "masked", "then likeliest"]
+    return ["what costs the answer most when it is masked:", *aligned([head, *rows], right=(1, 5, 6))]
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Columns under each other, those of `right` by their last character; a row may be shorter than others."""
+    columns = zip_longest(*rows, fillvalue="")
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,1 @@
+"""What the answer needs: masks over several layers, carried on to the logits."""

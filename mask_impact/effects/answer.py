@@ -1,0 +1,281 @@
+"""What a mask does to the answer: held over a range of layers, carried on to the logits.
+
+For every unit (what is masked together), every window (first and last layer in which it holds) and every block (who
+stops reading it), one row: what becomes of the token the model chose, and of the last state.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from mask_impact.distances import distances
+from mask_impact.effects.asked import Window
+from mask_impact.effects.carry import Carried, Carrier, Forwards
+from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
+from mask_impact.effects.edits import Edit
+from mask_impact.effects.recorded_forward import Call, Passage, record_passage
+from mask_impact.errors import UnsupportedModel
+from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
+from mask_impact.prompt.units import Unit
+
+# Edits that begin at different positions run together from the first of these on. So many rows a matrix product needs
+# to be fast; of more than that, at most a tenth may be rows in which nothing changes.
+ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
+PREDICTION_NUMBERS = 2**22  # logits in double precision at once
+
+WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mask, and what it does to the prediction of one output token. Logarithms are natural."""
+
+    generation_step: int
+    token_masked: str
+    token_position: int  # the unit's first
+    first_layer: int
+    last_layer: int
+    block: str
+    logprob: float  # of the token that the model chose, under the mask
+    logprob_change: float  # from what it was
+    rank: int  # of that token under the mask, 1 the likeliest
+    top_token: str  # the likeliest under the mask
+    kl: float  # KL(without the mask || with it)
+    final_l2: float  # of the state after the last layer, before the final norm
+    final_cosine: float
+    contrast: float | None = None  # logit of the first contrast token minus that of the second, under the mask
+    contrast_change: float | None = None
+    interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How far a mask has moved the last position's state after one layer."""
+
+    generation_step: int
+    token_masked: str
+    token_position: int
+    first_layer: int
+    last_layer: int
+    block: str
+    layer: int
+    l2_distance: float
+    cosine_distance: float
+
+
+class Effects:
+    """Measures the effects of masks on the prediction after one input."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        inputs: Mapping[str, torch.Tensor],
+        step: int,
+        together: Sequence[tuple[int, int]] = (),
+        ablation: str = "neg-inf",
+        contrast: tuple[int, int] | None = None,
+        chosen: int | None = None,
+    ) -> None:
+        """
+        Args:
+            inputs: the model's, up to the position that predicts; "input_ids" [1, T], of an encoder-decoder also
+                "decoder_input_ids" [1, M].
+            step: the generation step, for the table.
+            chosen: the id of the output token; None: the likeliest.
+        """
+        self.tokenizer, self.step = tokenizer, step
+        length = inputs["input_ids"].shape[1]
+        self.notes: list[str] = []
+        self.runner: Carrier | Forwards | DecoderCarrier
+        with explained(f"a forward over {length} tokens"):
+            if "decoder_input_ids" in inputs:
+                self.runner = DecoderCarrier(model, inputs, ablation)
+            else:
+                passage = record_passage(model, inputs, together)
+                self.runner = whole = Forwards(model, passage, inputs, together, ablation)
+                try:
+                    self.runner = Carrier(model, passage, whole)
+                except UnsupportedModel:
+                    self.notes.append(WHOLE)
+        self.passage: Passage | Decoding = self.runner.passage
+        self.base = _Base(self.passage.logits, chosen, contrast)
+
+    def measure(
+        self,
+        units: Sequence[Unit],
+        window: Window,
+        block: str,
+        trace: bool = False,
+    ) -> tuple[list[Effect], list[Trace]]:
+        """One row for each unit, in order; with `trace` also one for each unit and layer from the first masked on."""
+        length = self.passage.length
+        calls: Sequence[Call | DecoderCall] = self.passage.calls
+        edits = [
+            Edit(tuple(sorted(each for each in unit.positions if each < length)), block == "last") for unit in units
+        ]
+        reach = self.runner.reach(window.first, window.last, edits)
+        jobs = [Job(*each) for each in zip(reach.starts, range(len(units)), edits, reach.moved, strict=True)]
+        jobs.sort(key=lambda job: -job.start)
+        without = Carried(self.passage.logits[None], {layer: call.output[:, -1] for layer, call in enumerate(calls)})
+        (unchanged,) = self._found(without, torch.zeros(1, len(calls) - window.first, dtype=torch.bool), window, trace)
+        found: dict[int, _Found] = {job.unit: unchanged for job in jobs if not job.moved[-1]}
+        for piece in self._pieces([job for job in jobs if job.moved[-1]]):
+            for part, carried in self._carried(piece, window):
+                moved = torch.stack([job.moved for job in part])
+                rows = self._found(carried, moved, window, trace)
+                found |= {job.unit: row for job, row in zip(part, rows, strict=True)}
+        effects: list[Effect] = []
+        traces: list[Trace] = []
+        for index, unit in enumerate(units):
+            where = (self.step, unit.label, unit.positions[0], window.first, window.last, block)
+            prediction, apart = found[index]
+            effects.append(self._effect(where, prediction, *apart[len(calls) - 1]))
+            traces += [Trace(*where, layer, *apart[layer]) for layer in apart] if trace else []
+        return effects, traces
+
+    def _pieces(self, jobs: Sequence["Job"]) -> Iterator[list["Job"]]:
+        """Jobs of about the same length, as many at once as the memory budget allows.
+
+        Args:
+            jobs: the latest start first.
+        """
+        device = self.passage.logits.device
+        enough = ENOUGH_GPU_ROWS if device.type == "cuda" else ENOUGH_ROWS
+        piece: list[Job] = []
+        changing = 0
+        for job in jobs:
+            rows = self.passage.length - job.start
+            together = (len(piece) + 1) * rows
+            too_large = (len(piece) + 1) * self._size(rows) > memory_budget(device)
+            if piece and (too_large or (together > enough and changing + rows < 0.9 * together)):
+                yield piece
+                piece, changing = [], 0
+            piece.append(job)
+            changing += rows
+        if piece:
+            yield piece
+
+    def _size(self, rows: int) -> int:
+        """About how many bytes one edit takes: its rows, their attention over all positions, its logits."""
+        state = self.passage.calls[0].hidden
+        numbers = rows * state.shape[-1] * VECTORS_PER_ROW + self.runner.attended(rows) + 3 * len(self.passage.logits)
+        return max(state.element_size(), 4) * numbers
+
+    def _carried(self, piece: list["Job"], window: Window) -> Iterator[tuple[list["Job"], Carried]]:
+        """What each job leads to; in halves where memory runs out."""
+        start = min(job.start for job in piece)
+        found: Carried | None = None
+        with explained(f"a mask in layers {window.first} to {window.last}, from position {start} on"):
+            try:
+                found = self.runner.run(window.first, window.last, start, [job.edit for job in piece])
+            except Exception as error:
+                if len(piece) == 1 or not is_out_of_memory(error):
+                    raise
+        if found is None:
+            free_memory()
+            for half in (piece[: len(piece) // 2], piece[len(piece) // 2 :]):
+                yield from self._carried(half, window)
+            return
+        yield piece, found
+
+    def _found(self, carried: Carried, moved: torch.Tensor, window: Window, trace: bool) -> list["_Found"]:
+        """Each row's prediction and distances by layer: of all layers from the first masked one on, or of the last.
+
+        Args:
+            moved: [B, layers from the first masked one on] bool; where not, the distance is 0 and not rounding.
+        """
+        last = len(self.passage.calls) - 1
+        apart = {}
+        for layer in range(window.first if trace else last, last + 1):
+            base = self.passage.calls[layer].output[0, -1]
+            precise = torch.promote_types(base.dtype, torch.float32)
+            change = carried.states[layer].to(precise) - base.to(precise)
+            pair = torch.stack(distances(base.to(precise), change)).cpu()  # [2, B]
+            apart[layer] = pair.masked_fill(~moved[:, layer - window.first], 0.0).T.tolist()
+        predictions = self.base.compared(carried.logits)
+        return [(each, {layer: apart[layer][row] for layer in apart}) for row, each in enumerate(predictions)]
+
+    def _effect(self, where: "_Where", found: "_Prediction", l2: float, cosine: float) -> Effect:
+        base, contrast = self.base.prediction, self.base.contrast is not None
+        return Effect(
+            *where,
+            logprob=found.logprob,
+            logprob_change=found.logprob - base.logprob,
+            rank=int(found.rank),
+            top_token=self.tokenizer.decode([int(found.top)]),
+            kl=found.kl,
+            final_l2=l2,
+            final_cosine=cosine,
+            contrast=found.contrast if contrast else None,
+            contrast_change=found.contrast - base.contrast if contrast else None,
+        )
+
+
+class Job(NamedTuple):
+    """A mask to carry on."""
+
+    start: int  # the first position that changes
+    unit: int  # its place among the units
+    edit: Edit
+    moved: torch.Tensor  # [L] whether the last position changes, after each layer from the first masked one on
+
+
+class _Prediction(NamedTuple):
+    """What one row of logits says, in double precision, because changes can be small."""
+
+    logprob: float
+    rank: float
+    top: float
+    kl: float
+    contrast: float
+
+
+_Where = tuple[int, str, int, int, int, str]  # what Effect and Trace begin with
+_Found = tuple[_Prediction, dict[int, list[float]]]  # and by layer: l2 and cosine distance
+
+
+class _Base:
+    """The prediction without a mask, and how others compare with it."""
+
+    def __init__(self, logits: torch.Tensor, chosen: int | None, contrast: tuple[int, int] | None) -> None:
+        """`logits` [V]; `chosen`: as in `Effects`."""
+        self.contrast = contrast
+        logits = _where_float64_is(logits)
+        self.chosen = int(logits.argmax()) if chosen is None else chosen
+        self.logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
+        self.probabilities = self.logprobs.exp()
+        (self.prediction,) = self.compared(logits[None])
+
+    def compared(self, logits: torch.Tensor) -> list[_Prediction]:
+        """Of each row of logits [B, V]."""
+        parts = _where_float64_is(logits).split(max(1, PREDICTION_NUMBERS // logits.shape[-1]))
+        return [_Prediction(*row) for part in parts for row in self._compared(part).tolist()]
+
+    def _compared(self, logits: torch.Tensor) -> torch.Tensor:
+        """[B, 5] the fields of _Prediction."""
+        logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
+        first, second = self.contrast or (0, 0)
+        columns = [
+            logprobs[:, self.chosen],
+            (logits > logits[:, self.chosen, None]).sum(dim=-1) + 1,
+            logits.argmax(dim=-1),
+            self._divergence(logprobs),
+            logprobs[:, first] - logprobs[:, second],
+        ]
+        return torch.stack([column.to(logprobs) for column in columns], dim=1)
+
+    def _divergence(self, logprobs: torch.Tensor) -> torch.Tensor:
+        """[B] KL(without the mask || with it)."""
+        gap = self.logprobs - logprobs
+        found = gap @ self.probabilities
+        if found.isnan().any():  # tokens that the model rules out: 0 times infinity
+            found = (gap * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
+        return found.clamp_min(0.0)
+
+
+def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
+    """Metal has none."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor

@@ -1,0 +1,99 @@
+"""What is asked about the answer: windows of layers, who stops reading, a contrast of two tokens."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mask_impact.errors import UserError
+from mask_impact.options import BLOCKS, Request, layer_list
+
+
+@dataclass(frozen=True)
+class Window:
+    """The layers in which a mask holds."""
+
+    first: int
+    last: int
+
+
+def windows_of(text: str, count: int) -> list[Window]:
+    """`--mask-layers`: "all", "0-5,8" (a window each), "window:3" (sliding), "from" (each layer to the last).
+
+    Raises UserError for what is none of these or names layers that a model of `count` layers does not have.
+    """
+    if text == "all":
+        return [Window(0, count - 1)]
+    if text == "from":
+        return [Window(first, count - 1) for first in range(count)]
+    kind, _, width = text.partition(":")
+    if kind == "window" and width.isdecimal() and int(width) > 0:
+        if int(width) > count:
+            raise UserError(f"--mask-layers {text}: the model has {count} layers, so a window has at most {count}")
+        return [Window(first, first + int(width) - 1) for first in range(count - int(width) + 1)]
+    try:
+        ranges = layer_list(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--mask-layers {error}, or all, from, window:3") from error
+    for _, last in ranges:
+        if last >= count:
+            raise UserError(f"--mask-layers {text!r}: there is no layer {last}; this model has 0 to {count - 1}")
+    return [Window(first, last) for first, last in ranges]
+
+
+def contrast_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:
+    """The two tokens of `--contrast`. Raises UserError for a text that is not one token."""
+    found = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = f" ({', '.join(repr(tokenizer.decode([each])) for each in ids)})" if ids else ""
+            raise UserError(
+                f"--contrast {text!r} is {len(ids)} tokens for this model{pieces}; give texts of one token each, "
+                "often with a space before the word"
+            )
+        found.append(ids[0])
+    return found[0], found[1]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which effects are measured."""
+
+    mask_layers: str
+    windows: tuple[Window, ...]
+    blocks: tuple[str, ...]
+    contrast: tuple[str, ...]  # two texts, or none
+    contrast_ids: tuple[int, int] | None
+    trace: bool
+    pairs: int = 0  # of how many units, the strongest ones, all pairs are masked too
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        contrast = list(self.contrast) or None
+        return {
+            "mask_layers": self.mask_layers, "blocks": list(self.blocks), "contrast": contrast, "pairs": self.pairs
+        }  # fmt: skip
+
+
+def asked(request: Request, tokenizer: Any, layers: int) -> Asked | None:
+    """What a request asks for, None for no effects. Raises UserError."""
+    if request.pairs == 1:
+        raise UserError("pairs of 1 unit: there are none; give --pairs 2 or more")
+    if not request.effects:
+        plain = Request("")
+        for name in ("mask_layers", "blocks", "contrast", "trace_layers"):
+            if getattr(request, name) != getattr(plain, name):
+                flag = "--block" if name == "blocks" else f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} is about effects on the answer; add --effects, or leave it away")
+        return None
+    if len(request.contrast) not in (0, 2):
+        raise UserError(f"contrast has {len(request.contrast)} tokens; give two, such as ' Paris' and ' Rome'")
+    for block in request.blocks:
+        if block not in BLOCKS:
+            raise UserError(f"unknown block {block!r}; choose from {', '.join(BLOCKS)}")
+    ids = contrast_ids(tokenizer, request.contrast) if request.contrast else None
+    windows = tuple(windows_of(request.mask_layers, layers))
+    return Asked(
+        request.mask_layers, windows, request.blocks, request.contrast, ids, request.trace_layers, request.pairs
+    )

@@ -1,0 +1,245 @@
+"""Carry what a mask changes on through the layers above it, to the logits.
+
+One forward is recorded whole: what every decoder layer was called with on all T positions, its keys and values and its
+attention mask. A masked run then begins at the first masked layer, at the first position that can change, for B masks
+at once: layers below, and positions before, are those of the record. The layers, the final norm and the head are the
+model's own code, inside of the model's own forward, whose layers take the carried states in place of their input.
+
+What a model adds between two layers (DeepStack's image features) is the difference between the record's input of a
+layer and its output of the layer before, and is added to every row.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from mask_impact.effects.edits import Bias, Edit, attend_abreast, edited_attention, edited_positions
+from mask_impact.effects.recorded_forward import Attended, Call, Passage, Reach, last_logits
+from mask_impact.model.attention import decoder_configs, implementation, routed_attention
+from mask_impact.model.layers import layer_output, replaced_forward
+from mask_impact.model.masks import whole_bias
+from mask_impact.model.memory import is_out_of_memory
+from mask_impact.model.towers import unsupported
+
+# A run without a mask, carried from the first layer, may differ from the record by rounding only: the largest distance
+# of the final states, relative to their length. As `impact.ROUNDING`, and for the same reason.
+ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass
+class Carried:
+    """What B edits lead to at the last position."""
+
+    logits: torch.Tensor  # [B, V]
+    states: dict[int, torch.Tensor]  # after each layer from the first masked one on: [B, C]
+
+
+class Carrier:
+    """Runs masked passages of one recorded forward."""
+
+    def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
+        """Raises UnsupportedModel where it does not give what the record, or `whole`, gives."""
+        self.model, self.passage, self.ablation = model, passage, whole.ablation
+        self.name = implementation(model)
+        kept = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.one_row = {"logits_to_keep": 1} if kept else {}  # the head is the largest matrix of a small model
+        calls = passage.calls
+        self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
+        self.noise = self._check(whole)
+
+    def _check(self, whole: "Forwards") -> dict[str, float]:
+        """How far this is from the model's own: without a mask, and without one token in the middle."""
+        length, last = self.passage.length, len(self.passage.calls) - 1
+        middle = (length - 1) // 2
+        nothing, gone, unread = Edit((), False), Edit((middle,), False), Edit((middle,), True)
+        recorded = self.passage.calls[last].output[0, -1]
+        noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
+        for start, edit, expected in (
+            (0, nothing, (recorded, self.passage.logits)),
+            (length - 1, nothing, (recorded, self.passage.logits)),
+            (min(*self.reach(0, last, [gone]).starts, length - 1), gone, whole.end(gone)),
+            (length - 1, unread, whole.end(unread)),
+        ):
+            with refused(self.model, "it cannot be carried on by rows"):
+                found = self.run(0, last, start, [edit])
+            apart = held_against(self.model, found, *expected, "carried on by rows")
+            noise = {name: max(value, apart[name]) for name, value in noise.items()}
+        return noise
+
+    def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
+        return self.passage.reach(first, last, edits)
+
+    def abreast(self, rows: int) -> bool:
+        """Whether the edits of a run share their keys, and need no copies of them."""
+        return rows == 1 and self.name == "sdpa" and self.ablation == "neg-inf"
+
+    def attended(self, rows: int) -> int:
+        """About how many numbers one edit's attention takes: keys, values, and copies of them for each query head;
+        biases, or weights.
+        """
+        keys = next(call.keys for call in self.passage.calls if call.keys is not None)
+        heads = self.model.config.get_text_config(decoder=True).num_attention_heads
+        weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * heads
+        copies = 0 if self.abreast(rows) else 2 * (keys.shape[1] + heads) * keys.shape[3]
+        return self.passage.length * (copies + rows * weights)
+
+    def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
+        """Mask in layers `first` to `last` on rows from position `start` on, and carry on to the end.
+
+        `start` must not be after the first position that changes. All B edits are run in one forward.
+        """
+        calls, count = self.passage.calls, len(edits)
+        length = self.passage.length
+        rows = length - start
+        unread = edited_positions(edits, start, length)  # [B, 1, n, T]
+        abreast = self.abreast(rows)
+        biases: dict[tuple[int, bool], Bias] = {}  # most layers share one
+        states: dict[int, torch.Tensor] = {}
+        inside: list[int] = []
+
+        def forward(index: int, compute: Callable[..., Any]) -> Callable[..., Any]:
+            call = calls[index]
+
+            def carried(hidden: torch.Tensor | None = None, *_: Any, **given: Any) -> Any:
+                passed = given["hidden_states"] if hidden is None else hidden  # what the layer below gave
+                if index < first:
+                    return self._as_returned(call, passed)
+                if index == first:
+                    state = call.hidden[:, start:].repeat(count, 1, 1)  # copies: a layer may write into its input
+                else:
+                    added = self.between[index]
+                    state = passed if added is None else passed + added[:, start:]
+                args, kwargs = call.arguments(state, start)
+                inside[:] = [index]
+                output = layer_output(compute(*args, **kwargs))
+                inside.clear()
+                states[index] = output[:, -1].clone()  # without all other rows
+                return self._as_returned(call, output)
+
+            return carried
+
+        def bias_of(index: int) -> Bias:
+            recorded, edited = calls[index].bias, first <= index <= last
+            assert recorded is not None
+            if (id(recorded), edited) not in biases:
+                cut = recorded[:, :, start:]
+                hidden = unread.to(cut.device) if edited else None
+                made = Bias.of(cut, hidden, self.ablation)
+                biases[id(recorded), edited] = made.abreast(count) if abreast else made
+            return biases[id(recorded), edited]
+
+        def attend(
+            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            kwargs.pop("attention_mask", None)
+            call, bias = calls[inside[0]], bias_of(inside[0])
+            assert call.keys is not None and call.values is not None
+            before = [recorded[:, :, :start] for recorded in (call.keys, call.values)]  # [1, G, start, D]
+            if abreast:
+                return attend_abreast(self.name, module, query, before, [key, value], bias, kwargs)
+            keys, values = (
+                torch.cat([recorded.expand(count, -1, -1, -1), own], dim=2)
+                for recorded, own in zip(before, (key, value), strict=True)
+            )
+            return edited_attention(self.name, module, query, keys, values, bias, kwargs)
+
+        ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
+        with torch.no_grad(), ExitStack() as undo:
+            for index, call in enumerate(calls):
+                undo.enter_context(replaced_forward(call.layer, forward(index, call.layer.forward)))
+            undo.enter_context(routed_attention(attend, decoder_configs(self.model), self.name))
+            output = self.model(input_ids=ids, use_cache=False, **self.one_row)
+        return Carried(output.logits[:, -1], states)
+
+    @staticmethod
+    def _as_returned(call: Call, output: torch.Tensor) -> Any:
+        return output if call.rest is None else (output, *call.rest)
+
+
+@contextmanager
+def refused(model: PreTrainedModel, what: str) -> Iterator[None]:
+    """A model's own code that fails in the block is an UnsupportedModel: `what`, and why."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise unsupported(model, 0, f"{what} ({' '.join(str(error).split())[:200]})") from error
+
+
+def held_against(
+    model: PreTrainedModel, found: Carried, state: torch.Tensor, logits: torch.Tensor, how: str
+) -> dict[str, float]:
+    """How far one carried run is from the model's own last state [C] and logits [V].
+
+    `how` it was carried begins the message of the UnsupportedModel that is raised beyond rounding.
+    """
+    last = max(found.states)
+    expected = state.cpu().double()  # Metal has no float64
+    l2 = (found.states[last][0].cpu().double() - expected).norm().item()
+    relative = l2 / max(expected.norm().item(), 1e-30)
+    if not relative <= ROUNDING[state.dtype]:
+        raise unsupported(model, last, f"{how}, its last state differs from the model's own by {relative:.2g}")
+    return {"final_l2": l2, "relative": relative, "logit": (found.logits[0] - logits).abs().max().item()}
+
+
+class Forwards:
+    """Masked forwards of the whole model, one for each edit: for families whose layers cannot be carried on by rows.
+
+    A layer that keeps a state over the whole text (Mamba, linear attention) does not fit in rows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        passage: Passage,
+        inputs: Mapping[str, torch.Tensor],
+        together: Sequence[tuple[int, int]] = (),
+        ablation: str = "neg-inf",
+    ) -> None:
+        self.model, self.passage, self.inputs, self.together = model, passage, inputs, together
+        self.ablation, self.name = ablation, implementation(model)
+        self.noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
+
+    def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
+        return self.passage.reach(first, last, edits, stateful=True)
+
+    def attended(self, rows: int) -> int:
+        """Nothing that adds up: one edit is run at a time."""
+        return 0
+
+    def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
+        """As Carrier.run; `start` only says where changes can begin."""
+        found = [self._one(first, last, edit) for edit in edits]
+        states = {
+            index: torch.stack([states[index] for _, states in found]) for index in range(first, len(found[0][1]))
+        }
+        return Carried(torch.stack([logits for logits, _ in found]), states)
+
+    def end(self, edit: Edit) -> tuple[torch.Tensor, torch.Tensor]:
+        """[C] last state and [V] logits where `edit` holds in every layer."""
+        logits, states = self._one(0, len(self.passage.calls) - 1, edit)
+        return states[len(states) - 1], logits
+
+    def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        unread = edited_positions([edit], 0, self.passage.length)
+        states: dict[int, torch.Tensor] = {}
+
+        def attending(index: int, call: Attended) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+            if not first <= index <= last:
+                return None
+            recorded = whole_bias(call.query, call.key, call.mask, call.causal)
+            bias = Bias.of(recorded, unread.to(call.key.device), self.ablation)
+            return edited_attention(self.name, call.module, call.query, call.key, call.value, bias, call.options)
+
+        def leaving(index: int, output: Any) -> None:
+            states[index] = layer_output(output)[0, -1].clone()
+
+        return last_logits(self.model, self.inputs, self.together, attending, leaving), states

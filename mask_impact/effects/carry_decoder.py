@@ -1,0 +1,190 @@
+"""Carry masks on to the logits in the decoder of an encoder-decoder.
+
+The encoder runs once: its keys and values, and what it hands over, are those of the record. The decoder's tokens are
+few (a start token and the output so far), so that a masked run is one forward of the decoder over all of them, for B
+masks at once. Masked are the encoder's positions in cross-attention, and the decoder's in its self-attention; positions
+count the encoder's first (`positions`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EncoderDecoderCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from mask_impact.effects.carry import Carried, held_against, refused
+from mask_impact.effects.edits import Bias, Edit, edited_attention, edited_positions
+from mask_impact.effects.recorded_forward import Reach
+from mask_impact.errors import UnsupportedModel
+from mask_impact.model.attention import (
+    Attention,
+    add_encoded,
+    attention_function,
+    decoder_configs,
+    implementation,
+    routed_attention,
+)
+from mask_impact.model.layers import layer_input, layer_output, watched
+from mask_impact.model.masks import whole_bias
+from mask_impact.model.towers import decoder_layers, family
+
+
+@dataclass
+class Read:
+    """One attention of a layer, of M decoder positions over T of the decoder or the encoder."""
+
+    keys: torch.Tensor  # [1, G, T, D]
+    values: torch.Tensor
+    bias: torch.Tensor  # [1, 1 or H, M, T] added to the logits; -inf: cannot be seen
+
+
+@dataclass
+class DecoderCall:
+    """One decoder layer."""
+
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, M, C]
+    output: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, M, C]
+    reads: dict[nn.Module, Read] = field(default_factory=dict)  # self-attention's, then cross-attention's
+
+
+@dataclass
+class Decoding:
+    """A recorded forward over N encoder and M decoder positions."""
+
+    calls: list[DecoderCall]
+    logits: torch.Tensor  # [V] at the last position
+    encoded: torch.Tensor  # [1, N, C] what the encoder gave
+    answer: torch.Tensor  # [1, M] the decoder's tokens
+
+    @property
+    def start(self) -> int:
+        """The decoder's first position."""
+        return self.encoded.shape[1]
+
+    @property
+    def length(self) -> int:
+        return self.start + self.answer.shape[1]
+
+    def cross_attentions(self) -> list[tuple[nn.Module, Read]]:
+        return [list(call.reads.items())[1] for call in self.calls]
+
+
+class DecoderCarrier:
+    """Runs masked forwards of one recorded decoder."""
+
+    def __init__(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], ablation: str = "neg-inf") -> None:
+        """
+        Args:
+            inputs: the model's, "decoder_input_ids" [1, M] with them.
+
+        Raises UnsupportedModel where the decoder, run again without a mask, does not give what the model gave.
+        """
+        self.model, self.inputs, self.ablation = model, inputs, ablation
+        self.name = implementation(model)
+        self.passage = self._record()
+        self.noise = self._check()
+
+    def _record(self) -> Decoding:
+        """The model's own forward."""
+        layers = decoder_layers(self.model)
+        calls = [DecoderCall() for _ in layers]
+        inside: list[DecoderCall] = []
+
+        def attend(
+            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            result = attention_function(self.name, module)(module, query, key, value, mask, **kwargs)
+            if inside:
+                reads = inside[0].reads
+                bias = whole_bias(query, key, mask, causal=not reads)  # the first one reads the decoder's own tokens
+                beside = kwargs.get("position_bias")  # T5's
+                reads[module] = Read(key, value, bias if beside is None else bias + beside[:1])
+            return result
+
+        def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls[index].hidden = layer_input(layers[index], args, kwargs)
+            inside[:] = [calls[index]]
+
+        def leaving(index: int, output: Any) -> None:
+            calls[index].output = layer_output(output).clone()
+            inside.clear()
+
+        routed = routed_attention(attend, decoder_configs(self.model), self.name, layers)
+        with torch.no_grad(), watched(layers, entering, leaving), routed:
+            output = self.model(**self.inputs, use_cache=False)
+        if any(len(call.reads) != 2 for call in calls):
+            raise UnsupportedModel(
+                f"model family '{family(self.model)}' is not supported: its decoder's layers do not have one "
+                "self-attention and one cross-attention each"
+            )
+        return Decoding(
+            calls, output.logits[0, -1].clone(), output.encoder_last_hidden_state, self.inputs["decoder_input_ids"]
+        )
+
+    def _check(self) -> dict[str, float]:
+        """How far the decoder, run again without a mask, is from the record."""
+        passage, last = self.passage, len(self.passage.calls) - 1
+        with refused(self.model, "its decoder cannot be run by itself"):
+            found = self.run(0, last, passage.start, [Edit((), False)])
+        return held_against(self.model, found, passage.calls[last].output[0, -1], passage.logits, "run again by itself")
+
+    def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
+        """Every decoder position sees all of the encoder's, and the decoder's up to itself."""
+        start, length = self.passage.start, self.passage.length
+        moves = [
+            any(member < start or edit.last_only or member < length - 1 for member in edit.positions) for edit in edits
+        ]
+        moved = torch.tensor(moves, dtype=torch.bool).unsqueeze(1).expand(-1, len(self.passage.calls) - first)
+        return Reach([start if move else length for move in moves], moved)
+
+    def attended(self, rows: int) -> int:
+        """About how many numbers one edit's attention takes: keys and values for each head, biases and weights."""
+        self_read, _ = self.passage.calls[0].reads.values()
+        heads, width = self_read.keys.shape[1], self_read.keys.shape[3]
+        return self.passage.length * heads * (2 * width + 4 * rows)
+
+    def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
+        """Mask in layers `first` to `last`, and carry on to the end; all B edits in one forward of the decoder."""
+        passage, count = self.passage, len(edits)
+        members = edited_positions(edits, passage.start, passage.length)  # [B, 1, M, N + M]
+        unread = (members[..., passage.start :], members[..., : passage.start])  # of self-attention, of cross-attention
+        biases: dict[tuple[int, int, bool], Bias] = {}  # T5's layers share theirs
+        cross = [Attention(module, read.keys, read.values) for module, read in passage.cross_attentions()]
+        states: dict[int, torch.Tensor] = {}
+        inside: list[int] = []
+
+        def attend(
+            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            kwargs = {name: given for name, given in kwargs.items() if name not in ("attention_mask", "position_bias")}
+            index = inside[0]
+            reads = passage.calls[index].reads
+            kind, edited = list(reads).index(module), first <= index <= last
+            recorded = reads[module].bias
+            if (id(recorded), kind, edited) not in biases:
+                hidden = unread[kind].to(recorded.device) if edited else None
+                biases[id(recorded), kind, edited] = Bias.of(recorded, hidden, self.ablation)
+            keys, values = (each.expand(count, -1, -1, -1) for each in (key, value))
+            return edited_attention(self.name, module, query, keys, values, biases[id(recorded), kind, edited], kwargs)
+
+        def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inside[:] = [index]
+            cache = next(item for item in (*args, *kwargs.values()) if isinstance(item, EncoderDecoderCache))
+            add_encoded(cache, cross[index])
+
+        def leaving(index: int, output: Any) -> None:
+            states[index] = layer_output(output)[:, -1].clone()
+
+        layers = decoder_layers(self.model)
+        routed = routed_attention(attend, decoder_configs(self.model), self.name, layers)
+        with torch.no_grad(), watched(layers, entering, leaving), routed:
+            output = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=passage.encoded.expand(count, -1, -1)),
+                attention_mask=self.inputs["attention_mask"].expand(count, -1),
+                decoder_input_ids=passage.answer.expand(count, -1),
+                use_cache=True,  # the model makes an empty one, and every layer finds the encoder's keys in it
+            )
+        return Carried(output.logits[:, -1], {index: states[index] for index in range(first, len(passage.calls))})

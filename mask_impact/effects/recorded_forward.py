@@ -1,0 +1,228 @@
+"""One forward, recorded whole, and what an edit of it can reach.
+
+What every decoder layer was called with on all T positions, its keys and values and its attention mask. `carry` runs
+parts of it again.
+
+B edits, T positions, L layers, H query heads, G key/value heads, D head width, C hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from mask_impact.effects.edits import Edit
+from mask_impact.model.attention import attention_function, decoder_configs, implementation, routed_attention
+from mask_impact.model.call_rows import at_row, changed
+from mask_impact.model.generation import greedy
+from mask_impact.model.layers import layer_input, layer_output, watched
+from mask_impact.model.masks import is_causal, seeing_each_other, whole_bias
+from mask_impact.model.towers import decoder_layers
+
+
+@dataclass
+class Call:
+    """One decoder layer's call on all T positions."""
+
+    layer: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, T, C] input, one of the arguments
+    output: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [1, T, C]
+    rest: tuple[Any, ...] | None = None  # what older transformers return beside it
+    keys: torch.Tensor | None = None  # [1, G, T, D]; None: the layer has no attention
+    values: torch.Tensor | None = None
+    bias: torch.Tensor | None = None  # [1, 1 or H, T, T] added to the logits; -inf: cannot be seen
+
+    def arguments(self, state: torch.Tensor, start: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call for `state` [B, T - start, C] in place of its input from position `start` on."""
+        length = self.hidden.shape[1]
+        seen: dict[int, Any] = {}
+        cut = at_row((self.args, self.kwargs), start, length, seen, length - start)
+        old = seen[start][id(self.hidden)][0]
+        return changed(cut, lambda tensor: state if tensor is old else tensor, {}, Before(start))
+
+    def added_before(self, below: "Call") -> torch.Tensor | None:
+        """[1, T, C] what the model adds between the layer below and this one; None for nothing."""
+        return None if torch.equal(self.hidden, below.output) else self.hidden - below.output
+
+
+class Before:
+    """In the place of a key/value cache: so many positions came before. `attend` adds their keys."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        return self.count
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return key, value
+
+
+@dataclass
+class Reach:
+    """What B edits can change; all else stays exactly as it is."""
+
+    starts: list[int]  # the first position whose state can change in any layer; T where none can
+    moved: torch.Tensor  # [B, L] bool: whether the last position's can, after each of L layers from the first masked on
+
+
+@dataclass
+class Passage:
+    """A recorded forward over T positions."""
+
+    calls: list[Call]
+    logits: torch.Tensor  # [V] at the last position
+
+    @property
+    def length(self) -> int:
+        return self.calls[0].hidden.shape[1]
+
+    def reach(self, first: int, last: int, edits: Sequence[Edit], stateful: bool = False) -> Reach:
+        """What edits that hold in layers `first` to `last` can change, by what every position can see.
+
+        Args:
+            stateful: layers may also carry a state from position to position (Mamba), or make masks of their input.
+        """
+        length = self.length
+        last_only = torch.tensor([edit.last_only for edit in edits], dtype=torch.bool).unsqueeze(1)
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        members = torch.zeros(len(edits), length)
+        for row, edit in enumerate(edits):
+            members[row, list(edit.positions)] = 1
+        seen = {id(call.bias): _visible(call.bias, length) for call in self.calls[first:]}
+        changed = torch.zeros(len(edits), length, dtype=torch.bool)  # the states that an edit can change
+        done: set[tuple[int, bool]] = set()  # what cannot change any more
+        moved = []
+        for index, call in enumerate(self.calls[first:], start=first):
+            step = (id(call.bias), index <= last)
+            if step not in done:
+                sees = seen[id(call.bias)]
+                further = _any(changed, sees | causal if stateful else sees)
+                if index <= last:
+                    reads = _any(members, sees)
+                    reads[:, :-1] = False
+                    further |= torch.where(last_only, reads, _any(members, sees & causal.tril(-1)))
+                if (further & ~changed).any():
+                    changed, done = changed | further, set()
+                else:
+                    done.add(step)
+            moved.append(changed[:, -1])
+        starts = torch.where(changed.any(dim=1), changed.int().argmax(dim=1), length)
+        return Reach(starts.tolist(), torch.stack(moved, dim=1))
+
+
+def _visible(bias: torch.Tensor | None, length: int) -> torch.Tensor:
+    """[T, T] bool: whether a position (row) can see another (column), with any head."""
+    if bias is None:
+        return torch.zeros(length, length, dtype=torch.bool)
+    return ~bias.isneginf().all(dim=1)[0].cpu()
+
+
+def _any(positions: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
+    """[B, T] bool: which positions see any of `positions` [B, T]."""
+    return positions.float() @ sees.T.float() > 0
+
+
+def record_passage(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], together: Sequence[tuple[int, int]] = ()
+) -> Passage:
+    """One forward of the model over its whole input, recorded.
+
+    Args:
+        inputs: the model's inputs; "input_ids" [1, T].
+        together: ranges [first, last) of positions that see each other, whatever the model's own mask says.
+    """
+    calls = [Call(layer) for layer in decoder_layers(model)]
+    masks: dict[Any, tuple[Any, torch.Tensor]] = {}  # most layers share one mask
+
+    def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = calls[index]
+        seen: dict[int, Any] = {}
+        call.args, call.kwargs = (changed(each, torch.clone, seen) for each in (args, kwargs))
+        call.hidden = layer_input(call.layer, call.args, call.kwargs)
+
+    def attending(index: int, attended: Attended) -> None:
+        mask, causal, key = attended.mask, attended.causal, attended.key
+        shared = (id(mask), causal, key.device)
+        if shared not in masks:  # the mask is held, so that its id stays its own
+            masks[shared] = mask, whole_bias(attended.query, key, mask, causal)
+        calls[index].keys, calls[index].values, calls[index].bias = key, attended.value, masks[shared][1]
+
+    def leaving(index: int, output: Any) -> None:
+        calls[index].output = layer_output(output).clone()
+        calls[index].rest = output[1:] if isinstance(output, tuple) else None
+
+    return Passage(calls, last_logits(model, inputs, together, attending, leaving, entering))
+
+
+@dataclass
+class Attended:
+    """A decoder layer's call of attention over all positions."""
+
+    module: nn.Module
+    query: torch.Tensor  # [1, H, T, D]
+    key: torch.Tensor  # [1, G, T, D]
+    value: torch.Tensor
+    mask: Any  # None: as `causal` says
+    causal: bool | None  # None: as the mask says
+    options: dict[str, Any]  # further arguments
+
+
+def last_logits(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    together: Sequence[tuple[int, int]],
+    attending: Callable[[int, Attended], tuple[torch.Tensor, torch.Tensor | None] | None],
+    leaving: Callable[[int, Any], None],
+    entering: Callable[[int, tuple[Any, ...], dict[str, Any]], None] = lambda *_: None,
+) -> torch.Tensor:
+    """[V] the model's own logits at the last position, with somebody there in every layer of its decoder.
+
+    Args:
+        together: as of `record_passage`.
+        attending: given the layer's index and its call of attention; what it returns is the result, None for the
+            model's own.
+        leaving, entering: as of `layers.watched`.
+    """
+    name = implementation(model)
+    inside: list[int] = []
+    logits: list[torch.Tensor] = []
+    settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True, pad_token_id=0)
+
+    def enter(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entering(index, args, kwargs)
+        inside[:] = [index]
+
+    def leave(index: int, output: Any) -> None:
+        leaving(index, output)
+        inside.clear()
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        mask, found = attention_mask, None
+        if inside:
+            if together:
+                mask = seeing_each_other(mask, query, together)
+            causal = is_causal(module, name, kwargs) if mask is None else None
+            found = attending(inside[0], Attended(module, query, key, value, mask, causal, kwargs))
+        return found or attention_function(name, module)(module, query, key, value, mask, **kwargs)
+
+    with torch.no_grad(), ExitStack() as undo:
+        undo.enter_context(watched(decoder_layers(model), enter, leave))
+        undo.callback(model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -1].clone())).remove)
+        undo.enter_context(routed_attention(attend, decoder_configs(model), name))
+        undo.enter_context(greedy(model))
+        model.generate(**inputs, generation_config=settings)
+    return logits[0]

@@ -1,0 +1,1 @@
+"""Tables, manifests, the page and the folder on disk; reading them back."""

@@ -1,0 +1,125 @@
+"""The page with a run inside, written while the run is measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from mask_impact.files.page import (
+    _INSTEAD,
+    MAX_BASE64,
+    Query,
+    Run,
+    _refusal,
+    _variant_order,
+    base64_size,
+    fill,
+    read_page,
+)
+from mask_impact.files.pictures import data_url
+from mask_impact.files.writers import Writer
+from mask_impact.table import Block, Columns
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    PictureSource = str | os.PathLike[str] | Image.Image
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A block in the waiting file: [V, P] l2, then [V, P] cosine, float32."""
+
+    query: Query
+    layer: int
+    variants: Sequence[str]
+    positions: np.ndarray  # [P]
+    offset: int  # bytes
+
+
+class ReportWriter(Writer):
+    """One of results.FORMATS, and what `write_report` gives blocks to."""
+
+    def __init__(self, path: Path, page: str | os.PathLike[str] | None = None) -> None:
+        self._page = read_page(page)  # a page that is missing is found before the long work
+        self._path = path
+        self._values = path.with_name(f"{path.name}.values").open("w+b")
+        self._pieces: list[_Piece] = []
+        self._queries: set[Query] = set()
+        self._layers: set[int] = set()
+        self._variants: set[str] = set()
+        self._tokens: dict[int, str] = {}
+        self._rows = 0
+        self._pictures: list[str | None] = []  # data URLs
+
+    def write(self, block: Block) -> None:
+        query = Query(int(block.generation_step), block.query_position)
+        self._queries.add(query)
+        self._layers.add(int(block.layer))
+        self._variants.update(block.variants)
+        self._tokens.update(zip(block.positions.tolist(), block.tokens, strict=True))
+        self._rows += block.rows
+        shape = [len(axis) for axis in (self._queries, self._variants, self._layers, self._tokens)]
+        if base64_size(shape) > MAX_BASE64:  # and it only grows
+            self._pieces.clear()
+            self._values.seek(0)
+            self._values.truncate()
+            return
+        positions, variants = block.positions, block.variants
+        last = self._pieces[-1] if self._pieces else None
+        if last and np.array_equal(last.positions, positions) and list(last.variants) == list(variants):
+            positions, variants = last.positions, last.variants  # most often: one array for all layers of a query
+        else:
+            positions = positions.copy()
+        self._pieces.append(_Piece(query, block.layer, variants, positions, self._values.tell()))
+        for values in (block.l2, block.cosine):
+            self._values.write(np.ascontiguousarray(values.T, "<f4").tobytes())
+
+    def prepare(
+        self, pictures: Sequence[Image.Image | None], others: Sequence[str], tables: Mapping[str, Columns] | None = None
+    ) -> str | None:
+        self._effects = (tables or {}).get("effects")
+        self._pictures = [None if picture is None else data_url(picture) for picture in pictures]
+        reason = _refusal(self.run(), self._pictures)
+        return f"{reason}; {_INSTEAD.format(others[-1])}" if reason and others and self._rows else reason
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        with self._path.open("wb") as out:
+            self.write_page(out, manifest.get("name") or self._path.stem.removesuffix("_results"), manifest)
+        self._values.truncate(0)
+
+    def write_page(self, out: BinaryIO, name: str, manifest: dict[str, Any] | None) -> None:
+        run = self.run(name)
+        metrics = {metric: self._slabs(run, place) for place, metric in enumerate(("l2", "cosine"))}
+        fill(out, self._page, run, metrics, manifest, self._pictures, self._effects)
+
+    def run(self, name: str = "") -> Run:
+        """What has been written so far."""
+        tokens = dict(sorted(self._tokens.items()))
+        variants = sorted(self._variants, key=_variant_order)
+        return Run(name, self._rows, sorted(self._queries), sorted(self._layers), variants, tokens)
+
+    def _slabs(self, run: Run, metric: int) -> Iterator[np.ndarray]:
+        """[L, T] for each query and variant."""
+        places = np.array(list(run.tokens))
+        layers = {layer: row for row, layer in enumerate(run.layers)}
+        pieces: dict[Query, list[tuple[_Piece, np.ndarray]]] = {query: [] for query in run.queries}
+        for piece in self._pieces:
+            pieces[piece.query].append((piece, np.searchsorted(places, piece.positions)))
+        for query in run.queries:
+            for variant in run.variants:
+                slab = np.full((len(run.layers), len(places)), np.nan, "<f4")
+                for piece, columns in pieces[query]:
+                    if variant in piece.variants:
+                        row = metric * len(piece.variants) + list(piece.variants).index(variant)
+                        self._values.seek(piece.offset + 4 * row * len(columns))
+                        slab[layers[piece.layer], columns] = np.frombuffer(self._values.read(4 * len(columns)), "<f4")
+                yield slab
+
+    def close(self) -> None:
+        self._values.close()

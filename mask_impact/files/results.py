@@ -1,0 +1,264 @@
+"""The result files of a run: written together, whole or not there.
+
+In:  Blocks (all distances of one query position and one layer), in the order they are to be written.
+Out: NAME_results.csv / .json / .parquet / .html with the same rows, and NAME_run.json, the manifest, which is there
+     only when the files beside it are complete and of one run. docs/output-format.md is the user's side.
+
+    with ResultFiles("output", "masking", ["csv", "json"]) as files:
+        for block in blocks:
+            files.write(block)
+        paths = files.commit(manifest)
+    df = load(paths["run"])
+
+A new format is one more writer class in FORMATS. table.py has the table, writers.py and report.py write the files,
+reading.py reads them; this module hands on what a user of the results needs of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mask_impact.errors import UserError
+from mask_impact.files import side_tables
+from mask_impact.files.arrow import to_dataframe
+from mask_impact.files.page_writer import ReportWriter
+from mask_impact.files.reading import load, load_many, read_csv
+from mask_impact.files.side_tables import KINDS
+from mask_impact.files.writers import CsvWriter, JsonWriter, ParquetWriter, Writer, manifest_text
+from mask_impact.table import COLUMNS, Block, Columns, checked, valid
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from mask_impact.files.writers import Pictures
+
+__all__ = [
+    "COLUMNS", "FORMATS", "Block", "CsvWriter", "JsonWriter", "ParquetWriter", "ResultFiles", "Writer", "checked",
+    "existing_files", "load", "load_many", "manifest_text", "read_csv", "to_dataframe", "valid", "write_text",
+]  # fmt: skip
+
+SCHEMA_VERSION = 1
+PART_ROWS = 65_536  # a larger block is written in parts, so that memory does not grow with the block
+FORMATS: dict[str, Callable[[Path], Writer]] = {
+    "csv": CsvWriter,
+    "json": JsonWriter,
+    "parquet": ParquetWriter,
+    "html": ReportWriter,
+}
+_EXTENSIONS = sorted(FORMATS)  # what a run may have left; no other file is ever touched
+
+
+class ResultFiles:
+    """The result files of one run, written to a hidden folder in `directory` and moved up by `commit`.
+
+    A context manager. Leaving it without `commit` removes everything written and touches nothing else.
+    Raises UserError for an unknown format or a name that is not a plain file name; OSError passes through.
+    """
+
+    def __init__(self, directory: str | Path, name: str, formats: Sequence[str]) -> None:
+        unknown = [fmt for fmt in formats if fmt not in FORMATS]
+        if unknown:
+            raise UserError(f"unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+        if not name or Path(name).name != name:
+            raise UserError(f"the output name {name!r} must be a plain file name, without a folder")
+        self.directory, self.name, self.formats = Path(directory), name, tuple(dict.fromkeys(formats))
+        self.rows = 0
+        self.notes: list[str] = []  # after `commit`: what was not written and why
+        self._columns: tuple[str, ...] = ()  # of the first block, and then of all
+        self._writers: dict[str, Writer] = {}
+        self._tables: dict[str, Columns] = {}  # beside the results, by kind
+        self._usable = False  # between __enter__ and commit, as long as nothing failed
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._temporary = _temporary_folder(self.directory, self.name)
+        try:
+            for fmt in self.formats:
+                self._writers[fmt] = FORMATS[fmt](self._temporary / self._result(fmt).name)
+        except BaseException:
+            self._discard()
+            raise
+        self._usable = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._discard()
+
+    def write(self, block: Block) -> None:
+        """Append the rows of one block to every file.
+
+        Raises ValueError if a distance is NaN or infinite, and for blocks with and without a query position.
+        """
+        with self._whole_or_unusable():
+            self._columns = self._columns or block.columns
+            if block.columns != self._columns:
+                raise ValueError(f"a block with {', '.join(block.columns)} after one with {', '.join(self._columns)}")
+            for part in _parts(checked(block)):
+                if part.rows:
+                    for writer in self._writers.values():
+                        writer.write(part)
+                    self.rows += part.rows
+
+    def add_table(self, kind: str, columns: Columns) -> None:
+        """A table beside the results, NAME_KIND.csv and so on, in those of the formats that have one (not html)."""
+        if kind not in KINDS:
+            raise ValueError(f"unknown table {kind!r}; choose from {', '.join(KINDS)}")
+        self._tables[kind] = columns
+
+    def commit(self, manifest: dict[str, Any], pictures: Pictures = ()) -> dict[str, Path]:
+        """Complete the files and move them into place. They replace all results of an earlier run.
+
+        `manifest` is written with schema_version, rows and files filled in here, and a note for a report that is too
+        large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path of every
+        format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises OSError if
+        a file cannot be completed or moved.
+        """
+        with self._whole_or_unusable():
+            formats = self._possible_formats(pictures)
+            names = [self._result(fmt).name for fmt in formats]
+            version = {"schema_version": SCHEMA_VERSION}  # on the left to be first, on the right to be true
+            tables = [
+                f"{self.name}_{kind}.{fmt}"
+                for kind in self._tables
+                for fmt in self.formats
+                if fmt in side_tables.FORMATS
+            ]
+            manifest = version | manifest | version | {"rows": self.rows, "files": names, "tables": tables}
+            if self.notes:
+                manifest["notes"] = [*manifest.get("notes", []), *self.notes]
+            text = manifest_text(manifest)
+            (self._temporary / self._manifest.name).write_bytes(text.encode())
+            for fmt in formats:
+                self._writers[fmt].finish(manifest)
+                self._writers[fmt].close()
+            for table in tables:
+                kind = table.removeprefix(f"{self.name}_").partition(".")[0]
+                side_tables.write_table(self._temporary / table, self._tables[kind], manifest)
+            for name in (*names, *tables, self._manifest.name):
+                _sync_file(self._temporary / name)
+            self._replace([*names, *tables])
+        self._usable = False
+        written = {table.removeprefix(f"{self.name}_"): self.directory / table for table in tables}
+        return {fmt: self._result(fmt) for fmt in formats} | written | {"run": self._manifest}
+
+    def _possible_formats(self, pictures: Pictures) -> list[str]:
+        """The formats without those that cannot hold this run, for which there is a note."""
+        possible = []
+        for fmt in self.formats:
+            others = [self._result(other).name for other in self.formats if other != fmt]
+            if reason := self._writers[fmt].prepare(pictures, others, self._tables):
+                self.notes.append(f"{self._result(fmt).name} was not written: {reason}")
+            else:
+                possible.append(fmt)
+        return possible
+
+    def _replace(self, names: Sequence[str]) -> None:
+        """Old results out, new results in. No file system replaces several files at once, so order matters:
+
+        1. the old manifest goes. Stopped before: the old run is whole, with its manifest.
+        2. the old result files go, those of formats not written now too. Stopped in here: no manifest, and
+           what is left is of the old run only.
+        3. the new result files come. Stopped in here: no manifest, and what is there is of the new run only.
+        4. the new manifest comes. Stopped after: the new run is whole, with its manifest.
+
+        So files of two runs never lie side by side, and a manifest always describes the files beside it.
+        The folder is synced after each move: a power failure cannot keep a later one and lose an earlier.
+        """
+        for path in existing_files(self.directory, self.name):
+            path.unlink()
+            _sync_folder(self.directory)
+        for name in (*names, self._manifest.name):
+            os.replace(self._temporary / name, self.directory / name)
+            _sync_folder(self.directory)
+
+    @contextlib.contextmanager
+    def _whole_or_unusable(self) -> Iterator[None]:
+        """After a failure the files may hold half a block: nothing more may be written or committed."""
+        if not self._usable:
+            raise RuntimeError(f"{self.name}: not open, already committed, or an earlier write failed")
+        self._usable = False
+        yield
+        self._usable = True
+
+    def _discard(self) -> None:
+        self._usable = False
+        for writer in self._writers.values():
+            with contextlib.suppress(Exception):  # a full disk fails once more; the first error counts
+                writer.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _result(self, fmt: str) -> Path:
+        return self.directory / f"{self.name}_results.{fmt}"
+
+    @property
+    def _manifest(self) -> Path:
+        return self.directory / f"{self.name}_run.json"
+
+
+def existing_files(directory: str | Path, name: str) -> list[Path]:
+    """What an earlier run left under this name, in whatever format; the manifest first."""
+    names = [f"{name}_run.json", *(f"{name}_results.{extension}" for extension in _EXTENSIONS)]
+    names += [f"{name}_{kind}.{extension}" for kind in side_tables.KINDS for extension in side_tables.FORMATS]
+    return [path for path in (Path(directory) / each for each in names) if os.path.lexists(path)]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of its own: whatever happens, it has all of `text`, or is as it was before."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(valid(text).encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of `path` when it is whole; after a failure `path` is as before."""
+    folder = _temporary_folder(path.parent, path.stem)
+    try:
+        yield folder / path.name
+        _sync_file(folder / path.name)
+        os.replace(folder / path.name, path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_folder(directory: Path, name: str) -> Path:
+    """A hidden folder for what is not complete; folder.py knows it by this name when its process was killed."""
+    prefix = f".{name}_results.{platform.node()}.{os.getpid()}-"
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=directory))
+
+
+def _parts(block: Block) -> Iterator[Block]:
+    """The block cut between masked tokens into blocks of at most PART_ROWS rows (at least one token each)."""
+    step = max(1, PART_ROWS // max(1, len(block.variants)))
+    for i in range(0, len(block.tokens), step):
+        part = slice(i, i + step)
+        yield replace(
+            block,
+            tokens=block.tokens[part],
+            positions=block.positions[part],
+            l2=block.l2[part],
+            cosine=block.cosine[part],
+        )
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Make renames in a folder durable, where the system can (Windows and some network disks cannot)."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

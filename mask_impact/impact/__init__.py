@@ -1,0 +1,1 @@
+"""Where a layer reads: record, mask, replay, measure."""

@@ -1,0 +1,156 @@
+"""What a run has to say about itself, beside its table: the manifest (docs/output-format.md)."""
+
+import datetime
+import functools
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+import mask_impact
+from mask_impact.model.attention import implementation
+from mask_impact.model.load import input_device, place_name
+from mask_impact.model.towers import decoder_layers, family, tower_size
+from mask_impact.prompt.inputs import ModelInputs, Token
+
+
+@dataclass
+class Findings:
+    """What a run gathers on its way."""
+
+    tokens: list[Token]  # prompt, then output
+    generated: list[dict[str, Any]] = field(default_factory=list)
+    stop_reason: str = "length"
+    layers: list[int] = field(default_factory=list)  # measured ones
+    skipped_layers: list[dict[str, Any]] = field(default_factory=list)
+    variants: list[str] = field(default_factory=list)
+    noise_floor: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Keep `text`, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def noise(self, found: dict[str, tuple[float, float]]) -> None:
+        """Keep the largest (l2, relative) of each kind."""
+        for name, (l2, relative) in found.items():
+            worst = self.noise_floor.setdefault(name, {"l2": 0.0, "relative": 0.0})
+            self.noise_floor[name] = {"l2": max(worst["l2"], l2), "relative": max(worst["relative"], relative)}
+
+
+def manifest(
+    model: PreTrainedModel, inputs: ModelInputs, chosen: Mapping[str, Any], findings: Findings
+) -> dict[str, Any]:
+    """The run's manifest; `chosen` are the options, and `cli.py` adds argv, the output name and the model's source."""
+    config = model.config.get_text_config(decoder=True)
+    layers, heads = tower_size(model.config, chosen["tower"])
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": {
+            "family": family(model),
+            "architecture": type(model).__name__,
+            "layers": layers,
+            "heads": heads,
+            "hidden_size": config.hidden_size,
+            "parameters": parameter_count(model),
+        },
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention_implementation": implementation(model),
+        "device": str(input_device(model)),
+        "device_map": device_map(model),
+        "versions": {
+            "mask_impact": mask_impact.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "git_commit": git_commit(),
+        "prompt": inputs.prompt,
+        "chat": inputs.chat,
+        "prompt_length": len(inputs.tokens),
+        "tokens": [asdict(token) for token in findings.tokens],
+        "images": inputs.images,
+        "generated": findings.generated,
+        "stop_reason": findings.stop_reason,
+        "layers": findings.layers,
+        "variants": findings.variants,
+        "masks": "every token by itself",
+        **chosen,
+        "noise_floor": findings.noise_floor,
+        "skipped_layers": findings.skipped_layers,
+        "notes": findings.notes,
+        "seconds": findings.seconds,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """The number of weights, tied ones once, also where accelerate took them apart to offload them."""
+    tied = getattr(model, "all_tied_weights_keys", ())  # of transformers 5; 4 keeps them together
+    own = [weight for name, weight in model.named_parameters(remove_duplicate=False) if name not in tied]
+    return sum({id(weight): weight.numel() for weight in own}.values())
+
+
+def device_map(model: PreTrainedModel) -> str | None:
+    """Where the layers' weights are, "layers 0-11: cuda:0, 12-27: cpu"; None for a model that was not spread.
+
+    A layer's weights are moved to where it is computed once in every forward and once in every replay: where all rows
+    fit the memory, twice for each generation step.
+    """
+    places = getattr(model, "hf_device_map", None) or {}
+    if len(set(places.values())) < 2 and "disk" not in places.values():
+        return None
+    names = {id(module): name for name, module in model.named_modules()}
+    devices = [_place(names[id(layer)], places) for layer in decoder_layers(model)]
+    starts = [layer for layer, device in enumerate(devices) if layer == 0 or device != devices[layer - 1]]
+    ends = [start - 1 for start in starts[1:]] + [len(devices) - 1]
+    spans = zip(starts, ends, strict=True)
+    return "layers " + ", ".join(f"{a}-{b}: {devices[a]}" if a < b else f"{a}: {devices[a]}" for a, b in spans)
+
+
+def _place(layer: str, places: Mapping[str, Any]) -> str:
+    """The device of a layer: of the part of the model it belongs to, or of its own parts."""
+    above = [name for name in places if not name or f"{layer}.".startswith(f"{name}.")]
+    inside = [name for name in places if name.startswith(f"{layer}.")]
+    return " and ".join(dict.fromkeys(place_name(places[name]) for name in inside or [max(above, key=len)]))
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the checkout this runs from, None outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def peak_memory_mb() -> float | None:
+    """The largest memory this process has had, in MB (10^6 bytes): on the GPUs where it used any, else resident.
+
+    None where the system does not tell.
+    """
+    if torch.cuda.is_initialized():
+        used = sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+        if used:
+            return used / 1e6
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

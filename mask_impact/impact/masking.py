@@ -1,0 +1,172 @@
+"""One query's attention output under any set of masked positions."""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate.utils import align_module_device
+from torch import nn
+
+from mask_impact.impact.record import Query
+from mask_impact.model.attention import Attention, eager_attention
+from mask_impact.model.memory import Portion, memory_budget
+
+Masks = Sequence[Sequence[int]]  # R sets of masked positions; the empty set masks nothing
+
+# Leave-one-out divides by 1 - p: at p = 0.5 it loses one bit, at 0.99999 all digits of float32.
+LEAVE_OUT_LIMIT = 0.5
+
+
+class QueryAttention:
+    """One query's attention in one layer, for any set of masked positions.
+
+    The weights p come from one call of the family's own eager attention, in float32 or better. Masking a set M is then
+    exact algebra at a cost that does not grow with the number of keys, and with all digits however small the change:
+
+        neg-inf     z_M - z = (z * sum p_m - sum p_m v_m) / (1 - sum p_m)
+        zero-value  z_M - z = -sum p_m v_m
+
+    The first takes the tokens out of the softmax, and the others share their weight (leave-one-out). The second keeps
+    all weights and takes what the tokens give: Value Zeroing, Mohebbi et al. 2023, "Quantifying Context Mixing in
+    Transformers" (https://aclanthology.org/2023.eacl-main.245).
+
+    Rows of the first with more than half of the weight masked, and families whose weights do not reproduce their
+    output, are computed by the same function with -inf at the masked keys, or 0 for their values (`explicit`).
+    """
+
+    def __init__(
+        self, recorded: Attention, query: Query, portion: Portion | None = None, ablation: str = "neg-inf"
+    ) -> None:
+        """`portion`: what is known of how many rows fit the memory, kept from layer to layer."""
+        precise = torch.promote_types(query.query.dtype, torch.float32)
+        length = query.bias.shape[-1]
+        self.module = recorded.module
+        self.options = query.options
+        self.portion = portion or Portion()
+        self.zero_values = ablation == "zero-value"
+        self.query = query.query.to(precise)
+        self.keys = recorded.keys[:, :, :length].to(precise)
+        self.values = recorded.values[:, :, :length].to(precise)
+        self.bias = query.bias
+        self.compute = eager_attention(recorded.module)
+        output, weights = self._eager(self.bias)
+        self.output = output[0]  # [H, D]
+        self.weights = self._usable(weights)  # [H, T]
+
+    def _eager(
+        self, bias: torch.Tensor, values: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The family's attention for R biases [R, 1 or H, 1, T], each with values of its own if there are any
+        [R, G, T, D]: the output [R, H, D] and the weights [R, H, 1, T].
+
+        Rows are a batch and not one long query, because some families mask causally by the query's length besides.
+        """
+        tensors = self.query, self.keys, self.values if values is None else values
+        query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in tensors)
+        with align_module_device(self.module):  # sinks are its parameters, and offloaded ones are there only in a call
+            output, weights = self.compute(self.module, query, keys, values, bias, **self.options)
+        return output[:, 0], weights
+
+    def _usable(self, weights: torch.Tensor | None) -> torch.Tensor | None:
+        """The weights [H, T] if they are what the output was made with, else None."""
+        heads, length = self.query.shape[1], self.keys.shape[2]
+        if weights is None or weights.shape != (1, heads, 1, length):
+            return None
+        again = torch.einsum("ht,htd->hd", weights[0, :, 0], self._head_values())
+        error = (again - self.output).abs().max() / self.output.abs().max().clamp_min(1e-30)
+        return weights[0, :, 0] if error < 1e-4 else None
+
+    def _head_values(self, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """[H, T, D], or at `positions`: each query head's values (grouped-query attention shares them)."""
+        values = self.values[0] if positions is None else self.values[0].index_select(1, positions)
+        return values.repeat_interleave(self.query.shape[1] // values.shape[0], dim=0)
+
+    def visible(self) -> torch.Tensor:
+        """[T] bool: positions that at least one head can see."""
+        return ~self.bias.isneginf().all(dim=1)[0, 0]
+
+    def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
+        """[R] how much each set of positions bears on the output, or [T] each position by itself: the largest
+        ||sum p_m (v_m - z)|| / ||z|| of any head; ||sum p_m v_m|| / ||z|| where values are zeroed.
+
+        0 where no head looks, and where the value is the output anyway (a prompt of one repeated token). None where the
+        family's weights are not to be had.
+        """
+        if self.weights is None:
+            return None
+        kept = torch.zeros_like(self.output) if self.zero_values else self.output  # what it gave is replaced by this
+        bearing = self.weights.unsqueeze(-1) * (self._head_values() - kept.unsqueeze(1))  # [H, T, D]
+        if masks is not None:
+            bearing = torch.stack([bearing[:, list(mask)].sum(dim=1) for mask in masks], dim=1)  # [H, R, D]
+        return (bearing.norm(dim=-1) / self.output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
+
+    def changes(self, masks: Masks) -> torch.Tensor:
+        """[R, H, D] what each mask changes in the attention output `self.output`."""
+        if self.weights is None:
+            return self.explicit(masks) - self.output
+        device = self.weights.device
+        masked = sorted({position for mask in masks for position in mask})  # M positions: fewer rows, a smaller table
+        if not masked:
+            return self.output.new_zeros(len(masks), *self.output.shape)
+        place = {position: index for index, position in enumerate(masked)}
+        members = torch.tensor([place[p] for mask in masks for p in mask], dtype=torch.int64, device=device)
+        starts = torch.tensor([0] + [len(mask) for mask in masks[:-1]], device=device).cumsum(0)
+
+        def removed(table: torch.Tensor) -> torch.Tensor:  # [M, X] -> [R, X]: sums over each mask's members
+            return nn.functional.embedding_bag(members, table, starts, mode="sum")
+
+        taken = torch.tensor(masked, device=device)
+        weights = self.weights.index_select(1, taken).T.contiguous()  # [M, H]
+        shares = weights.unsqueeze(-1) * self._head_values(taken).transpose(0, 1)  # [M, H, D]
+        removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
+        if self.zero_values:
+            seen = (~self.bias[0, :, 0].isneginf()).T.to(weights)  # [T, 1 or H]
+            nothing_left = removed(seen.index_select(0, taken)) == seen.sum(dim=0)  # the output is then 0, not rounding
+            return torch.where(nothing_left.unsqueeze(-1), -self.output, -removed_shares)
+        mass = removed(weights)  # [R, H]
+        left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
+        change = (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left)
+        heavy = mass > LEAVE_OUT_LIMIT  # [R, H]
+        rows = heavy.any(dim=1).nonzero().flatten().tolist()
+        if rows:
+            exact = self.explicit([masks[row] for row in rows]) - self.output
+            change[rows] = torch.where(heavy[rows].unsqueeze(-1), exact, change[rows])
+        return change
+
+    def explicit(self, masks: Masks) -> torch.Tensor:
+        """[R, H, D] attention output under each mask, by the family's attention with -inf added at the masked keys, or
+        with 0 for their values. Where nothing is left to see, 0.
+        """
+        by_head = self.keys.shape[2] * self.query.numel() * self.query.element_size()
+        per_row = 8 * by_head  # keys and values, copied on the way; a part of the budget, since few rows come here
+
+        def masked(part: Masks) -> torch.Tensor:
+            hidden = torch.zeros(len(part), self.keys.shape[2], dtype=torch.bool)
+            for row, mask in enumerate(part):
+                hidden[row, list(mask)] = True
+            hidden = hidden.to(self.bias.device)[:, None, None]  # [R, 1, 1, T]
+            if self.zero_values:
+                values = self.values.masked_fill(hidden.transpose(2, 3), 0.0)
+                return self._eager(self.bias.expand(len(part), -1, -1, -1), values)[0]
+            bias = self.bias.masked_fill(hidden, float("-inf"))
+            output, _ = self._eager(bias)
+            blind = bias.isneginf().all(dim=-1)  # [R, 1 or H, 1]
+            return output.masked_fill(blind, 0.0)
+
+        return torch.cat(self.portion.pieces(masks, max(1, memory_budget(self.query.device) // per_row), masked))
+
+
+def read(recorded: Attention, query: Query, rows: torch.Tensor) -> torch.Tensor:
+    """[R, 1, H, D] what queries `rows` [R, H, 1, D] read from the encoder, in the place of `query`.
+
+    Computed as one long query over the same keys, in float32 or better.
+    """
+    precise = torch.promote_types(rows.dtype, torch.float32)
+    states = (rows.transpose(0, 2), recorded.keys, recorded.values)
+    with align_module_device(recorded.module):
+        output, _ = eager_attention(recorded.module)(
+            recorded.module,
+            *(item.to(precise) for item in states),
+            query.bias.expand(-1, -1, len(rows), -1),
+            **query.options,
+        )
+    return output.transpose(0, 1).to(rows.dtype)

@@ -1,0 +1,71 @@
+"""Pairs among the strongest units, and how two of them interact under one layer's mask.
+
+In:  a finished run, which says which units are the strongest.
+Out: the columns of NAME_pairs: for each pair its distances, and how much further it moves the update than its two units
+     do by themselves, added up.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mask_impact.impact import run
+from mask_impact.impact.run import Options
+from mask_impact.options import Progress
+from mask_impact.prompt.inputs import ModelInputs, Token
+from mask_impact.prompt.units import Unit, Units, paired
+from mask_impact.table import QUERY_POSITION, Block, Columns
+
+COLUMNS = (
+    "generation_step", "layer", "token_masked", "token_position", "second_position", "variant", "l2_distance",
+    "cosine_distance", "interaction",
+)  # fmt: skip
+
+
+def measure(
+    model: Any,
+    tokenizer: Any,
+    inputs: ModelInputs,
+    options: Options,
+    units: Units,
+    ranked: Sequence[int],
+    count: int,
+    apart: int | None = None,
+    progress: Progress = lambda what: None,
+) -> Columns:
+    """All pairs among the `count` strongest units, measured in a run of their own.
+
+    Args:
+        units, progress: as for `experiment.run`.
+        ranked: first positions of units, the strongest first.
+        apart: as for `paired`.
+    """
+    strongest = set(ranked[:count])
+    blocks: list[Block] = []
+    two_of: dict[tuple[str, int], tuple[Unit, Unit]] = {}  # a pair's label and position -> its two units
+
+    def chosen(tokens: Sequence[Token]) -> list[Unit]:
+        singles = [unit for unit in units(tokens) if unit.positions[0] in strongest]
+        pairs = list(paired(singles, apart))
+        two_of.update({(pair.label, pair.positions[0]): (singles[a], singles[b]) for pair, a, b in pairs})
+        return [*singles, *(pair for pair, _, _ in pairs)]
+
+    run.run(model, tokenizer, inputs, options, blocks.append, progress, chosen)
+    names = COLUMNS if options.queries == "last" else (*COLUMNS, QUERY_POSITION)
+    rows = [row for block in blocks for row in _rows(block, two_of)]
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+
+
+def _rows(block: Block, two_of: Mapping[tuple[str, int], tuple[Unit, Unit]]) -> Iterator[tuple[Any, ...]]:
+    """One row for each pair and variant of a block."""
+    place = {key: row for row, key in enumerate(zip(block.tokens, block.positions.tolist(), strict=True))}
+    end = () if block.query_position is None else (block.query_position,)
+    for (label, position), two in two_of.items():
+        if (label, position) not in place:
+            continue
+        both, (one, other) = place[label, position], (place[unit.label, unit.positions[0]] for unit in two)
+        interaction = block.l2[both] - block.l2[one] - block.l2[other]
+        where = (block.generation_step, block.layer, label, position, two[1].positions[0])
+        for variant, l2, cosine, more in zip(
+            block.variants, block.l2[both].tolist(), block.cosine[both].tolist(), interaction.tolist(), strict=True
+        ):
+            yield (*where, variant, l2, cosine, more, *end)

@@ -1,0 +1,365 @@
+"""Generate once and record what every decoder layer saw at the query positions.
+
+The recorded forwards are the model's own generation: the prompt's forward, then one cached forward per further
+token. A generation step is so measured on exactly what the model computed for it, and no forward is run twice.
+Inputs come from hooks on the layers inside the real forward: image features, rotary positions, masks and
+whatever a model adds between layers are in place by construction.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from mask_impact.errors import UnsupportedModel
+from mask_impact.model.attention import Attention, attention_function, configs_of, implementation, routed_attention
+from mask_impact.model.call_rows import at_row, changed
+from mask_impact.model.generation import decoder_beginning, greedy
+from mask_impact.model.layers import layer_input, layer_output, watched
+from mask_impact.model.load import input_device
+from mask_impact.model.masks import _cross_bias, _of_row, additive, seeing_each_other
+from mask_impact.model.memory import explained, release_free_memory
+from mask_impact.model.towers import decoder_layers, family, tower_layers
+
+
+@dataclass
+class Query:
+    """One layer at one query position: its call cut down to that row, and what came out."""
+
+    position: int
+    args: tuple[Any, ...]  # the layer's arguments, every tensor cut to this row
+    kwargs: dict[str, Any]
+    hidden: torch.Tensor  # [1, 1, C] layer input, one of the arguments
+    query: torch.Tensor  # [1, H, 1, D] after position embedding
+    bias: torch.Tensor  # [1, 1 or H, 1, T] added to the logits; -inf: cannot be seen
+    options: dict[str, Any]  # further arguments of the attention call
+    heads: torch.Tensor  # [H, D] attention output, before the output projection
+    output: torch.Tensor  # [1, 1, C] layer output
+    branches: dict[str, Any]  # what each direct submodule of the layer gave for this row
+
+
+@dataclass
+class LayerRecord:
+    """One layer, and one attention in it."""
+
+    index: int
+    layer: nn.Module
+    attention: Attention | None = None  # None: the layer never called the attention interface
+    queries: dict[int, Query] = field(default_factory=dict)  # by position
+    # In an encoder-decoder's decoder: the same layer with its cross-attention; of that one, with its self-attention.
+    other: "LayerRecord | None" = None
+    is_cross: bool = False  # the attention is to the encoder
+
+
+@dataclass
+class Recording:
+    """A finished generation: the layers' records and the generated tokens."""
+
+    layers: list[LayerRecord]
+    tokens: list[int]  # generated ids
+    probabilities: list[float]  # of each generated token, 0 to 1
+    seconds: list[float]  # of each forward: the prompt's, then one per further token
+
+    def measured(self) -> list[LayerRecord]:
+        """The layers with softmax attention."""
+        return [record for record in self.layers if record.attention is not None]
+
+    def skipped(self) -> list[LayerRecord]:
+        """The layers without: state space, linear attention, convolution."""
+        return [record for record in self.layers if record.attention is None]
+
+
+class Recorder:
+    """Hooks and attention handler that fill one LayerRecord per layer while the model runs."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        wanted: Callable[[int], bool],
+        together: Sequence[tuple[int, int]] = (),
+        tower: str = "decoder",
+    ) -> None:
+        self.model = model
+        self.together = together  # ranges of positions whose tokens are made to see each other
+        self.wanted = wanted  # which positions are query positions
+        self.layers = decoder_layers(model) if tower == "decoder" else tower_layers(model, tower)
+        self.crosses = model.config.is_encoder_decoder and tower == "decoder"  # to the encoder
+        self.records = [LayerRecord(index, layer) for index, layer in enumerate(self.layers)]
+        self.implementation = implementation(model)
+        self.position = 0  # of the running forward's first token
+        self.count = 0  # tokens in the running forward
+        self.rows: list[int] = []  # which of them are at query positions
+        self.inside: LayerRecord | None = None
+        self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
+        self.crossing: dict[int, dict[str, Any]] = {}  # what is different in its cross-attention
+        self.cut: dict[int, Any] = {}  # rows already cut for the running layer
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record until the block ends; the model is then as it was."""
+        children = [child for layer in self.layers for child in layer.named_children()]
+        configs = configs_of(self.layers, self.model.config.get_text_config(decoder=True))
+        with ExitStack() as undo:
+            for name, child in children:
+                undo.callback(child.register_forward_hook(self._branch(name)).remove)
+            undo.enter_context(watched(self.layers, self._entering, self._leaving))
+            undo.enter_context(routed_attention(self._attend, configs, self.implementation, self.layers))
+            yield
+
+    def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = layer_input(self.layers[index], args, kwargs)
+        if index == 0:
+            self.position += self.count
+            self.count = hidden.shape[-2]
+            self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
+        self.inside = self.records[index]
+        self.parts, self.crossing, self.cut = {}, {}, {}
+        for row in self.rows:
+            position = self.position + row
+            self.parts[position] = {
+                "position": position,
+                "args": at_row(args, row, self.count, self.cut),
+                "kwargs": at_row(kwargs, row, self.count, self.cut),
+                "hidden": at_row(hidden, row, self.count, self.cut),
+                "branches": {},
+            }
+
+    def _branch(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            for position, part in self.parts.items():
+                called_again = name in part["branches"]
+                row = at_row(output, position - self.position, self.count, {})
+                part["branches"][name] = None if called_again else row
+
+        return hook
+
+    def _leaving(self, index: int, output: Any) -> None:
+        record = self.records[index]
+        self.inside, self.cut = None, {}
+        if self.crosses and record.attention and record.other is None:  # T5Gemma 2 reads both in one attention
+            raise UnsupportedModel(
+                f"model family '{family(self.model)}' is not supported: layer {index} of its decoder does "
+                "not have one attention to its own tokens and one to the encoder's"
+            )
+        for row in self.rows if record.attention else ():
+            position = self.position + row
+            rows = layer_output(output).narrow(-2, row, 1).clone()
+            part = self.parts[position]
+            if part["hidden"].device != rows.device:  # accelerate moves a layer's inputs only after our first hook
+                part = changed(part, partial(torch.Tensor.to, device=rows.device), {})
+            record.queries[position] = Query(**part, output=rows)
+            if record.other is not None:
+                record.other.queries[position] = Query(**part | self.crossing[position], output=rows)
+
+    def _attend(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        compute = attention_function(self.implementation, module)
+        record = self.inside
+        if record is not None and self.together and self.position == 0:
+            attention_mask = seeing_each_other(attention_mask, query, self.together)
+        result = compute(module, query, key, value, attention_mask, *args, **kwargs)
+        if record is None:  # not a decoder layer's
+            return result
+        site = self._site(record, module) if not args else None
+        if site is None:
+            raise UnsupportedModel(
+                f"model family '{family(self.model)}' is not supported: layer {record.index} computes attention more "
+                "than once, or not with the arguments of transformers' attention interface"
+            )
+        total = self.position + self.count
+        if site.attention is None:
+            site.attention = Attention(module, key, value)
+        elif site is record:
+            site.attention.keys = _extended(site.attention.keys, key, self.count, total)
+            site.attention.values = _extended(site.attention.values, value, self.count, total)
+        parts = self.parts if site is record else self.crossing
+        position_bias = kwargs.pop("position_bias", None)  # T5's, beside the mask
+        for row in self.rows:
+            if site is record:
+                bias = self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal"))
+            else:
+                bias = _cross_bias(query, key, attention_mask, row)
+            if position_bias is not None:
+                bias = bias + _of_row(position_bias, row)[..., : bias.shape[-1]]
+            parts.setdefault(self.position + row, {}).update(
+                query=query[:, :, row : row + 1].clone(),
+                bias=bias,
+                options=at_row(kwargs, row, self.count, self.cut),
+                heads=result[0][0, row].clone(),
+            )
+        return result
+
+    def _site(self, record: LayerRecord, module: nn.Module) -> LayerRecord | None:
+        """Where the running layer's call of `module` is recorded; None for a call that is one too many."""
+        if record.attention is None or record.attention.module is module:
+            return record
+        if self.crosses and record.other is None:
+            record.other = LayerRecord(record.index, record.layer, other=record, is_cross=True)
+        cross = record.other
+        return cross if cross and (cross.attention is None or cross.attention.module is module) else None
+
+    def _bias(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        row: int,
+        is_causal: bool | None,
+    ) -> torch.Tensor:
+        """What is added to the logits of `row`: [1, 1 or H, 1, T] over positions 0 to T - 1, -inf where masked."""
+        position, total = self.position + row, self.position + self.count
+        hidden_by_cache = total - key.shape[2]  # a sliding cache has dropped the oldest positions
+        if is_causal is None:
+            is_causal = getattr(module, "is_causal", True)
+        if mask is None:  # sdpa then is causal by itself, eager sees everything
+            causal = self.implementation == "sdpa" and is_causal and self.count > 1
+            visible = torch.arange(hidden_by_cache, total, device=key.device) <= (position if causal else total)
+            bias = additive(visible[None, None, None], query.dtype)
+        else:
+            bias = additive(_of_row(mask, row)[..., : key.shape[2]], query.dtype)
+        bias = nn.functional.pad(bias, (hidden_by_cache, 0), value=float("-inf"))
+        later = bias[..., position + 1 :]
+        if not later.numel() or later.isneginf().all():
+            bias = bias[..., : position + 1].clone()
+        return bias
+
+
+def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int) -> torch.Tensor:
+    """Keys or values of all positions so far; `seen` is what the attention got: all, or a sliding cache's last."""
+    if seen.shape[2] == total:
+        return seen
+    return torch.cat([recorded, seen[:, :, -count:]], dim=2)
+
+
+class _Probability(LogitsProcessor):
+    """Keeps the probability of the likeliest token of each step; changes nothing."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.values.append(scores[0].float().softmax(dim=-1).max().item())
+        return scores
+
+
+@contextmanager
+def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None]) -> Iterator[None]:
+    """Append the duration of each forward of `model`; the first begins here, since `generate` may compute image
+    features before it."""
+    devices = {
+        device for device in (input_device(model), *(p.device for p in model.parameters())) if device.type == "cuda"
+    }
+
+    def now() -> float:
+        for device in devices:
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def after(*_: Any) -> None:
+        seconds.append(now() - started.pop())
+        release_free_memory()
+        progress()
+
+    def before(*_: Any) -> None:
+        if not started:
+            started.append(now())
+
+    started = [now()]
+    handles = [
+        model.register_forward_pre_hook(before),
+        model.register_forward_hook(after),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _offloaded_weights_found(model: PreTrainedModel) -> Iterator[None]:
+    """Refuse a model whose code reads offloaded weights outside of their module's call, where they are not there."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "meta" not in str(error) or not any(parameter.is_meta for parameter in model.parameters()):
+            raise
+        raise UnsupportedModel(
+            f"model family '{family(model)}' cannot be computed with weights off its device ({error}); raise "
+            "--max-memory until all of it fits, or leave out --device-map"
+        ) from error
+
+
+def record_generation(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    num_tokens: int,
+    stop_ids: list[int],
+    queries: Callable[[int], bool] | None = None,
+    together: Sequence[tuple[int, int]] = (),
+    progress: Callable[[], None] = lambda: None,
+    tower: str = "decoder",
+) -> Recording:
+    """Generate up to `num_tokens` tokens greedily with the KV cache, recording every layer of the decoder.
+
+    Args:
+        inputs: the model's inputs; "input_ids" [1, N].
+        stop_ids: generation ends after one of these ids.
+        queries: which positions are recorded; by default those that predict an output token.
+        together: ranges [first, last) of prompt positions that see each other, whatever the model's own mask says.
+        progress: called after each forward.
+        tower: of an encoder-decoder, "encoder" records the encoder's layers instead.
+
+    Raises UnsupportedModel when no layer calls transformers' attention interface, OutOfMemory when a forward does not
+    fit: it cannot be split.
+    """
+    prompt_length = inputs["input_ids"].shape[1]
+    predicting = 0 if model.config.is_encoder_decoder else prompt_length - 1
+    recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
+    probability = _Probability()
+    seconds: list[float] = []
+    settings = GenerationConfig(
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=stop_ids or None,
+        pad_token_id=stop_ids[0] if stop_ids else 0,
+        **decoder_beginning(model),
+    )
+
+    def forward() -> str:
+        whose = "a generated token's" if seconds else "the prompt's"
+        return f"{whose} forward over {prompt_length + len(seconds)} tokens"
+
+    with (
+        explained(forward),
+        _offloaded_weights_found(model),
+        torch.no_grad(),
+        recorder.recording(),
+        greedy(model),
+        _timed(model, seconds, progress),
+    ):
+        ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))
+    tokens = ids[0, -len(probability.values) :].tolist()
+    recording = Recording(recorder.records, tokens, probability.values, seconds)
+    if not recording.measured():
+        raise UnsupportedModel(
+            f"model family '{family(model)}' is not supported: it does not compute its attention through "
+            "transformers' AttentionInterface, so its layers cannot be replayed"
+        )
+    return recording

@@ -1,0 +1,171 @@
+"""Replay one decoder layer on rows that differ only in which positions are masked.
+
+Only the query row of one layer can change when a token is masked there, and its keys and values cannot, since they
+come from the unmasked input. So the layer itself is called on R copies of the recorded row, and its attention call is
+answered with the attention output of R different masks. Norms, MoE, gates, multipliers and parallel blocks are
+the model's own code; no family is named here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+
+from mask_impact.impact import masking
+from mask_impact.impact.record import LayerRecord, Query
+from mask_impact.impact.trace import RowTrace, tensors_in
+from mask_impact.model import memory
+from mask_impact.model.attention import add_encoded, configs_of, implementation, routed_attention
+from mask_impact.model.call_rows import changed
+from mask_impact.model.layers import layer_output, replaced_forward
+from mask_impact.model.memory import VECTORS_PER_ROW
+
+
+@dataclass
+class Rows:
+    """What the replayed layer did on each row."""
+
+    update: torch.Tensor  # [R, C] layer output - layer input
+    attention: torch.Tensor | None  # [R, C] what the attention sublayer adds to the residual stream
+    heads: torch.Tensor  # [R, H, D] what the output projection receives, per query head
+    head_change: torch.Tensor | None  # [R, H, D] its change by the mask, where known with all digits
+    projection: nn.Parameter | torch.Tensor | None  # [C, H * D] the output projection's weight
+
+
+def rows_at_once(query: Query) -> int:
+    """How many rows fit the memory budget."""
+    width = max(query.hidden.shape[-1], query.heads.numel())
+    budget = memory.memory_budget(query.hidden.device)
+    return max(2, budget // (width * max(query.hidden.element_size(), 4) * VECTORS_PER_ROW))
+
+
+class Replay:
+    """Replays recorded layers of one model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.share_rows = True
+
+    def rows(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+        """Call the layer on R copies of the query's row.
+
+        Args:
+            query: of `record`, whose attention is the one that masks change.
+            base: [H, D] the attention output without a mask.
+            change: [R, H, D] what each mask changes in it.
+        """
+        try:
+            return self._call(record, query, base, change)
+        except RuntimeError as error:
+            if not self.share_rows or "single memory location" not in str(error):
+                raise
+        self.share_rows = False  # the layer writes into its input; it then needs real copies
+        return self._call(record, query, base, change)
+
+    def _call(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+        assert record.attention is not None
+        layer, attention, count = record.layer, record.attention.module, change.shape[0]
+        hidden = query.hidden.expand(count, -1, -1)
+        if not self.share_rows:
+            hidden = hidden.contiguous()
+        cache = None  # the replay has the keys already; a cross-attention looks for the encoder's in a cache
+        if record.other is not None:
+            cross = record if record.is_cross else record.other
+            assert cross.attention is not None
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            add_encoded(cache, cross.attention)
+        given = query.args, query.kwargs
+        args, kwargs = changed(given, lambda tensor: hidden if tensor is query.hidden else tensor, {}, cache)
+        if "use_cache" in kwargs:
+            kwargs["use_cache"] = False
+        computing = [each.attention.module for each in (record, record.other) if each and each.attention]
+        heads = base + change
+        answer = heads.to(query.heads.dtype).unsqueeze(1)  # [R, 1, H, D]
+        trace = RowTrace(count)
+
+        def attend(module: nn.Module, row: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+            if module is not attention:
+                return self._other(record, query, row), None
+            trace.start(answer)
+            return answer, None
+
+        landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(layer_output(output)))
+        try:
+            with (
+                routed_attention(attend, configs_of(computing), implementation(self.model), computing),
+                answered_branches(layer, attention, query.branches, count),
+                trace,
+            ):
+                output = layer_output(layer(*args, **kwargs))
+        finally:
+            landing.remove()
+        received, weight = trace.received, trace.weight
+        if received is not None and received.numel() != answer.numel():
+            received, weight = None, None  # not a projection of all heads side by side
+        unchanged = received is None or received.data_ptr() == answer.data_ptr()
+        if received is None or unchanged:  # in full precision, where nothing came between
+            seen, head_change = heads, change
+        else:
+            seen, head_change = received.reshape(heads.shape).to(heads.dtype), None
+        return Rows(
+            update=(output.to(heads.dtype) - query.hidden.to(heads.dtype)).flatten(1),
+            attention=None if trace.addend is None else trace.addend.reshape(count, -1),
+            heads=seen,
+            head_change=head_change,
+            projection=weight,
+        )
+
+    def _other(self, record: LayerRecord, query: Query, rows: torch.Tensor) -> torch.Tensor:
+        """[R, 1, H, D] what the layer's other attention gives queries [R, H, 1, D]. Masks do not act there."""
+        assert record.other is not None and record.other.attention is not None
+        seen = record.other.queries[query.position]
+        if record.is_cross:  # self-attention comes first, and does not change
+            return seen.heads[None, None].expand(len(rows), -1, -1, -1)
+        return masking.read(record.other.attention, seen, rows)
+
+
+@contextmanager
+def answered_branches(layer: nn.Module, attention: nn.Module, branches: dict[str, Any], count: int) -> Iterator[None]:
+    """Let the layer's submodules that do not depend on attention give what they gave in the record.
+
+    A branch beside attention (Falcon-H1's Mamba) needs the whole prompt, which a replayed row does not have; its
+    result at that row cannot change. A submodule is independent when its input is R copies of one row.
+    """
+
+    def answer(compute: Callable[..., Any], recorded: Any) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            tensors = [t for t in tensors_in([*args, *kwargs.values()]) if t.ndim > 1 and len(t) == count]
+            copies = tensors and all(tensor.stride(0) == 0 for tensor in tensors)
+            return expanded(recorded, count) if copies else compute(*args, **kwargs)
+
+        return forward
+
+    with ExitStack() as undo:
+        for name, child in layer.named_children():
+            recorded = branches.get(name)
+            if recorded is None or any(module is attention for module in child.modules()):
+                continue
+            undo.enter_context(replaced_forward(child, answer(child.forward, recorded)))
+        yield
+
+
+def expanded(value: Any, count: int) -> Any:
+    """Recorded rows [1, ...] as views of `count` equal rows."""
+    if isinstance(value, torch.Tensor):
+        return value.expand(count, *value.shape[1:])
+    if isinstance(value, tuple | list):
+        return type(value)(expanded(item, count) for item in value)
+    return value
+
+
+def head_shares(heads: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
+    """[R, H, D] heads through their slices of the output projection [C, H * D] -> [R, H, C].
+
+    The shares of a row add up to the projection's output, without its bias.
+    """
+    slices = projection.to(heads.dtype).view(-1, *heads.shape[1:])  # [C, H, D]
+    return torch.einsum("rhd,chd->rhc", heads, slices)

@@ -1,0 +1,76 @@
+"""What a run was made of, kept in its manifest, so that a later run can tell whether its results are still those."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mask_impact
+from mask_impact.errors import UserError
+from mask_impact.files.results import SCHEMA_VERSION, existing_files
+from mask_impact.jobs.session import Session
+from mask_impact.options import Request
+from mask_impact.prompt.images import file_sha256
+
+NEW = "new"  # no results yet
+
+# Where only a hash is kept, what it stands for.
+HASHED = {"prompt_sha256": "the prompt", "images_sha256": "an image", "model_fingerprint": "the model"}
+
+
+def identity(session: Session, request: Request) -> dict[str, Any]:
+    """Everything the numbers depend on: hashes of model, prompt and images, and the options.
+
+    Raises UserError for an image that cannot be read.
+    """
+    options = asdict(request)
+    prompt, images = options.pop("prompt"), options.pop("images")
+    found = {
+        "mask_impact": mask_impact.__version__,
+        "model": session.settings.model,
+        "model_fingerprint": session.fingerprint,
+        "device": session.device.type,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "images_sha256": [file_sha256(path) for path in images],
+        **options,
+    }
+    return json.loads(json.dumps(found))  # tuples become lists, as when it is read back
+
+
+def why_again(folder: Path, name: str, wanted: dict[str, Any], formats: Sequence[str]) -> str | None:
+    """Why the results under `name` are not those of `wanted`: NEW if there are none; None if they are, and complete."""
+    manifest = folder / f"{name}_run.json"
+    if not existing_files(folder, name):
+        return NEW
+    try:
+        found = json.loads(manifest.read_text("utf-8"))
+        before, files, version = found["request"], found["files"] + found["tables"], found["schema_version"]
+        left_out = " ".join(found["notes"])
+    except FileNotFoundError:
+        return f"no {manifest.name}, so it was not finished"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{manifest.name} cannot be read ({type(error).__name__})"
+    if version != SCHEMA_VERSION:
+        return f"{manifest.name} is of another version of this program"
+    for file in (*files, *(f"{name}_results.{form}" for form in formats)):
+        if not (folder / file).is_file() and f"{file} was not written" not in left_out:  # a report may be too large
+            return f"{file} is missing"
+    for key in dict.fromkeys((*wanted, *before)):
+        if wanted.get(key) != before.get(key):
+            what = f"{key} was {before.get(key)}, is {wanted.get(key)}"
+            return f"{HASHED[key]} has changed" if key in HASHED else what
+    return None
+
+
+def check_kept(folder: Path, names: Sequence[str]) -> None:
+    """Raises UserError for names under which there are results."""
+    existing = [found[0] for name in names if (found := existing_files(folder, name))]
+    if existing:
+        others = f" and results of {len(existing) - 1} more exist" if existing[1:] else " exists"
+        raise UserError(
+            f"{existing[0]}{others} already; choose another name, keep what is done with --resume, or replace it with "
+            "--overwrite"
+        )

@@ -1,0 +1,145 @@
+"""From a request to its files: find the model, read the inputs, check, load, measure, write.
+
+    session = Session(Settings("demo"))
+    prepared = session.prepare(Request("The capital of France is"))
+    run, paths = session.measure("paris", prepared)
+
+What is wrong with a request comes out in `prepare`, before the weights are loaded.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mask_impact.effects import run as effects_run
+from mask_impact.errors import UserError
+from mask_impact.files import page
+from mask_impact.files.results import ResultFiles
+from mask_impact.impact import pairs
+from mask_impact.impact import run as impact_run
+from mask_impact.impact.run import Run
+from mask_impact.jobs.prepared import Prepared, prepare
+from mask_impact.model import find, load, processors
+from mask_impact.options import Progress, Request, Settings
+from mask_impact.table import Block, Columns
+
+
+def measured(
+    model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None
+) -> tuple[Run, dict[str, Columns]]:
+    """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
+    tokenizer, inputs, options = prepared.tokenizer, prepared.inputs, prepared.options
+    run = impact_run.run(model, tokenizer, inputs, options, write, progress, None if prepared.plain else prepared.units)
+    run.manifest["effects"] = None
+    tables: dict[str, Columns] = {}
+    if prepared.pairs:
+        ranked = [position for position, _, _ in run.top.ranked()]
+        apart = run.manifest["decoder_start"]
+        tables["pairs"] = pairs.measure(
+            model, tokenizer, inputs, options, prepared.units, ranked, prepared.pairs, apart, progress
+        )
+    if prepared.effects is None:
+        return run, tables
+    started = time.perf_counter()
+    generated = [found["id"] for found in run.manifest["generated"]]
+    found, run.manifest["effects"] = effects_run.measure(
+        model, tokenizer, inputs, options, prepared.effects, generated, prepared.units, progress
+    )
+    run.manifest["seconds"]["effects"] = time.perf_counter() - started
+    return run, tables | found
+
+
+def top_tokens(run: Run, count: int = 5) -> list[dict[str, Any]]:
+    """The most important tokens: largest value of the first variant over layers and steps, and the layer where it is.
+
+    Position 0, which often just absorbs attention, comes on top of `count`.
+    """
+    ranked = run.top.ranked()
+    kept = [row for row in ranked if row[0] > 0][:count] + [row for row in ranked if row[0] == 0]
+    return [{"position": position, "value": value, "layer": layer} for position, value, layer in kept]
+
+
+def load_reader(source: find.Source) -> Any:
+    """The processor of a vision-language model, the tokenizer of a text model. Raises UserError."""
+    return processors.load_processor(source) if source.vision else load.load_tokenizer(source)
+
+
+class Session:
+    """One model for one request or many; its weights are loaded when they are first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises UserError for a device that is not there and a model that cannot be had."""
+        self.settings = settings
+        self.device = load.choose_device(settings.device)
+        self.dtype = load.choose_dtype(settings.dtype, self.device)
+        self.source = find.find_model(
+            settings.model, settings.trust_remote_code, settings.allow_pickle, settings.vision
+        )
+        self.reader = load_reader(self.source)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model's files, see `models.fingerprint`; once, since all files are looked at."""
+        return find.fingerprint(self.source)
+
+    @cached_property
+    def model(self) -> Any:
+        settings = self.settings
+        limits = dict(settings.max_memory) if settings.max_memory else None
+        return load.load_model(self.source, self.device, self.dtype, settings.device_map, limits)
+
+    def prepare(self, request: Request) -> Prepared:
+        """Raises UserError for a request that does not fit the model."""
+        return prepare(self.reader, self.source.config, request, self.settings.vision)
+
+    def check_room(self, needed: int) -> None:
+        """Raises UserError when the disk cannot hold `needed` bytes of results."""
+        free = shutil.disk_usage(self.settings.output_dir).free
+        if needed > free:
+            raise UserError(
+                f"the results need about {needed / 1e6:,.0f} MB, but the disk of {self.settings.output_dir} has "
+                f"{free / 1e6:,.0f} MB free; choose another --output-dir, or fewer --layers or --variants"
+            )
+
+    def check_report(self, prepared: Prepared) -> None:
+        """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""
+        if self.settings.formats != ("html",):
+            return
+        size = page.base64_size(prepared.shape)
+        if size > page.MAX_BASE64:
+            raise UserError(
+                f"the report would be {size / 1e6:,.0f} MB; a page holds at most {page.MAX_BASE64 / 1e6:,.0f} MB; "
+                "choose --format parquet and open it with visualize_results.html, or fewer --layers or --variants"
+            )
+
+    def measure(
+        self,
+        name: str,
+        prepared: Prepared,
+        about: Mapping[str, Any] | None = None,
+        seconds: Mapping[str, float] | None = None,
+        progress: Progress = lambda what: None,
+    ) -> tuple[Run, dict[str, Path]]:
+        """The run and its files, by format; either all of them are written or none.
+
+        Args:
+            about: further keys of the manifest.
+            seconds: what was spent on the run before, for the manifest.
+        """
+        started = time.perf_counter()
+        model = self.model
+        spent = {"prepare": 0.0, "load": time.perf_counter() - started, **(seconds or {})}
+        with ResultFiles(self.settings.output_dir, name, self.settings.formats) as files:
+            run, tables = measured(model, prepared, files.write, progress)
+            for kind, columns in tables.items():
+                files.add_table(kind, columns)
+            run.manifest["model"] |= self.source.manifest
+            run.manifest["top_tokens"] = top_tokens(run)
+            spent["total"] = spent["prepare"] + time.perf_counter() - started
+            run.manifest["seconds"] |= spent
+            paths = files.commit({"name": name, **(about or {}), **run.manifest}, prepared.inputs.pictures)
+            run.manifest["notes"] = [*run.manifest["notes"], *files.notes]  # for the summary
+        return run, paths

@@ -1,0 +1,1 @@
+"""Find and load a model; its layers; attention routing; masks; memory."""

@@ -1,0 +1,71 @@
+"""What generation needs of a model: how an answer begins, greedy settings, inputs on its device, inputs made longer."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from mask_impact.errors import UnsupportedModel
+from mask_impact.model.load import input_device
+from mask_impact.model.towers import family
+from mask_impact.prompt.inputs import ModelInputs
+
+
+def model_tensors(model: Any, inputs: ModelInputs) -> dict[str, torch.Tensor]:
+    """The inputs where the model takes them, pixels in its dtype."""
+    device = input_device(model)
+    tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
+    return tensors | {name: tensor.to(model.dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
+    """The model's inputs with the generated ids at the end: visible, and of type 0, text, where tokens have types.
+
+    Of an encoder-decoder they are the decoder's, and the other inputs stay.
+    """
+    if "decoder_input_ids" in tensors:
+        answer = tensors["decoder_input_ids"]
+        return {**tensors, "decoder_input_ids": torch.cat([answer, torch.tensor([generated]).to(answer)], dim=1)}
+    shape = tensors["input_ids"].shape
+    new = {"input_ids": torch.tensor([generated]), "attention_mask": torch.ones(1, len(generated))}
+    grown = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.shape == shape:
+            ids = new.get(name, torch.zeros(1, len(generated)))
+            grown[name] = torch.cat([tensor, ids.to(tensor)], dim=1)
+    return grown
+
+
+def decoder_start(model: PreTrainedModel) -> list[int]:
+    """The token that an encoder-decoder's answer begins with; none of a decoder-only model. Raises UnsupportedModel."""
+    return [decoder_beginning(model)["decoder_start_token_id"]] if model.config.is_encoder_decoder else []
+
+
+def decoder_beginning(model: PreTrainedModel) -> dict[str, int]:
+    """How an encoder-decoder's answer begins, as its checkpoint says: a start token, and for some (mBART, NLLB) the
+    token of the language it is to be in. Raises UnsupportedModel; empty for a decoder-only model.
+    """
+    if not model.config.is_encoder_decoder:
+        return {}
+    found = {}
+    for name in ("decoder_start_token_id", "forced_bos_token_id", "bos_token_id"):
+        value = getattr(model.generation_config, name, None)
+        value = getattr(model.config, name, None) if value is None else value
+        if isinstance(value, int):
+            found[name] = value
+    if "decoder_start_token_id" not in found:
+        raise UnsupportedModel(f"model family '{family(model)}' is not supported: no decoder_start_token_id is known")
+    return found
+
+
+@contextmanager
+def greedy(model: PreTrainedModel) -> Iterator[None]:
+    """Without the checkpoint's own sampling settings (repetition penalties among them) until the block ends."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before

@@ -1,0 +1,53 @@
+"""How many positions a model has, and where they depend on the length of the input."""
+
+from typing import Any
+
+from mask_impact.errors import UserError
+
+
+def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
+    """Raises UserError when the prompt and the generated tokens need more positions than the text config allows."""
+    limit = max_positions(config)
+    apart = getattr(config, "is_encoder_decoder", False)  # the decoder counts its positions anew
+    needed = max(prompt_length, num_tokens) if apart else prompt_length + num_tokens - 1
+    if limit is not None and needed > limit:
+        raise UserError(
+            f"the prompt has {prompt_length} tokens and {num_tokens} are to be generated: {needed} positions, but this "
+            f"model has {limit}; shorten the prompt or lower --num-tokens"
+        )
+
+
+def rope_settings(config: Any) -> list[dict[str, Any]]:
+    """The rotary settings of a text config, one per layer type where the family has several."""
+    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    nested = [item for item in settings.values() if isinstance(item, dict)]
+    return nested or [settings]
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest input the text config allows, None if it sets no limit."""
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if hasattr(config, "relative_attention_num_buckets"):  # T5's n_positions is the length it was trained on
+        return None
+    if not isinstance(limit, int):
+        return None
+    stretched = [
+        int(float(item["factor"]) * (item.get("original_max_position_embeddings") or limit))
+        for item in rope_settings(config)
+        if item.get("factor")
+    ]
+    return max([limit, *stretched])
+
+
+def length_dependent_positions(config: Any, length: int) -> bool:
+    """Whether a position's encoding depends on the total length, at `length` tokens: dynamic NTK beyond the trained
+    length, and long-rope, which switches its factors there."""
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    for item in rope_settings(config):
+        kind = item.get("rope_type") or item.get("type")
+        original = item.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        if kind in ("dynamic", "longrope") and length > (original or limit):
+            return True
+    return False

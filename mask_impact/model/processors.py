@@ -1,0 +1,150 @@
+"""Load the processor of a vision-language checkpoint, for pictures only where torchvision is not installed.
+
+In: a model that was found. Out: the processor that transformers chooses for it: text and pictures in, model inputs
+out. transformers' video processors need torchvision, and its processors need their video processor, also for pictures:
+without torchvision a stand-in that refuses videos takes its place.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ImageProcessingMixin, ProcessorMixin
+from transformers.utils import cached_file, is_torchvision_available
+
+from mask_impact.errors import UserError
+from mask_impact.model.find import Source, loading
+from mask_impact.model.load import check_tokenizer
+
+# Processors whose module imports one that needs torchvision, for what has nothing to do with pictures: (package,
+# module, class) -> the module they would import.
+IMPORTED_IN_VAIN = {
+    ("pixtral", "processing_pixtral", "PixtralProcessor"): "image_processing_pixtral",  # transformers 5; mistral3 too
+    ("smolvlm", "processing_smolvlm", "SmolVLMProcessor"): "video_processing_smolvlm",  # transformers 4
+}
+
+# What of transformers' ProcessorMixin is replaced while a processor without its video part is loaded.
+LOAD_PARTS, CHECK_PART = "_get_arguments_from_pretrained", "check_argument_for_proper_class"
+
+
+def load_processor(source: Source) -> Any:
+    """AutoProcessor's choice; without torchvision one that takes pictures but no video. Raises UserError."""
+    with loading(source.name):
+        has_settings = _has_picture_settings(source)
+    if not has_settings:  # transformers 4 would take the default of some family
+        raise UserError(
+            f"model {source.name!r} has no image processor settings (preprocessor_config.json); add the file to the "
+            "checkpoint"
+        )
+    with loading(source.name), nullcontext() if is_torchvision_available() else _pictures_only():
+        processor = AutoProcessor.from_pretrained(
+            source.path, local_files_only=source.offline, trust_remote_code=source.trust_remote_code
+        )
+    if not hasattr(processor, "image_processor"):  # AutoProcessor falls back to a tokenizer
+        raise UserError(f"model {source.name!r} has no processor for images, only a {type(processor).__name__}")
+    check_tokenizer(processor.tokenizer, source)
+    with loading(source.name):
+        _keep_size(processor.image_processor, source)
+    return processor
+
+
+def _keep_size(image_processor: Any, source: Source) -> None:
+    """Give transformers 4's Qwen2VLImageProcessor, also Qwen3-VL's, the checkpoint's `size`, which it replaces by its
+    default (4.57.1, image_processing_qwen2_vl.py, __init__)."""
+    settings, _ = image_processor.get_image_processor_dict(source.path, local_files_only=source.offline)
+    size = settings.get("size") or {}
+    if type(image_processor).__name__ != "Qwen2VLImageProcessor" or not isinstance(image_processor.size, dict):
+        return
+    for edge, name in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        if edge in size and settings.get(name) is None:
+            image_processor.size[edge] = size[edge]
+            setattr(image_processor, name, size[edge])
+
+
+def _has_picture_settings(source: Source) -> bool:
+    """Whether the checkpoint says how pictures are prepared, in a file of its own or in the processor's."""
+
+    def file(name: str) -> str | None:
+        return cached_file(
+            source.path,
+            name,
+            local_files_only=source.offline,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+
+    if file("preprocessor_config.json"):
+        return True
+    path = file("processor_config.json")
+    return path is not None and "image_processor" in json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _pictures_only() -> Iterator[None]:
+    """In here a processor with a video part gets `NoVideos` in its place, and accepts it. Class, chat template and all
+    other settings still come from where `AutoProcessor` finds them."""
+    for (package, module, name), needed in IMPORTED_IN_VAIN.items():
+        _import_without(f"transformers.models.{package}", module, name, needed)
+    before = {name: ProcessorMixin.__dict__[name] for name in (LOAD_PARTS, CHECK_PART)}
+    load_all, of_right_class = before[LOAD_PARTS].__func__, before[CHECK_PART]
+
+    def load_parts(cls: Any, path: str, *settings: Any, **options: Any) -> list[Any]:  # 4 passes no settings
+        names = cls.get_attributes() if hasattr(cls, "get_attributes") else cls.attributes
+        if "video_processor" not in names or not PARTS.keys() >= set(names):
+            return list(load_all(cls, path, *settings, **options))
+        return [PARTS[name].from_pretrained(path, **options) for name in names]
+
+    def check(self: Any, name: str, part: Any) -> Any:
+        return NoVideos if isinstance(part, NoVideos) else of_right_class(self, name, part)
+
+    try:
+        setattr(ProcessorMixin, LOAD_PARTS, classmethod(load_parts))
+        setattr(ProcessorMixin, CHECK_PART, check)
+        yield
+    finally:
+        for name, original in before.items():
+            setattr(ProcessorMixin, name, original)
+
+
+class NoVideos(ImageProcessingMixin):
+    """In the place of a video processor."""
+
+    model_input_names: ClassVar[list[str]] = []
+    num_frames = fps = None  # SmolVLM's chat template asks for them, video or not
+
+    @classmethod
+    def from_pretrained(cls, path: str, **options: Any) -> "NoVideos":
+        return cls()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise ImportError("videos cannot be read without torchvision")
+
+
+PARTS = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer, "video_processor": NoVideos}
+
+
+class _Nothing(ModuleType):
+    """A module in which every name is None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _import_without(package: str, module: str, name: str, needed: str) -> None:
+    """Make `name` importable from `package` although `module` imports `needed`, where that cannot be imported."""
+    try:
+        found = importlib.import_module(f"{package}.{module}")
+    except ImportError:
+        sys.modules[f"{package}.{needed}"] = _Nothing(needed)
+        try:
+            found = importlib.import_module(f"{package}.{module}")
+        finally:
+            del sys.modules[f"{package}.{needed}"]
+    if getattr(found, "num2words", str) is None:  # SmolVLM's, for the number of frames of a video
+        setattr(found, "num2words", str)  # noqa: B010
+    setattr(importlib.import_module(package), name, getattr(found, name))

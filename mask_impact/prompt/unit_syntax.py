@@ -1,0 +1,192 @@
+"""How units are written: words and sentences, spans of text or positions, regions of a picture."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mask_impact.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+UNITS = ("token", "word", "sentence", "span")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the user asked for, as it was written."""
+
+    unit: str = "token"  # one of UNITS; "token" with any of the following is "span"
+    spans: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    region_masks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        unit: str | None = None,
+        spans: str | Iterable[str] = (),
+        regions: str | Iterable[str] = (),
+        region_masks: str | Iterable[str] = (),
+    ) -> Chosen:
+        """`unit` as given, or None: spans if there are any, else tokens. Raises UserError for what cannot be meant."""
+        texts = [(each,) if isinstance(each, str) else tuple(each) for each in (spans, regions, region_masks)]
+        chosen = cls(unit or ("span" if any(texts) else "token"), *texts)
+        if unit == "token":  # given, and not just the default
+            _check_alone(chosen)
+        chosen.parsed()
+        return chosen
+
+    @property
+    def plain(self) -> bool:
+        """Tokens by themselves."""
+        return self.unit == "token" and not self.given
+
+    @property
+    def given(self) -> list[tuple[str, str]]:
+        """(flag, text) of every span and region, in the order of their units."""
+        flags = (("--span", self.spans), ("--region", self.regions), ("--region-mask", self.region_masks))
+        return [(flag, text) for flag, texts in flags for text in texts]
+
+    def parsed(self) -> list[tuple[str, Place]]:
+        """What stands in a message for each span and region, and its meaning. Raises UserError."""
+        if self.unit not in UNITS:
+            raise UserError(f"unknown unit {self.unit!r}; choose from {', '.join(UNITS)}")
+        if self.unit in ("word", "sentence"):
+            _check_alone(self)
+        if self.unit == "span" and not self.given:
+            raise UserError("unit 'span' was chosen, but no span; give --span, --region or --region-mask")
+        places: list[tuple[str, Place]] = []
+        for flag, text in self.given:
+            try:
+                places.append((f"{flag} {text!r}", PARSERS[flag](text)))
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"{flag} {error}") from error
+        names = [place.name for _, place in places if place.name]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{names.count(name)} spans have the name {name!r}; give each a name of its own")
+        return places
+
+
+def _check_alone(chosen: Chosen) -> None:
+    for flag, text in chosen.given:
+        raise UserError(f"unit {chosen.unit!r} and {flag} {text!r} were both given; leave one of them away")
+
+
+@dataclass(frozen=True)
+class Span:
+    """One of: a text, a regular expression, positions from the first to the last, all tokens of a picture."""
+
+    name: str
+    text: str = ""
+    regex: str = ""
+    positions: tuple[int, int] | None = None
+    image: int | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of a picture's grid, its last row and column included."""
+
+    name: str
+    image: int
+    row0: int
+    col0: int
+    row1: int
+    col1: int
+
+
+@dataclass(frozen=True)
+class RegionMask:
+    """The patches of a picture that are white in another picture."""
+
+    name: str
+    image: int
+    path: str
+
+
+Place = Span | Region | RegionMask
+
+
+def parse_span(text: str) -> Span:
+    """`a text of the prompt`, `/regular expression/`, `12-18` or `12`, `image:0`; with NAME= in front, a name.
+
+    A text with = in it is written after an empty name, `=a=b`; digits that are meant as text as `/12/`.
+    """
+    name, given = _named(text)
+    if not given:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no span; write a text of the prompt, /a regular expression/, positions such as 12-18, "
+            "or image:0"
+        )
+    if found := re.fullmatch(r"image:([0-9]+)", given):
+        return Span(name, image=int(found[1]))
+    if found := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", given):
+        first, last = int(found[1]), int(found[2] or found[1])
+        if first > last:
+            raise argparse.ArgumentTypeError(f"{text!r}: the positions run backwards; write {last}-{first}")
+        return Span(name, positions=(first, last))
+    if len(given) > 1 and given[0] == given[-1] == "/":
+        return Span(name, regex=_checked_regex(text, given[1:-1]))
+    return Span(name, text=given)
+
+
+def _checked_regex(text: str, regex: str) -> str:
+    if not regex:
+        raise argparse.ArgumentTypeError(f"{text!r} is an empty regular expression; write one between the slashes")
+    try:
+        re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a regular expression ({error}); mend it, or write the text without slashes around it"
+        ) from error
+    return regex
+
+
+def parse_region(text: str) -> Region:
+    """`row0,col0,row1,col1` of picture 0, `K:row0,...` of picture K; with NAME= in front, a name."""
+    name, given = _named(text)
+    image, given = _of_picture(given)
+    numbers = [part.strip() for part in given.split(",")]
+    if len(numbers) != 4 or not all(re.fullmatch("[0-9]+", part) for part in numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no region; write row0,col0,row1,col1 such as 0,0,2,3, and for picture 1 1:0,0,2,3"
+        )
+    row0, col0, row1, col1 = map(int, numbers)
+    if row0 > row1 or col0 > col1:
+        corners = min(row0, row1), min(col0, col1), max(row0, row1), max(col0, col1)
+        raise argparse.ArgumentTypeError(f"{text!r} runs backwards; write {','.join(map(str, corners))}")
+    return Region(name, image, row0, col0, row1, col1)
+
+
+def parse_region_mask(text: str) -> RegionMask:
+    """The path of an image file for picture 0, `K:path` for picture K; with NAME= in front, a name."""
+    name, given = _named(text)
+    image, path = _of_picture(given)
+    if not path:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file; write the path of an image, white where to mask")
+    return RegionMask(name, image, path)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """ "colour=red" -> ("colour", "red"), "=a=b" -> ("", "a=b"); what is no plain identifier is no name."""
+    name, equals, rest = text.partition("=")
+    return (name, rest) if equals and (not name or name.isidentifier()) else ("", text)
+
+
+def _of_picture(given: str) -> tuple[int, str]:
+    found = re.fullmatch(r"([0-9]+):(.*)", given, re.DOTALL)
+    return (int(found[1]), found[2]) if found else (0, given)
+
+
+PARSERS: dict[str, Callable[[str], Place]] = {
+    "--span": parse_span,
+    "--region": parse_region,
+    "--region-mask": parse_region_mask,
+}

@@ -1,0 +1,272 @@
+"""What is masked together: single tokens, words, sentences, spans of the prompt, or regions of a picture.
+
+In:  Chosen, what the user asked for, and the tokens that are there so far.
+Out: Units: for each its label in the table, and the positions that are masked at once.
+
+    chosen = Chosen.of("word")                                      # "Ann's", "cup", ".", each special token by itself
+    chosen = Chosen.of(spans=["a blue cup", "who=/Tom|Ann/", "12-18", "image:0"], regions=["0,0,1,3"])
+    for unit in units(chosen, tokenizer, inputs, tokens, mask_mode="text"):
+        unit.label, unit.positions
+
+What is wrong with a text by itself comes out in the `parse_` functions, before a model is there; no torch here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mask_impact.errors import UserError
+from mask_impact.prompt.inputs import ModelInputs, Token
+from mask_impact.prompt.unit_syntax import Chosen, Place, Region, RegionMask, Span
+from mask_impact.prompt.words import STARTS, Reading, reading, text_parts
+
+if TYPE_CHECKING:
+    from mask_impact.prompt.inputs import ModelInputs, Token
+
+
+# Which tokens each mask mode masks: the first two share none, and together they are the third.
+MASKED: dict[str, Callable[[Token], bool]] = {
+    "text": lambda token: token.kind != "image",
+    "vision": lambda token: token.kind == "image",
+    "both": lambda token: True,
+}
+
+
+LISTED = 4  # places in an error message
+CONTEXT = 12  # characters on each side of them
+EXCERPT = 60  # characters of the prompt
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Tokens that are masked together."""
+
+    label: str  # what stands in the table as token_masked: the text of the tokens, or the given name
+    positions: tuple[int, ...]  # sorted, at least one
+
+
+# --- texts the user writes --------------------------------------------------------------------------------
+
+
+# --- the units --------------------------------------------------------------------------------------------
+def units(chosen: Chosen, tokenizer: Any, inputs: ModelInputs, tokens: Sequence[Token], mask_mode: str) -> list[Unit]:
+    """The units among `tokens`, those of `inputs` and what was generated so far. Raises UserError.
+
+    Tokens, words and sentences are those that `mask_mode` masks. Spans and regions are what was asked for, whatever the
+    mask mode; they are found in the prompt only, and so are the same at every step. They may overlap.
+    """
+    places = chosen.parsed()
+    if places:
+        prompt = reading(tokenizer, inputs.tokens, len(inputs.tokens))
+        return _distinct([(what, _resolved(what, place, prompt, inputs)) for what, place in places])
+    masked = MASKED[mask_mode]
+    if chosen.unit == "token":
+        return [Unit(token.text, (token.position,)) for token in tokens if masked(token)]
+    shown = reading(tokenizer, tokens, len(inputs.tokens))
+    parts = text_parts(shown, STARTS[chosen.unit])
+    return [Unit(shown.label(part), tuple(part)) for part in parts if masked(tokens[part[0]])]
+
+
+def _distinct(found: list[tuple[str, Unit]]) -> list[Unit]:
+    """The units; UserError for two whose rows in the table nobody could tell apart."""
+    seen: dict[tuple[str, int], str] = {}
+    for what, unit in found:
+        row = unit.label, unit.positions[0]
+        if row in seen:
+            raise UserError(
+                f"{seen[row]} and {what} would both stand in the table as {unit.label!r} at position "
+                f"{unit.positions[0]}; leave one away, or give it a name: NAME=..."
+            )
+        seen[row] = what
+    return [unit for _, unit in found]
+
+
+# --- tokens as text ---------------------------------------------------------------------------------------
+
+
+# --- words and sentences ----------------------------------------------------------------------------------
+
+
+# --- spans and regions ------------------------------------------------------------------------------------
+def _resolved(what: str, place: Place, prompt: Reading, inputs: ModelInputs) -> Unit:
+    """The unit of one span or region. `what`: how messages call it."""
+    if isinstance(place, Region):
+        image = f"{place.image}:" if place.image else ""
+        label = f"region {image}{place.row0},{place.col0},{place.row1},{place.col1}"
+        positions = _region(what, place, inputs)
+    elif isinstance(place, RegionMask):
+        image = f"{place.image}:" if place.image else ""
+        label = image + place.path.encode(errors="replace").decode()  # a file name may hold bytes that are no text
+        positions = _region_mask(what, place, inputs)
+    elif place.image is not None:
+        label = f"image:{place.image}"
+        positions = tuple(token.position for token in _picture(what, place.image, inputs))
+    else:
+        positions = _positions(what, place, prompt, inputs)
+        label = prompt.label(positions)
+    return Unit(place.name or label, positions)
+
+
+def _positions(what: str, span: Span, prompt: Reading, inputs: ModelInputs) -> tuple[int, ...]:
+    """Of a span that is positions or text."""
+    end = len(prompt.tokens) - 1
+    if span.positions:
+        first, last = span.positions
+        if last > end:
+            raise UserError(
+                f"{what}: there is no position {last}; the prompt has 0 to {end} (digits that are a text: /{last}/)"
+            )
+        return tuple(range(first, last + 1))
+    found = list(_occurrences(span, prompt))
+    if not found:
+        excerpt = inputs.prompt if len(inputs.prompt) <= EXCERPT else inputs.prompt[:EXCERPT] + "…"
+        raise UserError(
+            f"{what} stands nowhere in the prompt {excerpt!r}; give a text that does, exactly as it is written there, "
+            f"or positions from 0 to {end}"
+        )
+    if len(found) > 1:
+        shown = [_range(prompt, *place) for place in found[:LISTED]]
+        listed = [
+            f"at position{'s' * ('-' in positions)} {positions} in {_context(prompt.text, *place)!r}"
+            for positions, place in zip(shown, found, strict=False)
+        ]
+        more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
+        raise UserError(
+            f"{what} stands at {len(found)} places: {', '.join(listed + more)}; give more of the text around it, or "
+            f"positions such as {shown[0]}"
+        )
+    return prompt.overlapping(*found[0])
+
+
+def _occurrences(span: Span, prompt: Reading) -> Iterator[tuple[int, int]]:
+    """[first, last) character of each. A special token and a piece of a picture are found as a whole or not at all:
+    "image" is no part of <|image_pad|>."""
+    inside = {
+        at
+        for token, (start, end) in zip(prompt.tokens, prompt.places, strict=True)
+        if token.kind != "text"
+        for at in range(start + 1, end)
+    }
+    # A regular expression matches one place after the other; "aa" stands in "aaa" twice
+    pattern = span.regex or f"(?={re.escape(span.text)})"
+    for found in re.finditer(pattern, prompt.text):
+        start, end = found.start(), found.end() if span.regex else found.start() + len(span.text)
+        if start < end and not {start, end} & inside:
+            yield start, end
+
+
+def _range(prompt: Reading, start: int, end: int) -> str:
+    """As `parse_span` reads it."""
+    positions = prompt.overlapping(start, end)
+    return f"{positions[0]}-{positions[-1]}" if len(positions) > 1 else f"{positions[0]}"
+
+
+def _context(text: str, start: int, end: int) -> str:
+    before, after = text[max(0, start - CONTEXT) : start], text[end : end + CONTEXT]
+    return f"{'…' * (start > CONTEXT)}{before}{text[start:end]}{after}{'…' * (end + CONTEXT < len(text))}"
+
+
+def _picture(what: str, image: int, inputs: ModelInputs) -> list[Token]:
+    """The tokens of a picture. Raises UserError where there is none."""
+    count = len(inputs.images)
+    if not count:
+        raise UserError(f"{what} needs an image, but none was given; add --image, or give a text of the prompt")
+    if image >= count:
+        there = f"pictures 0 to {count - 1} are" if count > 1 else "only picture 0 is"
+        raise UserError(f"{what}: there is no picture {image}; {there} there (the first is picture 0)")
+    return [token for token in inputs.tokens if token.image == image]
+
+
+def _grid(what: str, image: int, inputs: ModelInputs) -> tuple[list[Token], int, int]:
+    """The tokens of a picture, rows and columns of its grid. Raises UserError where there is none."""
+    tokens = _picture(what, image, inputs)
+    described = inputs.images[image]
+    if not described["grid"]:
+        first, last = described["positions"]
+        raise UserError(
+            f"{what}: this model's tokens of picture {image} lie in no grid ({described['layout']}); give "
+            f"--span image:{image}, or positions from {first} to {last}"
+        )
+    rows, cols = described["grid"]
+    return tokens, rows, cols
+
+
+def _region(what: str, region: Region, inputs: ModelInputs) -> tuple[int, ...]:
+    tokens, rows, cols = _grid(what, region.image, inputs)
+    if region.row1 >= rows or region.col1 >= cols:
+        raise UserError(
+            f"{what} goes beyond the {rows} x {cols} grid of picture {region.image}; give rows from 0 to {rows - 1} "
+            f"and columns from 0 to {cols - 1}"
+        )
+    return tuple(
+        token.position
+        for token in tokens
+        if token.row is not None
+        and token.col is not None
+        and region.row0 <= token.row <= region.row1
+        and region.col0 <= token.col <= region.col1
+    )
+
+
+def _region_mask(what: str, mask: RegionMask, inputs: ModelInputs) -> tuple[int, ...]:
+    """Patches of which more than half is white, the mask stretched over the whole picture."""
+    from mask_impact.prompt.images import open_picture
+
+    tokens, rows, cols = _grid(what, mask.image, inputs)
+    drawn = open_picture(mask.path)
+    if any("transparency" in note for note in drawn.notes):
+        raise UserError(f"{what} has transparent parts; save it without transparency, white where to mask, else black")
+    white = np.asarray(drawn.image.convert("L")) > 127  # [height, width]
+    if not white.any():
+        raise UserError(f"{what} is black all over; paint white what is to be masked")
+    width, height = inputs.images[mask.image]["size"]
+    scale_x, scale_y = white.shape[1] / width, white.shape[0] / height
+    found = []
+    for token in tokens:
+        if token.box is None:  # in the padding
+            continue
+        left, top, right, bottom = token.box
+        share = _mean(white, left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+        if share > 0.5 + 1e-9:  # a half may come out a little more
+            found.append(token.position)
+    if not found:
+        raise UserError(
+            f"{what} covers no more than half of any patch of picture {mask.image} ({rows} x {cols} grid); paint more "
+            "of it white"
+        )
+    return tuple(found)
+
+
+def _mean(white: np.ndarray, left: float, top: float, right: float, bottom: float) -> float:
+    """The mean over a box, of whose edges pixels may be in part."""
+
+    def weights(low: float, high: float, size: int) -> tuple[slice, np.ndarray]:  # how much of each pixel is inside
+        first, last = int(low), min(size, int(high) + 1)
+        pixels = np.arange(first, last)
+        return slice(first, last), np.minimum(pixels + 1, high) - np.maximum(pixels, low)
+
+    rows, by_row = weights(top, bottom, white.shape[0])
+    cols, by_col = weights(left, right, white.shape[1])
+    return float(by_row @ white[rows, cols] @ by_col / (by_row.sum() * by_col.sum()))
+
+
+Units = Callable[[Sequence[Token]], Sequence[Unit]]  # called with the tokens that a query sees, gives what is masked
+
+
+def paired(units: Sequence[Unit], apart: int | None = None) -> Iterator[tuple[Unit, int, int]]:
+    """All pairs of `units`, each as one unit, with the places of its two. Its label has their positions.
+
+    Args:
+        apart: only pairs on one side of this position: in an encoder-decoder, no attention sees both sides.
+    """
+    for a, b in itertools.combinations(range(len(units)), 2):
+        two = units[a], units[b]
+        if apart is None or len({unit.positions[0] < apart for unit in two}) == 1:
+            label = " + ".join(f"{unit.label} ({unit.positions[0]})" for unit in two)
+            yield Unit(label, tuple(sorted({*two[0].positions, *two[1].positions}))), a, b

@@ -1,0 +1,175 @@
+"""Where words and sentences begin in a tokenized text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mask_impact.prompt.inputs import Token
+
+
+# Letters, digits and _, with ' ’ or - inside; a flag; or one other symbol. \0 stands for marks, see `_word_starts`.
+WORD = re.compile(
+    r"\0* (?:"
+    r"(?:\w[\0\u200d]*)+ (?: ['’-] (?:\w[\0\u200d]*)+ )*"
+    r"| [\U0001F1E6-\U0001F1FF]{2}"
+    r"| \S (?: [\0\u200d] | (?<=\u200d)\S )*"  # family and profession emoji are several, joined by U+200D
+    r")",
+    re.VERBOSE,
+)
+
+
+CLOSING = r"""["'”’»)\]}」』）】]*"""
+
+
+SENTENCE_END = re.compile(
+    rf"[.!?…؟۔।]+{CLOSING}(?=\s|\Z)"
+    rf"|[。！？]+{CLOSING}"  # Chinese and Japanese have no space after them
+    r"|[\n\r\v\f\x85\u2028\u2029]"
+)
+
+
+CUT = "\ufffd"  # what a tokenizer shows for bytes that are a part of a character
+
+
+MOST_PARTS = 16  # tokens of one character: it has at most 4 bytes, but they may be merged with its neighbours' bytes
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tokens, the text they stand for, and where in it each of them is."""
+
+    tokens: Sequence[Token]
+    text: str
+    places: list[tuple[int, int]]  # [first, last) character; parts of one character share it
+
+    def label(self, positions: Sequence[int]) -> str:
+        """The text of these tokens, stripped if more than space is left; a picture's tokens are written once."""
+        text, reached, image = "", 0, None
+        for position in positions:
+            start, end = self.places[position]
+            token = self.tokens[position]
+            if token.image is None or token.image != image:
+                text += self.text[max(start, reached) : end]
+            image, reached = token.image, max(reached, end)
+        return text.strip() or text
+
+    def first_letter(self, position: int) -> int | None:
+        """Where the token's first character stands that is no space."""
+        return next((at for at in range(*self.places[position]) if not self.text[at].isspace()), None)
+
+    def overlapping(self, start: int, end: int) -> tuple[int, ...]:
+        """The positions of the tokens that have one of these characters, or a part of it."""
+        return tuple(index for index, (first, last) in enumerate(self.places) if first < end and start < last)
+
+
+def reading(tokenizer: Any, tokens: Sequence[Token], prompt_length: int) -> Reading:
+    """The tokens as text: by the tokenizer's own offsets for the prompt, by the tokens' texts for what was generated.
+
+    Also by their texts for a prompt whose text the tokenizer would not cut into the same tokens again, and for a
+    tokenizer without offsets. Never so for what was generated: a model is free to spell a word as no tokenizer would,
+    and the next token would then change what the prompt's words are.
+    """
+    prompt, generated = tokens[:prompt_length], tokens[prompt_length:]
+    text, places = _by_offsets(tokenizer, prompt) or _by_texts(tokenizer, prompt)
+    more, later = _by_texts(tokenizer, generated)
+    places = places + [(len(text) + start, len(text) + end) for start, end in later]
+    return Reading(tokens, text + more, places)
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _by_offsets(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[int, int]]] | None:
+    """None where tokenizing the text again does not give the same tokens, or no offsets."""
+    ids = [token.id for token in tokens]
+    text = _decoded(tokenizer, ids)
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    # verbose: it would warn of a text longer than the model's, which is checked elsewhere
+    again = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    if list(again["input_ids"]) != ids:
+        return None
+    places, reached = [], 0
+    for token, (start, end) in zip(tokens, again["offset_mapping"], strict=True):
+        # Some tokenizers leave the space around a token out of its offsets (trim_offsets, as in Llama 3)
+        start = min(start, reached)
+        if text.startswith(token.text, start):
+            end = max(end, start + len(token.text))
+        reached = max(reached, end)
+        places.append((start, max(start, end)))
+    return text, places
+
+
+def _by_texts(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[int, int]]]:
+    """One token's text after the other's; tokens that are parts of a character are decoded together and share it."""
+    text = ""
+    places: list[tuple[int, int]] = []
+    waiting: list[Token] = []
+    for index, token in enumerate(tokens):
+        waiting.append(token)
+        whole = token.text if len(waiting) == 1 else _decoded(tokenizer, [part.id for part in waiting])
+        unfinished = whole.endswith(CUT) and index + 1 < len(tokens) and CUT in tokens[index + 1].text
+        if unfinished and len(waiting) < MOST_PARTS:
+            continue
+        places += [(len(text), len(text) + len(whole))] * len(waiting)
+        text += whole
+        waiting = []
+    return text, places
+
+
+def text_parts(shown: Reading, starts_of: Callable[[str], list[int]]) -> Iterator[list[int]]:
+    """The positions of each part of the text; every token is in exactly one.
+
+    A token belongs to the part that has its first character which is no space; a token of space alone to the part that
+    follows, or, where none does, to one of its own with its like. Special tokens and image tokens are parts by
+    themselves, and no part goes beyond them.
+    """
+    for is_text, run in groupby(range(len(shown.tokens)), lambda index: shown.tokens[index].kind == "text"):
+        positions = list(run)
+        if not is_text:
+            yield from ([position] for position in positions)
+            continue
+        first, last = shown.places[positions[0]][0], shown.places[positions[-1]][1]
+        starts = [first + start for start in starts_of(shown.text[first:last])]
+        letters = [shown.first_letter(position) for position in positions]
+        parts = [None if letter is None else bisect_right(starts, letter) for letter in letters]
+        for at in reversed(range(len(parts) - 1)):
+            parts[at] = parts[at + 1] if parts[at] is None else parts[at]
+        for _, part in groupby(zip(parts, positions, strict=True), lambda pair: pair[0]):
+            yield [position for _, position in part]
+
+
+def _word_starts(text: str) -> list[int]:
+    """Runs of letters and digits, and other symbols one by one. Scripts without spaces: one word per run.
+
+    Python's \\w leaves out accents and vowel signs that are characters of their own; these, skin tones and invisible
+    characters stay with the character before them, or where none is, after them.
+    """
+    if not text.isascii():
+        text = "".join("\0" if _mark(character) else character for character in text)
+    return [found.start() for found in WORD.finditer(text)]
+
+
+def _mark(character: str) -> bool:
+    category = unicodedata.category(character)
+    tone = "\U0001f3fb" <= character <= "\U0001f3ff"
+    return (category[0] == "M" or category == "Cf" or tone) and character != "\u200d"
+
+
+def _sentence_starts(text: str) -> list[int]:
+    """After . ! ? … and closing quotes or brackets where space or the end follows, after 。 ！ ？, and at line breaks.
+
+    That is all: "Mr. Smith" is cut after "Mr.".
+    """
+    return [0, *(found.end() for found in SENTENCE_END.finditer(text))]
+
+
+STARTS: dict[str, Callable[[str], list[int]]] = {"word": _word_starts, "sentence": _sentence_starts}
