@@ -79,7 +79,7 @@ def test_two_batches_into_one_folder_at_once(here, good, capsys):
             assert capsys.readouterr() == ("", say)
     finally:
         first.send_signal(signal.SIGCONT)
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=300)
     assert first.returncode == 0 and "8 done" in out, err
     assert mask_impact_analysis.main([*flags, "--resume"]) == 0 and set(statuses().values()) == {"kept"}
 

@@ -691,7 +691,7 @@ def test_help_answers_at_once_and_without_torch(tmp_path):
 def test_error_in_a_real_process_is_exactly_one_line(tmp_path, good):
     """Also nothing from transformers, whose report of the missing weight would be a page."""
     folder = checkpoints.missing_weight(tmp_path / "model", good)
-    out, err = (running := process("--model", folder, "--prompt", PROMPT, cwd=tmp_path)).communicate(timeout=60)
+    out, err = (running := process("--model", folder, "--prompt", PROMPT, cwd=tmp_path)).communicate(timeout=300)
     assert (running.returncode, out) == (2, "")
     assert re.fullmatch(r"error: the checkpoint [^\n]+ lacks weights[^\n]+\n", without_progress(err)), err
     assert not (tmp_path / "output").exists()
@@ -713,7 +713,7 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away(tmp_path, good):
         except OSError:  # the other end is closed
             pass
         os.close(leader)
-        out = running.communicate(timeout=60)[0]
+        out = running.communicate(timeout=300)[0]
     text = shown.decode()
     assert running.returncode == 0, text
     assert "\n" not in text and f"loading {good}" in text and "generate and record" in text
@@ -726,7 +726,7 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path, good):
     os.close(reading)
     with process("--model", good, "--prompt", PROMPT, cwd=tmp_path, stdout=writing) as running:
         os.close(writing)
-        err = running.communicate(timeout=60)[1]
+        err = running.communicate(timeout=300)[1]
     assert (running.returncode, without_progress(err)) == (0, "")
     assert (tmp_path / "output" / "masking_run.json").exists()
 

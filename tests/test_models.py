@@ -142,7 +142,7 @@ def test_the_hub_and_what_was_downloaded_from_it(tmp_path: Path, good: Path) -> 
             hub.shutdown()
             hub.server_close()
             (tmp_path / "stop").unlink(missing_ok=True)
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=300)
     codes = ["online 0 quick", "absent 2 quick", "offline 0 quick", "unreachable 2 quick"]
     assert stdout.splitlines() == codes, stderr
     absent, unreachable = stderr.splitlines()

@@ -2296,7 +2296,7 @@ df.attrs["run"] = json.loads(pathlib.Path({str(run.file("run"))!r}).read_text())
 show(df, page={str(PAGE)!r})
 """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     (output,) = [each for each in notebook.cells[0].outputs if each.output_type == "execute_result"]
     page = tmp_path / "notebook.html"
     page.write_text(f"<!doctype html><meta charset=utf-8><p>Out[1]</p>{output['data']['text/html']}")

@@ -577,7 +577,7 @@ def test_real_process(tmp_path, made, photo):
     argv = ["--image", photo, "--mask-mode", "vision", "--model", made / "qwen3_vl", "--prompt", PROMPT]
     done = subprocess.run(
         [sys.executable, SCRIPT, *map(str, argv)], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300, check=False,
     )  # fmt: skip
     said = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and not re.search(r"\|.*\| +\d+%", line)]
     assert (done.returncode, said) == (0, [])

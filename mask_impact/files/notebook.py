@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from mask_impact.errors import UserError
+from mask_impact.files import page as viewer
 from mask_impact.files.page import (
     _INSTEAD,
     EMBED_FORMAT,
-    MAX_BASE64,
     Query,
     Run,
     _about,
@@ -96,7 +96,7 @@ def write_neighbors(
     pictures = [None if picture is None else data_url(picture) for picture in opened(manifest, images)]
     packed = base64.b64encode(zlib.compress(json_bytes(columns)))
     size = len(packed) + sum(len(picture or "") for picture in pictures)
-    if size > MAX_BASE64:
+    if size > viewer.MAX_BASE64:
         raise UserError(f"{_too_large(size)}; {_INSTEAD.format('the table as Parquet or CSV')}, with its _run.json")
     head = {"format": EMBED_FORMAT, "name": path.stem, "neighbors": packed.decode()}
     with _replacing(path) as out:

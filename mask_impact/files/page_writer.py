@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from mask_impact.files import page
 from mask_impact.files.page import (
     _INSTEAD,
-    MAX_BASE64,
     Query,
     Run,
     _refusal,
@@ -65,7 +65,7 @@ class ReportWriter(Writer):
         self._tokens.update(zip(block.positions.tolist(), block.tokens, strict=True))
         self._rows += block.rows
         shape = [len(axis) for axis in (self._queries, self._variants, self._layers, self._tokens)]
-        if base64_size(shape) > MAX_BASE64:  # and it only grows
+        if base64_size(shape) > page.MAX_BASE64:  # and it only grows
             self._pieces.clear()
             self._values.seek(0)
             self._values.truncate()
