@@ -39,9 +39,30 @@ export function startPage(): void {
 
   const heatmap = new HeatmapView(store);
   const columns: [name: string, views: NamedView[]][] = [
-    ["side", [["Prompt", new PromptView(store)], ["Ranking", new RankingView(store)]]],
-    ["middle", [["Heat map", heatmap], ["Reads", new ReadsView(store)], ["Effects", new EffectsView(store)], ["Picture", new PictureView(store)]]],
-    ["selected", [["Selection", new SelectionView(store)], ["Layers", new LinesView(store)], ["Heads", new HeadsView(store)]]],
+    [
+      "side",
+      [
+        ["Prompt", new PromptView(store)],
+        ["Ranking", new RankingView(store)],
+      ],
+    ],
+    [
+      "middle",
+      [
+        ["Heat map", heatmap],
+        ["Reads", new ReadsView(store)],
+        ["Effects", new EffectsView(store)],
+        ["Picture", new PictureView(store)],
+      ],
+    ],
+    [
+      "selected",
+      [
+        ["Selection", new SelectionView(store)],
+        ["Layers", new LinesView(store)],
+        ["Heads", new HeadsView(store)],
+      ],
+    ],
   ];
   const named = columns.flatMap(([, views]) => views);
   const lens = new LensView(store);
@@ -49,14 +70,26 @@ export function startPage(): void {
   const exports = new ExportMenu([...lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
 
   const button = (text: string, act: () => void, label = text) =>
-    h("button.quiet", { "aria-label": label === text ? null : label, title: label === text ? null : label, onclick: act }, text);
+    h(
+      "button.quiet",
+      { "aria-label": label === text ? null : label, title: label === text ? null : label, onclick: act },
+      text,
+    );
   const theme = button("◐", () => store.set({ theme: store.dark ? "light" : "dark" }), "Dark theme");
-  const buttons = (...more: HTMLElement[]) => h("div.buttons", {}, ...more, theme, button("?", () => help.showModal(), "Keys"));
+  const buttons = (...more: HTMLElement[]) =>
+    h(
+      "div.buttons",
+      {},
+      ...more,
+      theme,
+      button("?", () => help.showModal(), "Keys"),
+    );
   const opening = () => loading.pick();
 
   const files = h("span.buttons", {}, button("Open files…", opening), exports.button);
   const header = new HeaderView(store, h("div.buttons header-always"));
-  const runs = new RunsView(store), controls = new ControlsView(store);
+  const runs = new RunsView(store),
+    controls = new ControlsView(store);
   const first: View[] = [header, runs, controls, heatmap]; // drawn at once, the others as soon as there is time
   const others: View[] = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
   let late: View[] = [];
@@ -64,8 +97,16 @@ export function startPage(): void {
   let drawn: Run | null = null;
   let fresh = false; // a run is drawn for the first time
   const shell = h(
-    "div.shell", { hidden: true }, header.element, runs.element, controls.element,
-    h("div.columns", {}, ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element)))),
+    "div.shell",
+    { hidden: true },
+    header.element,
+    runs.element,
+    controls.element,
+    h(
+      "div.columns",
+      {},
+      ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element))),
+    ),
   );
   const empty = emptyPage(opening, () => void show(example, true));
   const always = buttons();
@@ -74,7 +115,8 @@ export function startPage(): void {
   let holder: Element = empty; // of the buttons
 
   function update(): void {
-    const { scene, lens: said } = store, start = performance.now();
+    const { scene, lens: said } = store,
+      start = performance.now();
     document.documentElement.dataset.theme = store.dark ? "dark" : "light";
     theme.setAttribute("aria-pressed", String(store.dark));
     loading.update();
@@ -102,7 +144,8 @@ export function startPage(): void {
    */
   function drawLate(start = performance.now()): void {
     const { scene } = store;
-    while (scene && late.length && (store.printing || performance.now() - start < FRAME_MS)) late.shift()!.update(scene);
+    while (scene && late.length && (store.printing || performance.now() - start < FRAME_MS))
+      late.shift()!.update(scene);
     waiting = !!scene && late.length > 0;
     if (!waiting) fresh = false;
     else requestAnimationFrame(() => (fresh ? requestAnimationFrame(() => drawLate()) : drawLate()));
@@ -112,7 +155,8 @@ export function startPage(): void {
   async function show(text: string, bundled = false): Promise<void> {
     try {
       const item = await decodeEmbedded(text);
-      if (bundled && item.kind === "run") item.run.notes.push("This is the example inside of the page: the demo model of mask-impact on a short prompt.");
+      if (bundled && item.kind === "run")
+        item.run.notes.push("This is the example inside of the page: the demo model of mask-impact on a short prompt.");
       store.add(item);
     } catch (error) {
       loading.say(`The results inside of this page cannot be shown: ${(error as Error).message}.`, true);

@@ -5,20 +5,33 @@ import { load } from "../src/data/load.ts";
 import type { Run } from "../src/data/types.ts";
 import { fixture, fixtureRows, rowsOf, runOf, textFile } from "./helpers.ts";
 
-const base64 = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
+const base64 = (array: Float32Array) =>
+  Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
 
 /** What the Python side writes. */
 function encoded(run: Run, more: object = {}): string {
   const { name, rows, steps, layers, variants, tokens, manifest } = run;
   const image = { name: "cat.png", data: `data:image/png;base64,${btoa("a picture")}` };
   const data = {
-    format: 1, name, rows, steps, layers, variants, manifest, images: manifest?.images?.map(() => image) ?? [],
-    positions: tokens.map(({ position }) => position), tokens: tokens.map(({ text }) => text), l2: base64(run.l2), cosine: base64(run.cosine), ...more,
+    format: 1,
+    name,
+    rows,
+    steps,
+    layers,
+    variants,
+    manifest,
+    images: manifest?.images?.map(() => image) ?? [],
+    positions: tokens.map(({ position }) => position),
+    tokens: tokens.map(({ text }) => text),
+    l2: base64(run.l2),
+    cosine: base64(run.cosine),
+    ...more,
   };
   return JSON.stringify(data).replaceAll("<", "\\u003c");
 }
 
-const page = (data: string) => `<!doctype html><body>${EMPTY_ELEMENT.replace("></", () => `>${data}</`)}<script>1</script></body>`;
+const page = (data: string) =>
+  `<!doctype html><body>${EMPTY_ELEMENT.replace("></", () => `>${data}</`)}<script>1</script></body>`;
 
 test("the page's template has the empty element exactly once", () => {
   const html = readFileSync(new URL("../index.html", import.meta.url), "utf8");
@@ -26,19 +39,22 @@ test("the page's template has the empty element exactly once", () => {
   expect(findEmbedded(html)).toBeNull();
 });
 
-test.each(["grid", "hostile"] as const)("a run comes back bit for bit, from the page and from a dropped report: %s", async (name) => {
-  const run = await runOf(fixture(`${name}_results.parquet`));
-  const html = page(encoded(run));
-  expect(html.match(/<\/script>/g)).toHaveLength(2);
-  const again = decodeRun(findEmbedded(html)!);
-  const dropped = await load(textFile(html, `${name}_results.html`));
-  for (const each of [again, (dropped as { run: Run }).run]) {
-    expect(rowsOf(each)).toEqual(fixtureRows(name));
-    expect({ ...each, pictures: [], source: null }).toEqual({ ...run, pictures: [], source: null });
-  }
-  expect((dropped as { run: Run }).run.source).toMatchObject({ format: "html", fileName: `${name}_results.html` });
-  if (name === "grid") expect(await again.pictures[0]?.blob.text()).toBe("a picture");
-});
+test.each(["grid", "hostile"] as const)(
+  "a run comes back bit for bit, from the page and from a dropped report: %s",
+  async (name) => {
+    const run = await runOf(fixture(`${name}_results.parquet`));
+    const html = page(encoded(run));
+    expect(html.match(/<\/script>/g)).toHaveLength(2);
+    const again = decodeRun(findEmbedded(html)!);
+    const dropped = await load(textFile(html, `${name}_results.html`));
+    for (const each of [again, (dropped as { run: Run }).run]) {
+      expect(rowsOf(each)).toEqual(fixtureRows(name));
+      expect({ ...each, pictures: [], source: null }).toEqual({ ...run, pictures: [], source: null });
+    }
+    expect((dropped as { run: Run }).run.source).toMatchObject({ format: "html", fileName: `${name}_results.html` });
+    if (name === "grid") expect(await again.pictures[0]?.blob.text()).toBe("a picture");
+  },
+);
 
 test("atob and Uint8Array.fromBase64 give the same", async () => {
   const run = await runOf(fixture("grid_results.csv"));

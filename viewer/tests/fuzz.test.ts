@@ -12,17 +12,28 @@ const ROUNDS = 3000;
 
 /** Deletes, repeats, swaps, overwrites or inserts at a random place; often with bytes that mean something. */
 function damage(bytes: Uint8Array, next: () => number): Uint8Array {
-  const place = Math.floor(next() * bytes.length), length = 1 + Math.floor(next() * (next() < 0.5 ? 3 : 200));
+  const place = Math.floor(next() * bytes.length),
+    length = 1 + Math.floor(next() * (next() < 0.5 ? 3 : 200));
   const telling = bytesOf('",\n\r{}[]:\\ 0-.eEnN;\t');
   const byte = next() < 0.7 ? telling[Math.floor(next() * telling.length)] : Math.floor(next() * 256);
-  const [before, piece, after] = [bytes.subarray(0, place), bytes.subarray(place, place + length), bytes.subarray(place + length)];
+  const [before, piece, after] = [
+    bytes.subarray(0, place),
+    bytes.subarray(place, place + length),
+    bytes.subarray(place + length),
+  ];
   switch (Math.floor(next() * 6)) {
-    case 0: return before.slice();
-    case 1: return joined(before, after);
-    case 2: return joined(before, piece, piece, after);
-    case 3: return joined(before, after, piece);
-    case 4: return joined(before, Uint8Array.of(byte), bytes.subarray(place));
-    default: return joined(before, Uint8Array.of(byte), bytes.subarray(place + 1));
+    case 0:
+      return before.slice();
+    case 1:
+      return joined(before, after);
+    case 2:
+      return joined(before, piece, piece, after);
+    case 3:
+      return joined(before, after, piece);
+    case 4:
+      return joined(before, Uint8Array.of(byte), bytes.subarray(place));
+    default:
+      return joined(before, Uint8Array.of(byte), bytes.subarray(place + 1));
   }
 }
 
@@ -34,7 +45,7 @@ const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 /** Character by character over the whole text. Null: damaged. */
 function slowCsv(text: string): Record[] | null {
   const table: string[][] = [[]];
-  for (let i = 0; i < text.length; ) {
+  for (let i = 0; i < text.length;) {
     let field = "";
     if (text[i] === '"') {
       for (i++; ; i++) {
@@ -54,7 +65,12 @@ function slowCsv(text: string): Record[] | null {
   const [header, ...rows] = table.filter((row) => row.length > 1 || (row[0] ?? "") !== "");
   const places = COLUMNS.map((column) => header?.map((name) => name.trim()).indexOf(column) ?? -1);
   if (places.includes(-1) || rows.some((row) => row.length !== header.length)) return null;
-  return rows.map((row) => places.map((place, c) => (c === 2 || c === 4 ? row[place] : slowNumber(row[place].replace(/^[ \t]+|[ \t]+$/g, "")))) as Record);
+  return rows.map(
+    (row) =>
+      places.map((place, c) =>
+        c === 2 || c === 4 ? row[place] : slowNumber(row[place].replace(/^[ \t]+|[ \t]+$/g, "")),
+      ) as Record,
+  );
 }
 
 function slowNumber(text: string): number {
@@ -65,8 +81,17 @@ function slowJson(text: string): Record[] | null {
   try {
     const value = JSON.parse(text) as unknown;
     const rows = Array.isArray(value) ? value : transposed(value as { [key: string]: unknown[] });
-    return rows.map((row: { [key: string]: unknown }) =>
-      COLUMNS.map((column) => (row[column] === null ? (column === "token_masked" ? "" : NaN) : typeof row[column] === "number" ? Math.fround(row[column]) : row[column])) as Record,
+    return rows.map(
+      (row: { [key: string]: unknown }) =>
+        COLUMNS.map((column) =>
+          row[column] === null
+            ? column === "token_masked"
+              ? ""
+              : NaN
+            : typeof row[column] === "number"
+              ? Math.fround(row[column])
+              : row[column],
+        ) as Record,
     );
   } catch {
     return null;
@@ -79,7 +104,12 @@ const transposed = (columns: { [key: string]: unknown[] }) =>
 /** The cells of the slow parser's rows, the last of several winning, without order. */
 function cells(rows: Record[]): Map<string, [number | null, number | null]> {
   const none = (value: number) => (Number.isFinite(value) ? value : null);
-  const map = new Map(rows.map(([step, layer, , position, variant, l2, cosine]) => [JSON.stringify([step, layer, position, variant]), [none(l2), none(cosine)] as [number | null, number | null]]));
+  const map = new Map(
+    rows.map(([step, layer, , position, variant, l2, cosine]) => [
+      JSON.stringify([step, layer, position, variant]),
+      [none(l2), none(cosine)] as [number | null, number | null],
+    ]),
+  );
   return new Map([...map].filter(([, values]) => values.some((value) => value !== null)));
 }
 
@@ -100,13 +130,21 @@ function check(bytes: Uint8Array, slow: (text: string) => Record[] | null, next:
   return "same";
 }
 
-const SMALL = [`${HEADER}\n`, '0,0,"a, ""b""\n",0,Full,1.5,0.25\n', "0,0,x,1,Head_0,3e-7,12.125\n", '0,1,"",0,Full,0.001,2\r\n', '1,1,"\\",1,Full,1234567.75,1e-30\n'].join("");
+const SMALL = [
+  `${HEADER}\n`,
+  '0,0,"a, ""b""\n",0,Full,1.5,0.25\n',
+  "0,0,x,1,Head_0,3e-7,12.125\n",
+  '0,1,"",0,Full,0.001,2\r\n',
+  '1,1,"\\",1,Full,1234567.75,1e-30\n',
+].join("");
 
 test.each(["csv", "json", "records.json"])("damaged %s", async (form) => {
   const table = slowCsv(SMALL)!;
   const columns = Object.fromEntries(COLUMNS.map((column, c) => [column, table.map((row) => row[c])]));
   const records = table.map((row) => Object.fromEntries(COLUMNS.map((column, c) => [column, row[c]])));
-  const small = bytesOf(form === "csv" ? SMALL : form === "json" ? JSON.stringify(columns) : JSON.stringify(records, null, 1));
+  const small = bytesOf(
+    form === "csv" ? SMALL : form === "json" ? JSON.stringify(columns) : JSON.stringify(records, null, 1),
+  );
   const large = form === "records.json" ? small : new Uint8Array(await fixture(`grid_results.${form}`).arrayBuffer());
   const slow = form === "csv" ? slowCsv : slowJson;
   const next = random(form.length);
@@ -124,7 +162,9 @@ test.each(["csv", "json", "records.json"])("damaged %s", async (form) => {
 test("bytes without any meaning", () => {
   const next = random(9);
   for (let i = 0; i < 2000; i++) {
-    const bytes = Uint8Array.from({ length: 1 + Math.floor(next() * 300) }, () => (next() < 0.5 ? bytesOf('{}[]",:\n\\')[Math.floor(next() * 9)] : next() * 256));
+    const bytes = Uint8Array.from({ length: 1 + Math.floor(next() * 300) }, () =>
+      next() < 0.5 ? bytesOf('{}[]",:\n\\')[Math.floor(next() * 9)] : next() * 256,
+    );
     expect(() => parsed(bytes, randomCuts(next, bytes.length, 3))).toThrow(/./);
   }
 });

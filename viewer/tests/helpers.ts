@@ -41,7 +41,9 @@ export async function failure(file: File): Promise<string> {
 }
 
 export function parserFor(bytes: Uint8Array, table: Table): CsvParser | JsonParser {
-  const first = String.fromCharCode(...bytes.subarray(0, 8)).replace(/^\u00ef\u00bb\u00bf/, "").trimStart()[0];
+  const first = String.fromCharCode(...bytes.subarray(0, 8))
+    .replace(/^\u00ef\u00bb\u00bf/, "")
+    .trimStart()[0];
   return first === "{" || first === "[" ? new JsonParser(table) : new CsvParser(table);
 }
 
@@ -62,11 +64,17 @@ export function parsed(bytes: Uint8Array, cuts: readonly number[] = []): { rows:
 /** Every cell that has a number, in the order of the fixtures: step, layer, token, variant. */
 export function rowsOf(run: Run): Row[] {
   const rows: Row[] = [];
-  run.steps.forEach((step, s) => run.layers.forEach((layer, l) => run.tokens.forEach(({ text, position }, t) => run.variants.forEach((variant, v) => {
-    const cell = index(run, s, v, l, t);
-    const [l2, cosine] = [run.l2[cell], run.cosine[cell]];
-    if (l2 === l2 || cosine === cosine) rows.push([step, layer, text, position, variant, none(l2), none(cosine)]);
-  }))));
+  run.steps.forEach((step, s) =>
+    run.layers.forEach((layer, l) =>
+      run.tokens.forEach(({ text, position }, t) =>
+        run.variants.forEach((variant, v) => {
+          const cell = index(run, s, v, l, t);
+          const [l2, cosine] = [run.l2[cell], run.cosine[cell]];
+          if (l2 === l2 || cosine === cosine) rows.push([step, layer, text, position, variant, none(l2), none(cosine)]);
+        }),
+      ),
+    ),
+  );
   return rows;
 }
 

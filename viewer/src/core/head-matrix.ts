@@ -44,7 +44,8 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
   const same = second && run.tokens.map((each) => sameToken(run, each, second));
   for (let cell = 0; cell < values.length; cell++) {
     const [layer, variant] = [run.layers[Math.floor(cell / variants.length)], variants[cell % variants.length]];
-    const one = rowOf(run, state, variant, layer), two = second && rowOf(second, state, variant, layer);
+    const one = rowOf(run, state, variant, layer),
+      two = second && rowOf(second, state, variant, layer);
     const of = same ? two && one?.map((value, each) => (same[each] < 0 ? NaN : two[same[each]] - value)) : one;
     if (!of) continue;
     let best = token;
@@ -55,7 +56,13 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
     }
     if (best >= 0) values[cell] = of[best];
   }
-  return { layers: run.layers, heads: variants.map((variant) => headNumber(variant)!), values, strongest, signed: second !== null };
+  return {
+    layers: run.layers,
+    heads: variants.map((variant) => headNumber(variant)!),
+    values,
+    strongest,
+    signed: second !== null,
+  };
 }
 
 /** The values of all tokens, null where the run has none. */
@@ -81,7 +88,11 @@ export function sums({ layers, heads, values }: HeadMatrix): { layers: Float64Ar
 }
 
 /** Places of rows (the last layer on top, or the largest sum) and columns (by number, or the largest sum first). */
-export function order(matrix: HeadMatrix, layersBySum: boolean, headsBySum: boolean): { rows: number[]; columns: number[] } {
+export function order(
+  matrix: HeadMatrix,
+  layersBySum: boolean,
+  headsBySum: boolean,
+): { rows: number[]; columns: number[] } {
   const total = sums(matrix);
   const rows = [...matrix.layers.keys()].reverse();
   const columns = [...matrix.heads.keys()];
@@ -96,5 +107,8 @@ export function strongestHeads({ heads, values }: HeadMatrix, count: number): nu
   values.forEach((value, cell) => {
     if (Math.abs(value) > most[cell % heads.length]) most[cell % heads.length] = Math.abs(value);
   });
-  return [...heads.keys()].sort((a, b) => most[b] - most[a] || a - b).slice(0, count).map((place) => heads[place]);
+  return [...heads.keys()]
+    .sort((a, b) => most[b] - most[a] || a - b)
+    .slice(0, count)
+    .map((place) => heads[place]);
 }

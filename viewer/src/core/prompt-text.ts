@@ -43,18 +43,29 @@ export function promptText(run: Run): PromptText {
 
 function makePromptText(run: Run): PromptText {
   const infos = new Map<number, TokenInfo>();
-  run.manifest?.tokens?.forEach((token, place) => infos.set(token.position ?? place, infoOf(token, token.position ?? place)));
+  run.manifest?.tokens?.forEach((token, place) =>
+    infos.set(token.position ?? place, infoOf(token, token.position ?? place)),
+  );
   for (const token of run.tokens) if (!token.members || !infos.has(token.position)) infos.set(token.position, token);
   const start = promptLength(run);
   for (const [place, { step = place, text = "", id = null }] of (run.manifest?.generated ?? []).entries()) {
     const position = start + step;
     if (Number.isFinite(position) && !infos.has(position)) infos.set(position, { ...infoOf({ text }, position), id });
   }
-  const probabilities = new Map(run.manifest?.generated?.map(({ step, probability }, place) => [step ?? place, probability]));
-  const tokens = [...infos.values()].sort((a, b) => a.position - b.position).map((info): PromptToken => {
-    const step = info.position < start ? null : info.position - start;
-    return { info, place: tokenIndex(run, info.position), step, probability: step === null ? null : (probabilities.get(step) ?? null) };
-  });
+  const probabilities = new Map(
+    run.manifest?.generated?.map(({ step, probability }, place) => [step ?? place, probability]),
+  );
+  const tokens = [...infos.values()]
+    .sort((a, b) => a.position - b.position)
+    .map((info): PromptToken => {
+      const step = info.position < start ? null : info.position - start;
+      return {
+        info,
+        place: tokenIndex(run, info.position),
+        step,
+        probability: step === null ? null : (probabilities.get(step) ?? null),
+      };
+    });
   const prompt = blocks(tokens.filter(({ step }) => step === null));
   return { prompt, generated: tokens.filter(({ step }) => step !== null), tokens };
 }
@@ -69,7 +80,9 @@ function infoOf(token: ManifestToken, position: number): TokenInfo {
 function promptLength(run: Run): number {
   const said = run.manifest?.prompt_length;
   if (said !== undefined) return said;
-  const later = run.tokens.findIndex((_, token) => run.layers.every((_, layer) => isNaN(at(run, "l2", 0, 0, layer, token))));
+  const later = run.tokens.findIndex((_, token) =>
+    run.layers.every((_, layer) => isNaN(at(run, "l2", 0, 0, layer, token))),
+  );
   return later < 0 || run.steps.length < 2 ? Infinity : run.tokens[later].position;
 }
 
@@ -170,8 +183,11 @@ function difference(first: Run, second: Run, state: State): Pick<Scores, "value"
 
 /** Places of the tokens that have a value, largest first, whatever the sign; position 0 only with state.first. */
 export function ranked(scene: Compared, wanted: (token: TokenInfo) => boolean, first = scene.state.first): number[] {
-  const { value } = scores(scene), { tokens } = scene.run;
-  const places = [...value.keys()].filter((place) => !isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]));
+  const { value } = scores(scene),
+    { tokens } = scene.run;
+  const places = [...value.keys()].filter(
+    (place) => !isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]),
+  );
   return places.sort((a, b) => Math.abs(value[b]) - Math.abs(value[a]) || a - b);
 }
 
@@ -186,8 +202,11 @@ export function whyMissing({ run, runs, state }: Compared, { info, place, step }
   if (step !== null && step >= state.step) return "not yet generated at this step";
   if (state.query !== null && info.position > state.query) return `after position ${state.query}, which reads`;
   const mode = run.manifest?.mask_mode;
-  if (place < 0 && mode === "text" && info.kind === "image") return "image tokens were not masked in this run (mask mode text)";
-  if (place < 0 && mode === "vision" && info.kind !== "image") return "text tokens were not masked in this run (mask mode vision)";
-  if (place >= 0 && isDifference(state, runs)) return `no difference: ${sameToken(run, info, runs[1]) < 0 ? "not the same token" : "not measured"} in ${runs[1].name}`;
+  if (place < 0 && mode === "text" && info.kind === "image")
+    return "image tokens were not masked in this run (mask mode text)";
+  if (place < 0 && mode === "vision" && info.kind !== "image")
+    return "text tokens were not masked in this run (mask mode vision)";
+  if (place >= 0 && isDifference(state, runs))
+    return `no difference: ${sameToken(run, info, runs[1]) < 0 ? "not the same token" : "not measured"} in ${runs[1].name}`;
   return place < 0 ? "not masked in this run" : `not measured for ${state.variant} at this step`;
 }

@@ -63,7 +63,10 @@ export function tokenIndex(run: Pick<Run, "tokens">, position: number | null): n
   let known = tokenPlaces.get(run.tokens);
   if (!known) {
     const inside = run.tokens.flatMap(({ members = [] }, place) => members.map((member) => [member, place] as const));
-    tokenPlaces.set(run.tokens, (known = new Map([...inside, ...run.tokens.map((token, place) => [token.position, place] as const)])));
+    tokenPlaces.set(
+      run.tokens,
+      (known = new Map([...inside, ...run.tokens.map((token, place) => [token.position, place] as const)])),
+    );
   }
   return position === null ? -1 : (known.get(position) ?? -1);
 }
@@ -77,7 +80,8 @@ export function sameToken(first: Run, token: TokenInfo, second: Run): number {
   if (token.kind !== "image") return place;
   const sha = (run: Run) => run.manifest?.images?.[token.image ?? 0]?.sha256;
   const [one, two] = [sha(first), sha(second)];
-  const apart = other.image !== token.image || other.row !== token.row || other.col !== token.col || (one && two && one !== two);
+  const apart =
+    other.image !== token.image || other.row !== token.row || other.col !== token.col || (one && two && one !== two);
   return apart ? -1 : place;
 }
 

@@ -51,7 +51,8 @@ export class Store {
     const shown = places.length ? places : [0];
     const first = this.#runs[shown[0]];
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
-    const library = this.#runs.map((run) => atQuery(run, query)), runs = shown.map((place) => library[place]);
+    const library = this.#runs.map((run) => atQuery(run, query)),
+      runs = shown.map((place) => library[place]);
     const state = settled({ ...this.#state, query }, runs[0]);
     const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
     return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
@@ -76,11 +77,13 @@ export class Store {
   add(item: Loaded): string | null {
     const { library, runId, message } = add(this.#library, item);
     this.#take(library);
-    if (item.kind === "neighbors" && this.#neighbors.length > 1) this.set({ lens: this.#neighbors.length - 1, patch: null });
+    if (item.kind === "neighbors" && this.#neighbors.length > 1)
+      this.set({ lens: this.#neighbors.length - 1, patch: null });
     const place = this.#runs.findIndex(({ id }) => id === runId);
     if (place >= 0 && !this.#state.runs.includes(place)) this.set({ runs: [place], token: null, layer: null });
     // Of an encoder-decoder, the prompt's tokens have their values in cross-attention.
-    if (!this.#variantChosen && this.#runs[place]?.variants.includes(CROSS)) this.#state = { ...this.#state, variant: CROSS };
+    if (!this.#variantChosen && this.#runs[place]?.variants.includes(CROSS))
+      this.#state = { ...this.#state, variant: CROSS };
     const patches = this.#runs[place]?.tokens.filter(({ kind }) => kind === "image").length ?? 0;
     if (patches > MANY_PATCHES && !this.#foldChosen) this.#state = { ...this.#state, fold: true };
     return message;
@@ -130,7 +133,8 @@ export class Store {
   /** The state as it belongs into the address of the page. */
   get fragment(): string {
     const text = toFragment(this.#state);
-    if (this.#state.variant !== DEFAULTS.variant || !this.#runs.some(({ variants }) => variants.includes(CROSS))) return text;
+    if (this.#state.variant !== DEFAULTS.variant || !this.#runs.some(({ variants }) => variants.includes(CROSS)))
+      return text;
     return [text, `variant=${DEFAULTS.variant}`].filter(Boolean).join("&");
   }
 

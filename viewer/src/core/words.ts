@@ -23,7 +23,12 @@ export const variantName = (variant: string) => variant.replace("_", " ");
 /** A local folder without its path, which is nobody else's business. */
 export const modelName = (run: Pick<Run, "manifest">) => {
   const name = run.manifest?.model?.name ?? run.manifest?.model?.path_or_id ?? "";
-  return /^[/~.]|^\w:|\\/.test(name) ? (name.split(/[\\/]+/).filter(Boolean).pop() ?? name) : name;
+  return /^[/~.]|^\w:|\\/.test(name)
+    ? (name
+        .split(/[\\/]+/)
+        .filter(Boolean)
+        .pop() ?? name)
+    : name;
 };
 
 /** The output token that a step predicts, if the manifest tells. */
@@ -80,10 +85,12 @@ export function limits(run: Run): string[] {
   const { mask_mode: mode, images, skipped_layers: skipped = [] } = run.manifest ?? {};
   const patches = run.tokens.some(({ kind }) => kind === "image");
   const out: string[] = [];
-  if (run.manifest?.vision_attention === "bidirectional") out.push("The tokens of a picture see each other in every layer: not the trained model.");
+  if (run.manifest?.vision_attention === "bidirectional")
+    out.push("The tokens of a picture see each other in every layer: not the trained model.");
   if (run.manifest?.head_space === "residual") out.push("Heads are measured by their shares of what attention adds.");
   if (mode === "vision") out.push("Only image tokens were masked in this run; text tokens have no values.");
-  if (mode === "text" && images?.length && !patches) out.push("Image tokens were not masked in this run; they have no values.");
+  if (mode === "text" && images?.length && !patches)
+    out.push("Image tokens were not masked in this run; they have no values.");
   if (skipped.length) {
     const layers = skipped.map(({ layer }) => layer).join(", ");
     out.push(`Not measured: layer ${layers} (${skipped[0].reason ?? "no softmax attention"}).`);

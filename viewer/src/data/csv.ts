@@ -11,7 +11,11 @@ import { Pending } from "./pending.ts";
 import { findColumns, KINDS, type Column, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
-const LF = 10, CR = 13, QUOTE = 34, SPACE = 32, TAB = 9;
+const LF = 10,
+  CR = 13,
+  QUOTE = 34,
+  SPACE = 32,
+  TAB = 9;
 const DELIMITERS = [",", ";", "\t"].map((text) => text.charCodeAt(0));
 
 interface Target {
@@ -75,18 +79,22 @@ export class CsvParser {
   #findRow(buf: Uint8Array, pos: number): number {
     const delimiter = this.#header.length ? this.#delimiter : this.#guessDelimiter(buf, pos);
     const length = buf.length;
-    let starts = this.#starts, ends = this.#ends, quotes = this.#quoted;
-    let field = 0, breaks = 0;
+    let starts = this.#starts,
+      ends = this.#ends,
+      quotes = this.#quoted;
+    let field = 0,
+      breaks = 0;
     for (;;) {
       if (field === starts.length) {
         this.#moreFields();
         [starts, ends, quotes] = [this.#starts, this.#ends, this.#quoted];
       }
-      let i = pos, quoted = 0;
+      let i = pos,
+        quoted = 0;
       if (buf[i] === QUOTE) {
         const start = ++i;
         quoted = 1;
-        for (;; i++) {
+        for (; ; i++) {
           if (i >= length) return -1;
           const byte = buf[i];
           if (byte === LF) breaks++;
@@ -133,9 +141,11 @@ export class CsvParser {
   #store(buf: Uint8Array): void {
     const table = this.#table;
     const where = this.#where;
-    const starts = this.#starts, ends = this.#ends;
+    const starts = this.#starts,
+      ends = this.#ends;
     for (const { name, kind, field, column, texts } of this.#targets) {
-      let start = starts[field], end = ends[field];
+      let start = starts[field],
+        end = ends[field];
       if (kind === "text") {
         const escaped = this.#quoted[field] === 2; // with its quotation marks: a"" and "a""" are two texts
         column.push(escaped ? texts.add(buf, start - 1, end + 1, unquote) : texts.add(buf, start, end));
@@ -143,7 +153,9 @@ export class CsvParser {
       }
       while (start < end && (buf[start] === SPACE || buf[start] === TAB)) start++;
       while (end > start && (buf[end - 1] === SPACE || buf[end - 1] === TAB)) end--;
-      column.push(kind === "integer" ? wholeAt(buf, start, end, name, where) : table.numberAt(buf, start, end, name, where));
+      column.push(
+        kind === "integer" ? wholeAt(buf, start, end, name, where) : table.numberAt(buf, start, end, name, where),
+      );
     }
   }
 

@@ -26,7 +26,9 @@ export function makeCube(table: Table, maxCells = MAX_CELLS): Cube {
   const ints = (name: "generation_step" | "layer" | "token_position" | "token_masked" | "variant" | "query_position") =>
     (table.columns[name].data as Int32Array).subarray(0, rows);
   const asked = table.columns.query_position.length > 0;
-  const { keys: steps, named } = asked ? joined(ints("generation_step"), ints("query_position")) : { keys: ints("generation_step") };
+  const { keys: steps, named } = asked
+    ? joined(ints("generation_step"), ints("query_position"))
+    : { keys: ints("generation_step") };
   const step = numbered(steps);
   const layer = numbered(ints("layer"));
   const token = numbered(ints("token_position"));
@@ -38,13 +40,17 @@ export function makeCube(table: Table, maxCells = MAX_CELLS): Cube {
     throw new LoadError(`${size} = ${count(cells)} cells are more than a browser can hold (${count(maxCells)})`);
   }
 
-  const l2 = new Float32Array(cells).fill(NaN), cosine = new Float32Array(cells).fill(NaN);
+  const l2 = new Float32Array(cells).fill(NaN),
+    cosine = new Float32Array(cells).fill(NaN);
   const filled = new Uint8Array(cells);
   const textAt = new Int32Array(T).fill(-1);
   const conflicts = new Map<number, number>();
-  const layers = ints("layer"), positions = ints("token_position");
-  const variants = ints("variant"), tokens = ints("token_masked");
-  const l2s = table.columns.l2_distance.data, cosines = table.columns.cosine_distance.data;
+  const layers = ints("layer"),
+    positions = ints("token_position");
+  const variants = ints("variant"),
+    tokens = ints("token_masked");
+  const l2s = table.columns.l2_distance.data,
+    cosines = table.columns.cosine_distance.data;
   let duplicates = 0;
   for (let i = 0; i < rows; i++) {
     const t = token.indexOf(positions[i]);
@@ -62,20 +68,48 @@ export function makeCube(table: Table, maxCells = MAX_CELLS): Cube {
   const notes = [
     ...duplicateNote(duplicates),
     ...conflictNote(conflicts, textAt, texts.list, token.values),
-    ...gapNote(filled, step.values.map((key) => (named ? `query position ${named(key).position}` : `step ${key}`)), layer.values, variant.names, T),
+    ...gapNote(
+      filled,
+      step.values.map((key) => (named ? `query position ${named(key).position}` : `step ${key}`)),
+      layer.values,
+      variant.names,
+      T,
+    ),
     ...(table.infinite ? ["Some distances are infinite; they are shown as missing."] : []),
-    ...(table.noText ? ["Some tokens have no text in the file (a program may have taken the token null for a missing value)."] : []),
+    ...(table.noText
+      ? ["Some tokens have no text in the file (a program may have taken the token null for a missing value)."]
+      : []),
   ];
   const infos = token.values.map((position, t) => plainToken(position, texts.list[textAt[t]]));
-  const cube = { steps: step.values, layers: layer.values, variants: variant.names, tokens: infos, l2, cosine, queries: null, duplicates, notes };
-  return named ? lastOfSteps(cube, step.values.map((key) => named(key).position), step.values.map((key) => named(key).step)) : cube;
+  const cube = {
+    steps: step.values,
+    layers: layer.values,
+    variants: variant.names,
+    tokens: infos,
+    l2,
+    cosine,
+    queries: null,
+    duplicates,
+    notes,
+  };
+  return named
+    ? lastOfSteps(
+        cube,
+        step.values.map((key) => named(key).position),
+        step.values.map((key) => named(key).step),
+      )
+    : cube;
 }
 
 /** Step and query position of each row as one number, and what such a number is of. */
-function joined(steps: Int32Array, queries: Int32Array): { keys: Int32Array; named: (key: number) => { step: number; position: number } } {
+function joined(
+  steps: Int32Array,
+  queries: Int32Array,
+): { keys: Int32Array; named: (key: number) => { step: number; position: number } } {
   const largest = (data: Int32Array) => data.reduce((most, each) => Math.max(most, each), 0);
   const size = largest(queries) + 1;
-  if ((largest(steps) + 1) * size > 2 ** 31) throw new LoadError(`query position ${count(size - 1)} is larger than any model can have`);
+  if ((largest(steps) + 1) * size > 2 ** 31)
+    throw new LoadError(`query position ${count(size - 1)} is larger than any model can have`);
   return {
     keys: Int32Array.from(steps, (step, row) => step * size + queries[row]),
     named: (key) => ({ step: Math.floor(key / size), position: key % size }),
@@ -103,7 +137,9 @@ function numbered(data: Int32Array, order = (a: number, b: number) => a - b): Nu
   }
   const places = new Int32Array(max + 1).fill(-1);
   for (let i = 0; i < data.length; i++) places[data[i]] = 0;
-  const values = Array.from(places.keys()).filter((value) => places[value] === 0).sort(order);
+  const values = Array.from(places.keys())
+    .filter((value) => places[value] === 0)
+    .sort(order);
   values.forEach((value, i) => (places[value] = i));
   return { values, indexOf: (value) => places[value] };
 }
@@ -134,13 +170,20 @@ function duplicateNote(duplicates: number): string[] {
   return [`${rows} a second value for the same step, layer, token and variant; the last one is shown.`];
 }
 
-function conflictNote(conflicts: Map<number, number>, first: Int32Array, texts: string[], positions: number[]): string[] {
+function conflictNote(
+  conflicts: Map<number, number>,
+  first: Int32Array,
+  texts: string[],
+  positions: number[],
+): string[] {
   const [example] = conflicts;
   if (!example) return [];
   const [t, other] = example;
   const pair = `${quoted(texts[first[t]])} and ${quoted(texts[other])}`;
   const where = conflicts.size === 1 ? `Position ${positions[t]} has` : `${count(conflicts.size)} positions have`;
-  return [`${where} more than one text (${pair} at ${positions[t]}): rows of two runs may be mixed. The first is shown.`];
+  return [
+    `${where} more than one text (${pair} at ${positions[t]}): rows of two runs may be mixed. The first is shown.`,
+  ];
 }
 
 /**
@@ -151,12 +194,15 @@ function conflictNote(conflicts: Map<number, number>, first: Int32Array, texts: 
 function gapNote(filled: Uint8Array, steps: string[], layers: number[], variants: string[], T: number): string[] {
   const [S, L, V] = [steps.length, layers.length, variants.length];
   const part = variants.map((name) => Number(name.startsWith("Cross")));
-  const inBlock = new Int32Array(2 * S * L), tokenInStep = new Uint8Array(2 * S * T), variantInLayer = new Uint8Array(2 * V * L);
+  const inBlock = new Int32Array(2 * S * L),
+    tokenInStep = new Uint8Array(2 * S * T),
+    variantInLayer = new Uint8Array(2 * V * L);
   for (let s = 0, cell = 0; s < S; s++) {
     for (let v = 0; v < V; v++) {
       const own = part[v] * S + s;
       for (let l = 0; l < L; l++) {
-        const block = own * L + l, layer = (part[v] * V + v) * L + l;
+        const block = own * L + l,
+          layer = (part[v] * V + v) * L + l;
         for (let t = 0; t < T; t++, cell++) {
           if (!filled[cell]) continue;
           inBlock[block]++;
@@ -171,10 +217,17 @@ function gapNote(filled: Uint8Array, steps: string[], layers: number[], variants
     for (let i = start; i < end; i += stride) n += flags[i];
     return n;
   };
-  let gaps = 0, example = "";
+  let gaps = 0,
+    example = "";
   for (let s = 0; s < S; s++) {
     for (let l = 0; l < L; l++) {
-      const expected = [0, 1].reduce((all, p) => all + sum(tokenInStep, (p * S + s) * T, (p * S + s + 1) * T, 1) * sum(variantInLayer, p * V * L + l, (p + 1) * V * L, L), 0);
+      const expected = [0, 1].reduce(
+        (all, p) =>
+          all +
+          sum(tokenInStep, (p * S + s) * T, (p * S + s + 1) * T, 1) *
+            sum(variantInLayer, p * V * L + l, (p + 1) * V * L, L),
+        0,
+      );
       const got = inBlock[s * L + l] + inBlock[(S + s) * L + l];
       if (got === expected) continue;
       if (!gaps++) example = `${steps[s]}, layer ${layers[l]} has ${count(got)} of ${count(expected)} values`;

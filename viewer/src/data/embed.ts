@@ -73,13 +73,23 @@ export function findEmbedded(html: string): string | null {
 export async function decodeEmbedded(text: string): Promise<Loaded> {
   const data = json(text);
   if (typeof data.neighbors !== "string") return { kind: "run", run: decodeRun(text, data) };
-  const name = String(data.name), source: Source = { fileName: `${name}.html`, format: "html", bytes: text.length };
-  const unpacked = new Response(new Blob([fromBase64(data.neighbors)]).stream().pipeThrough(new DecompressionStream("deflate")));
+  const name = String(data.name),
+    source: Source = { fileName: `${name}.html`, format: "html", bytes: text.length };
+  const unpacked = new Response(
+    new Blob([fromBase64(data.neighbors)]).stream().pipeThrough(new DecompressionStream("deflate")),
+  );
   const columns = await unpacked.arrayBuffer().catch(() => {
     throw new LoadError("the data in the page is damaged: it cannot be unpacked");
   });
   const neighbors = readNeighbors(new Uint8Array(columns), name, source);
-  return { kind: "neighbors", neighbors: { ...neighbors, manifest: cleanManifest(data.manifest) ?? null, pictures: (data.images ?? []).map(picture) } };
+  return {
+    kind: "neighbors",
+    neighbors: {
+      ...neighbors,
+      manifest: cleanManifest(data.manifest) ?? null,
+      pictures: (data.images ?? []).map(picture),
+    },
+  };
 }
 
 /** Throws LoadError if the text is damaged: nothing is shown rather than something wrong. */
@@ -118,20 +128,33 @@ function json(text: string): Partial<Embedded> & { neighbors?: string } {
     throw new LoadError("the data in the page is cut off or no valid JSON");
   }
   if (data?.format !== EMBED_FORMAT) {
-    throw new LoadError(`the data in the page has format ${String(data?.format)}, and this page reads format ${EMBED_FORMAT}`);
+    throw new LoadError(
+      `the data in the page has format ${String(data?.format)}, and this page reads format ${EMBED_FORMAT}`,
+    );
   }
   return data;
 }
 
 function whole(data: Partial<Embedded>): Embedded {
   const { steps, layers, variants, positions, tokens, name, rows, l2, cosine, queries, images = [] } = data;
-  const counts = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
+  const counts = (list: unknown): list is number[] =>
+    Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
   const rising = (list: unknown) => counts(list) && list.every((n, i) => i === 0 || n > list[i - 1]);
-  const strings = (list: unknown) => Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
+  const strings = (list: unknown) =>
+    Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
   const fit =
-    (queries === undefined ? rising(steps) : counts(steps) && counts(queries) && queries.length === steps.length) && rising(layers) && rising(positions) && strings(variants) && strings(tokens) &&
-    tokens!.length === positions!.length && new Set(variants).size === variants!.length &&
-    typeof name === "string" && Number.isInteger(rows) && typeof l2 === "string" && typeof cosine === "string" && Array.isArray(images);
+    (queries === undefined ? rising(steps) : counts(steps) && counts(queries) && queries.length === steps.length) &&
+    rising(layers) &&
+    rising(positions) &&
+    strings(variants) &&
+    strings(tokens) &&
+    tokens!.length === positions!.length &&
+    new Set(variants).size === variants!.length &&
+    typeof name === "string" &&
+    Number.isInteger(rows) &&
+    typeof l2 === "string" &&
+    typeof cosine === "string" &&
+    Array.isArray(images);
   if (!fit) throw new LoadError("the data in the page is damaged: its lists do not fit together");
   return { ...data, images } as Embedded;
 }

@@ -12,11 +12,26 @@
 import { count, LoadError, quoted } from "./errors.ts";
 import { float32At } from "./numbers.ts";
 import { MAX_UNIT, Pending } from "./pending.ts";
-import { findColumns, KINDS, malformed, needed, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
+import {
+  findColumns,
+  KINDS,
+  malformed,
+  needed,
+  type ColumnKind,
+  type ColumnName,
+  type Table,
+  wholeAt,
+} from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
-const QUOTE = 34, COMMA = 44, COLON = 58, BACKSLASH = 92;
-const OPEN_LIST = 91, CLOSE_LIST = 93, OPEN_OBJECT = 123, CLOSE_OBJECT = 125;
+const QUOTE = 34,
+  COMMA = 44,
+  COLON = 58,
+  BACKSLASH = 92;
+const OPEN_LIST = 91,
+  CLOSE_LIST = 93,
+  OPEN_OBJECT = 123,
+  CLOSE_OBJECT = 125;
 const NULL = 110; // "n"
 
 /** Space, tab, line feed, carriage return. */
@@ -60,7 +75,8 @@ export class JsonParser {
   end(): void {
     this.#run(true);
     if (!this.#started) throw new LoadError("the file is empty");
-    const complete = this.#state === STATES.done || (this.#state === STATES.lines && this.#in.pos === this.#in.buf.length);
+    const complete =
+      this.#state === STATES.done || (this.#state === STATES.lines && this.#in.pos === this.#in.buf.length);
     if (!complete) throw new LoadError(`the file is cut off: it ends in the middle of the data (${this.#where()})`);
     this.#table.checkLengths();
   }
@@ -76,13 +92,20 @@ export class JsonParser {
     if (next < 0) return false;
     this.#started = true;
     switch (this.#state) {
-      case STATES.start: return this.#root(next, last);
-      case STATES.keys: return this.#key(next);
-      case STATES.column: return this.#elements();
-      case STATES.skip: return this.#skipped();
-      case STATES.records: return this.#record(next, CLOSE_LIST);
-      case STATES.lines: return this.#record(next, -1);
-      case STATES.done: throw new LoadError("there is more text after the end of the data: two files in one?");
+      case STATES.start:
+        return this.#root(next, last);
+      case STATES.keys:
+        return this.#key(next);
+      case STATES.column:
+        return this.#elements();
+      case STATES.skip:
+        return this.#skipped();
+      case STATES.records:
+        return this.#record(next, CLOSE_LIST);
+      case STATES.lines:
+        return this.#record(next, -1);
+      case STATES.done:
+        throw new LoadError("there is more text after the end of the data: two files in one?");
     }
   }
 
@@ -123,7 +146,8 @@ export class JsonParser {
       if (value === -2) return STATES.keys; // damaged; the error comes from there
       if (value < 0 || value >= buf.length) return unknown;
       const nested = buf[value] === OPEN_LIST || buf[value] === OPEN_OBJECT;
-      if (this.#table.columnNamed(jsonText(buf.subarray(i + 1, keyEnd - 1)))) return nested ? STATES.keys : STATES.lines;
+      if (this.#table.columnNamed(jsonText(buf.subarray(i + 1, keyEnd - 1))))
+        return nested ? STATES.keys : STATES.lines;
       i = afterSpace(buf, valueEnd(buf, value));
       if (i < 0 || i >= buf.length) return unknown;
       if (buf[i] === CLOSE_OBJECT) return STATES.lines;
@@ -185,7 +209,8 @@ export class JsonParser {
     const close = this.#indexed ? CLOSE_OBJECT : CLOSE_LIST;
     const indexed = this.#indexed;
     // Local variables in the hot loop; kept for later by `leave`.
-    let pos = input.pos, comma = this.#comma;
+    let pos = input.pos,
+      comma = this.#comma;
     const leave = (done: boolean) => {
       input.pos = pos;
       this.#comma = comma;
@@ -284,8 +309,10 @@ export class JsonParser {
 
   /** Reads the fields of a record into `#values`. Returns where it ends, -1 if more bytes are needed. */
   #fields(buf: Uint8Array, from: number): number {
-    let i = afterSpace(buf, from), seen = 0;
-    const keys: string[] = [], { names, required } = this.#table;
+    let i = afterSpace(buf, from),
+      seen = 0;
+    const keys: string[] = [],
+      { names, required } = this.#table;
     this.#values.fill(NaN, required);
     for (let k = 0; buf[i] !== CLOSE_OBJECT || k === 0; k++) {
       if (k === 0 && buf[i] === CLOSE_OBJECT) break;
@@ -315,12 +342,15 @@ export class JsonParser {
     if (i >= buf.length) return -1;
     if (~seen & ((1 << required) - 1)) this.#incomplete(seen, keys);
     if (!this.#table.rows) this.#own = [...names.keys()].filter((c) => (seen >> c) & 1 || this.#table.of === "effects");
-    else if (this.#table.of !== "effects" && seen !== this.#own.reduce((bits, c) => bits | (1 << c), 0)) this.#fail(`only some of the records have ${names.slice(required).join(", ")}`);
+    else if (this.#table.of !== "effects" && seen !== this.#own.reduce((bits, c) => bits | (1 << c), 0))
+      this.#fail(`only some of the records have ${names.slice(required).join(", ")}`);
     return i + 1;
   }
 
   #incomplete(seen: number, others: string[]): never {
-    const [has, missing] = [1, 0].map((bit) => this.#table.names.filter((_, c) => ((seen >> c) & 1) === bit && c < this.#table.required));
+    const [has, missing] = [1, 0].map((bit) =>
+      this.#table.names.filter((_, c) => ((seen >> c) & 1) === bit && c < this.#table.required),
+    );
     if (!this.#table.rows) findColumns([...has, ...others], this.#table); // throws
     this.#fail(`this record has no ${missing.join(", ")}`);
   }
@@ -354,7 +384,8 @@ export class JsonParser {
 
   /** An arrow function made once, since it is passed on with every value. */
   #where = (): string => {
-    if (this.#state === STATES.column) return `${this.#column}, value ${count(this.#table.columns[this.#column].length + 1)}`;
+    if (this.#state === STATES.column)
+      return `${this.#column}, value ${count(this.#table.columns[this.#column].length + 1)}`;
     if (this.#state === STATES.records || this.#state === STATES.lines) return `record ${count(this.#table.rows + 1)}`;
     return this.#keys.length ? `after the column ${quoted(this.#keys[this.#keys.length - 1])}` : "at the beginning";
   };

@@ -22,7 +22,7 @@ export function readPages(data: ArrayBuffer, table: Table, name: ColumnName, chu
   const target = table.columns[name];
   const convert = converter(table, name);
   let dictionary = new Float64Array(0);
-  for (let left = chunk.rows; left > 0 && reader.offset < data.byteLength; ) {
+  for (let left = chunk.rows; left > 0 && reader.offset < data.byteLength;) {
     const header = readPageHeader(reader);
     const bytes = checkedPage(data, reader.offset, header, left);
     reader.offset += bytes.length;
@@ -65,7 +65,12 @@ interface DataPage {
 }
 
 function pageValues(
-  bytes: Uint8Array, header: PageHeader, chunk: Chunk, optional: boolean, dictionary: Float64Array, convert: Convert,
+  bytes: Uint8Array,
+  header: PageHeader,
+  chunk: Chunk,
+  optional: boolean,
+  dictionary: Float64Array,
+  convert: Convert,
 ): Float64Array {
   const { present, body } = header.v2 ? pageV2(bytes, header, chunk, optional) : pageV1(bytes, header, chunk, optional);
   const n = present ? present.reduce((sum, flag) => sum + flag, 0) : header.values;
@@ -73,12 +78,14 @@ function pageValues(
   if (header.encoding === "PLAIN_DICTIONARY" || header.encoding === "RLE_DICTIONARY") {
     const places = runs(body, 1, body[0], n);
     for (let i = 0; i < n; i++) {
-      if (places[i] >= dictionary.length) throw new LoadError("the Parquet file is damaged: an entry is not in its dictionary");
+      if (places[i] >= dictionary.length)
+        throw new LoadError("the Parquet file is damaged: an entry is not in its dictionary");
       values[i] = dictionary[places[i]];
     }
   } else {
     const found = decoded(body, header.encoding, chunk.type, n);
-    if (found.length !== n) throw new LoadError(`the Parquet file is damaged: a page has ${found.length} of ${n} values`);
+    if (found.length !== n)
+      throw new LoadError(`the Parquet file is damaged: a page has ${found.length} of ${n} values`);
     for (let i = 0; i < n; i++) values[i] = convert(found[i]);
   }
   if (!present) return values;
@@ -94,7 +101,12 @@ function pageV1(bytes: Uint8Array, { unpacked, values }: PageHeader, { codec }: 
   return { present: levels(page.subarray(4, end), values), body: page.subarray(end) };
 }
 
-function pageV2(bytes: Uint8Array, { unpacked, values, v2 }: PageHeader, { codec }: Chunk, optional: boolean): DataPage {
+function pageV2(
+  bytes: Uint8Array,
+  { unpacked, values, v2 }: PageHeader,
+  { codec }: Chunk,
+  optional: boolean,
+): DataPage {
   const { repetition: start, definition, packed } = v2!;
   const end = start + definition;
   const body = decompressPage(bytes.subarray(end), unpacked - end, packed ? codec : "UNCOMPRESSED", undefined);
@@ -134,17 +146,20 @@ function runs(bytes: Uint8Array, at: number, width: number, n: number): Int32Arr
   if (width > 31) throw new LoadError("the Parquet file is damaged: numbers of more than 31 bits in a dictionary");
   if (width === 0) return out;
   const valueBytes = (width + 7) >> 3;
-  for (let done = 0; done < n; ) {
-    let header = 0, shift = 0;
+  for (let done = 0; done < n;) {
+    let header = 0,
+      shift = 0;
     do {
       if (at >= bytes.length) throw new LoadError("the Parquet file is damaged: a page ends too early");
       header += (bytes[at] & 127) * 2 ** shift;
       shift += 7;
     } while (bytes[at++] & 128);
     const length = Math.floor(header / 2);
-    if (header % 2) { // 8 * length numbers, bit by bit
+    if (header % 2) {
+      // 8 * length numbers, bit by bit
       const many = Math.min(8 * length, n - done);
-      if (at + Math.ceil((many * width) / 8) > bytes.length) throw new LoadError("the Parquet file is damaged: a page ends too early");
+      if (at + Math.ceil((many * width) / 8) > bytes.length)
+        throw new LoadError("the Parquet file is damaged: a page ends too early");
       unpackBits(bytes, at, width, out, done, many);
       done += many;
       at += length * width;
@@ -161,7 +176,8 @@ function runs(bytes: Uint8Array, at: number, width: number, n: number): Int32Arr
 }
 
 function unpackBits(bytes: Uint8Array, at: number, width: number, out: Int32Array, from: number, many: number): void {
-  let bits = 0, held = 0; // up to 38 bits are held, more than an integer of JavaScript's shifts: hence * and %
+  let bits = 0,
+    held = 0; // up to 38 bits are held, more than an integer of JavaScript's shifts: hence * and %
   const range = 2 ** width;
   for (let i = 0; i < many; i++) {
     while (held < width) {
@@ -175,14 +191,26 @@ function unpackBits(bytes: Uint8Array, at: number, width: number, out: Int32Arra
 }
 
 /** The bytes of a page, after a look at its header: impossible sizes would make a decoder ask for all memory. */
-function checkedPage(data: ArrayBuffer, start: number, { dictionary, packed, unpacked, values, crc }: PageHeader, left: number): Uint8Array {
+function checkedPage(
+  data: ArrayBuffer,
+  start: number,
+  { dictionary, packed, unpacked, values, crc }: PageHeader,
+  left: number,
+): Uint8Array {
   // Every entry of a dictionary takes bytes; snappy packs at most 1 : 21.
   const known = dictionary ? values >= 0 && values <= unpacked : values > 0 && values <= left;
-  if (!known || !(packed >= 0) || start + packed > data.byteLength || !(unpacked >= 0) || unpacked > 1000 + 200 * packed) {
+  if (
+    !known ||
+    !(packed >= 0) ||
+    start + packed > data.byteLength ||
+    !(unpacked >= 0) ||
+    unpacked > 1000 + 200 * packed
+  ) {
     throw new LoadError("the Parquet file is damaged: a page has an impossible size");
   }
   const bytes = new Uint8Array(data, start, packed);
-  if (crc !== undefined && crc >>> 0 !== crc32(bytes)) throw new LoadError("the Parquet file is damaged: a checksum does not fit");
+  if (crc !== undefined && crc >>> 0 !== crc32(bytes))
+    throw new LoadError("the Parquet file is damaged: a checksum does not fit");
   return bytes;
 }
 

@@ -6,7 +6,14 @@
  * (https://github.com/apache/parquet-format). A damaged file makes these functions throw any error; parquet.ts says so.
  */
 
-import { CompressionCodecs, ConvertedTypes, Encodings, FieldRepetitionTypes, PageTypes, ParquetTypes } from "hyparquet/src/constants.js";
+import {
+  CompressionCodecs,
+  ConvertedTypes,
+  Encodings,
+  FieldRepetitionTypes,
+  PageTypes,
+  ParquetTypes,
+} from "hyparquet/src/constants.js";
 import { deserializeTCompactProtocol } from "hyparquet/src/thrift.js";
 import type { CompressionCodec, DataReader, Encoding, ParquetType } from "hyparquet/src/types.js";
 
@@ -45,19 +52,31 @@ const decoder = new TextDecoder();
 
 export async function readMetadata(file: Blob): Promise<Metadata> {
   const end = new DataView(await file.slice(-8).arrayBuffer());
-  if (file.size < 12 || end.getUint32(4, true) !== 0x31524150) { // "PAR1"
+  if (file.size < 12 || end.getUint32(4, true) !== 0x31524150) {
+    // "PAR1"
     throw new LoadError("the Parquet file is cut off: its end, with the list of its contents, is missing");
   }
   const length = end.getUint32(0, true);
-  if (length > file.size - 12) throw new LoadError("the Parquet file is damaged: the list of its contents is longer than the file");
-  const { field_2: schema, field_3: rows, field_4: groups, field_5: texts = [] } = deserializeTCompactProtocol({
-    view: new DataView(await file.slice(-8 - length, -8).arrayBuffer()), offset: 0,
+  if (length > file.size - 12)
+    throw new LoadError("the Parquet file is damaged: the list of its contents is longer than the file");
+  const {
+    field_2: schema,
+    field_3: rows,
+    field_4: groups,
+    field_5: texts = [],
+  } = deserializeTCompactProtocol({
+    view: new DataView(await file.slice(-8 - length, -8).arrayBuffer()),
+    offset: 0,
   });
   return {
     rows: Number(rows),
     elements: topLevel(schema).map(elementOf),
-    chunks: groups.flatMap((group: Fields) => group.field_1.flatMap((column: Fields) => chunkOf(column.field_3, Number(group.field_3)))),
-    texts: new Map(texts.map(({ field_1: key, field_2: value }: Fields) => [decoder.decode(key), decoder.decode(value)])),
+    chunks: groups.flatMap((group: Fields) =>
+      group.field_1.flatMap((column: Fields) => chunkOf(column.field_3, Number(group.field_3))),
+    ),
+    texts: new Map(
+      texts.map(({ field_1: key, field_2: value }: Fields) => [decoder.decode(key), decoder.decode(value)]),
+    ),
   };
 }
 
@@ -73,7 +92,13 @@ function topLevel(schema: Fields[]): Fields[] {
   return found;
 }
 
-const elementOf = ({ field_1: type, field_3: repetition, field_4: name, field_6: converted, field_10: logical }: Fields): Element => ({
+const elementOf = ({
+  field_1: type,
+  field_3: repetition,
+  field_4: name,
+  field_6: converted,
+  field_10: logical,
+}: Fields): Element => ({
   name: decoder.decode(name),
   type: ParquetTypes[type],
   repetition: FieldRepetitionTypes[repetition],
@@ -85,7 +110,9 @@ function chunkOf({ field_1: type, field_3: path, field_4: codec, ...column }: Fi
   if (path.length > 1) return [];
   const start = Number(column.field_11 ?? column.field_9); // of the dictionary or, without one, of the data
   const end = start + Number(column.field_7);
-  return [{ name: decoder.decode(path[0]), type: ParquetTypes[type], codec: CompressionCodecs[codec], rows, start, end }];
+  return [
+    { name: decoder.decode(path[0]), type: ParquetTypes[type], codec: CompressionCodecs[codec], rows, start, end },
+  ];
 }
 
 export interface PageHeader {
@@ -102,12 +129,21 @@ export interface PageHeader {
 
 /** Leaves the reader where the page's bytes begin. */
 export function readPageHeader(reader: DataReader): PageHeader {
-  const { field_1: type, field_2: unpacked, field_3: packed, field_4: crc, ...header } = deserializeTCompactProtocol(reader);
+  const {
+    field_1: type,
+    field_2: unpacked,
+    field_3: packed,
+    field_4: crc,
+    ...header
+  } = deserializeTCompactProtocol(reader);
   const dictionary = PageTypes[type] === "DICTIONARY_PAGE";
   const v2 = PageTypes[type] === "DATA_PAGE_V2" ? header.field_8 : null;
   const own = v2 ?? (dictionary ? header.field_7 : header.field_5);
   return {
-    dictionary, packed, unpacked, crc,
+    dictionary,
+    packed,
+    unpacked,
+    crc,
     values: own?.field_1 ?? 0,
     encoding: Encodings[v2 ? v2.field_4 : own?.field_2],
     v2: v2 && { definition: v2.field_5, repetition: v2.field_6, packed: v2.field_7 !== false },

@@ -24,11 +24,16 @@ export function readParquet(file: Blob, table: Table, options: ParquetOptions = 
 
 async function readAll(file: Blob, table: Table, options: ParquetOptions): Promise<string | null> {
   const { rows, elements, chunks, texts } = await readMetadata(file);
-  const ours = findColumns(elements.map(({ name }) => name), table).map((name) => checked(name, elements));
+  const ours = findColumns(
+    elements.map(({ name }) => name),
+    table,
+  ).map((name) => checked(name, elements));
   if (rows > MAX_ROWS) {
     throw new LoadError(`${count(rows)} rows do not fit into a browser, at most ${count(MAX_ROWS)} do`);
   }
-  const pieces = chunks.flatMap((chunk) => ours.filter(({ name }) => name === chunk.name).map((column) => ({ ...column, chunk })));
+  const pieces = chunks.flatMap((chunk) =>
+    ours.filter(({ name }) => name === chunk.name).map((column) => ({ ...column, chunk })),
+  );
   const read = (piece: Piece | undefined) => piece && readChunk(file, piece.chunk);
   let bytes = 0;
   let next = read(pieces[0]);
@@ -42,7 +47,8 @@ async function readAll(file: Blob, table: Table, options: ParquetOptions): Promi
     options.onProgress?.(Math.min(bytes, file.size));
   }
   table.checkLengths();
-  if (table.rows !== rows) throw new LoadError(`the file says ${count(rows)} rows and holds ${count(table.rows)}: it is damaged`);
+  if (table.rows !== rows)
+    throw new LoadError(`the file says ${count(rows)} rows and holds ${count(table.rows)}: it is damaged`);
   return texts.get("mask_impact") ?? null;
 }
 
@@ -65,13 +71,16 @@ function checked(name: ColumnName, elements: Element[]): Ours {
   const fits = KINDS[name] === "integer" ? [...TYPES.integer, "DOUBLE"] : TYPES[KINDS[name]];
   const scaled = timestamp || ["DECIMAL", "DATE", "JSON", "BSON"].includes(converted ?? "");
   if (!type || !fits.includes(type) || scaled || repetition === "REPEATED") {
-    throw new LoadError(`the column ${name} is of type ${converted ?? type ?? "a group of columns"}, which holds no ${NAMES[KINDS[name]]}`);
+    throw new LoadError(
+      `the column ${name} is of type ${converted ?? type ?? "a group of columns"}, which holds no ${NAMES[KINDS[name]]}`,
+    );
   }
   return { name, optional: repetition === "OPTIONAL" };
 }
 
 async function readChunk(file: Blob, { start, end }: Chunk): Promise<ArrayBuffer> {
-  if (!(start >= 4 && end <= file.size)) throw new LoadError("the Parquet file is damaged: a column lies outside of it");
+  if (!(start >= 4 && end <= file.size))
+    throw new LoadError("the Parquet file is damaged: a column lies outside of it");
   return file.slice(start, end).arrayBuffer();
 }
 
@@ -79,7 +88,8 @@ function decode(data: ArrayBuffer, table: Table, { name, chunk, optional }: Piec
   const before = table.columns[name].length;
   readPages(data, table, name, chunk, optional);
   const got = table.columns[name].length - before;
-  if (got !== chunk.rows) throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(chunk.rows)} values`);
+  if (got !== chunk.rows)
+    throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(chunk.rows)} values`);
 }
 
 /** hyparquet's errors, RangeErrors of its DataViews included, in a sentence. Ours pass through. */
@@ -90,7 +100,8 @@ async function damaged<T>(read: () => T | Promise<T>): Promise<T> {
     if (error instanceof LoadError) throw error;
     const reason = error instanceof Error ? error.message : String(error);
     const packing = /compression codec: (\w+)/.exec(reason)?.[1];
-    if (packing) throw new LoadError(`the Parquet file is packed with ${packing}; only snappy and no compression can be read`);
+    if (packing)
+      throw new LoadError(`the Parquet file is packed with ${packing}; only snappy and no compression can be read`);
     throw new LoadError(`the Parquet file is damaged (${reason})`);
   }
 }

@@ -5,7 +5,13 @@ import { checkedInteger, float32At, integerAt, latin1, special } from "./numbers
 import { Texts } from "./texts.ts";
 
 export const COLUMNS = [
-  "generation_step", "layer", "token_masked", "token_position", "variant", "l2_distance", "cosine_distance",
+  "generation_step",
+  "layer",
+  "token_masked",
+  "token_position",
+  "variant",
+  "l2_distance",
+  "cosine_distance",
 ] as const;
 
 /** Only in a table of other query positions than those that predict the output. */
@@ -48,18 +54,44 @@ export const KINDS = {
 } satisfies Record<string, ColumnKind> as Record<ColumnName, ColumnKind>;
 
 const NEIGHBOR_COLUMNS = [
-  "layer", "token_position", "rank", "neighbor_token", "similarity",
-  "kind", "image", "row", "col", "caption_position", "bank_layer", "caption", "masking_impact",
+  "layer",
+  "token_position",
+  "rank",
+  "neighbor_token",
+  "similarity",
+  "kind",
+  "image",
+  "row",
+  "col",
+  "caption_position",
+  "bank_layer",
+  "caption",
+  "masking_impact",
 ] as const;
 
 /** What a table can be of: its columns, and how many of them, the first ones, have to be in a file. */
 const TABLES: Record<TableOf, { what: string; names: readonly ColumnName[]; required: number }> = {
   results: { what: "result table", names: [...COLUMNS, QUERY_POSITION], required: 7 },
   effects: {
-    what: "table of effects", required: 13,
+    what: "table of effects",
+    required: 13,
     names: [
-      "generation_step", "token_masked", "token_position", "first_layer", "last_layer", "block", "logprob", "logprob_change", "rank", "top_token",
-      "kl", "final_l2", "final_cosine", "contrast", "contrast_change", "interaction",
+      "generation_step",
+      "token_masked",
+      "token_position",
+      "first_layer",
+      "last_layer",
+      "block",
+      "logprob",
+      "logprob_change",
+      "rank",
+      "top_token",
+      "kl",
+      "final_l2",
+      "final_cosine",
+      "contrast",
+      "contrast_change",
+      "interaction",
     ],
   },
   neighbors: { what: "table of neighbours", names: NEIGHBOR_COLUMNS, required: 5 },
@@ -67,9 +99,24 @@ const TABLES: Record<TableOf, { what: string; names: readonly ColumnName[]; requ
 
 export type TableOf = "results" | "effects" | "neighbors";
 export type ColumnName =
-  | (typeof COLUMNS)[number] | typeof QUERY_POSITION | "first_layer" | "last_layer" | "block" | "top_token" | EffectNumber | (typeof NEIGHBOR_COLUMNS)[number];
+  | (typeof COLUMNS)[number]
+  | typeof QUERY_POSITION
+  | "first_layer"
+  | "last_layer"
+  | "block"
+  | "top_token"
+  | EffectNumber
+  | (typeof NEIGHBOR_COLUMNS)[number];
 export type EffectNumber =
-  | "logprob" | "logprob_change" | "rank" | "kl" | "final_l2" | "final_cosine" | "contrast" | "contrast_change" | "interaction";
+  | "logprob"
+  | "logprob_change"
+  | "rank"
+  | "kl"
+  | "final_l2"
+  | "final_cosine"
+  | "contrast"
+  | "contrast_change"
+  | "interaction";
 
 /** A text that names what a row is of cannot be missing; a token can. */
 export const needed = (column: ColumnName) => column === "variant" || column === "block" || column === "kind";
@@ -102,7 +149,9 @@ export class Column<A extends Int32Array | Float32Array> {
 
   #grow(): void {
     if (this.length >= MAX_ROWS) {
-      throw new LoadError(`more than ${count(MAX_ROWS)} rows do not fit into a browser: measure fewer layers or variants`);
+      throw new LoadError(
+        `more than ${count(MAX_ROWS)} rows do not fit into a browser: measure fewer layers or variants`,
+      );
     }
     const larger = new this.#make(this.length * 2);
     larger.set(this.data);

@@ -148,9 +148,7 @@ export function index(run: Run, step: number, variant: number, layer: number, to
   return ((step * run.variants.length + variant) * run.layers.length + layer) * run.tokens.length + token;
 }
 
-export function at(
-  run: Run, metric: Metric, step: number, variant: number, layer: number, token: number,
-): number {
+export function at(run: Run, metric: Metric, step: number, variant: number, layer: number, token: number): number {
   return run[metric][index(run, step, variant, layer, token)];
 }
 

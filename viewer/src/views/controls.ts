@@ -19,25 +19,54 @@ export class ControlsView implements View {
 
   constructor(store: Store) {
     this.#store = store;
-    const palette = this.#choice("Palette", "palette", [["cividis", "cividis"], ["viridis", "viridis"]]);
+    const palette = this.#choice("Palette", "palette", [
+      ["cividis", "cividis"],
+      ["viridis", "viridis"],
+    ]);
     this.#parts.push(({ state, runs }) => {
       palette.disabled = isDifference(state, runs);
       palette.title = palette.disabled ? "A difference has colours of its own: purple for less, orange for more" : "";
     });
     const all = h(
-      "div.controls-all", {},
-      this.#choice("Metric", "metric", [["l2", "L2"], ["cosine", "Cosine"]]),
+      "div.controls-all",
+      {},
+      this.#choice("Metric", "metric", [
+        ["l2", "L2"],
+        ["cosine", "Cosine"],
+      ]),
       this.#variants(),
       h(
-        "div.controls-scale", {}, this.#choice("Scale", "range", [["all", "all"], ["row", "row"]]),
-        this.#choice("Curve", "curve", [["linear", "linear"], ["sqrt", "√"]]),
+        "div.controls-scale",
+        {},
+        this.#choice("Scale", "range", [
+          ["all", "all"],
+          ["row", "row"],
+        ]),
+        this.#choice("Curve", "curve", [
+          ["linear", "linear"],
+          ["sqrt", "√"],
+        ]),
       ),
-      this.#choice("Rows", "rows", [["layers", "layers"], ["tokens", "tokens"]]),
-      this.#check("first", "position 0", "Position 0, which often just absorbs attention, counts for the colour scale", () => true),
-      this.#check("fold", "fold images", "All patches of an image as one column, with the largest of their values", ({ runs }) => runs.some((run) => run.tokens.some(({ kind }) => kind === "image"))),
+      this.#choice("Rows", "rows", [
+        ["layers", "layers"],
+        ["tokens", "tokens"],
+      ]),
+      this.#check(
+        "first",
+        "position 0",
+        "Position 0, which often just absorbs attention, counts for the colour scale",
+        () => true,
+      ),
+      this.#check(
+        "fold",
+        "fold images",
+        "All patches of an image as one column, with the largest of their values",
+        ({ runs }) => runs.some((run) => run.tokens.some(({ kind }) => kind === "image")),
+      ),
       palette,
     );
-    const details = h("details", {}, this.#summary, all), narrow = matchMedia("(max-width: 720px)");
+    const details = h("details", {}, this.#summary, all),
+      narrow = matchMedia("(max-width: 720px)");
     const fit = () => (details.open = !narrow.matches);
     narrow.addEventListener("change", fit);
     fit();
@@ -46,12 +75,24 @@ export class ControlsView implements View {
 
   update(scene: Scene): void {
     for (const part of this.#parts) part(scene);
-    const { run, state: { metric, variant, range, curve, step } } = scene;
-    const parts = [METRICS[metric].replace(" distance", ""), variantName(variant), `scale ${range}${curve === "sqrt" ? ", √" : ""}`, `step ${run.steps.indexOf(step) + 1} of ${run.steps.length}`];
+    const {
+      run,
+      state: { metric, variant, range, curve, step },
+    } = scene;
+    const parts = [
+      METRICS[metric].replace(" distance", ""),
+      variantName(variant),
+      `scale ${range}${curve === "sqrt" ? ", √" : ""}`,
+      `step ${run.steps.indexOf(step) + 1} of ${run.steps.length}`,
+    ];
     this.#summary.textContent = parts.join(" · ");
   }
 
-  #choice<Key extends "metric" | "range" | "curve" | "rows" | "palette">(title: string, key: Key, choices: Choices<Key>): HTMLFieldSetElement {
+  #choice<Key extends "metric" | "range" | "curve" | "rows" | "palette">(
+    title: string,
+    key: Key,
+    choices: Choices<Key>,
+  ): HTMLFieldSetElement {
     const inputs = choices.map(([value]) =>
       h("input", { type: "radio", name: `choice-${key}`, value, onchange: () => this.#store.set({ [key]: value }) }),
     );
@@ -80,12 +121,20 @@ export class ControlsView implements View {
         shown = run.variants.join("\n");
         const plain = run.variants.filter((variant) => !isHead(variant));
         const heads = run.variants.filter(isHead);
-        radios.replaceChildren(...plain.map((variant) => {
-          const input = h("input", { type: "radio", name: "choice-variant", value: variant, onchange: () => this.#store.set({ variant }) });
-          return h("label", {}, input, h("span", {}, variantName(variant)));
-        }));
+        radios.replaceChildren(
+          ...plain.map((variant) => {
+            const input = h("input", {
+              type: "radio",
+              name: "choice-variant",
+              value: variant,
+              onchange: () => this.#store.set({ variant }),
+            });
+            return h("label", {}, input, h("span", {}, variantName(variant)));
+          }),
+        );
         select.replaceChildren(
-          h("option", { value: "", disabled: true }, "Head …"), ...heads.map((variant) => h("option", { value: variant }, variantName(variant))),
+          h("option", { value: "", disabled: true }, "Head …"),
+          ...heads.map((variant) => h("option", { value: variant }, variantName(variant))),
         );
         select.hidden = !heads.length;
       }

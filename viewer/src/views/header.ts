@@ -26,7 +26,9 @@ export class HeaderView implements View {
   #meaning = h("p.header-meaning");
   #context = h("p.header-context mono", { "aria-label": "Text before the predicted token" });
   #step = h("output.header-step");
-  #query = h("select", { onchange: () => this.#store.set({ query: this.#query.value === "" ? null : Number(this.#query.value) }) });
+  #query = h("select", {
+    onchange: () => this.#store.set({ query: this.#query.value === "" ? null : Number(this.#query.value) }),
+  });
   #read = h("label.header-steps", {}, "read at", this.#query);
   #back: HTMLButtonElement;
   #on: HTMLButtonElement;
@@ -36,19 +38,31 @@ export class HeaderView implements View {
     this.#store = store;
     this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => this.step(-1) }, "‹");
     this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => this.step(1) }, "›");
-    const steps = h("div.header-steps", { role: "group", "aria-label": "Generation step" }, this.#back, this.#step, this.#on);
+    const steps = h(
+      "div.header-steps",
+      { role: "group", "aria-label": "Generation step" },
+      this.#back,
+      this.#step,
+      this.#on,
+    );
     this.element = h(
-      "header.header", {},
-      h("div.header-top", {}, this.#title, this.#facts, buttons), this.#limits, this.#noted,
-      h("div.header-line", {}, this.#context, steps, this.#read), this.#meaning,
+      "header.header",
+      {},
+      h("div.header-top", {}, this.#title, this.#facts, buttons),
+      this.#limits,
+      this.#noted,
+      h("div.header-line", {}, this.#context, steps, this.#read),
+      this.#meaning,
     );
   }
 
   update(scene: Scene): void {
     const { run, state } = scene;
     this.#meaning.textContent = meaning(scene);
-    const difference = isDifference(state, scene.runs), shows = [difference, ...scene.runs];
-    if (shows.length !== this.#shown.length || shows.some((each, i) => each !== this.#shown[i])) this.#showRuns(scene.runs, difference);
+    const difference = isDifference(state, scene.runs),
+      shows = [difference, ...scene.runs];
+    if (shows.length !== this.#shown.length || shows.some((each, i) => each !== this.#shown[i]))
+      this.#showRuns(scene.runs, difference);
     this.#shown = shows;
     const place = run.steps.indexOf(state.step);
     this.#step.textContent = `Step ${place + 1} of ${run.steps.length}`;
@@ -63,7 +77,8 @@ export class HeaderView implements View {
 
   /** To the position that reads before or after the present one. */
   query(by: number): void {
-    const { run, state } = this.#store.scene!, { positions = [] } = run.queries ?? {};
+    const { run, state } = this.#store.scene!,
+      { positions = [] } = run.queries ?? {};
     const now = state.query === null ? (by < 0 ? positions.length : -1) : positions.indexOf(state.query);
     if (positions.length) this.#store.set({ query: positions[now + by] ?? null });
   }
@@ -86,8 +101,12 @@ export class HeaderView implements View {
     this.#noteCount.textContent = `${notes.length} notes about ${runs.length > 1 ? "these runs" : "this run"}`;
     this.#notes.replaceChildren(...notes.map((text) => h("li", {}, text)));
     const names = new Map(promptText(runs[0]).tokens.map(({ info }) => [info.position, label(info, 20)]));
-    this.#query.replaceChildren(usualQuery(runs[0]) === null ? h("option", { value: "" }, "the predicting position") : "",
-      ...(runs[0].queries?.positions ?? []).map((position) => h("option", { value: position }, `${position} ${names.get(position) ?? ""}`)));
+    this.#query.replaceChildren(
+      usualQuery(runs[0]) === null ? h("option", { value: "" }, "the predicting position") : "",
+      ...(runs[0].queries?.positions ?? []).map((position) =>
+        h("option", { value: position }, `${position} ${names.get(position) ?? ""}`),
+      ),
+    );
   }
 
   /** "... The capital of France is → Paris, p 98 %". */
@@ -96,17 +115,29 @@ export class HeaderView implements View {
     const answer = query === null || query >= length - 1 ? predicted(run, step) : undefined;
     this.#context.hidden = !answer && query === null;
     if (this.#context.hidden) return;
-    const before = tokens.filter(({ position = 0, kind }) => kind !== "special" && (query === null ? position < length + step : position <= query));
-    const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : token.text ?? ""))).slice(-CONTEXT);
+    const before = tokens.filter(
+      ({ position = 0, kind }) => kind !== "special" && (query === null ? position < length + step : position <= query),
+    );
+    const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : (token.text ?? "")))).slice(
+      -CONTEXT,
+    );
     const shown = (each: string) => (/^▦/.test(each) ? `${each} ` : label(plainToken(0, each), 60).replace(/^␣/, " "));
     const answers = others.flatMap((other) => [
-      h("span.muted", {}, ` · ${other.name} → `), label(plainToken(0, predicted(other, step)?.text ?? "?")),
+      h("span.muted", {}, ` · ${other.name} → `),
+      label(plainToken(0, predicted(other, step)?.text ?? "?")),
     ]);
-    if (!answer) return this.#context.replaceChildren(h("span.muted", {}, `… ${text.slice(0, -1).map(shown).join("").trimStart()} `), h("strong", {}, shown(text.at(-1) ?? "").trimStart()));
+    if (!answer)
+      return this.#context.replaceChildren(
+        h("span.muted", {}, `… ${text.slice(0, -1).map(shown).join("").trimStart()} `),
+        h("strong", {}, shown(text.at(-1) ?? "").trimStart()),
+      );
     this.#context.replaceChildren(
-      h("span.muted", {}, `… ${text.map(shown).join("").trimStart()}`), h("span.muted", {}, " → "),
+      h("span.muted", {}, `… ${text.map(shown).join("").trimStart()}`),
+      h("span.muted", {}, " → "),
       h("strong", {}, label(plainToken(0, answer.text ?? ""))),
-      answer.probability === undefined ? "" : h("span.header-probability muted", {}, ` p ${percent(answer.probability)}`),
+      answer.probability === undefined
+        ? ""
+        : h("span.header-probability muted", {}, ` p ${percent(answer.probability)}`),
       ...answers,
     );
   }
@@ -121,7 +152,9 @@ function facts(run: Run): string {
     tokens(run),
     mode && mode !== "text" ? `masked: ${mode === "both" ? "text and image tokens" : "image tokens"}` : "",
     run.manifest ? "" : `no manifest (${run.name}_run.json), so no model, kinds of tokens or predictions`,
-  ].filter(Boolean).join(" · ");
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** "16 prompt tokens + 2 generated, 17 masked": prompt and generated, and how many of them were masked. */

@@ -55,9 +55,17 @@ export class HeadsView implements View {
   constructor(store: Store) {
     this.#store = store;
     const controls = h("div.heads__controls", {}, this.#headOrder.label, this.#layerOrder.label);
-    this.element = h("section.heads", { "aria-label": "Heads" },
+    this.element = h(
+      "section.heads",
+      { "aria-label": "Heads" },
       h("div.heads__head", {}, h("h2", {}, "Layers and heads"), controls),
-      this.#what, this.#plot, this.#legend, this.#readout, this.#note, this.#details);
+      this.#what,
+      this.#plot,
+      this.#legend,
+      this.#readout,
+      this.#note,
+      this.#details,
+    );
     const canvas = this.#canvas;
     canvas.onpointermove = (event) => this.#point(this.#at(event));
     canvas.onpointerleave = () => this.#point(null);
@@ -76,23 +84,51 @@ export class HeadsView implements View {
     this.#scene = scene;
     const { runs, state, hover, dark } = scene;
     const { metric, variant, step, range, first, palette, curve, compare, token, layer, heads } = state;
-    const shown = [...runs, runs.length, compare, metric, variant, step, range, first, palette, curve, token, layer, heads.join(), hover.layer, dark];
+    const shown = [
+      ...runs,
+      runs.length,
+      compare,
+      metric,
+      variant,
+      step,
+      range,
+      first,
+      palette,
+      curve,
+      token,
+      layer,
+      heads.join(),
+      hover.layer,
+      dark,
+    ];
     if (same(shown, this.#shown)) return;
     this.#shown = shown;
     const matrix = headMatrix(scene);
     const none = !matrix.heads.length;
     for (const part of [this.#plot, this.#legend, this.#readout, this.#details]) part.hidden = none;
-    this.#what.textContent = none ? `This run has no values of single heads${crossing(variant) && " of cross-attention"}.` : whatText(scene);
-    this.#note.textContent = none ? "" : "Click a cell: show that head. Shift-click it, or click the head's number: line in the plot.";
+    this.#what.textContent = none
+      ? `This run has no values of single heads${crossing(variant) && " of cross-attention"}.`
+      : whatText(scene);
+    this.#note.textContent = none
+      ? ""
+      : "Click a cell: show that head. Shift-click it, or click the head's number: line in the plot.";
     if (none) return;
     const bar = h("i");
     bar.style.background = gradient(state, matrix.signed);
-    const [low, high] = state.range === "row" ? [matrix.signed ? "" : "0", "largest of each layer"] : ends(largestOf(matrix), matrix.signed);
+    const [low, high] =
+      state.range === "row"
+        ? [matrix.signed ? "" : "0", "largest of each layer"]
+        : ends(largestOf(matrix), matrix.signed);
     const unit = METRICS[metric] + (curve === "sqrt" ? ", square-root scale" : "");
-    const below = matrix.values.some((value) => Math.abs(value) < floorOf(scene)) ? "hatched: below the noise floor" : "";
+    const below = matrix.values.some((value) => Math.abs(value) < floorOf(scene))
+      ? "hatched: below the noise floor"
+      : "";
     this.#legend.replaceChildren(low, bar, h("span", {}, high), h("span", {}, unit), h("span", {}, below));
-    this.#canvas.setAttribute("aria-label", `${matrix.layers.length} layers by ${matrix.heads.length} heads, ${METRICS[metric]}, ${whatText(scene)} ` +
-      "Arrow keys move, Enter shows the head, L puts it into the line plot.");
+    this.#canvas.setAttribute(
+      "aria-label",
+      `${matrix.layers.length} layers by ${matrix.heads.length} heads, ${METRICS[metric]}, ${whatText(scene)} ` +
+        "Arrow keys move, Enter shows the head, L puts it into the line plot.",
+    );
     this.#paint();
     if (this.#details.open) this.#fillTable();
   }
@@ -118,7 +154,14 @@ export class HeadsView implements View {
     this.#layout = { left, top: 24, wide, high, ...orders };
     const size: [number, number] = [left + wide * matrix.heads.length + 2, 24 + high * matrix.layers.length + 2];
     [this.#canvas.style.width, this.#canvas.style.height] = size.map((each) => `${each}px`);
-    drawMatrix(new CanvasPainter(this.#canvas, ...size, devicePixelRatio), ink(scene.dark), scene, matrix, this.#layout, this.#pointer);
+    drawMatrix(
+      new CanvasPainter(this.#canvas, ...size, devicePixelRatio),
+      ink(scene.dark),
+      scene,
+      matrix,
+      this.#layout,
+      this.#pointer,
+    );
     this.#say();
   }
 
@@ -128,9 +171,17 @@ export class HeadsView implements View {
     const { rows, columns } = this.#layout;
     const head = headNumber(state.variant);
     const chosen = matrix.layers.indexOf(hover.layer ?? state.layer ?? -1);
-    const [layer, column] = this.#pointer ? [rows[this.#pointer.row] ?? -1, columns[this.#pointer.column]] : [chosen, head === null ? -1 : matrix.heads.indexOf(head)];
-    const words = layer < 0 || column < 0 ? strongestCell(this.#scene!, matrix) : cellText(this.#scene!, matrix, layer * matrix.heads.length + column);
-    const header = this.#pointer?.row === -1 ? `Head ${matrix.heads[column]}: click to ${state.heads.includes(matrix.heads[column]) ? "take it out of" : "put it into"} the line plot.` : words;
+    const [layer, column] = this.#pointer
+      ? [rows[this.#pointer.row] ?? -1, columns[this.#pointer.column]]
+      : [chosen, head === null ? -1 : matrix.heads.indexOf(head)];
+    const words =
+      layer < 0 || column < 0
+        ? strongestCell(this.#scene!, matrix)
+        : cellText(this.#scene!, matrix, layer * matrix.heads.length + column);
+    const header =
+      this.#pointer?.row === -1
+        ? `Head ${matrix.heads[column]}: click to ${state.heads.includes(matrix.heads[column]) ? "take it out of" : "put it into"} the line plot.`
+        : words;
     const text = run.layers.length ? header : "";
     if (this.#readout.textContent !== text) this.#readout.textContent = text;
   }
@@ -163,11 +214,13 @@ export class HeadsView implements View {
     const head = this.#matrix().heads[this.#layout.columns[cell.column]];
     if (cell.row >= 0) this.#cursor = cell;
     if (intoLines || cell.row < 0) this.#store.set({ heads: toggled(state.heads, head) });
-    else this.#store.set(shown(state, run.layers[this.#layout.rows[cell.row]], `${crossing(state.variant)}Head_${head}`));
+    else
+      this.#store.set(shown(state, run.layers[this.#layout.rows[cell.row]], `${crossing(state.variant)}Head_${head}`));
   }
 
   #press(event: KeyboardEvent): boolean {
-    const { rows, columns } = this.#layout, { row, column } = this.#cursor;
+    const { rows, columns } = this.#layout,
+      { row, column } = this.#cursor;
     const to = moved(event, [row, column], rows.length, columns.length);
     if (to) this.#point((this.#cursor = { row: to[0], column: to[1] }));
     else if (/^(Enter| |l)$/i.test(event.key)) this.#choose(this.#cursor, event.shiftKey || /l/i.test(event.key));
@@ -179,9 +232,20 @@ export class HeadsView implements View {
     if (!this.#scene || !this.#details.open) return;
     const matrix = this.#matrix();
     const { rows, columns } = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
-    const head = h("tr", {}, h("th", { scope: "col" }, "layer"), ...columns.map((each) => h("th", { scope: "col" }, `Head ${matrix.heads[each]}`)));
-    const body = rows.map((layer) => h("tr", {}, h("th", { scope: "row" }, String(matrix.layers[layer])),
-      ...columns.map((each) => h("td", {}, exact(matrix.values[layer * matrix.heads.length + each]) || "–"))));
+    const head = h(
+      "tr",
+      {},
+      h("th", { scope: "col" }, "layer"),
+      ...columns.map((each) => h("th", { scope: "col" }, `Head ${matrix.heads[each]}`)),
+    );
+    const body = rows.map((layer) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, String(matrix.layers[layer])),
+        ...columns.map((each) => h("td", {}, exact(matrix.values[layer * matrix.heads.length + each]) || "–")),
+      ),
+    );
     this.#numbers.replaceChildren(h("table", {}, h("thead", {}, head), h("tbody", {}, ...body)));
   }
 
@@ -190,13 +254,28 @@ export class HeadsView implements View {
     if (!matrix.heads.length) return null;
     const title = "Layers and heads";
     const orders = order(matrix, this.#layerOrder.bySum(), this.#headOrder.bySum());
-    const layout = { left: 48, top: 160, wide: Math.max(12, Math.min(48, Math.floor(556 / matrix.heads.length))), high: matrix.layers.length > 40 ? 12 : 20, ...orders };
+    const layout = {
+      left: 48,
+      top: 160,
+      wide: Math.max(12, Math.min(48, Math.floor(556 / matrix.heads.length))),
+      high: matrix.layers.length > 40 ? 12 : 20,
+      ...orders,
+    };
     const width = Math.max(700, layout.left + layout.wide * matrix.heads.length + 16);
     const height = layout.top + layout.high * matrix.layers.length + 16;
     const draw = (painter: Painter) => {
       const below = heading(painter, LIGHT, title, [...captions(scene, false), whatText(scene)]);
       const { state } = scene;
-      colourBar(painter, LIGHT, 16, below + 4, state, state.range === "row" ? NaN : largestOf(matrix), METRICS[state.metric] + (state.range === "row" ? ", each layer on its own scale" : ""), matrix.signed);
+      colourBar(
+        painter,
+        LIGHT,
+        16,
+        below + 4,
+        state,
+        state.range === "row" ? NaN : largestOf(matrix),
+        METRICS[state.metric] + (state.range === "row" ? ", each layer on its own scale" : ""),
+        matrix.signed,
+      );
       drawMatrix(painter, LIGHT, scene, matrix, layout, null);
     };
     return { title, width, height, draw };
@@ -204,25 +283,39 @@ export class HeadsView implements View {
 
   lines(scene: Scene): Line[] | null {
     const { layers, heads, values, strongest } = headMatrix(scene);
-    const { run, state } = scene, chosen = tokenIndex(run, state.token);
+    const { run, state } = scene,
+      chosen = tokenIndex(run, state.token);
     if (!heads.length) return null;
-    return [...values].flatMap((value, cell) => isNaN(value) ? [] : {
-      run: subject(scene), variant: `${crossing(state.variant)}Head_${heads[cell % heads.length]}`, more: { layer: layers[Math.floor(cell / heads.length)] },
-      token: run.tokens[strongest?.[cell] ?? chosen], value,
-    });
+    return [...values].flatMap((value, cell) =>
+      isNaN(value)
+        ? []
+        : {
+            run: subject(scene),
+            variant: `${crossing(state.variant)}Head_${heads[cell % heads.length]}`,
+            more: { layer: layers[Math.floor(cell / heads.length)] },
+            token: run.tokens[strongest?.[cell] ?? chosen],
+            value,
+          },
+    );
   }
 }
 
 /** A select of two orders. */
 function sorting(what: string, natural: string, changed: () => void): { label: HTMLElement; bySum: () => boolean } {
-  const select = h("select", { onchange: changed }, h("option", { value: "" }, natural), h("option", { value: "sum" }, "by sum"));
+  const select = h(
+    "select",
+    { onchange: changed },
+    h("option", { value: "" }, natural),
+    h("option", { value: "sum" }, "by sum"),
+  );
   return { label: h("label", {}, `${what} `, select), bySum: () => select.value === "sum" };
 }
 
 function whatText(scene: Scene): string {
   const { run, runs, state } = scene;
   const token = run.tokens[tokenIndex(run, state.token)];
-  const signed = isDifference(state, runs), of = signed ? `, ${subject(scene)}` : ofRun(scene);
+  const signed = isDifference(state, runs),
+    of = signed ? `, ${subject(scene)}` : ofRun(scene);
   const cross = crossing(state.variant) && "Heads of cross-attention. ";
   if (token) return `${cross}For ${named(token)}${of}.`;
   const without = !state.first && tokenIndex(run, 0) >= 0;
@@ -234,24 +327,41 @@ function floorOf({ run, runs, state }: Scene): number {
   return Math.max(...compared.map((each) => noiseFloor(each, { ...state, variant: "Head_0" })));
 }
 
-const largestOf = ({ values }: HeadMatrix) => values.reduce((most, value) => (Math.abs(value) > most ? Math.abs(value) : most), 0);
+const largestOf = ({ values }: HeadMatrix) =>
+  values.reduce((most, value) => (Math.abs(value) > most ? Math.abs(value) : most), 0);
 
 function cellText(scene: Scene, matrix: HeadMatrix, cell: number): string {
   const value = matrix.values[cell];
-  const [layer, head] = [matrix.layers[Math.floor(cell / matrix.heads.length)], matrix.heads[cell % matrix.heads.length]];
+  const [layer, head] = [
+    matrix.layers[Math.floor(cell / matrix.heads.length)],
+    matrix.heads[cell % matrix.heads.length],
+  ];
   const token = scene.run.tokens[matrix.strongest?.[cell] ?? -1];
   const missing = isNaN(value);
-  const notes = [missing ? "not measured" : matrix.signed && moreOrLess(scene, value), Math.abs(value) < floorOf(scene) && "below the noise floor", token && named(token, 24)];
+  const notes = [
+    missing ? "not measured" : matrix.signed && moreOrLess(scene, value),
+    Math.abs(value) < floorOf(scene) && "below the noise floor",
+    token && named(token, 24),
+  ];
   return [`Layer ${layer}, head ${head}: ${shownValue(matrix, value)}`, ...notes].filter(Boolean).join(", ");
 }
 
 function strongestCell(scene: Scene, matrix: HeadMatrix): string {
   const largest = largestOf(matrix);
   const cell = matrix.values.findIndex((value) => Math.abs(value) === largest);
-  return cell < 0 ? "No value was measured here." : `Largest: ${cellText(scene, matrix, cell).replace("Layer", "layer")}`;
+  return cell < 0
+    ? "No value was measured here."
+    : `Largest: ${cellText(scene, matrix, cell).replace("Layer", "layer")}`;
 }
 
-function drawMatrix(painter: Painter, ink: Ink, scene: Scene, matrix: HeadMatrix, layout: Layout, pointer: Cell | null): void {
+function drawMatrix(
+  painter: Painter,
+  ink: Ink,
+  scene: Scene,
+  matrix: HeadMatrix,
+  layout: Layout,
+  pointer: Cell | null,
+): void {
   const { state, hover, dark } = scene;
   const { left, top, wide, high, rows, columns } = layout;
   const count = columns.length;
@@ -274,7 +384,11 @@ function drawMatrix(painter: Painter, ink: Ink, scene: Scene, matrix: HeadMatrix
   rows.forEach((layer, row) => {
     // The outermost layers are always named; between them, what has room.
     const fromEnd = rows.length - 1 - row;
-    if (fromEnd % everyRow === 0) painter.text(left - 5, top + row * high + high / 2 + 4, String(matrix.layers[layer]), { ...small, align: "right" });
+    if (fromEnd % everyRow === 0)
+      painter.text(left - 5, top + row * high + high / 2 + 4, String(matrix.layers[layer]), {
+        ...small,
+        align: "right",
+      });
   });
   const everyColumn = Math.ceil((matrix.heads.at(-1)! > 9 ? 17 : 11) / wide);
   columns.forEach((place, column) => {
@@ -282,7 +396,12 @@ function drawMatrix(painter: Painter, ink: Ink, scene: Scene, matrix: HeadMatrix
     const middle = left + column * wide + wide / 2;
     const colour = headColour(state, head, dark);
     if (colour) painter.rect(middle - Math.min(wide, 14) / 2, top - 5, Math.min(wide, 14), 3, colour);
-    if (column % everyColumn === 0) painter.text(middle, top - 8, String(head), { ...small, align: "center", ...(colour ? { colour, bold: true } : {}) });
+    if (column % everyColumn === 0)
+      painter.text(middle, top - 8, String(head), {
+        ...small,
+        align: "center",
+        ...(colour ? { colour, bold: true } : {}),
+      });
   });
   painter.text(left - 5, top - 8, "layer", { size: 10, colour: ink.muted, align: "right" });
   const frame = (row: number, column: number, rowCount: number, columnCount: number, colour: string, thick: number) => {

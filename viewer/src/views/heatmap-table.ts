@@ -24,10 +24,15 @@ export class NumbersTable {
 
   constructor() {
     this.element = h(
-      "details.heatmap-numbers", { ontoggle: () => this.#show() },
+      "details.heatmap-numbers",
+      { ontoggle: () => this.#show() },
       h("summary", {}, "Numbers as a table"),
       h("p.heatmap-pages", {}, this.#back, this.#on, this.#where),
-      h("div.heatmap-table", { tabindex: 0, role: "region", "aria-label": "Numbers of the heat map" }, h("table", {}, this.#caption, this.#head, this.#body)),
+      h(
+        "div.heatmap-table",
+        { tabindex: 0, role: "region", "aria-label": "Numbers of the heat map" },
+        h("table", {}, this.#caption, this.#head, this.#body),
+      ),
     );
   }
 
@@ -55,7 +60,8 @@ export class NumbersTable {
     const shows = [sheet, this.#page, scene.state.token, scene.state.layer];
     if (same(shows, this.#shown)) return;
     this.#shown = shows;
-    const first = this.#page * perPage, last = Math.min(sheet.columns.length, first + perPage);
+    const first = this.#page * perPage,
+      last = Math.min(sheet.columns.length, first + perPage);
     this.#back.disabled = this.#page === 0;
     this.#on.disabled = this.#page === pages - 1;
     this.#back.parentElement!.hidden = pages === 1;
@@ -63,16 +69,26 @@ export class NumbersTable {
     this.#caption.textContent = `${sheet.title}, step ${scene.state.step + 1}: ${scaleText(sheet, scene.state).replace(/[,;] (from|each).*/, "")}; one line per token, one column per layer`;
     const { layer: chosen, token } = scene.state;
     const mark = (on: boolean) => (on ? "heatmap-chosen" : null);
-    this.#head.replaceChildren(h(
-      "tr", {}, h("th", { scope: "col" }, "Position"), h("th", { scope: "col" }, "Token"),
-      ...sheet.layers.map((layer) => h("th", { scope: "col", class: mark(layer === chosen) }, `Layer ${layer}`)),
-    ));
+    this.#head.replaceChildren(
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, "Position"),
+        h("th", { scope: "col" }, "Token"),
+        ...sheet.layers.map((layer) => h("th", { scope: "col", class: mark(layer === chosen) }, `Layer ${layer}`)),
+      ),
+    );
     const rows = document.createDocumentFragment();
     const selected = columnOf(sheet.columns, token);
     for (let column = first; column < last; column++) {
       const { positions, token: own } = sheet.columns[column];
       const name = positions.length > 1 ? columnName(sheet, column) : label(own);
-      const row = h("tr", { class: mark(column === selected), "data-position": positions[0] }, h("td", {}, String(positions[0])), h("th.mono", { scope: "row" }, name));
+      const row = h(
+        "tr",
+        { class: mark(column === selected), "data-position": positions[0] },
+        h("td", {}, String(positions[0])),
+        h("th.mono", { scope: "row" }, name),
+      );
       sheet.layers.forEach((layer, place) => {
         const value = exact(sheet.values[place * sheet.columns.length + column]);
         row.append(h("td", { class: mark(layer === chosen), "data-layer": layer }, value || "–"));

@@ -55,7 +55,8 @@ export class Minimap implements View {
     const [w, h] = g.byLayers ? [length, THICK] : [THICK, length];
     Object.assign(this.#canvas.style, { width: `${w}px`, height: `${h}px` });
     this.element.style.setProperty("--minimap-start", `${g.byLayers ? g.left : g.top}px`);
-    const colours = ink(scene.dark), tokens = g.sheet.columns;
+    const colours = ink(scene.dark),
+      tokens = g.sheet.columns;
     const painter = new CanvasPainter(this.#canvas, w, h, devicePixelRatio);
     painter.rect(0, 0, w, h, colours.empty);
     painter.cells(0, 0, w, h, this.#small(scene.state, g, length));
@@ -78,20 +79,32 @@ export class Minimap implements View {
   #small(state: State, { sheet, byLayers }: Geometry, length: number): ImageData {
     const uses = [sheet, length, byLayers, state.curve, state.palette];
     if (this.#raster && uses.every((each, i) => each === this.#rasterOf[i])) return this.#raster;
-    const tokens = sheet.columns.length, layers = sheet.layers.length;
+    const tokens = sheet.columns.length,
+      layers = sheet.layers.length;
     const bins = Math.min(tokens, length);
     const raster = byLayers ? new ImageData(bins, layers) : new ImageData(layers, bins);
-    const colours = table(paletteOf(sheet, state)), { data } = raster;
+    const colours = table(paletteOf(sheet, state)),
+      { data } = raster;
     for (let layer = 0; layer < layers; layer++) {
       for (let bin = 0, token = 0; bin < bins; bin++) {
-        let best = -1, most = -1;
+        let best = -1,
+          most = -1;
         for (; token * bins < (bin + 1) * tokens; token++) {
           const size = Math.abs(sheet.values[layer * tokens + token]) / (largestFor(sheet, layer, token) || 1);
           if (size > most) [best, most] = [token, size]; // never NaN
         }
         if (best < 0) continue;
-        const place = share(sheet.values[layer * tokens + best], largestFor(sheet, layer, best), state.curve, sheet.signed);
-        setPixel(data, byLayers ? (layers - 1 - layer) * bins + bin : bin * layers + layer, colours[Math.round(place * 255)]);
+        const place = share(
+          sheet.values[layer * tokens + best],
+          largestFor(sheet, layer, best),
+          state.curve,
+          sheet.signed,
+        );
+        setPixel(
+          data,
+          byLayers ? (layers - 1 - layer) * bins + bin : bin * layers + layer,
+          colours[Math.round(place * 255)],
+        );
       }
     }
     this.#rasterOf = uses;

@@ -17,7 +17,18 @@ import { isDifference, modelName, subject } from "../core/words.ts";
 import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
-import { caption, described, figuresWithPatches, halves, layerText, readout, scaleText, stepText, trouble, unmasked } from "./picture-words.ts";
+import {
+  caption,
+  described,
+  figuresWithPatches,
+  halves,
+  layerText,
+  readout,
+  scaleText,
+  stepText,
+  trouble,
+  unmasked,
+} from "./picture-words.ts";
 import { cut } from "./figure.ts";
 import { LayerPlayer, setSlider, setText, slider } from "./slider.ts";
 import "./picture.css";
@@ -53,18 +64,35 @@ export class PictureView implements View {
   #opacity = slider("picture-opacity", "Colour over picture");
   #before = DEFAULTS.opacity; // of the colour, before the picture was alone
   #alone = h("button", { onclick: () => this.#toggle() }, "Picture alone");
-  #by = h("select", { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
-    h("option", { value: "impact" }, "single-layer impact"), h("option", { value: "effect" }, "effect on the answer"));
+  #by = h(
+    "select",
+    { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
+    h("option", { value: "impact" }, "single-layer impact"),
+    h("option", { value: "effect" }, "effect on the answer"),
+  );
   #controls: HTMLElement;
 
   constructor(store: Store) {
     this.#store = store;
     this.#layer = new LayerPlayer(store, "picture-layer");
-    this.#controls = h("div.sliders", {}, h("label", {}, "Colour by", this.#by), ...this.#layer.elements, this.#alone, this.#step.label, this.#opacity.label);
+    this.#controls = h(
+      "div.sliders",
+      {},
+      h("label", {}, "Colour by", this.#by),
+      ...this.#layer.elements,
+      this.#alone,
+      this.#step.label,
+      this.#opacity.label,
+    );
     this.element = h(
-      "section.picture", { "aria-labelledby": "picture-heading", hidden: true },
+      "section.picture",
+      { "aria-labelledby": "picture-heading", hidden: true },
       h("h2", { id: "picture-heading" }, "Picture"),
-      this.#controls, this.#figures, this.#readout, this.#scales, this.#note,
+      this.#controls,
+      this.#figures,
+      this.#readout,
+      this.#scales,
+      this.#note,
     );
     this.#step.input.oninput = () => store.set({ step: this.#scene!.run.steps[this.#step.input.valueAsNumber] });
     this.#opacity.input.oninput = () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 });
@@ -76,8 +104,17 @@ export class PictureView implements View {
   update(scene: Scene): void {
     const before = this.#scene;
     this.#scene = scene;
-    const same = before && before.runs.length === scene.runs.length && before.runs.every((run, i) => run === scene.runs[i]);
-    const numbers = JSON.stringify({ ...scene.state, token: null, opacity: null, theme: null, heads: null, rows: null, fold: null });
+    const same =
+      before && before.runs.length === scene.runs.length && before.runs.every((run, i) => run === scene.runs[i]);
+    const numbers = JSON.stringify({
+      ...scene.state,
+      token: null,
+      opacity: null,
+      theme: null,
+      heads: null,
+      rows: null,
+      fold: null,
+    });
     if (!same || numbers !== this.#drawn || !this.#shown) this.#shown = shown(scene);
     if (!same || this.#places.length !== this.#shown.figures.length) this.#build();
     this.#drawn = numbers;
@@ -122,12 +159,20 @@ export class PictureView implements View {
 
   // --- pictures -------------------------------------------------------------------------------------------
   #build(): void {
-    this.#positions = new Set(this.#shown!.figures.flatMap(({ patches }) => patches.map(({ token }) => token.position)));
+    this.#positions = new Set(
+      this.#shown!.figures.flatMap(({ patches }) => patches.map(({ token }) => token.position)),
+    );
     this.#places = this.#shown!.figures.map((figure) => {
       const canvas = h("canvas", { role: "img" });
       const keys = figure.patches.length > 0;
       const what = `Patches of image ${figure.image} of ${figure.run.name}: arrow keys move, Enter selects`;
-      const frame = h("div", keys ? { class: "picture-frame", role: "application", tabindex: 0, "aria-label": what } : { class: "picture-frame picture-plain" }, canvas);
+      const frame = h(
+        "div",
+        keys
+          ? { class: "picture-frame", role: "application", tabindex: 0, "aria-label": what }
+          : { class: "picture-frame picture-plain" },
+        canvas,
+      );
       const place = { figure, frame, canvas, caption: h("figcaption"), width: 0, height: 0 };
       if (keys) this.#listen(place);
       void loadPicture(figure, () => {
@@ -147,10 +192,13 @@ export class PictureView implements View {
       return patchAt(figure, ((clientX - left) / place.width) * width, ((clientY - top) / place.height) * height);
     };
     const hover = (patch: Patch | null) =>
-      this.#store.hover(patch ? { token: patch.token.position, layer: this.#scene!.state.layer } : { token: null, layer: null });
+      this.#store.hover(
+        patch ? { token: patch.token.position, layer: this.#scene!.state.layer } : { token: null, layer: null },
+      );
     const select = (patch: Patch | null) => {
       const { position } = figure.run.tokens[patch?.place ?? -1] ?? {};
-      if (position !== undefined) this.#store.set({ token: position === this.#store.scene!.state.token ? null : position });
+      if (position !== undefined)
+        this.#store.set({ token: position === this.#store.scene!.state.token ? null : position });
     };
     const cursor = () => {
       const at = (position: number | null) => patchesOf(figure, position)[0];
@@ -183,7 +231,15 @@ export class PictureView implements View {
       Object.assign(place.canvas.style, { width: `${place.width}px`, height: `${place.height}px` });
       place.caption.style.maxWidth = `${Math.max(place.width, Math.min(available, 260))}px`;
       const painter = new CanvasPainter(place.canvas, place.width, place.height, scale);
-      paint(painter, place.figure, this.#scene, this.#shown!, [0, 0, place.width, place.height], inks, this.#scene.hover.token);
+      paint(
+        painter,
+        place.figure,
+        this.#scene,
+        this.#shown!,
+        [0, 0, place.width, place.height],
+        inks,
+        this.#scene.hover.token,
+      );
     }
     this.#shown!.scales.forEach((each, i) => {
       const bar = this.#scales.children[i].firstElementChild as HTMLCanvasElement;
@@ -193,14 +249,20 @@ export class PictureView implements View {
   }
 
   #showTexts(): void {
-    const scene = this.#scene!, found = this.#shown!;
+    const scene = this.#scene!,
+      found = this.#shown!;
     for (const { figure, canvas, caption: below } of this.#places) {
       canvas.setAttribute("aria-label", described(figure, scene, found));
       const missing = trouble(figure);
-      below.replaceChildren(...(missing ? [h("span.picture-missing", {}, missing)] : []), caption(figure, scene, found));
+      below.replaceChildren(
+        ...(missing ? [h("span.picture-missing", {}, missing)] : []),
+        caption(figure, scene, found),
+      );
     }
     setText(this.#readout, readout(scene, found));
-    found.scales.forEach((each, i) => setText(this.#scales.children[i].lastElementChild!, scaleText(scene, found, each)));
+    found.scales.forEach((each, i) =>
+      setText(this.#scales.children[i].lastElementChild!, scaleText(scene, found, each)),
+    );
     setText(this.#note, unmasked(found));
     this.#note.hidden = !this.#note.textContent;
   }
@@ -209,7 +271,11 @@ export class PictureView implements View {
   drawing(scene: Scene): Drawing | null {
     const found = shown(scene);
     if (!found.figures.length) return null;
-    const margin = 16, gap = 16, line = 18, top = 64, scaleHeight = BAR_HEIGHT + line + 6;
+    const margin = 16,
+      gap = 16,
+      line = 18,
+      top = 64,
+      scaleHeight = BAR_HEIGHT + line + 6;
     let right = margin;
     const laid = found.figures.map((figure) => {
       const [width, height] = fitted(sizeOf(figure), WIDEST);
@@ -219,7 +285,10 @@ export class PictureView implements View {
     });
     const bottom = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
     const what = laid.length > 1 ? "pictures" : "picture";
-    const title = found.effect !== null ? [scene.run.name, what, modelName(scene.run), found.effect].join(" · ") : titleOf(scene, what, layerText(scene.state));
+    const title =
+      found.effect !== null
+        ? [scene.run.name, what, modelName(scene.run), found.effect].join(" · ")
+        : titleOf(scene, what, layerText(scene.state));
     return {
       title,
       width: Math.max(right - gap + margin, found.effect === null ? 640 : 820),
@@ -233,11 +302,17 @@ export class PictureView implements View {
           paint(painter, figure, scene, found, box, LIGHT);
           painter.text(box[0], box[1] + box[3] + line, caption(figure, scene, found), { colour: LIGHT.muted });
         }
-        if (!figuresWithPatches(found)) return painter.text(margin, bottom + line, unmasked(found), { size: 11, colour: LIGHT.muted });
+        if (!figuresWithPatches(found))
+          return painter.text(margin, bottom + line, unmasked(found), { size: 11, colour: LIGHT.muted });
         found.scales.forEach((each, i) => {
           const y = bottom + i * scaleHeight;
           paintBar(painter, scene, found, each, margin, y, LIGHT);
-          painter.text(margin, y + BAR_HEIGHT + 12, cut(painter, scaleText(scene, found, each), painter.width - 2 * margin, { size: 11 }), { size: 11, colour: LIGHT.muted });
+          painter.text(
+            margin,
+            y + BAR_HEIGHT + 12,
+            cut(painter, scaleText(scene, found, each), painter.width - 2 * margin, { size: 11 }),
+            { size: 11, colour: LIGHT.muted },
+          );
         });
       },
     };
@@ -245,12 +320,25 @@ export class PictureView implements View {
 
   /** One line for each patch. */
   lines(scene: Scene): Line[] | null {
-    const found = shown(scene), { layer } = scene.state;
+    const found = shown(scene),
+      { layer } = scene.state;
     if (!figuresWithPatches(found)) return null;
-    return found.figures.flatMap(({ run, patches }) => patches.map(({ token, place, box: [left, top, right, bottom] }) => {
-      const { of, peak } = found.values.get(run)!;
-      const where: Line["more"] = found.effect !== null ? { effect: found.effect } : layer === null ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null } : { layer };
-      return { run: subject({ ...scene, run }), more: { ...where, left, top, right, bottom }, token, value: of[place] };
-    }));
+    return found.figures.flatMap(({ run, patches }) =>
+      patches.map(({ token, place, box: [left, top, right, bottom] }) => {
+        const { of, peak } = found.values.get(run)!;
+        const where: Line["more"] =
+          found.effect !== null
+            ? { effect: found.effect }
+            : layer === null
+              ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null }
+              : { layer };
+        return {
+          run: subject({ ...scene, run }),
+          more: { ...where, left, top, right, bottom },
+          token,
+          value: of[place],
+        };
+      }),
+    );
   }
 }

@@ -10,7 +10,18 @@ import { effectScores } from "../core/effects.ts";
 import type { Line } from "../core/export.ts";
 import { ink, LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
-import { cellOf, isBlock, layerRange, over, promptText, scores, type ImageBlock, type PromptText, type PromptToken, type Scores } from "../core/prompt-text.ts";
+import {
+  cellOf,
+  isBlock,
+  layerRange,
+  over,
+  promptText,
+  scores,
+  type ImageBlock,
+  type PromptText,
+  type PromptToken,
+  type Scores,
+} from "../core/prompt-text.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
@@ -57,17 +68,35 @@ export class PromptView implements View {
   #legend = h("div.prompt__legend");
   #from = h("select", { "aria-label": "First layer that counts", onchange: () => this.#setLayers("from") });
   #to = h("select", { "aria-label": "Last layer that counts", onchange: () => this.#setLayers("to") });
-  #by = h("select", { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) }, h("option", {}, "impact"), h("option", {}, "effect"));
+  #by = h(
+    "select",
+    { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
+    h("option", {}, "impact"),
+    h("option", {}, "effect"),
+  );
   #layers = h("span");
-  #join = h("select", { "aria-label": "How layers are joined", onchange: () => this.#store.set({ join: this.#join.value as State["join"] }) },
-    h("option", { value: "max" }, "largest"), h("option", { value: "mean" }, "mean"));
+  #join = h(
+    "select",
+    {
+      "aria-label": "How layers are joined",
+      onchange: () => this.#store.set({ join: this.#join.value as State["join"] }),
+    },
+    h("option", { value: "max" }, "largest"),
+    h("option", { value: "mean" }, "mean"),
+  );
 
   constructor(store: Store) {
     this.#store = store;
     this.#layers.append(this.#join, " of layers ", this.#from, " to ", this.#to);
     const layers = h("div.prompt__layers", {}, h("label", {}, "shade by ", this.#by), this.#layers);
-    this.element = h("section.prompt", { "aria-label": "Prompt" },
-      h("div.prompt__head", {}, h("h2", {}, "Prompt"), layers), this.#box, this.#legend, this.#readout);
+    this.element = h(
+      "section.prompt",
+      { "aria-label": "Prompt" },
+      h("div.prompt__head", {}, h("h2", {}, "Prompt"), layers),
+      this.#box,
+      this.#legend,
+      this.#readout,
+    );
     this.#box.onpointermove = (event) => this.#hover(this.#at(event));
     this.#box.onpointerleave = () => this.#hover(-1);
     this.#box.onclick = (event) => this.#choose(this.#at(event));
@@ -81,8 +110,27 @@ export class PromptView implements View {
     this.#scene = scene;
     const { run, runs, state, dark } = scene;
     if (last?.run !== run) this.#build(run);
-    const { query, metric, variant, step, join, from, to, first, palette, curve, compare, shade, effect, block, mask } = state;
-    const key = [...runs.map(({ id }) => id), query, compare, metric, variant, step, join, from, to, first, palette, curve, dark, shade, effect, block, mask].join();
+    const { query, metric, variant, step, join, from, to, first, palette, curve, compare, shade, effect, block, mask } =
+      state;
+    const key = [
+      ...runs.map(({ id }) => id),
+      query,
+      compare,
+      metric,
+      variant,
+      step,
+      join,
+      from,
+      to,
+      first,
+      palette,
+      curve,
+      dark,
+      shade,
+      effect,
+      block,
+      mask,
+    ].join();
     const found = scoresOf(scene);
     if (last?.run !== run || key !== this.#key) {
       this.#key = key;
@@ -91,7 +139,10 @@ export class PromptView implements View {
       this.#mark(scene, true);
     } else this.#mark(scene, false);
     const shown = this.#byPosition.get(scene.hover.token ?? state.token ?? -1);
-    const words = shown === undefined ? "Point at a token for its numbers, click to select it." : sentence(scene, found, this.#text.tokens[shown]);
+    const words =
+      shown === undefined
+        ? "Point at a token for its numbers, click to select it."
+        : sentence(scene, found, this.#text.tokens[shown]);
     if (this.#readout.textContent !== words) this.#readout.textContent = words;
   }
 
@@ -121,7 +172,8 @@ export class PromptView implements View {
     this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
     this.#box.replaceChildren(content);
     this.#elementOf(0)?.setAttribute("tabindex", "0");
-    for (const select of [this.#from, this.#to]) select.replaceChildren(...run.layers.map((layer) => h("option", { value: layer }, String(layer))));
+    for (const select of [this.#from, this.#to])
+      select.replaceChildren(...run.layers.map((layer) => h("option", { value: layer }, String(layer))));
   }
 
   /** The token's element; a place to break the line before a word, a line break after a newline. */
@@ -129,13 +181,20 @@ export class PromptView implements View {
     const text = label(token.info, LENGTH);
     const spaces = /^␣+/.exec(text)?.[0] ?? "";
     const always = [...text].length > LONG ? "prompt__token prompt__token--long" : "prompt__token";
-    const element = h("span", { class: always, role: "button", tabindex: -1 },
-      spaces && h("span.prompt__space", {}, spaces), text.slice(spaces.length));
+    const element = h(
+      "span",
+      { class: always, role: "button", tabindex: -1 },
+      spaces && h("span.prompt__space", {}, spaces),
+      text.slice(spaces.length),
+    );
     this.#shown[place] = { element, always, className: always, fill: "" };
     this.#places.set(element, place);
-    const chance = token.probability !== null && h("span.prompt__chance", { hidden: true }, `p ${percent(token.probability)}`);
+    const chance =
+      token.probability !== null && h("span.prompt__chance", { hidden: true }, `p ${percent(token.probability)}`);
     return [
-      ...(spaces || token.info.kind === "special" ? [h("wbr")] : []), element, ...(chance ? [chance] : []),
+      ...(spaces || token.info.kind === "special" ? [h("wbr")] : []),
+      element,
+      ...(chance ? [chance] : []),
       ...(/\n$/.test(token.info.text) ? [h("br")] : []),
     ];
   }
@@ -143,7 +202,11 @@ export class PromptView implements View {
   #block(block: ImageBlock, place: number): HTMLElement {
     const cell = Math.max(3, Math.min(12, Math.floor(168 / Math.max(block.rows, block.cols))));
     const name = `image ${block.image} · ${block.patches.length} ${block.patches.length === 1 ? "patch" : "patches"}`;
-    const canvas = h("canvas", { role: "img", tabindex: -1, "aria-label": `${name}; arrow keys move among the patches, Enter selects one` });
+    const canvas = h("canvas", {
+      role: "img",
+      tabindex: -1,
+      "aria-label": `${name}; arrow keys move among the patches, Enter selects one`,
+    });
     canvas.style.width = `${block.cols * cell}px`;
     canvas.style.height = `${block.rows * cell}px`;
     this.#blocks.push({ block, canvas, cell });
@@ -160,8 +223,15 @@ export class PromptView implements View {
       const next = token.step === state.step && (state.query === null || token.info.position === state.query + 1);
       const when = token.step === null || token.step < state.step ? "" : next ? "next" : "later";
       const { fill, text, hatch } = when ? UNSHADED : shadeOf(scene, found, token.place);
-      const className = [shown.always, when && `prompt__token--${when}`, token.info.kind === "special" && "prompt__token--special",
-        !when && fill === null && "prompt__token--none", hatch && "prompt__token--hatched"].filter(Boolean).join(" ");
+      const className = [
+        shown.always,
+        when && `prompt__token--${when}`,
+        token.info.kind === "special" && "prompt__token--special",
+        !when && fill === null && "prompt__token--none",
+        hatch && "prompt__token--hatched",
+      ]
+        .filter(Boolean)
+        .join(" ");
       if (shown.className !== className) shown.element.className = shown.className = className;
       if (shown.fill !== (fill ?? "")) {
         shown.fill = fill ?? "";
@@ -190,16 +260,25 @@ export class PromptView implements View {
     };
     const kinds = new Set(run.tokens.map(({ kind }) => (kind === "image" ? "image" : "text")));
     const below = found.value.some((value) => Math.abs(value) < found.floor);
-    const hatched = [!state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale", below && "below the noise floor"];
+    const hatched = [
+      !state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale",
+      below && "below the noise floor",
+    ];
     const parts: (Node | string | false)[] = [
       `Shade: ${found.what ?? measured(scene)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
       kinds.has("text") && scale(found.text, kinds.size > 1 ? "text" : ""),
       kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
       hatched.some(Boolean) && h("span.prompt__scale", {}, h("i.prompt__hatch"), hatched.filter(Boolean).join("; ")),
       this.#text.tokens.some(({ place, step }) => step === null && isNaN(found.value[place] ?? NaN)) &&
-        (found.signed && !found.what ? "grey: not the same token in both runs" : `grey: not masked in this run${state.query === null ? "" : ", or after the position that reads"}`),
+        (found.signed && !found.what
+          ? "grey: not the same token in both runs"
+          : `grey: not masked in this run${state.query === null ? "" : ", or after the position that reads"}`),
     ];
-    this.#legend.replaceChildren(...parts.filter((part): part is Node | string => part !== false).map((part) => (typeof part === "string" ? h("span", {}, part) : part)));
+    this.#legend.replaceChildren(
+      ...parts
+        .filter((part): part is Node | string => part !== false)
+        .map((part) => (typeof part === "string" ? h("span", {}, part) : part)),
+    );
   }
 
   /** Selection and hover, as attributes; `all`: the pictures' colours have changed, too. */
@@ -208,8 +287,11 @@ export class PromptView implements View {
     const place = (position: number | null) => (position === null ? -1 : (this.#byPosition.get(position) ?? -1));
     // Of a unit, all of its tokens.
     const elements = (position: number | null) => {
-      const at = place(position), unit = this.#text.tokens[at]?.place ?? -1;
-      return unit < 0 ? [this.#shown[at]?.element] : this.#text.tokens.flatMap((token, i) => (token.place === unit ? [this.#shown[i]?.element] : []));
+      const at = place(position),
+        unit = this.#text.tokens[at]?.place ?? -1;
+      return unit < 0
+        ? [this.#shown[at]?.element]
+        : this.#text.tokens.flatMap((token, i) => (token.place === unit ? [this.#shown[i]?.element] : []));
     };
     const [selected, hovered] = [state.token, hover.token];
     const [selectedBefore, hoveredBefore] = this.#marked;
@@ -219,7 +301,8 @@ export class PromptView implements View {
     for (const element of elements(selected)) element?.setAttribute("aria-pressed", "true");
     for (const element of elements(hoveredBefore)) element?.removeAttribute("data-hovered");
     for (const element of elements(hovered)) element?.setAttribute("data-hovered", "");
-    if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover")) this.#reveal(this.#elementOf(place(selected)));
+    if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover"))
+      this.#reveal(this.#elementOf(place(selected)));
     if (!this.#blocks.length) return;
     const colours = ink(dark);
     const found = scoresOf(scene);
@@ -238,10 +321,13 @@ export class PromptView implements View {
   }
 
   #elementOf(place: number): HTMLElement | undefined {
-    return this.#shown[place]?.element ?? this.#blocks.find(({ block, canvas }) => {
-      const start = this.#places.get(canvas)!;
-      return place >= start && place < start + block.patches.length;
-    })?.canvas;
+    return (
+      this.#shown[place]?.element ??
+      this.#blocks.find(({ block, canvas }) => {
+        const start = this.#places.get(canvas)!;
+        return place >= start && place < start + block.patches.length;
+      })?.canvas
+    );
   }
 
   /** Place of the token under the pointer; -1: none. */
@@ -267,7 +353,8 @@ export class PromptView implements View {
     const { run, state } = this.#scene;
     if (token.step !== null && token.step >= state.step) {
       if (run.steps.includes(token.step)) this.#store.set({ step: token.step });
-    } else if (token.place >= 0) this.#store.set({ token: state.token === token.info.position ? null : token.info.position });
+    } else if (token.place >= 0)
+      this.#store.set({ token: state.token === token.info.position ? null : token.info.position });
   }
 
   #focused(target: Element): void {
@@ -311,7 +398,9 @@ export class PromptView implements View {
     if (found) {
       const start = this.#places.get(here)!;
       const [row, col] = cellOf(found.block, this.#cursor - start);
-      const patch = found.block.patches.findIndex((_, each) => cellOf(found.block, each).join() === `${row + direction},${col}`);
+      const patch = found.block.patches.findIndex(
+        (_, each) => cellOf(found.block, each).join() === `${row + direction},${col}`,
+      );
       if (patch >= 0) return start + patch;
     }
     const from = here.getBoundingClientRect();
@@ -331,7 +420,10 @@ export class PromptView implements View {
     let [from, to] = layerRange(run, state);
     if (which === "from") to = Math.max(to, (from = Number(this.#from.value)));
     else from = Math.min(from, (to = Number(this.#to.value)));
-    this.#store.set({ from: from === run.layers[0] ? null : from, to: to === run.layers[run.layers.length - 1] ? null : to });
+    this.#store.set({
+      from: from === run.layers[0] ? null : from,
+      to: to === run.layers[run.layers.length - 1] ? null : to,
+    });
   }
 
   drawing(scene: Scene): Drawing {
@@ -346,8 +438,17 @@ export class PromptView implements View {
   lines(scene: Scene): Line[] {
     const { value, peak, of } = scoresOf(scene);
     return promptText(scene.run).tokens.map(({ info, place, step, probability }) => ({
-      run: subject(scene), ...(of && { metric: of.measure, variant: "" }), more: { ...(of ? { block: of.block, layers: of.effects.windows[of.window] ?? "strongest" } : { ...over(scene), peak_layer: peak[place] ?? null }), kind: step === null ? info.kind : "generated", probability },
-      token: info, value: value[place] ?? NaN,
+      run: subject(scene),
+      ...(of && { metric: of.measure, variant: "" }),
+      more: {
+        ...(of
+          ? { block: of.block, layers: of.effects.windows[of.window] ?? "strongest" }
+          : { ...over(scene), peak_layer: peak[place] ?? null }),
+        kind: step === null ? info.kind : "generated",
+        probability,
+      },
+      token: info,
+      value: value[place] ?? NaN,
     }));
   }
 }
@@ -367,8 +468,15 @@ const tokenIs = (run: Run, place: number, { position }: TokenInfo, wanted: numbe
   wanted !== null && (position === wanted || (place >= 0 && place === tokenIndex(run, wanted)));
 
 function paintBlock(
-  painter: Painter, ink: Ink, scene: Scene, found: Scores, block: ImageBlock, x: number, y: number,
-  cell: number, [selected, hovered]: [number | null, number | null],
+  painter: Painter,
+  ink: Ink,
+  scene: Scene,
+  found: Scores,
+  block: ImageBlock,
+  x: number,
+  y: number,
+  cell: number,
+  [selected, hovered]: [number | null, number | null],
 ): void {
   const edges: [number, number, string, number][] = [];
   block.patches.forEach(({ info, place }, patch) => {
@@ -391,7 +499,11 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, fou
   const { run, state } = scene;
   const { prompt, generated } = promptText(run);
   const [left, right, high] = [16, painter.width - 16, 22];
-  let y = heading(painter, ink, title, [...captions(scene, found.what ? null : true), `Shade: ${found.what ?? measured(scene)}`]) + 4;
+  let y =
+    heading(painter, ink, title, [
+      ...captions(scene, found.what ? null : true),
+      `Shade: ${found.what ?? measured(scene)}`,
+    ]) + 4;
   const image = run.tokens.some(({ kind }) => kind === "image");
   colourBar(painter, ink, left, y, state, found.text, image ? "text" : "", found.signed);
   if (image) colourBar(painter, ink, left + 320, y, state, found.image, "image patches", found.signed);
@@ -412,7 +524,8 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, fou
     if (fill ?? step === null) painter.rect(x, y, width - 1, high - 3, fill ?? unvalued(ink, found));
     if (hatch) painter.hatch(x, y, width - 1, high - 3, hatch);
     painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
-    if (tokenIs(run, place, info, state.token)) painter.rect(x + 0.5, y + 0.5, width - 2, high - 4, null, ink.accent, 2);
+    if (tokenIs(run, place, info, state.token))
+      painter.rect(x + 0.5, y + 0.5, width - 2, high - 4, null, ink.accent, 2);
     x += width;
     if (next && probability !== null) {
       const chance = `p ${percent(probability)}`;
@@ -447,4 +560,3 @@ function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, fou
   }
   return y + tall + 12;
 }
-

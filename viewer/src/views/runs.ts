@@ -19,14 +19,28 @@ export class RunsView implements View {
 
   constructor(store: Store) {
     this.#store = store;
-    const modes: [State["compare"], string][] = [["side", "side by side"], ["difference", "difference"]];
-    this.#inputs = modes.map(([value]) => h("input", { type: "radio", name: "choice-compare", value, onchange: () => store.set({ compare: value }) }));
+    const modes: [State["compare"], string][] = [
+      ["side", "side by side"],
+      ["difference", "difference"],
+    ];
+    this.#inputs = modes.map(([value]) =>
+      h("input", { type: "radio", name: "choice-compare", value, onchange: () => store.set({ compare: value }) }),
+    );
     this.#swap = h("button.quiet", { onclick: () => this.#reverse() }, "swap");
     this.#modes = h(
-      "fieldset.choice", {}, h("legend", {}, "Compare"),
-      ...this.#inputs.map((input, i) => h("label", {}, input, h("span", {}, modes[i][1]))), this.#swap,
+      "fieldset.choice",
+      {},
+      h("legend", {}, "Compare"),
+      ...this.#inputs.map((input, i) => h("label", {}, input, h("span", {}, modes[i][1]))),
+      this.#swap,
     );
-    this.element = h("section.runs", { "aria-label": "Loaded runs" }, h("span.muted", {}, "Runs"), this.#list, this.#modes);
+    this.element = h(
+      "section.runs",
+      { "aria-label": "Loaded runs" },
+      h("span.muted", {}, "Runs"),
+      this.#list,
+      this.#modes,
+    );
   }
 
   update(scene: Scene): void {
@@ -35,23 +49,42 @@ export class RunsView implements View {
     this.#modes.hidden = runs.length < 2;
     document.documentElement.style.setProperty("--runs", String(Math.min(3, runs.length))); // room for a line about each
     for (const input of this.#inputs) input.checked = input.value === state.compare;
-    const key = JSON.stringify([library.map(({ id, name, manifest }) => [id, name, !!manifest]), runs.map(({ id }) => id)]);
+    const key = JSON.stringify([
+      library.map(({ id, name, manifest }) => [id, name, !!manifest]),
+      runs.map(({ id }) => id),
+    ]);
     if (key === this.#shown) return;
     this.#shown = key;
     const focused = (document.activeElement as HTMLElement | null)?.dataset.run;
-    this.#list.replaceChildren(...library.map((run, place) => {
-      const order = runs.indexOf(run);
-      const twins = library.filter(({ name }) => name === run.name).length > 1;
-      const name = twins ? `${run.name} (${run.source.fileName})` : run.name;
-      const check = h("input", { type: "checkbox", "data-run": run.id, "aria-label": `Show ${name}`, onchange: () => this.#toggle(place, scene) });
-      check.checked = order >= 0;
-      const only = h("button", {
-        class: order >= 0 ? "quiet runs-shown" : "quiet", title: `Show only ${name}${modelName(run) && ` (${modelName(run)})`}`,
-        onclick: () => this.#store.set({ runs: [place] }),
-      }, runs.length > 1 && order >= 0 ? `${order + 1}. ${name}` : name);
-      const away = h("button.quiet", { "aria-label": `Remove ${name}`, title: "Remove", onclick: () => this.#store.remove(run.id) }, "×");
-      return h("li", {}, check, only, away);
-    }));
+    this.#list.replaceChildren(
+      ...library.map((run, place) => {
+        const order = runs.indexOf(run);
+        const twins = library.filter(({ name }) => name === run.name).length > 1;
+        const name = twins ? `${run.name} (${run.source.fileName})` : run.name;
+        const check = h("input", {
+          type: "checkbox",
+          "data-run": run.id,
+          "aria-label": `Show ${name}`,
+          onchange: () => this.#toggle(place, scene),
+        });
+        check.checked = order >= 0;
+        const only = h(
+          "button",
+          {
+            class: order >= 0 ? "quiet runs-shown" : "quiet",
+            title: `Show only ${name}${modelName(run) && ` (${modelName(run)})`}`,
+            onclick: () => this.#store.set({ runs: [place] }),
+          },
+          runs.length > 1 && order >= 0 ? `${order + 1}. ${name}` : name,
+        );
+        const away = h(
+          "button.quiet",
+          { "aria-label": `Remove ${name}`, title: "Remove", onclick: () => this.#store.remove(run.id) },
+          "×",
+        );
+        return h("li", {}, check, only, away);
+      }),
+    );
     if (focused) this.#list.querySelector<HTMLElement>(`[data-run="${focused}"]`)?.focus();
   }
 

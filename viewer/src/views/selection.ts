@@ -20,8 +20,12 @@ export class SelectionView implements View {
   constructor(store: Store) {
     this.#clear = h("button.quiet", { onclick: () => store.set({ token: null, layer: null }) }, "clear");
     this.element = h(
-      "section.selection", { "aria-labelledby": "selection-title" },
-      h("div.selection-head", {}, h("h2", { id: "selection-title" }, "Selection"), this.#clear), this.#token, this.#facts, this.#numbers,
+      "section.selection",
+      { "aria-labelledby": "selection-title" },
+      h("div.selection-head", {}, h("h2", { id: "selection-title" }, "Selection"), this.#clear),
+      this.#token,
+      this.#facts,
+      this.#numbers,
     );
   }
 
@@ -29,21 +33,27 @@ export class SelectionView implements View {
     const uses = [run, state.token, state.layer, state.step, state.variant];
     if (same(uses, this.#shown)) return;
     this.#shown = uses;
-    const place = tokenIndex(run, state.token), layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
+    const place = tokenIndex(run, state.token),
+      layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
     this.#clear.hidden = place < 0 && layer < 0;
     const token = run.tokens[place];
     this.#token.textContent = token ? label(token) : "";
     this.#token.hidden = !token;
-    const where = token?.kind === "image" && token.row !== null
-      ? `image token, row ${token.row}, column ${token.col} of image ${token.image ?? 0}`
-      : token && `${token.kind} token${token.id === null ? "" : `, id ${token.id}`}`;
+    const where =
+      token?.kind === "image" && token.row !== null
+        ? `image token, row ${token.row}, column ${token.col} of image ${token.image ?? 0}`
+        : token && `${token.kind} token${token.id === null ? "" : `, id ${token.id}`}`;
     const facts = [token && `position ${token.position}`, where, layer >= 0 && `layer ${state.layer}`];
     this.#facts.textContent = facts.filter(Boolean).join(" · ") || "Nothing yet: click a token, a layer or a cell.";
-    const step = run.steps.indexOf(state.step), variant = run.variants.indexOf(state.variant);
-    const numbers = place < 0 || layer < 0 ? [] : (["l2", "cosine"] as const).flatMap((metric) => [
-      h("dt", {}, `${METRICS[metric]}, ${variantName(state.variant)}`),
-      h("dd", {}, exact(at(run, metric, step, variant, layer, place)) || "no value"),
-    ]);
+    const step = run.steps.indexOf(state.step),
+      variant = run.variants.indexOf(state.variant);
+    const numbers =
+      place < 0 || layer < 0
+        ? []
+        : (["l2", "cosine"] as const).flatMap((metric) => [
+            h("dt", {}, `${METRICS[metric]}, ${variantName(state.variant)}`),
+            h("dd", {}, exact(at(run, metric, step, variant, layer, place)) || "no value"),
+          ]);
     this.#numbers.replaceChildren(...numbers);
   }
 }
