@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PAGE_NAME = "visualize_results.html"
 PACKAGE = Path(__file__).resolve().parent
 EMPTY_ELEMENT = b'<script type="text/plain" id="mask-impact-data"></script>'  # as in viewer/src/data/embed.ts
-EMBED_FORMAT = 1
+EMBED_FORMAT = 2
 MAX_BASE64 = 64_000_000  # bytes of base64 in one report: what a browser opens in a second or two and mail may carry
 LONGEST_SIDE = 1024  # pixels of an embedded picture
 PNG_BYTES = 200_000  # a picture that is larger as PNG (a photograph) is embedded as JPEG
@@ -208,6 +208,22 @@ def read_page(page: str | os.PathLike[str] | None = None) -> tuple[bytes, bytes]
     return parts[0] + start + b">", b"<" + end + parts[1]
 
 
+class Metric(NamedTuple):
+    """As in a manifest, and in the page."""
+
+    name: str
+    column: str
+    title: str
+    unit: str
+    range: tuple[float | None, float | None]  # None: no limit
+
+
+METRICS = (
+    Metric("l2", "l2_distance", "L2 distance", "model units", (0, None)),
+    Metric("cosine", "cosine_distance", "Cosine distance", "", (0, 2)),
+)
+
+
 class Query(NamedTuple):
     """What the first axis of a cube counts."""
 
@@ -233,21 +249,21 @@ class Run:
 
 def base64_size(shape: Sequence[int], pictures: Sequence[str | None] = ()) -> int:
     """Bytes of base64 that the numbers of a run of this shape [S, V, L, T] and its pictures take in a page."""
-    return 2 * ((4 * math.prod(shape) + 2) // 3 * 4) + sum(len(picture or "") for picture in pictures)
+    return len(METRICS) * ((4 * math.prod(shape) + 2) // 3 * 4) + sum(len(picture or "") for picture in pictures)
 
 
 def fill(
     out: BinaryIO,
     page: tuple[bytes, bytes],
     run: Run,
-    metrics: Mapping[str, Iterable[np.ndarray]],
+    metrics: Sequence[tuple[Metric, Iterable[np.ndarray]]],
     manifest: dict[str, Any] | None,
     pictures: Sequence[str | None],
     effects: Columns | None = None,
 ) -> None:
     """Write the page with the run in it.
 
-    `metrics` gives l2 and cosine in pieces, one after the other in the order of [S, V, L, T]; `pictures` are data URLs.
+    `metrics` gives the numbers of each in pieces, one after the other in the order of [S, V, L, T]; `pictures` are data URLs.
     `effects` are the columns of NAME_effects, where there is one.
     """
     before, after = page
@@ -260,14 +276,16 @@ def fill(
         "variants": run.variants,
         "positions": list(run.tokens),
         "tokens": list(run.tokens.values()),
+        "metrics": [metric._asdict() for metric, _ in metrics],
     }
     if run.queries[0].position is not None:
         head["queries"] = [position for _, position in run.queries]
-    out.write(before + _json(head)[:-1])
-    for metric, pieces in metrics.items():
-        out.write(b',"%s":"' % metric.encode())
+    out.write(before + _json(head)[:-1] + b',"values":[')
+    for place, (_, pieces) in enumerate(metrics):
+        out.write(b',"' if place else b'"')
         out.writelines(_base64(pieces))
         out.write(b'"')
+    out.write(b"]")
     more = {} if effects is None else {"effects": {"columns": as_json(effects)}}
     out.write(b"," + _json(_about(manifest, pictures) | more)[1:] + after)
 
@@ -331,13 +349,13 @@ def _write_table(
         cube[cells] = df[column].to_numpy("<f4")
         yield from (cube[start : start + (1 << 18)] for start in range(0, cube.size, 1 << 18))
 
-    fill(out, page, run, {"l2": pieces("l2_distance"), "cosine": pieces("cosine_distance")}, manifest, pictures)
+    fill(out, page, run, [(metric, pieces(metric.column)) for metric in METRICS], manifest, pictures)
 
 
 # --- blocks as they come ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Piece:
-    """A block in the waiting file: [V, P] l2, then [V, P] cosine, float32."""
+    """A block in the waiting file: [V, P] of each of METRICS, one after the other, float32."""
 
     query: Query
     layer: int
@@ -399,7 +417,7 @@ class ReportWriter(Writer):
 
     def write_page(self, out: BinaryIO, name: str, manifest: dict[str, Any] | None) -> None:
         run = self.run(name)
-        metrics = {metric: self._slabs(run, place) for place, metric in enumerate(("l2", "cosine"))}
+        metrics = [(metric, self._slabs(run, place)) for place, metric in enumerate(METRICS)]
         fill(out, self._page, run, metrics, manifest, self._pictures, self._effects)
 
     def run(self, name: str = "") -> Run:

@@ -70,8 +70,8 @@ def embedded(page: str) -> dict[str, Any]:
     assert "<" not in text
     data = json.loads(text)
     shape = [len(data[axis]) for axis in ("steps", "variants", "layers", "positions")]
-    for metric in ("l2", "cosine"):
-        data[metric] = np.frombuffer(base64.b64decode(data[metric], validate=True), "<f4").reshape(shape)
+    for metric, values in zip(data["metrics"], data["values"], strict=True):
+        data[metric["name"]] = np.frombuffer(base64.b64decode(values, validate=True), "<f4").reshape(shape)
     return data
 
 
@@ -122,7 +122,11 @@ def test_a_run_comes_back_bit_for_bit(tmp_path):
     blocks = growing_blocks()
     paths = save(tmp_path, blocks, ("csv", "html"), name="cat", manifest={"name": "cat", "prompt": "é<"})
     data = embedded(paths["html"].read_text("utf-8"))
-    assert (data["format"], data["name"]) == (1, "cat")
+    assert (data["format"], data["name"]) == (2, "cat")
+    assert [(metric["name"], metric["column"]) for metric in data["metrics"]] == [
+        ("l2", "l2_distance"),
+        ("cosine", "cosine_distance"),
+    ]
     assert (data["steps"], data["layers"], data["positions"]) == ([0, 1, 2], [0, 4, 9], list(range(7)))
     assert data["variants"] == ["Full", "Attn", "Head_0", "Head_2", "Head_10"]
     assert data["manifest"] == json.loads(paths["run"].read_bytes()) and data["images"] == []
@@ -328,7 +332,7 @@ def test_the_limit_is_of_what_is_embedded(tmp_path, monkeypatch):
     manifest = described("a.png")
     page = write_report(tmp_path / "x.html", blocks, manifest, [image]).read_text("utf-8")
     data = json.loads(next(text for attrs, text in Scripts(page).found if attrs.get("id") == DATA))
-    size = len(data["l2"]) + len(data["cosine"]) + len(data["images"][0]["data"])
+    size = sum(map(len, data["values"])) + len(data["images"][0]["data"])
     monkeypatch.setattr(report, "MAX_BASE64", size)
     write_report(tmp_path / "x.html", blocks, manifest, [image])
     monkeypatch.setattr(report, "MAX_BASE64", size - 1)
@@ -443,7 +447,7 @@ def test_the_installed_package_has_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "PACKAGE", package)
     assert report.find_page() == package / "visualize_results.html"
     path = save(tmp_path / "out", [make_block()], ("html",))["html"]
-    assert path.read_bytes().startswith(b'<p><script type="text/plain" id="mask-impact-data">{"format":1')
+    assert path.read_bytes().startswith(b'<p><script type="text/plain" id="mask-impact-data">{"format":2')
 
 
 @pytest.mark.parametrize("text", [b"<p>another page</p>", report.EMPTY_ELEMENT * 2])

@@ -52,7 +52,7 @@ from mask_impact.results import Block, ResultFiles, read_csv, to_dataframe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path(os.environ.get("VIEWER_PAGE") or ROOT / "visualize_results.html").resolve()
-LARGEST_PAGE = 200_000  # bytes
+LARGEST_PAGE = 260_000  # bytes
 METRICS = {"l2": "L2 distance", "cosine": "Cosine distance"}
 VIEWS = ("Heat map", "Prompt", "Ranking", "Picture", "Layers", "Heads")
 WIDTHS = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 390, "height": 844}}
@@ -818,12 +818,12 @@ def test_heads_show_the_difference(viewer, runs):
         layer, *values = tr.locator("th, td").all_inner_texts()
         assert [np.float32(value) for value in values] == wanted.loc[int(layer)].tolist()
     end = shown_number(float(wanted.abs().to_numpy().max()))
-    expect(heads.locator(".heads__legend")).to_contain_text(f"−{end}")
-    expect(heads.locator(".heads__what")).to_contain_text("short − talk")
+    expect(heads.locator(".matrix__legend")).to_contain_text(f"−{end}")
+    expect(heads.locator(".matrix__what")).to_contain_text("short − talk")
     viewer.go(runs="[0,1]", compare="difference")
-    expect(heads.locator(".heads__readout")).to_contain_text(re.compile("[+−]"))
+    expect(heads.locator(".matrix__readout")).to_contain_text(re.compile("[+−]"))
     viewer.go(runs="[0,1]", compare="difference", token=12)  # not in the second run
-    expect(heads.locator(".heads__readout")).to_contain_text("No value was measured here")
+    expect(heads.locator(".matrix__readout")).to_contain_text("No value was measured here")
 
 
 def test_the_palette_rests_in_a_difference(viewer, runs):
@@ -918,7 +918,7 @@ def test_nothing_moves_under_the_pointer(opened, runs, mode, names, width):
     page = viewer.page
     before = page.evaluate(BOXES)
     spots = [(".heatmap-scroll", 0.4, 0.7), (".heatmap-scroll", 0.8, 0.9), (".heatmap-scroll", 0.1, 0.6)]
-    spots += [(".heads__plot canvas", 0.5, 0.5), (".heads__plot canvas", 0.9, 0.9), (".heads__plot canvas", 0.5, 0.05)]
+    spots += [(".matrix__plot canvas", 0.5, 0.5), (".matrix__plot canvas", 0.9, 0.9), (".matrix__plot canvas", 0.5, 0.05)]
     spots += [(".lines__plot canvas", 0.4, 0.5), (".prompt__image canvas", 0.6, 0.6), (".picture-frame", 0.6, 0.6)]
     spots += [(f".prompt__token >> nth={place}", 0.5, 0.5) for place in (0, 1, -3, -1)]
     spots += [(f".ranking li >> nth={place}", 0.5, 0.5) for place in (0, 3)]
@@ -1331,7 +1331,7 @@ def test_effects_by_controls(reach):
     ):
         box.get_by_label(label).select_option(label=choice)
         reach.address(part)
-    assert "predicting position" in box.locator(".heads__what").first.inner_text()
+    assert "predicting position" in box.locator(".matrix__what").first.inner_text()
     assert effect_table(reach).index[0] == 10
     reach.page.get_by_role("region", name="Prompt").get_by_label("shade by").select_option("effect")
     reach.address("shade=effect")
@@ -1368,7 +1368,7 @@ def test_effects_are_pointed_at_and_selected(reach, effects):
     spot = {"x": left + 1.5 * wide, "y": 30 + 18 * 9 + 9}
     canvas.hover(position=spot)
     reach.settle()
-    said = box.locator(".heads__readout").inner_text().replace("−", "-")
+    said = box.locator(".matrix__readout").inner_text().replace("−", "-")
     for text in (
         "token ␣blue at position 9, masked in layers 1 to 3",
         f"changed by {float(f'{row.logprob_change:.4g}'):g}",
@@ -1385,7 +1385,7 @@ def test_effects_are_pointed_at_and_selected(reach, effects):
     canvas.focus()
     reach.key("ArrowDown", "ArrowRight", "ArrowRight", "Enter")  # from the cell of the click
     reach.address("token=10")
-    assert "masked in layers 3 to 3" in box.locator(".heads__readout").inner_text()
+    assert "masked in layers 3 to 3" in box.locator(".matrix__readout").inner_text()
 
 
 def test_effects_beside_impact(reach, effects):
@@ -1394,7 +1394,7 @@ def test_effects_beside_impact(reach, effects):
     for block in ("last", "all"):
         for first in range(4):
             reach.go(block=block, mask=f"{first}-3")
-            text = box.locator(".heads__what").nth(1).inner_text().replace("−", "-")
+            text = box.locator(".matrix__what").nth(1).inner_text().replace("−", "-")
             found = re.search(r"in layers (\d) to 3 .* ρ = (-?[\d.]+), n = 15, position 0 left out", text)
             assert found and int(found[1]) == first
             assert float(found[2]) == pytest.approx(known[f"{block} {first}"], abs=0.0051)
@@ -1531,7 +1531,7 @@ def test_many_units_and_layers_scroll(viewer, tmp_path):
     viewer.settle(3)
     box.locator("canvas").first.focus()
     viewer.key("PageDown", "End")
-    assert "t2999 at position 2999, masked in layers 35 to 35" in box.locator(".heads__readout").inner_text()
+    assert "t2999 at position 2999, masked in layers 35 to 35" in box.locator(".matrix__readout").inner_text()
     canvas = box.locator("canvas").first.bounding_box()
     assert canvas["height"] <= 420
     assert viewer.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
@@ -1564,7 +1564,7 @@ class Map:
         self.canvas = self.box.locator(".reads__box canvas")
 
     def readout(self) -> str:
-        return self.box.locator(".heads__readout").inner_text()
+        return self.box.locator(".matrix__readout").inner_text()
 
     def point(self, x: float, y: float) -> tuple[int, int] | None:
         box = self.canvas.bounding_box()

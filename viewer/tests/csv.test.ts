@@ -73,7 +73,7 @@ test("numbers may be in quotation marks or between spaces", () => {
 test("a missing column is named, with those that are there", async () => {
   const message = await failure(textFile("layer,token_masked,token_position,variant,l2_distance,x\n1,2,3,4,5,6\n"));
   expect(message).toBe(
-    "x_results.csv: not a result table: the columns generation_step, cosine_distance are missing; found layer, token_masked, token_position, variant, l2_distance, x",
+    "x_results.csv: not a result table: the column generation_step is missing; found layer, token_masked, token_position, variant, l2_distance, x",
   );
   expect(await failure(textFile("hello world\n"))).toContain("found hello world");
   expect(await failure(textFile(csv(ROW).replace("layer", "layer,layer")))).toContain(

@@ -31,7 +31,7 @@ test("every value is where index() says", async () => {
     expect(row(run, "cosine", place[0], place[1], place[2])[place[3]]).toBe(cosine);
   }
   expect(at(run, "l2", 0, 0, 0, 5)).toBeNaN(); // the last token is not there at step 0
-  expect(run.l2.length).toBe(2 * 4 * 3 * 6);
+  expect(run.values.l2.length).toBe(2 * 4 * 3 * 6);
 });
 
 test("variants in their natural order, whatever the order of rows", () => {
@@ -61,8 +61,8 @@ test("cross-attention has tokens of its own: no gap, unless one of them is missi
 });
 
 test("duplicates are counted; the last one counts", () => {
-  const { l2, duplicates, notes } = cube(["0,0,a,0,Full,1,1", "0,0,a,0,Full,2,2", "0,0,a,0,Full,3,3"]);
-  expect([l2[0], duplicates]).toEqual([3, 2]);
+  const { values, duplicates, notes } = cube(["0,0,a,0,Full,1,1", "0,0,a,0,Full,2,2", "0,0,a,0,Full,3,3"]);
+  expect([values.l2[0], duplicates]).toEqual([3, 2]);
   expect(notes[0]).toContain("2 rows give a second value");
 });
 

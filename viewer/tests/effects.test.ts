@@ -180,8 +180,8 @@ test("effects inside of a page", async () => {
       effects,
       positions: run.tokens.map(({ position }) => position),
       tokens: run.tokens.map((token) => token.text),
-      l2: base64(run.l2),
-      cosine: base64(run.cosine),
+      l2: base64(run.values.l2),
+      cosine: base64(run.values.cosine),
     });
   const columns = JSON.parse(text("reach_effects.json"));
   const inside = decodeRun(data({ columns })).effects!,

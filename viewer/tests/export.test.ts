@@ -6,7 +6,7 @@ import type { Scene } from "../src/core/scene.ts";
 import { DEFAULTS } from "../src/core/state.ts";
 import { CsvParser } from "../src/data/csv.ts";
 import { Table } from "../src/data/table.ts";
-import { bytesOf, HEADER } from "./helpers.ts";
+import { bytesOf, HEADER, METRICS } from "./helpers.ts";
 
 describe("file names", () => {
   test.each([
@@ -24,6 +24,7 @@ describe("file names", () => {
 describe("titles", () => {
   const run = (name: string, model?: string) => ({
     name,
+    metrics: METRICS,
     steps: [0, 2],
     manifest: model ? { model: { name: model } } : null,
   });

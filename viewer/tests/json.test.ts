@@ -151,7 +151,7 @@ test.each<[string, string, string]>([
   [
     "another object",
     '{"a": [1, 2], "b": {"c": 3}}',
-    "columns generation_step, layer, token_masked, token_position, variant, l2_distance, cosine_distance are missing; found a, b",
+    "columns generation_step, layer, token_masked, token_position, variant are missing; found a, b",
   ],
   ["another list", "[1, 2]", "record 1: this is no record {...}"],
   [
@@ -160,9 +160,19 @@ test.each<[string, string, string]>([
     "the column layer is missing; found generation_step, token_masked",
   ],
   [
-    "a missing column of records",
-    json(records().map((record) => ({ ...record, l2_distance: undefined }))),
-    "the column l2_distance is missing; found generation_step, layer",
+    "no distance in records",
+    json(records().map((record) => ({ ...record, l2_distance: undefined, cosine_distance: undefined }))),
+    "it has no column of distances, such as l2_distance; found generation_step, layer",
+  ],
+  [
+    "no distance in columns",
+    json({ ...columns(), l2_distance: undefined, cosine_distance: undefined }),
+    "it has no column of distances, such as l2_distance; found generation_step, layer",
+  ],
+  [
+    "a distance that the first record does not have",
+    json([{ ...records()[0], l2_distance: undefined }, records()[1]]),
+    "record 2: only some of the records have l2_distance",
   ],
   [
     "a later record without it",

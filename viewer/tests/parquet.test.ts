@@ -52,7 +52,7 @@ test("packed with gzip", async () => {
 
 test.each([
   ["zstd.parquet", "packed with ZSTD; only snappy and no compression can be read"],
-  ["missing.parquet", "the columns layer, cosine_distance are missing; found generation_step, token_masked"],
+  ["missing.parquet", "the column layer is missing; found generation_step, token_masked"],
   ["text_layer.parquet", "the column layer is of type UTF8, which holds no whole numbers"],
 ])("%s is an error", async (name, expected) => expect(await failure(fixture(name))).toContain(expected));
 

@@ -7,6 +7,7 @@ import { cleanManifest, withManifest } from "../src/data/manifest.ts";
 import type { Run } from "../src/data/types.ts";
 import { figures, neighbour, patchAt, scaleOf, shown } from "../src/views/patches.ts";
 import { sameShape } from "../src/views/picture-base.ts";
+import { METRICS } from "./helpers.ts";
 
 interface Grid {
   rows: number;
@@ -59,8 +60,9 @@ function runOf(
     layers: [3, 7],
     variants: ["Full"],
     tokens: plain,
-    l2: numbers,
-    cosine: numbers,
+    metrics: METRICS,
+    values: { l2: numbers, cosine: numbers },
+    queries: null,
     rows: 1,
     duplicates: 0,
     manifest: null,

@@ -8,7 +8,7 @@ import { decodeRun } from "../src/data/embed.ts";
 import { cleanManifest, withManifest } from "../src/data/manifest.ts";
 import { add, emptyLibrary } from "../src/data/pair.ts";
 import { atQuery, usualQuery } from "../src/data/queries.ts";
-import { at, type Manifest, type Metric, type Run } from "../src/data/types.ts";
+import { at, type Manifest, type Run } from "../src/data/types.ts";
 import { figures } from "../src/views/patches.ts";
 import { failure, fixture, runOf, textFile } from "./helpers.ts";
 
@@ -67,7 +67,9 @@ test("without a choice, a run is what its predicting positions saw", async () =>
     [1, 6],
   ]) {
     const one = atQuery(run, position);
-    expect(run.l2.subarray(step * one.l2.length, (step + 1) * one.l2.length)).toEqual(one.l2);
+    expect(run.values.l2.subarray(step * one.values.l2.length, (step + 1) * one.values.l2.length)).toEqual(
+      one.values.l2,
+    );
   }
   expect(atQuery(run, null)).toBe(run);
   expect(atQuery(run, 3)).toBe(atQuery(run, 3));
@@ -78,8 +80,8 @@ test("without a choice, a run is what its predicting positions saw", async () =>
 test("a run of predicting positions alone has the queries of its steps, and no others", async () => {
   const whole = withManifest(await runOf(fixture("every_results.csv")), manifest);
   const plain: Run = { ...whole, queries: null };
-  expect(atQuery(plain, 6)).toMatchObject({ steps: [1], l2: atQuery(whole, 6).l2 });
-  expect(atQuery(plain, 3)).toMatchObject({ steps: [], l2: new Float32Array(0) });
+  expect(atQuery(plain, 6)).toMatchObject({ steps: [1], values: { l2: atQuery(whole, 6).values.l2 } });
+  expect(atQuery(plain, 3)).toMatchObject({ steps: [], values: { l2: new Float32Array(0) } });
 });
 
 test("a table with and one without the column are two runs; rows with and without it are an error", async () => {
@@ -101,7 +103,11 @@ test("a table with and one without the column are two runs; rows with and withou
 
 test("a report of it comes back, and a damaged one is refused", async () => {
   const run = await runOf(fixture("every_results.parquet"));
-  const { positions, steps, l2, cosine } = run.queries!;
+  const {
+    positions,
+    steps,
+    values: { l2, cosine },
+  } = run.queries!;
   const base64 = (array: Float32Array) =>
     Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
   const data = {
@@ -140,7 +146,7 @@ test.each([
   const run = withManifest(await runOf(fixture("every_results.csv")), manifest);
   const found = reads({ run: atQuery(run, 3), state: { ...DEFAULTS, metric, variant, layer } })!;
   const own = rows.filter((row) => row.variant === variant);
-  const value = (row: Row) => Math.fround(row[`${metric as Metric}_distance`]);
+  const value = (row: Row) => Math.fround(row[`${metric}_distance`]);
   found.rows.forEach((query, q) =>
     found.tokens.forEach((token, t) => {
       const cell = own.filter(

@@ -6,6 +6,7 @@ import type { Scene } from "../src/core/scene.ts";
 import { columnOf, largestFor, sheets } from "../src/core/sheet.ts";
 import { DEFAULTS, type State } from "../src/core/state.ts";
 import type { Run } from "../src/data/types.ts";
+import { METRICS } from "./helpers.ts";
 
 interface Made {
   name?: string;
@@ -44,8 +45,8 @@ function run({
       col: null,
       box: null,
     })),
-    l2: Float32Array.from(values.flat()),
-    cosine: Float32Array.from(values.flat()),
+    metrics: METRICS,
+    values: { l2: Float32Array.from(values.flat()), cosine: Float32Array.from(values.flat()) },
     rows: values.flat().length,
     duplicates: 0,
     queries: null,

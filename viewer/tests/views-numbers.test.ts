@@ -7,6 +7,7 @@ import type { Scene } from "../src/core/scene.ts";
 import { apart, lineVariants, seriesOf, target, toggled } from "../src/core/series.ts";
 import { DEFAULTS, type State } from "../src/core/state.ts";
 import { index, type Manifest, type Run, type TokenInfo } from "../src/data/types.ts";
+import { METRICS } from "./helpers.ts";
 
 const VARIANTS = ["Full", "Attn", "Head_0", "Head_2"];
 
@@ -25,8 +26,11 @@ function makeRun(
     layers: [0, 2, 4],
     variants: VARIANTS,
     tokens,
-    l2: new Float32Array(2 * 4 * 3 * tokens.length).fill(NaN),
-    cosine: new Float32Array(2 * 4 * 3 * tokens.length),
+    metrics: METRICS,
+    values: {
+      l2: new Float32Array(2 * 4 * 3 * tokens.length).fill(NaN),
+      cosine: new Float32Array(2 * 4 * 3 * tokens.length),
+    },
     queries: null,
     rows: 0,
     duplicates: 0,
@@ -41,7 +45,12 @@ function makeRun(
       for (const layer of [0, 1, 2])
         tokens.forEach(
           ({ position }, token) =>
-            (run.l2[index(run, step, variant, layer, token)] = value(step, variant, run.layers[layer], position)),
+            (run.values.l2[index(run, step, variant, layer, token)] = value(
+              step,
+              variant,
+              run.layers[layer],
+              position,
+            )),
         );
   return run;
 }

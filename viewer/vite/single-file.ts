@@ -14,7 +14,7 @@ import type { Plugin, Rollup } from "vite";
 import { SCRIPT_ID } from "../src/data/client.ts";
 import { licences } from "./licences.ts";
 
-const LIMIT = 200_000;
+const LIMIT = 260_000;
 
 export function singleFile(): Plugin {
   return {

@@ -4,8 +4,9 @@ import { plainToken } from "../data/cube.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
 import { importance, matrix, tokenIndex } from "./scene.ts";
-import type { Measure } from "./state.ts";
+import type { Measure, State } from "./state.ts";
 import { visible } from "./tokens.ts";
+import { remembered } from "./track.ts";
 import { isDifference } from "./words.ts";
 
 export const MEASURES: Record<Measure, string> = {
@@ -42,16 +43,20 @@ const span = (window: string) => {
   return Number(last) - Number(first);
 };
 
-const known = new WeakMap<Effects, { key: string; shown: Shown }>();
-
 /** Null: this run has no effects. */
-export function shownEffects({ run, state }: Compared): Shown | null {
-  const { effects } = run;
-  if (!effects) return null;
+export const shownEffects = ({ run: { effects, manifest }, state }: Pick<Compared, "run" | "state">): Shown | null =>
+  effects && made({ effects, manifest, state });
+
+interface Measured {
+  effects: Effects;
+  manifest: Run["manifest"];
+  state: State;
+}
+
+const made = remembered(makeShown, ({ effects }: Measured) => effects);
+
+function makeShown({ effects, manifest, state }: Measured): Shown {
   const { numbers, blocks, windows, rows } = effects;
-  const key = [run.id, !run.manifest, state.effect, state.block, state.mask, state.step, state.first].join();
-  const last = known.get(effects);
-  if (last?.key === key) return last.shown;
   const measures = (Object.keys(MEASURES) as Measure[]).filter((each) => numbers[each]);
   const measure = measures.includes(state.effect) ? state.effect : measures[0];
   const block = blocks.includes(state.block) ? state.block : blocks[0];
@@ -64,9 +69,7 @@ export function shownEffects({ run, state }: Compared): Shown | null {
         ? STRONGEST
         : widest;
   const window = windows.indexOf(chosen);
-  const members = new Map(
-    run.manifest?.units?.map(({ label, positions }) => [`${positions?.[0]} ${label}`, positions!]),
-  );
+  const members = new Map(manifest?.units?.map(({ label, positions }) => [`${positions?.[0]} ${label}`, positions!]));
   const values: number[] = [],
     units: Shown["units"] = [];
   let largest = 0;
@@ -89,9 +92,8 @@ export function shownEffects({ run, state }: Compared): Shown | null {
     });
     values.push(...own);
   }
-  const floor = measure === "kl" ? 0 : (run.manifest?.effects?.noise?.logit ?? 0);
+  const floor = measure === "kl" ? 0 : (manifest?.effects?.noise?.logit ?? 0);
   const shown = { effects, measures, measure, block, window, units, values, largest, signed: measure !== "kl", floor };
-  known.set(effects, { key, shown });
   return shown;
 }
 
@@ -123,7 +125,9 @@ export function unitOrder({ units, effects }: Shown, order: string): number[] {
 
 // --- the prompt ----------------------------------------------------------------------------------
 /** The value of each of the run's tokens by the smallest unit it is in; null where the prompt is not shaded by effects. */
-export function effectScores(scene: Compared): Scores | null {
+export const effectScores = remembered(makeEffectScores, ({ run }: Compared) => run);
+
+function makeEffectScores(scene: Compared): Scores | null {
   const { run, runs, state } = scene;
   const shown = state.shade === "effect" && !isDifference(state, runs) ? shownEffects(scene) : null;
   if (!shown) return null;
@@ -160,7 +164,7 @@ export interface Point {
 
 /** The units that the results have, too. Position 0 only with state.first. */
 export function points({ run, state }: Compared, { units }: Shown): Point[] {
-  const { value } = importance(matrix(run, state), { ...state, from: null, to: null, join: "max" });
+  const { value } = importance(matrix(run, state), { from: null, to: null, join: "max" });
   return units.flatMap((unit) => {
     const place = tokenIndex(run, unit.position),
       impact = value[place],

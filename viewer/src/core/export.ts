@@ -5,10 +5,12 @@
  */
 
 import type { TokenInfo } from "../data/types.ts";
+import { titleOf as metricTitle } from "./metrics.ts";
 import { CanvasPainter, SvgPainter, type Drawing } from "./painter.ts";
 import type { Scene } from "./scene.ts";
 import type { State } from "./state.ts";
-import { exact, isDifference, METRICS, modelName, readAt, subject, variantName } from "./words.ts";
+import { exact } from "./tokens.ts";
+import { isDifference, modelName, readAt, subject, variantName } from "./words.ts";
 
 /** A PNG of the drawing, `scale` pixels for each CSS pixel. Throws if the browser cannot make one that large. */
 export async function pngOf(drawing: Drawing, scale = 2): Promise<Blob> {
@@ -80,7 +82,7 @@ export function titleOf(scene: Scene, what: string, ...more: string[]): string {
     names,
     what,
     models,
-    `${METRICS[state.metric]} of ${variantName(state.variant)}`,
+    `${metricTitle(runs[0], state)} of ${variantName(state.variant)}`,
     step,
     state.query === null ? "" : readAt(state),
     ...more,

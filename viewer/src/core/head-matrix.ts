@@ -4,6 +4,7 @@ import { row, type Run } from "../data/types.ts";
 import type { Compared } from "./prompt-text.ts";
 import { sameToken, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
+import { remembered } from "./track.ts";
 import { crossing, isDifference, isHead } from "./words.ts";
 
 export interface HeadMatrix {
@@ -18,22 +19,16 @@ export interface HeadMatrix {
   signed: boolean;
 }
 
-const computed = new WeakMap<Run, { key: string; second: Run | null; matrix: HeadMatrix }>();
-
 /**
  * Heads of cross-attention if the chosen variant is of it, else of self-attention.
  * With state.token for that token, else for the strongest one per cell (position 0 only with state.first). In a
  * difference: second run minus the first one, and strongest is where they differ most.
  */
-export function headMatrix({ run, runs, state }: Compared): HeadMatrix {
-  const second = isDifference(state, runs) ? runs[1] : null;
-  const key = [state.metric, state.step, state.token, state.first, crossing(state.variant)].join();
-  const last = computed.get(run);
-  if (last?.key === key && last.second === second) return last.matrix;
-  const matrix = makeHeadMatrix(run, second, state);
-  computed.set(run, { key, second, matrix });
-  return matrix;
-}
+export const headMatrix = remembered(
+  ({ run, runs, state }: Compared): HeadMatrix =>
+    makeHeadMatrix(run, isDifference(state, runs) ? runs[1] : null, state),
+  ({ run }) => run,
+);
 
 function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix {
   const variants = run.variants.filter((variant) => isHead(variant) && crossing(variant) === crossing(state.variant));

@@ -8,6 +8,7 @@ import type { Neighbors, Run } from "../data/types.ts";
 import { colourAt, css, type Rgb } from "./colour.ts";
 import { tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
+import { remembered } from "./track.ts";
 
 export interface LensScene {
   all: Neighbors[];
@@ -20,6 +21,8 @@ export interface LensScene {
   patch: number;
   /** Positions of the patches in the run in front; null if that has not the same picture. */
   twin: number[] | null;
+  /** There are runs below. */
+  beside: boolean;
   dark: boolean;
 }
 
@@ -38,7 +41,16 @@ export function lensScene(
     (state.tint === "impact" && !impact) || (state.tint === "bank" && near !== "merged") ? "similarity" : state.tint;
   const token = scene?.state.token ?? null;
   const patch = twin ? (token === null ? -1 : twin.indexOf(token)) : tokenIndex(found, state.patch);
-  return { all, found, state: { ...state, layer, near, tint }, group: groups.indexOf(near), patch, twin, dark };
+  return {
+    all,
+    found,
+    state: { ...state, layer, near, tint },
+    group: groups.indexOf(near),
+    patch,
+    twin,
+    beside: scene !== null,
+    dark,
+  };
 }
 
 /** For every image token the position of the same patch in a run of the same pictures; -1 if it was not masked there. */
@@ -89,27 +101,16 @@ export function tints({ found, group, state: { tint } }: LensScene, layer: numbe
   });
 }
 
-const scales = new WeakMap<Neighbors, Map<string, [number, number]>>();
-
 /** Ends of the colour scale, the same for all layers, so that they can be compared. Impact begins at 0. */
-export function scaleOf(scene: LensScene): [low: number, high: number] {
-  const {
-      found,
-      group,
-      state: { tint },
-    } = scene,
-    key = [tint, group].join();
-  let known = scales.get(found);
-  if (!known) scales.set(found, (known = new Map()));
-  let ends = known.get(key);
-  if (!ends) {
-    let [low, high] = tint === "impact" ? [0, 0] : [Infinity, -Infinity];
-    for (const layer of found.layers)
+export const scaleOf = remembered(
+  (scene: LensScene): [low: number, high: number] => {
+    let [low, high] = scene.state.tint === "impact" ? [0, 0] : [Infinity, -Infinity];
+    for (const layer of scene.found.layers)
       for (const value of tints(scene, layer)) [low, high] = [value < low ? value : low, value > high ? value : high];
-    known.set(key, (ends = low <= high ? [low, high] : [0, 0]));
-  }
-  return ends;
-}
+    return low <= high ? [low, high] : [0, 0];
+  },
+  ({ found }) => found,
+);
 
 export function tintOf(scene: LensScene, value: number, [low, high]: [number, number]): Rgb {
   const {
@@ -141,29 +142,21 @@ export function wins(found: Neighbors, layer: number): number[] | null {
 
 /** Of one layer: image tokens that have a neighbour, of any rank, whose token contains a word; with the row of the first one. */
 export type Hits = Map<number, number>;
-const searched = new WeakMap<Neighbors, { key: string; layers: Hits[] }>();
-
 /** The hits in every layer, as found.layers. Null: no word is looked for. */
-export function matching({ found, group, state: { find } }: LensScene): Hits[] | null {
-  const word = find.trim().toLowerCase(),
-    key = `${group} ${word}`;
-  if (!word) return null;
-  let known = searched.get(found);
-  if (known?.key !== key) {
+export const matching = remembered(
+  ({ found, group, state: { find } }: LensScene): Hits[] | null => {
+    const word = find.trim().toLowerCase();
+    if (!word) return null;
     const has = found.texts.map((text) => text.toLowerCase().includes(word)); // each text once
-    const layers = found.layers.map(
-      (layer) =>
-        new Map(
-          found.tokens.flatMap((_, token) => {
-            const row = nearest(found, group, layer, token).find((row) => has[found.token[row]]);
-            return row === undefined ? [] : [[token, row] as const];
-          }),
-        ),
-    );
-    searched.set(found, (known = { key, layers }));
-  }
-  return known.layers;
-}
+    const hit = (layer: number, token: number) =>
+      nearest(found, group, layer, token).find((row) => has[found.token[row]]);
+    return found.layers.map((layer) => {
+      const rows = found.tokens.map((_, token) => [token, hit(layer, token)] as const);
+      return new Map(rows.filter((each): each is readonly [number, number] => each[1] !== undefined));
+    });
+  },
+  ({ found }) => found,
+);
 
 /** The selected patch, or the one that is shown until another is selected. */
 export function shownPatch({ found, patch, group }: LensScene): { token: number; why: string } {

@@ -3,6 +3,7 @@
 import { at, type ManifestToken, type Run, type TokenInfo } from "../data/types.ts";
 import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
+import { remembered } from "./track.ts";
 import { isDifference } from "./words.ts";
 
 export interface PromptToken {
@@ -81,7 +82,7 @@ function promptLength(run: Run): number {
   const said = run.manifest?.prompt_length;
   if (said !== undefined) return said;
   const later = run.tokens.findIndex((_, token) =>
-    run.layers.every((_, layer) => isNaN(at(run, "l2", 0, 0, layer, token))),
+    run.layers.every((_, layer) => isNaN(at(run, run.metrics[0].name, 0, 0, layer, token))),
   );
   return later < 0 || run.steps.length < 2 ? Infinity : run.tokens[later].position;
 }
@@ -117,7 +118,7 @@ export function cellOf(block: ImageBlock, place: number): [row: number, col: num
 }
 
 /** The first and last layer that count, as the run has them. */
-export function layerRange(run: Run, { from, to }: State): [number, number] {
+export function layerRange(run: Pick<Run, "layers">, { from, to }: Pick<State, "from" | "to">): [number, number] {
   const first = run.layers[0];
   const last = run.layers[run.layers.length - 1];
   const low = from === null ? first : Math.min(Math.max(from, first), last);
@@ -142,13 +143,10 @@ export interface Scores {
 
 export type Compared = Pick<Scene, "run" | "runs" | "state">;
 
-const computed = new WeakMap<Run, { key: string; second: Run | null; scores: Scores }>();
+export const scores = remembered(makeScores, ({ run }: Compared) => run);
 
-export function scores({ run, runs, state }: Compared): Scores {
+function makeScores({ run, runs, state }: Compared): Scores {
   const second = isDifference(state, runs) ? runs[1] : null;
-  const key = [state.metric, state.variant, state.step, state.join, ...layerRange(run, state), state.first].join();
-  const last = computed.get(run);
-  if (last?.key === key && last.second === second) return last.scores;
   const joined = second ? difference(run, second, state) : join(run, state);
   const floor = Math.max(noiseFloor(run, state), second ? noiseFloor(second, state) : 0);
   const found: Scores = { ...joined, text: 0, image: 0, floor, signed: second !== null };
@@ -157,13 +155,12 @@ export function scores({ run, runs, state }: Compared): Scores {
     const size = Math.abs(found.value[place]);
     if ((token.position > 0 || state.first) && size > found[scale]) found[scale] = size;
   });
-  computed.set(run, { key, second, scores: found });
   return found;
 }
 
 function join(run: Run, state: State): Pick<Scores, "value" | "peak"> {
   const [from, to] = layerRange(run, state);
-  return importance(matrix(run, state), { ...state, from, to });
+  return importance(matrix(run, state), { join: state.join, from, to });
 }
 
 /** Importance in the second run minus that in the first; NaN where they do not have the same token. */
@@ -177,7 +174,7 @@ function difference(first: Run, second: Run, state: State): Pick<Scores, "value"
     const [layer, token] = [layers[Math.floor(place / same.length)], same[place % same.length]];
     return layer < 0 || token < 0 ? NaN : Math.abs(n.values[layer * n.tokens.length + token] - value);
   });
-  const { peak } = importance({ ...m, values: apart }, { ...state, from, to });
+  const { peak } = importance({ ...m, values: apart }, { join: state.join, from, to });
   return { value: a.value.map((value, place) => (same[place] < 0 ? NaN : b.value[same[place]] - value)), peak };
 }
 

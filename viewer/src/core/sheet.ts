@@ -6,7 +6,9 @@
  */
 
 import type { Run, TokenInfo } from "../data/types.ts";
+import { brief, inText, isOfModel, metricOf, metricsOf } from "./metrics.ts";
 import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
+import { remembered } from "./track.ts";
 import { isDifference, modelName } from "./words.ts";
 
 /** One token, or a picture folded into one column. */
@@ -51,7 +53,10 @@ export function columnOf(columns: Column[], position: number | null): number {
   return columns.findIndex(({ positions }) => positions[0] <= position && positions[positions.length - 1] >= position);
 }
 
-export function sheets(scene: Scene): Sheet[] {
+/** One for each shown run, or one for their difference. */
+export const sheets = remembered(makeSheets, ({ runs }: Scene) => runs[0]);
+
+function makeSheets(scene: Scene): Sheet[] {
   const { state } = scene;
   const difference = isDifference(state, scene.runs);
   const runs = difference ? scene.runs.slice(0, 2) : scene.runs;
@@ -155,9 +160,10 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   );
   sheet.title = `${second.name} − ${first.name}`;
   sheet.signed = true;
-  if (scene.state.metric === "l2" && modelName(first) !== modelName(second)) {
+  const metric = metricOf(first, scene.state);
+  if (isOfModel(metric) && modelName(first) !== modelName(second)) {
     sheet.notes.push(
-      "Two models: their L2 distances have different units, so this difference means little; try cosine.",
+      `Two models: their ${inText(metric.title)}s have different units, so this difference means little${better(scene)}.`,
     );
   }
   sheet.floor = Math.max(sheet.floor, noiseFloor(second, scene.state));
@@ -180,6 +186,12 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
         .join(", ")} not shown.`,
     );
   return sheet;
+}
+
+/** What can be compared instead. */
+function better({ runs }: Scene): string {
+  const other = metricsOf(runs).find((metric) => !isOfModel(metric));
+  return other ? `; try ${inText(brief(other))}` : "";
 }
 
 function missing({ state }: Scene, run: Run): string[] {

@@ -6,7 +6,6 @@
  */
 
 import type { EffectNumber } from "../data/table.ts";
-import type { Metric } from "../data/types.ts";
 
 /** What of an effect on the answer is shown. */
 export type Measure = EffectNumber & ("logprob_change" | "kl" | "contrast_change" | "interaction");
@@ -16,7 +15,8 @@ export interface State {
   runs: number[];
   /** Several runs: next to each other, or the second minus the first. */
   compare: "side" | "difference";
-  metric: Metric;
+  /** By its name in Run.metrics. */
+  metric: string;
   variant: string;
   step: number;
   /** The position that reads, where others than the predicting one were measured; null: the predicting one. */
@@ -99,7 +99,6 @@ export const DEFAULTS: Readonly<State> = {
 
 const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   compare: ["side", "difference"],
-  metric: ["l2", "cosine"],
   rows: ["layers", "tokens"],
   range: ["all", "row"],
   curve: ["linear", "sqrt"],
@@ -160,6 +159,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "find":
       return true;
     case "variant":
+    case "metric":
       return typeof value === "string" && value !== "";
     case "step":
     case "lens":
@@ -177,3 +177,7 @@ function valid(name: keyof State, value: unknown): boolean {
       return typeof value === "boolean";
   }
 }
+
+/** The state with other values, which reads nothing of it before it is asked: so a view depends on nothing else. */
+export const withState = (state: State, other: Partial<State>): State =>
+  Object.assign(Object.create(state) as State, other);

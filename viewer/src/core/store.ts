@@ -3,8 +3,10 @@
 import { add, emptyLibrary, remove, resolve, resolveNeighbors, type Library } from "../data/pair.ts";
 import { atQuery, usualQuery } from "../data/queries.ts";
 import type { Loaded, Neighbors, Run } from "../data/types.ts";
+import { metricsOf } from "./metrics.ts";
 import { lensScene, type LensScene } from "./lens.ts";
 import { settled, tokenIndex, type Hover, type Scene } from "./scene.ts";
+import { notWhileDrawing } from "./track.ts";
 import { DEFAULTS, fromFragment, toFragment, type State } from "./state.ts";
 
 const CROSS = "CrossFull";
@@ -36,16 +38,19 @@ export class Store {
 
   /** Everything that is loaded, with manifests and pictures in place. */
   get runs(): Run[] {
+    notWhileDrawing("what the store has loaded");
     return this.#runs;
   }
 
   /** The state as chosen, before it is fitted to a run. */
   get state(): State {
+    notWhileDrawing("the store's state");
     return this.#state;
   }
 
   /** What is to be shown; null before the first run is there. */
   get scene(): Scene | null {
+    notWhileDrawing("the store's scene");
     if (!this.#runs.length) return null;
     const places = this.#state.runs.filter((place) => place < this.#runs.length);
     const shown = places.length ? places : [0];
@@ -53,13 +58,14 @@ export class Store {
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
     const library = this.#runs.map((run) => atQuery(run, query)),
       runs = shown.map((place) => library[place]);
-    const state = settled({ ...this.#state, query }, runs[0]);
+    const state = settled({ ...this.#state, query }, runs[0], metricsOf(runs));
     const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
     return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
   }
 
   /** What image tokens say; null before there are neighbours. */
   get lens(): LensScene | null {
+    notWhileDrawing("the store's lens");
     const all = this.#neighbors;
     return all.length ? lensScene(all, all[this.#state.lens] ?? all[0], this.#state, this.scene, this.dark) : null;
   }

@@ -54,3 +54,13 @@ export function number(value: number): string {
 
 /** The same of a difference: "+1.2", "−1.2". */
 export const signed = (value: number) => (value > 0 ? "+" : value < 0 ? "−" : "") + number(Math.abs(value));
+
+/** Shortest decimal that reads back as the same float32: the number as it is in the file. */
+export function exact(value: number): string {
+  if (isNaN(value)) return "";
+  for (let digits = 6; digits < 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return String(short);
+  }
+  return String(Number(value.toPrecision(9)));
+}

@@ -1,6 +1,7 @@
 /** What things are called on the page, the same everywhere. */
 
-import type { Metric, Run } from "../data/types.ts";
+import type { Run } from "../data/types.ts";
+import { inText, titleOf } from "./metrics.ts";
 import type { State } from "./state.ts";
 
 /** The runs that are shown, and how. */
@@ -9,7 +10,10 @@ interface Shown {
   state: State;
 }
 
-export const METRICS: Record<Metric, string> = { l2: "L2 distance", cosine: "Cosine distance" };
+/** What the metrics that everybody knows measure, as a verb. */
+const MOVES: Record<string, string> = { l2: "moves (length of the difference)", cosine: "turns (1 − cosine)" };
+
+export const moves = (run: Run, state: State) => MOVES[state.metric] ?? `changes (${inText(titleOf(run, state))})`;
 
 /** One head, also of cross-attention: "Head_3", "CrossHead_3". */
 export const isHead = (variant: string) => /^(Cross)?Head_\d+$/.test(variant);
@@ -41,16 +45,6 @@ export function percent(part: number): string {
   return `${Number(shown.toFixed(digits))} %`;
 }
 
-/** Shortest decimal that reads back as the same float32: the number as it is in the file. */
-export function exact(value: number): string {
-  if (isNaN(value)) return "";
-  for (let digits = 6; digits < 9; digits++) {
-    const short = Number(value.toPrecision(digits));
-    if (Math.fround(short) === value) return String(short);
-  }
-  return String(Number(value.toPrecision(9)));
-}
-
 /** Where a run is read, for a sentence. */
 export const readAt = ({ query }: State) => (query === null ? "at the predicting position" : `at position ${query}`);
 
@@ -65,12 +59,12 @@ export function whose(name: string, run?: Run): string {
 
 /** The line that says what colour means. */
 export function meaning({ runs, state }: Shown): string {
-  const moves = state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)";
-  const what = `how far ${whose(state.variant, runs[0])} ${moves} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
+  const what = `how far ${whose(state.variant, runs[0])} ${moves(runs[0], state)} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
   return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
 }
 
-export const isDifference = (state: State, runs: readonly Run[]) => state.compare === "difference" && runs.length > 1;
+export const isDifference = (state: Pick<State, "compare">, runs: readonly Run[]) =>
+  state.compare === "difference" && runs.length > 1;
 
 /** Whose numbers a view has that shows one run or one difference: "b − a", or the run in front. */
 export const subject = ({ runs, run, state }: Shown & { run: Run }) =>

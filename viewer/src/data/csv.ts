@@ -7,8 +7,9 @@
  */
 
 import { count, LoadError, plural } from "./errors.ts";
+import { float32At } from "./numbers.ts";
 import { Pending } from "./pending.ts";
-import { findColumns, KINDS, type Column, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
+import { findColumns, wholeAt, type AnyColumn, type ColumnKind, type ColumnName, type Table } from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
 const LF = 10,
@@ -22,7 +23,7 @@ interface Target {
   name: ColumnName;
   kind: ColumnKind;
   field: number;
-  column: Column<Int32Array> | Column<Float32Array>;
+  column: AnyColumn;
   texts: ColumnTexts;
 }
 
@@ -34,6 +35,7 @@ export class CsvParser {
   #delimiter = DELIMITERS[0];
   #header: string[] = [];
   #targets: Target[] = [];
+  #dropped = 0; // columns that were no metrics after all
   #line = 1;
   // Of the row found last: where each field begins and ends, and whether it was quoted (2: with quotes inside).
   #starts = new Int32Array(64);
@@ -55,6 +57,7 @@ export class CsvParser {
   end(): void {
     this.#run(true);
     if (!this.#header.length) throw new LoadError("the file is empty");
+    this.#table.checkLengths();
   }
 
   #run(last: boolean): void {
@@ -157,6 +160,10 @@ export class CsvParser {
         kind === "integer" ? wholeAt(buf, start, end, name, where) : table.numberAt(buf, start, end, name, where),
       );
     }
+    if (table.dropped.size > this.#dropped) {
+      this.#dropped = table.dropped.size;
+      this.#targets = this.#targets.filter(({ name }) => !table.dropped.has(name));
+    }
   }
 
   #readHeader(buf: Uint8Array): void {
@@ -167,7 +174,7 @@ export class CsvParser {
     }
     this.#targets = findColumns(this.#header, this.#table).map((name) => ({
       name,
-      kind: KINDS[name],
+      kind: this.#table.kindOf(name),
       field: this.#header.indexOf(name),
       column: this.#table.columns[name],
       texts: new ColumnTexts(this.#table.texts),
@@ -184,12 +191,19 @@ export class CsvParser {
       this.#fail(`the file is cut off in this row, which has ${this.#fields} of ${plural(columns, "field")}`);
     }
     const cut = this.#targets.find(({ field }) => field === columns - 1);
-    if (this.#fields === columns && cut) {
+    if (this.#fields === columns && cut && this.#mayBeCut(buf, cut)) {
       const value = `its last value, the ${cut.name}, may be cut off`;
       this.notes.push(`The last line has no line break at its end, so ${value}: this row was left out.`);
     } else {
       this.#takeRow(buf);
     }
+  }
+
+  /** A text in a column without any number is none of ours. */
+  #mayBeCut(buf: Uint8Array, { name, field }: Target): boolean {
+    if (this.#table.isStrict(name) || this.#table.hasNumbers(name)) return true;
+    const [start, end] = [this.#starts[field], this.#ends[field]];
+    return start === end || !isNaN(float32At(buf, start, end));
   }
 
   /** The separator that occurs most often in the first line. */

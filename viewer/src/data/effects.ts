@@ -2,7 +2,7 @@
 
 import { count, LoadError, NotResults, plural, quoted } from "./errors.ts";
 import { JsonParser } from "./json.ts";
-import { KINDS, Table, type ColumnName } from "./table.ts";
+import { Table, type ColumnName } from "./table.ts";
 import type { Effects, Run } from "./types.ts";
 
 /** Is a file that holds no results of this kind, whole or not? The two columns are in no other file. */
@@ -45,7 +45,7 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     rows.set([step, block, window, key].join(), row);
   }
   const twice = table.rows - rows.size;
-  const numeric = table.names.filter((column) => KINDS[column] !== "text" && columns[column].length);
+  const numeric = table.names.filter((column) => table.kindOf(column) !== "text" && columns[column].length);
   return {
     name,
     fileName,

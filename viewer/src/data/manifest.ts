@@ -1,7 +1,8 @@
 /** NAME_run.json -> Manifest: every key of the right type or left out, so that views need no checks of their own. */
 
 import { LoadError } from "./errors.ts";
-import type { Manifest, Run, TokenInfo } from "./types.ts";
+import { withRelative, withTitles } from "./metrics.ts";
+import type { Manifest, Metric, Run, TokenInfo } from "./types.ts";
 
 type Check<T> = (value: unknown) => T | undefined;
 
@@ -18,6 +19,10 @@ const places =
   <T extends object>(check: Check<T>): Check<T[]> =>
   (value) =>
     Array.isArray(value) ? value.map((each) => check(each) ?? ({} as T)) : undefined;
+
+/** Numbers by their place; null where there is none. */
+const numbers: Check<(number | null)[]> = (value) =>
+  Array.isArray(value) ? value.map((each) => number(each) ?? null) : undefined;
 
 type Checks<T> = { [K in keyof Required<T>]: Check<NonNullable<T[K]>> };
 
@@ -82,7 +87,13 @@ const manifest = object<Manifest>({
   head_space: text,
   mask_mode: text,
   vision_attention: text,
-  noise_floor: record(object({ l2: number, relative: number })),
+  noise_floor: record(record(number)),
+  metrics: list(object<Partial<Metric>>({ name: text, column: text, title: text, unit: text, range: numbers })),
+  unmasked_length: object({
+    layers: list(number),
+    variants: list(text),
+    values: places(places(numbers)),
+  }),
   skipped_layers: list(object({ layer: number, reason: text })),
   notes: list(text),
   rows: number,
@@ -147,7 +158,8 @@ export function withManifest(run: Run, manifest: Manifest): Run {
     return { ...token, kind: patches ? "image" : "text", image: patches ? image : null, members: unit };
   });
   const pictures = (manifest.images ?? []).map((_, i) => run.pictures[i] ?? null);
-  return { ...run, tokens, manifest, pictures, notes: [...run.notes, ...disagreements(run, manifest)] };
+  const named = withRelative(withTitles(run, manifest), manifest);
+  return { ...named, tokens, manifest, pictures, notes: [...run.notes, ...disagreements(run, manifest)] };
 }
 
 /** Positions of the unit that a token of the table stands for; undefined if it stands for itself. */

@@ -2,7 +2,7 @@
 
 import { LoadError, NotResults, plural } from "./errors.ts";
 import { JsonParser } from "./json.ts";
-import { KINDS, Table, type ColumnName } from "./table.ts";
+import { Table, type ColumnName } from "./table.ts";
 import type { Box, Manifest, Neighbors, Source, TokenInfo } from "./types.ts";
 
 const NONE = -1; // in the table: no caption, no bank layer, no grid
@@ -27,7 +27,7 @@ export function makeNeighbors(table: Table, name: string, source: Source, notes:
   const ints = (column: ColumnName) =>
     (has(column)
       ? columns[column].data.slice(0, count)
-      : new Int32Array(count).fill(KINDS[column] === "text" ? list.length : 0)) as Int32Array;
+      : new Int32Array(count).fill(table.kindOf(column) === "text" ? list.length : 0)) as Int32Array;
   const [layer, position, rank, image, kind] = (["layer", "token_position", "rank", "image", "kind"] as const).map(
     ints,
   );

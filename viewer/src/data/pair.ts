@@ -183,15 +183,24 @@ const baseName = (path: string) => path.replace(/^.*[/\\]/, "").toLowerCase();
 // --- the same run twice -----------------------------------------------------------------------------------
 function sameNumbers(a: Run, b: Run): boolean {
   const [x, y] = [a.queries ?? a, b.queries ?? b];
-  if (a.name !== b.name || x.l2.length !== y.l2.length || a.tokens.length !== b.tokens.length) return false;
+  if (a.name !== b.name || a.tokens.length !== b.tokens.length) return false;
   const tokens = (run: Run) => run.tokens.map(({ position, text }) => [position, text]);
   const lists = (run: Run) =>
     JSON.stringify([run.queries?.positions, run.steps, run.layers, run.variants, tokens(run)]);
-  return lists(a) === lists(b) && sameBits(x.l2, y.l2) && sameBits(x.cosine, y.cosine);
+  // Those of the files; names and titles, and what is made of others, may come with the manifest of one of the two.
+  const measured = (run: Run, { values }: Pick<Run, "values">) =>
+    new Map(run.metrics.filter(({ column }) => column).map(({ name, column }) => [column, values[name]]));
+  const [one, two] = [measured(a, x), measured(b, y)];
+  return (
+    lists(a) === lists(b) &&
+    one.size === two.size &&
+    [...one].every(([column, values]) => sameBits(values, two.get(column)))
+  );
 }
 
 /** As bits: a missing value (NaN) is the same as a missing value. */
-function sameBits(a: Float32Array, b: Float32Array): boolean {
+function sameBits(a: Float32Array, b: Float32Array | undefined): boolean {
+  if (a.length !== b?.length) return false;
   const x = new Int32Array(a.buffer, a.byteOffset, a.length),
     y = new Int32Array(b.buffer, b.byteOffset, b.length);
   for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) return false;

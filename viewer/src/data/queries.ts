@@ -8,7 +8,7 @@
 import { LoadError } from "./errors.ts";
 import type { Queries, Run } from "./types.ts";
 
-type Numbers = Pick<Run, "steps" | "layers" | "variants" | "tokens" | "l2" | "cosine" | "queries">;
+type Numbers = Pick<Run, "steps" | "layers" | "variants" | "tokens" | "metrics" | "values" | "queries">;
 
 /** A cube with queries in the place of steps -> the same with `queries`, and the last query of each step as its numbers. */
 export function lastOfSteps<Cube extends Numbers>(cube: Cube, positions: number[], steps: number[]): Cube {
@@ -16,12 +16,14 @@ export function lastOfSteps<Cube extends Numbers>(cube: Cube, positions: number[
     (step, i) => !i || step > steps[i - 1] || (step === steps[i - 1] && positions[i] > positions[i - 1]),
   );
   if (!order) throw new LoadError("the query positions are out of order");
-  const queries = { positions, steps, l2: cube.l2, cosine: cube.cosine };
-  return of(
-    { ...cube, queries },
-    queries,
-    [...steps.keys()].filter((i) => steps[i] !== steps[i + 1]),
-  );
+  return lastQueries({ ...cube, queries: { positions, steps, values: cube.values } });
+}
+
+/** With the numbers of the last query of each step. */
+export function lastQueries<Cube extends Numbers>(cube: Cube): Cube {
+  const { steps } = cube.queries!;
+  const last = [...steps.keys()].filter((i) => steps[i] !== steps[i + 1]);
+  return of(cube, cube.queries!, last);
 }
 
 /** What is shown without a choice: null, the position that predicts at each step, or if they were not measured the last one. */
@@ -71,7 +73,6 @@ function of<Cube extends Numbers>(run: Cube, queries: Queries, places: number[])
   return {
     ...run,
     steps: places.map((place) => queries.steps[place]),
-    l2: joined(queries.l2),
-    cosine: joined(queries.cosine),
+    values: Object.fromEntries(Object.entries(queries.values).map(([name, values]) => [name, joined(values)])),
   };
 }

@@ -2,11 +2,12 @@
 
 import { colourAt, css } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
+import { titleOf } from "../core/metrics.ts";
 import type { Painter } from "../core/painter.ts";
 import { places, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import { number, signed as withSign, visible } from "../core/tokens.ts";
-import { isDifference, METRICS, modelName, percent, predicted, readAt, variantName } from "../core/words.ts";
+import { isDifference, modelName, percent, predicted, readAt, variantName } from "../core/words.ts";
 import type { Run } from "../data/types.ts";
 
 /** "text · demo · L2 distance of Full · step 1 of 3, next token ␣blue": for the line under a title. */
@@ -14,7 +15,7 @@ export function caption(run: Run, state: State, ofVariant: boolean | null = true
   const next = predicted(run, state.step);
   const chance = next?.probability === undefined ? "" : ` (${percent(next.probability)})`;
   const step = `step ${places(run, state).step + 1} of ${run.steps.length}${next?.text ? `, next token ${visible(next.text.slice(0, 40))}${chance}` : ""}`;
-  const metric = ofVariant !== null && METRICS[state.metric] + (ofVariant ? ` of ${variantName(state.variant)}` : "");
+  const metric = ofVariant !== null && titleOf(run, state) + (ofVariant ? ` of ${variantName(state.variant)}` : "");
   return [run.name, modelName(run), metric, step, state.query === null ? "" : readAt(state)]
     .filter(Boolean)
     .join(" · ");

@@ -6,6 +6,7 @@ import { h } from "../core/dom.ts";
 import { promptText } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
+import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
 import { isDifference, limits, meaning, modelName, percent, predicted } from "../core/words.ts";
 import { plainToken } from "../data/cube.ts";
@@ -14,7 +15,7 @@ import type { Run } from "../data/types.ts";
 
 const CONTEXT = 9; // tokens before the predicted one
 
-export class HeaderView implements View {
+export class HeaderView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #store: Store;
   #title = h("h1");
@@ -32,9 +33,9 @@ export class HeaderView implements View {
   #read = h("label.header-steps", {}, "read at", this.#query);
   #back: HTMLButtonElement;
   #on: HTMLButtonElement;
-  #shown: unknown[] = [];
 
   constructor(store: Store, buttons: HTMLElement) {
+    super();
     this.#store = store;
     this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => this.step(-1) }, "‹");
     this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => this.step(1) }, "›");
@@ -54,16 +55,15 @@ export class HeaderView implements View {
       h("div.header-line", {}, this.#context, steps, this.#read),
       this.#meaning,
     );
+    this.draws(
+      (scene) => this.#showRuns(scene),
+      (scene) => this.#showSteps(scene), // the choice of positions is there
+      (scene) => this.#showContext(scene),
+      (scene) => void (this.#meaning.textContent = meaning(scene)),
+    );
   }
 
-  update(scene: Scene): void {
-    const { run, state } = scene;
-    this.#meaning.textContent = meaning(scene);
-    const difference = isDifference(state, scene.runs),
-      shows = [difference, ...scene.runs];
-    if (shows.length !== this.#shown.length || shows.some((each, i) => each !== this.#shown[i]))
-      this.#showRuns(scene.runs, difference);
-    this.#shown = shows;
+  #showSteps({ run, state }: Scene): void {
     const place = run.steps.indexOf(state.step);
     this.#step.textContent = `Step ${place + 1} of ${run.steps.length}`;
     this.#back.hidden = this.#on.hidden = run.steps.length === 1;
@@ -72,7 +72,6 @@ export class HeaderView implements View {
     this.#on.disabled = place === run.steps.length - 1;
     this.#read.hidden = !run.queries;
     this.#query.value = String(state.query ?? "");
-    this.#showContext(scene);
   }
 
   /** To the position that reads before or after the present one. */
@@ -89,7 +88,8 @@ export class HeaderView implements View {
     if (step !== undefined) this.#store.set({ step });
   }
 
-  #showRuns(runs: Run[], difference: boolean): void {
+  #showRuns({ runs, state }: Scene): void {
+    const difference = isDifference(state, runs);
     const of = (run: Run) => (runs.length > 1 ? `${run.name}: ` : "");
     this.#title.textContent = runs.map(({ name }) => name).join(difference ? " and " : ", ");
     this.#facts.replaceChildren(...runs.map((run) => h("span", {}, of(run) + facts(run))));

@@ -10,17 +10,8 @@ import type { Scene } from "../core/scene.ts";
 import { columnOf, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
 import { named, number } from "../core/tokens.ts";
-import {
-  cellOf,
-  columnAt,
-  geometry,
-  layerAt,
-  paintScale,
-  paintSheet,
-  scaleHeight,
-  scaleText,
-  type Geometry,
-} from "./heatmap-paint.ts";
+import { cellOf, columnAt, geometry, layerAt, paintSheet, type Geometry } from "./heatmap-paint.ts";
+import { paintScale, scaleHeight, scaleText } from "./heatmap-scale.ts";
 
 /** What part of the sheet is in view, in pixels of its cells. */
 export interface Viewport {
@@ -45,12 +36,10 @@ export class Grid {
   #cell = h("span", { role: "gridcell", id: `heatmap-cell-${++count}` });
   #row = h("div.visually-hidden", { role: "row" }, this.#cell);
   #scroll: HTMLElement;
-  #scene!: Scene;
   #geometry!: Geometry;
   #size = { width: 0, height: 0 };
   #at = { x: 0, y: 0 }; // where it is scrolled to: asking the element would lay out the page in the middle of an update
   #shown = "";
-  #waits = false;
 
   constructor(store: Store, scrolled: (x: number, y: number) => void) {
     this.#store = store;
@@ -64,8 +53,7 @@ export class Grid {
     this.#scroll.addEventListener("scroll", () => {
       const { x, y } = this.#at;
       this.#look();
-      if (this.#at.x !== x || this.#at.y !== y) this.#repaintSoon();
-      scrolled(this.#at.x, this.#at.y);
+      if (this.#at.x !== x || this.#at.y !== y) scrolled(this.#at.x, this.#at.y);
     });
     this.#scroll.onpointermove = (event) => this.#store.hover(this.#under(event));
     this.#scroll.onpointerleave = () => this.#store.hover();
@@ -76,7 +64,7 @@ export class Grid {
    * `legend`: the sheet whose scale and signs are explained above the grid, in `wide` pixels or as wide as the grid;
    * null where another grid does that.
    */
-  update(
+  lay(
     scene: Scene,
     sheet: Sheet,
     width: number,
@@ -85,7 +73,6 @@ export class Grid {
     legend: Sheet | null,
     wide: number | null,
   ): void {
-    this.#scene = scene;
     const { state } = scene;
     this.#title.textContent = titled ? sheet.title : "";
     this.#title.hidden = !titled;
@@ -97,11 +84,10 @@ export class Grid {
       this.#shown = shown;
       this.#resize(width, height);
     }
-    this.#describe(sheet);
+    this.#describe(scene, sheet);
     this.#bar.hidden = !legend;
     if (legend) this.#explain(legend, scene, wide ?? parseFloat(this.#scroll.style.width));
-    this.#reveal();
-    this.#paint();
+    this.#reveal(scene);
   }
 
   #explain(legend: Sheet, { state, dark }: Scene, width: number): void {
@@ -134,8 +120,7 @@ export class Grid {
     this.#at = { x: this.#scroll.scrollLeft, y: this.#scroll.scrollTop };
   }
 
-  #paint(): void {
-    const { state, hover, dark } = this.#scene;
+  paint({ state, hover, dark }: Scene): void {
     const painter = new CanvasPainter(this.#canvas, this.#size.width, this.#size.height, devicePixelRatio);
     paintSheet(painter, this.#geometry, state, ink(dark), this.#at.x, this.#at.y, {
       token: state.token,
@@ -144,17 +129,8 @@ export class Grid {
     });
   }
 
-  #repaintSoon(): void {
-    if (this.#waits) return;
-    this.#waits = true;
-    requestAnimationFrame(() => {
-      this.#waits = false;
-      this.#paint();
-    });
-  }
-
   scrollTo(x: number, y: number): void {
-    if (this.#move(x, y)) this.#repaintSoon();
+    this.#move(x, y);
   }
 
   #move(x: number, y: number): boolean {
@@ -176,8 +152,7 @@ export class Grid {
 
   #revealed = "";
   /** A selection made elsewhere, or with the keys, comes into view; without one, of a new run or step the strongest cell. */
-  #reveal(): void {
-    const { state } = this.#scene;
+  #reveal({ state }: Scene): void {
     const g = this.#geometry,
       { layers, columns, run } = g.sheet;
     const none = state.token === null && state.layer === null;
@@ -202,8 +177,7 @@ export class Grid {
   }
 
   /** The grid for assistive technology: its size, and the selected cell. */
-  #describe(sheet: Sheet): void {
-    const { state } = this.#scene;
+  #describe({ state }: Scene, sheet: Sheet): void {
     const g = this.#geometry;
     this.#scroll.setAttribute(
       "aria-label",
@@ -251,7 +225,7 @@ export class Grid {
 
   #click(event: MouseEvent): void {
     const { token, layer } = this.#under(event);
-    const { state } = this.#scene;
+    const { state } = this.#store.scene!;
     if (token === null && layer === null) return;
     if (token !== null && layer !== null) {
       const again = token === state.token && layer === state.layer;

@@ -5,22 +5,23 @@ import "./heatmap.css";
 import { h } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
+import { valuesAt } from "../core/metrics.ts";
 import { part, type Drawing } from "../core/painter.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import { columnOf, sheets, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
-import { named, number } from "../core/tokens.ts";
-import { exact } from "../core/words.ts";
-import { at } from "../data/types.ts";
+import { exact, named, number } from "../core/tokens.ts";
+import { Drawn } from "../core/track.ts";
 import { caption, heading } from "./figure.ts";
 import { Grid } from "./heatmap-grid.ts";
-import { geometry, paintScale, paintSheet, scaleHeight, type Geometry } from "./heatmap-paint.ts";
+import { geometry, paintSheet, type Geometry } from "./heatmap-paint.ts";
+import { paintScale, scaleHeight } from "./heatmap-scale.ts";
 import { NumbersTable } from "./heatmap-table.ts";
 import { Minimap } from "./minimap.ts";
 
 const DRAWING_WIDTH = 4000;
 
-export class HeatmapView implements View {
+export class HeatmapView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   /** A view of its own: the heat map is on the screen before it. */
   readonly minimap = new Minimap(
@@ -33,12 +34,11 @@ export class HeatmapView implements View {
   #readout = h("p.heatmap-readout steady");
   #live = h("p.visually-hidden", { "aria-live": "polite" });
   #table = new NumbersTable();
-  #sheets: Sheet[] = [];
-  #sheetsOf: unknown[] = [];
-  #width = 0;
+  readonly #own = this.watched({ width: 0, scroll: [0, 0] });
   #moved = false;
 
   constructor(store: Store) {
+    super();
     this.#store = store;
     const body = h("div.heatmap-body", {}, this.#panels, this.minimap.element);
     this.element = h(
@@ -50,20 +50,32 @@ export class HeatmapView implements View {
       this.#live,
       this.#table.element,
     );
+    this.draws(
+      (scene) => this.#lay(scene),
+      (scene) => this.#paint(scene),
+      (scene) => this.#read(scene, sheets(scene)[0]),
+    );
     new ResizeObserver(() => {
       const width = this.element.clientWidth;
-      if (width === this.#width) return;
-      this.#width = width;
-      const { scene } = this.#store;
-      if (!scene) return;
-      this.update(scene);
-      this.minimap.update(scene);
+      if (width === this.#own.width) return;
+      this.#own.width = width;
+      this.minimap.show();
     }).observe(this.element);
   }
 
-  update(scene: Scene): void {
-    const made = this.#made(scene);
-    const { state } = scene;
+  override update(scene: Scene): void {
+    super.update(scene);
+    this.#table.update(scene);
+  }
+
+  #paint(scene: Scene): void {
+    void this.#own.scroll; // the grids know where they are
+    for (const grid of this.#grids) grid.paint(scene);
+  }
+
+  #lay(scene: Scene): void {
+    const made = sheets(scene),
+      { state } = scene;
     const upright = state.rows === "tokens";
     while (this.#grids.length > made.length) this.#grids.pop()!.element.remove();
     while (this.#grids.length < made.length) {
@@ -71,7 +83,7 @@ export class HeatmapView implements View {
       this.#grids.push(grid);
       this.#panels.append(grid.element);
     }
-    const width = (this.#width ||= this.element.clientWidth);
+    const width = (this.#own.width ||= this.element.clientWidth);
     const share = upright ? Math.floor((width - 44 - 16 * (made.length - 1)) / made.length) : width;
     const high = Math.max(
       220,
@@ -82,7 +94,7 @@ export class HeatmapView implements View {
     this.#panels.classList.toggle("heatmap-across", across);
     this.#grids.forEach((grid, i) => {
       const legend = once ? (i ? null : together(made)) : made[i];
-      grid.update(
+      grid.lay(
         scene,
         made[i],
         Math.max(200, share),
@@ -92,13 +104,12 @@ export class HeatmapView implements View {
         across && !once ? null : width,
       );
     });
-    this.#read(scene, made[0]);
-    this.#table.update(scene, made[0]);
+    this.minimap.show();
   }
 
   /** One cell further, in the directions of the screen; from nothing to the strongest cell. */
   move(scene: Scene, across: number, down: number): void {
-    const [sheet] = this.#made(scene);
+    const [sheet] = sheets(scene);
     const { state } = scene;
     this.#store.hover(); // the pointer rests somewhere: the keys count now
     const { columns, layers } = sheet;
@@ -131,19 +142,9 @@ export class HeatmapView implements View {
     this.#moved = true;
   }
 
-  /** The sheets of a scene, made anew only if something in them may have changed. */
-  #made(scene: Scene): Sheet[] {
-    const { metric, variant, step, fold, first, range, rows, compare } = scene.state;
-    const uses = [...scene.runs, metric, variant, step, fold, first, range, range === "row" && rows, compare];
-    if (uses.length !== this.#sheetsOf.length || uses.some((each, i) => each !== this.#sheetsOf[i])) {
-      this.#sheetsOf = uses;
-      this.#sheets = sheets(scene);
-    }
-    return this.#sheets;
-  }
-
   #scrollTo(x: number, y: number): void {
     for (const grid of this.#grids) grid.scrollTo(x, y);
+    this.#own.scroll = [x, y];
     this.minimap.show();
   }
 
@@ -164,7 +165,7 @@ export class HeatmapView implements View {
   }
 
   drawing(scene: Scene): Drawing | null {
-    const made = this.#made(scene);
+    const made = sheets(scene);
     const { state, runs } = scene;
     const layouts = made.map((sheet) => fitting(sheet, state.rows));
     const width = Math.max(640, ...layouts.map((g) => g.width));
@@ -196,7 +197,7 @@ export class HeatmapView implements View {
 
   /** One line for each value; a folded picture has those of its strongest patches. */
   lines(scene: Scene): Line[] {
-    return this.#made(scene).flatMap(({ title, run, layers, columns, values, strongest }) =>
+    return sheets(scene).flatMap(({ title, run, layers, columns, values, strongest }) =>
       [...values].flatMap((value, place) => {
         const column = columns[place % columns.length];
         const token = run.tokens[tokenIndex(run, strongest?.[place] ?? null)] ?? column.token;
@@ -235,13 +236,13 @@ function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, la
     ];
     const of = runs.length > 1 ? `${run.name}: ` : "";
     if (Math.min(step, variant, layerPlace, place) < 0) return `${of}not measured`;
-    const [l2, cosine] = (["l2", "cosine"] as const).map((metric) => at(run, metric, step, variant, layerPlace, place));
+    const values = valuesAt(run, step, variant, layerPlace, place);
     const after =
       state.query === null
         ? comesLater(run, state.step, token!) && "this step"
         : token! > state.query && `position ${state.query}`;
-    if (isNaN(l2) && isNaN(cosine)) return `${of}no value${after ? ` (the token comes after ${after})` : ""}`;
-    return `${of}L2 ${exact(l2)}, cosine ${exact(cosine)}`;
+    if (!values) return `${of}no value${after ? ` (the token comes after ${after})` : ""}`;
+    return `${of}${values}`;
   });
   const shown = sheet.signed
     ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column])

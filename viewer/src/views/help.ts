@@ -3,6 +3,7 @@
 import "./help.css";
 
 import { h } from "../core/dom.ts";
+import { metricsOf } from "../core/metrics.ts";
 import type { Scene } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 import { isDifference } from "../core/words.ts";
@@ -64,8 +65,11 @@ const KEYS: Key[] = [
   },
   {
     keys: ["m"],
-    text: "metric: L2 or cosine",
-    run: ({ state }, store) => store.set({ metric: state.metric === "l2" ? "cosine" : "l2" }),
+    text: "metric: L2 or cosine, or another that the run has",
+    run: ({ runs, state }, store) => {
+      const names = metricsOf(runs).map(({ name }) => name);
+      store.set({ metric: names[(names.indexOf(state.metric) + 1) % names.length] });
+    },
   },
   {
     keys: ["v", "V"],

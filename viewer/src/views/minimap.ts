@@ -5,24 +5,26 @@ import { ink } from "../core/ink.ts";
 import { CanvasPainter, setPixel } from "../core/painter.ts";
 import { share, table } from "../core/colour.ts";
 import type { Scene, View } from "../core/scene.ts";
-import { columnOf, largestFor } from "../core/sheet.ts";
+import { columnOf, largestFor, sheets } from "../core/sheet.ts";
+import { Drawn } from "../core/track.ts";
 import type { State } from "../core/state.ts";
 import type { Viewport } from "./heatmap-grid.ts";
 import { paletteOf, type Geometry } from "./heatmap-paint.ts";
 
 const THICK = 34;
 
-export class Minimap implements View {
+export class Minimap extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #canvas = h("canvas", { "aria-hidden": "true" });
   #go: (x: number, y: number) => void;
   #viewport: () => Viewport;
-  #scene: Scene | null = null;
+  readonly #own = this.watched({ view: {} });
   #raster: ImageData | null = null;
   #rasterOf: unknown[] = [];
 
   /** `viewport`: that of the heat map; `go`: to a place of its cells. */
   constructor(viewport: () => Viewport, go: (x: number, y: number) => void) {
+    super();
     this.#viewport = viewport;
     this.#go = go;
     this.element = h("div.minimap", { title: "All tokens; click or drag to go there" }, this.#canvas);
@@ -34,17 +36,17 @@ export class Minimap implements View {
       this.#follow(event);
     };
     this.#canvas.onpointermove = follow;
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update(scene: Scene): void {
-    this.#scene = scene;
-    this.show();
-  }
-
-  /** After the heat map was scrolled. */
+  /** After the heat map was scrolled, or laid out anew. */
   show(): void {
-    const scene = this.#scene;
-    if (!scene) return;
+    this.#own.view = {}; // another one than before
+  }
+
+  #draw(scene: Scene): void {
+    void this.#own.view; // the heat map's, which is asked below
+    sheets(scene);
     const { geometry: g, width, height, x, y } = this.#viewport();
     const all = g.byLayers ? g.columns * g.cellWidth : g.rows * g.cellHeight;
     const seen = g.byLayers ? width : height;

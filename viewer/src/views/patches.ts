@@ -4,6 +4,7 @@ import { effectScores } from "../core/effects.ts";
 import { promptText } from "../core/prompt-text.ts";
 import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
+import { remembered } from "../core/track.ts";
 import { isDifference, modelName } from "../core/words.ts";
 import type { Box, ManifestImage, Run, TokenInfo } from "../data/types.ts";
 
@@ -100,7 +101,9 @@ export interface Shown {
   floor: number;
 }
 
-export function shown(scene: Scene): Shown {
+export const shown = remembered(makeShown, ({ runs }: Pick<Scene, "run" | "runs" | "state">) => runs[0]);
+
+function makeShown(scene: Pick<Scene, "run" | "runs" | "state">): Shown {
   const { runs, state } = scene;
   const effects = withEffects(scene);
   if (effects) return effects;
@@ -135,19 +138,19 @@ export function shown(scene: Scene): Shown {
 }
 
 /** Effects on the answer, where the page is shaded by them; a run without any has no values. Each run has its own scale. */
-function withEffects(scene: Scene): Shown | null {
-  const scores = scene.runs.map((run) => effectScores({ ...scene, run }));
+function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | null {
+  const scores = runs.map((run) => effectScores({ run, runs, state }));
   const [first] = scores;
   if (!first) return null;
   const values = new Map(
-    scene.runs.map((run, i) => {
+    runs.map((run, i) => {
       const of = scores[i]?.value ?? new Float32Array(run.tokens.length).fill(NaN);
       return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
     }),
   );
   const scales = [...values].map(([run, { largest }]) => ({ runs: [run], largest }));
   return {
-    figures: scene.runs.flatMap(figures),
+    figures: runs.flatMap(figures),
     values,
     scales,
     signed: first.signed,

@@ -1,9 +1,10 @@
 /** What the picture view says. */
 
+import { titleOf } from "../core/metrics.ts";
 import type { Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
-import { label, named, number } from "../core/tokens.ts";
-import { exact, isDifference, METRICS, predicted, variantName } from "../core/words.ts";
+import { exact, label, named, number } from "../core/tokens.ts";
+import { isDifference, predicted, variantName } from "../core/words.ts";
 import { floorOf, patchesOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
 import { base, type LoadedPicture } from "./picture-base.ts";
 
@@ -23,7 +24,7 @@ export function scaleText({ state, runs }: Scene, { signed, scales, effect }: Sh
   const root = state.curve === "sqrt" ? ", square root" : "";
   if (effect !== null)
     return `${effect[0].toUpperCase()}${effect.slice(1)}${scales.length > 1 ? ` (${scale.runs[0].name})` : ""}; ${signed ? "below 0 the mask costs the answer; " : ""}a scale apart from the text’s${root}`;
-  const what = `${METRICS[state.metric]} of ${variantName(state.variant)}, ${layerText(state)}`;
+  const what = `${titleOf(runs[0], state)} of ${variantName(state.variant)}, ${layerText(state)}`;
   const names = scale.runs.map(({ name }) => name).join(", ");
   const of = signed ? `, ${runs[1].name} minus ${runs[0].name}` : scales.length > 1 ? ` (${names})` : "";
   return `${what}${of}; a scale apart from the text’s${root}`;
@@ -133,8 +134,8 @@ export function readout(scene: Scene, found: Shown): string {
 }
 
 /** Whose picture it is, and what is shown of it: a title in two lines. */
-export function halves(title: string): [string, string] {
+export function halves(title: string, { run, state }: Scene): [string, string] {
   const parts = title.split(" · ");
-  const cut = parts.findIndex((part) => Object.values(METRICS).some((metric) => part.startsWith(metric)));
+  const cut = parts.findIndex((part) => part.startsWith(titleOf(run, state)));
   return [parts.slice(0, cut).join(" · "), parts.slice(cut).join(" · ")];
 }

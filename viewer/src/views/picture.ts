@@ -13,6 +13,7 @@ import { over } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import { DEFAULTS, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
+import { Drawn } from "../core/track.ts";
 import { isDifference, modelName, subject } from "../core/words.ts";
 import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
@@ -46,15 +47,11 @@ interface Place {
 const NARROWEST = 200; // CSS pixels of one of two pictures
 const GAP = 16; // between them, as in picture.css
 
-export class PictureView implements View {
+export class PictureView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #store: Store;
-  #scene: Scene | null = null;
-  #shown: Shown | null = null;
   #places: Place[] = [];
-  #positions = new Set<number>(); // of all patches
-  #drawn = ""; // what the numbers depend on, and all of the look
-  #look = "";
+  readonly #own = this.watched({ width: 0, pointed: null as number | null, pictures: 0 });
   #scales = h("div.picture-scales");
   #figures = h("div.picture-figures");
   #readout = h("p.picture-readout steady", { "aria-live": "polite" });
@@ -73,6 +70,7 @@ export class PictureView implements View {
   #controls: HTMLElement;
 
   constructor(store: Store) {
+    super();
     this.#store = store;
     this.#layer = new LayerPlayer(store, "picture-layer");
     this.#controls = h(
@@ -94,54 +92,42 @@ export class PictureView implements View {
       this.#scales,
       this.#note,
     );
-    this.#step.input.oninput = () => store.set({ step: this.#scene!.run.steps[this.#step.input.valueAsNumber] });
+    this.#step.input.oninput = () => store.set({ step: store.scene!.run.steps[this.#step.input.valueAsNumber] });
     this.#opacity.input.oninput = () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 });
     Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
     this.#opacity.output.className = "picture-share";
-    new ResizeObserver(() => this.#layOut()).observe(this.#figures);
-  }
-
-  update(scene: Scene): void {
-    const before = this.#scene;
-    this.#scene = scene;
-    const same =
-      before && before.runs.length === scene.runs.length && before.runs.every((run, i) => run === scene.runs[i]);
-    const numbers = JSON.stringify({
-      ...scene.state,
-      token: null,
-      opacity: null,
-      theme: null,
-      heads: null,
-      rows: null,
-      fold: null,
+    new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+    }).observe(this.#figures);
+    this.draws((scene) => this.#build(shown(scene).figures));
+    this.draws((scene) => {
+      const { token } = scene.hover; // of others than patches nothing is shown here
+      const isPatch = shown(scene).figures.some(({ patches }) =>
+        patches.some((patch) => patch.token.position === token),
+      );
+      this.#own.pointed = isPatch ? token : null;
     });
-    if (!same || numbers !== this.#drawn || !this.#shown) this.#shown = shown(scene);
-    if (!same || this.#places.length !== this.#shown.figures.length) this.#build();
-    this.#drawn = numbers;
-    this.element.hidden = !this.#places.length;
-    if (this.element.hidden) return this.#layer.stop();
-    while (this.#scales.childElementCount > this.#shown.scales.length) this.#scales.lastElementChild!.remove();
-    while (this.#scales.childElementCount < this.#shown.scales.length)
-      this.#scales.append(h("div.picture-scale", {}, h("canvas", { "aria-hidden": "true" }), h("span")));
-    this.#showControls();
-    const own = (position: number | null) => (this.#positions.has(position ?? -1) ? position : null);
-    const { token, opacity } = scene.state;
-    const look = JSON.stringify([numbers, own(token), own(scene.hover.token), opacity, scene.dark]);
-    if (same && look === this.#look) return;
-    this.#look = look;
-    this.#layOut();
-    this.#showTexts();
+    this.draws(
+      (scene) => this.#showControls(scene, shown(scene)),
+      (scene) => this.#layOut(scene, shown(scene)),
+      (scene) => this.#showTexts(scene, shown(scene)),
+    );
   }
 
   // --- controls -------------------------------------------------------------------------------------------
-  #showControls(): void {
-    const { run, runs, state } = this.#scene!;
-    const patches = figuresWithPatches(this.#shown!);
+  #showControls(scene: Scene, found: Shown): void {
+    const { run, runs, state } = scene;
+    this.element.hidden = !found.figures.length;
+    if (this.element.hidden) return this.#layer.stop();
+    while (this.#scales.childElementCount > found.scales.length) this.#scales.lastElementChild!.remove();
+    while (this.#scales.childElementCount < found.scales.length)
+      this.#scales.append(h("div.picture-scale", {}, h("canvas", { "aria-hidden": "true" }), h("span")));
+    const patches = figuresWithPatches(found);
     this.#controls.hidden = this.#scales.hidden = this.#readout.hidden = !patches;
-    this.#layer.update(this.#scene!, layerText(state));
-    setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(this.#scene!));
+    this.#layer.update(scene, layerText(state));
+    setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(scene));
     this.#step.label.hidden = run.steps.length < 2;
-    const { effect } = this.#shown!;
+    const { effect } = found;
     for (const element of this.#layer.elements) element.hidden = effect !== null;
     if (effect !== null) this.#layer.stop();
     this.#by.parentElement!.hidden = !run.effects || isDifference(state, runs);
@@ -158,11 +144,11 @@ export class PictureView implements View {
   }
 
   // --- pictures -------------------------------------------------------------------------------------------
-  #build(): void {
-    this.#positions = new Set(
-      this.#shown!.figures.flatMap(({ patches }) => patches.map(({ token }) => token.position)),
-    );
-    this.#places = this.#shown!.figures.map((figure) => {
+  /** Anew only if they are others: loading pictures takes time, and a pointer may be over them. */
+  #build(figures: Figure[]): void {
+    const same = figures.length === this.#places.length && figures.every((each, i) => each === this.#places[i].figure);
+    if (same) return;
+    this.#places = figures.map((figure) => {
       const canvas = h("canvas", { role: "img" });
       const keys = figure.patches.length > 0;
       const what = `Patches of image ${figure.image} of ${figure.run.name}: arrow keys move, Enter selects`;
@@ -175,10 +161,7 @@ export class PictureView implements View {
       );
       const place = { figure, frame, canvas, caption: h("figcaption"), width: 0, height: 0 };
       if (keys) this.#listen(place);
-      void loadPicture(figure, () => {
-        this.#look = "";
-        if (this.#scene) this.update(this.#scene);
-      });
+      void loadPicture(figure, () => this.#own.pictures++);
       return place;
     });
     this.#figures.replaceChildren(...this.#places.map(({ frame, caption }) => h("figure", {}, frame, caption)));
@@ -193,7 +176,7 @@ export class PictureView implements View {
     };
     const hover = (patch: Patch | null) =>
       this.#store.hover(
-        patch ? { token: patch.token.position, layer: this.#scene!.state.layer } : { token: null, layer: null },
+        patch ? { token: patch.token.position, layer: this.#store.scene!.state.layer } : { token: null, layer: null },
       );
     const select = (patch: Patch | null) => {
       const { position } = figure.run.tokens[patch?.place ?? -1] ?? {};
@@ -218,39 +201,32 @@ export class PictureView implements View {
   }
 
   /** Fits the pictures into the space there is, and draws them. */
-  #layOut(): void {
-    if (!this.#scene || this.element.hidden) return;
-    const whole = this.#figures.clientWidth || WIDEST;
+  #layOut(scene: Scene, found: Shown): void {
+    if (!found.figures.length) return;
+    const { width, pointed } = this.#own,
+      whole = width || WIDEST;
+    void this.#own.pictures; // drawn again when another one has been loaded
     const beside = this.#figures.childElementCount > 1 && whole > 2 * NARROWEST; // two next to each other
     const available = beside ? (whole - GAP) / 2 : whole;
     const scale = window.devicePixelRatio || 1;
-    const inks = ink(this.#scene.dark);
+    const inks = ink(scene.dark);
     for (const place of this.#places) {
       const size = sizeOf(place.figure);
       [place.width, place.height] = fitted(size, available);
       Object.assign(place.canvas.style, { width: `${place.width}px`, height: `${place.height}px` });
       place.caption.style.maxWidth = `${Math.max(place.width, Math.min(available, 260))}px`;
       const painter = new CanvasPainter(place.canvas, place.width, place.height, scale);
-      paint(
-        painter,
-        place.figure,
-        this.#scene,
-        this.#shown!,
-        [0, 0, place.width, place.height],
-        inks,
-        this.#scene.hover.token,
-      );
+      paint(painter, place.figure, scene, found, [0, 0, place.width, place.height], inks, pointed);
     }
-    this.#shown!.scales.forEach((each, i) => {
+    found.scales.forEach((each, i) => {
       const bar = this.#scales.children[i].firstElementChild as HTMLCanvasElement;
       Object.assign(bar.style, { width: `${BAR_WIDTH}px`, height: `${BAR_HEIGHT}px` });
-      paintBar(new CanvasPainter(bar, BAR_WIDTH, BAR_HEIGHT, scale), this.#scene!, this.#shown!, each, 0, 0, inks);
+      paintBar(new CanvasPainter(bar, BAR_WIDTH, BAR_HEIGHT, scale), scene, found, each, 0, 0, inks);
     });
   }
 
-  #showTexts(): void {
-    const scene = this.#scene!,
-      found = this.#shown!;
+  #showTexts(scene: Scene, found: Shown): void {
+    if (!found.figures.length) return;
     for (const { figure, canvas, caption: below } of this.#places) {
       canvas.setAttribute("aria-label", described(figure, scene, found));
       const missing = trouble(figure);
@@ -295,7 +271,7 @@ export class PictureView implements View {
       height: bottom + found.scales.length * scaleHeight + margin,
       draw: (painter) => {
         painter.rect(0, 0, painter.width, painter.height, LIGHT.paper);
-        const [whose, what] = halves(title);
+        const [whose, what] = halves(title, scene);
         painter.text(margin, 26, whose, { size: 14, bold: true, colour: LIGHT.ink });
         painter.text(margin, 46, what, { colour: LIGHT.muted });
         for (const { figure, box } of laid) {

@@ -1,14 +1,16 @@
 /** The most important tokens, largest first, with the layer where each peaks: text and image patches by themselves. */
 
-import { h, same } from "../core/dom.ts";
+import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
+import { brief, metricOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
+import { Drawn } from "../core/track.ts";
 import { label, named } from "../core/tokens.ts";
-import { METRICS, moreOrLess, subject } from "../core/words.ts";
+import { moreOrLess, subject } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
 import { captions, cut, heading, ofRun } from "./figure.ts";
 import { measured, shadeOf, shownValue } from "./shade.ts";
@@ -20,19 +22,15 @@ const KINDS = [
   { title: "Image patches", wanted: ({ kind }: TokenInfo) => kind === "image" },
 ] as const;
 
-export class RankingView implements View {
+export class RankingView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #what = h("p.ranking__what");
   #note = h("p.ranking__note");
   #lists: RankedList[];
-  #shown: unknown[] = [];
 
   constructor(store: Store) {
-    const again = () => {
-      this.#shown = [];
-      if (store.scene) this.update(store.scene);
-    };
-    this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted, again));
+    super();
+    this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted));
     this.element = h(
       "section.ranking",
       { "aria-label": "Most important tokens" },
@@ -40,35 +38,16 @@ export class RankingView implements View {
       h("div.ranking__lists", {}, ...this.#lists.map(({ element }) => element)),
       this.#note,
     );
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update(scene: Scene): void {
-    const { runs, state, hover, dark } = scene;
-    const { metric, variant, step, join, from, to, first, palette, curve, compare, token, layer } = state;
-    const shown = [
-      ...runs,
-      runs.length,
-      compare,
-      metric,
-      variant,
-      step,
-      join,
-      from,
-      to,
-      first,
-      palette,
-      curve,
-      token,
-      layer,
-      hover.token,
-      dark,
-    ];
-    if (same(shown, this.#shown)) return;
-    this.#shown = shown;
-    this.#lists.forEach((list) => list.update(scene));
-    const apart = this.#lists.every(({ element }) => !element.hidden)
-      ? "; text and patches on scales of their own"
-      : "";
+  override update(scene: Scene): void {
+    for (const list of this.#lists) list.update(scene);
+    super.update(scene);
+  }
+
+  #draw(scene: Scene): void {
+    const apart = filled(scene).length > 1 ? "; text and patches on scales of their own" : "";
     this.#what.textContent = `by ${measured(scene)}${ofRun(scene)}${apart}`;
     this.#note.textContent = firstNote(scene) ?? "";
     this.#note.hidden = !this.#note.textContent;
@@ -124,7 +103,7 @@ interface Row {
 }
 
 /** One list. Its rows are kept and refilled, so that the keyboard's focus stays where it is. */
-class RankedList {
+class RankedList extends Drawn<Scene> {
   readonly element: HTMLElement;
   #store: Store;
   #title: string;
@@ -134,17 +113,17 @@ class RankedList {
   #list = h("ol");
   #metric = h("span");
   #more: HTMLButtonElement;
-  #count = FEW;
   #run = "";
+  readonly #own = this.watched({ count: FEW });
 
-  constructor(store: Store, title: string, wanted: (token: TokenInfo) => boolean, again: () => void) {
+  constructor(store: Store, title: string, wanted: (token: TokenInfo) => boolean) {
+    super();
     this.#store = store;
     this.#title = title;
     this.#wanted = wanted;
     this.#more = h("button.ranking__more", {
       onclick: () => {
-        this.#count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#count * 3, 200);
-        again();
+        this.#own.count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#own.count * 3, 200);
       },
     });
     const names = h(
@@ -164,17 +143,18 @@ class RankedList {
       this.#list,
       this.#more,
     );
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update(scene: Scene): void {
+  #draw(scene: Scene): void {
     const { run, state, hover } = scene;
-    if (this.#run !== run.id) [this.#run, this.#count] = [run.id, FEW];
+    if (this.#run !== run.id) [this.#run, this.#own.count] = [run.id, FEW];
     const found = scores(scene);
     const places = ranked(scene, this.#wanted);
     this.element.hidden = !places.length;
     this.#heading.textContent = `${this.#title} (${places.length})`;
-    this.#metric.textContent = METRICS[state.metric].replace(" distance", "");
-    const count = Math.min(this.#count, places.length);
+    this.#metric.textContent = brief(metricOf(run, state));
+    const count = Math.min(this.#own.count, places.length);
     while (this.#rows.length < count) this.#rows.push(this.#row());
     this.#rows.splice(count).forEach(({ element }) => element.remove());
     const largest = places.length ? Math.abs(found.value[places[0]]) : 0;
@@ -218,7 +198,7 @@ class RankedList {
       row.element.toggleAttribute("data-hovered", hover.token === token.position);
     });
     this.#more.hidden = places.length <= FEW;
-    this.#more.textContent = this.#rows.length < places.length && this.#count < 200 ? "more" : "fewer";
+    this.#more.textContent = this.#rows.length < places.length && this.#own.count < 200 ? "more" : "fewer";
   }
 
   #row(): Row {

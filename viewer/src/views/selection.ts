@@ -2,22 +2,23 @@
 
 import "./selection.css";
 
-import { h, same } from "../core/dom.ts";
+import { h } from "../core/dom.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
-import { label } from "../core/tokens.ts";
-import { exact, METRICS, variantName } from "../core/words.ts";
+import { Drawn } from "../core/track.ts";
+import { exact, label } from "../core/tokens.ts";
+import { variantName } from "../core/words.ts";
 import { at } from "../data/types.ts";
 
-export class SelectionView implements View {
+export class SelectionView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #token = h("p.selection-token mono");
   #facts = h("p.muted");
   #numbers = h("dl.selection-numbers");
   #clear: HTMLElement;
-  #shown: unknown[] = [];
 
   constructor(store: Store) {
+    super();
     this.#clear = h("button.quiet", { onclick: () => store.set({ token: null, layer: null }) }, "clear");
     this.element = h(
       "section.selection",
@@ -27,12 +28,10 @@ export class SelectionView implements View {
       this.#facts,
       this.#numbers,
     );
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update({ run, state }: Scene): void {
-    const uses = [run, state.token, state.layer, state.step, state.variant];
-    if (same(uses, this.#shown)) return;
-    this.#shown = uses;
+  #draw({ run, state }: Scene): void {
     const place = tokenIndex(run, state.token),
       layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
     this.#clear.hidden = place < 0 && layer < 0;
@@ -50,9 +49,9 @@ export class SelectionView implements View {
     const numbers =
       place < 0 || layer < 0
         ? []
-        : (["l2", "cosine"] as const).flatMap((metric) => [
-            h("dt", {}, `${METRICS[metric]}, ${variantName(state.variant)}`),
-            h("dd", {}, exact(at(run, metric, step, variant, layer, place)) || "no value"),
+        : run.metrics.flatMap(({ name, title }) => [
+            h("dt", {}, `${title}, ${variantName(state.variant)}`),
+            h("dd", {}, exact(at(run, name, step, variant, layer, place)) || "no value"),
           ]);
     this.#numbers.replaceChildren(...numbers);
   }

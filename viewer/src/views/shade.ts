@@ -1,9 +1,10 @@
 /** How a token is shaded by its importance: the same in the prompt, the ranking and their drawings. */
 
 import { colourAt, css, isLight, share } from "../core/colour.ts";
+import { inText, titleOf } from "../core/metrics.ts";
 import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
 import { named, number, signed } from "../core/tokens.ts";
-import { isDifference, METRICS, moreOrLess, percent, subject, variantName } from "../core/words.ts";
+import { isDifference, moreOrLess, percent, subject, variantName } from "../core/words.ts";
 
 export interface Shade {
   /** Null: no value. */
@@ -36,7 +37,7 @@ export function measured(scene: Compared): string {
   const [from, to] = layerRange(run, state);
   const all = from === run.layers[0] && to === run.layers[run.layers.length - 1];
   const layers = all ? `all ${run.layers.length} layers` : `layers ${from} to ${to}`;
-  const name = `${METRICS[state.metric].replace(/^C/, "c")} of ${variantName(state.variant)}`;
+  const name = `${inText(titleOf(run, state))} of ${variantName(state.variant)}`;
   const what =
     from === to ? `${name} in layer ${from}` : `${state.join === "max" ? "largest" : "mean"} ${name} over ${layers}`;
   return isDifference(state, runs) ? `${subject(scene)}, ${what}` : what;
