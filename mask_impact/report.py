@@ -263,7 +263,7 @@ def fill(
 ) -> None:
     """Write the page with the run in it.
 
-    `metrics` gives the numbers of each in pieces, one after the other in the order of [S, V, L, T]; `pictures` are data URLs.
+    `metrics` gives the numbers of each in pieces, in the order of [S, V, L, T]; `pictures` are data URLs.
     `effects` are the columns of NAME_effects, where there is one.
     """
     before, after = page

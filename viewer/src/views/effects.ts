@@ -138,7 +138,8 @@ export class EffectsView extends MatrixView<Found> {
     const { rows, columns } = this.sizeOf(found),
       left = Math.min(150, width * 0.32),
       room = width - left - 2;
-    return laidOut(left, columns > 1 ? Math.max(13, Math.min(72, room / columns)) : room, rows, columns);
+    const layout = laidOut(left, columns > 1 ? Math.max(13, Math.min(72, room / columns)) : room, rows, columns);
+    return { ...layout, size: [Math.max(width, layout.size[0]), layout.size[1]] };
   }
 
   protected paint(
