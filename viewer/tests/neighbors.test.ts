@@ -248,7 +248,22 @@ test("a token is marked where it stands in its caption", async () => {
   expect(await marked(" green", 5)).toBeNull();
 });
 
-test("table, manifest and picture find each other; a page has all of them", async () => {
+/** A manifest. */
+const describing = (tokens: object[], rows: number) => ({
+  schema_version: 1,
+  name: "a",
+  model: { name: "m" },
+  prompt: "P",
+  prompt_length: 20,
+  tokens,
+  images: [{ path: "x/Cat.png", size: [4, 2] }, { path: "dog.png" }],
+  bank: { rows: 3 },
+  rows,
+  files: [],
+  tables: ["a_neighbors.csv"],
+});
+
+test("table, manifest and picture find each other", async () => {
   const rows = table(),
     tokens = POSITIONS.map((position, i) => ({
       position,
@@ -259,19 +274,7 @@ test("table, manifest and picture find each other; a page has all of them", asyn
       col: i & 1,
       box: [i, 0, i + 1, 2],
     }));
-  const about = {
-    schema_version: 1,
-    name: "a",
-    model: { name: "m" },
-    prompt: "P",
-    prompt_length: 20,
-    tokens,
-    images: [{ path: "x/Cat.png", size: [4, 2] }, { path: "dog.png" }],
-    bank: { rows: 3 },
-    rows: rows.length,
-    files: [],
-    tables: ["a_neighbors.csv"],
-  };
+  const about = describing(tokens, rows.length);
   const manifest = await load(file(JSON.stringify(about), "a_neighbors_run.json"));
   const picture: Loaded = {
     kind: "image",
@@ -312,14 +315,23 @@ test("table, manifest and picture find each other; a page has all of them", asyn
     "a_neighbors.json takes the place of a_neighbors.csv.",
     1,
   ]);
+});
 
+test("a page has table, manifest and pictures", async () => {
+  const rows = table(),
+    about = {
+      schema_version: 1,
+      name: "a",
+      model: { name: "m" },
+      prompt_length: 20,
+      images: [{ path: "x/Cat.png" }, { path: "dog.png" }],
+    };
   const embedded = (packed: string) =>
     `<html><script type="text/plain" id="mask-impact-data">${JSON.stringify({ format: 1, name: "a_neighbors", neighbors: packed, manifest: about, images: [{ name: "Cat.png", data: "data:image/png;base64,AAAA" }, null] })}</script></html>`;
   const packed = deflateSync(columns(rows)).toString("base64");
   const found = await neighborsOf(file(embedded(packed), "a_neighbors.html"));
   expect(found.rows).toEqual((await neighborsOf(file(columns(rows), "a_neighbors.json"))).rows);
-  expect(
-    resolveNeighbors(all([{ kind: "neighbors", neighbors: found }]))[0].pictures.map((each) => each?.fileName),
-  ).toEqual(["Cat.png", undefined]);
+  const { library } = add(emptyLibrary, { kind: "neighbors", neighbors: found });
+  expect(resolveNeighbors(library)[0].pictures.map((each) => each?.fileName)).toEqual(["Cat.png", undefined]);
   expect(await failure(file(embedded(packed.slice(0, 400)), "a_neighbors.html"))).toContain("damaged");
 });
