@@ -12,7 +12,8 @@ OPEN = "() => { for (const each of document.querySelectorAll('main details')) ea
 # All that is to be seen: pixels, texts and attributes, and what controls are set to.
 LOOK = """() => [...document.querySelectorAll("main *")].filter((each) => each.checkVisibility()).map((each) => {
   const own = [...each.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data).join("|");
-  const attributes = [...each.attributes].map(({ name, value }) => `${name}=${value}`).join(" ");
+  const told = [...each.attributes].filter(({ value }) => value).map(({ name, value }) => `${name}=${value}`);
+  const attributes = told.sort().join(" ");
   const set = each.matches("input, select") ? `${each.value} ${each.checked} ${each.disabled}` : "";
   return [each.tagName, attributes, own, set, each.tagName === "CANVAS" ? each.toDataURL() : ""].join(" ; ");
 })"""
@@ -21,26 +22,29 @@ PICTURE = {"token": 20, "layer": 1}
 # Of each library, per key: the state before, and the key's other value. Each key of the state is in one of them.
 CHANGES = {
     "effects": {
-        "metric": ({}, "cosine"), "variant": ({}, "Head_1"), "step": ({}, 1), "rows": ({}, "tokens"),
-        "range": ({}, "row"), "curve": ({}, "sqrt"), "first": ({}, True), "palette": ({}, "viridis"),
-        "token": ({}, 5), "layer": ({"token": 5}, 2), "heads": ({}, "[1,3]"), "from": ({}, 2), "to": ({}, 1),
-        "join": ({}, "mean"), "effect": ({}, "kl"), "block": ({}, "last"), "mask": ({}, "0-1"),
-        "order": ({}, "strength"), "shade": ({}, "effect"), "theme": ({}, "dark"),
+        "metric": ({}, "cosine"), "rows": ({}, "tokens"), "range": ({}, "row"),
+        "curve": ({}, "sqrt"), "first": ({}, True), "palette": ({}, "viridis"), "token": ({}, 5),
+        "layer": ({"token": 5}, 2), "from": ({}, 2), "to": ({}, 1), "join": ({}, "mean"), "effect": ({}, "kl"),
+        "block": ({}, "last"), "mask": ({}, "1-3"), "order": ({}, "strength"), "shade": ({}, "effect"),
+        "theme": ({}, "dark"),
     },
     "reads": {
-        "query": ({"token": 2}, 5), "large": ({}, True), "metric": ({"layer": 1}, "cosine"), "variant": ({}, "Attn"),
-        "layer": ({}, 2), "from": ({}, 1), "join": ({}, "mean"), "range": ({"query": 5}, "row"), "token": ({}, 3),
+        "query": ({"token": 2}, 5), "metric": ({"layer": 1}, "cosine"), "variant": ({}, "Attn"), "layer": ({}, 3),
+        "from": ({}, 3), "join": ({}, "mean"), "range": ({"query": 5}, "row"), "token": ({}, 3),
         "palette": ({}, "viridis"), "theme": ({}, "dark"),
     },
+    "many": {"large": ({}, True)},
     "picture": {
-        "opacity": ({}, 0.2), "fold": ({}, True), "metric": (PICTURE, "cosine"), "step": ({}, 1),
-        "patch": ({}, 9), "near": ({}, "2"), "tint": ({}, "bank"), "ranks": ({}, True), "find": ({}, "red"),
-        "layer": ({}, 2), "token": ({}, 12), "palette": ({}, "viridis"), "theme": ({}, "dark"),
+        "opacity": ({}, 0.2), "fold": ({}, True), "metric": (PICTURE, "cosine"), "step": ({}, 1), "near": ({}, "2"),
+        "tint": ({}, "bank"), "ranks": ({}, True), "find": ({}, "red"), "layer": ({}, 2), "token": ({}, 12),
+        "palette": ({}, "viridis"), "theme": ({}, "dark"),
     },
-    "neighbours": {"lens": ({}, 1), "patch": ({}, 9)},
+    "neighbours": {"patch": ({}, 9), "near": ({}, "static")},
+    "tables": {"lens": ({"lens": 0}, 1)},
     "two": {
         "runs": ({}, "[1,0]"), "compare": ({}, "difference"), "metric": ({"compare": "difference"}, "cosine"),
-        "variant": ({"compare": "difference"}, "Head_2"), "token": ({}, 3), "curve": ({}, "sqrt"),
+        "variant": ({"compare": "difference"}, "Head_2"), "step": ({}, 1), "heads": ({}, "[1,3]"), "token": ({}, 3),
+        "curve": ({}, "sqrt"),
     },
 }  # fmt: skip
 TWO = {"runs": "[0,1]"}
@@ -49,13 +53,20 @@ TWO = {"runs": "[0,1]"}
 def files(name: str, runs, said, tmp_path) -> list:
     """Of a library, in the order in which they are dropped."""
     picture = [runs["both"].file("csv"), runs["both"].file("run"), ROOT / "testimg.png"]
-    if name == "neighbours":
+    if name == "tables":
         other = tmp_path / "other_neighbors.csv"
         other.write_bytes(re.sub(rb" red\b", b" RED", said.file("csv").read_bytes()))
         return [said.file("csv"), other]
+    if name == "many":  # tokens, and a few positions that read them
+        reads = [f"0,0,t{token},{token},Full,{query},{token + 1},0.5" for query in (87, 88) for token in range(query)]
+        table = tmp_path / "many_results.csv"
+        keys = "generation_step,layer,token_masked,token_position,variant,query_position,l2_distance,cosine_distance"
+        table.write_text("\n".join([keys, *reads, ""]))
+        return [table]
     return {
         "effects": REACH,
         "reads": EVERY,
+        "neighbours": [said.file("csv")],
         "picture": [*picture, said.file("csv"), said.file("run")],
         "two": [runs[run].file(kind) for run in ("talk", "short") for kind in ("csv", "run")],
     }[name]
@@ -97,13 +108,11 @@ def test_no_view_is_stale(opened, runs, said, tmp_path, library):
         one.go(**after)
         changed = look(one)
         assert changed != before, f"{key} changes nothing, so this shows nothing"
-        if library == "neighbours" and key == "lens":  # alone, the second table is the first one
-            fresh = loaded(opened, paths[1:], base)
+        if key == "lens":  # alone, the second table is the first one
+            fresh = loaded(opened, paths[1:], {})
             changed, wanted = (within(each, "section.lens .lens-columns") for each in (one, fresh))
         else:
             fresh = loaded(opened, paths, after)
-            if library == "neighbours":
-                fresh.go(**after)  # the table that came last is in front
             wanted = look(fresh)
         apart = [pair for pair in zip(changed, wanted, strict=False) if pair[0] != pair[1]]
         assert (len(changed), apart[:1]) == (len(wanted), []), (key, value)
