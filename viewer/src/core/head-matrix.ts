@@ -31,6 +31,7 @@ export const headMatrix = remembered(
 );
 
 function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix {
+  const of = { metric: state.metric, step: state.step }; // read once, not for each cell
   const variants = run.variants.filter((variant) => isHead(variant) && crossing(variant) === crossing(state.variant));
   const values = new Float32Array(run.layers.length * variants.length).fill(NaN);
   const token = tokenIndex(run, state.token);
@@ -39,17 +40,17 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
   const same = second && run.tokens.map((each) => sameToken(run, each, second));
   for (let cell = 0; cell < values.length; cell++) {
     const [layer, variant] = [run.layers[Math.floor(cell / variants.length)], variants[cell % variants.length]];
-    const one = rowOf(run, state, variant, layer),
-      two = second && rowOf(second, state, variant, layer);
-    const of = same ? two && one?.map((value, each) => (same[each] < 0 ? NaN : two[same[each]] - value)) : one;
-    if (!of) continue;
+    const one = rowOf(run, of, variant, layer),
+      two = second && rowOf(second, of, variant, layer);
+    const row = same ? two && one?.map((value, each) => (same[each] < 0 ? NaN : two[same[each]] - value)) : one;
+    if (!row) continue;
     let best = token;
     if (strongest) {
-      for (let each = 0; each < of.length; each++)
-        if (each !== skip && Math.abs(of[each]) >= (best < 0 ? 0 : Math.abs(of[best]))) best = each;
+      for (let each = 0; each < row.length; each++)
+        if (each !== skip && Math.abs(row[each]) >= (best < 0 ? 0 : Math.abs(row[best]))) best = each;
       strongest[cell] = best;
     }
-    if (best >= 0) values[cell] = of[best];
+    if (best >= 0) values[cell] = row[best];
   }
   return {
     layers: run.layers,
@@ -61,7 +62,12 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
 }
 
 /** The values of all tokens, null where the run has none. */
-function rowOf(run: Run, { metric, step }: State, variant: string, layer: number): Float32Array | null {
+function rowOf(
+  run: Run,
+  { metric, step }: Pick<State, "metric" | "step">,
+  variant: string,
+  layer: number,
+): Float32Array | null {
   const places = [run.steps.indexOf(step), run.variants.indexOf(variant), run.layers.indexOf(layer)] as const;
   return Math.min(...places) < 0 ? null : row(run, metric, ...places);
 }

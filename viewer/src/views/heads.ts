@@ -77,7 +77,8 @@ export class HeadsView extends MatrixView<Found> {
     const [low, high] = byRow
       ? [matrix.signed ? "" : "0", "largest of each layer"]
       : ends(largestOf(matrix), matrix.signed);
-    const below = matrix.values.some((value) => Math.abs(value) < floorOf(scene));
+    const floor = floorOf(scene),
+      below = matrix.values.some((value) => Math.abs(value) < floor);
     return {
       what: none ? `This run has no values of single heads${crossing(state.variant) && " of cross-attention"}.` : what,
       scale: {

@@ -30,6 +30,7 @@ import type { Run } from "../data/types.ts";
 import { sentence, shadeOf, UNSHADED } from "./shade.ts";
 import { legend } from "./prompt-legend.ts";
 import { beginsDecoder, drawPrompt, paintBlock, scoresOf } from "./prompt-paint.ts";
+import { setText } from "./slider.ts";
 import "./prompt.css";
 
 /** Longer tokens are cut: the readout has no use for ten thousand characters either. */
@@ -113,11 +114,8 @@ export class PromptView extends Drawn<Scene> implements View {
 
   #say(scene: Scene): void {
     const shown = this.#byPosition.get(scene.hover.token ?? scene.state.token ?? -1);
-    const words =
-      shown === undefined
-        ? "Point at a token for its numbers, click to select it."
-        : sentence(scene, scoresOf(scene), this.#text.tokens[shown]);
-    if (this.#readout.textContent !== words) this.#readout.textContent = words;
+    const none = "Point at a token for its numbers, click to select it.";
+    setText(this.#readout, shown === undefined ? none : sentence(scene, scoresOf(scene), this.#text.tokens[shown]));
   }
 
   #build(run: Run): void {
@@ -190,13 +188,16 @@ export class PromptView extends Drawn<Scene> implements View {
 
   #shade(scene: Scene, found: Scores): void {
     const { run, state } = scene;
+    // Read once, not for each token.
+    const { step, query, palette, curve, first } = state,
+      plain = { run, state: { palette, curve, first } };
     this.#box.classList.toggle("prompt__text--signed", found.signed);
     this.#text.tokens.forEach((token, place) => {
       const shown = this.#shown[place];
       if (!shown) return;
-      const next = token.step === state.step && (state.query === null || token.info.position === state.query + 1);
-      const when = token.step === null || token.step < state.step ? "" : next ? "next" : "later";
-      const { fill, text, hatch } = when ? UNSHADED : shadeOf(scene, found, token.place);
+      const next = token.step === step && (query === null || token.info.position === query + 1);
+      const when = token.step === null || token.step < step ? "" : next ? "next" : "later";
+      const { fill, text, hatch } = when ? UNSHADED : shadeOf(plain, found, token.place);
       const className = [
         shown.always,
         when && `prompt__token--${when}`,
@@ -328,7 +329,7 @@ export class PromptView extends Drawn<Scene> implements View {
       Home: () => 0,
       End: () => last,
     };
-    if (key === "Enter" || key === " ") this.#choose(this.#cursor);
+    if (/^(Enter| )$/.test(key)) this.#choose(this.#cursor);
     else if (key in moves) this.#moveTo(Math.max(0, Math.min(last, moves[key]())), true);
     else return false;
     return true;

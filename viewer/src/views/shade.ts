@@ -17,7 +17,10 @@ export interface Shade {
 
 export const UNSHADED: Shade = { fill: null, text: "inherit", hatch: null };
 
-export function shadeOf({ run, state }: Compared, scores: Scores, place: number): Shade {
+/** What a shade depends on. */
+type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" | "curve" | "first"> };
+
+export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return UNSHADED;
   const { kind, position } = run.tokens[place];
