@@ -20,7 +20,13 @@ async function bundle() {
   await build({
     configFile: false,
     logLevel: "error",
-    build: { lib: { entry, formats: ["es"], fileName: () => "load.mjs" }, outDir: BUNDLE, emptyOutDir: true, minify: false, target: "es2022" },
+    build: {
+      lib: { entry, formats: ["es"], fileName: () => "load.mjs" },
+      outDir: BUNDLE,
+      emptyOutDir: true,
+      minify: false,
+      target: "es2022",
+    },
   });
 }
 
@@ -37,7 +43,16 @@ async function one(path) {
   }
   const [first, ...later] = times.map(Math.round);
   const peak = Math.round(process.resourceUsage().maxRSS / 1024);
-  console.log([path.split("/").at(-1).padEnd(28), String(rows).padStart(9), (file.size / 1e6).toFixed(1).padStart(7), String(first).padStart(7), String(Math.min(...later)).padStart(7), String(peak).padStart(7)].join(" "));
+  console.log(
+    [
+      path.split("/").at(-1).padEnd(28),
+      String(rows).padStart(9),
+      (file.size / 1e6).toFixed(1).padStart(7),
+      String(first).padStart(7),
+      String(Math.min(...later)).padStart(7),
+      String(peak).padStart(7),
+    ].join(" "),
+  );
 }
 
 const [folder, filter = ""] = process.argv.slice(2);
@@ -47,5 +62,6 @@ if (statSync(folder).isFile()) {
   await bundle();
   console.log("file                              rows      MB   first    best  RSS MB   (ms)");
   const files = readdirSync(folder).filter((name) => name.includes(`${filter}`) && name.includes("_results"));
-  for (const name of files) execFileSync(process.execPath, [import.meta.filename, join(folder, name)], { stdio: "inherit" });
+  for (const name of files)
+    execFileSync(process.execPath, [import.meta.filename, join(folder, name)], { stdio: "inherit" });
 }

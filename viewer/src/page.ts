@@ -6,7 +6,8 @@
 import "./style.css";
 
 import { h } from "./core/dom.ts";
-import type { View } from "./core/scene.ts";
+import type { LensScene } from "./core/lens.ts";
+import type { Scene, View } from "./core/scene.ts";
 import { Store } from "./core/store.ts";
 import { decodeEmbedded, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
@@ -33,97 +34,178 @@ const FRAME_MS = 40; // for drawing views, before the others wait for the next f
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
 
 export function startPage(): void {
-  const store = new Store(location.hash, update);
-  const loading = new Loading(store);
-  const help = helpDialog();
+  new Page().start();
+}
 
-  const heatmap = new HeatmapView(store);
-  const columns: [name: string, views: NamedView[]][] = [
-    ["side", [["Prompt", new PromptView(store)], ["Ranking", new RankingView(store)]]],
-    ["middle", [["Heat map", heatmap], ["Reads", new ReadsView(store)], ["Effects", new EffectsView(store)], ["Picture", new PictureView(store)]]],
-    ["selected", [["Selection", new SelectionView(store)], ["Layers", new LinesView(store)], ["Heads", new HeadsView(store)]]],
+type Column = [name: string, views: NamedView[]];
+
+/** The views of runs, as they stand on the page. */
+function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
+  return [
+    [
+      "side",
+      [
+        ["Prompt", new PromptView(store)],
+        ["Ranking", new RankingView(store)],
+      ],
+    ],
+    [
+      "middle",
+      [
+        ["Heat map", heatmap],
+        ["Reads", new ReadsView(store)],
+        ["Effects", new EffectsView(store)],
+        ["Picture", new PictureView(store)],
+      ],
+    ],
+    [
+      "selected",
+      [
+        ["Selection", new SelectionView(store)],
+        ["Layers", new LinesView(store)],
+        ["Heads", new HeadsView(store)],
+      ],
+    ],
   ];
-  const named = columns.flatMap(([, views]) => views);
-  const lens = new LensView(store);
-  const ordered = [named.find(([name]) => name === "Heat map")!, ...named.filter(([name]) => name !== "Heat map")];
-  const exports = new ExportMenu([...lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
+}
 
-  const button = (text: string, act: () => void, label = text) =>
-    h("button.quiet", { "aria-label": label === text ? null : label, title: label === text ? null : label, onclick: act }, text);
-  const theme = button("◐", () => store.set({ theme: store.dark ? "light" : "dark" }), "Dark theme");
-  const buttons = (...more: HTMLElement[]) => h("div.buttons", {}, ...more, theme, button("?", () => help.showModal(), "Keys"));
-  const opening = () => loading.pick();
+class Page {
+  #store = new Store(location.hash, () => this.#update());
+  #loading = new Loading(this.#store);
+  #help = helpDialog();
+  #lens = new LensView(this.#store);
+  #heatmap = new HeatmapView(this.#store);
+  #header = new HeaderView(this.#store, h("div.buttons header-always"));
+  #first: View[]; // drawn at once, the others as soon as there is time
+  #others: View[];
+  #exports: ExportMenu;
 
-  const files = h("span.buttons", {}, button("Open files…", opening), exports.button);
-  const header = new HeaderView(store, h("div.buttons header-always"));
-  const runs = new RunsView(store), controls = new ControlsView(store);
-  const first: View[] = [header, runs, controls, heatmap]; // drawn at once, the others as soon as there is time
-  const others: View[] = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
-  let late: View[] = [];
-  let waiting = false; // for the next frame
-  let drawn: Run | null = null;
-  let fresh = false; // a run is drawn for the first time
-  const shell = h(
-    "div.shell", { hidden: true }, header.element, runs.element, controls.element,
-    h("div.columns", {}, ...columns.map(([name, list]) => h("div", { class: `column-${name}` }, ...list.map(([, view]) => view.element)))),
-  );
-  const empty = emptyPage(opening, () => void show(example, true));
-  const always = buttons();
-  document.getElementById("page")!.append(loading.element, empty, shell, exports.menu, help);
-  empty.prepend(always);
-  let holder: Element = empty; // of the buttons
+  #theme: HTMLButtonElement;
+  #files: HTMLElement;
+  #always: HTMLElement; // the buttons of every page
+  #shell: HTMLElement; // of runs
+  #empty: HTMLElement;
+  #holder: Element; // of the buttons
 
-  function update(): void {
-    const { scene, lens: said } = store, start = performance.now();
+  #late: View[] = [];
+  #isWaiting = false; // for the next frame
+  #drawn: Run | null = null;
+  #isFresh = false; // a run is drawn for the first time
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor() {
+    const store = this.#store,
+      heatmap = this.#heatmap;
+    const columns = columnsOf(store, heatmap);
+    const named = columns.flatMap(([, views]) => views);
+    const runs = new RunsView(store),
+      controls = new ControlsView(store);
+    this.#first = [this.#header, runs, controls, heatmap];
+    this.#others = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
+    const ordered = named.toSorted(([a], [b]) => Number(b === "Heat map") - Number(a === "Heat map"));
+    this.#exports = new ExportMenu([...this.#lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
+
+    const button = (text: string, act: () => void, label = text) => {
+      const said = label === text ? null : label;
+      return h("button.quiet", { "aria-label": said, title: said, onclick: act }, text);
+    };
+    this.#theme = button("◐", () => store.set({ theme: store.dark ? "light" : "dark" }), "Dark theme");
+    this.#always = h(
+      "div.buttons",
+      {},
+      this.#theme,
+      button("?", () => this.#help.showModal(), "Keys"),
+    );
+    this.#files = h(
+      "span.buttons",
+      {},
+      button("Open files…", () => this.#loading.pick()),
+      this.#exports.button,
+    );
+    const column = ([name, views]: Column) =>
+      h("div", { class: `column-${name}` }, ...views.map(([, view]) => view.element));
+    const above = [this.#header.element, runs.element, controls.element];
+    this.#shell = h("div.shell", { hidden: true }, ...above, h("div.columns", {}, ...columns.map(column)));
+    this.#empty = emptyPage(
+      () => this.#loading.pick(),
+      () => void this.#show(example, true),
+    );
+    this.#holder = this.#empty;
+  }
+
+  start(): void {
+    const parts = [this.#loading.element, this.#empty, this.#shell, this.#exports.menu, this.#help];
+    document.getElementById("page")!.append(...parts);
+    this.#empty.prepend(this.#always);
+    this.#listen();
+    const inside = document.getElementById(ELEMENT_ID)?.textContent?.trim();
+    if (inside) void this.#show(inside).then(() => this.#update());
+    else this.#update();
+  }
+
+  #update(): void {
+    const store = this.#store,
+      { scene, lens: said } = store,
+      start = performance.now();
     document.documentElement.dataset.theme = store.dark ? "dark" : "light";
-    theme.setAttribute("aria-pressed", String(store.dark));
-    loading.update();
-    empty.hidden = !!(scene || said);
-    shell.hidden = !scene;
-    const now = said ? lens.always : scene ? header.element.querySelector(".header-always")! : empty;
-    if (now !== holder) (holder = now).prepend(...(now === empty ? [always] : [files, always]));
+    this.#theme.setAttribute("aria-pressed", String(store.dark));
+    this.#loading.update();
+    this.#frame(scene, said);
+    this.#lens.update(said);
+    if (!scene) return;
+    this.#isFresh ||= scene.run !== this.#drawn;
+    this.#drawn = scene.run;
+    for (const view of this.#first) view.update(scene);
+    this.#late = [...this.#late, ...this.#others.filter((view) => !this.#late.includes(view))];
+    if (!this.#isWaiting || store.printing) this.#drawLate(start);
+  }
+
+  /** What is there at all: the empty page, runs, neighbours above them; with the buttons and the title. */
+  #frame(scene: Scene | null, said: LensScene | null): void {
+    this.#empty.hidden = !!(scene || said);
+    this.#shell.hidden = !scene;
+    const above = scene ? this.#header.element.querySelector(".header-always")! : this.#empty;
+    const now = said ? this.#lens.always : above;
+    if (now !== this.#holder)
+      (this.#holder = now).prepend(...(now === this.#empty ? [this.#always] : [this.#files, this.#always]));
     const name = said?.found.name ?? scene?.run.name;
     document.title = name ? `${name} · Mask impact` : "Mask impact";
-    keepAddress();
-    if (said && !lens.element.isConnected) shell.before(lens.element); // before there are neighbours, nothing of them is in the page
-    if (!said) lens.element.remove();
-    lens.update(said);
-    if (!scene) return;
-    fresh ||= scene.run !== drawn;
-    drawn = scene.run;
-    for (const view of first) view.update(scene);
-    late = [...late, ...others.filter((view) => !late.includes(view))];
-    if (!waiting || store.printing) drawLate(start);
+    this.#keepAddress();
+    if (said && !this.#lens.element.isConnected) this.#shell.before(this.#lens.element); // before there are neighbours, nothing of them is in the page
+    if (!said) this.#lens.element.remove();
   }
 
   /**
    * One after the other, and the rest in the next frame if they take long: the page answers while much is drawn anew.
    * The frames of a new run are the longest ones: between two of them, one is left to input and timers.
    */
-  function drawLate(start = performance.now()): void {
-    const { scene } = store;
-    while (scene && late.length && (store.printing || performance.now() - start < FRAME_MS)) late.shift()!.update(scene);
-    waiting = !!scene && late.length > 0;
-    if (!waiting) fresh = false;
-    else requestAnimationFrame(() => (fresh ? requestAnimationFrame(() => drawLate()) : drawLate()));
+  #drawLate(start = performance.now()): void {
+    const { scene, printing } = this.#store;
+    const hasTime = () => printing || performance.now() - start < FRAME_MS;
+    while (scene && this.#late.length && hasTime()) this.#late.shift()!.update(scene);
+    this.#isWaiting = !!scene && this.#late.length > 0;
+    if (!this.#isWaiting) this.#isFresh = false;
+    else
+      requestAnimationFrame(() => (this.#isFresh ? requestAnimationFrame(() => this.#drawLate()) : this.#drawLate()));
   }
 
   /** A run, or neighbours, inside of the page. */
-  async function show(text: string, bundled = false): Promise<void> {
+  async #show(text: string, bundled = false): Promise<void> {
     try {
       const item = await decodeEmbedded(text);
-      if (bundled && item.kind === "run") item.run.notes.push("This is the example inside of the page: the demo model of mask-impact on a short prompt.");
-      store.add(item);
+      if (bundled && item.kind === "run") {
+        item.run.notes.push("This is the example inside of the page: the demo model of mask-impact on a short prompt.");
+      }
+      this.#store.add(item);
     } catch (error) {
-      loading.say(`The results inside of this page cannot be shown: ${(error as Error).message}.`, true);
+      this.#loading.say(`The results inside of this page cannot be shown: ${(error as Error).message}.`, true);
     }
   }
 
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  function keepAddress(): void {
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      const fragment = store.fragment;
+  #keepAddress(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      const { fragment } = this.#store;
       if (location.hash.slice(1) === fragment) return;
       try {
         history.replaceState(null, "", fragment ? `#${fragment}` : location.href.replace(/#.*/, ""));
@@ -133,25 +215,24 @@ export function startPage(): void {
     }, ADDRESS_MS);
   }
 
-  // Not location.hash: keepAddress may have written the former state there meanwhile.
-  addEventListener("hashchange", ({ newURL }) => store.read(new URL(newURL).hash));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => store.set({}));
-  for (const when of ["beforeprint", "afterprint"]) {
-    addEventListener(when, () => {
-      store.printing = when === "beforeprint";
-      update();
+  #listen(): void {
+    const store = this.#store;
+    // Not location.hash: #keepAddress may have written the former state there meanwhile.
+    addEventListener("hashchange", ({ newURL }) => store.read(new URL(newURL).hash));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => store.set({}));
+    for (const when of ["beforeprint", "afterprint"]) {
+      addEventListener(when, () => {
+        store.printing = when === "beforeprint";
+        this.#update();
+      });
+    }
+    listenToKeys(store, {
+      open: () => this.#loading.pick(),
+      help: () => this.#help.showModal(),
+      exports: () => (store.scene ?? store.lens) && this.#exports.toggle(),
+      step: (by) => this.#header.step(by),
+      query: (by) => this.#header.query(by),
+      move: (scene, across, down) => this.#heatmap.move(scene, across, down),
     });
   }
-  listenToKeys(store, {
-    open: opening,
-    help: () => help.showModal(),
-    exports: () => (store.scene ?? store.lens) && exports.toggle(),
-    step: (by) => header.step(by),
-    query: (by) => header.query(by),
-    move: (scene, across, down) => heatmap.move(scene, across, down),
-  });
-
-  const inside = document.getElementById(ELEMENT_ID)?.textContent?.trim();
-  if (inside) void show(inside).then(update);
-  else update();
 }

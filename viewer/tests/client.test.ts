@@ -45,18 +45,29 @@ test("one worker parses one file after the other, with progress", async () => {
     loader.load(fixture("hostile_results.json")),
   ]);
   expect(results[0].kind === "run" && rowsOf(results[0].run)).toEqual(fixtureRows("grid"));
-  expect(results[1]).toMatchObject({ name: "LoadError", message: expect.stringContaining("x.csv: not a result table") });
+  expect(results[1]).toMatchObject({
+    name: "LoadError",
+    message: expect.stringContaining("x.csv: not a result table"),
+  });
   expect(results[2].kind === "run" && rowsOf(results[2].run)).toEqual(fixtureRows("hostile"));
   expect([progress.at(-1), loader.mode, FakeWorker.started]).toEqual([1, "worker", 1]);
 });
 
 test.each([
-  ["throws", () => { throw new Error("SecurityError"); }],
-  ["fails", () => {
-    const worker = new FakeWorker(() => undefined);
-    setTimeout(() => worker.onerror?.({} as ErrorEvent));
-    return worker as unknown as Worker;
-  }],
+  [
+    "throws",
+    () => {
+      throw new Error("SecurityError");
+    },
+  ],
+  [
+    "fails",
+    () => {
+      const worker = new FakeWorker(() => undefined);
+      setTimeout(() => worker.onerror?.({} as ErrorEvent));
+      return worker as unknown as Worker;
+    },
+  ],
 ])("a worker that %s when it starts: the page parses itself", async (_, start) => {
   const loader = new Loader(start as () => Worker);
   const loaded = await loader.load(fixture("grid_results.json"));
@@ -93,7 +104,9 @@ test("a worker that dies while loading is an error, and the next file gets a new
   await loader.prepare();
   const loading = loader.load(fixture("grid_results.csv"));
   await Promise.resolve().then(() => undefined);
-  await new Promise<void>((resolve) => setTimeout(() => resolve(worker!.onerror?.({ preventDefault: () => undefined } as ErrorEvent)), 0));
+  await new Promise<void>((resolve) =>
+    setTimeout(() => resolve(worker!.onerror?.({ preventDefault: () => undefined } as ErrorEvent)), 0),
+  );
   await expect(loading).rejects.toThrow("grid_results.csv: loading stopped, probably for lack of memory");
   expect((await loader.load(fixture("grid_results.csv"))).kind).toBe("run");
 });

@@ -1,6 +1,18 @@
 import { expect, test } from "vitest";
 import { MAX_UNIT } from "../src/data/pending.ts";
-import { bytesOf, failure, fixture, fixtureRows, HEADER, parsed, random, randomCuts, rowsOf, runOf, textFile } from "./helpers.ts";
+import {
+  bytesOf,
+  failure,
+  fixture,
+  fixtureRows,
+  HEADER,
+  parsed,
+  random,
+  randomCuts,
+  rowsOf,
+  runOf,
+  textFile,
+} from "./helpers.ts";
 
 const ROW = '0,0,"a",0,Full,0.5,0.25\n';
 const csv = (...rows: string[]) => `${HEADER}\n${rows.join("\n")}\n`;
@@ -38,7 +50,10 @@ test("cut in two at every place, and into single bytes", () => {
 test("random pieces of the hostile file", async () => {
   const bytes = new Uint8Array(await fixture("hostile_results.csv").arrayBuffer());
   const next = random(3);
-  for (let i = 0; i < 100; i++) expect(parsed(bytes, randomCuts(next, bytes.length, 1 + Math.floor(next() * 40))).rows).toEqual(fixtureRows("hostile"));
+  for (let i = 0; i < 100; i++)
+    expect(parsed(bytes, randomCuts(next, bytes.length, 1 + Math.floor(next() * 40))).rows).toEqual(
+      fixtureRows("hostile"),
+    );
 });
 
 test("tokens stay text", () => {
@@ -58,10 +73,12 @@ test("numbers may be in quotation marks or between spaces", () => {
 test("a missing column is named, with those that are there", async () => {
   const message = await failure(textFile("layer,token_masked,token_position,variant,l2_distance,x\n1,2,3,4,5,6\n"));
   expect(message).toBe(
-    "x_results.csv: not a result table: the columns generation_step, cosine_distance are missing; found layer, token_masked, token_position, variant, l2_distance, x",
+    "x_results.csv: not a result table: the column generation_step is missing; found layer, token_masked, token_position, variant, l2_distance, x",
   );
   expect(await failure(textFile("hello world\n"))).toContain("found hello world");
-  expect(await failure(textFile(csv(ROW).replace("layer", "layer,layer")))).toContain("the column layer is there twice");
+  expect(await failure(textFile(csv(ROW).replace("layer", "layer,layer")))).toContain(
+    "the column layer is there twice",
+  );
 });
 
 test.each([
@@ -71,9 +88,17 @@ test.each([
   ["cut in a row", `${HEADER}\n${ROW}0,0,"b"`, "line 3: the file is cut off in this row, which has 3 of 7 fields"],
   ["cut in the first field", `${HEADER}\n${ROW}0`, "line 3: the file is cut off in this row"],
   ["cut in quotation marks", `${HEADER}\n${ROW}0,0,"b\n\n`, "line 3: the file is cut off inside of quotation marks"],
-  ["too few fields", `${HEADER}\n${ROW}0,0,"b",0,Full,1\n${ROW}`, "line 3: this row has 6 fields, and the header has 7"],
+  [
+    "too few fields",
+    `${HEADER}\n${ROW}0,0,"b",0,Full,1\n${ROW}`,
+    "line 3: this row has 6 fields, and the header has 7",
+  ],
   ["too many fields", `${HEADER}\n0,0,"b",0,Full,1,2,3\n`, "line 2: this row has 8 fields"],
-  ["no number", `${HEADER}\n${ROW}0,0,"b\n",1,Full,1,0.5x\n`, 'line 3: cosine_distance is "0.5x", which is not a number'],
+  [
+    "no number",
+    `${HEADER}\n${ROW}0,0,"b\n",1,Full,1,0.5x\n`,
+    'line 3: cosine_distance is "0.5x", which is not a number',
+  ],
   ["no layer", `${HEADER}\n0,,"b",1,Full,1,1\n`, 'line 2: layer is "", which is not a whole number'],
   ["half a position", `${HEADER}\n0,1,"b",1.5,Full,1,1\n`, 'token_position is "1.5", which is not a whole number'],
   ["text after quotes", `${HEADER}\n0,1,"b"c,1,Full,1,1\n`, "line 2: there is text after a closing quotation mark"],

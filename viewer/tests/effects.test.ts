@@ -10,7 +10,10 @@ import { failure, fixture, textFile } from "./helpers.ts";
 
 const text = (name: string) => readFileSync(new URL(`fixtures/${name}`, import.meta.url), "utf8");
 const csv = text("reach_effects.csv");
-const rows = csv.trimEnd().split("\n").map((line) => line.split(","));
+const rows = csv
+  .trimEnd()
+  .split("\n")
+  .map((line) => line.split(","));
 const at = (row: string[], column: string) => row[rows[0].indexOf(column)];
 const numbers = JSON.parse(text("reach_numbers.json"));
 
@@ -33,13 +36,30 @@ const scene = (run: Run, state: Partial<State> = {}) => ({ run, runs: [run], sta
 // --- files ----------------------------------------------------------------------------------------
 test.each(["csv", "json", "parquet"])("every number of every row: %s", async (kind) => {
   const effects = await effectsOf(fixture(`reach_effects.${kind}`));
-  expect(effects).toMatchObject({ name: "reach", steps: [0], blocks: ["last", "all"], windows: ["0-3", "1-3", "2-3", "3-3"], notes: [] });
+  expect(effects).toMatchObject({
+    name: "reach",
+    steps: [0],
+    blocks: ["last", "all"],
+    windows: ["0-3", "1-3", "2-3", "3-3"],
+    notes: [],
+  });
   expect(effects.rows.size).toBe(rows.length - 1);
   expect(effects.units).toHaveLength(16);
   for (const row of rows.slice(1)) {
     const key = `${at(row, "token_position")} ${at(row, "token_masked")}`;
-    const place = effects.rows.get(["0", at(row, "block"), `${at(row, "first_layer")}-${at(row, "last_layer")}`, key].join())!;
-    for (const name of ["logprob", "logprob_change", "rank", "kl", "final_l2", "final_cosine", "contrast", "contrast_change"])
+    const place = effects.rows.get(
+      ["0", at(row, "block"), `${at(row, "first_layer")}-${at(row, "last_layer")}`, key].join(),
+    )!;
+    for (const name of [
+      "logprob",
+      "logprob_change",
+      "rank",
+      "kl",
+      "final_l2",
+      "final_cosine",
+      "contrast",
+      "contrast_change",
+    ])
       expect(effects.numbers[name]![place], `${key} ${name}`).toBe(Math.fround(Number(at(row, name))));
     expect(effects.top[place]).toBe(at(row, "top_token"));
   }
@@ -47,21 +67,41 @@ test.each(["csv", "json", "parquet"])("every number of every row: %s", async (ki
 
 test("records and lines of JSON, and columns that need not be there", async () => {
   const [names, first, second] = rows;
-  const record = (row: string[], without = "") => Object.fromEntries(names.filter((name) => name !== without).map((name, i) => {
-    const cell = row[names.indexOf(name)] ?? row[i];
-    return [name, /^(token_masked|block|top_token)$/.test(name) ? cell : Number(cell)];
-  }));
+  const record = (row: string[], without = "") =>
+    Object.fromEntries(
+      names
+        .filter((name) => name !== without)
+        .map((name, i) => {
+          const cell = row[names.indexOf(name)] ?? row[i];
+          return [name, /^(token_masked|block|top_token)$/.test(name) ? cell : Number(cell)];
+        }),
+    );
   const list = await effectsOf(textFile(JSON.stringify([record(first), record(second, "contrast")]), "x_effects.json"));
-  expect([...list.numbers.contrast as Float32Array].slice(0, 2)).toEqual([Math.fround(Number(at(first, "contrast"))), NaN]);
-  const lines = await effectsOf(textFile([first, second].map((row) => JSON.stringify(record(row))).join("\n"), "x_effects.jsonl"));
+  expect([...(list.numbers.contrast as Float32Array)].slice(0, 2)).toEqual([
+    Math.fround(Number(at(first, "contrast"))),
+    NaN,
+  ]);
+  const lines = await effectsOf(
+    textFile([first, second].map((row) => JSON.stringify(record(row))).join("\n"), "x_effects.jsonl"),
+  );
   expect(lines.rows.size).toBe(2);
-  const plain = await effectsOf(textFile(csv.split("\n").map((line) => line.split(",").slice(0, 13).join(",")).join("\n"), "x_effects.csv"));
+  const plain = await effectsOf(
+    textFile(
+      csv
+        .split("\n")
+        .map((line) => line.split(",").slice(0, 13).join(","))
+        .join("\n"),
+      "x_effects.csv",
+    ),
+  );
   expect([plain.numbers.contrast, plain.numbers.interaction]).toEqual([undefined, undefined]);
 });
 
 test("what is damaged, mixed or incomplete is one sentence", async () => {
   const changed = (from: string | RegExp, to: string) => failure(textFile(csv.replace(from, to), "x_effects.csv"));
-  expect(await changed(/,kl/, ",KL")).toMatch(/^x_effects.csv: not a table of effects: the column kl is missing; found generation_step/);
+  expect(await changed(/,kl/, ",KL")).toMatch(
+    /^x_effects.csv: not a table of effects: the column kl is missing; found generation_step/,
+  );
   expect(await changed("logprob_change", "other")).toContain("the column logprob_change is missing");
   expect(await changed(",last,", ",some,")).toContain('row 1: a mask of layers 0 to 3 and block "some" cannot be');
   expect(await changed(",0,3,last", ",3,0,last")).toContain("row 1: a mask of layers 3 to 0");
@@ -70,7 +110,9 @@ test("what is damaged, mixed or incomplete is one sentence", async () => {
   expect(await failure(textFile(csv.split("\n")[0] + "\n", "x_effects.csv"))).toContain("a header and no rows");
   const json = text("reach_effects.json");
   expect(await failure(textFile(json.slice(0, 5000), "x_effects.json"))).toContain("cut off");
-  expect(await failure(textFile(json.replace('"kl": [', '"kl": [1, '), "x_effects.json"))).toContain("different lengths");
+  expect(await failure(textFile(json.replace('"kl": [', '"kl": [1, '), "x_effects.json"))).toContain(
+    "different lengths",
+  );
   const parquet = new Uint8Array(await fixture("reach_effects.parquet").arrayBuffer());
   expect(await failure(textFile(parquet.subarray(0, 6000), "x_effects.parquet"))).toContain("cut off");
   const twice = await effectsOf(textFile(csv + rows[1].join(",") + "\n", "x_effects.csv"));
@@ -79,14 +121,22 @@ test("what is damaged, mixed or incomplete is one sentence", async () => {
 
 test("results with columns of effects beside theirs stay results", async () => {
   const [head, ...body] = text("reach_results.csv").trimEnd().split("\n");
-  const loaded = await load(textFile([`${head},rank,block`, ...body.map((line) => `${line},none,x`)].join("\n") + "\n"));
+  const loaded = await load(
+    textFile([`${head},rank,block`, ...body.map((line) => `${line},none,x`)].join("\n") + "\n"),
+  );
   expect(loaded.kind).toBe("run");
 });
 
 test("tokens are text, whatever is in them", async () => {
   const tokens = ["</script>", '"', "a,b\n", "", "__proto__", "1-2", " "];
   const column = (value: unknown) => tokens.map(() => value);
-  const columns = { ...Object.fromEntries(rows[0].map((name) => [name, column(0)])), block: column("all"), token_masked: tokens, top_token: tokens, token_position: tokens.map((_, i) => i) };
+  const columns = {
+    ...Object.fromEntries(rows[0].map((name) => [name, column(0)])),
+    block: column("all"),
+    token_masked: tokens,
+    top_token: tokens,
+    token_position: tokens.map((_, i) => i),
+  };
   const effects = await effectsOf(textFile(JSON.stringify(columns), "x_effects.json"));
   expect(effects.units.map(({ label }) => label)).toEqual(tokens);
   expect(effects.top).toEqual(tokens);
@@ -94,10 +144,13 @@ test("tokens are text, whatever is in them", async () => {
 
 // --- together with a run ----------------------------------------------------------------------------
 test("effects find their run by its name, in any order; alone they wait", async () => {
-  const effects = await load(fixture("reach_effects.csv")), results = await load(fixture("reach_results.csv"));
+  const effects = await load(fixture("reach_effects.csv")),
+    results = await load(fixture("reach_results.csv"));
   const alone = add(emptyLibrary, effects).library;
   expect(resolve(alone)).toEqual([]);
-  expect(waiting(alone)).toEqual(["reach_effects.csv holds effects on the answer; the results of their run are in reach_results.csv, .json or .parquet: drop that file, too."]);
+  expect(waiting(alone)).toEqual([
+    "reach_effects.csv holds effects on the answer; the results of their run are in reach_results.csv, .json or .parquet: drop that file, too.",
+  ]);
   for (const library of [add(alone, results).library, add(add(emptyLibrary, results).library, effects).library]) {
     expect(resolve(library)[0]).toMatchObject({ name: "reach", effects: { windows: { length: 4 } }, notes: [] });
     expect(waiting(library)).toEqual([]);
@@ -105,18 +158,34 @@ test("effects find their run by its name, in any order; alone they wait", async 
   const again = add(add(alone, results).library, await load(fixture("reach_effects.parquet"))).library;
   expect(again.effects.map(({ fileName }) => fileName)).toEqual(["reach_effects.parquet"]);
   const other = add(add(emptyLibrary, await renamed("grid_results.csv", "reach_results.csv")).library, effects).library;
-  expect(resolve(other)[0].notes).toEqual(["reach_effects.csv seems to be of another run: its tokens or steps are not those of the results."]);
+  expect(resolve(other)[0].notes).toEqual([
+    "reach_effects.csv seems to be of another run: its tokens or steps are not those of the results.",
+  ]);
 });
 
 test("effects inside of a page", async () => {
   const run = await runWith();
-  const base64 = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
-  const data = (effects: unknown) => JSON.stringify({
-    format: 1, name: "reach", rows: run.rows, steps: run.steps, layers: run.layers, variants: run.variants, manifest: null, images: [], effects,
-    positions: run.tokens.map(({ position }) => position), tokens: run.tokens.map((token) => token.text), l2: base64(run.l2), cosine: base64(run.cosine),
-  });
+  const base64 = (array: Float32Array) =>
+    Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
+  const data = (effects: unknown) =>
+    JSON.stringify({
+      format: 1,
+      name: "reach",
+      rows: run.rows,
+      steps: run.steps,
+      layers: run.layers,
+      variants: run.variants,
+      manifest: null,
+      images: [],
+      effects,
+      positions: run.tokens.map(({ position }) => position),
+      tokens: run.tokens.map((token) => token.text),
+      l2: base64(run.values.l2),
+      cosine: base64(run.values.cosine),
+    });
   const columns = JSON.parse(text("reach_effects.json"));
-  const inside = decodeRun(data({ columns })).effects!, file = await effectsOf(fixture("reach_effects.csv"));
+  const inside = decodeRun(data({ columns })).effects!,
+    file = await effectsOf(fixture("reach_effects.csv"));
   expect({ ...inside, fileName: "" }).toEqual({ ...file, fileName: "" });
   expect([decodeRun(data(null)).effects, decodeRun(data(undefined)).effects]).toEqual([null, null]);
   expect(() => decodeRun(data({ columns: { ...columns, kl: undefined } }))).toThrow("the column kl is missing");
@@ -126,20 +195,39 @@ test("effects inside of a page", async () => {
 // --- what is shown ----------------------------------------------------------------------------------
 test("the widest layers stand for a unit, unless they are chosen or there are several as wide", async () => {
   const run = await runWith("reach_effects.csv");
-  const value = (state: Partial<State>, position: number) => shownEffects(scene(run, state))!.units.find((unit) => unit.position === position)!;
-  const wanted = (position: number, first: number, block = "all") => Math.fround(Number(at(rows.find((row) =>
-    at(row, "token_position") === `${position}` && at(row, "first_layer") === `${first}` && at(row, "block") === block)!, "logprob_change")));
+  const value = (state: Partial<State>, position: number) =>
+    shownEffects(scene(run, state))!.units.find((unit) => unit.position === position)!;
+  const wanted = (position: number, first: number, block = "all") =>
+    Math.fround(
+      Number(
+        at(
+          rows.find(
+            (row) =>
+              at(row, "token_position") === `${position}` &&
+              at(row, "first_layer") === `${first}` &&
+              at(row, "block") === block,
+          )!,
+          "logprob_change",
+        ),
+      ),
+    );
   expect(value({}, 14).value).toBe(wanted(14, 0));
   expect(value({ mask: "2-3", block: "last" }, 14).value).toBe(wanted(14, 2, "last"));
   expect(value({ mask: "strongest" }, 14)).toMatchObject({ value: wanted(14, 1), strongest: "1-3" });
   const windows: Record<string, string[]> = { 1: ["0", "1"], 2: ["1", "2"], 3: ["2", "3"] };
-  const sliding = rows.slice(1).filter((row) => row[3] in windows).map((row) => row.with(3, windows[row[3]][0]).with(4, windows[row[3]][1]));
-  const slid = await effectsOf(textFile([rows[0], ...sliding].map((row) => row.join(",")).join("\n") + "\n", "x_effects.csv"));
+  const sliding = rows
+    .slice(1)
+    .filter((row) => row[3] in windows)
+    .map((row) => row.with(3, windows[row[3]][0]).with(4, windows[row[3]][1]));
+  const slid = await effectsOf(
+    textFile([rows[0], ...sliding].map((row) => row.join(",")).join("\n") + "\n", "x_effects.csv"),
+  );
   expect(shownEffects(scene({ ...run, effects: slid }))!.window).toBe(-1);
 });
 
 test("scale, order and pairs", async () => {
-  const run = await runWith("one_effects.json"), shown = shownEffects(scene(run))!;
+  const run = await runWith("one_effects.json"),
+    shown = shownEffects(scene(run))!;
   expect(shown.units.map(({ label }) => label)).not.toContain(" blue + cup"); // a pair: its interaction
   const order = unitOrder(shown, "auto").map((place) => Math.abs(shown.units[place].value));
   expect(order).toEqual(order.toSorted((a, b) => b - a));
@@ -147,7 +235,9 @@ test("scale, order and pairs", async () => {
   expect(pairs.units.map(({ label }) => label).sort()).toEqual([" blue + cup", " blue cup + red ball"]);
   const without = shown.units.filter(({ position }) => position).map(({ value }) => Math.abs(value));
   expect(shown.largest).toBe(Math.max(...without));
-  expect(shownEffects(scene(await runWith("reach_effects.csv"), { effect: "interaction" }))!.measure).toBe("logprob_change");
+  expect(shownEffects(scene(await runWith("reach_effects.csv"), { effect: "interaction" }))!.measure).toBe(
+    "logprob_change",
+  );
   expect(shownEffects(scene(run, { step: 7 }))!.units).toEqual([]);
 });
 
@@ -159,9 +249,15 @@ test("Spearman's correlation is that of numpy, ties at their mean ranks", async 
   const run = await runWith("reach_effects.csv");
   for (const block of ["last", "all"] as const) {
     for (const first of [0, 1, 2, 3]) {
-      const here = scene(run, { block, mask: `${first}-3` }), found = points(here, shownEffects(here)!);
+      const here = scene(run, { block, mask: `${first}-3` }),
+        found = points(here, shownEffects(here)!);
       expect(found).toHaveLength(15); // position 0 is left out
-      expect(spearman(found.map(({ impact }) => impact), found.map(({ size }) => size))).toBeCloseTo(numbers[`${block} ${first}`], 6);
+      expect(
+        spearman(
+          found.map(({ impact }) => impact),
+          found.map(({ size }) => size),
+        ),
+      ).toBeCloseTo(numbers[`${block} ${first}`], 6);
     }
   }
   expect(points(scene(run, { first: true }), shownEffects(scene(run, { first: true }))!)).toHaveLength(16);
@@ -169,14 +265,22 @@ test("Spearman's correlation is that of numpy, ties at their mean ranks", async 
 
 test("the prompt is shaded by the smallest unit a token is in", async () => {
   const run = await runWith("one_effects.csv");
-  const units = [{ label: " blue cup", positions: [9, 10] }, { label: " red ball", positions: [3, 4] }];
+  const units = [
+    { label: " blue cup", positions: [9, 10] },
+    { label: " red ball", positions: [3, 4] },
+  ];
   const known = { ...run, manifest: { ...run.manifest, units } };
   expect(effectScores(scene(known))).toBeNull();
   const { value, signed, text: end } = effectScores(scene(known, { shade: "effect" }))!;
-  const shown = shownEffects(scene(known))!, of = (label: string, position: number) => shown.units.find((unit) => unit.label === label && unit.position === position)!.value;
+  const shown = shownEffects(scene(known))!,
+    of = (label: string, position: number) =>
+      shown.units.find((unit) => unit.label === label && unit.position === position)!.value;
   expect([value[9], value[10], signed]).toEqual([of(" blue", 9), of(" cup", 10), true]);
   expect(end).toBe(Math.max(...Array.from(value).slice(1).map(Math.abs)));
-  const words = { ...known, effects: { ...run.effects!, units: run.effects!.units.filter(({ label }) => label === " blue cup") } };
+  const words = {
+    ...known,
+    effects: { ...run.effects!, units: run.effects!.units.filter(({ label }) => label === " blue cup") },
+  };
   const spread = effectScores(scene(words, { shade: "effect" }))!.value;
   expect([spread[9], spread[10], spread[8]]).toEqual([of(" blue cup", 9), of(" blue cup", 9), NaN]);
 });

@@ -3,22 +3,35 @@ import { readFileSync } from "node:fs";
 import { decodeRun, EMPTY_ELEMENT, findEmbedded } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
 import type { Run } from "../src/data/types.ts";
-import { fixture, fixtureRows, rowsOf, runOf, textFile } from "./helpers.ts";
+import { METRICS, fixture, fixtureRows, rowsOf, runOf, textFile } from "./helpers.ts";
 
-const base64 = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
+const base64 = (array: Float32Array) =>
+  Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
 
 /** What the Python side writes. */
 function encoded(run: Run, more: object = {}): string {
   const { name, rows, steps, layers, variants, tokens, manifest } = run;
   const image = { name: "cat.png", data: `data:image/png;base64,${btoa("a picture")}` };
   const data = {
-    format: 1, name, rows, steps, layers, variants, manifest, images: manifest?.images?.map(() => image) ?? [],
-    positions: tokens.map(({ position }) => position), tokens: tokens.map(({ text }) => text), l2: base64(run.l2), cosine: base64(run.cosine), ...more,
+    format: 2,
+    name,
+    rows,
+    steps,
+    layers,
+    variants,
+    manifest,
+    images: manifest?.images?.map(() => image) ?? [],
+    positions: tokens.map(({ position }) => position),
+    tokens: tokens.map(({ text }) => text),
+    metrics: run.metrics,
+    values: run.metrics.map(({ name }) => base64(run.values[name])),
+    ...more,
   };
   return JSON.stringify(data).replaceAll("<", "\\u003c");
 }
 
-const page = (data: string) => `<!doctype html><body>${EMPTY_ELEMENT.replace("></", () => `>${data}</`)}<script>1</script></body>`;
+const page = (data: string) =>
+  `<!doctype html><body>${EMPTY_ELEMENT.replace("></", () => `>${data}</`)}<script>1</script></body>`;
 
 test("the page's template has the empty element exactly once", () => {
   const html = readFileSync(new URL("../index.html", import.meta.url), "utf8");
@@ -26,19 +39,22 @@ test("the page's template has the empty element exactly once", () => {
   expect(findEmbedded(html)).toBeNull();
 });
 
-test.each(["grid", "hostile"] as const)("a run comes back bit for bit, from the page and from a dropped report: %s", async (name) => {
-  const run = await runOf(fixture(`${name}_results.parquet`));
-  const html = page(encoded(run));
-  expect(html.match(/<\/script>/g)).toHaveLength(2);
-  const again = decodeRun(findEmbedded(html)!);
-  const dropped = await load(textFile(html, `${name}_results.html`));
-  for (const each of [again, (dropped as { run: Run }).run]) {
-    expect(rowsOf(each)).toEqual(fixtureRows(name));
-    expect({ ...each, pictures: [], source: null }).toEqual({ ...run, pictures: [], source: null });
-  }
-  expect((dropped as { run: Run }).run.source).toMatchObject({ format: "html", fileName: `${name}_results.html` });
-  if (name === "grid") expect(await again.pictures[0]?.blob.text()).toBe("a picture");
-});
+test.each(["grid", "hostile"] as const)(
+  "a run comes back bit for bit, from the page and from a dropped report: %s",
+  async (name) => {
+    const run = await runOf(fixture(`${name}_results.parquet`));
+    const html = page(encoded(run));
+    expect(html.match(/<\/script>/g)).toHaveLength(2);
+    const again = decodeRun(findEmbedded(html)!);
+    const dropped = await load(textFile(html, `${name}_results.html`));
+    for (const each of [again, (dropped as { run: Run }).run]) {
+      expect(rowsOf(each)).toEqual(fixtureRows(name));
+      expect({ ...each, pictures: [], source: null }).toEqual({ ...run, pictures: [], source: null });
+    }
+    expect((dropped as { run: Run }).run.source).toMatchObject({ format: "html", fileName: `${name}_results.html` });
+    if (name === "grid") expect(await again.pictures[0]?.blob.text()).toBe("a picture");
+  },
+);
 
 test("atob and Uint8Array.fromBase64 give the same", async () => {
   const run = await runOf(fixture("grid_results.csv"));
@@ -59,9 +75,12 @@ test("damage is an error", async () => {
   const whole = encoded(run);
   expect(() => decodeRun(whole.slice(0, -5))).toThrow("cut off or no valid JSON");
   for (const [more, message] of [
-    [{ format: 2 }, "has format 2, and this page reads format 1"],
-    [{ l2: base64(run.l2.subarray(1)) }, "l2 has 572 of 576 bytes"],
-    [{ cosine: "!!!!" }, "base64"],
+    [{ format: 3 }, "has format 3, and this page reads formats 1 and 2"],
+    [{ values: [base64(run.values.l2.subarray(1)), base64(run.values.cosine)] }, "l2 has 572 of 576 bytes"],
+    [{ values: [base64(run.values.l2), "!!!!"] }, "base64"],
+    [{ values: [base64(run.values.l2)] }, "lists do not fit together"],
+    [{ metrics: [METRICS[0], METRICS[0]] }, "lists do not fit together"],
+    [{ metrics: [], values: [] }, "lists do not fit together"],
     [{ tokens: ["a"] }, "lists do not fit together"],
     [{ layers: [2, 1, 0] }, "lists do not fit together"],
     [{ variants: ["Full", "Full", "Attn", "Head_0"] }, "lists do not fit together"],
@@ -69,4 +88,32 @@ test("damage is an error", async () => {
   ] as const) {
     expect(() => decodeRun(encoded(run, more)), message).toThrow(message);
   }
+});
+
+test("a page of format 1, with l2 and cosine by name, is read as before", async () => {
+  const run = await runOf(fixture("grid_results.parquet"));
+  const old = {
+    format: 1,
+    l2: base64(run.values.l2),
+    cosine: base64(run.values.cosine),
+    metrics: undefined,
+    values: undefined,
+  };
+  const again = decodeRun(encoded(run, old));
+  expect({ ...again, pictures: [], source: null }).toEqual({ ...run, pictures: [], source: null });
+  expect(() => decodeRun(encoded(run, { ...old, cosine: undefined }))).toThrow("lists do not fit together");
+});
+
+test("what a list of metrics leaves out is as for a column of a table", async () => {
+  const run = await runOf(fixture("grid_results.csv"));
+  const metrics = [
+    { name: "cosine", column: "cosine_distance" },
+    { name: "toy", title: "Toy", unit: "apples", range: [1, 2] },
+  ];
+  const found = decodeRun(encoded(run, { metrics }));
+  expect(found.metrics).toEqual([
+    METRICS[1],
+    { name: "toy", column: "toy", title: "Toy", unit: "apples", range: [1, 2] },
+  ]);
+  expect(found.values.toy).toEqual(run.values.cosine);
 });

@@ -6,7 +6,7 @@ import type { Scene } from "../src/core/scene.ts";
 import { DEFAULTS } from "../src/core/state.ts";
 import { CsvParser } from "../src/data/csv.ts";
 import { Table } from "../src/data/table.ts";
-import { bytesOf, HEADER } from "./helpers.ts";
+import { bytesOf, HEADER, METRICS } from "./helpers.ts";
 
 describe("file names", () => {
   test.each([
@@ -22,11 +22,21 @@ describe("file names", () => {
 });
 
 describe("titles", () => {
-  const run = (name: string, model?: string) => ({ name, steps: [0, 2], manifest: model ? { model: { name: model } } : null });
-  const scene = (runs: unknown[], state = {}) => ({ runs, run: runs[0], state: { ...DEFAULTS, ...state } }) as unknown as Scene;
+  const run = (name: string, model?: string) => ({
+    name,
+    metrics: METRICS,
+    steps: [0, 2],
+    manifest: model ? { model: { name: model } } : null,
+  });
+  const scene = (runs: unknown[], state = {}) =>
+    ({ runs, run: runs[0], state: { ...DEFAULTS, ...state } }) as unknown as Scene;
 
   test("run, view, model, metric, step and scale are in it", () => {
-    const title = titleOf(scene([run("cat", "demo")], { metric: "cosine", curve: "sqrt", step: 2 }), "picture", "layer 3");
+    const title = titleOf(
+      scene([run("cat", "demo")], { metric: "cosine", curve: "sqrt", step: 2 }),
+      "picture",
+      "layer 3",
+    );
     expect(title).toBe("cat · picture · demo · Cosine distance of Full · step 2 of 2 · layer 3 · square-root scale");
   });
   test("two runs", () => {
@@ -35,14 +45,31 @@ describe("titles", () => {
     expect(titleOf(scene(two, { compare: "difference" }), "x")).toMatch(/^b − a · /);
   });
   test("without a manifest nothing is left empty", () => {
-    expect(titleOf(scene([run("a")]), "picture")).toBe("a · picture · L2 distance of Full · step 1 of 2 · linear scale");
+    expect(titleOf(scene([run("a")]), "picture")).toBe(
+      "a · picture · L2 distance of Full · step 1 of 2 · linear scale",
+    );
   });
 });
 
 describe("CSV", () => {
   test("every line says what it is of; columns of patches are there where there are any", () => {
-    const token = (position: number, more = {}) => ({ position, text: `t${position}`, kind: "text" as const, id: null, image: null, row: null, col: null, box: null, ...more });
-    const line = (position: number, more = {}) => ({ run: "cat", more: { layer: 3 }, token: token(position, more), value: Math.fround(0.1) });
+    const token = (position: number, more = {}) => ({
+      position,
+      text: `t${position}`,
+      kind: "text" as const,
+      id: null,
+      image: null,
+      row: null,
+      col: null,
+      box: null,
+      ...more,
+    });
+    const line = (position: number, more = {}) => ({
+      run: "cat",
+      more: { layer: 3 },
+      token: token(position, more),
+      value: Math.fround(0.1),
+    });
     const state = { ...DEFAULTS, step: 2 };
     expect(tidy(state, [line(0)])).toEqual([
       ["run", "metric", "variant", "generation_step", "layer", "token_position", "token_masked", "value"],
@@ -53,7 +80,12 @@ describe("CSV", () => {
     expect([text[2], text.slice(-4), patch.slice(-4)]).toEqual(["Head_1", ["", "", "", "0.1"], ["0", "2", "1", "0.1"]]);
   });
   test("is quoted where it has to be", () => {
-    const table = [["a", "b,c"], ['say "hi"', "two\nlines"], [" lead", "trail\t"], ["", "007"]];
+    const table = [
+      ["a", "b,c"],
+      ['say "hi"', "two\nlines"],
+      [" lead", "trail\t"],
+      ["", "007"],
+    ];
     expect(csvOf(table)).toBe('a,"b,c"\r\n"say ""hi""","two\nlines"\r\n" lead","trail\t"\r\n,007\r\n');
   });
   test("comes back through our own reader", () => {

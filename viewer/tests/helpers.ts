@@ -2,9 +2,10 @@
 
 import { readFileSync } from "node:fs";
 import { CsvParser } from "../src/data/csv.ts";
-import { makeCube } from "../src/data/cube.ts";
+import { makeCube, type Cube } from "../src/data/cube.ts";
 import { JsonParser } from "../src/data/json.ts";
 import { load } from "../src/data/load.ts";
+import { metricOf } from "../src/data/metrics.ts";
 import { Table } from "../src/data/table.ts";
 import { index, type Run } from "../src/data/types.ts";
 
@@ -41,12 +42,20 @@ export async function failure(file: File): Promise<string> {
 }
 
 export function parserFor(bytes: Uint8Array, table: Table): CsvParser | JsonParser {
-  const first = String.fromCharCode(...bytes.subarray(0, 8)).replace(/^\u00ef\u00bb\u00bf/, "").trimStart()[0];
+  const first = String.fromCharCode(...bytes.subarray(0, 8))
+    .replace(/^\u00ef\u00bb\u00bf/, "")
+    .trimStart()[0];
   return first === "{" || first === "[" ? new JsonParser(table) : new CsvParser(table);
 }
 
 /** Parses bytes cut at the given places. Each piece is a copy, so a parser cannot look beyond its end. */
 export function parsed(bytes: Uint8Array, cuts: readonly number[] = []): { rows: Row[]; notes: string[] } {
+  const { cube, notes } = cubeOf(bytes, cuts);
+  return { rows: rowsOf(cube as unknown as Run), notes };
+}
+
+/** The same as a cube. */
+export function cubeOf(bytes: Uint8Array, cuts: readonly number[] = []): { cube: Cube; notes: string[] } {
   const table = new Table();
   const parser = parserFor(bytes, table);
   let start = 0;
@@ -56,17 +65,23 @@ export function parsed(bytes: Uint8Array, cuts: readonly number[] = []): { rows:
   }
   parser.end();
   const cube = makeCube(table);
-  return { rows: rowsOf(cube as unknown as Run), notes: [...parser.notes, ...cube.notes] };
+  return { cube, notes: [...parser.notes, ...cube.notes] };
 }
 
 /** Every cell that has a number, in the order of the fixtures: step, layer, token, variant. */
 export function rowsOf(run: Run): Row[] {
   const rows: Row[] = [];
-  run.steps.forEach((step, s) => run.layers.forEach((layer, l) => run.tokens.forEach(({ text, position }, t) => run.variants.forEach((variant, v) => {
-    const cell = index(run, s, v, l, t);
-    const [l2, cosine] = [run.l2[cell], run.cosine[cell]];
-    if (l2 === l2 || cosine === cosine) rows.push([step, layer, text, position, variant, none(l2), none(cosine)]);
-  }))));
+  run.steps.forEach((step, s) =>
+    run.layers.forEach((layer, l) =>
+      run.tokens.forEach(({ text, position }, t) =>
+        run.variants.forEach((variant, v) => {
+          const cell = index(run, s, v, l, t);
+          const [l2, cosine] = [run.values.l2?.[cell] ?? NaN, run.values.cosine?.[cell] ?? NaN];
+          if (l2 === l2 || cosine === cosine) rows.push([step, layer, text, position, variant, none(l2), none(cosine)]);
+        }),
+      ),
+    ),
+  );
   return rows;
 }
 
@@ -85,5 +100,8 @@ export function random(seed: number): () => number {
 export function randomCuts(next: () => number, length: number, n: number): number[] {
   return Array.from({ length: n }, () => Math.floor(next() * (length + 1))).sort((a, b) => a - b);
 }
+
+/** Of most files. */
+export const METRICS = ["l2_distance", "cosine_distance"].map(metricOf);
 
 export const HEADER = "generation_step,layer,token_masked,token_position,variant,l2_distance,cosine_distance";

@@ -7,16 +7,28 @@ const zip = (text: string, name: string) => new File([gzipSync(text)], name);
 
 test("a manifest is recognised by its keys, plain and packed", async () => {
   const text = await fixture("grid_run.json").text();
-  for (const file of [fixture("grid_run.json"), zip(text, "x.json.gz"), textFile(JSON.stringify(JSON.parse(text)), "y")]) {
+  for (const file of [
+    fixture("grid_run.json"),
+    zip(text, "x.json.gz"),
+    textFile(JSON.stringify(JSON.parse(text)), "y"),
+  ]) {
     expect(await load(file)).toMatchObject({ kind: "manifest", manifest: { name: "grid", model: { name: "tiny" } } });
   }
 });
 
 test("what a manifest holds beyond the known, or of another type, is left out", async () => {
-  const odd = { model: { name: "m", layers: "many" }, prompt: 3, tokens: [{ position: 0, text: "a", box: null }, 7], images: [null], future: 1, rows: null };
+  const odd = {
+    model: { name: "m", layers: "many" },
+    prompt: 3,
+    tokens: [{ position: 0, text: "a", box: null }, 7],
+    images: [null],
+    future: 1,
+    rows: null,
+  };
   const loaded = await load(textFile(JSON.stringify(odd), "odd_run.json"));
   expect(loaded).toMatchObject({ kind: "manifest" });
-  if (loaded.kind === "manifest") expect(loaded.manifest).toEqual({ model: { name: "m" }, tokens: [{ position: 0, text: "a" }, {}], images: [{}] });
+  if (loaded.kind === "manifest")
+    expect(loaded.manifest).toEqual({ model: { name: "m" }, tokens: [{ position: 0, text: "a" }, {}], images: [{}] });
 });
 
 test("pictures are passed on as they are", async () => {
@@ -44,7 +56,8 @@ test.each([
 
 test("a packed file that is cut off or damaged is an error at every place", async () => {
   const bytes = gzipSync(await fixture("grid_results.csv").text());
-  for (let end = 2; end < bytes.length; end += 7) expect(await failure(new File([bytes.slice(0, end)], "x.csv.gz"))).toContain("the gzip file is cut off or damaged");
+  for (let end = 2; end < bytes.length; end += 7)
+    expect(await failure(new File([bytes.slice(0, end)], "x.csv.gz"))).toContain("the gzip file is cut off or damaged");
   const damaged = bytes.slice();
   damaged[bytes.length >> 1] ^= 4;
   expect(await failure(new File([damaged], "x.csv.gz"))).toMatch(/gzip|line/);
@@ -64,7 +77,11 @@ test("progress goes up to the size of the file, packed or not", async () => {
 test("aborting ends with the signal's reason", async () => {
   for (const name of ["hostile_results.csv", "hostile_results.json", "grid_results.parquet"]) {
     const controller = new AbortController();
-    const loading = load(fixture(name), { signal: controller.signal, chunkBytes: 1000, pause: async () => controller.abort() });
+    const loading = load(fixture(name), {
+      signal: controller.signal,
+      chunkBytes: 1000,
+      pause: async () => controller.abort(),
+    });
     await expect(loading).rejects.toThrow(expect.objectContaining({ name: "AbortError" }));
   }
 });
@@ -77,7 +94,15 @@ test("pieces of any size from the disk", async () => {
 });
 
 test("names of runs", () => {
-  for (const name of ["demo_results.csv", "demo_run.json", "demo_results (1).json.gz", "demo.parquet", "out/demo_results.html", "demo"]) expect(runName(name)).toBe("demo");
+  for (const name of [
+    "demo_results.csv",
+    "demo_run.json",
+    "demo_results (1).json.gz",
+    "demo.parquet",
+    "out/demo_results.html",
+    "demo",
+  ])
+    expect(runName(name)).toBe("demo");
   expect(runName(".csv")).toBe(".csv");
 });
 

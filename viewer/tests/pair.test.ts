@@ -4,16 +4,27 @@ import { add, emptyLibrary, remove, resolve, waiting, type Library } from "../sr
 import type { Loaded } from "../src/data/types.ts";
 import { fixture, textFile } from "./helpers.ts";
 
-const picture = (name: string): Loaded => ({ kind: "image", picture: { fileName: name, blob: new Blob([name]) }, source: { fileName: name, format: "image", bytes: 1 } });
+const picture = (name: string): Loaded => ({
+  kind: "image",
+  picture: { fileName: name, blob: new Blob([name]) },
+  source: { fileName: name, format: "image", bytes: 1 },
+});
 const renamed = async (name: string, other: string) => load(new File([await fixture(name).arrayBuffer()], other));
 const all = (items: Loaded[]): Library => items.reduce((library, item) => add(library, item).library, emptyLibrary);
 
 function permutations<T>(items: T[]): T[][] {
-  return items.length < 2 ? [items] : items.flatMap((item, i) => permutations(items.toSpliced(i, 1)).map((rest) => [item, ...rest]));
+  return items.length < 2
+    ? [items]
+    : items.flatMap((item, i) => permutations(items.toSpliced(i, 1)).map((rest) => [item, ...rest]));
 }
 
 test("results, manifest and picture find each other in any order", async () => {
-  const items = [await load(fixture("grid_results.csv")), await load(fixture("grid_run.json")), await load(fixture("hostile_results.json")), picture("CAT.png")];
+  const items = [
+    await load(fixture("grid_results.csv")),
+    await load(fixture("grid_run.json")),
+    await load(fixture("hostile_results.json")),
+    picture("CAT.png"),
+  ];
   for (const order of permutations(items)) {
     const library = all(order);
     const grid = resolve(library).find(({ name }) => name === "grid")!;
@@ -31,7 +42,9 @@ test("renamed files are a pair if they agree, not otherwise", async () => {
   expect(resolve(all([await renamed("grid_results.csv", "mine.csv"), manifest]))[0].manifest).not.toBeNull();
   const library = all([await load(fixture("hostile_results.csv")), manifest]);
   expect(resolve(library)[0].manifest).toBeNull();
-  expect(waiting(library)).toEqual(["other_run.json is the manifest of a run; its numbers are in grid_results.csv or grid_results.json or grid_results.parquet: drop that file, too."]);
+  expect(waiting(library)).toEqual([
+    "other_run.json is the manifest of a run; its numbers are in grid_results.csv or grid_results.json or grid_results.parquet: drop that file, too.",
+  ]);
 });
 
 test("a manifest of the same name that does not fit is said", async () => {
@@ -49,7 +62,10 @@ test("the same run in two formats is shown once, with the manifest that came wit
   expect(resolve(second.library)[0]).toMatchObject({ id: "run-1", manifest: { name: "grid" } });
   library = add(second.library, await load(fixture("grid_run.json"))).library;
   expect(waiting(library)).toEqual([]);
-  const other = add(library, await load(textFile((await fixture("grid_results.csv").text()).replace(/e-\d+\n/, "\n"), "grid_results.csv")));
+  const other = add(
+    library,
+    await load(textFile((await fixture("grid_results.csv").text()).replace(/e-\d+\n/, "\n"), "grid_results.csv")),
+  );
   expect([other.runId, other.message]).toEqual(["run-2", null]);
   expect(resolve(remove(other.library, "run-1")).map(({ id }) => id)).toEqual(["run-2"]);
 });
@@ -61,5 +77,7 @@ test("pictures: by name first, then in order; one that fits better later takes i
   expect(resolve(library)[0].pictures[0]?.fileName).toBe("photo.jpg");
   library = add(library, picture("cat.png")).library;
   expect(resolve(library)[0].pictures[0]?.fileName).toBe("cat.png");
-  expect(waiting(library)).toEqual(["photo.jpg is a picture, and no loaded run has a place for it (a manifest names the pictures of a run)."]);
+  expect(waiting(library)).toEqual([
+    "photo.jpg is a picture, and no loaded run has a place for it (a manifest names the pictures of a run).",
+  ]);
 });

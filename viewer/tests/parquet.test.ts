@@ -12,15 +12,27 @@ test.each(["grid", "hostile"] as const)("the Python side's file, manifest inside
 
 test("the manifest's knowledge about tokens is in the run", async () => {
   const run = await runOf(fixture("grid_results.parquet"));
-  expect(run.tokens[3]).toEqual({ position: 3, text: "<image>", kind: "image", id: 103, image: 0, row: 0, col: 1, box: [10, 0, 20, 8] });
+  expect(run.tokens[3]).toEqual({
+    position: 3,
+    text: "<image>",
+    kind: "image",
+    id: 103,
+    image: 0,
+    row: 0,
+    col: 1,
+    box: [10, 0, 20, 8],
+  });
   expect(run.pictures).toEqual([null]);
 });
 
-test.each(["pandas.parquet", "plain.parquet", "categories.parquet", "delta.parquet", "delta_v2.parquet"])("as other tools write it: %s", async (name) => {
-  const run = await runOf(fixture(name));
-  expect(rowsOf(run)).toEqual(fixtureRows("grid"));
-  expect(run.manifest).toBeNull();
-});
+test.each(["pandas.parquet", "plain.parquet", "categories.parquet", "delta.parquet", "delta_v2.parquet"])(
+  "as other tools write it: %s",
+  async (name) => {
+    const run = await runOf(fixture(name));
+    expect(rowsOf(run)).toEqual(fixtureRows("grid"));
+    expect(run.manifest).toBeNull();
+  },
+);
 
 test("missing and infinite values", async () => {
   const run = await runOf(fixture("gaps.parquet"));
@@ -32,19 +44,22 @@ test("missing and infinite values", async () => {
 });
 
 test("packed with gzip", async () => {
-  const run = await runOf(new File([gzipSync(await bytesOfFixture("grid_results.parquet"))], "grid_results.parquet.gz"));
+  const run = await runOf(
+    new File([gzipSync(await bytesOfFixture("grid_results.parquet"))], "grid_results.parquet.gz"),
+  );
   expect(rowsOf(run)).toEqual(fixtureRows("grid"));
 });
 
 test.each([
   ["zstd.parquet", "packed with ZSTD; only snappy and no compression can be read"],
-  ["missing.parquet", "the columns layer, cosine_distance are missing; found generation_step, token_masked"],
+  ["missing.parquet", "the column layer is missing; found generation_step, token_masked"],
   ["text_layer.parquet", "the column layer is of type UTF8, which holds no whole numbers"],
 ])("%s is an error", async (name, expected) => expect(await failure(fixture(name))).toContain(expected));
 
 test("cut off anywhere is an error", async () => {
   const bytes = await bytesOfFixture("grid_results.parquet");
-  for (let end = 4; end < bytes.length; end++) expect(await failure(new File([bytes.slice(0, end)], "x.parquet"))).toMatch(/cut off|damaged/);
+  for (let end = 4; end < bytes.length; end++)
+    expect(await failure(new File([bytes.slice(0, end)], "x.parquet"))).toMatch(/cut off|damaged/);
 });
 
 async function flip(name: string, times: number, seed: number) {
@@ -64,10 +79,13 @@ async function flip(name: string, times: number, seed: number) {
 }
 
 test("with checksums, a flipped bit is an error or changes no number", async () => {
-  const numbers = (rows: Row[]) => rows.map(([step, layer, , position, variant, l2, cosine]) => [step, layer, position, variant, l2, cosine]);
-  for (const rows of await flip("checksums.parquet", 1500, 11)) expect(numbers(rows)).toEqual(numbers(fixtureRows("grid")));
+  const numbers = (rows: Row[]) =>
+    rows.map(([step, layer, , position, variant, l2, cosine]) => [step, layer, position, variant, l2, cosine]);
+  for (const rows of await flip("checksums.parquet", 1500, 11))
+    expect(numbers(rows)).toEqual(numbers(fixtureRows("grid")));
 });
 
 test("without checksums, a flipped bit never ends in anything but an error or a table", async () => {
-  for (const name of ["grid_results.parquet", "plain.parquet", "categories.parquet", "delta.parquet"]) await flip(name, 700, 12);
+  for (const name of ["grid_results.parquet", "plain.parquet", "categories.parquet", "delta.parquet"])
+    await flip(name, 700, 12);
 });

@@ -6,6 +6,7 @@ import type { Scene } from "../src/core/scene.ts";
 import { columnOf, largestFor, sheets } from "../src/core/sheet.ts";
 import { DEFAULTS, type State } from "../src/core/state.ts";
 import type { Run } from "../src/data/types.ts";
+import { METRICS } from "./helpers.ts";
 
 interface Made {
   name?: string;
@@ -18,27 +19,65 @@ interface Made {
   floor?: number;
 }
 
-function run({ name = "a", values, positions = values[0].map((_, i) => i), layers = values.map((_, i) => i), texts, images = [], model, floor }: Made): Run {
+function run({
+  name = "a",
+  values,
+  positions = values[0].map((_, i) => i),
+  layers = values.map((_, i) => i),
+  texts,
+  images = [],
+  model,
+  floor,
+}: Made): Run {
   return {
-    id: name, name, steps: [0], layers, variants: ["Full"],
+    id: name,
+    name,
+    steps: [0],
+    layers,
+    variants: ["Full"],
     tokens: positions.map((position, i) => ({
-      position, text: texts?.[i] ?? `t${position}`, kind: images.includes(position) ? "image" : "text", id: null,
-      image: images.includes(position) ? 0 : null, row: null, col: null, box: null,
+      position,
+      text: texts?.[i] ?? `t${position}`,
+      kind: images.includes(position) ? "image" : "text",
+      id: null,
+      image: images.includes(position) ? 0 : null,
+      row: null,
+      col: null,
+      box: null,
     })),
-    l2: Float32Array.from(values.flat()), cosine: Float32Array.from(values.flat()), rows: values.flat().length, duplicates: 0, queries: null,
+    metrics: METRICS,
+    values: { l2: Float32Array.from(values.flat()), cosine: Float32Array.from(values.flat()) },
+    rows: values.flat().length,
+    duplicates: 0,
+    queries: null,
     manifest: { ...(model && { model: { name: model } }), ...(floor && { noise_floor: { Full: { l2: floor } } }) },
-    pictures: [], effects: null, notes: [], source: { fileName: `${name}_results.csv`, format: "csv", bytes: 0 },
+    pictures: [],
+    effects: null,
+    notes: [],
+    source: { fileName: `${name}_results.csv`, format: "csv", bytes: 0 },
   };
 }
 
 function scene(runs: Run[], state: Partial<State> = {}): Scene {
-  return { library: runs, runs, run: runs[0], state: { ...DEFAULTS, ...state }, hover: { token: null, layer: null }, dark: false };
+  return {
+    library: runs,
+    runs,
+    run: runs[0],
+    state: { ...DEFAULTS, ...state },
+    hover: { token: null, layer: null },
+    dark: false,
+  };
 }
 
 const list = (values: ArrayLike<number>) => Array.from(values, (value) => (Number.isNaN(value) ? null : value));
 
 describe("scale", () => {
-  const one = run({ values: [[9, 1, 4], [8, 2, 3]] });
+  const one = run({
+    values: [
+      [9, 1, 4],
+      [8, 2, 3],
+    ],
+  });
 
   test("leaves position 0 out, unless it is wanted", () => {
     expect(list(sheets(scene([one]))[0].largest)).toEqual([4]);
@@ -60,9 +99,15 @@ describe("scale", () => {
 
   test("is one for the runs of a model, and of its own for another model", () => {
     const [a, b] = [run({ values: [[0, 1]], model: "m" }), run({ name: "b", values: [[0, 5]], model: "m" })];
-    expect(sheets(scene([a, b])).map(({ largest, shared }) => [largest[0], shared])).toEqual([[5, true], [5, true]]);
+    expect(sheets(scene([a, b])).map(({ largest, shared }) => [largest[0], shared])).toEqual([
+      [5, true],
+      [5, true],
+    ]);
     const other = run({ name: "b", values: [[0, 5]], model: "n" });
-    expect(sheets(scene([a, other])).map(({ largest, shared }) => [largest[0], shared])).toEqual([[1, false], [5, false]]);
+    expect(sheets(scene([a, other])).map(({ largest, shared }) => [largest[0], shared])).toEqual([
+      [1, false],
+      [5, false],
+    ]);
   });
 
   test("counts what is empty and what is below the noise floor", () => {
@@ -72,18 +117,36 @@ describe("scale", () => {
 });
 
 describe("folding", () => {
-  const picture = run({ values: [[1, 2, 7, 3], [1, 6, 5, 3]], images: [1, 2] });
+  const picture = run({
+    values: [
+      [1, 2, 7, 3],
+      [1, 6, 5, 3],
+    ],
+    images: [1, 2],
+  });
 
   test("joins the tokens of an image to their largest value, and says which it was", () => {
     const [sheet] = sheets(scene([picture], { fold: true }));
     expect(sheet.columns.map(({ positions }) => positions)).toEqual([[0], [1, 2], [3]]);
     expect(list(sheet.values)).toEqual([1, 7, 3, 1, 6, 3]);
     expect(list(sheet.strongest!)).toEqual([0, 2, 3, 0, 1, 3]);
-    expect([columnOf(sheet.columns, 2), columnOf(sheet.columns, 3), columnOf(sheet.columns, 9), columnOf(sheet.columns, null)]).toEqual([1, 2, -1, -1]);
+    expect([
+      columnOf(sheet.columns, 2),
+      columnOf(sheet.columns, 3),
+      columnOf(sheet.columns, 9),
+      columnOf(sheet.columns, null),
+    ]).toEqual([1, 2, -1, -1]);
   });
 
   test("of a difference keeps the larger change, with its sign", () => {
-    const other = run({ name: "b", values: [[1, 1, 9, 3], [1, 0, 5, 3]], images: [1, 2] });
+    const other = run({
+      name: "b",
+      values: [
+        [1, 1, 9, 3],
+        [1, 0, 5, 3],
+      ],
+      images: [1, 2],
+    });
     const [sheet] = sheets(scene([picture, other], { fold: true, compare: "difference" }));
     expect(list(sheet.values)).toEqual([0, 2, 0, 0, -6, 0]);
   });
@@ -91,8 +154,23 @@ describe("folding", () => {
 
 describe("several runs", () => {
   test("have the same columns and layers, empty where a run has none", () => {
-    const a = run({ positions: [0, 2], layers: [0, 1], values: [[1, 2], [3, 4]] });
-    const b = run({ name: "b", positions: [1, 2], layers: [1, 3], values: [[5, 6], [7, 8]] });
+    const a = run({
+      positions: [0, 2],
+      layers: [0, 1],
+      values: [
+        [1, 2],
+        [3, 4],
+      ],
+    });
+    const b = run({
+      name: "b",
+      positions: [1, 2],
+      layers: [1, 3],
+      values: [
+        [5, 6],
+        [7, 8],
+      ],
+    });
     const [first, second] = sheets(scene([a, b]));
     expect(first.layers).toEqual([0, 1, 3]);
     expect(first.columns.map(({ positions }) => positions[0])).toEqual([0, 1, 2]);

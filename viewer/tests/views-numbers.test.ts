@@ -7,28 +7,63 @@ import type { Scene } from "../src/core/scene.ts";
 import { apart, lineVariants, seriesOf, target, toggled } from "../src/core/series.ts";
 import { DEFAULTS, type State } from "../src/core/state.ts";
 import { index, type Manifest, type Run, type TokenInfo } from "../src/data/types.ts";
+import { METRICS } from "./helpers.ts";
 
 const VARIANTS = ["Full", "Attn", "Head_0", "Head_2"];
 
 /** Steps 0 and 1, layers 0, 2, 4; value(step, variant, layer, position) for the positions masked at the step. */
-function makeRun(infos: Partial<TokenInfo>[], value: (step: number, variant: number, layer: number, position: number) => number, manifest: Manifest | null = null): Run {
+function makeRun(
+  infos: Partial<TokenInfo>[],
+  value: (step: number, variant: number, layer: number, position: number) => number,
+  manifest: Manifest | null = null,
+): Run {
   const plain = { text: "x", kind: "text" as const, id: null, image: null, row: null, col: null, box: null };
   const tokens = infos.map((info, position): TokenInfo => ({ position, ...plain, ...info }));
   const run: Run = {
-    id: "run-1", name: "r", steps: [0, 1], layers: [0, 2, 4], variants: VARIANTS, tokens, l2: new Float32Array(2 * 4 * 3 * tokens.length).fill(NaN),
-    cosine: new Float32Array(2 * 4 * 3 * tokens.length), queries: null, rows: 0, duplicates: 0, manifest, pictures: [], effects: null, notes: [],
+    id: "run-1",
+    name: "r",
+    steps: [0, 1],
+    layers: [0, 2, 4],
+    variants: VARIANTS,
+    tokens,
+    metrics: METRICS,
+    values: {
+      l2: new Float32Array(2 * 4 * 3 * tokens.length).fill(NaN),
+      cosine: new Float32Array(2 * 4 * 3 * tokens.length),
+    },
+    queries: null,
+    rows: 0,
+    duplicates: 0,
+    manifest,
+    pictures: [],
+    effects: null,
+    notes: [],
     source: { fileName: "r.csv", format: "csv", bytes: 1 },
   };
-  for (const step of [0, 1]) for (const variant of VARIANTS.keys()) for (const layer of [0, 1, 2])
-    tokens.forEach(({ position }, token) => (run.l2[index(run, step, variant, layer, token)] = value(step, variant, run.layers[layer], position)));
+  for (const step of [0, 1])
+    for (const variant of VARIANTS.keys())
+      for (const layer of [0, 1, 2])
+        tokens.forEach(
+          ({ position }, token) =>
+            (run.values.l2[index(run, step, variant, layer, token)] = value(
+              step,
+              variant,
+              run.layers[layer],
+              position,
+            )),
+        );
   return run;
 }
 
 const state = (patch: Partial<State> = {}): State => ({ ...DEFAULTS, ...patch });
-const scene = (runs: Run[], patch: Partial<State> = {}, hover = { token: null as number | null, layer: null as number | null }): Scene =>
-  ({ library: runs, runs, run: runs[0], state: state(patch), hover, dark: false });
+const scene = (
+  runs: Run[],
+  patch: Partial<State> = {},
+  hover = { token: null as number | null, layer: null as number | null },
+): Scene => ({ library: runs, runs, run: runs[0], state: state(patch), hover, dark: false });
 /** Position 3 is generated at step 0 and masked at step 1. */
-const growing = (step: number, _: number, layer: number, position: number) => (position === 3 && step === 0 ? NaN : (position + 1) * (layer + 1));
+const growing = (step: number, _: number, layer: number, position: number) =>
+  position === 3 && step === 0 ? NaN : (position + 1) * (layer + 1);
 
 describe("promptText", () => {
   it("finds the generated tokens without a manifest", () => {
@@ -39,13 +74,29 @@ describe("promptText", () => {
 
   it("adds what was not masked, and what was generated after everything that was", () => {
     const manifest: Manifest = {
-      prompt_length: 5, mask_mode: "vision", generated: [{ step: 0, text: "A", probability: 0.5 }],
-      tokens: [0, 1, 2, 3, 4].map((position) => ({ position, text: `t${position}`, kind: position === 2 || position === 3 ? "image" : "text", image: 0, row: 0, col: position - 2 })),
+      prompt_length: 5,
+      mask_mode: "vision",
+      generated: [{ step: 0, text: "A", probability: 0.5 }],
+      tokens: [0, 1, 2, 3, 4].map((position) => ({
+        position,
+        text: `t${position}`,
+        kind: position === 2 || position === 3 ? "image" : "text",
+        image: 0,
+        row: 0,
+        col: position - 2,
+      })),
     };
     const image = (position: number) => ({ position, kind: "image" as const, image: 0, row: 0, col: position - 2 });
     const run = makeRun([image(2), image(3)], () => 1, manifest);
     const { prompt, generated, tokens } = promptText(run);
-    expect(tokens.map(({ info, place }) => [info.position, place])).toEqual([[0, -1], [1, -1], [2, 0], [3, 1], [4, -1], [5, -1]]);
+    expect(tokens.map(({ info, place }) => [info.position, place])).toEqual([
+      [0, -1],
+      [1, -1],
+      [2, 0],
+      [3, 1],
+      [4, -1],
+      [5, -1],
+    ]);
     const block = prompt[2];
     if (!isBlock(block)) throw new Error("expected a block");
     expect([block.rows, block.cols, block.grid, cellOf(block, 1)]).toEqual([1, 2, true, [0, 1]]);
@@ -55,7 +106,10 @@ describe("promptText", () => {
   });
 
   it("puts image tokens without a grid into lines", () => {
-    const run = makeRun(Array.from({ length: 20 }, () => ({ kind: "image" as const, image: 0 })), () => 1);
+    const run = makeRun(
+      Array.from({ length: 20 }, () => ({ kind: "image" as const, image: 0 })),
+      () => 1,
+    );
     const [block] = promptText(run).prompt;
     expect(isBlock(block) && [block.rows, block.cols, block.grid, cellOf(block, 17)]).toEqual([2, 16, false, [1, 1]]);
   });
@@ -85,7 +139,10 @@ describe("scores", () => {
 describe("a difference", () => {
   const infos = [{}, {}, { text: "same" }, { text: "one" }];
   const first = makeRun(infos, (_, variant, layer, position) => 10 * position + layer + variant);
-  const second = makeRun([{}, {}, { text: "same" }, { text: "other" }], (_, variant, layer, position) => [0, 20, 5, 99][position] + (layer === 2 ? 6 : 0) + variant);
+  const second = makeRun(
+    [{}, {}, { text: "same" }, { text: "other" }],
+    (_, variant, layer, position) => [0, 20, 5, 99][position] + (layer === 2 ? 6 : 0) + variant,
+  );
   const both = (patch: Partial<State> = {}) => scene([first, second], { compare: "difference", ...patch });
 
   it("is that of the importances, with the layer where the runs are most apart", () => {
@@ -110,12 +167,21 @@ describe("a difference", () => {
     expect(headMatrix(both({ token: 3 })).values.every(Number.isNaN)).toBe(true);
     expect(strongestHeads(found, 1)).toEqual([0]);
     const fewer = { ...second, variants: ["Full", "Attn", "Head_0", "Head_9"] };
-    expect([...headMatrix(scene([first, fewer], { compare: "difference", token: 1 })).values]).toEqual([10, NaN, 14, NaN, 6, NaN]);
+    expect([...headMatrix(scene([first, fewer], { compare: "difference", token: 1 })).values]).toEqual([
+      10,
+      NaN,
+      14,
+      NaN,
+      6,
+      NaN,
+    ]);
   });
 });
 
 describe("headMatrix", () => {
-  const run = makeRun([{}, {}, {}], (_, variant, layer, position) => (variant === 3 && layer === 2 ? NaN : variant * 10 + layer + [100, 3, 5][position]));
+  const run = makeRun([{}, {}, {}], (_, variant, layer, position) =>
+    variant === 3 && layer === 2 ? NaN : variant * 10 + layer + [100, 3, 5][position],
+  );
 
   it("is that of the selected token", () => {
     const found = headMatrix(scene([run], { token: 1 }));
@@ -145,12 +211,21 @@ describe("series", () => {
     expect(lineVariants(run, state({ heads: [2, 7] }))).toEqual(["Full", "Attn", "Head_2"]);
     expect(lineVariants(run, state({ variant: "Head_0" }))).toEqual(["Full", "Attn", "Head_0"]);
     const [full, attn] = seriesOf(scene([run]), 2);
-    expect([[...full.values], [...attn.values]]).toEqual([[2, 4, 6], [3, 5, 7]]);
+    expect([[...full.values], [...attn.values]]).toEqual([
+      [2, 4, 6],
+      [3, 5, 7],
+    ]);
   });
 
   it("shows the selected token, else the hovered, else the strongest", () => {
-    expect(target(scene([run], { token: 1 }, { token: 2, layer: null }))).toMatchObject({ why: "selected", token: { position: 1 } });
-    expect(target(scene([run], {}, { token: 1, layer: null }))).toMatchObject({ why: "hovered", token: { position: 1 } });
+    expect(target(scene([run], { token: 1 }, { token: 2, layer: null }))).toMatchObject({
+      why: "selected",
+      token: { position: 1 },
+    });
+    expect(target(scene([run], {}, { token: 1, layer: null }))).toMatchObject({
+      why: "hovered",
+      token: { position: 1 },
+    });
     expect(target(scene([run]))).toMatchObject({ why: "strongest", token: { position: 2 } });
   });
 
@@ -179,7 +254,10 @@ describe("cross-attention", () => {
 
   it("has heads and lines of its own, as the chosen variant is", () => {
     const values = (variant: string) => [...headMatrix(scene([run], { token: 1, variant })).values];
-    expect([values("Full"), values("CrossFull")]).toEqual([[11, 13, 15], [31, 33, 35]]);
+    expect([values("Full"), values("CrossFull")]).toEqual([
+      [11, 13, 15],
+      [31, 33, 35],
+    ]);
     expect(lineVariants(run, state({ heads: [0] }))).toEqual(["Full", "Head_0"]);
     expect(lineVariants(run, state({ heads: [0], variant: "CrossFull" }))).toEqual(["CrossFull", "CrossHead_0"]);
   });

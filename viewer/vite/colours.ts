@@ -24,7 +24,9 @@ export function colours(): Plugin {
     resolveId: (id) => (id === NAME ? `\0${NAME}` : null),
     load: (id) =>
       id === `\0${NAME}`
-        ? Object.entries(TABLES).map(([name, scale]) => `export const ${name} = "${table(scale)}";`).join("\n")
+        ? Object.entries(TABLES)
+            .map(([name, scale]) => `export const ${name} = "${table(scale)}";`)
+            .join("\n")
         : null,
   };
 }

@@ -5,8 +5,7 @@ import { readFileSync } from "node:fs";
 const COLOURS =
   "Colour tables: cividis and viridis (CC0), PuOr by Cynthia Brewer (Apache License 2.0), sampled from " +
   "d3-scale-chromatic by Mike Bostock (ISC).";
-const PARQUET =
-  "Parquet: hyparquet, with parts of snappyjs, Copyright (c) 2016 Zhipeng Jia, under the same licence:";
+const PARQUET = "Parquet: hyparquet, with parts of snappyjs, Copyright (c) 2016 Zhipeng Jia, under the same licence:";
 
 export function licences(): string {
   const text = readFileSync(new URL("../node_modules/hyparquet/LICENSE", import.meta.url), "utf8").trim();

@@ -5,7 +5,9 @@ type Properties = Record<string, string | number | boolean | null | undefined | 
 
 /** An element, `"p"` or `"p.muted"` with its classes, with attributes, listeners ("onclick") and children. `null`, `undefined` and `false` leave one out. */
 export function h<Name extends keyof HTMLElementTagNameMap>(
-  name: Name | `${Name}.${string}`, properties: Properties = {}, ...children: Child[]
+  name: Name | `${Name}.${string}`,
+  properties: Properties = {},
+  ...children: Child[]
 ): HTMLElementTagNameMap[Name] {
   const [tag, classes] = name.split(".");
   const element = document.createElement(tag as Name);
@@ -17,7 +19,9 @@ export function h<Name extends keyof HTMLElementTagNameMap>(
     else if (value === true) element.setAttribute(key, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, String(value));
   }
-  element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -32,10 +36,18 @@ export function onKeys(element: HTMLElement, act: (event: KeyboardEvent) => bool
 
 /** Where a key leads from a cell of a matrix; null: it leads nowhere. */
 export function moved({ key }: KeyboardEvent, [row, column]: Place, rows: number, columns: number): Place | null {
-  const step = ({
-    ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
-    Home: [0, -columns], End: [0, columns], PageUp: [-rows, 0], PageDown: [rows, 0],
-  } as Record<string, Place>)[key];
+  const step = (
+    {
+      ArrowUp: [-1, 0],
+      ArrowDown: [1, 0],
+      ArrowLeft: [0, -1],
+      ArrowRight: [0, 1],
+      Home: [0, -columns],
+      End: [0, columns],
+      PageUp: [-rows, 0],
+      PageDown: [rows, 0],
+    } as Record<string, Place>
+  )[key];
   const within = (value: number, count: number) => Math.max(0, Math.min(count - 1, value));
   return step ? [within(row + step[0], rows), within(column + step[1], columns)] : null;
 }

@@ -4,12 +4,16 @@ import { plainToken } from "../data/cube.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
 import { importance, matrix, tokenIndex } from "./scene.ts";
-import type { Measure } from "./state.ts";
+import type { Measure, State } from "./state.ts";
 import { visible } from "./tokens.ts";
+import { remembered } from "./track.ts";
 import { isDifference } from "./words.ts";
 
 export const MEASURES: Record<Measure, string> = {
-  logprob_change: "change of log-probability", kl: "KL divergence", contrast_change: "change of the contrast", interaction: "interaction",
+  logprob_change: "change of log-probability",
+  kl: "KL divergence",
+  contrast_change: "change of the contrast",
+  interaction: "interaction",
 };
 
 /** The layers of `state.mask` that stand for each unit's strongest ones. */
@@ -39,64 +43,91 @@ const span = (window: string) => {
   return Number(last) - Number(first);
 };
 
-const known = new WeakMap<Effects, { key: string; shown: Shown }>();
-
 /** Null: this run has no effects. */
-export function shownEffects({ run, state }: Compared): Shown | null {
-  const { effects } = run;
-  if (!effects) return null;
+export const shownEffects = ({ run: { effects, manifest }, state }: Pick<Compared, "run" | "state">): Shown | null =>
+  effects && made({ effects, manifest, state });
+
+interface Measured {
+  effects: Effects;
+  manifest: Run["manifest"];
+  state: State;
+}
+
+const made = remembered(makeShown, ({ effects }: Measured) => effects);
+
+function makeShown({ effects, manifest, state }: Measured): Shown {
   const { numbers, blocks, windows, rows } = effects;
-  const key = [run.id, !run.manifest, state.effect, state.block, state.mask, state.step, state.first].join();
-  const last = known.get(effects);
-  if (last?.key === key) return last.shown;
   const measures = (Object.keys(MEASURES) as Measure[]).filter((each) => numbers[each]);
   const measure = measures.includes(state.effect) ? state.effect : measures[0];
   const block = blocks.includes(state.block) ? state.block : blocks[0];
   // Without a choice the widest layers; if there are several as wide, the strongest.
   const [widest, next] = windows.toSorted((a, b) => span(b) - span(a));
-  const chosen = windows.includes(state.mask) || state.mask === STRONGEST ? state.mask : next && span(next) === span(widest) ? STRONGEST : widest;
+  const chosen =
+    windows.includes(state.mask) || state.mask === STRONGEST
+      ? state.mask
+      : next && span(next) === span(widest)
+        ? STRONGEST
+        : widest;
   const window = windows.indexOf(chosen);
-  const members = new Map(run.manifest?.units?.map(({ label, positions }) => [`${positions?.[0]} ${label}`, positions!]));
-  const values: number[] = [], units: Shown["units"] = [];
+  const members = new Map(manifest?.units?.map(({ label, positions }) => [`${positions?.[0]} ${label}`, positions!]));
+  const values: number[] = [],
+    units: Shown["units"] = [];
   let largest = 0;
   for (const unit of effects.units) {
     const at = windows.map((each) => rows.get([state.step, block, each, unit.key].join()) ?? -1);
     // A pair is shown by its interaction; what it does as a whole is said, too.
     const pair = numbers.interaction && at.some((row) => numbers.interaction![row] > -Infinity);
     const own = at.map((row) => (!pair === (measure === "interaction") ? NaN : (numbers[measure]![row] ?? NaN)));
-    const sizes = own.map((value) => Math.abs(value) || 0), most = Math.max(...sizes);
+    const sizes = own.map((value) => Math.abs(value) || 0),
+      most = Math.max(...sizes);
     if (own.every((value) => isNaN(value))) continue;
     if (unit.position || state.first) largest = Math.max(largest, most);
     const place = window < 0 ? sizes.indexOf(most) : window;
-    units.push({ ...unit, positions: members.get(unit.key) ?? [unit.position], row: at[place], value: own[place], strongest: windows[place] });
+    units.push({
+      ...unit,
+      positions: members.get(unit.key) ?? [unit.position],
+      row: at[place],
+      value: own[place],
+      strongest: windows[place],
+    });
     values.push(...own);
   }
-  const floor = measure === "kl" ? 0 : (run.manifest?.effects?.noise?.logit ?? 0);
+  const floor = measure === "kl" ? 0 : (manifest?.effects?.noise?.logit ?? 0);
   const shown = { effects, measures, measure, block, window, units, values, largest, signed: measure !== "kl", floor };
-  known.set(effects, { key, shown });
   return shown;
 }
 
 /** "change of log-probability with the unit hidden from every later position in layers 0 to 3" */
-export function effectWords({ effects, measure, block, window }: Shown, { manifest }: Run, layers = where(effects.windows[window])): string {
+export function effectWords(
+  { effects, measure, block, window }: Shown,
+  { manifest }: Run,
+  layers = where(effects.windows[window]),
+): string {
   const [first, second] = manifest?.effects?.contrast ?? [];
-  const contrast = measure === "contrast_change" && second ? ` (logit of ${visible(first)} minus that of ${visible(second)})` : "";
+  const contrast =
+    measure === "contrast_change" && second ? ` (logit of ${visible(first)} minus that of ${visible(second)})` : "";
   return `${MEASURES[measure]}${contrast} with the unit hidden from ${BLOCKS[block]} ${layers}`;
 }
 
 export const BLOCKS: Record<string, string> = { last: "the predicting position", all: "every later position" };
 
-export const where = (window: string | undefined) => (window ? `in layers ${window.replace("-", " to ")}` : "in its strongest layers");
+export const where = (window: string | undefined) =>
+  window ? `in layers ${window.replace("-", " to ")}` : "in its strongest layers";
 
 /** Places of the units in the order shown. */
 export function unitOrder({ units, effects }: Shown, order: string): number[] {
-  const places = [...units.keys()], size = (place: number) => Math.abs(units[place].value) || 0;
-  return order === "strength" || (order === "auto" && effects.windows.length < 2) ? places.sort((a, b) => size(b) - size(a)) : places;
+  const places = [...units.keys()],
+    size = (place: number) => Math.abs(units[place].value) || 0;
+  return order === "strength" || (order === "auto" && effects.windows.length < 2)
+    ? places.sort((a, b) => size(b) - size(a))
+    : places;
 }
 
 // --- the prompt ----------------------------------------------------------------------------------
 /** The value of each of the run's tokens by the smallest unit it is in; null where the prompt is not shaded by effects. */
-export function effectScores(scene: Compared): Scores | null {
+export const effectScores = remembered(makeEffectScores, ({ run }: Compared) => run);
+
+function makeEffectScores(scene: Compared): Scores | null {
   const { run, runs, state } = scene;
   const shown = state.shade === "effect" && !isDifference(state, runs) ? shownEffects(scene) : null;
   if (!shown) return null;
@@ -104,9 +135,22 @@ export function effectScores(scene: Compared): Scores | null {
   for (const unit of shown.units.toSorted((a, b) => b.positions.length - a.positions.length)) {
     for (const position of unit.positions) value[tokenIndex(run, position)] = unit.value; // at -1: nothing
   }
-  const end = (image: boolean) => run.tokens.reduce((most, { kind, position }, place) =>
-    (kind === "image") === image && (position || state.first) ? Math.max(most, Math.abs(value[place]) || 0) : most, 0);
-  return { value, peak: new Int32Array(value.length), text: end(false), image: end(true), floor: shown.floor, signed: shown.signed, what: effectWords(shown, run), of: shown };
+  const end = (image: boolean) =>
+    run.tokens.reduce(
+      (most, { kind, position }, place) =>
+        (kind === "image") === image && (position || state.first) ? Math.max(most, Math.abs(value[place]) || 0) : most,
+      0,
+    );
+  return {
+    value,
+    peak: new Int32Array(value.length),
+    text: end(false),
+    image: end(true),
+    floor: shown.floor,
+    signed: shown.signed,
+    what: effectWords(shown, run),
+    of: shown,
+  };
 }
 
 // --- effect and impact ---------------------------------------------------------------------------
@@ -120,9 +164,11 @@ export interface Point {
 
 /** The units that the results have, too. Position 0 only with state.first. */
 export function points({ run, state }: Compared, { units }: Shown): Point[] {
-  const { value } = importance(matrix(run, state), { ...state, from: null, to: null, join: "max" });
+  const { value } = importance(matrix(run, state), { from: null, to: null, join: "max" });
   return units.flatMap((unit) => {
-    const place = tokenIndex(run, unit.position), impact = value[place], size = Math.abs(unit.value);
+    const place = tokenIndex(run, unit.position),
+      impact = value[place],
+      size = Math.abs(unit.value);
     const same = run.tokens[place]?.text === unit.label && impact >= 0 && size >= 0 && (unit.position || state.first);
     return same ? { unit, impact, size } : [];
   });
@@ -130,13 +176,17 @@ export function points({ run, state }: Compared, { units }: Shown): Point[] {
 
 /** From 1; equal values get the mean of their ranks. */
 export function ranks(values: number[]): number[] {
-  return values.map((value) => values.reduce((rank, each) => rank + (each < value ? 1 : each === value ? 0.5 : 0), 0.5));
+  return values.map((value) =>
+    values.reduce((rank, each) => rank + (each < value ? 1 : each === value ? 0.5 : 0), 0.5),
+  );
 }
 
 /** Rank correlation; NaN where one side has no order. */
 export function spearman(a: number[], b: number[]): number {
-  const [x, y] = [ranks(a), ranks(b)], middle = (a.length + 1) / 2;
-  const sum = (one: number[], two: number[]) => one.reduce((all, rank, i) => all + (rank - middle) * (two[i] - middle), 0);
+  const [x, y] = [ranks(a), ranks(b)],
+    middle = (a.length + 1) / 2;
+  const sum = (one: number[], two: number[]) =>
+    one.reduce((all, rank, i) => all + (rank - middle) * (two[i] - middle), 0);
   return sum(x, y) / Math.sqrt(sum(x, x) * sum(y, y));
 }
 

@@ -5,10 +5,12 @@
  */
 
 import type { TokenInfo } from "../data/types.ts";
+import { titleOf as metricTitle } from "./metrics.ts";
 import { CanvasPainter, SvgPainter, type Drawing } from "./painter.ts";
 import type { Scene } from "./scene.ts";
 import type { State } from "./state.ts";
-import { exact, isDifference, METRICS, modelName, readAt, subject, variantName } from "./words.ts";
+import { exact } from "./tokens.ts";
+import { isDifference, modelName, readAt, subject, variantName } from "./words.ts";
 
 /** A PNG of the drawing, `scale` pixels for each CSS pixel. Throws if the browser cannot make one that large. */
 export async function pngOf(drawing: Drawing, scale = 2): Promise<Blob> {
@@ -16,7 +18,8 @@ export async function pngOf(drawing: Drawing, scale = 2): Promise<Blob> {
   drawing.draw(new CanvasPainter(canvas, drawing.width, drawing.height, scale));
   // Not toBlob: it waits until the page is idle, which was measured to take up to 7 seconds.
   const [head, data] = canvas.toDataURL("image/png").split(",");
-  if (!data || !head.includes("png")) throw new Error(`the picture (${canvas.width} x ${canvas.height} pixels) is too large for this browser; take SVG`);
+  if (!data || !head.includes("png"))
+    throw new Error(`the picture (${canvas.width} x ${canvas.height} pixels) is too large for this browser; take SVG`);
   return new Blob([Uint8Array.from(atob(data), (byte) => byte.charCodeAt(0))], { type: "image/png" });
 }
 
@@ -60,7 +63,11 @@ export function download(blob: Blob, fileName: string): void {
 // --- names and titles -------------------------------------------------------------------------------------
 /** "cat_heatmap": of run and view, without what some system does not allow in a file name. */
 export function fileName(run: string, view: string): string {
-  const clean = (text: string) => text.replace(/[^\p{L}\p{N}._-]+/gu, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 80);
+  const clean = (text: string) =>
+    text
+      .replace(/[^\p{L}\p{N}._-]+/gu, "-")
+      .replace(/^[-.]+|[-.]+$/g, "")
+      .slice(0, 80);
   return [clean(run), clean(view)].filter((part) => part).join("_") || "mask-impact";
 }
 
@@ -71,8 +78,18 @@ export function titleOf(scene: Scene, what: string, ...more: string[]): string {
   const models = [...new Set(runs.map(modelName))].join(", ");
   const step = `step ${runs[0].steps.indexOf(state.step) + 1} of ${runs[0].steps.length}`;
   const scale = state.curve === "sqrt" ? "square-root scale" : "linear scale";
-  return [names, what, models, `${METRICS[state.metric]} of ${variantName(state.variant)}`, step, state.query === null ? "" : readAt(state), ...more, scale]
-    .filter((part) => part).join(" · ");
+  return [
+    names,
+    what,
+    models,
+    `${metricTitle(runs[0], state)} of ${variantName(state.variant)}`,
+    step,
+    state.query === null ? "" : readAt(state),
+    ...more,
+    scale,
+  ]
+    .filter((part) => part)
+    .join(" · ");
 }
 
 // --- tables --------------------------------------------------------------------------------------
@@ -90,12 +107,39 @@ export interface Line {
 
 /** Each line says all that it is of, so that tables of several views and runs can be put together. */
 export function tidy({ metric, variant, step, query }: State, lines: Line[]): string[][] {
-  const records = lines.map(({ run, metric: of = metric, variant: own = variant, more, token: { position, text, image, row, col }, value }) => ({
-    run, metric: of, variant: own, generation_step: step, ...(query === null ? {} : { query_position: query }), ...more, token_position: position, token_masked: text, image, row, col, value: exact(value),
-  }));
+  const records = lines.map(
+    ({
+      run,
+      metric: of = metric,
+      variant: own = variant,
+      more,
+      token: { position, text, image, row, col },
+      value,
+    }) => ({
+      run,
+      metric: of,
+      variant: own,
+      generation_step: step,
+      ...(query === null ? {} : { query_position: query }),
+      ...more,
+      token_position: position,
+      token_masked: text,
+      image,
+      row,
+      col,
+      value: exact(value),
+    }),
+  );
   const places = ["image", "row", "col"] as const; // of patches, where there are any
-  const columns = Object.keys(records[0] ?? {}).filter((name) => !places.some((each) => each === name && records.every((record) => record[each] === null)));
-  return [columns, ...records.map((record: Record<string, string | number | null>) => columns.map((name) => String(record[name] ?? "")))];
+  const columns = Object.keys(records[0] ?? {}).filter(
+    (name) => !places.some((each) => each === name && records.every((record) => record[each] === null)),
+  );
+  return [
+    columns,
+    ...records.map((record: Record<string, string | number | null>) =>
+      columns.map((name) => String(record[name] ?? "")),
+    ),
+  ];
 }
 
 /** RFC 4180, lines end with "\r\n". A value is quoted where it has to be. */

@@ -4,6 +4,7 @@ import { row, type Run } from "../data/types.ts";
 import type { Compared } from "./prompt-text.ts";
 import { sameToken, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
+import { remembered } from "./track.ts";
 import { crossing, isDifference, isHead } from "./words.ts";
 
 export interface HeadMatrix {
@@ -18,24 +19,19 @@ export interface HeadMatrix {
   signed: boolean;
 }
 
-const computed = new WeakMap<Run, { key: string; second: Run | null; matrix: HeadMatrix }>();
-
 /**
  * Heads of cross-attention if the chosen variant is of it, else of self-attention.
  * With state.token for that token, else for the strongest one per cell (position 0 only with state.first). In a
  * difference: second run minus the first one, and strongest is where they differ most.
  */
-export function headMatrix({ run, runs, state }: Compared): HeadMatrix {
-  const second = isDifference(state, runs) ? runs[1] : null;
-  const key = [state.metric, state.step, state.token, state.first, crossing(state.variant)].join();
-  const last = computed.get(run);
-  if (last?.key === key && last.second === second) return last.matrix;
-  const matrix = makeHeadMatrix(run, second, state);
-  computed.set(run, { key, second, matrix });
-  return matrix;
-}
+export const headMatrix = remembered(
+  ({ run, runs, state }: Compared): HeadMatrix =>
+    makeHeadMatrix(run, isDifference(state, runs) ? runs[1] : null, state),
+  ({ run }) => run,
+);
 
 function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix {
+  const of = { metric: state.metric, step: state.step }; // read once, not for each cell
   const variants = run.variants.filter((variant) => isHead(variant) && crossing(variant) === crossing(state.variant));
   const values = new Float32Array(run.layers.length * variants.length).fill(NaN);
   const token = tokenIndex(run, state.token);
@@ -44,22 +40,34 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
   const same = second && run.tokens.map((each) => sameToken(run, each, second));
   for (let cell = 0; cell < values.length; cell++) {
     const [layer, variant] = [run.layers[Math.floor(cell / variants.length)], variants[cell % variants.length]];
-    const one = rowOf(run, state, variant, layer), two = second && rowOf(second, state, variant, layer);
-    const of = same ? two && one?.map((value, each) => (same[each] < 0 ? NaN : two[same[each]] - value)) : one;
-    if (!of) continue;
+    const one = rowOf(run, of, variant, layer),
+      two = second && rowOf(second, of, variant, layer);
+    const row = same ? two && one?.map((value, each) => (same[each] < 0 ? NaN : two[same[each]] - value)) : one;
+    if (!row) continue;
     let best = token;
     if (strongest) {
-      for (let each = 0; each < of.length; each++)
-        if (each !== skip && Math.abs(of[each]) >= (best < 0 ? 0 : Math.abs(of[best]))) best = each;
+      for (let each = 0; each < row.length; each++)
+        if (each !== skip && Math.abs(row[each]) >= (best < 0 ? 0 : Math.abs(row[best]))) best = each;
       strongest[cell] = best;
     }
-    if (best >= 0) values[cell] = of[best];
+    if (best >= 0) values[cell] = row[best];
   }
-  return { layers: run.layers, heads: variants.map((variant) => headNumber(variant)!), values, strongest, signed: second !== null };
+  return {
+    layers: run.layers,
+    heads: variants.map((variant) => headNumber(variant)!),
+    values,
+    strongest,
+    signed: second !== null,
+  };
 }
 
 /** The values of all tokens, null where the run has none. */
-function rowOf(run: Run, { metric, step }: State, variant: string, layer: number): Float32Array | null {
+function rowOf(
+  run: Run,
+  { metric, step }: Pick<State, "metric" | "step">,
+  variant: string,
+  layer: number,
+): Float32Array | null {
   const places = [run.steps.indexOf(step), run.variants.indexOf(variant), run.layers.indexOf(layer)] as const;
   return Math.min(...places) < 0 ? null : row(run, metric, ...places);
 }
@@ -81,7 +89,11 @@ export function sums({ layers, heads, values }: HeadMatrix): { layers: Float64Ar
 }
 
 /** Places of rows (the last layer on top, or the largest sum) and columns (by number, or the largest sum first). */
-export function order(matrix: HeadMatrix, layersBySum: boolean, headsBySum: boolean): { rows: number[]; columns: number[] } {
+export function order(
+  matrix: HeadMatrix,
+  layersBySum: boolean,
+  headsBySum: boolean,
+): { rows: number[]; columns: number[] } {
   const total = sums(matrix);
   const rows = [...matrix.layers.keys()].reverse();
   const columns = [...matrix.heads.keys()];
@@ -96,5 +108,8 @@ export function strongestHeads({ heads, values }: HeadMatrix, count: number): nu
   values.forEach((value, cell) => {
     if (Math.abs(value) > most[cell % heads.length]) most[cell % heads.length] = Math.abs(value);
   });
-  return [...heads.keys()].sort((a, b) => most[b] - most[a] || a - b).slice(0, count).map((place) => heads[place]);
+  return [...heads.keys()]
+    .sort((a, b) => most[b] - most[a] || a - b)
+    .slice(0, count)
+    .map((place) => heads[place]);
 }

@@ -11,7 +11,13 @@ export interface Ink {
 }
 
 export const LIGHT: Ink = {
-  ink: "#1d1d22", muted: "#5c5c66", faint: "#8b8b95", line: "#dddde3", paper: "#ffffff", accent: "#c2410c", empty: "#ececf0",
+  ink: "#1d1d22",
+  muted: "#5c5c66",
+  faint: "#8b8b95",
+  line: "#dddde3",
+  paper: "#ffffff",
+  accent: "#c2410c",
+  empty: "#ececf0",
 };
 
 const known = new Map<boolean, Ink>();
@@ -21,7 +27,9 @@ export function ink(dark: boolean): Ink {
   let found = known.get(dark);
   if (!found) {
     const style = getComputedStyle(document.documentElement);
-    found = Object.fromEntries(Object.keys(LIGHT).map((name) => [name, style.getPropertyValue(`--${name}`).trim()])) as unknown as Ink;
+    found = Object.fromEntries(
+      Object.keys(LIGHT).map((name) => [name, style.getPropertyValue(`--${name}`).trim()]),
+    ) as unknown as Ink;
     known.set(dark, found);
   }
   return found;

@@ -18,7 +18,15 @@ export interface TextStyle {
 export interface Painter {
   readonly width: number;
   readonly height: number;
-  rect(x: number, y: number, width: number, height: number, fill: string | null, stroke?: string, lineWidth?: number): void;
+  rect(
+    x: number,
+    y: number,
+    width: number,
+    height: number,
+    fill: string | null,
+    stroke?: string,
+    lineWidth?: number,
+  ): void;
   /** Through points [x, y, x, y, ...]; NaN breaks the line. */
   line(points: ArrayLike<number>, stroke: string, lineWidth?: number, dash?: number[]): void;
   circle(x: number, y: number, radius: number, fill: string): void;
@@ -127,7 +135,15 @@ export class CanvasPainter implements Painter {
     this.#stretched(image, x, y, width, height, opacity, true);
   }
 
-  #stretched(image: CanvasImageSource, x: number, y: number, width: number, height: number, opacity: number, smooth: boolean): void {
+  #stretched(
+    image: CanvasImageSource,
+    x: number,
+    y: number,
+    width: number,
+    height: number,
+    opacity: number,
+    smooth: boolean,
+  ): void {
     const c = this.#context;
     c.globalAlpha = opacity;
     c.imageSmoothingEnabled = smooth;
@@ -159,9 +175,14 @@ export class CanvasPainter implements Painter {
 /** A part of a painter as one of its own: same surface, another origin and size. */
 export function part(painter: Painter, dx: number, dy: number, width: number, height: number): Painter {
   return {
-    width, height,
+    width,
+    height,
     rect: (x, y, ...rest) => painter.rect(x + dx, y + dy, ...rest),
-    line: (points, ...rest) => painter.line(Array.from(points, (value, i) => value + (i % 2 ? dy : dx)), ...rest),
+    line: (points, ...rest) =>
+      painter.line(
+        Array.from(points, (value, i) => value + (i % 2 ? dy : dx)),
+        ...rest,
+      ),
     circle: (x, y, ...rest) => painter.circle(x + dx, y + dy, ...rest),
     text: (x, y, ...rest) => painter.text(x + dx, y + dy, ...rest),
     cells: (x, y, ...rest) => painter.cells(x + dx, y + dy, ...rest),
@@ -215,7 +236,9 @@ export class SvgPainter implements Painter {
 
   rect(x: number, y: number, width: number, height: number, fill: string | null, stroke?: string, lineWidth = 1): void {
     const edge = stroke ? ` stroke="${stroke}" stroke-width="${lineWidth}"` : "";
-    this.#parts.push(`<rect x="${n(x)}" y="${n(y)}" width="${n(width)}" height="${n(height)}" fill="${fill ?? "none"}"${edge}/>`);
+    this.#parts.push(
+      `<rect x="${n(x)}" y="${n(y)}" width="${n(width)}" height="${n(height)}" fill="${fill ?? "none"}"${edge}/>`,
+    );
   }
 
   line(points: ArrayLike<number>, stroke: string, lineWidth = 1, dash: number[] = []): void {
@@ -258,7 +281,15 @@ export class SvgPainter implements Painter {
     this.#image(x, y, width, height, canvas, opacity, "");
   }
 
-  #image(x: number, y: number, width: number, height: number, canvas: HTMLCanvasElement, opacity: number, style: string): void {
+  #image(
+    x: number,
+    y: number,
+    width: number,
+    height: number,
+    canvas: HTMLCanvasElement,
+    opacity: number,
+    style: string,
+  ): void {
     this.#parts.push(
       `<image x="${n(x)}" y="${n(y)}" width="${n(width)}" height="${n(height)}" preserveAspectRatio="none" ` +
         `opacity="${opacity}" style="${style}" href="${canvas.toDataURL()}"/>`,
@@ -271,7 +302,9 @@ export class SvgPainter implements Painter {
 
   clip(x: number, y: number, width: number, height: number, draw: () => void): void {
     const id = `clip${this.#clips++}`;
-    this.#parts.push(`<clipPath id="${id}"><rect x="${n(x)}" y="${n(y)}" width="${n(width)}" height="${n(height)}"/></clipPath><g clip-path="url(#${id})">`);
+    this.#parts.push(
+      `<clipPath id="${id}"><rect x="${n(x)}" y="${n(y)}" width="${n(width)}" height="${n(height)}"/></clipPath><g clip-path="url(#${id})">`,
+    );
     draw();
     this.#parts.push("</g>");
   }
@@ -289,6 +322,13 @@ function n(value: number): string {
 
 function escaped(text: string): string {
   // eslint-disable-next-line no-control-regex
-  return text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd")
-    .replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
+  return text
+    .replace(
+      /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g,
+      "\ufffd",
+    )
+    .replace(/&/g, "&amp;")
+    .replace(/</g, "&lt;")
+    .replace(/>/g, "&gt;")
+    .replace(/"/g, "&quot;");
 }

@@ -3,6 +3,7 @@
 import { at, type ManifestToken, type Run, type TokenInfo } from "../data/types.ts";
 import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
+import { remembered } from "./track.ts";
 import { isDifference } from "./words.ts";
 
 export interface PromptToken {
@@ -43,18 +44,29 @@ export function promptText(run: Run): PromptText {
 
 function makePromptText(run: Run): PromptText {
   const infos = new Map<number, TokenInfo>();
-  run.manifest?.tokens?.forEach((token, place) => infos.set(token.position ?? place, infoOf(token, token.position ?? place)));
+  run.manifest?.tokens?.forEach((token, place) =>
+    infos.set(token.position ?? place, infoOf(token, token.position ?? place)),
+  );
   for (const token of run.tokens) if (!token.members || !infos.has(token.position)) infos.set(token.position, token);
   const start = promptLength(run);
   for (const [place, { step = place, text = "", id = null }] of (run.manifest?.generated ?? []).entries()) {
     const position = start + step;
     if (Number.isFinite(position) && !infos.has(position)) infos.set(position, { ...infoOf({ text }, position), id });
   }
-  const probabilities = new Map(run.manifest?.generated?.map(({ step, probability }, place) => [step ?? place, probability]));
-  const tokens = [...infos.values()].sort((a, b) => a.position - b.position).map((info): PromptToken => {
-    const step = info.position < start ? null : info.position - start;
-    return { info, place: tokenIndex(run, info.position), step, probability: step === null ? null : (probabilities.get(step) ?? null) };
-  });
+  const probabilities = new Map(
+    run.manifest?.generated?.map(({ step, probability }, place) => [step ?? place, probability]),
+  );
+  const tokens = [...infos.values()]
+    .sort((a, b) => a.position - b.position)
+    .map((info): PromptToken => {
+      const step = info.position < start ? null : info.position - start;
+      return {
+        info,
+        place: tokenIndex(run, info.position),
+        step,
+        probability: step === null ? null : (probabilities.get(step) ?? null),
+      };
+    });
   const prompt = blocks(tokens.filter(({ step }) => step === null));
   return { prompt, generated: tokens.filter(({ step }) => step !== null), tokens };
 }
@@ -69,7 +81,9 @@ function infoOf(token: ManifestToken, position: number): TokenInfo {
 function promptLength(run: Run): number {
   const said = run.manifest?.prompt_length;
   if (said !== undefined) return said;
-  const later = run.tokens.findIndex((_, token) => run.layers.every((_, layer) => isNaN(at(run, "l2", 0, 0, layer, token))));
+  const later = run.tokens.findIndex((_, token) =>
+    run.layers.every((_, layer) => isNaN(at(run, run.metrics[0].name, 0, 0, layer, token))),
+  );
   return later < 0 || run.steps.length < 2 ? Infinity : run.tokens[later].position;
 }
 
@@ -104,7 +118,7 @@ export function cellOf(block: ImageBlock, place: number): [row: number, col: num
 }
 
 /** The first and last layer that count, as the run has them. */
-export function layerRange(run: Run, { from, to }: State): [number, number] {
+export function layerRange(run: Pick<Run, "layers">, { from, to }: Pick<State, "from" | "to">): [number, number] {
   const first = run.layers[0];
   const last = run.layers[run.layers.length - 1];
   const low = from === null ? first : Math.min(Math.max(from, first), last);
@@ -129,13 +143,10 @@ export interface Scores {
 
 export type Compared = Pick<Scene, "run" | "runs" | "state">;
 
-const computed = new WeakMap<Run, { key: string; second: Run | null; scores: Scores }>();
+export const scores = remembered(makeScores, ({ run }: Compared) => run);
 
-export function scores({ run, runs, state }: Compared): Scores {
+function makeScores({ run, runs, state }: Compared): Scores {
   const second = isDifference(state, runs) ? runs[1] : null;
-  const key = [state.metric, state.variant, state.step, state.join, ...layerRange(run, state), state.first].join();
-  const last = computed.get(run);
-  if (last?.key === key && last.second === second) return last.scores;
   const joined = second ? difference(run, second, state) : join(run, state);
   const floor = Math.max(noiseFloor(run, state), second ? noiseFloor(second, state) : 0);
   const found: Scores = { ...joined, text: 0, image: 0, floor, signed: second !== null };
@@ -144,13 +155,12 @@ export function scores({ run, runs, state }: Compared): Scores {
     const size = Math.abs(found.value[place]);
     if ((token.position > 0 || state.first) && size > found[scale]) found[scale] = size;
   });
-  computed.set(run, { key, second, scores: found });
   return found;
 }
 
 function join(run: Run, state: State): Pick<Scores, "value" | "peak"> {
   const [from, to] = layerRange(run, state);
-  return importance(matrix(run, state), { ...state, from, to });
+  return importance(matrix(run, state), { join: state.join, from, to });
 }
 
 /** Importance in the second run minus that in the first; NaN where they do not have the same token. */
@@ -164,14 +174,17 @@ function difference(first: Run, second: Run, state: State): Pick<Scores, "value"
     const [layer, token] = [layers[Math.floor(place / same.length)], same[place % same.length]];
     return layer < 0 || token < 0 ? NaN : Math.abs(n.values[layer * n.tokens.length + token] - value);
   });
-  const { peak } = importance({ ...m, values: apart }, { ...state, from, to });
+  const { peak } = importance({ ...m, values: apart }, { join: state.join, from, to });
   return { value: a.value.map((value, place) => (same[place] < 0 ? NaN : b.value[same[place]] - value)), peak };
 }
 
 /** Places of the tokens that have a value, largest first, whatever the sign; position 0 only with state.first. */
 export function ranked(scene: Compared, wanted: (token: TokenInfo) => boolean, first = scene.state.first): number[] {
-  const { value } = scores(scene), { tokens } = scene.run;
-  const places = [...value.keys()].filter((place) => !isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]));
+  const { value } = scores(scene),
+    { tokens } = scene.run;
+  const places = [...value.keys()].filter(
+    (place) => !isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]),
+  );
   return places.sort((a, b) => Math.abs(value[b]) - Math.abs(value[a]) || a - b);
 }
 
@@ -186,8 +199,11 @@ export function whyMissing({ run, runs, state }: Compared, { info, place, step }
   if (step !== null && step >= state.step) return "not yet generated at this step";
   if (state.query !== null && info.position > state.query) return `after position ${state.query}, which reads`;
   const mode = run.manifest?.mask_mode;
-  if (place < 0 && mode === "text" && info.kind === "image") return "image tokens were not masked in this run (mask mode text)";
-  if (place < 0 && mode === "vision" && info.kind !== "image") return "text tokens were not masked in this run (mask mode vision)";
-  if (place >= 0 && isDifference(state, runs)) return `no difference: ${sameToken(run, info, runs[1]) < 0 ? "not the same token" : "not measured"} in ${runs[1].name}`;
+  if (place < 0 && mode === "text" && info.kind === "image")
+    return "image tokens were not masked in this run (mask mode text)";
+  if (place < 0 && mode === "vision" && info.kind !== "image")
+    return "text tokens were not masked in this run (mask mode vision)";
+  if (place >= 0 && isDifference(state, runs))
+    return `no difference: ${sameToken(run, info, runs[1]) < 0 ? "not the same token" : "not measured"} in ${runs[1].name}`;
   return place < 0 ? "not masked in this run" : `not measured for ${state.variant} at this step`;
 }

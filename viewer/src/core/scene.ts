@@ -5,7 +5,7 @@
  * does something; it knows no other view.
  */
 
-import { index, type Run, type TokenInfo } from "../data/types.ts";
+import { index, part, type Metric, type Run, type TokenInfo } from "../data/types.ts";
 import type { State } from "./state.ts";
 import { isHead } from "./words.ts";
 
@@ -34,11 +34,16 @@ export interface View {
 }
 
 /** The state with what this run does not have replaced by what it has. */
-export function settled(state: State, run: Run): State {
+export function settled(state: State, run: Run, metrics: readonly Metric[] = run.metrics): State {
   const token = tokenIndex(run, state.token);
   const has = <T>(list: T[], wanted: T, other: T) => (list.includes(wanted) ? wanted : other);
   return {
     ...state,
+    metric: has(
+      metrics.map(({ name }) => name),
+      state.metric,
+      metrics[0].name,
+    ),
     step: has(run.steps, state.step, run.steps[0]),
     variant: has(run.variants, state.variant, run.variants[0]),
     token: token < 0 ? null : run.tokens[token].position, // of a unit, whatever of it was chosen: its first
@@ -63,7 +68,10 @@ export function tokenIndex(run: Pick<Run, "tokens">, position: number | null): n
   let known = tokenPlaces.get(run.tokens);
   if (!known) {
     const inside = run.tokens.flatMap(({ members = [] }, place) => members.map((member) => [member, place] as const));
-    tokenPlaces.set(run.tokens, (known = new Map([...inside, ...run.tokens.map((token, place) => [token.position, place] as const)])));
+    tokenPlaces.set(
+      run.tokens,
+      (known = new Map([...inside, ...run.tokens.map((token, place) => [token.position, place] as const)])),
+    );
   }
   return position === null ? -1 : (known.get(position) ?? -1);
 }
@@ -77,7 +85,8 @@ export function sameToken(first: Run, token: TokenInfo, second: Run): number {
   if (token.kind !== "image") return place;
   const sha = (run: Run) => run.manifest?.images?.[token.image ?? 0]?.sha256;
   const [one, two] = [sha(first), sha(second)];
-  const apart = other.image !== token.image || other.row !== token.row || other.col !== token.col || (one && two && one !== two);
+  const apart =
+    other.image !== token.image || other.row !== token.row || other.col !== token.col || (one && two && one !== two);
   return apart ? -1 : place;
 }
 
@@ -94,7 +103,7 @@ export function matrix(run: Run, state: State): Matrix {
   const { step, variant } = places(run, state);
   const size = run.layers.length * run.tokens.length;
   const start = step < 0 || variant < 0 ? -1 : index(run, step, variant, 0, 0);
-  const values = start < 0 ? new Float32Array(size).fill(NaN) : run[state.metric].subarray(start, start + size);
+  const values = start < 0 ? new Float32Array(size).fill(NaN) : part(run, state.metric, start, size);
   return { layers: run.layers, tokens: run.tokens, values };
 }
 
@@ -109,7 +118,10 @@ export function rowMaxima(values: Float32Array, columns: number, skip: number): 
 }
 
 /** Importance of each token: the largest or mean value over the layers `from` to `to`. NaN where there is none. */
-export function importance(found: Matrix, state: State): { value: Float32Array; peak: Int32Array } {
+export function importance(
+  found: Matrix,
+  state: Pick<State, "from" | "to" | "join">,
+): { value: Float32Array; peak: Int32Array } {
   const count = found.tokens.length;
   const value = new Float32Array(count).fill(NaN);
   const peak = new Int32Array(count).fill(-1); // layer with the largest value
@@ -135,8 +147,7 @@ export function importance(found: Matrix, state: State): { value: Float32Array; 
 }
 
 /** The manifest's noise floor for a variant: differences below it are rounding. 0 where it is not known. */
-export function noiseFloor(run: Run, state: State): number {
-  if (state.metric !== "l2") return 0;
+export function noiseFloor(run: Pick<Run, "manifest">, state: Pick<State, "metric" | "variant">): number {
   const kind = isHead(state.variant) ? "Head" : "Full";
-  return run.manifest?.noise_floor?.[kind]?.l2 ?? 0;
+  return run.manifest?.noise_floor?.[kind]?.[state.metric] ?? 0;
 }

@@ -26,10 +26,10 @@ export function toggled(heads: number[], head: number): number[] {
 
 /** Whose lines are shown: the selected token, else the one pointed at, else the most important one. */
 export function target(scene: Scene): { token: TokenInfo; why: "selected" | "hovered" | "strongest" } | null {
-  const { run, state, hover } = scene;
+  const { run, state } = scene;
   const selected = tokenIndex(run, state.token);
-  const hovered = tokenIndex(run, hover.token);
   if (selected >= 0) return { token: run.tokens[selected], why: "selected" };
+  const hovered = tokenIndex(run, scene.hover.token);
   if (hovered >= 0) return { token: run.tokens[hovered], why: "hovered" };
   const strongest = ranked(scene, () => true)[0];
   return strongest === undefined ? null : { token: run.tokens[strongest], why: "strongest" };
@@ -49,7 +49,10 @@ export function seriesOf({ runs, state }: Scene, position: number): Series[] {
     const { step } = places(run, state);
     return lineVariants(run, state).map((variant): Series => {
       const start = token < 0 || step < 0 ? NaN : index(run, step, run.variants.indexOf(variant), 0, token);
-      const values = Float32Array.from(run.layers, (_, layer) => run[state.metric][start + layer * run.tokens.length]);
+      const values = Float32Array.from(
+        run.layers,
+        (_, layer) => run.values[state.metric]?.[start + layer * run.tokens.length] ?? NaN,
+      );
       return { run, runPlace, variant, layers: run.layers, values };
     });
   });

@@ -6,7 +6,9 @@
  */
 
 import type { Run, TokenInfo } from "../data/types.ts";
+import { brief, inText, isOfModel, metricOf, metricsOf } from "./metrics.ts";
 import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
+import { remembered } from "./track.ts";
 import { isDifference, modelName } from "./words.ts";
 
 /** One token, or a picture folded into one column. */
@@ -51,15 +53,22 @@ export function columnOf(columns: Column[], position: number | null): number {
   return columns.findIndex(({ positions }) => positions[0] <= position && positions[positions.length - 1] >= position);
 }
 
-export function sheets(scene: Scene): Sheet[] {
+/** One for each shown run, or one for their difference. */
+export const sheets = remembered(makeSheets, ({ runs }: Scene) => runs[0]);
+
+function makeSheets(scene: Scene): Sheet[] {
   const { state } = scene;
   const difference = isDifference(state, scene.runs);
   const runs = difference ? scene.runs.slice(0, 2) : scene.runs;
   const columns = columnsOf(runs, state.fold);
-  const layers = runs.length === 1 ? runs[0].layers : [...new Set(runs.flatMap((run) => run.layers))].sort((a, b) => a - b);
-  const made = difference ? [differenceSheet(scene, layers, columns)] : runs.map((run) => runSheet(scene, run, layers, columns));
+  const layers =
+    runs.length === 1 ? runs[0].layers : [...new Set(runs.flatMap((run) => run.layers))].sort((a, b) => a - b);
+  const made = difference
+    ? [differenceSheet(scene, layers, columns)]
+    : runs.map((run) => runSheet(scene, run, layers, columns));
   // Runs of one model are in the same units: one scale for all of them.
-  const together = made.length > 1 && state.range === "all" && runs.every((run) => modelName(run) === modelName(runs[0]));
+  const together =
+    made.length > 1 && state.range === "all" && runs.every((run) => modelName(run) === modelName(runs[0]));
   if (together) {
     const largest = Float32Array.of(Math.max(...made.map((sheet) => sheet.largest[0])));
     for (const sheet of made) Object.assign(sheet, { largest, shared: true });
@@ -113,9 +122,18 @@ function runSheet(scene: Scene, run: Run, layers: number[], columns: Column[]): 
   const { tokens, values } = matrix(run, scene.state);
   // By itself and with nothing folded, a run has its values in this order already.
   const whole = layers === run.layers && columns.length === tokens.length;
-  const sheet = scaled(scene, run, whole
-    ? { layers, columns, values, strongest: null }
-    : spread(run, layers, columns.map((column) => own(run, column)), (layer, token) => values[layer * tokens.length + token]));
+  const sheet = scaled(
+    scene,
+    run,
+    whole
+      ? { layers, columns, values, strongest: null }
+      : spread(
+          run,
+          layers,
+          columns.map((column) => own(run, column)),
+          (layer, token) => values[layer * tokens.length + token],
+        ),
+  );
   sheet.notes.push(...missing(scene, run));
   return sheet;
 }
@@ -131,15 +149,22 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   const [a, b] = [matrix(first, scene.state), matrix(second, scene.state)];
   const layerPlaces = first.layers.map((layer) => second.layers.indexOf(layer));
   const same = first.tokens.map((token) => sameToken(first, token, second));
-  const sheet = scaled(scene, first, spread(first, layers, columns, (layer, token) => {
-    const [otherLayer, other] = [layerPlaces[layer], same[token]];
-    if (otherLayer < 0 || other < 0) return NaN;
-    return b.values[otherLayer * b.tokens.length + other] - a.values[layer * a.tokens.length + token];
-  }));
+  const sheet = scaled(
+    scene,
+    first,
+    spread(first, layers, columns, (layer, token) => {
+      const [otherLayer, other] = [layerPlaces[layer], same[token]];
+      if (otherLayer < 0 || other < 0) return NaN;
+      return b.values[otherLayer * b.tokens.length + other] - a.values[layer * a.tokens.length + token];
+    }),
+  );
   sheet.title = `${second.name} − ${first.name}`;
   sheet.signed = true;
-  if (scene.state.metric === "l2" && modelName(first) !== modelName(second)) {
-    sheet.notes.push("Two models: their L2 distances have different units, so this difference means little; try cosine.");
+  const metric = metricOf(first, scene.state);
+  if (isOfModel(metric) && modelName(first) !== modelName(second)) {
+    sheet.notes.push(
+      `Two models: their ${inText(metric.title)}s have different units, so this difference means little${better(scene)}.`,
+    );
   }
   sheet.floor = Math.max(sheet.floor, noiseFloor(second, scene.state));
   const all = new Set([...first.tokens, ...second.tokens].map(({ position }) => position)).size;
@@ -150,10 +175,23 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
     );
   }
   const shared = layerPlaces.filter((place) => place >= 0).length;
-  if (shared < layers.length) sheet.notes.push(`${layers.length - shared} of ${layers.length} layers are not in both runs.`);
+  if (shared < layers.length)
+    sheet.notes.push(`${layers.length - shared} of ${layers.length} layers are not in both runs.`);
   sheet.notes.push(...missing(scene, first), ...missing(scene, second));
-  if (scene.runs.length > 2) sheet.notes.push(`A difference is of two runs; ${scene.runs.slice(2).map(({ name }) => name).join(", ")} not shown.`);
+  if (scene.runs.length > 2)
+    sheet.notes.push(
+      `A difference is of two runs; ${scene.runs
+        .slice(2)
+        .map(({ name }) => name)
+        .join(", ")} not shown.`,
+    );
   return sheet;
+}
+
+/** What can be compared instead. */
+function better({ runs }: Scene): string {
+  const other = metricsOf(runs).find((metric) => !isOfModel(metric));
+  return other ? `; try ${inText(brief(other))}` : "";
 }
 
 function missing({ state }: Scene, run: Run): string[] {
@@ -166,10 +204,13 @@ function missing({ state }: Scene, run: Run): string[] {
 function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "columns" | "values" | "strongest">): Sheet {
   const { values, columns, layers } = cells;
   const floor = noiseFloor(run, state);
-  const outside = !state.first && columns[0]?.positions[0] === 0 && columns[0].positions.length === 1 && columns.length > 1 ? 0 : -1;
+  const outside =
+    !state.first && columns[0]?.positions[0] === 0 && columns[0].positions.length === 1 && columns.length > 1 ? 0 : -1;
   const by = state.range === "all" ? "all" : state.rows === "layers" ? "layer" : "column";
   const largest = new Float32Array(by === "all" ? 1 : by === "layer" ? layers.length : columns.length);
-  let overall = 0, empty = 0, below = 0;
+  let overall = 0,
+    empty = 0,
+    below = 0;
   for (let layer = 0, place = 0; layer < layers.length; layer++) {
     for (let column = 0; column < columns.length; column++, place++) {
       const size = Math.abs(values[place]);
@@ -184,14 +225,26 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
   // As a row of its own, position 0 is measured against the others.
   if (by === "column" && outside >= 0) largest[outside] = overall;
   return {
-    ...cells, title: run.name, run, signed: false, floor, notes: [],
-    outside, by, shared: false, largest, measured: values.length - empty, empty, below,
+    ...cells,
+    title: run.name,
+    run,
+    signed: false,
+    floor,
+    notes: [],
+    outside,
+    by,
+    shared: false,
+    largest,
+    measured: values.length - empty,
+    empty,
+    below,
   };
 }
 
 /** Place in `values` of the largest one, whatever its sign, position 0 apart; -1 if there is none. */
 export function strongest({ values, columns, outside }: Sheet): number {
-  let best = -1, largest = 0;
+  let best = -1,
+    largest = 0;
   for (let place = 0; place < values.length; place++) {
     const size = Math.abs(values[place]);
     if (size > largest && place % columns.length !== outside) [best, largest] = [place, size]; // never NaN

@@ -6,7 +6,6 @@
  */
 
 import type { EffectNumber } from "../data/table.ts";
-import type { Metric } from "../data/types.ts";
 
 /** What of an effect on the answer is shown. */
 export type Measure = EffectNumber & ("logprob_change" | "kl" | "contrast_change" | "interaction");
@@ -16,7 +15,8 @@ export interface State {
   runs: number[];
   /** Several runs: next to each other, or the second minus the first. */
   compare: "side" | "difference";
-  metric: Metric;
+  /** By its name in Run.metrics. */
+  metric: string;
   variant: string;
   step: number;
   /** The position that reads, where others than the predicting one were measured; null: the predicting one. */
@@ -63,16 +63,53 @@ export interface State {
 }
 
 export const DEFAULTS: Readonly<State> = {
-  runs: [0], compare: "side", metric: "l2", variant: "Full", step: 0, query: null, rows: "layers", range: "all", curve: "linear",
-  first: false, palette: "cividis", token: null, layer: null, heads: [], from: null, to: null, join: "max", opacity: 0.6,
-  fold: false, effect: "logprob_change", block: "all", mask: "", order: "auto", shade: "impact", large: false,
-  lens: 0, patch: null, near: "merged", tint: "similarity", ranks: false, find: "", theme: "auto",
+  runs: [0],
+  compare: "side",
+  metric: "l2",
+  variant: "Full",
+  step: 0,
+  query: null,
+  rows: "layers",
+  range: "all",
+  curve: "linear",
+  first: false,
+  palette: "cividis",
+  token: null,
+  layer: null,
+  heads: [],
+  from: null,
+  to: null,
+  join: "max",
+  opacity: 0.6,
+  fold: false,
+  effect: "logprob_change",
+  block: "all",
+  mask: "",
+  order: "auto",
+  shade: "impact",
+  large: false,
+  lens: 0,
+  patch: null,
+  near: "merged",
+  tint: "similarity",
+  ranks: false,
+  find: "",
+  theme: "auto",
 };
 
 const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
-  compare: ["side", "difference"], metric: ["l2", "cosine"], rows: ["layers", "tokens"], range: ["all", "row"],
-  curve: ["linear", "sqrt"], palette: ["cividis", "viridis"], join: ["max", "mean"], theme: ["auto", "light", "dark"], effect: ["logprob_change", "kl", "contrast_change", "interaction"], block: ["last", "all"],
-  order: ["auto", "position", "strength"], shade: ["impact", "effect"], tint: ["similarity", "bank", "impact"],
+  compare: ["side", "difference"],
+  rows: ["layers", "tokens"],
+  range: ["all", "row"],
+  curve: ["linear", "sqrt"],
+  palette: ["cividis", "viridis"],
+  join: ["max", "mean"],
+  theme: ["auto", "light", "dark"],
+  effect: ["logprob_change", "kl", "contrast_change", "interaction"],
+  block: ["last", "all"],
+  order: ["auto", "position", "strength"],
+  shade: ["impact", "effect"],
+  tint: ["similarity", "bank", "impact"],
 };
 
 /** "#metric=cosine&token=12": what differs from the defaults. */
@@ -80,7 +117,8 @@ export function toFragment(state: State): string {
   const parts = new URLSearchParams();
   for (const key of Object.keys(DEFAULTS) as (keyof State)[]) {
     const text = JSON.stringify(state[key]);
-    if (text !== JSON.stringify(DEFAULTS[key])) parts.set(key, typeof state[key] === "string" ? String(state[key]) : text);
+    if (text !== JSON.stringify(DEFAULTS[key]))
+      parts.set(key, typeof state[key] === "string" ? String(state[key]) : text);
   }
   return parts.toString();
 }
@@ -110,15 +148,36 @@ function valid(name: keyof State, value: unknown): boolean {
   const choices = CHOICES[name] as readonly unknown[] | undefined;
   if (choices) return choices.includes(value);
   switch (name) {
-    case "runs": return Array.isArray(value) && value.length > 0 && value.every(whole);
-    case "heads": return Array.isArray(value) && value.every(whole);
-    case "mask": return /^(strongest|\d+-\d+)$/.test(value as string);
-    case "near": return /^(merged|static|\d+)$/.test(value as string);
-    case "find": return true;
-    case "variant": return typeof value === "string" && value !== "";
-    case "step": case "lens": return whole(value);
-    case "patch": case "query": case "token": case "layer": case "from": case "to": return value === null || whole(value);
-    case "opacity": return typeof value === "number" && value >= 0 && value <= 1;
-    default: return typeof value === "boolean";
+    case "runs":
+      return Array.isArray(value) && value.length > 0 && value.every(whole);
+    case "heads":
+      return Array.isArray(value) && value.every(whole);
+    case "mask":
+      return /^(strongest|\d+-\d+)$/.test(value as string);
+    case "near":
+      return /^(merged|static|\d+)$/.test(value as string);
+    case "find":
+      return true;
+    case "variant":
+    case "metric":
+      return typeof value === "string" && value !== "";
+    case "step":
+    case "lens":
+      return whole(value);
+    case "patch":
+    case "query":
+    case "token":
+    case "layer":
+    case "from":
+    case "to":
+      return value === null || whole(value);
+    case "opacity":
+      return typeof value === "number" && value >= 0 && value <= 1;
+    default:
+      return typeof value === "boolean";
   }
 }
+
+/** The state with other values, which reads nothing of it before it is asked: so a view depends on nothing else. */
+export const withState = (state: State, other: Partial<State>): State =>
+  Object.assign(Object.create(state) as State, other);

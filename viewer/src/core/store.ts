@@ -3,8 +3,10 @@
 import { add, emptyLibrary, remove, resolve, resolveNeighbors, type Library } from "../data/pair.ts";
 import { atQuery, usualQuery } from "../data/queries.ts";
 import type { Loaded, Neighbors, Run } from "../data/types.ts";
+import { metricsOf } from "./metrics.ts";
 import { lensScene, type LensScene } from "./lens.ts";
 import { settled, tokenIndex, type Hover, type Scene } from "./scene.ts";
+import { notWhileDrawing } from "./track.ts";
 import { DEFAULTS, fromFragment, toFragment, type State } from "./state.ts";
 
 const CROSS = "CrossFull";
@@ -36,29 +38,34 @@ export class Store {
 
   /** Everything that is loaded, with manifests and pictures in place. */
   get runs(): Run[] {
+    notWhileDrawing("what the store has loaded");
     return this.#runs;
   }
 
   /** The state as chosen, before it is fitted to a run. */
   get state(): State {
+    notWhileDrawing("the store's state");
     return this.#state;
   }
 
   /** What is to be shown; null before the first run is there. */
   get scene(): Scene | null {
+    notWhileDrawing("the store's scene");
     if (!this.#runs.length) return null;
     const places = this.#state.runs.filter((place) => place < this.#runs.length);
     const shown = places.length ? places : [0];
     const first = this.#runs[shown[0]];
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
-    const library = this.#runs.map((run) => atQuery(run, query)), runs = shown.map((place) => library[place]);
-    const state = settled({ ...this.#state, query }, runs[0]);
+    const library = this.#runs.map((run) => atQuery(run, query)),
+      runs = shown.map((place) => library[place]);
+    const state = settled({ ...this.#state, query }, runs[0], metricsOf(runs));
     const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
     return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
   }
 
   /** What image tokens say; null before there are neighbours. */
   get lens(): LensScene | null {
+    notWhileDrawing("the store's lens");
     const all = this.#neighbors;
     return all.length ? lensScene(all, all[this.#state.lens] ?? all[0], this.#state, this.scene, this.dark) : null;
   }
@@ -76,11 +83,13 @@ export class Store {
   add(item: Loaded): string | null {
     const { library, runId, message } = add(this.#library, item);
     this.#take(library);
-    if (item.kind === "neighbors" && this.#neighbors.length > 1) this.set({ lens: this.#neighbors.length - 1, patch: null });
+    if (item.kind === "neighbors" && this.#neighbors.length > 1)
+      this.set({ lens: this.#neighbors.length - 1, patch: null });
     const place = this.#runs.findIndex(({ id }) => id === runId);
     if (place >= 0 && !this.#state.runs.includes(place)) this.set({ runs: [place], token: null, layer: null });
     // Of an encoder-decoder, the prompt's tokens have their values in cross-attention.
-    if (!this.#variantChosen && this.#runs[place]?.variants.includes(CROSS)) this.#state = { ...this.#state, variant: CROSS };
+    if (!this.#variantChosen && this.#runs[place]?.variants.includes(CROSS))
+      this.#state = { ...this.#state, variant: CROSS };
     const patches = this.#runs[place]?.tokens.filter(({ kind }) => kind === "image").length ?? 0;
     if (patches > MANY_PATCHES && !this.#foldChosen) this.#state = { ...this.#state, fold: true };
     return message;
@@ -130,7 +139,8 @@ export class Store {
   /** The state as it belongs into the address of the page. */
   get fragment(): string {
     const text = toFragment(this.#state);
-    if (this.#state.variant !== DEFAULTS.variant || !this.#runs.some(({ variants }) => variants.includes(CROSS))) return text;
+    if (this.#state.variant !== DEFAULTS.variant || !this.#runs.some(({ variants }) => variants.includes(CROSS)))
+      return text;
     return [text, `variant=${DEFAULTS.variant}`].filter(Boolean).join("&");
   }
 

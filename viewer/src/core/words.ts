@@ -1,6 +1,7 @@
 /** What things are called on the page, the same everywhere. */
 
-import type { Metric, Run } from "../data/types.ts";
+import type { Run } from "../data/types.ts";
+import { inText, titleOf } from "./metrics.ts";
 import type { State } from "./state.ts";
 
 /** The runs that are shown, and how. */
@@ -9,7 +10,10 @@ interface Shown {
   state: State;
 }
 
-export const METRICS: Record<Metric, string> = { l2: "L2 distance", cosine: "Cosine distance" };
+/** What the metrics that everybody knows measure, as a verb. */
+const MOVES: Record<string, string> = { l2: "moves (length of the difference)", cosine: "turns (1 − cosine)" };
+
+export const moves = (run: Run, state: State) => MOVES[state.metric] ?? `changes (${inText(titleOf(run, state))})`;
 
 /** One head, also of cross-attention: "Head_3", "CrossHead_3". */
 export const isHead = (variant: string) => /^(Cross)?Head_\d+$/.test(variant);
@@ -23,7 +27,12 @@ export const variantName = (variant: string) => variant.replace("_", " ");
 /** A local folder without its path, which is nobody else's business. */
 export const modelName = (run: Pick<Run, "manifest">) => {
   const name = run.manifest?.model?.name ?? run.manifest?.model?.path_or_id ?? "";
-  return /^[/~.]|^\w:|\\/.test(name) ? (name.split(/[\\/]+/).filter(Boolean).pop() ?? name) : name;
+  return /^[/~.]|^\w:|\\/.test(name)
+    ? (name
+        .split(/[\\/]+/)
+        .filter(Boolean)
+        .pop() ?? name)
+    : name;
 };
 
 /** The output token that a step predicts, if the manifest tells. */
@@ -34,16 +43,6 @@ export function percent(part: number): string {
   const digits = part > 0.9995 || part < 0.001 ? 3 : 1;
   const shown = Math.min(part === 1 ? 100 : 99.999, 100 * part);
   return `${Number(shown.toFixed(digits))} %`;
-}
-
-/** Shortest decimal that reads back as the same float32: the number as it is in the file. */
-export function exact(value: number): string {
-  if (isNaN(value)) return "";
-  for (let digits = 6; digits < 9; digits++) {
-    const short = Number(value.toPrecision(digits));
-    if (Math.fround(short) === value) return String(short);
-  }
-  return String(Number(value.toPrecision(9)));
 }
 
 /** Where a run is read, for a sentence. */
@@ -60,12 +59,12 @@ export function whose(name: string, run?: Run): string {
 
 /** The line that says what colour means. */
 export function meaning({ runs, state }: Shown): string {
-  const moves = state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)";
-  const what = `how far ${whose(state.variant, runs[0])} ${moves} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
+  const what = `how far ${whose(state.variant, runs[0])} ${moves(runs[0], state)} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
   return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
 }
 
-export const isDifference = (state: State, runs: readonly Run[]) => state.compare === "difference" && runs.length > 1;
+export const isDifference = (state: Pick<State, "compare">, runs: readonly Run[]) =>
+  state.compare === "difference" && runs.length > 1;
 
 /** Whose numbers a view has that shows one run or one difference: "b − a", or the run in front. */
 export const subject = ({ runs, run, state }: Shown & { run: Run }) =>
@@ -80,10 +79,12 @@ export function limits(run: Run): string[] {
   const { mask_mode: mode, images, skipped_layers: skipped = [] } = run.manifest ?? {};
   const patches = run.tokens.some(({ kind }) => kind === "image");
   const out: string[] = [];
-  if (run.manifest?.vision_attention === "bidirectional") out.push("The tokens of a picture see each other in every layer: not the trained model.");
+  if (run.manifest?.vision_attention === "bidirectional")
+    out.push("The tokens of a picture see each other in every layer: not the trained model.");
   if (run.manifest?.head_space === "residual") out.push("Heads are measured by their shares of what attention adds.");
   if (mode === "vision") out.push("Only image tokens were masked in this run; text tokens have no values.");
-  if (mode === "text" && images?.length && !patches) out.push("Image tokens were not masked in this run; they have no values.");
+  if (mode === "text" && images?.length && !patches)
+    out.push("Image tokens were not masked in this run; they have no values.");
   if (skipped.length) {
     const layers = skipped.map(({ layer }) => layer).join(", ");
     out.push(`Not measured: layer ${layers} (${skipped[0].reason ?? "no softmax attention"}).`);

@@ -66,7 +66,8 @@ export async function all(stream: AsyncIterable<Uint8Array>, limit: number, what
   let size = 0;
   for await (const part of stream) {
     size += part.length;
-    if (size > limit) throw new LoadError(`${what} of more than ${Math.round(limit / 2 ** 20)} MB is too large for a browser`);
+    if (size > limit)
+      throw new LoadError(`${what} of more than ${Math.round(limit / 2 ** 20)} MB is too large for a browser`);
     parts.push(part as Uint8Array<ArrayBuffer>);
   }
   return new Blob(parts);

@@ -117,7 +117,8 @@ function ask(worker: Worker, file: File, options: LoadFileOptions): Promise<Load
     worker.onmessage = ({ data }: MessageEvent<Answer>) => {
       if (data.type === "progress") onProgress?.(data.done, file.size);
       if (data.type === "loaded") settle(() => resolve(data.loaded));
-      if (data.type === "failed") settle(() => reject(data.ours ? new Error(data.message) : new LoadError(data.message)));
+      if (data.type === "failed")
+        settle(() => reject(data.ours ? new Error(data.message) : new LoadError(data.message)));
     };
     // An error outside of the parsers, out of memory for one: the browser gives no reason.
     worker.onerror = (event) => {

@@ -7,18 +7,23 @@
  */
 
 import { count, LoadError, plural } from "./errors.ts";
+import { float32At } from "./numbers.ts";
 import { Pending } from "./pending.ts";
-import { findColumns, KINDS, type Column, type ColumnKind, type ColumnName, type Table, wholeAt } from "./table.ts";
+import { findColumns, wholeAt, type AnyColumn, type ColumnKind, type ColumnName, type Table } from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
-const LF = 10, CR = 13, QUOTE = 34, SPACE = 32, TAB = 9;
+const LF = 10,
+  CR = 13,
+  QUOTE = 34,
+  SPACE = 32,
+  TAB = 9;
 const DELIMITERS = [",", ";", "\t"].map((text) => text.charCodeAt(0));
 
 interface Target {
   name: ColumnName;
   kind: ColumnKind;
   field: number;
-  column: Column<Int32Array> | Column<Float32Array>;
+  column: AnyColumn;
   texts: ColumnTexts;
 }
 
@@ -30,6 +35,7 @@ export class CsvParser {
   #delimiter = DELIMITERS[0];
   #header: string[] = [];
   #targets: Target[] = [];
+  #dropped = 0; // columns that were no metrics after all
   #line = 1;
   // Of the row found last: where each field begins and ends, and whether it was quoted (2: with quotes inside).
   #starts = new Int32Array(64);
@@ -51,6 +57,7 @@ export class CsvParser {
   end(): void {
     this.#run(true);
     if (!this.#header.length) throw new LoadError("the file is empty");
+    this.#table.checkLengths();
   }
 
   #run(last: boolean): void {
@@ -75,18 +82,22 @@ export class CsvParser {
   #findRow(buf: Uint8Array, pos: number): number {
     const delimiter = this.#header.length ? this.#delimiter : this.#guessDelimiter(buf, pos);
     const length = buf.length;
-    let starts = this.#starts, ends = this.#ends, quotes = this.#quoted;
-    let field = 0, breaks = 0;
+    let starts = this.#starts,
+      ends = this.#ends,
+      quotes = this.#quoted;
+    let field = 0,
+      breaks = 0;
     for (;;) {
       if (field === starts.length) {
         this.#moreFields();
         [starts, ends, quotes] = [this.#starts, this.#ends, this.#quoted];
       }
-      let i = pos, quoted = 0;
+      let i = pos,
+        quoted = 0;
       if (buf[i] === QUOTE) {
         const start = ++i;
         quoted = 1;
-        for (;; i++) {
+        for (; ; i++) {
           if (i >= length) return -1;
           const byte = buf[i];
           if (byte === LF) breaks++;
@@ -133,9 +144,11 @@ export class CsvParser {
   #store(buf: Uint8Array): void {
     const table = this.#table;
     const where = this.#where;
-    const starts = this.#starts, ends = this.#ends;
+    const starts = this.#starts,
+      ends = this.#ends;
     for (const { name, kind, field, column, texts } of this.#targets) {
-      let start = starts[field], end = ends[field];
+      let start = starts[field],
+        end = ends[field];
       if (kind === "text") {
         const escaped = this.#quoted[field] === 2; // with its quotation marks: a"" and "a""" are two texts
         column.push(escaped ? texts.add(buf, start - 1, end + 1, unquote) : texts.add(buf, start, end));
@@ -143,7 +156,13 @@ export class CsvParser {
       }
       while (start < end && (buf[start] === SPACE || buf[start] === TAB)) start++;
       while (end > start && (buf[end - 1] === SPACE || buf[end - 1] === TAB)) end--;
-      column.push(kind === "integer" ? wholeAt(buf, start, end, name, where) : table.numberAt(buf, start, end, name, where));
+      column.push(
+        kind === "integer" ? wholeAt(buf, start, end, name, where) : table.numberAt(buf, start, end, name, where),
+      );
+    }
+    if (table.dropped.size > this.#dropped) {
+      this.#dropped = table.dropped.size;
+      this.#targets = this.#targets.filter(({ name }) => !table.dropped.has(name));
     }
   }
 
@@ -155,7 +174,7 @@ export class CsvParser {
     }
     this.#targets = findColumns(this.#header, this.#table).map((name) => ({
       name,
-      kind: KINDS[name],
+      kind: this.#table.kindOf(name),
       field: this.#header.indexOf(name),
       column: this.#table.columns[name],
       texts: new ColumnTexts(this.#table.texts),
@@ -172,12 +191,19 @@ export class CsvParser {
       this.#fail(`the file is cut off in this row, which has ${this.#fields} of ${plural(columns, "field")}`);
     }
     const cut = this.#targets.find(({ field }) => field === columns - 1);
-    if (this.#fields === columns && cut) {
+    if (this.#fields === columns && cut && this.#mayBeCut(buf, cut)) {
       const value = `its last value, the ${cut.name}, may be cut off`;
       this.notes.push(`The last line has no line break at its end, so ${value}: this row was left out.`);
     } else {
       this.#takeRow(buf);
     }
+  }
+
+  /** A text in a column without any number is none of ours. */
+  #mayBeCut(buf: Uint8Array, { name, field }: Target): boolean {
+    if (this.#table.isStrict(name) || this.#table.hasNumbers(name)) return true;
+    const [start, end] = [this.#starts[field], this.#ends[field]];
+    return start === end || !isNaN(float32At(buf, start, end));
   }
 
   /** The separator that occurs most often in the first line. */

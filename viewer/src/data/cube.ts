@@ -1,17 +1,18 @@
 /** The long table -> one dense array per metric, with the lists of steps, layers, variants and tokens it is made of. */
 
 import { count, LoadError, plural, quoted } from "./errors.ts";
+import { metricsOf } from "./metrics.ts";
 import { lastOfSteps } from "./queries.ts";
-import type { Table } from "./table.ts";
-import type { Queries, TokenInfo } from "./types.ts";
+import type { ColumnName, Table } from "./table.ts";
+import type { Metric, Queries, TokenInfo, Values } from "./types.ts";
 
 export interface Cube {
   steps: number[];
   layers: number[];
   variants: string[];
   tokens: TokenInfo[];
-  l2: Float32Array;
-  cosine: Float32Array;
+  metrics: Metric[];
+  values: Values;
   queries: Queries | null;
   duplicates: number;
   notes: string[];
@@ -21,61 +22,118 @@ export interface Cube {
 export const MAX_CELLS = 100_000_000;
 
 export function makeCube(table: Table, maxCells = MAX_CELLS): Cube {
-  const { rows, texts } = table;
-  if (!rows) throw new LoadError("the table has a header and no rows");
-  const ints = (name: "generation_step" | "layer" | "token_position" | "token_masked" | "variant" | "query_position") =>
-    (table.columns[name].data as Int32Array).subarray(0, rows);
+  if (!table.rows) throw new LoadError("the table has a header and no rows");
   const asked = table.columns.query_position.length > 0;
-  const { keys: steps, named } = asked ? joined(ints("generation_step"), ints("query_position")) : { keys: ints("generation_step") };
-  const step = numbered(steps);
-  const layer = numbered(ints("layer"));
-  const token = numbered(ints("token_position"));
-  const variant = variantsOf(ints("variant"), texts.list);
-  const [S, V, L, T] = [step, variant, layer, token].map(({ values }) => values.length);
-  const cells = S * V * L * T;
-  if (cells > maxCells) {
-    const size = `${asked ? plural(S, "query position") : plural(S, "step")} x ${plural(V, "variant")} x ${plural(L, "layer")} x ${plural(T, "token")}`;
-    throw new LoadError(`${size} = ${count(cells)} cells are more than a browser can hold (${count(maxCells)})`);
-  }
-
-  const l2 = new Float32Array(cells).fill(NaN), cosine = new Float32Array(cells).fill(NaN);
-  const filled = new Uint8Array(cells);
-  const textAt = new Int32Array(T).fill(-1);
-  const conflicts = new Map<number, number>();
-  const layers = ints("layer"), positions = ints("token_position");
-  const variants = ints("variant"), tokens = ints("token_masked");
-  const l2s = table.columns.l2_distance.data, cosines = table.columns.cosine_distance.data;
-  let duplicates = 0;
-  for (let i = 0; i < rows; i++) {
-    const t = token.indexOf(positions[i]);
-    const cell = ((step.indexOf(steps[i]) * V + variant.indexOf(variants[i])) * L + layer.indexOf(layers[i])) * T + t;
-    duplicates += filled[cell];
-    filled[cell] = 1;
-    l2[cell] = l2s[i];
-    cosine[cell] = cosines[i];
-    if (textAt[t] !== tokens[i]) {
-      if (textAt[t] < 0) textAt[t] = tokens[i];
-      else if (texts.list[textAt[t]] !== texts.list[tokens[i]]) conflicts.set(t, tokens[i]);
-    }
-  }
-
+  const { keys, named } = asked
+    ? joined(ints(table, "generation_step"), ints(table, "query_position"))
+    : { keys: ints(table, "generation_step"), named: null };
+  const step = numbered(keys);
+  const layer = numbered(ints(table, "layer"));
+  const token = numbered(ints(table, "token_position"));
+  const variant = variantsOf(ints(table, "variant"), table.texts.list);
+  const shape = [step, variant, layer, token].map(({ values }) => values.length) as Shape;
+  checkSize(shape, asked, maxCells);
+  const { cells, filled, duplicates } = cellsOf(table, keys, [step, variant, layer, token]);
+  const { texts, conflicts } = textsOf(table, token);
+  const metrics = metricsOf(table.metrics);
   const notes = [
     ...duplicateNote(duplicates),
-    ...conflictNote(conflicts, textAt, texts.list, token.values),
-    ...gapNote(filled, step.values.map((key) => (named ? `query position ${named(key).position}` : `step ${key}`)), layer.values, variant.names, T),
+    ...conflicts,
+    ...gapNote(
+      filled,
+      step.values.map((key) => (named ? `query position ${named(key).position}` : `step ${key}`)),
+      layer.values,
+      variant.names,
+      shape[3],
+    ),
     ...(table.infinite ? ["Some distances are infinite; they are shown as missing."] : []),
-    ...(table.noText ? ["Some tokens have no text in the file (a program may have taken the token null for a missing value)."] : []),
+    ...(table.noText
+      ? ["Some tokens have no text in the file (a program may have taken the token null for a missing value)."]
+      : []),
+    ...table.notes,
   ];
-  const infos = token.values.map((position, t) => plainToken(position, texts.list[textAt[t]]));
-  const cube = { steps: step.values, layers: layer.values, variants: variant.names, tokens: infos, l2, cosine, queries: null, duplicates, notes };
-  return named ? lastOfSteps(cube, step.values.map((key) => named(key).position), step.values.map((key) => named(key).step)) : cube;
+  const cube: Cube = {
+    steps: step.values,
+    layers: layer.values,
+    variants: variant.names,
+    tokens: token.values.map((position, t) => plainToken(position, texts[t])),
+    metrics,
+    values: Object.fromEntries(metrics.map(({ name, column }) => [name, spread(table, column, cells, filled.length)])),
+    queries: null,
+    duplicates,
+    notes,
+  };
+  if (!named) return cube;
+  const queries = step.values.map(named);
+  return lastOfSteps(
+    cube,
+    queries.map(({ position }) => position),
+    queries.map(({ step }) => step),
+  );
+}
+
+type Shape = [S: number, V: number, L: number, T: number];
+
+function ints({ columns, rows }: Table, name: ColumnName): Int32Array {
+  return (columns[name].data as Int32Array).subarray(0, rows);
+}
+
+function checkSize([S, V, L, T]: Shape, asked: boolean, maxCells: number): void {
+  const cells = S * V * L * T;
+  if (cells <= maxCells) return;
+  const size = `${plural(S, asked ? "query position" : "step")} x ${plural(V, "variant")} x ${plural(L, "layer")} x ${plural(T, "token")}`;
+  throw new LoadError(`${size} = ${count(cells)} cells are more than a browser can hold (${count(maxCells)})`);
+}
+
+/** The cell of each row, which cells have one, and how many rows gave a cell a second value. */
+function cellsOf(table: Table, steps: Int32Array, [step, variant, layer, token]: Numbered[]) {
+  const [V, L, T] = [variant, layer, token].map(({ values }) => values.length);
+  const cells = new Int32Array(table.rows);
+  const filled = new Uint8Array(step.values.length * V * L * T);
+  const [variants, layers, positions] = ["variant", "layer", "token_position"].map((name) => ints(table, name));
+  let duplicates = 0;
+  for (let i = 0; i < cells.length; i++) {
+    const block = (step.indexOf(steps[i]) * V + variant.indexOf(variants[i])) * L + layer.indexOf(layers[i]);
+    const cell = block * T + token.indexOf(positions[i]);
+    duplicates += filled[cell];
+    filled[cell] = 1;
+    cells[i] = cell;
+  }
+  return { cells, filled, duplicates };
+}
+
+/** One column by cell; of rows for the same cell the last one counts. NaN where there is none. */
+function spread({ columns }: Table, column: ColumnName, cells: Int32Array, size: number): Float32Array {
+  const { data } = columns[column];
+  const out = new Float32Array(size).fill(NaN);
+  for (let i = 0; i < cells.length; i++) out[cells[i]] = data[i];
+  return out;
+}
+
+/** The text at each position, and a note if there are several. */
+function textsOf(table: Table, token: Numbered): { texts: string[]; conflicts: string[] } {
+  const { list } = table.texts;
+  const [positions, tokens] = [ints(table, "token_position"), ints(table, "token_masked")];
+  const first = new Int32Array(token.values.length).fill(-1);
+  const others = new Map<number, number>();
+  for (let i = 0; i < positions.length; i++) {
+    const t = token.indexOf(positions[i]);
+    if (first[t] === tokens[i]) continue;
+    if (first[t] < 0) first[t] = tokens[i];
+    else if (list[first[t]] !== list[tokens[i]]) others.set(t, tokens[i]);
+  }
+  return { texts: Array.from(first, (id) => list[id]), conflicts: conflictNote(others, first, list, token.values) };
 }
 
 /** Step and query position of each row as one number, and what such a number is of. */
-function joined(steps: Int32Array, queries: Int32Array): { keys: Int32Array; named: (key: number) => { step: number; position: number } } {
+function joined(
+  steps: Int32Array,
+  queries: Int32Array,
+): { keys: Int32Array; named: (key: number) => { step: number; position: number } } {
   const largest = (data: Int32Array) => data.reduce((most, each) => Math.max(most, each), 0);
   const size = largest(queries) + 1;
-  if ((largest(steps) + 1) * size > 2 ** 31) throw new LoadError(`query position ${count(size - 1)} is larger than any model can have`);
+  if ((largest(steps) + 1) * size > 2 ** 31)
+    throw new LoadError(`query position ${count(size - 1)} is larger than any model can have`);
   return {
     keys: Int32Array.from(steps, (step, row) => step * size + queries[row]),
     named: (key) => ({ step: Math.floor(key / size), position: key % size }),
@@ -103,7 +161,9 @@ function numbered(data: Int32Array, order = (a: number, b: number) => a - b): Nu
   }
   const places = new Int32Array(max + 1).fill(-1);
   for (let i = 0; i < data.length; i++) places[data[i]] = 0;
-  const values = Array.from(places.keys()).filter((value) => places[value] === 0).sort(order);
+  const values = Array.from(places.keys())
+    .filter((value) => places[value] === 0)
+    .sort(order);
   values.forEach((value, i) => (places[value] = i));
   return { values, indexOf: (value) => places[value] };
 }
@@ -134,13 +194,20 @@ function duplicateNote(duplicates: number): string[] {
   return [`${rows} a second value for the same step, layer, token and variant; the last one is shown.`];
 }
 
-function conflictNote(conflicts: Map<number, number>, first: Int32Array, texts: string[], positions: number[]): string[] {
+function conflictNote(
+  conflicts: Map<number, number>,
+  first: Int32Array,
+  texts: string[],
+  positions: number[],
+): string[] {
   const [example] = conflicts;
   if (!example) return [];
   const [t, other] = example;
   const pair = `${quoted(texts[first[t]])} and ${quoted(texts[other])}`;
   const where = conflicts.size === 1 ? `Position ${positions[t]} has` : `${count(conflicts.size)} positions have`;
-  return [`${where} more than one text (${pair} at ${positions[t]}): rows of two runs may be mixed. The first is shown.`];
+  return [
+    `${where} more than one text (${pair} at ${positions[t]}): rows of two runs may be mixed. The first is shown.`,
+  ];
 }
 
 /**
@@ -151,12 +218,15 @@ function conflictNote(conflicts: Map<number, number>, first: Int32Array, texts: 
 function gapNote(filled: Uint8Array, steps: string[], layers: number[], variants: string[], T: number): string[] {
   const [S, L, V] = [steps.length, layers.length, variants.length];
   const part = variants.map((name) => Number(name.startsWith("Cross")));
-  const inBlock = new Int32Array(2 * S * L), tokenInStep = new Uint8Array(2 * S * T), variantInLayer = new Uint8Array(2 * V * L);
+  const inBlock = new Int32Array(2 * S * L),
+    tokenInStep = new Uint8Array(2 * S * T),
+    variantInLayer = new Uint8Array(2 * V * L);
   for (let s = 0, cell = 0; s < S; s++) {
     for (let v = 0; v < V; v++) {
       const own = part[v] * S + s;
       for (let l = 0; l < L; l++) {
-        const block = own * L + l, layer = (part[v] * V + v) * L + l;
+        const block = own * L + l,
+          layer = (part[v] * V + v) * L + l;
         for (let t = 0; t < T; t++, cell++) {
           if (!filled[cell]) continue;
           inBlock[block]++;
@@ -171,10 +241,17 @@ function gapNote(filled: Uint8Array, steps: string[], layers: number[], variants
     for (let i = start; i < end; i += stride) n += flags[i];
     return n;
   };
-  let gaps = 0, example = "";
+  let gaps = 0,
+    example = "";
   for (let s = 0; s < S; s++) {
     for (let l = 0; l < L; l++) {
-      const expected = [0, 1].reduce((all, p) => all + sum(tokenInStep, (p * S + s) * T, (p * S + s + 1) * T, 1) * sum(variantInLayer, p * V * L + l, (p + 1) * V * L, L), 0);
+      const expected = [0, 1].reduce(
+        (all, p) =>
+          all +
+          sum(tokenInStep, (p * S + s) * T, (p * S + s + 1) * T, 1) *
+            sum(variantInLayer, p * V * L + l, (p + 1) * V * L, L),
+        0,
+      );
       const got = inBlock[s * L + l] + inBlock[(S + s) * L + l];
       if (got === expected) continue;
       if (!gaps++) example = `${steps[s]}, layer ${layers[l]} has ${count(got)} of ${count(expected)} values`;

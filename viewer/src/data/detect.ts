@@ -34,7 +34,9 @@ export function detect(head: Uint8Array): Content {
   const other = OTHERS.find(([magic]) => bytes.startsWith(magic));
   if (other) throw new LoadError(other[1]);
   // BM could begin a text: a bitmap has four zero bytes at 6.
-  const magic = MAGIC.find(([start]) => bytes.startsWith(start) && (start !== "BM" || bytes.slice(6, 10) === "\0\0\0\0"));
+  const magic = MAGIC.find(
+    ([start]) => bytes.startsWith(start) && (start !== "BM" || bytes.slice(6, 10) === "\0\0\0\0"),
+  );
   if (magic) return magic[1];
   if (bytes.startsWith("RIFF") && bytes.slice(8, 12) === "WEBP") return "image";
   if (/^....ftyp(avif|avis|heic|mif1)/s.test(bytes)) return "image";

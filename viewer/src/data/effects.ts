@@ -2,7 +2,7 @@
 
 import { count, LoadError, NotResults, plural, quoted } from "./errors.ts";
 import { JsonParser } from "./json.ts";
-import { KINDS, Table, type ColumnName } from "./table.ts";
+import { Table, type ColumnName } from "./table.ts";
 import type { Effects, Run } from "./types.ts";
 
 /** Is a file that holds no results of this kind, whole or not? The two columns are in no other file. */
@@ -11,17 +11,33 @@ export const looksLikeEffects = (error: unknown) =>
 
 /** Throws LoadError with a sentence. */
 export function makeEffects(table: Table, name: string, fileName: string, notes: string[] = []): Effects {
-  const { columns, texts: { list } } = table;
+  const {
+    columns,
+    texts: { list },
+  } = table;
   if (!table.rows) throw new LoadError("the table has a header and no rows");
-  const steps = new Set<number>(), blocks = new Set<string>(), windows = new Set<string>();
-  const units = new Map<string, Effects["units"][number]>(), rows: Effects["rows"] = new Map();
+  const steps = new Set<number>(),
+    blocks = new Set<string>(),
+    windows = new Set<string>();
+  const units = new Map<string, Effects["units"][number]>(),
+    rows: Effects["rows"] = new Map();
   for (let row = 0; row < table.rows; row++) {
     const at = (column: ColumnName) => columns[column].data[row];
-    const [step, first, last, block, position, label] = [at("generation_step"), at("first_layer"), at("last_layer"), list[at("block")], at("token_position"), list[at("token_masked")]];
+    const [step, first, last, block, position, label] = [
+      at("generation_step"),
+      at("first_layer"),
+      at("last_layer"),
+      list[at("block")],
+      at("token_position"),
+      list[at("token_masked")],
+    ];
     if (first > last || !/^(last|all)$/.test(block)) {
-      throw new LoadError(`row ${count(row + 1)}: a mask of layers ${first} to ${last} and block ${quoted(block)} cannot be (block is last or all)`);
+      throw new LoadError(
+        `row ${count(row + 1)}: a mask of layers ${first} to ${last} and block ${quoted(block)} cannot be (block is last or all)`,
+      );
     }
-    const window = `${first}-${last}`, key = `${position} ${label}`;
+    const window = `${first}-${last}`,
+      key = `${position} ${label}`;
     steps.add(step);
     blocks.add(block);
     windows.add(window);
@@ -29,20 +45,29 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     rows.set([step, block, window, key].join(), row);
   }
   const twice = table.rows - rows.size;
-  const numeric = table.names.filter((column) => KINDS[column] !== "text" && columns[column].length);
+  const numeric = table.names.filter((column) => table.kindOf(column) !== "text" && columns[column].length);
   return {
-    name, fileName, rows,
-    steps: [...steps].sort((a, b) => a - b), blocks: [...blocks].sort().reverse(), units: [...units.values()].sort((a, b) => a.position - b.position),
-    windows: [...windows].sort((a, b) => parseInt(a) - parseInt(b) || Number(a.split("-")[1]) - Number(b.split("-")[1])),
+    name,
+    fileName,
+    rows,
+    steps: [...steps].sort((a, b) => a - b),
+    blocks: [...blocks].sort().reverse(),
+    units: [...units.values()].sort((a, b) => a.position - b.position),
+    windows: [...windows].sort(
+      (a, b) => parseInt(a) - parseInt(b) || Number(a.split("-")[1]) - Number(b.split("-")[1]),
+    ),
     numbers: Object.fromEntries(numeric.map((column) => [column, columns[column].data])),
     top: [...columns.top_token.data.subarray(0, table.rows)].map((text) => list[text]),
-    notes: twice ? [...notes, `${plural(twice, "row")} of ${fileName} give a mask another effect; the last one is shown.`] : notes,
+    notes: twice
+      ? [...notes, `${plural(twice, "row")} of ${fileName} give a mask another effect; the last one is shown.`]
+      : notes,
   };
 }
 
 /** The same from columnar JSON. */
 export function readEffects(json: string, name: string): Effects {
-  const table = new Table("effects"), parser = new JsonParser(table);
+  const table = new Table("effects"),
+    parser = new JsonParser(table);
   parser.feed(new TextEncoder().encode(json));
   parser.end();
   return makeEffects(table, name, name);
@@ -51,6 +76,10 @@ export function readEffects(json: string, name: string): Effects {
 /** A sentence if the effects cannot be of this run. Labels of units are the user's, so not all of them have to agree. */
 export function misfit(run: Run, { units, steps, fileName }: Effects): string[] {
   const texts = new Map(run.tokens.map(({ position, text }) => [position, text.trim()]));
-  const known = units.some(({ label, position }) => texts.has(position) && label.trim().startsWith(texts.get(position)!));
-  return steps.some((step) => run.steps.includes(step)) && (known || units.length < 3) ? [] : [`${fileName} seems to be of another run: its tokens or steps are not those of the results.`];
+  const known = units.some(
+    ({ label, position }) => texts.has(position) && label.trim().startsWith(texts.get(position)!),
+  );
+  return steps.some((step) => run.steps.includes(step)) && (known || units.length < 3)
+    ? []
+    : [`${fileName} seems to be of another run: its tokens or steps are not those of the results.`];
 }

@@ -5,14 +5,15 @@
  *
  * One JSON object, in which every "<" is written \u003c: a token "</script>" would otherwise end the element. Keys:
  *
- *   format     1
+ *   format     2
  *   name       NAME of the run
  *   rows       rows in the table
  *   steps      [S] generation steps, rising          layers     [L] layers, rising
  *   variants   [V] "Full", "Attn", "Head_0", ...     positions  [T] positions of the masked tokens, rising
  *   tokens     [T] their texts
  *   queries    optional: [S] query positions, one for each entry of `steps`, which then may repeat: by step, then by position
- *   l2, cosine base64 of S*V*L*T little-endian float32, index ((step * V + variant) * L + layer) * T + token;
+ *   metrics    one {"name", "column", "title", "unit", "range"} for each metric, as in the manifest
+ *   values     [metrics] base64 of S*V*L*T little-endian float32, index ((step * V + variant) * L + layer) * T + token;
  *              NaN where the table has no row. In numpy: a C-ordered array of shape [S, V, L, T], dtype "<f4"
  *   manifest   the manifest, or null
  *   effects    optional: null, or {"columns": {name: [...]}} with the columns of NAME_effects.json, one list each, all of
@@ -23,10 +24,12 @@
  *
  * NAME_neighbors.html has instead of the numbers of a run:
  *
- *   format     1
+ *   format     1 or 2
  *   name       NAME_neighbors
  *   neighbors  base64 of the zlib stream of NAME_neighbors.json, the columns of the table as that file has them
  *   manifest, images   as above
+ *
+ * Format 1 had `l2` and `cosine`, base64 each, in the place of `metrics` and `values`; it is read, too.
  *
  * The built page has the element, empty. Python replaces exactly EMPTY_ELEMENT, once.
  */
@@ -37,11 +40,12 @@ import { cleanManifest, withManifest } from "./manifest.ts";
 import { plainToken } from "./cube.ts";
 import { readNeighbors } from "./neighbors.ts";
 import { lastOfSteps } from "./queries.ts";
-import type { Loaded, Picture, Run, Source } from "./types.ts";
+import { metricOf } from "./metrics.ts";
+import type { Loaded, Metric, Picture, Run, Source } from "./types.ts";
 
 export const ELEMENT_ID = "mask-impact-data";
 export const EMPTY_ELEMENT = `<script type="text/plain" id="${ELEMENT_ID}"></script>`;
-export const EMBED_FORMAT = 1;
+const FORMATS = [1, 2];
 
 interface Embedded {
   format: number;
@@ -52,8 +56,11 @@ interface Embedded {
   variants: string[];
   positions: number[];
   tokens: string[];
-  l2: string;
-  cosine: string;
+  /** Of format 1, in the place of `metrics` and `values`. */
+  l2?: string;
+  cosine?: string;
+  metrics: Metric[];
+  values: string[];
   manifest: unknown;
   effects?: { columns: object } | null;
   images: ({ name: string; data: string } | null)[];
@@ -73,13 +80,23 @@ export function findEmbedded(html: string): string | null {
 export async function decodeEmbedded(text: string): Promise<Loaded> {
   const data = json(text);
   if (typeof data.neighbors !== "string") return { kind: "run", run: decodeRun(text, data) };
-  const name = String(data.name), source: Source = { fileName: `${name}.html`, format: "html", bytes: text.length };
-  const unpacked = new Response(new Blob([fromBase64(data.neighbors)]).stream().pipeThrough(new DecompressionStream("deflate")));
+  const name = String(data.name),
+    source: Source = { fileName: `${name}.html`, format: "html", bytes: text.length };
+  const unpacked = new Response(
+    new Blob([fromBase64(data.neighbors)]).stream().pipeThrough(new DecompressionStream("deflate")),
+  );
   const columns = await unpacked.arrayBuffer().catch(() => {
     throw new LoadError("the data in the page is damaged: it cannot be unpacked");
   });
   const neighbors = readNeighbors(new Uint8Array(columns), name, source);
-  return { kind: "neighbors", neighbors: { ...neighbors, manifest: cleanManifest(data.manifest) ?? null, pictures: (data.images ?? []).map(picture) } };
+  return {
+    kind: "neighbors",
+    neighbors: {
+      ...neighbors,
+      manifest: cleanManifest(data.manifest) ?? null,
+      pictures: (data.images ?? []).map(picture),
+    },
+  };
 }
 
 /** Throws LoadError if the text is damaged: nothing is shown rather than something wrong. */
@@ -95,8 +112,8 @@ export function decodeRun(text: string, parsed = json(text)): Run {
     layers,
     variants,
     tokens: positions.map((position, i) => plainToken(position, tokens[i])),
-    l2: floats(data.l2, cells, "l2"),
-    cosine: floats(data.cosine, cells, "cosine"),
+    metrics: data.metrics,
+    values: Object.fromEntries(data.metrics.map(({ name }, i) => [name, floats(data.values[i], cells, name)])),
     queries: null,
     rows: data.rows,
     duplicates: 0,
@@ -117,23 +134,47 @@ function json(text: string): Partial<Embedded> & { neighbors?: string } {
   } catch {
     throw new LoadError("the data in the page is cut off or no valid JSON");
   }
-  if (data?.format !== EMBED_FORMAT) {
-    throw new LoadError(`the data in the page has format ${String(data?.format)}, and this page reads format ${EMBED_FORMAT}`);
+  if (!FORMATS.includes(data?.format ?? 0)) {
+    throw new LoadError(`the data in the page has format ${String(data?.format)}, and this page reads formats 1 and 2`);
   }
-  return data;
+  return data.format === 1 ? { ...data, ...ofFormat1(data) } : data;
 }
 
+function ofFormat1({ l2, cosine }: Partial<Embedded>): Pick<Embedded, "metrics" | "values"> {
+  return { metrics: ["l2_distance", "cosine_distance"].map(metricOf), values: [l2, cosine] as string[] };
+}
+
+/** What is left out is filled in, as for a column of a table. */
+const titled = (metrics: (Partial<Metric> & { name: string })[]): Metric[] =>
+  metrics.map((metric) => ({ ...metricOf(metric.column ?? metric.name), ...metric }));
+
+const isList = (value: unknown): value is unknown[] => Array.isArray(value);
+
 function whole(data: Partial<Embedded>): Embedded {
-  const { steps, layers, variants, positions, tokens, name, rows, l2, cosine, queries, images = [] } = data;
-  const counts = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
+  const { steps, layers, variants, positions, tokens, name, rows, metrics = [], values, queries, images = [] } = data;
+  const counts = (list: unknown): list is number[] =>
+    Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
   const rising = (list: unknown) => counts(list) && list.every((n, i) => i === 0 || n > list[i - 1]);
-  const strings = (list: unknown) => Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
+  const strings = (list: unknown) =>
+    Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
   const fit =
-    (queries === undefined ? rising(steps) : counts(steps) && counts(queries) && queries.length === steps.length) && rising(layers) && rising(positions) && strings(variants) && strings(tokens) &&
-    tokens!.length === positions!.length && new Set(variants).size === variants!.length &&
-    typeof name === "string" && Number.isInteger(rows) && typeof l2 === "string" && typeof cosine === "string" && Array.isArray(images);
+    (queries === undefined ? rising(steps) : counts(steps) && counts(queries) && queries.length === steps.length) &&
+    rising(layers) &&
+    rising(positions) &&
+    strings(variants) &&
+    strings(tokens) &&
+    tokens!.length === positions!.length &&
+    new Set(variants).size === variants!.length &&
+    typeof name === "string" &&
+    Number.isInteger(rows) &&
+    isList(metrics) &&
+    strings(metrics.map((metric) => metric?.name || null)) &&
+    new Set(metrics.map(({ name }) => name)).size === metrics.length &&
+    strings(values) &&
+    values!.length === metrics.length &&
+    isList(images);
   if (!fit) throw new LoadError("the data in the page is damaged: its lists do not fit together");
-  return { ...data, images } as Embedded;
+  return { ...data, images, metrics: titled(metrics) } as Embedded;
 }
 
 function floats(base64: string, cells: number, what: string): Float32Array {

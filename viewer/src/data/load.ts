@@ -33,7 +33,8 @@ export async function load(file: Blob, options: LoadOptions = {}): Promise<Loade
     options.signal?.throwIfAborted();
     if (error instanceof LoadError) throw new LoadError(`${fileName}: ${error.message}`);
     if (error instanceof RangeError) throw new LoadError(`${fileName}: there is not enough memory for this file`);
-    if (error instanceof DOMException) throw new LoadError(`${fileName}: the file could not be read (${error.message})`);
+    if (error instanceof DOMException)
+      throw new LoadError(`${fileName}: the file could not be read (${error.message})`);
     throw error;
   }
 }
@@ -54,7 +55,11 @@ async function loaded(file: Blob, fileName: string, options: LoadOptions): Promi
     case "html":
       return htmlReport(await text(stream()), source("html"));
     case "parquet":
-      return parquetRun(packed ? await all(stream(), PARQUET_GZ_LIMIT, "a packed Parquet file") : file, source("parquet"), options);
+      return parquetRun(
+        packed ? await all(stream(), PARQUET_GZ_LIMIT, "a packed Parquet file") : file,
+        source("parquet"),
+        options,
+      );
     case "csv":
     case "json":
       return textTable(stream, source(content));
@@ -112,7 +117,10 @@ async function parquetRun(file: Blob, source: Source, options: LoadOptions): Pro
   try {
     return { kind: "run", run: withManifest(run, parseManifest(text)) };
   } catch {
-    return { kind: "run", run: { ...run, notes: [...run.notes, "The manifest inside of the Parquet file cannot be read."] } };
+    return {
+      kind: "run",
+      run: { ...run, notes: [...run.notes, "The manifest inside of the Parquet file cannot be read."] },
+    };
   }
 }
 
@@ -125,7 +133,10 @@ function otherOf(table: Table, source: Source, notes: string[], manifest: string
   const name = runName(source.fileName);
   if (table.of === "effects") return { kind: "effects", effects: makeEffects(table, name, source.fileName, notes) };
   const neighbors = makeNeighbors(table, name, source, notes);
-  return { kind: "neighbors", neighbors: manifest === null ? neighbors : { ...neighbors, manifest: parseManifest(manifest) } };
+  return {
+    kind: "neighbors",
+    neighbors: manifest === null ? neighbors : { ...neighbors, manifest: parseManifest(manifest) },
+  };
 }
 
 function runOf(table: Table, source: Source, notes: string[]): Run {
@@ -157,6 +168,9 @@ async function text(stream: AsyncIterable<Uint8Array>): Promise<string> {
 
 /** "demo" of demo_results.csv, demo_results (1).json.gz, demo_run.json. */
 export function runName(fileName: string): string {
-  const stem = fileName.replace(/^.*[/\\]/, "").replace(/\.gz$/i, "").replace(/\.(csv|tsv|txt|json|jsonl|ndjson|parquet|html?)$/i, "");
+  const stem = fileName
+    .replace(/^.*[/\\]/, "")
+    .replace(/\.gz$/i, "")
+    .replace(/\.(csv|tsv|txt|json|jsonl|ndjson|parquet|html?)$/i, "");
   return stem.replace(/ ?\(\d+\)$/, "").replace(/_(results|run|effects)$/, "") || fileName;
 }

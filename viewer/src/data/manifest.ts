@@ -1,37 +1,50 @@
 /** NAME_run.json -> Manifest: every key of the right type or left out, so that views need no checks of their own. */
 
 import { LoadError } from "./errors.ts";
-import type { Manifest, Run, TokenInfo } from "./types.ts";
+import { withRelative, withTitles } from "./metrics.ts";
+import type { Manifest, Metric, Run, TokenInfo } from "./types.ts";
 
 type Check<T> = (value: unknown) => T | undefined;
 
 const text: Check<string> = (value) => (typeof value === "string" ? value : undefined);
 const number: Check<number> = (value) => (typeof value === "number" && Number.isFinite(value) ? value : undefined);
 
-const list = <T>(check: Check<T>): Check<T[]> => (value) =>
-  Array.isArray(value) ? value.map(check).filter((each) => each !== undefined) : undefined;
+const list =
+  <T>(check: Check<T>): Check<T[]> =>
+  (value) =>
+    Array.isArray(value) ? value.map(check).filter((each) => each !== undefined) : undefined;
 
 /** A list whose places mean something (position, picture number): what is wrong becomes an empty object. */
-const places = <T extends object>(check: Check<T>): Check<T[]> => (value) =>
-  Array.isArray(value) ? value.map((each) => check(each) ?? ({} as T)) : undefined;
+const places =
+  <T extends object>(check: Check<T>): Check<T[]> =>
+  (value) =>
+    Array.isArray(value) ? value.map((each) => check(each) ?? ({} as T)) : undefined;
+
+/** Numbers by their place; null where there is none. */
+const numbers: Check<(number | null)[]> = (value) =>
+  Array.isArray(value) ? value.map((each) => number(each) ?? null) : undefined;
 
 type Checks<T> = { [K in keyof Required<T>]: Check<NonNullable<T[K]>> };
 
-const object = <T extends object>(checks: Checks<T>): Check<T> => (value) => {
-  if (!isObject(value)) return undefined;
-  const out: Partial<T> = {};
-  for (const key of Object.keys(checks) as (keyof T & string)[]) {
-    const checked = checks[key](value[key]);
-    if (checked !== undefined) out[key] = checked;
-  }
-  return out as T;
-};
+const object =
+  <T extends object>(checks: Checks<T>): Check<T> =>
+  (value) => {
+    if (!isObject(value)) return undefined;
+    const out: Partial<T> = {};
+    for (const key of Object.keys(checks) as (keyof T & string)[]) {
+      const checked = checks[key](value[key]);
+      if (checked !== undefined) out[key] = checked;
+    }
+    return out as T;
+  };
 
-const record = <T>(check: Check<T>): Check<Record<string, T>> => (value) => {
-  if (!isObject(value)) return undefined;
-  const entries = Object.entries(value).map(([key, each]) => [key, check(each)] as const);
-  return Object.fromEntries(entries.filter(([, each]) => each !== undefined)) as Record<string, T>;
-};
+const record =
+  <T>(check: Check<T>): Check<Record<string, T>> =>
+  (value) => {
+    if (!isObject(value)) return undefined;
+    const entries = Object.entries(value).map(([key, each]) => [key, check(each)] as const);
+    return Object.fromEntries(entries.filter(([, each]) => each !== undefined)) as Record<string, T>;
+  };
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
@@ -41,21 +54,46 @@ const manifest = object<Manifest>({
   schema_version: number,
   name: text,
   model: object({
-    name: text, path_or_id: text, family: text,
+    name: text,
+    path_or_id: text,
+    family: text,
   }),
   prompt_length: number,
   decoder_start: number,
-  tokens: places(object({
-    position: number, id: number, text, kind: text, image: number, row: number, col: number, box: list(number),
-  })),
-  images: places(object({
-    path: text, sha256: text, size: list(number), grid: list(number), layout: text, tokens: number, positions: list(number),
-  })),
+  tokens: places(
+    object({
+      position: number,
+      id: number,
+      text,
+      kind: text,
+      image: number,
+      row: number,
+      col: number,
+      box: list(number),
+    }),
+  ),
+  images: places(
+    object({
+      path: text,
+      sha256: text,
+      size: list(number),
+      grid: list(number),
+      layout: text,
+      tokens: number,
+      positions: list(number),
+    }),
+  ),
   generated: places(object({ step: number, id: number, text, probability: number })),
   head_space: text,
   mask_mode: text,
   vision_attention: text,
-  noise_floor: record(object({ l2: number, relative: number })),
+  noise_floor: record(record(number)),
+  metrics: list(object<Partial<Metric>>({ name: text, column: text, title: text, unit: text, range: numbers })),
+  unmasked_length: object({
+    layers: list(number),
+    variants: list(text),
+    values: places(places(numbers)),
+  }),
   skipped_layers: list(object({ layer: number, reason: text })),
   notes: list(text),
   rows: number,
@@ -78,7 +116,17 @@ export const cleanManifest: Check<Manifest> = (value) => {
 
 /** Does an object with these keys look like a manifest of ours? Two typical keys are enough: tools add and drop some. */
 export function looksLikeManifest(keys: readonly string[]): boolean {
-  const typical = ["schema_version", "model", "prompt", "prompt_length", "tokens", "generated", "noise_floor", "head_space", "files"];
+  const typical = [
+    "schema_version",
+    "model",
+    "prompt",
+    "prompt_length",
+    "tokens",
+    "generated",
+    "noise_floor",
+    "head_space",
+    "files",
+  ];
   return typical.filter((key) => keys.includes(key)).length >= 2;
 }
 
@@ -110,12 +158,15 @@ export function withManifest(run: Run, manifest: Manifest): Run {
     return { ...token, kind: patches ? "image" : "text", image: patches ? image : null, members: unit };
   });
   const pictures = (manifest.images ?? []).map((_, i) => run.pictures[i] ?? null);
-  return { ...run, tokens, manifest, pictures, notes: [...run.notes, ...disagreements(run, manifest)] };
+  const named = withRelative(withTitles(run, manifest), manifest);
+  return { ...named, tokens, manifest, pictures, notes: [...run.notes, ...disagreements(run, manifest)] };
 }
 
 /** Positions of the unit that a token of the table stands for; undefined if it stands for itself. */
 export function membersOf({ units }: Manifest): (token: Pick<TokenInfo, "position" | "text">) => number[] | undefined {
-  const known = new Map(units?.map(({ label = "", positions = [] }) => [`${positions[0]} ${wellFormed(label)}`, positions]));
+  const known = new Map(
+    units?.map(({ label = "", positions = [] }) => [`${positions[0]} ${wellFormed(label)}`, positions]),
+  );
   return ({ position, text }) => known.get(`${position} ${wellFormed(text)}`);
 }
 
@@ -123,7 +174,9 @@ export function membersOf({ units }: Manifest): (token: Pick<TokenInfo, "positio
 export function disagreements(run: Run, manifest: Manifest): string[] {
   const notes: string[] = [];
   if ((manifest.schema_version ?? 1) > 1) {
-    notes.push(`The manifest has schema version ${manifest.schema_version}; this page knows version 1 and may show less.`);
+    notes.push(
+      `The manifest has schema version ${manifest.schema_version}; this page knows version 1 and may show less.`,
+    );
   }
   if (manifest.rows !== undefined && manifest.rows !== run.rows) {
     const rows = `${run.rows.toLocaleString("en-US")} of the ${manifest.rows.toLocaleString("en-US")} rows`;
@@ -132,7 +185,8 @@ export function disagreements(run: Run, manifest: Manifest): string[] {
   const texts = new Map((manifest.tokens ?? []).map((token) => [token.position, token.text]));
   const members = membersOf(manifest);
   const other = run.tokens.filter((token) => {
-    const { position, text } = token, known = texts.get(position);
+    const { position, text } = token,
+      known = texts.get(position);
     return !members(token) && known !== undefined && wellFormed(known) !== wellFormed(text);
   });
   if (other.length) {

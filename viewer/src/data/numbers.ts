@@ -5,7 +5,9 @@
  * damaged number often looks like ("0.1" that lost its point is "01"). Not a number at all: see `missing`.
  */
 
-const MINUS = 45, POINT = 46, ZERO = 48;
+const MINUS = 45,
+  POINT = 46,
+  ZERO = 48;
 
 /** 10^0 to 10^22: the powers of ten that a double holds exactly. */
 const POW10 = Float64Array.from({ length: 23 }, (_, n) => Number(`1e${n}`));
@@ -34,12 +36,21 @@ export function float32At(buf: Uint8Array, start: number, end: number): number {
   let i = start;
   const negative = buf[i] === MINUS;
   if (negative) i++;
-  let mantissa = 0, digits = 0, dropped = 0, exponent = 0;
+  let mantissa = 0,
+    digits = 0,
+    dropped = 0,
+    exponent = 0;
   const whole = i;
   for (; i < end; i++) {
     const digit = buf[i] - ZERO;
     if (digit < 0 || digit > 9) break;
-    if (digits < 15) { mantissa = mantissa * 10 + digit; if (mantissa) digits++; } else { dropped++; exponent++; }
+    if (digits < 15) {
+      mantissa = mantissa * 10 + digit;
+      if (mantissa) digits++;
+    } else {
+      dropped++;
+      exponent++;
+    }
   }
   if (i === whole || (buf[whole] === ZERO && i > whole + 1)) return NaN;
   if (i < end && buf[i] === POINT) {
@@ -47,20 +58,29 @@ export function float32At(buf: Uint8Array, start: number, end: number): number {
     for (; i < end; i++) {
       const digit = buf[i] - ZERO;
       if (digit < 0 || digit > 9) break;
-      if (digits < 15) { mantissa = mantissa * 10 + digit; exponent--; if (mantissa) digits++; } else dropped++;
+      if (digits < 15) {
+        mantissa = mantissa * 10 + digit;
+        exponent--;
+        if (mantissa) digits++;
+      } else dropped++;
     }
     if (i === fraction) return NaN;
   }
-  if (i < end && (buf[i] | 32) === 101) { // e or E
-    let sign = 1, power = 0;
-    if (buf[++i] === MINUS) { sign = -1; i++; } else if (buf[i] === 43) i++;
+  if (i < end && (buf[i] | 32) === 101) {
+    // e or E
+    let sign = 1,
+      power = 0;
+    if (buf[++i] === MINUS) {
+      sign = -1;
+      i++;
+    } else if (buf[i] === 43) i++;
     const first = i;
     for (; i < end; i++) {
       const digit = buf[i] - ZERO;
       if (digit < 0 || digit > 9) break;
       power = Math.min(power * 10 + digit, 100_000);
     }
-    if (i >= end && i === first || i === first) return NaN;
+    if ((i >= end && i === first) || i === first) return NaN;
     exponent += sign * power;
   }
   if (i !== end) return NaN;

@@ -33,18 +33,33 @@ export interface Added {
 export function add(library: Library, item: Loaded): Added {
   if (item.kind === "manifest") {
     const { manifest, source } = item;
-    return { library: { ...library, manifests: [...library.manifests, { manifest, source }] }, runId: null, message: null };
+    return {
+      library: { ...library, manifests: [...library.manifests, { manifest, source }] },
+      runId: null,
+      message: null,
+    };
   }
   if (item.kind === "effects") {
     const others = library.effects.filter(({ name }) => name !== item.effects.name);
     return { library: { ...library, effects: [...others, item.effects] }, runId: null, message: null };
   }
   if (item.kind === "neighbors") {
-    const { neighbors } = item, twin = library.neighbors.find(({ name }) => name === neighbors.name);
+    const { neighbors } = item,
+      twin = library.neighbors.find(({ name }) => name === neighbors.name);
     // The same in a second format: what one brings along is kept.
-    const joined = twin ? { ...neighbors, manifest: neighbors.manifest ?? twin.manifest, pictures: neighbors.pictures.length ? neighbors.pictures : twin.pictures } : neighbors;
+    const joined = twin
+      ? {
+          ...neighbors,
+          manifest: neighbors.manifest ?? twin.manifest,
+          pictures: neighbors.pictures.length ? neighbors.pictures : twin.pictures,
+        }
+      : neighbors;
     const message = twin ? `${neighbors.source.fileName} takes the place of ${twin.source.fileName}.` : null;
-    return { library: { ...library, neighbors: [...library.neighbors.filter((each) => each !== twin), joined] }, runId: null, message };
+    return {
+      library: { ...library, neighbors: [...library.neighbors.filter((each) => each !== twin), joined] },
+      runId: null,
+      message,
+    };
   }
   if (item.kind === "image") {
     const others = library.pictures.filter(({ fileName }) => fileName !== item.picture.fileName);
@@ -93,20 +108,33 @@ export function waiting(library: Library): string[] {
   const neighbors = resolveNeighbors(library);
   const used = new Set([...pairManifests(library).values(), ...neighbors.map(({ manifest }) => manifest)]);
   const withOwn = library.runs.filter((run) => run.manifest);
-  const lone = library.manifests.filter(({ manifest }) => !used.has(manifest) && !withOwn.some(({ name }) => name === manifest.name));
-  const shown = new Set([...resolve(library), ...neighbors].flatMap(({ pictures }) => pictures.map((picture) => picture?.fileName)));
+  const lone = library.manifests.filter(
+    ({ manifest }) => !used.has(manifest) && !withOwn.some(({ name }) => name === manifest.name),
+  );
+  const shown = new Set(
+    [...resolve(library), ...neighbors].flatMap(({ pictures }) => pictures.map((picture) => picture?.fileName)),
+  );
   return [
     ...lone.map(({ manifest, source }) => {
-      if (manifest.bank) return `${source.fileName} tells of neighbours of image tokens; they are in ${manifest.tables?.join(" or ")}: drop that file, too.`;
-      const files = manifest.files?.filter((file) => !file.endsWith(".html")).join(" or ") || `${runName(source.fileName)}_results.csv`;
+      if (manifest.bank)
+        return `${source.fileName} tells of neighbours of image tokens; they are in ${manifest.tables?.join(" or ")}: drop that file, too.`;
+      const files =
+        manifest.files?.filter((file) => !file.endsWith(".html")).join(" or ") ||
+        `${runName(source.fileName)}_results.csv`;
       return `${source.fileName} is the manifest of a run; its numbers are in ${files}: drop that file, too.`;
     }),
     ...library.effects
       .filter((effects) => !library.runs.some(({ name }) => name === effects.name))
-      .map(({ name, fileName }) => `${fileName} holds effects on the answer; the results of their run are in ${name}_results.csv, .json or .parquet: drop that file, too.`),
+      .map(
+        ({ name, fileName }) =>
+          `${fileName} holds effects on the answer; the results of their run are in ${name}_results.csv, .json or .parquet: drop that file, too.`,
+      ),
     ...library.pictures
       .filter(({ fileName }) => !shown.has(fileName))
-      .map(({ fileName }) => `${fileName} is a picture, and no loaded run has a place for it (a manifest names the pictures of a run).`),
+      .map(
+        ({ fileName }) =>
+          `${fileName} is a picture, and no loaded run has a place for it (a manifest names the pictures of a run).`,
+      ),
   ];
 }
 
@@ -124,8 +152,10 @@ function pairManifests({ runs, manifests }: Library): Map<string, Manifest> {
   const used = new Set(pairs.values());
   const manifestsLeft = manifests.filter(({ manifest }) => !used.has(manifest) && !manifest.bank);
   if (runsLeft.length === 1 && manifestsLeft.length === 1) {
-    const [run] = runsLeft, [{ manifest }] = manifestsLeft;
-    if (manifest.rows === run.rows && manifest.tokens?.length && !disagreements(run, manifest).length) pairs.set(run.id, manifest);
+    const [run] = runsLeft,
+      [{ manifest }] = manifestsLeft;
+    if (manifest.rows === run.rows && manifest.tokens?.length && !disagreements(run, manifest).length)
+      pairs.set(run.id, manifest);
   }
   return pairs;
 }
@@ -139,7 +169,9 @@ function withPictures<Of extends Pictured>(runs: Of[], pictures: Picture[]): Of[
     if (!run.pictures.length) return run;
     const spare = [...unnamed];
     const paths = pathsOf(run);
-    const byName = run.pictures.map((own, i) => own ?? pictures.find(({ fileName }) => baseName(fileName) === baseName(paths[i])) ?? null);
+    const byName = run.pictures.map(
+      (own, i) => own ?? pictures.find(({ fileName }) => baseName(fileName) === baseName(paths[i])) ?? null,
+    );
     return { ...run, pictures: byName.map((picture) => picture ?? spare.shift() ?? null) };
   });
 }
@@ -151,15 +183,26 @@ const baseName = (path: string) => path.replace(/^.*[/\\]/, "").toLowerCase();
 // --- the same run twice -----------------------------------------------------------------------------------
 function sameNumbers(a: Run, b: Run): boolean {
   const [x, y] = [a.queries ?? a, b.queries ?? b];
-  if (a.name !== b.name || x.l2.length !== y.l2.length || a.tokens.length !== b.tokens.length) return false;
+  if (a.name !== b.name || a.tokens.length !== b.tokens.length) return false;
   const tokens = (run: Run) => run.tokens.map(({ position, text }) => [position, text]);
-  const lists = (run: Run) => JSON.stringify([run.queries?.positions, run.steps, run.layers, run.variants, tokens(run)]);
-  return lists(a) === lists(b) && sameBits(x.l2, y.l2) && sameBits(x.cosine, y.cosine);
+  const lists = (run: Run) =>
+    JSON.stringify([run.queries?.positions, run.steps, run.layers, run.variants, tokens(run)]);
+  // Those of the files; names and titles, and what is made of others, may come with the manifest of one of the two.
+  const measured = (run: Run, { values }: Pick<Run, "values">) =>
+    new Map(run.metrics.filter(({ column }) => column).map(({ name, column }) => [column, values[name]]));
+  const [one, two] = [measured(a, x), measured(b, y)];
+  return (
+    lists(a) === lists(b) &&
+    one.size === two.size &&
+    [...one].every(([column, values]) => sameBits(values, two.get(column)))
+  );
 }
 
 /** As bits: a missing value (NaN) is the same as a missing value. */
-function sameBits(a: Float32Array, b: Float32Array): boolean {
-  const x = new Int32Array(a.buffer, a.byteOffset, a.length), y = new Int32Array(b.buffer, b.byteOffset, b.length);
+function sameBits(a: Float32Array, b: Float32Array | undefined): boolean {
+  if (a.length !== b?.length) return false;
+  const x = new Int32Array(a.buffer, a.byteOffset, a.length),
+    y = new Int32Array(b.buffer, b.byteOffset, b.length);
   for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) return false;
   return true;
 }

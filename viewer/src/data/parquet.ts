@@ -1,15 +1,16 @@
 /**
- * Parquet -> Table, on parts of hyparquet.
+ * Parquet -> Table, by hyparquet.
  *
- * Only its inner modules are used: its front door (parquetRead) brings query planning, filters and remote reads, as
- * much code again, and hands out strings and bigints row by row. Here each dictionary entry becomes a number of the
- * table once (pages.ts), and a row costs one array access. One column of one row group at a time keeps memory small.
+ * One column of one row group at a time keeps memory small. Its bytes are looked at (parquet-guard.ts) before hyparquet
+ * decodes them. Texts become numbers of the table where they are decoded, in a dictionary once each.
  */
 
+import { parquetMetadataAsync, parquetRead, parquetSchema } from "hyparquet";
+import type { AsyncBuffer, DecodedArray, FileMetaData, RowGroup, SchemaElement } from "hyparquet";
+
 import { count, LoadError } from "./errors.ts";
-import { readPages } from "./pages.ts";
-import { readMetadata, type Chunk, type Element } from "./parquet-headers.ts";
-import { findColumns, KINDS, MAX_ROWS, type ColumnName, type Table } from "./table.ts";
+import { checkedPages } from "./parquet-guard.ts";
+import { findColumns, malformed, MAX_ROWS, needed, type ColumnName, type Table, wholeOf } from "./table.ts";
 
 export interface ParquetOptions {
   onProgress?: (bytes: number) => void;
@@ -18,18 +19,38 @@ export interface ParquetOptions {
 }
 
 /** Fills the table. Returns the text of the manifest in the file's metadata, if there is one. */
-export function readParquet(file: Blob, table: Table, options: ParquetOptions = {}): Promise<string | null> {
-  return damaged(() => readAll(file, table, options));
+export async function readParquet(file: Blob, table: Table, options: ParquetOptions = {}): Promise<string | null> {
+  try {
+    return await readAll(file, table, options);
+  } catch (error) {
+    throw explained(error);
+  }
 }
 
 async function readAll(file: Blob, table: Table, options: ParquetOptions): Promise<string | null> {
-  const { rows, elements, chunks, texts } = await readMetadata(file);
-  const ours = findColumns(elements.map(({ name }) => name), table).map((name) => checked(name, elements));
+  const metadata = await readMetadata(file);
+  const elements = parquetSchema(metadata).children.map(({ element }) => element);
+  const numeric = elements
+    .filter((element) => fits(element, NUMBERS) || table.isMetricName(element.name))
+    .map(({ name }) => name);
+  const names = elements.map(({ name }) => name);
+  const ours = new Set(findColumns(names, table, numeric));
+  for (const name of ours)
+    check(
+      elements.find((element) => element.name === name)!,
+      table,
+    );
+  const rows = Number(metadata.num_rows);
   if (rows > MAX_ROWS) {
     throw new LoadError(`${count(rows)} rows do not fit into a browser, at most ${count(MAX_ROWS)} do`);
   }
-  const pieces = chunks.flatMap((chunk) => ours.filter(({ name }) => name === chunk.name).map((column) => ({ ...column, chunk })));
-  const read = (piece: Piece | undefined) => piece && readChunk(file, piece.chunk);
+  const pieces = metadata.row_groups.flatMap((group) => {
+    const found = piecesOf(group, ours);
+    if (found.length !== ours.size)
+      throw new LoadError("the Parquet file is damaged: a column is missing in a part of it");
+    return found;
+  });
+  const read = (piece: Piece | undefined) => piece && bytesOf(file, piece);
   let bytes = 0;
   let next = read(pieces[0]);
   for (const [i, piece] of pieces.entries()) {
@@ -37,60 +58,141 @@ async function readAll(file: Blob, table: Table, options: ParquetOptions): Promi
     next = read(pieces[i + 1]); // comes from disk while this one is decoded
     next?.catch(() => undefined);
     await options.between?.();
-    decode(data, table, piece);
+    await decode(data, table, piece, metadata);
     bytes += data.byteLength;
     options.onProgress?.(Math.min(bytes, file.size));
   }
   table.checkLengths();
-  if (table.rows !== rows) throw new LoadError(`the file says ${count(rows)} rows and holds ${count(table.rows)}: it is damaged`);
-  return texts.get("mask_impact") ?? null;
-}
-
-const TYPES = { integer: ["INT32", "INT64"], number: ["FLOAT", "DOUBLE", "INT32", "INT64"], text: ["BYTE_ARRAY"] };
-const NAMES = { integer: "whole numbers", number: "numbers", text: "texts" };
-
-interface Ours {
-  name: ColumnName;
-  optional: boolean;
-}
-
-/** One column of one row group. */
-interface Piece extends Ours {
-  chunk: Chunk;
-}
-
-function checked(name: ColumnName, elements: Element[]): Ours {
-  const { type, converted, timestamp, repetition } = elements.find((element) => element.name === name)!;
-  // Whole numbers with a gap somewhere are stored as doubles by pandas.
-  const fits = KINDS[name] === "integer" ? [...TYPES.integer, "DOUBLE"] : TYPES[KINDS[name]];
-  const scaled = timestamp || ["DECIMAL", "DATE", "JSON", "BSON"].includes(converted ?? "");
-  if (!type || !fits.includes(type) || scaled || repetition === "REPEATED") {
-    throw new LoadError(`the column ${name} is of type ${converted ?? type ?? "a group of columns"}, which holds no ${NAMES[KINDS[name]]}`);
+  if (table.rows !== rows) {
+    throw new LoadError(`the file says ${count(rows)} rows and holds ${count(table.rows)}: it is damaged`);
   }
-  return { name, optional: repetition === "OPTIONAL" };
+  return metadata.key_value_metadata?.find(({ key }) => key === "mask_impact")?.value ?? null;
 }
 
-async function readChunk(file: Blob, { start, end }: Chunk): Promise<ArrayBuffer> {
-  if (!(start >= 4 && end <= file.size)) throw new LoadError("the Parquet file is damaged: a column lies outside of it");
+/** The list of contents at the end of the file. */
+async function readMetadata(file: Blob): Promise<FileMetaData> {
+  const end = new DataView(await file.slice(-8).arrayBuffer());
+  if (file.size < 12 || end.getUint32(4, true) !== 0x31524150) {
+    // "PAR1"
+    throw new LoadError("the Parquet file is cut off: its end, with the list of its contents, is missing");
+  }
+  if (end.getUint32(0, true) > file.size - 12) {
+    throw new LoadError("the Parquet file is damaged: the list of its contents is longer than the file");
+  }
+  const buffer: AsyncBuffer = {
+    byteLength: file.size,
+    slice: (start, stop) => file.slice(start, stop).arrayBuffer(),
+  };
+  return parquetMetadataAsync(buffer, { geoparquet: false });
+}
+
+// --- what a column holds ----------------------------------------------------------------------------------
+const NUMBERS = ["FLOAT", "DOUBLE", "INT32", "INT64"];
+/** Whole numbers with a gap somewhere are stored as doubles by pandas. */
+const TYPES = { integer: ["INT32", "INT64", "DOUBLE"], number: NUMBERS, text: ["BYTE_ARRAY"] };
+const HOLDS = { integer: "whole numbers", number: "numbers", text: "texts" };
+const OTHERS = /^(DECIMAL|DATE|JSON|BSON|TIME.*|INTERVAL)$/;
+
+const isOther = ({ converted_type: converted, logical_type: logical }: SchemaElement) =>
+  OTHERS.test(converted ?? "") || OTHERS.test(logical?.type ?? "");
+
+const fits = (element: SchemaElement, types: string[]) =>
+  !!element.type && types.includes(element.type) && !isOther(element) && element.repetition_type !== "REPEATED";
+
+function check(element: SchemaElement, table: Table): void {
+  const { name, type, converted_type: converted } = element;
+  const kind = table.kindOf(name);
+  if (fits(element, TYPES[kind])) return;
+  const found = converted ?? type ?? "a group of columns";
+  throw new LoadError(`the column ${name} is of type ${found}, which holds no ${HOLDS[kind]}`);
+}
+
+// --- one column of one row group --------------------------------------------------------------------------
+interface Piece {
+  name: ColumnName;
+  group: RowGroup;
+  start: number;
+  end: number;
+}
+
+function piecesOf(group: RowGroup, ours: Set<ColumnName>): Piece[] {
+  return group.columns.flatMap(({ meta_data: about }) => {
+    if (!about || about.path_in_schema.length > 1 || !ours.has(about.path_in_schema[0])) return [];
+    const start = Number(about.dictionary_page_offset || about.data_page_offset);
+    return [{ name: about.path_in_schema[0], group, start, end: start + Number(about.total_compressed_size) }];
+  });
+}
+
+async function bytesOf(file: Blob, { start, end }: Piece): Promise<ArrayBuffer> {
+  if (!(start >= 4 && start <= end && end <= file.size)) {
+    throw new LoadError("the Parquet file is damaged: a column lies outside of it");
+  }
   return file.slice(start, end).arrayBuffer();
 }
 
-function decode(data: ArrayBuffer, table: Table, { name, chunk, optional }: Piece): void {
-  const before = table.columns[name].length;
-  readPages(data, table, name, chunk, optional);
-  const got = table.columns[name].length - before;
-  if (got !== chunk.rows) throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(chunk.rows)} values`);
+async function decode(
+  data: ArrayBuffer,
+  table: Table,
+  { name, group, start, end }: Piece,
+  whole: FileMetaData,
+): Promise<void> {
+  const metadata = { ...whole, row_groups: [group] };
+  const compressors = checkedPages(data, name, metadata);
+  const bytes = (from: number, to = end) => {
+    if (from < start || to > end)
+      throw new LoadError("the Parquet file is damaged: a column lies outside of its place");
+    return from === start && to === end ? data : data.slice(from - start, to - start);
+  };
+  const column = table.columns[name];
+  const before = column.length;
+  const convert = converter(table, name);
+  const found: DecodedArray[] = [];
+  await parquetRead({
+    file: { byteLength: end, slice: bytes },
+    metadata,
+    columns: [name],
+    compressors,
+    parsers: { stringFromBytes: (text) => table.texts.add(text, 0, text.length) },
+    onChunk: ({ columnData }) => void found.push(columnData),
+  });
+  for (const values of found) for (let i = 0; i < values.length; i++) column.push(convert(values[i]));
+  const got = column.length - before,
+    wanted = Number(group.num_rows);
+  if (got !== wanted)
+    throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(wanted)} values`);
 }
 
-/** hyparquet's errors, RangeErrors of its DataViews included, in a sentence. Ours pass through. */
-async function damaged<T>(read: () => T | Promise<T>): Promise<T> {
-  try {
-    return await read();
-  } catch (error) {
-    if (error instanceof LoadError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
-    const packing = /compression codec: (\w+)/.exec(reason)?.[1];
-    if (packing) throw new LoadError(`the Parquet file is packed with ${packing}; only snappy and no compression can be read`);
-    throw new LoadError(`the Parquet file is damaged (${reason})`);
+/** A decoded value as what the table holds; texts are numbers already, a value that is not there is null. */
+function converter(table: Table, name: ColumnName): (value: unknown) => number {
+  const where = () => `row ${count(table.columns[name].length + 1)}`;
+  const there = (value: unknown) => {
+    if (value === undefined) throw new LoadError("the Parquet file is damaged: an entry is not in its dictionary");
+    return value;
+  };
+  switch (table.kindOf(name)) {
+    case "integer":
+      return (value) =>
+        typeof value === "number" && value >= 0 && value === (value | 0) ? value : wholeOf(there(value), name, where);
+    case "number":
+      return (value) => (there(value) === null ? NaN : table.numberOf(Number(value), name));
+    case "text":
+      return (value) => {
+        if (typeof value === "number") return value;
+        if (there(value) === null && !needed(name)) {
+          table.noText = true;
+          return table.texts.add(new Uint8Array(0), 0, 0);
+        }
+        throw malformed(String(value), name, where(), "text");
+      };
   }
+}
+
+/** hyparquet's errors, RangeErrors of its DataViews included, in a sentence. Ours stay as they are. */
+function explained(error: unknown): Error {
+  if (error instanceof LoadError || (error instanceof DOMException && error.name === "AbortError")) return error;
+  const reason = error instanceof Error ? error.message : String(error);
+  const packing = /compression codec: (\w+)/.exec(reason)?.[1];
+  if (packing)
+    return new LoadError(`the Parquet file is packed with ${packing}; only snappy and no compression can be read`);
+  return new LoadError(`the Parquet file is damaged (${reason})`);
 }

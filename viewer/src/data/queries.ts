@@ -8,14 +8,22 @@
 import { LoadError } from "./errors.ts";
 import type { Queries, Run } from "./types.ts";
 
-type Numbers = Pick<Run, "steps" | "layers" | "variants" | "tokens" | "l2" | "cosine" | "queries">;
+type Numbers = Pick<Run, "steps" | "layers" | "variants" | "tokens" | "metrics" | "values" | "queries">;
 
 /** A cube with queries in the place of steps -> the same with `queries`, and the last query of each step as its numbers. */
 export function lastOfSteps<Cube extends Numbers>(cube: Cube, positions: number[], steps: number[]): Cube {
-  const order = steps.every((step, i) => !i || step > steps[i - 1] || (step === steps[i - 1] && positions[i] > positions[i - 1]));
+  const order = steps.every(
+    (step, i) => !i || step > steps[i - 1] || (step === steps[i - 1] && positions[i] > positions[i - 1]),
+  );
   if (!order) throw new LoadError("the query positions are out of order");
-  const queries = { positions, steps, l2: cube.l2, cosine: cube.cosine };
-  return of({ ...cube, queries }, queries, [...steps.keys()].filter((i) => steps[i] !== steps[i + 1]));
+  return lastQueries({ ...cube, queries: { positions, steps, values: cube.values } });
+}
+
+/** With the numbers of the last query of each step. */
+export function lastQueries<Cube extends Numbers>(cube: Cube): Cube {
+  const { steps } = cube.queries!;
+  const last = [...steps.keys()].filter((i) => steps[i] !== steps[i + 1]);
+  return of(cube, cube.queries!, last);
 }
 
 /** What is shown without a choice: null, the position that predicts at each step, or if they were not measured the last one. */
@@ -23,7 +31,9 @@ export function usualQuery({ queries, manifest }: Run): number | null {
   const length = manifest?.prompt_length;
   if (!queries || length === undefined) return null;
   const { positions, steps } = queries;
-  return steps.every((step, i) => step === steps[i + 1] || positions[i] === length - 1 + step) ? null : positions[positions.length - 1];
+  return steps.every((step, i) => step === steps[i + 1] || positions[i] === length - 1 + step)
+    ? null
+    : positions[positions.length - 1];
 }
 
 const known = new WeakMap<Run, Map<number, Run>>();
@@ -39,7 +49,11 @@ export function atQuery(run: Run, position: number | null): Run {
     // A run of predicting positions alone may have this one, too: at some step.
     const step = position + 1 - (run.manifest?.prompt_length ?? Infinity);
     one = queries
-      ? of(run, queries, [...queries.positions.keys()].filter((i) => queries.positions[i] === position))
+      ? of(
+          run,
+          queries,
+          [...queries.positions.keys()].filter((i) => queries.positions[i] === position),
+        )
       : of(run, { positions: [], ...run }, run.steps.includes(step) ? [run.steps.indexOf(step)] : []);
     found.set(position, one);
   }
@@ -56,5 +70,9 @@ function of<Cube extends Numbers>(run: Cube, queries: Queries, places: number[])
     places.forEach((place, i) => out.set(part(values, place), i * size));
     return out;
   };
-  return { ...run, steps: places.map((place) => queries.steps[place]), l2: joined(queries.l2), cosine: joined(queries.cosine) };
+  return {
+    ...run,
+    steps: places.map((place) => queries.steps[place]),
+    values: Object.fromEntries(Object.entries(queries.values).map(([name, values]) => [name, joined(values)])),
+  };
 }

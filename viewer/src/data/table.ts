@@ -4,20 +4,24 @@ import { LoadError, count, listed, NotResults, quoted } from "./errors.ts";
 import { checkedInteger, float32At, integerAt, latin1, special } from "./numbers.ts";
 import { Texts } from "./texts.ts";
 
-export const COLUMNS = [
-  "generation_step", "layer", "token_masked", "token_position", "variant", "l2_distance", "cosine_distance",
-] as const;
+/** What a row is of. Every further column of numbers in a results table is a metric. */
+export const KEYS = ["generation_step", "layer", "token_masked", "token_position", "variant"] as const;
 
 /** Only in a table of other query positions than those that predict the output. */
 export const QUERY_POSITION = "query_position";
 
+/** Columns of numbers that programs add to a table: its index. */
+const INDEX = /^(|index|level_\d+|Unnamed: \d+|__index_level_\d+__)$/;
+/** A column with this ending holds numbers and nothing else; of others it is seen when they are read. */
+const STRICT = /_distance$/;
+/** More arrays of the size of the table would fill the memory. */
+const MOST_METRICS = 16;
+
 export type ColumnKind = "integer" | "text" | "number";
 
-export const KINDS = {
+const KINDS: Record<string, ColumnKind> = {
   layer: "integer",
   variant: "text",
-  l2_distance: "number",
-  cosine_distance: "number",
   generation_step: "integer",
   token_masked: "text",
   token_position: "integer",
@@ -45,31 +49,65 @@ export const KINDS = {
   bank_layer: "number",
   caption: "text",
   masking_impact: "number",
-} satisfies Record<string, ColumnKind> as Record<ColumnName, ColumnKind>;
+};
 
 const NEIGHBOR_COLUMNS = [
-  "layer", "token_position", "rank", "neighbor_token", "similarity",
-  "kind", "image", "row", "col", "caption_position", "bank_layer", "caption", "masking_impact",
+  "layer",
+  "token_position",
+  "rank",
+  "neighbor_token",
+  "similarity",
+  "kind",
+  "image",
+  "row",
+  "col",
+  "caption_position",
+  "bank_layer",
+  "caption",
+  "masking_impact",
 ] as const;
 
 /** What a table can be of: its columns, and how many of them, the first ones, have to be in a file. */
 const TABLES: Record<TableOf, { what: string; names: readonly ColumnName[]; required: number }> = {
-  results: { what: "result table", names: [...COLUMNS, QUERY_POSITION], required: 7 },
+  results: { what: "result table", names: [...KEYS, QUERY_POSITION], required: KEYS.length },
   effects: {
-    what: "table of effects", required: 13,
+    what: "table of effects",
+    required: 13,
     names: [
-      "generation_step", "token_masked", "token_position", "first_layer", "last_layer", "block", "logprob", "logprob_change", "rank", "top_token",
-      "kl", "final_l2", "final_cosine", "contrast", "contrast_change", "interaction",
+      "generation_step",
+      "token_masked",
+      "token_position",
+      "first_layer",
+      "last_layer",
+      "block",
+      "logprob",
+      "logprob_change",
+      "rank",
+      "top_token",
+      "kl",
+      "final_l2",
+      "final_cosine",
+      "contrast",
+      "contrast_change",
+      "interaction",
     ],
   },
   neighbors: { what: "table of neighbours", names: NEIGHBOR_COLUMNS, required: 5 },
 };
 
 export type TableOf = "results" | "effects" | "neighbors";
-export type ColumnName =
-  | (typeof COLUMNS)[number] | typeof QUERY_POSITION | "first_layer" | "last_layer" | "block" | "top_token" | EffectNumber | (typeof NEIGHBOR_COLUMNS)[number];
+/** One of `names` below, or a metric as the file calls it. */
+export type ColumnName = string;
 export type EffectNumber =
-  | "logprob" | "logprob_change" | "rank" | "kl" | "final_l2" | "final_cosine" | "contrast" | "contrast_change" | "interaction";
+  | "logprob"
+  | "logprob_change"
+  | "rank"
+  | "kl"
+  | "final_l2"
+  | "final_cosine"
+  | "contrast"
+  | "contrast_change"
+  | "interaction";
 
 /** A text that names what a row is of cannot be missing; a token can. */
 export const needed = (column: ColumnName) => column === "variant" || column === "block" || column === "kind";
@@ -77,18 +115,33 @@ export const needed = (column: ColumnName) => column === "variant" || column ===
 /** 2^25. At 28 bytes a row 0.9 GB, about what a tab can hold beside the cube made of them. */
 export const MAX_ROWS = 33_554_432;
 
-/** Those of a table's columns that a file has. Throws NotResults for a missing one, LoadError for one that is there twice. */
-export function findColumns(names: readonly string[], table: Table): ColumnName[] {
+/**
+ * Those of a table's columns that a file has; in results also what may be a metric. Throws NotResults for a missing one,
+ * LoadError for one that is there twice. `numeric` are the columns that may hold numbers, where the file tells.
+ */
+export function findColumns(names: readonly string[], table: Table, numeric = names): ColumnName[] {
   const missing = table.names.filter((column, c) => c < table.required && !names.includes(column));
   if (missing.length) throw new NotResults(missing, [...names], table.what);
-  const twice = table.names.find((column) => names.indexOf(column) !== names.lastIndexOf(column));
+  for (const name of numeric) table.metricNamed(name);
+  if (table.of === "results" && !table.metrics.length) throw new NoMetric(names);
+  const twice = table.names.find(
+    (column) => table.isStrict(column) && names.indexOf(column) !== names.lastIndexOf(column),
+  );
   if (twice) throw new LoadError(`the column ${twice} is there twice: ${listed(names)}`);
   return table.names.filter((column) => names.includes(column));
+}
+
+export class NoMetric extends LoadError {
+  constructor(names: readonly string[]) {
+    super(`not a result table: it has no column of distances, such as l2_distance; found ${listed(names)}`);
+  }
 }
 
 export class Column<A extends Int32Array | Float32Array> {
   length = 0;
   data: A;
+  /** Some values are infinite; they are stored as NaN, since no colour scale can show them. */
+  infinite = false;
   #make: new (length: number) => A;
   constructor(make: new (length: number) => A) {
     this.#make = make;
@@ -102,7 +155,9 @@ export class Column<A extends Int32Array | Float32Array> {
 
   #grow(): void {
     if (this.length >= MAX_ROWS) {
-      throw new LoadError(`more than ${count(MAX_ROWS)} rows do not fit into a browser: measure fewer layers or variants`);
+      throw new LoadError(
+        `more than ${count(MAX_ROWS)} rows do not fit into a browser: measure fewer layers or variants`,
+      );
     }
     const larger = new this.#make(this.length * 2);
     larger.set(this.data);
@@ -110,57 +165,131 @@ export class Column<A extends Int32Array | Float32Array> {
   }
 }
 
+export type AnyColumn = Column<Int32Array> | Column<Float32Array>;
+
 export class Table {
   readonly texts = new Texts();
   readonly of: TableOf;
   readonly what: string;
-  readonly names: readonly ColumnName[];
+  /** Of a results table, the metrics come last, as they are found. */
+  readonly names: ColumnName[];
   /** So many of `names`, the first ones, have to be in a file. */
   readonly required: number;
   /** Text columns hold numbers of `texts`. Those of the other kind of table are not there. */
-  readonly columns: Record<ColumnName, Column<Int32Array> | Column<Float32Array>>;
-  /** Some distances are infinite; they are stored as NaN, since no colour scale can show them. */
-  infinite = false;
+  readonly columns: Record<ColumnName, AnyColumn> = Object.create(null);
   /** Some tokens have no text at all (null, where a program took the token "null" for a missing value). */
   noText = false;
+  /** Columns that seemed to be metrics until there was a text in them; and sentences about those that held numbers, too. */
+  readonly dropped = new Set<ColumnName>();
+  readonly notes: string[] = [];
+  #own: number; // so many of `names` are no metrics
 
   constructor(of: TableOf = "results") {
     this.of = of;
-    ({ what: this.what, names: this.names, required: this.required } = TABLES[of]);
-    const column = (name: ColumnName) => (KINDS[name] === "number" ? new Column(Float32Array) : new Column(Int32Array));
-    this.columns = Object.fromEntries(this.names.map((name) => [name, column(name)])) as Table["columns"];
+    const { what, names, required } = TABLES[of];
+    [this.what, this.names, this.required, this.#own] = [what, [...names], required, names.length];
+    for (const name of names)
+      this.columns[name] = KINDS[name] === "number" ? new Column(Float32Array) : new Column(Int32Array);
+  }
+
+  get metrics(): ColumnName[] {
+    return this.names.slice(this.#own);
+  }
+
+  kindOf(name: ColumnName): ColumnKind {
+    return this.names.indexOf(name) < this.#own ? KINDS[name] : "number";
   }
 
   columnNamed(name: string): ColumnName | null {
     return this.names.find((each) => each === name) ?? null;
   }
 
+  /** A column that may be a metric, as far as its name tells; null: it is none. */
+  metricNamed(name: string): ColumnName | null {
+    const known = this.columnNamed(name);
+    if (known) return known;
+    const none = this.of !== "results" || INDEX.test(name) || this.dropped.has(name);
+    if (none || this.metrics.length >= MOST_METRICS) return null;
+    this.columns[name] = new Column(Float32Array);
+    this.names.push(name);
+    return name;
+  }
+
+  /** Whether a column is no longer one, since there is something in it that is no number. */
+  drop(name: ColumnName, why = ""): boolean {
+    if (this.isStrict(name)) return false;
+    if (why && this.hasNumbers(name)) this.notes.push(`The column ${name} is not shown: ${why}.`);
+    this.dropped.add(name);
+    this.names.splice(this.names.indexOf(name), 1);
+    delete this.columns[name];
+    return true;
+  }
+
+  /** Whether a column that is named like this can be nothing but a metric. */
+  isMetricName(name: string): boolean {
+    return this.of === "results" && STRICT.test(name);
+  }
+
+  /** Whether what is no number is an error in this column. */
+  isStrict(name: ColumnName): boolean {
+    return this.names.indexOf(name) < this.#own || STRICT.test(name);
+  }
+
   get rows(): number {
     return this.columns[this.names[0]].length;
   }
 
-  /** Throws LoadError if the columns have different lengths. */
-  checkLengths(): void {
-    const lengths = this.names.map((column) => this.columns[column].length);
-    if (lengths.every((length, c) => length === lengths[0] || (!length && c >= this.required))) return;
-    const each = this.names.map((column, i) => `${column} ${count(lengths[i])}`).join(", ");
-    throw new LoadError(`the columns have different lengths, so the file is damaged: ${each}`);
+  get infinite(): boolean {
+    return this.names.some((name) => this.columns[name].infinite);
   }
 
-  /** A distance from bytes; NaN if there is none. Throws LoadError, with `where`, for what is no number. */
-  numberAt(buf: Uint8Array, start: number, end: number, column: string, where: () => string): number {
+  /** When all is read. Throws LoadError if the columns have different lengths. */
+  checkLengths(): void {
+    const lengthOf = (name: ColumnName) => this.columns[name].length;
+    for (const name of this.metrics)
+      if (lengthOf(name) !== this.rows || (this.rows && !this.hasNumbers(name))) this.drop(name);
+    const wrong = (name: ColumnName, c: number) =>
+      lengthOf(name) !== this.rows && (lengthOf(name) || c < this.required || (this.isStrict(name) && c >= this.#own));
+    if (this.names.some(wrong)) {
+      const each = this.names.map((name) => `${name} ${count(lengthOf(name))}`).join(", ");
+      throw new LoadError(`the columns have different lengths, so the file is damaged: ${each}`);
+    }
+    if (this.of === "results" && !this.metrics.length) throw new NoMetric(this.names);
+  }
+
+  hasNumbers(name: ColumnName): boolean {
+    const { data, length } = this.columns[name];
+    for (let row = 0; row < length; row++) if (data[row] === data[row]) return true;
+    return false;
+  }
+
+  /**
+   * A number from bytes; NaN if there is none. Throws LoadError, with `where`, for what is no number, unless the column
+   * may be another one than a metric and the value is `droppable`: something else, not a damaged number.
+   */
+  numberAt(
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    column: ColumnName,
+    where: () => string,
+    droppable = true,
+  ): number {
     const value = float32At(buf, start, end);
     if (value === value) return value;
     const reason = special(buf, start, end);
-    if (reason === "malformed") throw malformed(latin1(buf, start, end), column, where());
-    if (reason === "infinite") this.infinite = true;
+    if (reason === "infinite") this.columns[column].infinite = true;
+    if (reason === "malformed") {
+      const error = malformed(latin1(buf, start, end), column, where(), "number");
+      if (!droppable || !this.drop(column, error.message)) throw error;
+    }
     return NaN;
   }
 
-  numberOf(value: number): number {
+  numberOf(value: number, column: ColumnName): number {
     const rounded = Math.fround(value);
     if (rounded === Infinity || rounded === -Infinity) {
-      this.infinite = true;
+      this.columns[column].infinite = true;
       return NaN;
     }
     return rounded;
@@ -169,18 +298,17 @@ export class Table {
 
 export function wholeAt(buf: Uint8Array, start: number, end: number, column: string, where: () => string): number {
   const value = integerAt(buf, start, end);
-  if (value < 0) throw malformed(latin1(buf, start, end), column, where());
+  if (value < 0) throw malformed(latin1(buf, start, end), column, where(), "integer");
   return value;
 }
 
 export function wholeOf(value: unknown, column: string, where: () => string): number {
   const whole = typeof value === "number" || typeof value === "bigint" ? checkedInteger(Number(value)) : -1;
-  if (whole < 0) throw malformed(String(value), column, where());
+  if (whole < 0) throw malformed(String(value), column, where(), "integer");
   return whole;
 }
 
-export function malformed(text: string, column: string, where: string): LoadError {
-  const kind = column in KINDS ? KINDS[column as ColumnName] : "number";
-  const expected = kind === "integer" ? "whole number" : kind === "text" ? "text" : "number";
+export function malformed(text: string, column: string, where: string, kind: ColumnKind): LoadError {
+  const expected = kind === "integer" ? "whole number" : kind;
   return new LoadError(`${where}: ${column} is ${quoted(text)}, which is not a ${expected}`);
 }

@@ -58,7 +58,7 @@ export class ColumnTexts {
   add(buf: Uint8Array, start: number, end: number, decode: Decode = utf8): number {
     const last = this.#last;
     if (this.#texts.is(last, buf, start, end)) return last;
-    const next = last < 0 ? -1 : this.#after[last] ?? -1;
+    const next = last < 0 ? -1 : (this.#after[last] ?? -1);
     if (this.#texts.is(next, buf, start, end)) return (this.#last = next);
     const id = this.#texts.add(buf, start, end, decode);
     if (last >= 0) this.#after[last] = id;

@@ -6,7 +6,22 @@
  * number: layer 20 of a run with layers [0, 20] has index 1.
  */
 
-export type Metric = "l2" | "cosine";
+/** What was measured: one number for each step, variant, layer and token. */
+export interface Metric {
+  /** By which it is found in `values`, and in the address of the page: "l2". */
+  name: string;
+  /** Its column in the table; "" if it was made here of others. */
+  column: string;
+  title: string;
+  /** In words; "" for a number without a unit. */
+  unit: string;
+  /** Smallest and largest value there can be; null: no limit, or not known. */
+  range: (number | null)[];
+}
+
+/** By the name of the metric. */
+export type Values = Record<string, Float32Array>;
+
 export type Format = "csv" | "json" | "parquet" | "html" | "image";
 export type TokenKind = "text" | "special" | "image";
 
@@ -52,10 +67,10 @@ export interface Run {
   variants: string[];
   /** The tokens that were masked, by position. With mask mode "vision" that is not the whole prompt. */
   tokens: TokenInfo[];
-  l2: Float32Array;
-  cosine: Float32Array;
-  /** All query positions, where others than the predicting ones were measured. `steps`, `l2` and `cosine` are then of one
-   * query for each step (queries.ts). */
+  metrics: Metric[];
+  values: Values;
+  /** All query positions, where others than the predicting ones were measured. `steps` and `values` are then of one query
+   * for each step (queries.ts). */
   queries: Queries | null;
   /** Rows in the file, duplicates included. */
   rows: number;
@@ -77,8 +92,7 @@ export interface Queries {
   positions: number[];
   steps: number[];
   /** [((query * variants + variant) * layers + layer) * tokens + token] */
-  l2: Float32Array;
-  cosine: Float32Array;
+  values: Values;
 }
 
 /** NAME_effects: what masking a unit over a range of layers does to the answer. */
@@ -143,21 +157,25 @@ export type Loaded =
   | { kind: "manifest"; manifest: Manifest; source: Source }
   | { kind: "image"; picture: Picture; source: Source };
 
-/** Place of a value in `run.l2` and `run.cosine`. All four are indices into the lists of the run. */
-export function index(run: Run, step: number, variant: number, layer: number, token: number): number {
+type Shaped = Pick<Run, "variants" | "layers" | "tokens">;
+
+/** Place of a value in an array of `run.values`. All four are indices into the lists of the run. */
+export function index(run: Shaped, step: number, variant: number, layer: number, token: number): number {
   return ((step * run.variants.length + variant) * run.layers.length + layer) * run.tokens.length + token;
 }
 
-export function at(
-  run: Run, metric: Metric, step: number, variant: number, layer: number, token: number,
-): number {
-  return run[metric][index(run, step, variant, layer, token)];
+export function at(run: Run, metric: string, step: number, variant: number, layer: number, token: number): number {
+  return run.values[metric]?.[index(run, step, variant, layer, token)] ?? NaN;
 }
 
-/** All tokens of one layer, as a view into the cube: no copy. */
-export function row(run: Run, metric: Metric, step: number, variant: number, layer: number): Float32Array {
-  const start = index(run, step, variant, layer, 0);
-  return run[metric].subarray(start, start + run.tokens.length);
+/** `length` values from `start` on, as a view into the cube: no copy. NaN for a metric that the run does not have. */
+export function part(run: Run, metric: string, start: number, length: number): Float32Array {
+  return run.values[metric]?.subarray(start, start + length) ?? new Float32Array(length).fill(NaN);
+}
+
+/** All tokens of one layer, as `part`. */
+export function row(run: Run, metric: string, step: number, variant: number, layer: number): Float32Array {
+  return part(run, metric, index(run, step, variant, layer, 0), run.tokens.length);
 }
 
 /**
@@ -178,7 +196,11 @@ export interface Manifest {
   head_space?: string;
   mask_mode?: string;
   vision_attention?: string;
-  noise_floor?: Record<string, { l2?: number; relative?: number }>;
+  /** By kind of variant, then by metric. */
+  noise_floor?: Record<string, Record<string, number>>;
+  metrics?: Partial<Metric>[];
+  /** Of the updates without any mask; values[step][layer][variant]. */
+  unmasked_length?: { layers?: number[]; variants?: string[]; values?: (number | null)[][][] };
   skipped_layers?: { layer?: number; reason?: string }[];
   notes?: string[];
   rows?: number;

@@ -30,7 +30,7 @@ export function serve(scope: WorkerScope): void {
         onProgress: (done) => scope.postMessage({ type: "progress", done }),
       });
       const cubes = loaded.kind === "run" ? [loaded.run, loaded.run.queries ?? loaded.run] : [];
-      const arrays = new Set(cubes.flatMap(({ l2, cosine }) => [l2.buffer, cosine.buffer])); // of which one may be a part of the other
+      const arrays = new Set(cubes.flatMap(({ values }) => Object.values(values).map(({ buffer }) => buffer))); // of which one may be a part of the other
       scope.postMessage({ type: "loaded", loaded }, [...arrays] as ArrayBuffer[]);
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);

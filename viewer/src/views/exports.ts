@@ -46,8 +46,10 @@ export class ExportMenu {
   constructor(exports: Export[]) {
     this.button = h("button.quiet", { popovertarget: "exports" }, "Export");
     this.menu = h(
-      "div.exports", { id: "exports", popover: "", role: "dialog", "aria-label": "Export" },
-      h("table", {}, this.#body), this.#said,
+      "div.exports",
+      { id: "exports", popover: "", role: "dialog", "aria-label": "Export" },
+      h("table", {}, this.#body),
+      this.#said,
     );
     this.menu.addEventListener("beforetoggle", (event) => {
       if ((event as ToggleEvent).newState !== "open") return;
@@ -61,7 +63,8 @@ export class ExportMenu {
   }
 
   #row({ name, of, drawing, table }: Export): HTMLElement | null {
-    const drawn = drawing(), listed = table();
+    const drawn = drawing(),
+      listed = table();
     if (!drawn && !listed) return null;
     // What is shown when the button is pressed: layers may play, or a file may arrive, while the menu is open.
     const action = (text: string, act: (file: string) => unknown) => {
@@ -69,9 +72,13 @@ export class ExportMenu {
       return h("button", { "aria-label": `${name}: ${text}`, onclick: () => this.#try(now) }, text);
     };
     const copied = async (file: string) =>
-      (await copyCsv(there(table()), file)) === "copied" ? `${name}: copied.` : "The browser does not let this page copy; saved as a file.";
+      (await copyCsv(there(table()), file)) === "copied"
+        ? `${name}: copied.`
+        : "The browser does not let this page copy; saved as a file.";
     return h(
-      "tr", {}, h("th", { scope: "row" }, name),
+      "tr",
+      {},
+      h("th", { scope: "row" }, name),
       h("td", {}, drawn && action("PNG", (file) => exportPng(there(drawing()), file))),
       h("td", {}, drawn && action("SVG", (file) => exportSvg(there(drawing()), file))),
       h("td", {}, listed && action("Copy CSV", copied)),

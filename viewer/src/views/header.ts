@@ -6,6 +6,7 @@ import { h } from "../core/dom.ts";
 import { promptText } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
+import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
 import { isDifference, limits, meaning, modelName, percent, predicted } from "../core/words.ts";
 import { plainToken } from "../data/cube.ts";
@@ -14,7 +15,7 @@ import type { Run } from "../data/types.ts";
 
 const CONTEXT = 9; // tokens before the predicted one
 
-export class HeaderView implements View {
+export class HeaderView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #store: Store;
   #title = h("h1");
@@ -26,30 +27,43 @@ export class HeaderView implements View {
   #meaning = h("p.header-meaning");
   #context = h("p.header-context mono", { "aria-label": "Text before the predicted token" });
   #step = h("output.header-step");
-  #query = h("select", { onchange: () => this.#store.set({ query: this.#query.value === "" ? null : Number(this.#query.value) }) });
+  #query = h("select", {
+    onchange: () => this.#store.set({ query: this.#query.value === "" ? null : Number(this.#query.value) }),
+  });
   #read = h("label.header-steps", {}, "read at", this.#query);
   #back: HTMLButtonElement;
   #on: HTMLButtonElement;
-  #shown: unknown[] = [];
 
   constructor(store: Store, buttons: HTMLElement) {
+    super();
     this.#store = store;
     this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => this.step(-1) }, "‹");
     this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => this.step(1) }, "›");
-    const steps = h("div.header-steps", { role: "group", "aria-label": "Generation step" }, this.#back, this.#step, this.#on);
+    const steps = h(
+      "div.header-steps",
+      { role: "group", "aria-label": "Generation step" },
+      this.#back,
+      this.#step,
+      this.#on,
+    );
     this.element = h(
-      "header.header", {},
-      h("div.header-top", {}, this.#title, this.#facts, buttons), this.#limits, this.#noted,
-      h("div.header-line", {}, this.#context, steps, this.#read), this.#meaning,
+      "header.header",
+      {},
+      h("div.header-top", {}, this.#title, this.#facts, buttons),
+      this.#limits,
+      this.#noted,
+      h("div.header-line", {}, this.#context, steps, this.#read),
+      this.#meaning,
+    );
+    this.draws(
+      (scene) => this.#showRuns(scene),
+      (scene) => this.#showSteps(scene), // the choice of positions is there
+      (scene) => this.#showContext(scene),
+      (scene) => void (this.#meaning.textContent = meaning(scene)),
     );
   }
 
-  update(scene: Scene): void {
-    const { run, state } = scene;
-    this.#meaning.textContent = meaning(scene);
-    const difference = isDifference(state, scene.runs), shows = [difference, ...scene.runs];
-    if (shows.length !== this.#shown.length || shows.some((each, i) => each !== this.#shown[i])) this.#showRuns(scene.runs, difference);
-    this.#shown = shows;
+  #showSteps({ run, state }: Scene): void {
     const place = run.steps.indexOf(state.step);
     this.#step.textContent = `Step ${place + 1} of ${run.steps.length}`;
     this.#back.hidden = this.#on.hidden = run.steps.length === 1;
@@ -58,12 +72,12 @@ export class HeaderView implements View {
     this.#on.disabled = place === run.steps.length - 1;
     this.#read.hidden = !run.queries;
     this.#query.value = String(state.query ?? "");
-    this.#showContext(scene);
   }
 
   /** To the position that reads before or after the present one. */
   query(by: number): void {
-    const { run, state } = this.#store.scene!, { positions = [] } = run.queries ?? {};
+    const { run, state } = this.#store.scene!,
+      { positions = [] } = run.queries ?? {};
     const now = state.query === null ? (by < 0 ? positions.length : -1) : positions.indexOf(state.query);
     if (positions.length) this.#store.set({ query: positions[now + by] ?? null });
   }
@@ -74,7 +88,8 @@ export class HeaderView implements View {
     if (step !== undefined) this.#store.set({ step });
   }
 
-  #showRuns(runs: Run[], difference: boolean): void {
+  #showRuns({ runs, state }: Scene): void {
+    const difference = isDifference(state, runs);
     const of = (run: Run) => (runs.length > 1 ? `${run.name}: ` : "");
     this.#title.textContent = runs.map(({ name }) => name).join(difference ? " and " : ", ");
     this.#facts.replaceChildren(...runs.map((run) => h("span", {}, of(run) + facts(run))));
@@ -86,8 +101,12 @@ export class HeaderView implements View {
     this.#noteCount.textContent = `${notes.length} notes about ${runs.length > 1 ? "these runs" : "this run"}`;
     this.#notes.replaceChildren(...notes.map((text) => h("li", {}, text)));
     const names = new Map(promptText(runs[0]).tokens.map(({ info }) => [info.position, label(info, 20)]));
-    this.#query.replaceChildren(usualQuery(runs[0]) === null ? h("option", { value: "" }, "the predicting position") : "",
-      ...(runs[0].queries?.positions ?? []).map((position) => h("option", { value: position }, `${position} ${names.get(position) ?? ""}`)));
+    this.#query.replaceChildren(
+      usualQuery(runs[0]) === null ? h("option", { value: "" }, "the predicting position") : "",
+      ...(runs[0].queries?.positions ?? []).map((position) =>
+        h("option", { value: position }, `${position} ${names.get(position) ?? ""}`),
+      ),
+    );
   }
 
   /** "... The capital of France is → Paris, p 98 %". */
@@ -96,17 +115,29 @@ export class HeaderView implements View {
     const answer = query === null || query >= length - 1 ? predicted(run, step) : undefined;
     this.#context.hidden = !answer && query === null;
     if (this.#context.hidden) return;
-    const before = tokens.filter(({ position = 0, kind }) => kind !== "special" && (query === null ? position < length + step : position <= query));
-    const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : token.text ?? ""))).slice(-CONTEXT);
+    const before = tokens.filter(
+      ({ position = 0, kind }) => kind !== "special" && (query === null ? position < length + step : position <= query),
+    );
+    const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : (token.text ?? "")))).slice(
+      -CONTEXT,
+    );
     const shown = (each: string) => (/^▦/.test(each) ? `${each} ` : label(plainToken(0, each), 60).replace(/^␣/, " "));
     const answers = others.flatMap((other) => [
-      h("span.muted", {}, ` · ${other.name} → `), label(plainToken(0, predicted(other, step)?.text ?? "?")),
+      h("span.muted", {}, ` · ${other.name} → `),
+      label(plainToken(0, predicted(other, step)?.text ?? "?")),
     ]);
-    if (!answer) return this.#context.replaceChildren(h("span.muted", {}, `… ${text.slice(0, -1).map(shown).join("").trimStart()} `), h("strong", {}, shown(text.at(-1) ?? "").trimStart()));
+    if (!answer)
+      return this.#context.replaceChildren(
+        h("span.muted", {}, `… ${text.slice(0, -1).map(shown).join("").trimStart()} `),
+        h("strong", {}, shown(text.at(-1) ?? "").trimStart()),
+      );
     this.#context.replaceChildren(
-      h("span.muted", {}, `… ${text.map(shown).join("").trimStart()}`), h("span.muted", {}, " → "),
+      h("span.muted", {}, `… ${text.map(shown).join("").trimStart()}`),
+      h("span.muted", {}, " → "),
       h("strong", {}, label(plainToken(0, answer.text ?? ""))),
-      answer.probability === undefined ? "" : h("span.header-probability muted", {}, ` p ${percent(answer.probability)}`),
+      answer.probability === undefined
+        ? ""
+        : h("span.header-probability muted", {}, ` p ${percent(answer.probability)}`),
       ...answers,
     );
   }
@@ -121,7 +152,9 @@ function facts(run: Run): string {
     tokens(run),
     mode && mode !== "text" ? `masked: ${mode === "both" ? "text and image tokens" : "image tokens"}` : "",
     run.manifest ? "" : `no manifest (${run.name}_run.json), so no model, kinds of tokens or predictions`,
-  ].filter(Boolean).join(" · ");
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** "16 prompt tokens + 2 generated, 17 masked": prompt and generated, and how many of them were masked. */

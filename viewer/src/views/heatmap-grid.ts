@@ -10,7 +10,8 @@ import type { Scene } from "../core/scene.ts";
 import { columnOf, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
 import { named, number } from "../core/tokens.ts";
-import { cellOf, columnAt, geometry, layerAt, paintScale, paintSheet, scaleHeight, scaleText, type Geometry } from "./heatmap-paint.ts";
+import { cellOf, columnAt, geometry, layerAt, paintSheet, type Geometry } from "./heatmap-paint.ts";
+import { paintScale, scaleHeight, scaleText } from "./heatmap-scale.ts";
 
 /** What part of the sheet is in view, in pixels of its cells. */
 export interface Viewport {
@@ -35,22 +36,24 @@ export class Grid {
   #cell = h("span", { role: "gridcell", id: `heatmap-cell-${++count}` });
   #row = h("div.visually-hidden", { role: "row" }, this.#cell);
   #scroll: HTMLElement;
-  #scene!: Scene;
   #geometry!: Geometry;
   #size = { width: 0, height: 0 };
   #at = { x: 0, y: 0 }; // where it is scrolled to: asking the element would lay out the page in the middle of an update
   #shown = "";
-  #waits = false;
 
   constructor(store: Store, scrolled: (x: number, y: number) => void) {
     this.#store = store;
-    this.#scroll = h("div.heatmap-scroll", { role: "grid", tabindex: 0, "data-arrows": "selection" }, this.#spacer, this.#row);
+    this.#scroll = h(
+      "div.heatmap-scroll",
+      { role: "grid", tabindex: 0, "data-arrows": "selection" },
+      this.#spacer,
+      this.#row,
+    );
     this.element = h("div.heatmap-panel", {}, this.#title, this.#bar, this.#notes, this.#scroll);
     this.#scroll.addEventListener("scroll", () => {
       const { x, y } = this.#at;
       this.#look();
-      if (this.#at.x !== x || this.#at.y !== y) this.#repaintSoon();
-      scrolled(this.#at.x, this.#at.y);
+      if (this.#at.x !== x || this.#at.y !== y) scrolled(this.#at.x, this.#at.y);
     });
     this.#scroll.onpointermove = (event) => this.#store.hover(this.#under(event));
     this.#scroll.onpointerleave = () => this.#store.hover();
@@ -61,8 +64,15 @@ export class Grid {
    * `legend`: the sheet whose scale and signs are explained above the grid, in `wide` pixels or as wide as the grid;
    * null where another grid does that.
    */
-  update(scene: Scene, sheet: Sheet, width: number, height: number, titled: boolean, legend: Sheet | null, wide: number | null): void {
-    this.#scene = scene;
+  lay(
+    scene: Scene,
+    sheet: Sheet,
+    width: number,
+    height: number,
+    titled: boolean,
+    legend: Sheet | null,
+    wide: number | null,
+  ): void {
     const { state } = scene;
     this.#title.textContent = titled ? sheet.title : "";
     this.#title.hidden = !titled;
@@ -74,11 +84,10 @@ export class Grid {
       this.#shown = shown;
       this.#resize(width, height);
     }
-    this.#describe(sheet);
+    this.#describe(scene, sheet);
     this.#bar.hidden = !legend;
     if (legend) this.#explain(legend, scene, wide ?? parseFloat(this.#scroll.style.width));
-    this.#reveal();
-    this.#paint();
+    this.#reveal(scene);
   }
 
   #explain(legend: Sheet, { state, dark }: Scene, width: number): void {
@@ -91,13 +100,17 @@ export class Grid {
 
   #resize(width: number, height: number): void {
     const g = this.#geometry;
-    const wide = g.width > width, tall = g.height > height;
+    const wide = g.width > width,
+      tall = g.height > height;
     this.#scroll.style.width = `${Math.min(width, g.width + (tall ? BAR : 0))}px`;
     this.#scroll.style.height = `${Math.min(height, g.height) + (wide ? BAR : 0)}px`;
     this.element.style.width = g.byLayers ? "" : this.#scroll.style.width; // so that the minimap is next to it
     this.#spacer.style.width = `${g.width}px`;
     this.#spacer.style.height = `${g.height}px`;
-    this.#size = { width: Math.min(this.#scroll.clientWidth || width, g.width), height: Math.min(this.#scroll.clientHeight || height, g.height) };
+    this.#size = {
+      width: Math.min(this.#scroll.clientWidth || width, g.width),
+      height: Math.min(this.#scroll.clientHeight || height, g.height),
+    };
     this.#canvas.style.width = `${this.#size.width}px`;
     this.#canvas.style.height = `${this.#size.height}px`;
     this.#look();
@@ -107,23 +120,17 @@ export class Grid {
     this.#at = { x: this.#scroll.scrollLeft, y: this.#scroll.scrollTop };
   }
 
-  #paint(): void {
-    const { state, hover, dark } = this.#scene;
+  paint({ state, hover, dark }: Scene): void {
     const painter = new CanvasPainter(this.#canvas, this.#size.width, this.#size.height, devicePixelRatio);
-    paintSheet(painter, this.#geometry, state, ink(dark), this.#at.x, this.#at.y, { token: state.token, layer: state.layer, hover });
-  }
-
-  #repaintSoon(): void {
-    if (this.#waits) return;
-    this.#waits = true;
-    requestAnimationFrame(() => {
-      this.#waits = false;
-      this.#paint();
+    paintSheet(painter, this.#geometry, state, ink(dark), this.#at.x, this.#at.y, {
+      token: state.token,
+      layer: state.layer,
+      hover,
     });
   }
 
   scrollTo(x: number, y: number): void {
-    if (this.#move(x, y)) this.#repaintSoon();
+    this.#move(x, y);
   }
 
   #move(x: number, y: number): boolean {
@@ -136,23 +143,27 @@ export class Grid {
   viewport(): Viewport {
     const g = this.#geometry;
     return {
-      ...this.#at, width: this.#size.width - g.left, height: this.#size.height - g.top, geometry: g,
+      ...this.#at,
+      width: this.#size.width - g.left,
+      height: this.#size.height - g.top,
+      geometry: g,
     };
   }
 
   #revealed = "";
   /** A selection made elsewhere, or with the keys, comes into view; without one, of a new run or step the strongest cell. */
-  #reveal(): void {
-    const { state } = this.#scene;
-    const g = this.#geometry, { layers, columns, run } = g.sheet;
+  #reveal({ state }: Scene): void {
+    const g = this.#geometry,
+      { layers, columns, run } = g.sheet;
     const none = state.token === null && state.layer === null;
     const key = JSON.stringify([state.token, state.layer, state.rows, none && [run.id, state.step]]);
     if (key === this.#revealed) return;
     this.#revealed = key;
     const best = none ? strongest(g.sheet) : -1;
-    const { row, column } = best < 0
-      ? cellOf(g, layers.indexOf(state.layer ?? -1), columnOf(columns, state.token))
-      : cellOf(g, Math.floor(best / columns.length), best % columns.length);
+    const { row, column } =
+      best < 0
+        ? cellOf(g, layers.indexOf(state.layer ?? -1), columnOf(columns, state.token))
+        : cellOf(g, Math.floor(best / columns.length), best % columns.length);
     const fit = (scroll: number, place: number, size: number, view: number) => {
       const [start, end] = [place * size, (place + 1) * size];
       if (place < 0 || (start >= scroll && end <= scroll + view)) return scroll;
@@ -166,13 +177,16 @@ export class Grid {
   }
 
   /** The grid for assistive technology: its size, and the selected cell. */
-  #describe(sheet: Sheet): void {
-    const { state } = this.#scene;
+  #describe({ state }: Scene, sheet: Sheet): void {
     const g = this.#geometry;
-    this.#scroll.setAttribute("aria-label", `Heat map of ${sheet.title}: ${scaleText(sheet, state)}. Arrow keys move the selection.`);
+    this.#scroll.setAttribute(
+      "aria-label",
+      `Heat map of ${sheet.title}: ${scaleText(sheet, state)}. Arrow keys move the selection.`,
+    );
     this.#scroll.setAttribute("aria-rowcount", String(g.rows));
     this.#scroll.setAttribute("aria-colcount", String(g.columns));
-    const layer = sheet.layers.indexOf(state.layer ?? -1), column = columnOf(sheet.columns, state.token);
+    const layer = sheet.layers.indexOf(state.layer ?? -1),
+      column = columnOf(sheet.columns, state.token);
     const { row, column: across } = cellOf(g, layer, column);
     this.#row.setAttribute("aria-rowindex", String(Math.max(0, row) + 1));
     this.#cell.setAttribute("aria-colindex", String(Math.max(0, across) + 1));
@@ -190,15 +204,18 @@ export class Grid {
   #under(event: MouseEvent): { token: number | null; layer: number | null } {
     const g = this.#geometry;
     const box = this.#scroll.getBoundingClientRect();
-    const x = event.clientX - box.left - g.left, y = event.clientY - box.top - g.top;
+    const x = event.clientX - box.left - g.left,
+      y = event.clientY - box.top - g.top;
     const inView = x < this.#size.width - g.left && y < this.#size.height - g.top;
     const column = x >= 0 && inView ? Math.floor((x + this.#at.x) / g.cellWidth) : -1;
     const row = y >= 0 && inView ? Math.floor((y + this.#at.y) / g.cellHeight) : -1;
     const known = (place: number, all: number) => place >= 0 && place < all;
     const [rowKnown, columnKnown] = [known(row, g.rows), known(column, g.columns)];
     if ((x >= 0 && !columnKnown) || (y >= 0 && !rowKnown)) return { token: null, layer: null };
-    const layer = layerAt(g, row, column), place = columnAt(g, row, column);
-    const hasLayer = g.byLayers ? rowKnown : columnKnown, hasToken = g.byLayers ? columnKnown : rowKnown;
+    const layer = layerAt(g, row, column),
+      place = columnAt(g, row, column);
+    const hasLayer = g.byLayers ? rowKnown : columnKnown,
+      hasToken = g.byLayers ? columnKnown : rowKnown;
     const best = hasLayer && hasToken ? g.sheet.strongest?.[layer * g.sheet.columns.length + place] : undefined;
     return {
       token: hasToken ? (best !== undefined && best >= 0 ? best : g.sheet.columns[place].positions[0]) : null,
@@ -208,7 +225,7 @@ export class Grid {
 
   #click(event: MouseEvent): void {
     const { token, layer } = this.#under(event);
-    const { state } = this.#scene;
+    const { state } = this.#store.scene!;
     if (token === null && layer === null) return;
     if (token !== null && layer !== null) {
       const again = token === state.token && layer === state.layer;

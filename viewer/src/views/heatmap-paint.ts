@@ -1,13 +1,12 @@
 /** Draws a sheet, or the part of it that is in view, and its colour bar; the same for the screen and for export. */
 
-import { colourAt, css, isLight, share, table, type Palette, type Rgb } from "../core/colour.ts";
+import { isLight, share, table, type Palette, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
 import type { Hover } from "../core/scene.ts";
 import { columnOf, largestFor, type Sheet } from "../core/sheet.ts";
 import type { State } from "../core/state.ts";
-import { label, number } from "../core/tokens.ts";
-import { METRICS, percent, variantName } from "../core/words.ts";
+import { label } from "../core/tokens.ts";
 import type { TokenInfo } from "../data/types.ts";
 
 export const CHARACTER = 6.7; // width of a monospace character at LABEL pixels
@@ -32,24 +31,48 @@ export interface Geometry {
   height: number;
 }
 
-export function geometry(sheet: Sheet, rows: State["rows"], width: number, height: number, smallest = { width: 16, layer: 12, token: 18 }): Geometry {
+export function geometry(
+  sheet: Sheet,
+  rows: State["rows"],
+  width: number,
+  height: number,
+  smallest = { width: 16, layer: 12, token: 18 },
+): Geometry {
   const byLayers = rows === "layers";
-  const longest = CHARACTER * sheet.columns.reduce((most, _, column) => Math.max(most, columnName(sheet, column).length), 3);
-  const [down, across] = byLayers ? [sheet.layers.length, sheet.columns.length] : [sheet.columns.length, sheet.layers.length];
+  const longest =
+    CHARACTER * sheet.columns.reduce((most, _, column) => Math.max(most, columnName(sheet, column).length), 3);
+  const [down, across] = byLayers
+    ? [sheet.layers.length, sheet.columns.length]
+    : [sheet.columns.length, sheet.layers.length];
   const left = byLayers ? 46 : Math.ceil(longest + String(sheet.columns.at(-1)!.positions[0]).length * CHARACTER + 26);
   const fit = Math.floor((width - left - 2) / across);
   let cellWidth = Math.max(smallest.width, Math.min(byLayers ? 84 : 56, fit));
   const slanted = byLayers && longest + 6 > cellWidth;
   const overhang = slanted ? Math.ceil(longest * Math.cos((SLANT * Math.PI) / 180)) : 0;
   if (slanted && cellWidth > smallest.width) {
-    cellWidth = Math.max(smallest.width, Math.min(cellWidth, Math.floor((width - left - overhang + cellWidth / 2) / across)));
+    cellWidth = Math.max(
+      smallest.width,
+      Math.min(cellWidth, Math.floor((width - left - overhang + cellWidth / 2) / across)),
+    );
   }
   const top = slanted ? Math.ceil(longest * Math.sin((-SLANT * Math.PI) / 180)) + 16 : 24;
   const tallest = byLayers ? (down <= 8 ? 40 : 28) : 22;
-  const cellHeight = Math.max(byLayers ? smallest.layer : smallest.token, Math.min(tallest, Math.floor((height - top) / down)));
+  const cellHeight = Math.max(
+    byLayers ? smallest.layer : smallest.token,
+    Math.min(tallest, Math.floor((height - top) / down)),
+  );
   return {
-    sheet, byLayers, rows: down, columns: across, cellWidth, cellHeight, left, top, slanted,
-    width: left + across * cellWidth + Math.max(2, overhang - Math.floor(cellWidth / 2)), height: top + down * cellHeight + 2,
+    sheet,
+    byLayers,
+    rows: down,
+    columns: across,
+    cellWidth,
+    cellHeight,
+    left,
+    top,
+    slanted,
+    width: left + across * cellWidth + Math.max(2, overhang - Math.floor(cellWidth / 2)),
+    height: top + down * cellHeight + 2,
   };
 }
 
@@ -81,12 +104,22 @@ export interface Marks {
 }
 
 /** The part of the sheet that starts at `x`, `y` of its cells, with its headers, in the upper left of the painter. */
-export function paintSheet(painter: Painter, g: Geometry, state: State, ink: Ink, x: number, y: number, marks: Marks): void {
+export function paintSheet(
+  painter: Painter,
+  g: Geometry,
+  state: State,
+  ink: Ink,
+  x: number,
+  y: number,
+  marks: Marks,
+): void {
   const { cellWidth, cellHeight, left, top } = g;
   const columns = span(x, painter.width - left, cellWidth, g.columns);
   const rows = span(y, painter.height - top, cellHeight, g.rows);
-  const originX = left - x, originY = top - y;
-  const wide = Math.min(painter.width - left, g.columns * cellWidth - x), high = Math.min(painter.height - top, g.rows * cellHeight - y);
+  const originX = left - x,
+    originY = top - y;
+  const wide = Math.min(painter.width - left, g.columns * cellWidth - x),
+    high = Math.min(painter.height - top, g.rows * cellHeight - y);
   painter.rect(0, 0, painter.width, painter.height, ink.paper);
   if (wide > 0 && high > 0) {
     painter.clip(left, top, wide, high, () => {
@@ -104,13 +137,24 @@ function span(scroll: number, size: number, cell: number, count: number): [numbe
   return [Math.max(0, Math.floor(scroll / cell)), Math.min(count, Math.ceil((scroll + size) / cell))];
 }
 
-function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, r1]: number[], [c0, c1]: number[], x: number, y: number): void {
+function paintCells(
+  painter: Painter,
+  g: Geometry,
+  state: State,
+  ink: Ink,
+  [r0, r1]: number[],
+  [c0, c1]: number[],
+  x: number,
+  y: number,
+): void {
   if (r1 <= r0 || c1 <= c0) return;
   const { sheet, cellWidth: w, cellHeight: h } = g;
   const colours = table(paletteOf(sheet, state));
-  const raster = new ImageData(c1 - c0, r1 - r0), { data } = raster;
+  const raster = new ImageData(c1 - c0, r1 - r0),
+    { data } = raster;
   const places = new Uint8Array(raster.width * raster.height);
-  const value = (row: number, column: number) => sheet.values[layerAt(g, row, column) * sheet.columns.length + columnAt(g, row, column)];
+  const value = (row: number, column: number) =>
+    sheet.values[layerAt(g, row, column) * sheet.columns.length + columnAt(g, row, column)];
   for (let row = r0, at = 0; row < r1; row++) {
     for (let column = c0; column < c1; column++, at++) {
       const here = value(row, column);
@@ -124,7 +168,8 @@ function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, 
   const onColour = (row: number, column: number) => contrast(colours[places[(row - r0) * raster.width + column - c0]]);
   paintHatches(painter, g, [r0, r1], [c0, c1], x, y, value, onColour);
   if (w >= 20 && h >= 12) {
-    for (let column = c0 + 1; column < c1; column++) painter.rect(x + column * w - 0.5, y + r0 * h, 1, (r1 - r0) * h, ink.paper);
+    for (let column = c0 + 1; column < c1; column++)
+      painter.rect(x + column * w - 0.5, y + r0 * h, 1, (r1 - r0) * h, ink.paper);
     for (let row = r0 + 1; row < r1; row++) painter.rect(x + c0 * w, y + row * h - 0.5, (c1 - c0) * w, 1, ink.paper);
   }
   if (w < NUMBER_WIDTH || h < 16) return;
@@ -132,15 +177,25 @@ function paintCells(painter: Painter, g: Geometry, state: State, ink: Ink, [r0, 
     for (let column = c0; column < c1; column++) {
       const here = value(row, column);
       if (isNaN(here)) continue;
-      painter.text(x + (column + 0.5) * w, y + (row + 0.5) * h + 3.5, short(here), { size: 10, align: "center", colour: onColour(row, column) });
+      painter.text(x + (column + 0.5) * w, y + (row + 0.5) * h + 3.5, short(here), {
+        size: 10,
+        align: "center",
+        colour: onColour(row, column),
+      });
     }
   }
 }
 
 /** Position 0 outside of the scale, and what cannot be told from rounding; neighbours in a row at once. */
 function paintHatches(
-  painter: Painter, g: Geometry, [r0, r1]: number[], [c0, c1]: number[], x: number, y: number,
-  value: (row: number, column: number) => number, onColour: (row: number, column: number) => string,
+  painter: Painter,
+  g: Geometry,
+  [r0, r1]: number[],
+  [c0, c1]: number[],
+  x: number,
+  y: number,
+  value: (row: number, column: number) => number,
+  onColour: (row: number, column: number) => string,
 ): void {
   const { sheet } = g;
   if (sheet.outside < 0 && !sheet.below) return;
@@ -151,15 +206,22 @@ function paintHatches(
         return (columnAt(g, row, c) === sheet.outside && !isNaN(here)) || Math.abs(here) < sheet.floor;
       };
       if (!hatched(column)) continue;
-      const start = column, colour = onColour(row, column);
+      const start = column,
+        colour = onColour(row, column);
       while (column + 1 < c1 && hatched(column + 1) && onColour(row, column + 1) === colour) column++;
-      painter.hatch(x + start * g.cellWidth, y + row * g.cellHeight, (column + 1 - start) * g.cellWidth, g.cellHeight, hatching(colour));
+      painter.hatch(
+        x + start * g.cellWidth,
+        y + row * g.cellHeight,
+        (column + 1 - start) * g.cellWidth,
+        g.cellHeight,
+        hatching(colour),
+      );
     }
   }
 }
 
 /** The middle of a difference is nearly white, so what is empty is darker there. */
-const emptyColour = (sheet: Sheet, ink: Ink) => (sheet.signed ? ink.line : ink.empty);
+export const emptyColour = (sheet: Sheet, ink: Ink) => (sheet.signed ? ink.line : ink.empty);
 
 const BLACK = "#000000";
 export const hatching = (text: string) => (text === BLACK ? "#00000066" : "#ffffff80");
@@ -176,10 +238,23 @@ export function short(value: number): string {
 function paintMarks(painter: Painter, g: Geometry, ink: Ink, marks: Marks, x: number, y: number): void {
   const { cellWidth: w, cellHeight: h, sheet } = g;
   const lines = (token: number | null, layer: number | null, colour: string, line: number, cellLine: number) => {
-    const { row, column } = cellOf(g, layer === null ? -1 : sheet.layers.indexOf(layer), columnOf(sheet.columns, token));
+    const { row, column } = cellOf(
+      g,
+      layer === null ? -1 : sheet.layers.indexOf(layer),
+      columnOf(sheet.columns, token),
+    );
     if (column >= 0) painter.rect(x + column * w + 0.5, y + 0.5, w - 1, g.rows * h - 1, null, colour, line);
     if (row >= 0) painter.rect(x + 0.5, y + row * h + 0.5, g.columns * w - 1, h - 1, null, colour, line);
-    if (cellLine && row >= 0 && column >= 0) painter.rect(x + column * w + cellLine / 2, y + row * h + cellLine / 2, w - cellLine, h - cellLine, null, colour, cellLine);
+    if (cellLine && row >= 0 && column >= 0)
+      painter.rect(
+        x + column * w + cellLine / 2,
+        y + row * h + cellLine / 2,
+        w - cellLine,
+        h - cellLine,
+        null,
+        colour,
+        cellLine,
+      );
   };
   const { hover } = marks;
   lines(hover.token, hover.layer, ink.paper, 3, 0); // a halo: the line is seen on every colour
@@ -191,7 +266,9 @@ function paintMarks(painter: Painter, g: Geometry, ink: Ink, marks: Marks, x: nu
 function paintColumnNames(painter: Painter, g: Geometry, ink: Ink, [c0, c1]: number[], x: number, marks: Marks): void {
   const { sheet, cellWidth: w, top } = g;
   const selected = g.byLayers ? columnOf(sheet.columns, marks.token) : sheet.layers.indexOf(marks.layer ?? -1);
-  const hovered = g.byLayers ? columnOf(sheet.columns, marks.hover.token) : sheet.layers.indexOf(marks.hover.layer ?? -1);
+  const hovered = g.byLayers
+    ? columnOf(sheet.columns, marks.hover.token)
+    : sheet.layers.indexOf(marks.hover.layer ?? -1);
   const every = g.byLayers ? Math.ceil(12 / w) : Math.ceil(22 / w);
   painter.clip(g.left - (g.slanted ? 4 : 0), 0, painter.width - g.left + 4, top, () => {
     for (let column = c0; column < c1; column++) {
@@ -212,7 +289,10 @@ function paintRowNames(painter: Painter, g: Geometry, ink: Ink, [r0, r1]: number
   const { sheet, cellHeight: h, left } = g;
   const layer = (row: number) => sheet.layers[g.rows - 1 - row];
   const every = Math.ceil(11 / h);
-  const [selectedToken, hoveredToken] = [columnOf(sheet.columns, marks.token), columnOf(sheet.columns, marks.hover.token)];
+  const [selectedToken, hoveredToken] = [
+    columnOf(sheet.columns, marks.token),
+    columnOf(sheet.columns, marks.hover.token),
+  ];
   painter.clip(0, g.top, left, painter.height - g.top, () => {
     for (let row = r0; row < r1; row++) {
       const selected = g.byLayers ? layer(row) === marks.layer : row === selectedToken;
@@ -221,87 +301,29 @@ function paintRowNames(painter: Painter, g: Geometry, ink: Ink, [r0, r1]: number
       const base = y + (row + 0.5) * h + 4;
       const bold = selected || hovered;
       if (g.byLayers) {
-        painter.text(left - 8, base, String(layer(row)), { size: LABEL, align: "right", bold, colour: selected ? ink.accent : ink.ink });
+        painter.text(left - 8, base, String(layer(row)), {
+          size: LABEL,
+          align: "right",
+          bold,
+          colour: selected ? ink.accent : ink.ink,
+        });
         continue;
       }
       const { token, positions } = sheet.columns[row];
       const colour = selected ? ink.accent : token.kind === "special" || !hasValue(sheet, row) ? ink.muted : ink.ink;
       const digits = String(sheet.columns[sheet.columns.length - 1].positions[0]).length * CHARACTER;
-      painter.text(8 + digits, base, String(positions[0]), { size: LABEL, align: "right", colour: selected ? ink.accent : ink.muted });
+      painter.text(8 + digits, base, String(positions[0]), {
+        size: LABEL,
+        align: "right",
+        colour: selected ? ink.accent : ink.muted,
+      });
       painter.text(left - 8, base, columnName(sheet, row), { size: LABEL, align: "right", mono: true, bold, colour });
     }
   });
 }
 
 function hasValue(sheet: Sheet, column: number): boolean {
-  for (let place = column; place < sheet.values.length; place += sheet.columns.length) if (!isNaN(sheet.values[place])) return true;
+  for (let place = column; place < sheet.values.length; place += sheet.columns.length)
+    if (!isNaN(sheet.values[place])) return true;
   return false;
-}
-
-// --- colour bar -------------------------------------------------------------------------------------------
-const BAR = { width: 180, top: 17, height: 9, line: 18 };
-const LEGEND = { size: LABEL };
-
-/** What the colour bar says, in words. */
-export function scaleText(sheet: Sheet, state: State): string {
-  const what = measured(state);
-  if (sheet.by !== "all") return `${what}; each ${sheet.by === "layer" ? "layer" : "token"} from 0 to its own largest value`;
-  const largest = number(sheet.largest[0]);
-  return sheet.signed ? `${what}, from −${largest} to ${largest}` : `${what}, from 0 to ${largest}`;
-}
-
-export const measured = (state: State) => `${METRICS[state.metric]} of ${variantName(state.variant)}`;
-
-interface Sign {
-  fill: Rgb | null; // null: no value
-  text: string;
-  x: number;
-  line: number;
-}
-
-/** What hatching and grey mean, right of the bar or, where that is too narrow, under it. */
-function signs(sheet: Sheet, state: State, width: number): Sign[] {
-  const palette = paletteOf(sheet, state);
-  const found: [Rgb | null, string][] = [];
-  if (sheet.outside >= 0) found.push([colourAt(palette, sheet.signed ? 0.9 : 0.35), "position 0, outside the scale"]);
-  if (sheet.below) found.push([colourAt(palette, sheet.signed ? 0.5 : 0), `below the noise floor ${number(sheet.floor)} (${percent(sheet.below / sheet.measured)})`]);
-  if (sheet.empty) found.push([null, "no value"]);
-  let x = BAR.width + 40, line = 0;
-  return found.map(([fill, text]) => {
-    const wide = 37 + text.length * 6.4;
-    if (x > 0 && x + wide - 16 > width) [x, line] = [0, line + 1];
-    const sign = { fill, text, x, line };
-    x += wide;
-    return sign;
-  });
-}
-
-export function scaleHeight(sheet: Sheet, state: State, width: number): number {
-  return 44 + BAR.line * Math.max(0, ...signs(sheet, state, width).map(({ line }) => line));
-}
-
-/** The bar with its numbers, and what hatching and grey mean. */
-export function paintScale(painter: Painter, sheet: Sheet, state: State, ink: Ink, x: number, y: number, width: number): void {
-  const palette = paletteOf(sheet, state);
-  const small = { ...LEGEND, colour: ink.muted };
-  const title = measured(state);
-  painter.text(x, y + 11, title, { size: 12, bold: true, colour: ink.ink });
-  const each = sheet.by === "layer" ? "layer" : "token";
-  const unit = [state.metric === "l2" ? "model units" : "0 to 2", sheet.by !== "all" && `each ${each} by itself`, sheet.shared && "one scale for all runs", state.curve === "sqrt" && "square root scale"].filter(Boolean).join(", ");
-  painter.text(x + painter.measure(title, { size: 12, bold: true }) + 6, y + 11, `(${unit})`, small);
-  const raster = new ImageData(256, 1);
-  table(palette).forEach((colour, place) => setPixel(raster.data, place, colour));
-  const top = y + BAR.top;
-  painter.cells(x, top, BAR.width, BAR.height, raster);
-  const largest = sheet.by === "all" ? sheet.largest[0] : 0;
-  const half = number(state.curve === "sqrt" ? largest / 4 : largest / 2);
-  const end = largest ? number(largest) : sheet.by === "all" ? "" : `${each}’s largest`;
-  const ends = sheet.signed ? [end && `−${largest ? end : "largest"}`, "0", largest ? end : "largest"] : ["0", largest ? half : "", end];
-  ends.forEach((text, i) => painter.text(x + (i * BAR.width) / 2, top + BAR.height + 12, text, { ...small, align: (["left", "center", "right"] as const)[i] }));
-  for (const sign of signs(sheet, state, width)) {
-    const at = x + sign.x, line = sign.line ? top + BAR.height + 18 + (sign.line - 1) * BAR.line : top - 1;
-    painter.rect(at, line, 16, 11, sign.fill ? css(sign.fill) : emptyColour(sheet, ink));
-    if (sign.fill) painter.hatch(at, line, 16, 11, hatching(contrast(sign.fill)));
-    painter.text(at + 21, line + 9, sign.text, small);
-  }
 }

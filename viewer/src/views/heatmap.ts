@@ -5,57 +5,77 @@ import "./heatmap.css";
 import { h } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
+import { valuesAt } from "../core/metrics.ts";
 import { part, type Drawing } from "../core/painter.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import { columnOf, sheets, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
-import { named, number } from "../core/tokens.ts";
-import { exact } from "../core/words.ts";
-import { at } from "../data/types.ts";
+import { exact, named, number } from "../core/tokens.ts";
+import { Drawn } from "../core/track.ts";
 import { caption, heading } from "./figure.ts";
 import { Grid } from "./heatmap-grid.ts";
-import { geometry, paintScale, paintSheet, scaleHeight, type Geometry } from "./heatmap-paint.ts";
+import { geometry, paintSheet, type Geometry } from "./heatmap-paint.ts";
+import { paintScale, scaleHeight } from "./heatmap-scale.ts";
 import { NumbersTable } from "./heatmap-table.ts";
 import { Minimap } from "./minimap.ts";
 
 const DRAWING_WIDTH = 4000;
 
-export class HeatmapView implements View {
+export class HeatmapView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   /** A view of its own: the heat map is on the screen before it. */
-  readonly minimap = new Minimap(() => this.#grids[0].viewport(), (x, y) => this.#scrollTo(x, y));
+  readonly minimap = new Minimap(
+    () => this.#grids[0].viewport(),
+    (x, y) => this.#scrollTo(x, y),
+  );
   #store: Store;
   #grids: Grid[] = [];
   #panels = h("div.heatmap-panels");
   #readout = h("p.heatmap-readout steady");
   #live = h("p.visually-hidden", { "aria-live": "polite" });
   #table = new NumbersTable();
-  #sheets: Sheet[] = [];
-  #sheetsOf: unknown[] = [];
-  #width = 0;
+  readonly #own = this.watched({ width: 0, scroll: [0, 0] });
   #moved = false;
 
   constructor(store: Store) {
+    super();
     this.#store = store;
     const body = h("div.heatmap-body", {}, this.#panels, this.minimap.element);
     this.element = h(
-      "section.heatmap", { "aria-labelledby": "heatmap-title" },
-      h("h2.visually-hidden", { id: "heatmap-title" }, "Heat map"), this.#readout, body, this.#live, this.#table.element,
+      "section.heatmap",
+      { "aria-labelledby": "heatmap-title" },
+      h("h2.visually-hidden", { id: "heatmap-title" }, "Heat map"),
+      this.#readout,
+      body,
+      this.#live,
+      this.#table.element,
+    );
+    this.draws(
+      (scene) => this.#lay(scene),
+      (scene) => this.#paint(scene),
+      (scene) => this.#read(scene, sheets(scene)[0]),
     );
     new ResizeObserver(() => {
       const width = this.element.clientWidth;
-      if (width === this.#width) return;
-      this.#width = width;
-      const { scene } = this.#store;
-      if (!scene) return;
-      this.update(scene);
-      this.minimap.update(scene);
+      if (width === this.#own.width) return;
+      this.#own.width = width;
+      this.minimap.show();
     }).observe(this.element);
   }
 
-  update(scene: Scene): void {
-    const made = this.#made(scene);
-    const { state } = scene;
+  override update(scene: Scene): void {
+    super.update(scene);
+    this.#table.update(scene);
+  }
+
+  #paint(scene: Scene): void {
+    void this.#own.scroll; // the grids know where they are
+    for (const grid of this.#grids) grid.paint(scene);
+  }
+
+  #lay(scene: Scene): void {
+    const made = sheets(scene),
+      { state } = scene;
     const upright = state.rows === "tokens";
     while (this.#grids.length > made.length) this.#grids.pop()!.element.remove();
     while (this.#grids.length < made.length) {
@@ -63,22 +83,33 @@ export class HeatmapView implements View {
       this.#grids.push(grid);
       this.#panels.append(grid.element);
     }
-    const width = (this.#width ||= this.element.clientWidth);
+    const width = (this.#own.width ||= this.element.clientWidth);
     const share = upright ? Math.floor((width - 44 - 16 * (made.length - 1)) / made.length) : width;
-    const high = Math.max(220, Math.min(innerHeight * 0.62, 900) / (state.rows === "layers" ? Math.min(made.length, 2) : 1));
-    const once = made[0].shared, across = made.length > 1 && upright;
+    const high = Math.max(
+      220,
+      Math.min(innerHeight * 0.62, 900) / (state.rows === "layers" ? Math.min(made.length, 2) : 1),
+    );
+    const once = made[0].shared,
+      across = made.length > 1 && upright;
     this.#panels.classList.toggle("heatmap-across", across);
     this.#grids.forEach((grid, i) => {
       const legend = once ? (i ? null : together(made)) : made[i];
-      grid.update(scene, made[i], Math.max(200, share), high, made.length > 1 || made[i].signed, legend, across && !once ? null : width);
+      grid.lay(
+        scene,
+        made[i],
+        Math.max(200, share),
+        high,
+        made.length > 1 || made[i].signed,
+        legend,
+        across && !once ? null : width,
+      );
     });
-    this.#read(scene, made[0]);
-    this.#table.update(scene, made[0]);
+    this.minimap.show();
   }
 
   /** One cell further, in the directions of the screen; from nothing to the strongest cell. */
   move(scene: Scene, across: number, down: number): void {
-    const [sheet] = this.#made(scene);
+    const [sheet] = sheets(scene);
     const { state } = scene;
     this.#store.hover(); // the pointer rests somewhere: the keys count now
     const { columns, layers } = sheet;
@@ -89,10 +120,17 @@ export class HeatmapView implements View {
     }
     const [alongTokens, alongLayers] = state.rows === "layers" ? [across, -down] : [down, across];
     const clamped = (place: number, count: number) => Math.max(0, Math.min(count - 1, place));
-    const column = columnOf(columns, state.token), layer = state.layer === null ? -1 : layers.indexOf(state.layer);
+    const column = columnOf(columns, state.token),
+      layer = state.layer === null ? -1 : layers.indexOf(state.layer);
     this.#choose(
       sheet,
-      alongLayers ? (layer < 0 ? (alongLayers > 0 ? 0 : layers.length - 1) : clamped(layer + alongLayers, layers.length)) : layer,
+      alongLayers
+        ? layer < 0
+          ? alongLayers > 0
+            ? 0
+            : layers.length - 1
+          : clamped(layer + alongLayers, layers.length)
+        : layer,
       alongTokens ? (column < 0 ? 0 : clamped(column + alongTokens, columns.length)) : column,
     );
   }
@@ -104,19 +142,9 @@ export class HeatmapView implements View {
     this.#moved = true;
   }
 
-  /** The sheets of a scene, made anew only if something in them may have changed. */
-  #made(scene: Scene): Sheet[] {
-    const { metric, variant, step, fold, first, range, rows, compare } = scene.state;
-    const uses = [...scene.runs, metric, variant, step, fold, first, range, range === "row" && rows, compare];
-    if (uses.length !== this.#sheetsOf.length || uses.some((each, i) => each !== this.#sheetsOf[i])) {
-      this.#sheetsOf = uses;
-      this.#sheets = sheets(scene);
-    }
-    return this.#sheets;
-  }
-
   #scrollTo(x: number, y: number): void {
     for (const grid of this.#grids) grid.scrollTo(x, y);
+    this.#own.scroll = [x, y];
     this.minimap.show();
   }
 
@@ -124,10 +152,12 @@ export class HeatmapView implements View {
   #read(scene: Scene, sheet: Sheet): void {
     const { state, hover } = scene;
     const hovering = hover.token !== null || hover.layer !== null;
-    const token = hovering ? hover.token : state.token, layer = hovering ? hover.layer : state.layer;
-    const text = token === null && layer === null
-      ? "Point at a cell for its numbers, click to select it."
-      : describe(scene, sheet, token, layer);
+    const token = hovering ? hover.token : state.token,
+      layer = hovering ? hover.layer : state.layer;
+    const text =
+      token === null && layer === null
+        ? "Point at a cell for its numbers, click to select it."
+        : describe(scene, sheet, token, layer);
     if (this.#readout.textContent !== text) this.#readout.textContent = text;
     this.#readout.classList.toggle("muted", token === null && layer === null);
     if (this.#moved && !hovering) this.#live.textContent = text;
@@ -135,7 +165,7 @@ export class HeatmapView implements View {
   }
 
   drawing(scene: Scene): Drawing | null {
-    const made = this.#made(scene);
+    const made = sheets(scene);
     const { state, runs } = scene;
     const layouts = made.map((sheet) => fitting(sheet, state.rows));
     const width = Math.max(640, ...layouts.map((g) => g.width));
@@ -152,9 +182,13 @@ export class HeatmapView implements View {
         heading(painter, LIGHT, title, lines);
         let y = top - 20;
         layouts.forEach((g, i) => {
-          if (made.length > 1) painter.text(16, y + 10, caption(g.sheet.run, state), { size: 12, bold: true, colour: LIGHT.ink });
+          if (made.length > 1)
+            painter.text(16, y + 10, caption(g.sheet.run, state), { size: 12, bold: true, colour: LIGHT.ink });
           paintScale(painter, g.sheet, state, LIGHT, 16, y + 18, width);
-          paintSheet(part(painter, 16, y + scales[i] + 22, g.width, g.height), g, state, LIGHT, 0, 0, { ...state, hover: { token: null, layer: null } });
+          paintSheet(part(painter, 16, y + scales[i] + 22, g.width, g.height), g, state, LIGHT, 0, 0, {
+            ...state,
+            hover: { token: null, layer: null },
+          });
           y += blocks[i];
         });
       },
@@ -163,36 +197,56 @@ export class HeatmapView implements View {
 
   /** One line for each value; a folded picture has those of its strongest patches. */
   lines(scene: Scene): Line[] {
-    return this.#made(scene).flatMap(({ title, run, layers, columns, values, strongest }) =>
+    return sheets(scene).flatMap(({ title, run, layers, columns, values, strongest }) =>
       [...values].flatMap((value, place) => {
         const column = columns[place % columns.length];
         const token = run.tokens[tokenIndex(run, strongest?.[place] ?? null)] ?? column.token;
-        return isNaN(value) ? [] : { run: title, more: { layer: layers[Math.floor(place / columns.length)] }, token, value };
-      }));
+        return isNaN(value)
+          ? []
+          : { run: title, more: { layer: layers[Math.floor(place / columns.length)] }, token, value };
+      }),
+    );
   }
 }
 
 /** One legend for all of them. */
 function together(made: Sheet[]): Sheet {
   const sum = (of: (sheet: Sheet) => number) => made.reduce((all, sheet) => all + of(sheet), 0);
-  return { ...made[0], measured: sum((sheet) => sheet.measured), empty: sum((sheet) => sheet.empty), below: sum((sheet) => sheet.below) };
+  return {
+    ...made[0],
+    measured: sum((sheet) => sheet.measured),
+    empty: sum((sheet) => sheet.empty),
+    below: sum((sheet) => sheet.below),
+  };
 }
 
 /** "layer 3, token blue at position 9: L2 distance 0.5, cosine distance 0.01", for every shown run. */
 function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, layer: number | null): string {
   const column = columnOf(sheet.columns, token);
-  const where = [layer === null ? "" : `layer ${layer}`, column < 0 ? "" : nameAt(sheet, column, token!)].filter(Boolean).join(", ");
+  const where = [layer === null ? "" : `layer ${layer}`, column < 0 ? "" : nameAt(sheet, column, token!)]
+    .filter(Boolean)
+    .join(", ");
   if (layer === null || column < 0) return capital(`${where}${peak(sheet, layer, column)}`);
   const values = runs.map((run) => {
-    const [step, variant, layerPlace, place] = [run.steps.indexOf(state.step), run.variants.indexOf(state.variant), run.layers.indexOf(layer), tokenIndex(run, token)];
+    const [step, variant, layerPlace, place] = [
+      run.steps.indexOf(state.step),
+      run.variants.indexOf(state.variant),
+      run.layers.indexOf(layer),
+      tokenIndex(run, token),
+    ];
     const of = runs.length > 1 ? `${run.name}: ` : "";
     if (Math.min(step, variant, layerPlace, place) < 0) return `${of}not measured`;
-    const [l2, cosine] = (["l2", "cosine"] as const).map((metric) => at(run, metric, step, variant, layerPlace, place));
-    const after = state.query === null ? comesLater(run, state.step, token!) && "this step" : token! > state.query && `position ${state.query}`;
-    if (isNaN(l2) && isNaN(cosine)) return `${of}no value${after ? ` (the token comes after ${after})` : ""}`;
-    return `${of}L2 ${exact(l2)}, cosine ${exact(cosine)}`;
+    const values = valuesAt(run, step, variant, layerPlace, place);
+    const after =
+      state.query === null
+        ? comesLater(run, state.step, token!) && "this step"
+        : token! > state.query && `position ${state.query}`;
+    if (!values) return `${of}no value${after ? ` (the token comes after ${after})` : ""}`;
+    return `${of}${values}`;
   });
-  const shown = sheet.signed ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column]) : "";
+  const shown = sheet.signed
+    ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column])
+    : "";
   return capital(`${where} — ${values.join("; ")}${shown}`);
 }
 
@@ -208,11 +262,15 @@ function peak({ values, columns, layers, outside }: Sheet, layer: number | null,
     if (best < 0 || Math.abs(values[place]) > Math.abs(values[best])) best = place;
   }
   if (best < 0) return " — no value";
-  const where = row < 0 ? `in layer ${layers[Math.floor(best / columns.length)]}` : `at ${named(columns[best % columns.length].token)}`;
+  const where =
+    row < 0
+      ? `in layer ${layers[Math.floor(best / columns.length)]}`
+      : `at ${named(columns[best % columns.length].token)}`;
   return ` — largest ${where}: ${exact(values[best])}`;
 }
 
-const differenceText = (value: number) => (isNaN(value) ? "; no difference, since the runs do not match here" : `; difference ${number(value)}`);
+const differenceText = (value: number) =>
+  isNaN(value) ? "; no difference, since the runs do not match here" : `; difference ${number(value)}`;
 
 function nameAt(sheet: Sheet, column: number, position: number): string {
   const place = tokenIndex(sheet.run, position);
@@ -229,5 +287,9 @@ function fitting(sheet: Sheet, rows: "layers" | "tokens"): Geometry {
   const count = rows === "layers" ? sheet.columns.length : sheet.layers.length;
   const cell = Math.max(1, Math.min(28, Math.floor((DRAWING_WIDTH - 60) / count)));
   const token = Math.max(1, Math.min(16, Math.floor(DRAWING_WIDTH / sheet.columns.length)));
-  return geometry(sheet, rows, Math.max(700, Math.min(DRAWING_WIDTH, count * cell + 60)), 500, { width: cell, layer: 16, token });
+  return geometry(sheet, rows, Math.max(700, Math.min(DRAWING_WIDTH, count * cell + 60)), 500, {
+    width: cell,
+    layer: 16,
+    token,
+  });
 }

@@ -3,6 +3,7 @@
 import "./help.css";
 
 import { h } from "../core/dom.ts";
+import { metricsOf } from "../core/metrics.ts";
 import type { Scene } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 import { isDifference } from "../core/words.ts";
@@ -27,40 +28,119 @@ interface Key {
 
 const KEYS: Key[] = [
   {
-    keys: ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"], text: "move the selection; the first press selects the strongest cell",
-    run: (scene, _, actions, key) => actions.move(scene, key === "ArrowLeft" ? -1 : key === "ArrowRight" ? 1 : 0, key === "ArrowUp" ? -1 : key === "ArrowDown" ? 1 : 0),
+    keys: ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"],
+    text: "move the selection; the first press selects the strongest cell",
+    run: (scene, _, actions, key) =>
+      actions.move(
+        scene,
+        key === "ArrowLeft" ? -1 : key === "ArrowRight" ? 1 : 0,
+        key === "ArrowUp" ? -1 : key === "ArrowDown" ? 1 : 0,
+      ),
   },
   {
-    keys: ["Home", "End", "PageUp", "PageDown"], text: "in the heat map: to the ends of a row, ten rows up and down",
-    run: (scene, _, actions, key) => actions.move(scene, key === "Home" ? -Infinity : key === "End" ? Infinity : 0, key === "PageUp" ? -10 : key === "PageDown" ? 10 : 0),
+    keys: ["Home", "End", "PageUp", "PageDown"],
+    text: "in the heat map: to the ends of a row, ten rows up and down",
+    run: (scene, _, actions, key) =>
+      actions.move(
+        scene,
+        key === "Home" ? -Infinity : key === "End" ? Infinity : 0,
+        key === "PageUp" ? -10 : key === "PageDown" ? 10 : 0,
+      ),
   },
-  { keys: ["Escape"], text: "clear the selection", always: true, run: (_, store) => store.set({ token: null, layer: null, patch: null }) },
-  { keys: ["[", "]"], text: "previous and next generation step", run: (_, __, actions, key) => actions.step(key === "[" ? -1 : 1) },
-  { keys: ["q", "Q"], text: "next and previous position that reads, where others than the predicting one were measured", run: (_, __, actions, key) => actions.query(key === "q" ? 1 : -1) },
-  { keys: ["m"], text: "metric: L2 or cosine", run: ({ state }, store) => store.set({ metric: state.metric === "l2" ? "cosine" : "l2" }) },
   {
-    keys: ["v", "V"], text: "next and previous of Full, Attn, heads",
+    keys: ["Escape"],
+    text: "clear the selection",
+    always: true,
+    run: (_, store) => store.set({ token: null, layer: null, patch: null }),
+  },
+  {
+    keys: ["[", "]"],
+    text: "previous and next generation step",
+    run: (_, __, actions, key) => actions.step(key === "[" ? -1 : 1),
+  },
+  {
+    keys: ["q", "Q"],
+    text: "next and previous position that reads, where others than the predicting one were measured",
+    run: (_, __, actions, key) => actions.query(key === "q" ? 1 : -1),
+  },
+  {
+    keys: ["m"],
+    text: "metric: L2 or cosine, or another that the run has",
+    run: ({ runs, state }, store) => {
+      const names = metricsOf(runs).map(({ name }) => name);
+      store.set({ metric: names[(names.indexOf(state.metric) + 1) % names.length] });
+    },
+  },
+  {
+    keys: ["v", "V"],
+    text: "next and previous of Full, Attn, heads",
     run: ({ run, state }, store, _, key) => {
-      const { variants } = run, by = key === "v" ? 1 : variants.length - 1;
+      const { variants } = run,
+        by = key === "v" ? 1 : variants.length - 1;
       store.set({ variant: variants[(variants.indexOf(state.variant) + by) % variants.length] });
     },
   },
-  { keys: ["s"], text: "scale: each row or all", run: ({ state }, store) => store.set({ range: state.range === "all" ? "row" : "all" }) },
-  { keys: ["l"], text: "curve: linear or square root", run: ({ state }, store) => store.set({ curve: state.curve === "linear" ? "sqrt" : "linear" }) },
-  { keys: ["0"], text: "position 0 in or out of the scale", run: ({ state }, store) => store.set({ first: !state.first }) },
-  { keys: ["r"], text: "rows: layers or tokens", run: ({ state }, store) => store.set({ rows: state.rows === "layers" ? "tokens" : "layers" }) },
+  {
+    keys: ["s"],
+    text: "scale: each row or all",
+    run: ({ state }, store) => store.set({ range: state.range === "all" ? "row" : "all" }),
+  },
+  {
+    keys: ["l"],
+    text: "curve: linear or square root",
+    run: ({ state }, store) => store.set({ curve: state.curve === "linear" ? "sqrt" : "linear" }),
+  },
+  {
+    keys: ["0"],
+    text: "position 0 in or out of the scale",
+    run: ({ state }, store) => store.set({ first: !state.first }),
+  },
+  {
+    keys: ["r"],
+    text: "rows: layers or tokens",
+    run: ({ state }, store) => store.set({ rows: state.rows === "layers" ? "tokens" : "layers" }),
+  },
   { keys: ["f"], text: "fold or unfold pictures", run: ({ state }, store) => store.set({ fold: !state.fold }) },
-  { keys: ["p"], text: "palette", always: true, run: (scene, store) => (scene && isDifference(scene.state, scene.runs)) || store.set({ palette: store.state.palette === "cividis" ? "viridis" : "cividis" }) },
-  { keys: ["c"], text: "two runs: side by side or difference", run: ({ state, runs }, store) => runs.length > 1 && store.set({ compare: state.compare === "side" ? "difference" : "side" }) },
-  { keys: ["n"], text: "next loaded run", run: ({ library, run }, store) => store.set({ runs: [(library.indexOf(run) + 1) % library.length] }) },
+  {
+    keys: ["p"],
+    text: "palette",
+    always: true,
+    run: (scene, store) =>
+      (scene && isDifference(scene.state, scene.runs)) ||
+      store.set({ palette: store.state.palette === "cividis" ? "viridis" : "cividis" }),
+  },
+  {
+    keys: ["c"],
+    text: "two runs: side by side or difference",
+    run: ({ state, runs }, store) =>
+      runs.length > 1 && store.set({ compare: state.compare === "side" ? "difference" : "side" }),
+  },
+  {
+    keys: ["n"],
+    text: "next loaded run",
+    run: ({ library, run }, store) => store.set({ runs: [(library.indexOf(run) + 1) % library.length] }),
+  },
   { keys: ["o"], text: "open files", always: true, run: (_, __, actions) => actions.open() },
   { keys: ["e"], text: "export", always: true, run: (_, __, actions) => actions.exports() },
-  { keys: ["t"], text: "light or dark", always: true, run: (_, store) => store.set({ theme: store.dark ? "light" : "dark" }) },
+  {
+    keys: ["t"],
+    text: "light or dark",
+    always: true,
+    run: (_, store) => store.set({ theme: store.dark ? "light" : "dark" }),
+  },
   { keys: ["?"], text: "this list", always: true, run: (_, __, actions) => actions.help() },
 ];
 
 const MOVES = /^(Arrow|Page|Home$|End$)/;
-const NAMES: Record<string, string> = { PageUp: "Page ↑", PageDown: "Page ↓", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };
+const NAMES: Record<string, string> = {
+  PageUp: "Page ↑",
+  PageDown: "Page ↓",
+  ArrowLeft: "←",
+  ArrowRight: "→",
+  ArrowUp: "↑",
+  ArrowDown: "↓",
+  Escape: "Esc",
+};
 
 /** Keys work everywhere but where they already mean something: in fields, lists and dialogs, and with Ctrl or Alt. */
 export function listenToKeys(store: Store, actions: Actions): void {
@@ -73,7 +153,8 @@ export function listenToKeys(store: Store, actions: Actions): void {
     const key = KEYS.find(({ keys }) => keys.includes(event.key));
     const { scene } = store;
     if (!key || (!scene && !key.always)) return;
-    const arrow = event.key.startsWith("Arrow"), selected = scene && (scene.state.token !== null || scene.state.layer !== null);
+    const arrow = event.key.startsWith("Arrow"),
+      selected = scene && (scene.state.token !== null || scene.state.layer !== null);
     const inGrid = target.closest("[data-arrows=selection]");
     if (MOVES.test(event.key) && !inGrid && !(arrow && selected && target === document.body)) return;
     event.preventDefault();
@@ -91,12 +172,19 @@ const MEANING = [
 
 export function helpDialog(): HTMLDialogElement {
   const rows = KEYS.map(({ keys, text }) =>
-    h("tr", {}, h("th", { scope: "row" }, ...keys.map((key) => h("kbd", {}, NAMES[key] ?? key))), h("td", {}, text)));
+    h("tr", {}, h("th", { scope: "row" }, ...keys.map((key) => h("kbd", {}, NAMES[key] ?? key))), h("td", {}, text)),
+  );
   const dialog = h(
-    "dialog.help", { "aria-labelledby": "help-title" },
+    "dialog.help",
+    { "aria-labelledby": "help-title" },
     h("h2", { id: "help-title", tabindex: -1 }, "What the numbers mean, and keys"),
-    ...MEANING.map(([name, text]) => h("p", {}, h("strong", {}, name), ` ${text}`)), h("table", {}, h("tbody", {}, ...rows)),
-    h("p.muted", {}, "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control."),
+    ...MEANING.map(([name, text]) => h("p", {}, h("strong", {}, name), ` ${text}`)),
+    h("table", {}, h("tbody", {}, ...rows)),
+    h(
+      "p.muted",
+      {},
+      "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control.",
+    ),
     h("form", { method: "dialog" }, h("button.main", { type: "submit" }, "Close")),
   );
   dialog.ontoggle = () => dialog.open && dialog.querySelector("h2")!.focus(); // and so it opens at its top

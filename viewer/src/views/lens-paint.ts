@@ -2,7 +2,18 @@
 
 import { colourAt, css, isLight } from "../core/colour.ts";
 import { LIGHT, type Ink } from "../core/ink.ts";
-import { bankColour, bankCss, best, matching, scaleOf, tintOf, tints, tokenText, wins, type LensScene } from "../core/lens.ts";
+import {
+  bankColour,
+  bankCss,
+  best,
+  matching,
+  scaleOf,
+  tintOf,
+  tints,
+  tokenText,
+  wins,
+  type LensScene,
+} from "../core/lens.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { number, visible } from "../core/tokens.ts";
 import type { Neighbors } from "../data/types.ts";
@@ -22,19 +33,38 @@ const PLATE = "rgba(255, 255, 255, 0.82)"; // behind a word: it is read on every
 export const short = (text: string) => visible(text.trim() || text);
 
 /** A picture with its patches, the words in them, the selected patch and the one pointed at. */
-export function paintLens(painter: Painter, figure: LensFigure, scene: LensScene, at: Area, ink: Ink, selected: number | null, hover: number | null = null): void {
-  const { found, group, state } = scene, { layer } = state;
-  const picture = base.get(figure), area = areas(figure, at);
-  const values = tints(scene, layer), ends = scaleOf(scene), hits = matching(scene)?.[found.layers.indexOf(layer)];
+export function paintLens(
+  painter: Painter,
+  figure: LensFigure,
+  scene: LensScene,
+  at: Area,
+  ink: Ink,
+  selected: number | null,
+  hover: number | null = null,
+): void {
+  const { found, group, state } = scene,
+    { layer } = state;
+  const picture = base.get(figure),
+    area = areas(figure, at);
+  const values = tints(scene, layer),
+    ends = scaleOf(scene),
+    hits = matching(scene)?.[found.layers.indexOf(layer)];
   const opacity = picture?.plain ? state.opacity : 1;
   if (picture?.plain) painter.image(...at, picture.plain);
   // The more colour stands for a value, the less is of the picture.
   if (picture?.grey && opacity > 0) painter.image(...at, picture.grey, Math.min(1, 2 * opacity));
   for (const patch of figure.patches) {
-    const [x, y, width, height] = area(patch), value = values[patch.place];
+    const [x, y, width, height] = area(patch),
+      value = values[patch.place];
     if (opacity > 0) {
       const colour = tintOf(scene, value, ends);
-      painter.rect(x, y, width, height, isNaN(value) ? ink.empty : opacity < 1 ? `rgba(${colour.join(", ")}, ${opacity})` : css(colour));
+      painter.rect(
+        x,
+        y,
+        width,
+        height,
+        isNaN(value) ? ink.empty : opacity < 1 ? `rgba(${colour.join(", ")}, ${opacity})` : css(colour),
+      );
     }
     const out = hits && !hits.has(patch.place);
     if (out) painter.rect(x, y, width, height, `${ink.paper}a0`); // more than half
@@ -62,19 +92,33 @@ function word(painter: Painter, text: string, x: number, y: number, width: numbe
 }
 
 // --- export -----------------------------------------------------------------------------------------------
-export function lensDrawing(scene: LensScene, figures: LensFigure[], title: string, lines: string[], legend: string): Drawing {
-  const margin = 16, gap = 16, top = 60 + 16 * lines.length;
+export function lensDrawing(
+  scene: LensScene,
+  figures: LensFigure[],
+  title: string,
+  lines: string[],
+  legend: string,
+): Drawing {
+  const margin = 16,
+    gap = 16,
+    top = 60 + 16 * lines.length;
   let right = margin;
   const laid = figures.map((figure) => {
-    const [width, height] = fitted(sizeOf(figure), WIDEST, WIDEST, highest(figure)), box: Area = [right, top, width, height];
+    const [width, height] = fitted(sizeOf(figure), WIDEST, WIDEST, highest(figure)),
+      box: Area = [right, top, width, height];
     right += width + gap;
     return { figure, box };
   });
   const bottom = Math.max(...laid.map(({ box }) => box[1] + box[3])) + gap;
   const draw = (painter: Painter) => {
     heading(painter, LIGHT, title, lines);
-    for (const { figure, box } of laid) paintLens(painter, figure, scene, box, LIGHT, scene.found.tokens[scene.patch]?.position ?? null);
-    const { state: { tint, palette }, found } = scene, text = { size: 11, colour: LIGHT.muted };
+    for (const { figure, box } of laid)
+      paintLens(painter, figure, scene, box, LIGHT, scene.found.tokens[scene.patch]?.position ?? null);
+    const {
+        state: { tint, palette },
+        found,
+      } = scene,
+      text = { size: 11, colour: LIGHT.muted };
     let x = margin;
     if (tint === "bank") {
       for (const layer of found.bankLayers) {
@@ -86,7 +130,8 @@ export function lensDrawing(scene: LensScene, figures: LensFigure[], title: stri
       const [low, high] = scaleOf(scene).map(number);
       painter.text(x, bottom + 10, low, text);
       x += painter.measure(low, text) + 6;
-      for (let step = 0; step < 60; step++) painter.rect(x + 2 * step, bottom, 2.5, 12, css(colourAt(palette, step / 59)));
+      for (let step = 0; step < 60; step++)
+        painter.rect(x + 2 * step, bottom, 2.5, 12, css(colourAt(palette, step / 59)));
       painter.text(x + 126, bottom + 10, high, text);
       x += 138 + painter.measure(high, text);
     }
@@ -97,9 +142,13 @@ export function lensDrawing(scene: LensScene, figures: LensFigure[], title: stri
 
 /** Layers of the image tokens upwards, bank layers across; of how many image tokens the nearest neighbour comes from there. */
 export function evolutionDrawing(scene: LensScene, title: string, lines: string[]): Drawing | null {
-  const { found } = scene, { layers, bankLayers, tokens } = found;
+  const { found } = scene,
+    { layers, bankLayers, tokens } = found;
   if (!wins(found, layers[0])) return null;
-  const left = 60, top = 84 + 16 * lines.length, wide = 44, high = 20;
+  const left = 60,
+    top = 84 + 16 * lines.length,
+    wide = 44,
+    high = 20;
   const draw = (painter: Painter) => {
     heading(painter, LIGHT, title, lines);
     const small = { size: 11, colour: LIGHT.muted };
@@ -113,9 +162,19 @@ export function evolutionDrawing(scene: LensScene, title: string, lines: string[
       wins(found, layer)!.forEach((count, column) => {
         const colour = colourAt(scene.state.palette, count / tokens.length);
         painter.rect(left + wide * column, top + high * row, wide - 1, high - 1, count ? css(colour) : LIGHT.empty);
-        if (count) painter.text(left + wide * (column + 0.5), top + high * row + 14, String(count), { size: 11, align: "center", colour: isLight(colour) ? "black" : "white" });
+        if (count)
+          painter.text(left + wide * (column + 0.5), top + high * row + 14, String(count), {
+            size: 11,
+            align: "center",
+            colour: isLight(colour) ? "black" : "white",
+          });
       });
     });
   };
-  return { title, width: Math.max(820, left + wide * bankLayers.length + 16), height: top + high * layers.length + 16, draw };
+  return {
+    title,
+    width: Math.max(820, left + wide * bankLayers.length + 16),
+    height: top + high * layers.length + 16,
+    draw,
+  };
 }

@@ -22,8 +22,22 @@ export class Loading {
 
   constructor(store: Store) {
     this.#store = store;
-    this.#input = h("input.visually-hidden", { type: "file", multiple: true, tabindex: -1, "aria-label": "Result files", onchange: () => this.#picked() });
-    this.element = h("div.loading", {}, this.#input, this.#progress, h("div", { role: "status" }, this.#messages), this.#waiting, this.#drop);
+    this.#input = h("input.visually-hidden", {
+      type: "file",
+      multiple: true,
+      tabindex: -1,
+      "aria-label": "Result files",
+      onchange: () => this.#picked(),
+    });
+    this.element = h(
+      "div.loading",
+      {},
+      this.#input,
+      this.#progress,
+      h("div", { role: "status" }, this.#messages),
+      this.#waiting,
+      this.#drop,
+    );
     this.#listen();
     void this.#loader.prepare();
   }
@@ -63,7 +77,10 @@ export class Loading {
     const control = new AbortController();
     const bar = h("progress", { max: 1, "aria-label": `Loading ${file.name}` });
     const line = h(
-      "p", {}, h("span", {}, file.name), bar,
+      "p",
+      {},
+      h("span", {}, file.name),
+      bar,
       h("button.quiet", { onclick: () => control.abort() }, "Cancel"),
     );
     const timer = setTimeout(() => this.#progress.append(line), PATIENCE_MS);
@@ -73,7 +90,11 @@ export class Loading {
       if (message) this.say(message);
     } catch (error) {
       if (control.signal.aborted) this.say(`${file.name}: loading was cancelled.`);
-      else this.say(error instanceof LoadError ? ended(error.message) : ended((error as Error).message || String(error)), true);
+      else
+        this.say(
+          error instanceof LoadError ? ended(error.message) : ended((error as Error).message || String(error)),
+          true,
+        );
     } finally {
       clearTimeout(timer);
       line.remove();

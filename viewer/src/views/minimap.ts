@@ -5,24 +5,26 @@ import { ink } from "../core/ink.ts";
 import { CanvasPainter, setPixel } from "../core/painter.ts";
 import { share, table } from "../core/colour.ts";
 import type { Scene, View } from "../core/scene.ts";
-import { columnOf, largestFor } from "../core/sheet.ts";
+import { columnOf, largestFor, sheets } from "../core/sheet.ts";
+import { Drawn } from "../core/track.ts";
 import type { State } from "../core/state.ts";
 import type { Viewport } from "./heatmap-grid.ts";
 import { paletteOf, type Geometry } from "./heatmap-paint.ts";
 
 const THICK = 34;
 
-export class Minimap implements View {
+export class Minimap extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #canvas = h("canvas", { "aria-hidden": "true" });
   #go: (x: number, y: number) => void;
   #viewport: () => Viewport;
-  #scene: Scene | null = null;
+  readonly #own = this.watched({ view: {} });
   #raster: ImageData | null = null;
   #rasterOf: unknown[] = [];
 
   /** `viewport`: that of the heat map; `go`: to a place of its cells. */
   constructor(viewport: () => Viewport, go: (x: number, y: number) => void) {
+    super();
     this.#viewport = viewport;
     this.#go = go;
     this.element = h("div.minimap", { title: "All tokens; click or drag to go there" }, this.#canvas);
@@ -34,17 +36,17 @@ export class Minimap implements View {
       this.#follow(event);
     };
     this.#canvas.onpointermove = follow;
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update(scene: Scene): void {
-    this.#scene = scene;
-    this.show();
-  }
-
-  /** After the heat map was scrolled. */
+  /** After the heat map was scrolled, or laid out anew. */
   show(): void {
-    const scene = this.#scene;
-    if (!scene) return;
+    this.#own.view = {}; // another one than before
+  }
+
+  #draw(scene: Scene): void {
+    void this.#own.view; // the heat map's, which is asked below
+    sheets(scene);
     const { geometry: g, width, height, x, y } = this.#viewport();
     const all = g.byLayers ? g.columns * g.cellWidth : g.rows * g.cellHeight;
     const seen = g.byLayers ? width : height;
@@ -55,7 +57,8 @@ export class Minimap implements View {
     const [w, h] = g.byLayers ? [length, THICK] : [THICK, length];
     Object.assign(this.#canvas.style, { width: `${w}px`, height: `${h}px` });
     this.element.style.setProperty("--minimap-start", `${g.byLayers ? g.left : g.top}px`);
-    const colours = ink(scene.dark), tokens = g.sheet.columns;
+    const colours = ink(scene.dark),
+      tokens = g.sheet.columns;
     const painter = new CanvasPainter(this.#canvas, w, h, devicePixelRatio);
     painter.rect(0, 0, w, h, colours.empty);
     painter.cells(0, 0, w, h, this.#small(scene.state, g, length));
@@ -78,20 +81,32 @@ export class Minimap implements View {
   #small(state: State, { sheet, byLayers }: Geometry, length: number): ImageData {
     const uses = [sheet, length, byLayers, state.curve, state.palette];
     if (this.#raster && uses.every((each, i) => each === this.#rasterOf[i])) return this.#raster;
-    const tokens = sheet.columns.length, layers = sheet.layers.length;
+    const tokens = sheet.columns.length,
+      layers = sheet.layers.length;
     const bins = Math.min(tokens, length);
     const raster = byLayers ? new ImageData(bins, layers) : new ImageData(layers, bins);
-    const colours = table(paletteOf(sheet, state)), { data } = raster;
+    const colours = table(paletteOf(sheet, state)),
+      { data } = raster;
     for (let layer = 0; layer < layers; layer++) {
       for (let bin = 0, token = 0; bin < bins; bin++) {
-        let best = -1, most = -1;
+        let best = -1,
+          most = -1;
         for (; token * bins < (bin + 1) * tokens; token++) {
           const size = Math.abs(sheet.values[layer * tokens + token]) / (largestFor(sheet, layer, token) || 1);
           if (size > most) [best, most] = [token, size]; // never NaN
         }
         if (best < 0) continue;
-        const place = share(sheet.values[layer * tokens + best], largestFor(sheet, layer, best), state.curve, sheet.signed);
-        setPixel(data, byLayers ? (layers - 1 - layer) * bins + bin : bin * layers + layer, colours[Math.round(place * 255)]);
+        const place = share(
+          sheet.values[layer * tokens + best],
+          largestFor(sheet, layer, best),
+          state.curve,
+          sheet.signed,
+        );
+        setPixel(
+          data,
+          byLayers ? (layers - 1 - layer) * bins + bin : bin * layers + layer,
+          colours[Math.round(place * 255)],
+        );
       }
     }
     this.#rasterOf = uses;

@@ -4,6 +4,7 @@ import { effectScores } from "../core/effects.ts";
 import { promptText } from "../core/prompt-text.ts";
 import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
+import { remembered } from "../core/track.ts";
 import { isDifference, modelName } from "../core/words.ts";
 import type { Box, ManifestImage, Run, TokenInfo } from "../data/types.ts";
 
@@ -37,10 +38,21 @@ export function figures(run: Run): Figure[] {
   let found = known.get(run);
   if (found) return found;
   const images = run.manifest?.images ?? [];
-  const count = run.tokens.reduce((most, { kind, image }) => (kind === "image" ? Math.max(most, (image ?? 0) + 1) : most), images.length);
-  found = Array.from({ length: count }, (_, image) => ({ run, image, about: images[image] ?? {}, size: null, patches: [], tokens: 0 }));
+  const count = run.tokens.reduce(
+    (most, { kind, image }) => (kind === "image" ? Math.max(most, (image ?? 0) + 1) : most),
+    images.length,
+  );
+  found = Array.from({ length: count }, (_, image) => ({
+    run,
+    image,
+    about: images[image] ?? {},
+    size: null,
+    patches: [],
+    tokens: 0,
+  }));
   // Of a unit, all of its patches, which the manifest knows.
-  const tokens = run.tokens.some(({ members }) => members) ? promptText(run).tokens.map(({ info, place }) => ({ token: info, place }))
+  const tokens = run.tokens.some(({ members }) => members)
+    ? promptText(run).tokens.map(({ info, place }) => ({ token: info, place }))
     : run.tokens.map((token, place) => ({ token, place }));
   for (const { token, place } of tokens) {
     if (token.kind !== "image" || place < 0) continue;
@@ -89,7 +101,9 @@ export interface Shown {
   floor: number;
 }
 
-export function shown(scene: Scene): Shown {
+export const shown = remembered(makeShown, ({ runs }: Pick<Scene, "run" | "runs" | "state">) => runs[0]);
+
+function makeShown(scene: Pick<Scene, "run" | "runs" | "state">): Shown {
   const { runs, state } = scene;
   const effects = withEffects(scene);
   if (effects) return effects;
@@ -98,7 +112,14 @@ export function shown(scene: Scene): Shown {
     const [run] = runs;
     const of = difference(run, runs[1], state);
     const largest = largestOf(run, of);
-    return { figures: figures(run), values: new Map([[run, { of, peak: new Int32Array(), largest }]]), scales: [{ runs: [run], largest }], signed, effect: null, floor: 0 };
+    return {
+      figures: figures(run),
+      values: new Map([[run, { of, peak: new Int32Array(), largest }]]),
+      scales: [{ runs: [run], largest }],
+      signed,
+      effect: null,
+      floor: 0,
+    };
   }
   const found = new Map(runs.map((run) => [run, values(run, state)]));
   const scales = new Map<string, Scale>();
@@ -106,24 +127,41 @@ export function shown(scene: Scene): Shown {
     const scale = scales.get(modelName(run)) ?? { runs: [], largest: 0 };
     scales.set(modelName(run), { runs: [...scale.runs, run], largest: Math.max(scale.largest, largest) });
   }
-  return { figures: runs.flatMap(figures), values: found, scales: [...scales.values()], signed, effect: null, floor: 0 };
+  return {
+    figures: runs.flatMap(figures),
+    values: found,
+    scales: [...scales.values()],
+    signed,
+    effect: null,
+    floor: 0,
+  };
 }
 
 /** Effects on the answer, where the page is shaded by them; a run without any has no values. Each run has its own scale. */
-function withEffects(scene: Scene): Shown | null {
-  const scores = scene.runs.map((run) => effectScores({ ...scene, run }));
+function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | null {
+  const scores = runs.map((run) => effectScores({ run, runs, state }));
   const [first] = scores;
   if (!first) return null;
-  const values = new Map(scene.runs.map((run, i) => {
-    const of = scores[i]?.value ?? new Float32Array(run.tokens.length).fill(NaN);
-    return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
-  }));
+  const values = new Map(
+    runs.map((run, i) => {
+      const of = scores[i]?.value ?? new Float32Array(run.tokens.length).fill(NaN);
+      return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
+    }),
+  );
   const scales = [...values].map(([run, { largest }]) => ({ runs: [run], largest }));
-  return { figures: scene.runs.flatMap(figures), values, scales, signed: first.signed, effect: first.what!, floor: first.floor };
+  return {
+    figures: runs.flatMap(figures),
+    values,
+    scales,
+    signed: first.signed,
+    effect: first.what!,
+    floor: first.floor,
+  };
 }
 
 /** Values under it are rounding. */
-export const floorOf = ({ effect, floor }: Shown, run: Run, state: State) => (effect === null ? noiseFloor(run, state) : floor);
+export const floorOf = ({ effect, floor }: Shown, run: Run, state: State) =>
+  effect === null ? noiseFloor(run, state) : floor;
 
 export function scaleOf({ scales }: Shown, run: Run): number {
   return scales.find(({ runs }) => runs.includes(run))!.largest;
@@ -145,15 +183,19 @@ export function values(run: Run, state: State): Values {
     const { value, peak } = importance(found, state);
     return { of: value, peak, largest: largestOf(run, value) };
   }
-  const rows = Array.from(run.layers, (_, row) => found.values.subarray(row * run.tokens.length, (row + 1) * run.tokens.length));
-  const largest = state.range === "row" ? largestOf(run, rows[layer]) : Math.max(...rows.map((row) => largestOf(run, row)));
+  const rows = Array.from(run.layers, (_, row) =>
+    found.values.subarray(row * run.tokens.length, (row + 1) * run.tokens.length),
+  );
+  const largest =
+    state.range === "row" ? largestOf(run, rows[layer]) : Math.max(...rows.map((row) => largestOf(run, row)));
   return { of: rows[layer], peak: new Int32Array(), largest };
 }
 
 /** Of all patches of a run; values may have a sign. */
 function largestOf(run: Run, of: Float32Array): number {
   let largest = 0;
-  for (const { patches } of figures(run)) for (const { place } of patches) if (Math.abs(of[place]) > largest) largest = Math.abs(of[place]);
+  for (const { patches } of figures(run))
+    for (const { place } of patches) if (Math.abs(of[place]) > largest) largest = Math.abs(of[place]);
   return largest;
 }
 
@@ -165,7 +207,10 @@ export function patchesOf({ run, patches }: AnyFigure, position: number | null):
 
 /** The patch under a point, in pixels of the picture. */
 export function patchAt(figure: AnyFigure, x: number, y: number): Patch | null {
-  return figure.patches.find(({ box: [left, top, right, bottom] }) => x >= left && x < right && y >= top && y < bottom) ?? null;
+  return (
+    figure.patches.find(({ box: [left, top, right, bottom] }) => x >= left && x < right && y >= top && y < bottom) ??
+    null
+  );
 }
 
 /** The nearest patch in a direction ("ArrowLeft", ...), or the same one at the edge; the first one without a patch. */
@@ -175,7 +220,8 @@ export function neighbour(figure: AnyFigure, from: Patch | null, key: string): P
   const middle = ({ box: [left, top, right, bottom] }: Patch) => [(left + right) / 2, (top + bottom) / 2];
   const [x, y] = middle(from);
   const [left, top, right, bottom] = from.box;
-  let best: Patch | null = null, nearest = Infinity;
+  let best: Patch | null = null,
+    nearest = Infinity;
   for (const patch of figure.patches) {
     if (patch.place === from.place) continue; // of the same unit
     const [px, py] = middle(patch);

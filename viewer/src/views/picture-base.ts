@@ -46,12 +46,16 @@ export function sameShape([width, height]: [number, number], [w, h]: [number, nu
 
 function small(bitmap: ImageBitmap): HTMLCanvasElement {
   const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
-  return painted(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)), (context, width, height) => {
-    context.fillStyle = "white"; // where a picture is transparent
-    context.fillRect(0, 0, width, height);
-    context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, 0, 0, width, height);
-  });
+  return painted(
+    Math.max(1, Math.round(bitmap.width * scale)),
+    Math.max(1, Math.round(bitmap.height * scale)),
+    (context, width, height) => {
+      context.fillStyle = "white"; // where a picture is transparent
+      context.fillRect(0, 0, width, height);
+      context.imageSmoothingQuality = "high";
+      context.drawImage(bitmap, 0, 0, width, height);
+    },
+  );
 }
 
 function greyUnder({ patches, size }: AnyFigure, plain: HTMLCanvasElement): HTMLCanvasElement {
@@ -69,12 +73,17 @@ function greyUnder({ patches, size }: AnyFigure, plain: HTMLCanvasElement): HTML
     for (const { box } of patches) {
       const [left, right] = [box[0], box[2]].map((x) => Math.round((x / size![0]) * width));
       const [top, bottom] = [box[1], box[3]].map((y) => Math.round((y / size![1]) * height));
-      if (right > left && bottom > top) context.drawImage(grey, left, top, right - left, bottom - top, left, top, right - left, bottom - top);
+      if (right > left && bottom > top)
+        context.drawImage(grey, left, top, right - left, bottom - top, left, top, right - left, bottom - top);
     }
   });
 }
 
-function painted(width: number, height: number, paint: (context: CanvasRenderingContext2D, width: number, height: number) => void): HTMLCanvasElement {
+function painted(
+  width: number,
+  height: number,
+  paint: (context: CanvasRenderingContext2D, width: number, height: number) => void,
+): HTMLCanvasElement {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, height];
   paint(canvas.getContext("2d")!, width, height);

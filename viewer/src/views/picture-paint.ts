@@ -5,7 +5,16 @@ import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import type { Scene } from "../core/scene.ts";
 import { number, signed as signedNumber } from "../core/tokens.ts";
-import { floorOf, patchesOf, scaleOf, type AnyFigure, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
+import {
+  floorOf,
+  patchesOf,
+  scaleOf,
+  type AnyFigure,
+  type Figure,
+  type Patch,
+  type Scale,
+  type Shown,
+} from "./patches.ts";
 import { base, MIDDLE_GREY } from "./picture-base.ts";
 
 export const WIDEST = 420; // CSS pixels of a picture
@@ -20,7 +29,12 @@ export function sizeOf(figure: AnyFigure): [number, number] {
   return figure.size ?? base.get(figure)?.size ?? [WIDEST, WIDEST * 0.75];
 }
 
-export function fitted([width, height]: [number, number], available: number, widest = WIDEST, highest = HIGHEST): [number, number] {
+export function fitted(
+  [width, height]: [number, number],
+  available: number,
+  widest = WIDEST,
+  highest = HIGHEST,
+): [number, number] {
   const scale = Math.min(Math.min(widest, available) / width, highest / height);
   return [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
 }
@@ -36,11 +50,20 @@ export function areas(figure: AnyFigure, at: Area): (patch: Patch) => Area {
 }
 
 /** A picture with its cells, the selection and, where `hover` is given, what the pointer is over. */
-export function paint(painter: Painter, figure: Figure, scene: Scene, found: Shown, at: Area, ink: Ink, hover: number | null = null): void {
+export function paint(
+  painter: Painter,
+  figure: Figure,
+  scene: Scene,
+  found: Shown,
+  at: Area,
+  ink: Ink,
+  hover: number | null = null,
+): void {
   const picture = base.get(figure);
   const opacity = picture?.plain ? scene.state.opacity : 1;
   const area = areas(figure, at);
-  if (picture?.plain && picture.grey) painter.image(...at, opacity > 0 && figure.patches.length ? picture.grey : picture.plain);
+  if (picture?.plain && picture.grey)
+    painter.image(...at, opacity > 0 && figure.patches.length ? picture.grey : picture.plain);
   else painter.rect(at[0] + 0.5, at[1] + 0.5, at[2] - 1, at[3] - 1, null, ink.line);
   if (opacity > 0) paintCells(painter, figure, scene, found, area, opacity, ink);
   const selected = scene.state.token;
@@ -48,7 +71,15 @@ export function paint(painter: Painter, figure: Figure, scene: Scene, found: Sho
   outline(painter, figure, selected, at, area, ink.accent, ink.paper, 2.5);
 }
 
-function paintCells(painter: Painter, figure: Figure, { state }: Scene, found: Shown, area: (patch: Patch) => Area, opacity: number, ink: Ink): void {
+function paintCells(
+  painter: Painter,
+  figure: Figure,
+  { state }: Scene,
+  found: Shown,
+  area: (patch: Patch) => Area,
+  opacity: number,
+  ink: Ink,
+): void {
   const values = found.values.get(figure.run)!.of;
   const palette = found.signed ? "difference" : state.palette;
   const floor = floorOf(found, figure.run, state);
@@ -61,25 +92,52 @@ function paintCells(painter: Painter, figure: Figure, { state }: Scene, found: S
     }
     const rgb = colourAt(palette, share(value, largest, state.curve, found.signed));
     painter.rect(...area(patch), opacity < 1 ? `rgba(${rgb.join(", ")}, ${opacity})` : css(rgb));
-    if (Math.abs(value) < floor) painter.hatch(...area(patch), isLight(rgb) ? "rgba(0, 0, 0, 0.45)" : "rgba(255, 255, 255, 0.45)");
+    if (Math.abs(value) < floor)
+      painter.hatch(...area(patch), isLight(rgb) ? "rgba(0, 0, 0, 0.45)" : "rgba(255, 255, 255, 0.45)");
   }
 }
 
 /** Around a patch, or each one of a unit, with an edge of the page's colour so that it is seen on every cell; outside of it, cells are small. */
-export function outline(painter: Painter, figure: AnyFigure, position: number | null, at: Area, area: (patch: Patch) => Area, colour: string, edge: string, thick: number): void {
-  const half = thick / 2, room = half + 1; // at the edge of the picture it stays inside
+export function outline(
+  painter: Painter,
+  figure: AnyFigure,
+  position: number | null,
+  at: Area,
+  area: (patch: Patch) => Area,
+  colour: string,
+  edge: string,
+  thick: number,
+): void {
+  const half = thick / 2,
+    room = half + 1; // at the edge of the picture it stays inside
   const frames = patchesOf(figure, position).map((patch) => {
     const [x, y, width, height] = area(patch);
     const [left, top] = [Math.max(x - half, at[0] + room), Math.max(y - half, at[1] + room)];
-    return [left, top, Math.min(x + width + half, at[0] + at[2] - room) - left, Math.min(y + height + half, at[1] + at[3] - room) - top] as const;
+    return [
+      left,
+      top,
+      Math.min(x + width + half, at[0] + at[2] - room) - left,
+      Math.min(y + height + half, at[1] + at[3] - room) - top,
+    ] as const;
   });
-  for (const [stroke, wide] of [[edge, thick + 2], [colour, thick]] as const) {
+  for (const [stroke, wide] of [
+    [edge, thick + 2],
+    [colour, thick],
+  ] as const) {
     for (const frame of frames) painter.rect(...frame, null, stroke, wide);
   }
 }
 
 /** The colour scale, with what its ends and its middle stand for. */
-export function paintBar(painter: Painter, { state }: Scene, { signed, figures }: Shown, { largest }: Scale, x: number, y: number, ink: Ink): void {
+export function paintBar(
+  painter: Painter,
+  { state }: Scene,
+  { signed, figures }: Shown,
+  { largest }: Scale,
+  x: number,
+  y: number,
+  ink: Ink,
+): void {
   const pixels = new ImageData(256, 1);
   const palette = colours(signed ? "difference" : state.palette);
   for (let i = 0; i < 256; i++) {
@@ -91,5 +149,11 @@ export function paintBar(painter: Painter, { state }: Scene, { signed, figures }
   painter.cells(x, y, BAR_WIDTH, 12, pixels, over ? state.opacity : 1);
   const marks = signed ? [-largest, 0, largest] : [0, largest / 2, largest];
   const aligned = ["left", "center", "right"] as const;
-  marks.forEach((mark, i) => painter.text(x + (BAR_WIDTH * i) / 2, y + 26, (signed && mark ? signedNumber : number)(mark), { size: 11, colour: ink.muted, align: aligned[i] }));
+  marks.forEach((mark, i) =>
+    painter.text(x + (BAR_WIDTH * i) / 2, y + 26, (signed && mark ? signedNumber : number)(mark), {
+      size: 11,
+      colour: ink.muted,
+      align: aligned[i],
+    }),
+  );
 }

@@ -13,11 +13,23 @@ import { over } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import { DEFAULTS, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
+import { Drawn } from "../core/track.ts";
 import { isDifference, modelName, subject } from "../core/words.ts";
 import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
-import { caption, described, figuresWithPatches, halves, layerText, readout, scaleText, stepText, trouble, unmasked } from "./picture-words.ts";
+import {
+  caption,
+  described,
+  figuresWithPatches,
+  halves,
+  layerText,
+  readout,
+  scaleText,
+  stepText,
+  trouble,
+  unmasked,
+} from "./picture-words.ts";
 import { cut } from "./figure.ts";
 import { LayerPlayer, setSlider, setText, slider } from "./slider.ts";
 import "./picture.css";
@@ -35,15 +47,11 @@ interface Place {
 const NARROWEST = 200; // CSS pixels of one of two pictures
 const GAP = 16; // between them, as in picture.css
 
-export class PictureView implements View {
+export class PictureView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #store: Store;
-  #scene: Scene | null = null;
-  #shown: Shown | null = null;
   #places: Place[] = [];
-  #positions = new Set<number>(); // of all patches
-  #drawn = ""; // what the numbers depend on, and all of the look
-  #look = "";
+  readonly #own = this.watched({ width: 0, pointed: null as number | null, pictures: 0 });
   #scales = h("div.picture-scales");
   #figures = h("div.picture-figures");
   #readout = h("p.picture-readout steady", { "aria-live": "polite" });
@@ -53,58 +61,73 @@ export class PictureView implements View {
   #opacity = slider("picture-opacity", "Colour over picture");
   #before = DEFAULTS.opacity; // of the colour, before the picture was alone
   #alone = h("button", { onclick: () => this.#toggle() }, "Picture alone");
-  #by = h("select", { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
-    h("option", { value: "impact" }, "single-layer impact"), h("option", { value: "effect" }, "effect on the answer"));
+  #by = h(
+    "select",
+    { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
+    h("option", { value: "impact" }, "single-layer impact"),
+    h("option", { value: "effect" }, "effect on the answer"),
+  );
   #controls: HTMLElement;
 
   constructor(store: Store) {
+    super();
     this.#store = store;
     this.#layer = new LayerPlayer(store, "picture-layer");
-    this.#controls = h("div.sliders", {}, h("label", {}, "Colour by", this.#by), ...this.#layer.elements, this.#alone, this.#step.label, this.#opacity.label);
-    this.element = h(
-      "section.picture", { "aria-labelledby": "picture-heading", hidden: true },
-      h("h2", { id: "picture-heading" }, "Picture"),
-      this.#controls, this.#figures, this.#readout, this.#scales, this.#note,
+    this.#controls = h(
+      "div.sliders",
+      {},
+      h("label", {}, "Colour by", this.#by),
+      ...this.#layer.elements,
+      this.#alone,
+      this.#step.label,
+      this.#opacity.label,
     );
-    this.#step.input.oninput = () => store.set({ step: this.#scene!.run.steps[this.#step.input.valueAsNumber] });
+    this.element = h(
+      "section.picture",
+      { "aria-labelledby": "picture-heading", hidden: true },
+      h("h2", { id: "picture-heading" }, "Picture"),
+      this.#controls,
+      this.#figures,
+      this.#readout,
+      this.#scales,
+      this.#note,
+    );
+    this.#step.input.oninput = () => store.set({ step: store.scene!.run.steps[this.#step.input.valueAsNumber] });
     this.#opacity.input.oninput = () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 });
     Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
     this.#opacity.output.className = "picture-share";
-    new ResizeObserver(() => this.#layOut()).observe(this.#figures);
-  }
-
-  update(scene: Scene): void {
-    const before = this.#scene;
-    this.#scene = scene;
-    const same = before && before.runs.length === scene.runs.length && before.runs.every((run, i) => run === scene.runs[i]);
-    const numbers = JSON.stringify({ ...scene.state, token: null, opacity: null, theme: null, heads: null, rows: null, fold: null });
-    if (!same || numbers !== this.#drawn || !this.#shown) this.#shown = shown(scene);
-    if (!same || this.#places.length !== this.#shown.figures.length) this.#build();
-    this.#drawn = numbers;
-    this.element.hidden = !this.#places.length;
-    if (this.element.hidden) return this.#layer.stop();
-    while (this.#scales.childElementCount > this.#shown.scales.length) this.#scales.lastElementChild!.remove();
-    while (this.#scales.childElementCount < this.#shown.scales.length)
-      this.#scales.append(h("div.picture-scale", {}, h("canvas", { "aria-hidden": "true" }), h("span")));
-    this.#showControls();
-    const own = (position: number | null) => (this.#positions.has(position ?? -1) ? position : null);
-    const { token, opacity } = scene.state;
-    const look = JSON.stringify([numbers, own(token), own(scene.hover.token), opacity, scene.dark]);
-    if (same && look === this.#look) return;
-    this.#look = look;
-    this.#layOut();
-    this.#showTexts();
+    new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+    }).observe(this.#figures);
+    this.draws((scene) => this.#build(shown(scene).figures));
+    this.draws((scene) => {
+      const { token } = scene.hover; // of others than patches nothing is shown here
+      const isPatch = shown(scene).figures.some(({ patches }) =>
+        patches.some((patch) => patch.token.position === token),
+      );
+      this.#own.pointed = isPatch ? token : null;
+    });
+    this.draws(
+      (scene) => this.#showControls(scene, shown(scene)),
+      (scene) => this.#layOut(scene, shown(scene)),
+      (scene) => this.#showTexts(scene, shown(scene)),
+    );
   }
 
   // --- controls -------------------------------------------------------------------------------------------
-  #showControls(): void {
-    const { run, runs, state } = this.#scene!;
-    const patches = figuresWithPatches(this.#shown!);
+  #showControls(scene: Scene, found: Shown): void {
+    const { run, runs, state } = scene;
+    this.element.hidden = !found.figures.length;
+    if (this.element.hidden) return this.#layer.stop();
+    while (this.#scales.childElementCount > found.scales.length) this.#scales.lastElementChild!.remove();
+    while (this.#scales.childElementCount < found.scales.length)
+      this.#scales.append(h("div.picture-scale", {}, h("canvas", { "aria-hidden": "true" }), h("span")));
+    const patches = figuresWithPatches(found);
     this.#controls.hidden = this.#scales.hidden = this.#readout.hidden = !patches;
-    this.#layer.update(this.#scene!, layerText(state));
-    setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(this.#scene!));
+    this.#layer.update(scene, layerText(state));
+    setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(scene));
     this.#step.label.hidden = run.steps.length < 2;
-    const { effect } = this.#shown!;
+    const { effect } = found;
     for (const element of this.#layer.elements) element.hidden = effect !== null;
     if (effect !== null) this.#layer.stop();
     this.#by.parentElement!.hidden = !run.effects || isDifference(state, runs);
@@ -121,19 +144,24 @@ export class PictureView implements View {
   }
 
   // --- pictures -------------------------------------------------------------------------------------------
-  #build(): void {
-    this.#positions = new Set(this.#shown!.figures.flatMap(({ patches }) => patches.map(({ token }) => token.position)));
-    this.#places = this.#shown!.figures.map((figure) => {
+  /** Anew only if they are others: loading pictures takes time, and a pointer may be over them. */
+  #build(figures: Figure[]): void {
+    const same = figures.length === this.#places.length && figures.every((each, i) => each === this.#places[i].figure);
+    if (same) return;
+    this.#places = figures.map((figure) => {
       const canvas = h("canvas", { role: "img" });
       const keys = figure.patches.length > 0;
       const what = `Patches of image ${figure.image} of ${figure.run.name}: arrow keys move, Enter selects`;
-      const frame = h("div", keys ? { class: "picture-frame", role: "application", tabindex: 0, "aria-label": what } : { class: "picture-frame picture-plain" }, canvas);
+      const frame = h(
+        "div",
+        keys
+          ? { class: "picture-frame", role: "application", tabindex: 0, "aria-label": what }
+          : { class: "picture-frame picture-plain" },
+        canvas,
+      );
       const place = { figure, frame, canvas, caption: h("figcaption"), width: 0, height: 0 };
       if (keys) this.#listen(place);
-      void loadPicture(figure, () => {
-        this.#look = "";
-        if (this.#scene) this.update(this.#scene);
-      });
+      void loadPicture(figure, () => this.#own.pictures++);
       return place;
     });
     this.#figures.replaceChildren(...this.#places.map(({ frame, caption }) => h("figure", {}, frame, caption)));
@@ -147,10 +175,13 @@ export class PictureView implements View {
       return patchAt(figure, ((clientX - left) / place.width) * width, ((clientY - top) / place.height) * height);
     };
     const hover = (patch: Patch | null) =>
-      this.#store.hover(patch ? { token: patch.token.position, layer: this.#scene!.state.layer } : { token: null, layer: null });
+      this.#store.hover(
+        patch ? { token: patch.token.position, layer: this.#store.scene!.state.layer } : { token: null, layer: null },
+      );
     const select = (patch: Patch | null) => {
       const { position } = figure.run.tokens[patch?.place ?? -1] ?? {};
-      if (position !== undefined) this.#store.set({ token: position === this.#store.scene!.state.token ? null : position });
+      if (position !== undefined)
+        this.#store.set({ token: position === this.#store.scene!.state.token ? null : position });
     };
     const cursor = () => {
       const at = (position: number | null) => patchesOf(figure, position)[0];
@@ -170,37 +201,44 @@ export class PictureView implements View {
   }
 
   /** Fits the pictures into the space there is, and draws them. */
-  #layOut(): void {
-    if (!this.#scene || this.element.hidden) return;
-    const whole = this.#figures.clientWidth || WIDEST;
+  #layOut(scene: Scene, found: Shown): void {
+    if (!found.figures.length) return;
+    const { width, pointed } = this.#own,
+      whole = width || WIDEST;
+    void this.#own.pictures; // drawn again when another one has been loaded
     const beside = this.#figures.childElementCount > 1 && whole > 2 * NARROWEST; // two next to each other
     const available = beside ? (whole - GAP) / 2 : whole;
     const scale = window.devicePixelRatio || 1;
-    const inks = ink(this.#scene.dark);
+    const inks = ink(scene.dark);
     for (const place of this.#places) {
       const size = sizeOf(place.figure);
       [place.width, place.height] = fitted(size, available);
       Object.assign(place.canvas.style, { width: `${place.width}px`, height: `${place.height}px` });
       place.caption.style.maxWidth = `${Math.max(place.width, Math.min(available, 260))}px`;
       const painter = new CanvasPainter(place.canvas, place.width, place.height, scale);
-      paint(painter, place.figure, this.#scene, this.#shown!, [0, 0, place.width, place.height], inks, this.#scene.hover.token);
+      paint(painter, place.figure, scene, found, [0, 0, place.width, place.height], inks, pointed);
     }
-    this.#shown!.scales.forEach((each, i) => {
+    found.scales.forEach((each, i) => {
       const bar = this.#scales.children[i].firstElementChild as HTMLCanvasElement;
       Object.assign(bar.style, { width: `${BAR_WIDTH}px`, height: `${BAR_HEIGHT}px` });
-      paintBar(new CanvasPainter(bar, BAR_WIDTH, BAR_HEIGHT, scale), this.#scene!, this.#shown!, each, 0, 0, inks);
+      paintBar(new CanvasPainter(bar, BAR_WIDTH, BAR_HEIGHT, scale), scene, found, each, 0, 0, inks);
     });
   }
 
-  #showTexts(): void {
-    const scene = this.#scene!, found = this.#shown!;
+  #showTexts(scene: Scene, found: Shown): void {
+    if (!found.figures.length) return;
     for (const { figure, canvas, caption: below } of this.#places) {
       canvas.setAttribute("aria-label", described(figure, scene, found));
       const missing = trouble(figure);
-      below.replaceChildren(...(missing ? [h("span.picture-missing", {}, missing)] : []), caption(figure, scene, found));
+      below.replaceChildren(
+        ...(missing ? [h("span.picture-missing", {}, missing)] : []),
+        caption(figure, scene, found),
+      );
     }
     setText(this.#readout, readout(scene, found));
-    found.scales.forEach((each, i) => setText(this.#scales.children[i].lastElementChild!, scaleText(scene, found, each)));
+    found.scales.forEach((each, i) =>
+      setText(this.#scales.children[i].lastElementChild!, scaleText(scene, found, each)),
+    );
     setText(this.#note, unmasked(found));
     this.#note.hidden = !this.#note.textContent;
   }
@@ -209,7 +247,11 @@ export class PictureView implements View {
   drawing(scene: Scene): Drawing | null {
     const found = shown(scene);
     if (!found.figures.length) return null;
-    const margin = 16, gap = 16, line = 18, top = 64, scaleHeight = BAR_HEIGHT + line + 6;
+    const margin = 16,
+      gap = 16,
+      line = 18,
+      top = 64,
+      scaleHeight = BAR_HEIGHT + line + 6;
     let right = margin;
     const laid = found.figures.map((figure) => {
       const [width, height] = fitted(sizeOf(figure), WIDEST);
@@ -219,25 +261,34 @@ export class PictureView implements View {
     });
     const bottom = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
     const what = laid.length > 1 ? "pictures" : "picture";
-    const title = found.effect !== null ? [scene.run.name, what, modelName(scene.run), found.effect].join(" · ") : titleOf(scene, what, layerText(scene.state));
+    const title =
+      found.effect !== null
+        ? [scene.run.name, what, modelName(scene.run), found.effect].join(" · ")
+        : titleOf(scene, what, layerText(scene.state));
     return {
       title,
       width: Math.max(right - gap + margin, found.effect === null ? 640 : 820),
       height: bottom + found.scales.length * scaleHeight + margin,
       draw: (painter) => {
         painter.rect(0, 0, painter.width, painter.height, LIGHT.paper);
-        const [whose, what] = halves(title);
+        const [whose, what] = halves(title, scene);
         painter.text(margin, 26, whose, { size: 14, bold: true, colour: LIGHT.ink });
         painter.text(margin, 46, what, { colour: LIGHT.muted });
         for (const { figure, box } of laid) {
           paint(painter, figure, scene, found, box, LIGHT);
           painter.text(box[0], box[1] + box[3] + line, caption(figure, scene, found), { colour: LIGHT.muted });
         }
-        if (!figuresWithPatches(found)) return painter.text(margin, bottom + line, unmasked(found), { size: 11, colour: LIGHT.muted });
+        if (!figuresWithPatches(found))
+          return painter.text(margin, bottom + line, unmasked(found), { size: 11, colour: LIGHT.muted });
         found.scales.forEach((each, i) => {
           const y = bottom + i * scaleHeight;
           paintBar(painter, scene, found, each, margin, y, LIGHT);
-          painter.text(margin, y + BAR_HEIGHT + 12, cut(painter, scaleText(scene, found, each), painter.width - 2 * margin, { size: 11 }), { size: 11, colour: LIGHT.muted });
+          painter.text(
+            margin,
+            y + BAR_HEIGHT + 12,
+            cut(painter, scaleText(scene, found, each), painter.width - 2 * margin, { size: 11 }),
+            { size: 11, colour: LIGHT.muted },
+          );
         });
       },
     };
@@ -245,12 +296,25 @@ export class PictureView implements View {
 
   /** One line for each patch. */
   lines(scene: Scene): Line[] | null {
-    const found = shown(scene), { layer } = scene.state;
+    const found = shown(scene),
+      { layer } = scene.state;
     if (!figuresWithPatches(found)) return null;
-    return found.figures.flatMap(({ run, patches }) => patches.map(({ token, place, box: [left, top, right, bottom] }) => {
-      const { of, peak } = found.values.get(run)!;
-      const where: Line["more"] = found.effect !== null ? { effect: found.effect } : layer === null ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null } : { layer };
-      return { run: subject({ ...scene, run }), more: { ...where, left, top, right, bottom }, token, value: of[place] };
-    }));
+    return found.figures.flatMap(({ run, patches }) =>
+      patches.map(({ token, place, box: [left, top, right, bottom] }) => {
+        const { of, peak } = found.values.get(run)!;
+        const where: Line["more"] =
+          found.effect !== null
+            ? { effect: found.effect }
+            : layer === null
+              ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null }
+              : { layer };
+        return {
+          run: subject({ ...scene, run }),
+          more: { ...where, left, top, right, bottom },
+          token,
+          value: of[place],
+        };
+      }),
+    );
   }
 }

@@ -6,19 +6,31 @@
  */
 
 import { h, onKeys } from "../core/dom.ts";
-import { effectScores } from "../core/effects.ts";
 import type { Line } from "../core/export.ts";
-import { ink, LIGHT, type Ink } from "../core/ink.ts";
+import { ink, LIGHT } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
-import { cellOf, isBlock, layerRange, over, promptText, scores, type ImageBlock, type PromptText, type PromptToken, type Scores } from "../core/prompt-text.ts";
-import { tokenIndex, type Scene, type View } from "../core/scene.ts";
+import {
+  cellOf,
+  isBlock,
+  layerRange,
+  over,
+  promptText,
+  type ImageBlock,
+  type PromptText,
+  type PromptToken,
+  type Scores,
+} from "../core/prompt-text.ts";
+import { type Scene, type View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
+import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
 import { isDifference, percent, subject } from "../core/words.ts";
-import type { Run, TokenInfo } from "../data/types.ts";
-import { captions, colourBar, ends, gradient, heading, ofRun } from "./figure.ts";
-import { measured, sentence, shadeOf, UNSHADED } from "./shade.ts";
+import type { Run } from "../data/types.ts";
+import { sentence, shadeOf, UNSHADED } from "./shade.ts";
+import { legend } from "./prompt-legend.ts";
+import { beginsDecoder, drawPrompt, paintBlock, scoresOf } from "./prompt-paint.ts";
+import { setText } from "./slider.ts";
 import "./prompt.css";
 
 /** Longer tokens are cut: the readout has no use for ten thousand characters either. */
@@ -39,10 +51,9 @@ interface ShownBlock {
   cell: number;
 }
 
-export class PromptView implements View {
+export class PromptView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #store: Store;
-  #scene: Scene | null = null;
   #text: PromptText = { prompt: [], generated: [], tokens: [] };
   #shown: (Shown | null)[] = []; // in the order of #text.tokens; null: in a block
   #blocks: ShownBlock[] = [];
@@ -50,49 +61,61 @@ export class PromptView implements View {
   #byPosition = new Map<number, number>();
   #cursor = 0;
   #marked: [selected: number | null, hovered: number | null] = [null, null];
-  #key = "";
 
   #box = h("div.prompt__text", { role: "group", "aria-label": "Tokens of the prompt and of the output" });
   #readout = h("p.prompt__readout steady", { "aria-live": "polite" });
   #legend = h("div.prompt__legend");
   #from = h("select", { "aria-label": "First layer that counts", onchange: () => this.#setLayers("from") });
   #to = h("select", { "aria-label": "Last layer that counts", onchange: () => this.#setLayers("to") });
-  #by = h("select", { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) }, h("option", {}, "impact"), h("option", {}, "effect"));
+  #by = h(
+    "select",
+    { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
+    h("option", {}, "impact"),
+    h("option", {}, "effect"),
+  );
   #layers = h("span");
-  #join = h("select", { "aria-label": "How layers are joined", onchange: () => this.#store.set({ join: this.#join.value as State["join"] }) },
-    h("option", { value: "max" }, "largest"), h("option", { value: "mean" }, "mean"));
+  #join = h(
+    "select",
+    {
+      "aria-label": "How layers are joined",
+      onchange: () => this.#store.set({ join: this.#join.value as State["join"] }),
+    },
+    h("option", { value: "max" }, "largest"),
+    h("option", { value: "mean" }, "mean"),
+  );
 
   constructor(store: Store) {
+    super();
     this.#store = store;
     this.#layers.append(this.#join, " of layers ", this.#from, " to ", this.#to);
     const layers = h("div.prompt__layers", {}, h("label", {}, "shade by ", this.#by), this.#layers);
-    this.element = h("section.prompt", { "aria-label": "Prompt" },
-      h("div.prompt__head", {}, h("h2", {}, "Prompt"), layers), this.#box, this.#legend, this.#readout);
+    this.element = h(
+      "section.prompt",
+      { "aria-label": "Prompt" },
+      h("div.prompt__head", {}, h("h2", {}, "Prompt"), layers),
+      this.#box,
+      this.#legend,
+      this.#readout,
+    );
     this.#box.onpointermove = (event) => this.#hover(this.#at(event));
     this.#box.onpointerleave = () => this.#hover(-1);
     this.#box.onclick = (event) => this.#choose(this.#at(event));
     onKeys(this.#box, (event) => this.#press(event));
     this.#box.addEventListener("focusin", (event) => this.#focused(event.target as Element));
     this.#box.addEventListener("focusout", () => this.#hover(-1));
+    this.draws(
+      ({ run }) => this.#build(run),
+      (scene) => this.#shade(scene, scoresOf(scene)),
+      (scene) => this.#legend.replaceChildren(...legend(scene, scoresOf(scene), this.#text)),
+      (scene) => this.#mark(scene),
+      (scene) => this.#say(scene),
+    );
   }
 
-  update(scene: Scene): void {
-    const last = this.#scene;
-    this.#scene = scene;
-    const { run, runs, state, dark } = scene;
-    if (last?.run !== run) this.#build(run);
-    const { query, metric, variant, step, join, from, to, first, palette, curve, compare, shade, effect, block, mask } = state;
-    const key = [...runs.map(({ id }) => id), query, compare, metric, variant, step, join, from, to, first, palette, curve, dark, shade, effect, block, mask].join();
-    const found = scoresOf(scene);
-    if (last?.run !== run || key !== this.#key) {
-      this.#key = key;
-      this.#shade(scene, found);
-      this.#explain(scene, found);
-      this.#mark(scene, true);
-    } else this.#mark(scene, false);
-    const shown = this.#byPosition.get(scene.hover.token ?? state.token ?? -1);
-    const words = shown === undefined ? "Point at a token for its numbers, click to select it." : sentence(scene, found, this.#text.tokens[shown]);
-    if (this.#readout.textContent !== words) this.#readout.textContent = words;
+  #say(scene: Scene): void {
+    const shown = this.#byPosition.get(scene.hover.token ?? scene.state.token ?? -1);
+    const none = "Point at a token for its numbers, click to select it.";
+    setText(this.#readout, shown === undefined ? none : sentence(scene, scoresOf(scene), this.#text.tokens[shown]));
   }
 
   #build(run: Run): void {
@@ -121,7 +144,8 @@ export class PromptView implements View {
     this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
     this.#box.replaceChildren(content);
     this.#elementOf(0)?.setAttribute("tabindex", "0");
-    for (const select of [this.#from, this.#to]) select.replaceChildren(...run.layers.map((layer) => h("option", { value: layer }, String(layer))));
+    for (const select of [this.#from, this.#to])
+      select.replaceChildren(...run.layers.map((layer) => h("option", { value: layer }, String(layer))));
   }
 
   /** The token's element; a place to break the line before a word, a line break after a newline. */
@@ -129,13 +153,20 @@ export class PromptView implements View {
     const text = label(token.info, LENGTH);
     const spaces = /^␣+/.exec(text)?.[0] ?? "";
     const always = [...text].length > LONG ? "prompt__token prompt__token--long" : "prompt__token";
-    const element = h("span", { class: always, role: "button", tabindex: -1 },
-      spaces && h("span.prompt__space", {}, spaces), text.slice(spaces.length));
+    const element = h(
+      "span",
+      { class: always, role: "button", tabindex: -1 },
+      spaces && h("span.prompt__space", {}, spaces),
+      text.slice(spaces.length),
+    );
     this.#shown[place] = { element, always, className: always, fill: "" };
     this.#places.set(element, place);
-    const chance = token.probability !== null && h("span.prompt__chance", { hidden: true }, `p ${percent(token.probability)}`);
+    const chance =
+      token.probability !== null && h("span.prompt__chance", { hidden: true }, `p ${percent(token.probability)}`);
     return [
-      ...(spaces || token.info.kind === "special" ? [h("wbr")] : []), element, ...(chance ? [chance] : []),
+      ...(spaces || token.info.kind === "special" ? [h("wbr")] : []),
+      element,
+      ...(chance ? [chance] : []),
       ...(/\n$/.test(token.info.text) ? [h("br")] : []),
     ];
   }
@@ -143,7 +174,11 @@ export class PromptView implements View {
   #block(block: ImageBlock, place: number): HTMLElement {
     const cell = Math.max(3, Math.min(12, Math.floor(168 / Math.max(block.rows, block.cols))));
     const name = `image ${block.image} · ${block.patches.length} ${block.patches.length === 1 ? "patch" : "patches"}`;
-    const canvas = h("canvas", { role: "img", tabindex: -1, "aria-label": `${name}; arrow keys move among the patches, Enter selects one` });
+    const canvas = h("canvas", {
+      role: "img",
+      tabindex: -1,
+      "aria-label": `${name}; arrow keys move among the patches, Enter selects one`,
+    });
     canvas.style.width = `${block.cols * cell}px`;
     canvas.style.height = `${block.rows * cell}px`;
     this.#blocks.push({ block, canvas, cell });
@@ -153,15 +188,25 @@ export class PromptView implements View {
 
   #shade(scene: Scene, found: Scores): void {
     const { run, state } = scene;
+    // Read once, not for each token.
+    const { step, query, palette, curve, first } = state,
+      plain = { run, state: { palette, curve, first } };
     this.#box.classList.toggle("prompt__text--signed", found.signed);
     this.#text.tokens.forEach((token, place) => {
       const shown = this.#shown[place];
       if (!shown) return;
-      const next = token.step === state.step && (state.query === null || token.info.position === state.query + 1);
-      const when = token.step === null || token.step < state.step ? "" : next ? "next" : "later";
-      const { fill, text, hatch } = when ? UNSHADED : shadeOf(scene, found, token.place);
-      const className = [shown.always, when && `prompt__token--${when}`, token.info.kind === "special" && "prompt__token--special",
-        !when && fill === null && "prompt__token--none", hatch && "prompt__token--hatched"].filter(Boolean).join(" ");
+      const next = token.step === step && (query === null || token.info.position === query + 1);
+      const when = token.step === null || token.step < step ? "" : next ? "next" : "later";
+      const { fill, text, hatch } = when ? UNSHADED : shadeOf(plain, found, token.place);
+      const className = [
+        shown.always,
+        when && `prompt__token--${when}`,
+        token.info.kind === "special" && "prompt__token--special",
+        !when && fill === null && "prompt__token--none",
+        hatch && "prompt__token--hatched",
+      ]
+        .filter(Boolean)
+        .join(" ");
       if (shown.className !== className) shown.element.className = shown.className = className;
       if (shown.fill !== (fill ?? "")) {
         shown.fill = fill ?? "";
@@ -180,46 +225,27 @@ export class PromptView implements View {
     this.#layers.hidden = !!found.what;
   }
 
-  #explain(scene: Scene, found: Scores): void {
-    const { run, state } = scene;
-    const scale = (largest: number, of: string) => {
-      const bar = h("i");
-      bar.style.background = gradient(state, found.signed);
-      const [low, high] = ends(largest, found.signed);
-      return h("span.prompt__scale", {}, low, bar, `${high} ${of}`);
-    };
-    const kinds = new Set(run.tokens.map(({ kind }) => (kind === "image" ? "image" : "text")));
-    const below = found.value.some((value) => Math.abs(value) < found.floor);
-    const hatched = [!state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale", below && "below the noise floor"];
-    const parts: (Node | string | false)[] = [
-      `Shade: ${found.what ?? measured(scene)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
-      kinds.has("text") && scale(found.text, kinds.size > 1 ? "text" : ""),
-      kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
-      hatched.some(Boolean) && h("span.prompt__scale", {}, h("i.prompt__hatch"), hatched.filter(Boolean).join("; ")),
-      this.#text.tokens.some(({ place, step }) => step === null && isNaN(found.value[place] ?? NaN)) &&
-        (found.signed && !found.what ? "grey: not the same token in both runs" : `grey: not masked in this run${state.query === null ? "" : ", or after the position that reads"}`),
-    ];
-    this.#legend.replaceChildren(...parts.filter((part): part is Node | string => part !== false).map((part) => (typeof part === "string" ? h("span", {}, part) : part)));
-  }
-
-  /** Selection and hover, as attributes; `all`: the pictures' colours have changed, too. */
-  #mark(scene: Scene, all: boolean): void {
+  /** Selection and hover, as attributes; and the pictures, which have both in them. */
+  #mark(scene: Scene): void {
     const { state, hover, dark } = scene;
     const place = (position: number | null) => (position === null ? -1 : (this.#byPosition.get(position) ?? -1));
     // Of a unit, all of its tokens.
     const elements = (position: number | null) => {
-      const at = place(position), unit = this.#text.tokens[at]?.place ?? -1;
-      return unit < 0 ? [this.#shown[at]?.element] : this.#text.tokens.flatMap((token, i) => (token.place === unit ? [this.#shown[i]?.element] : []));
+      const at = place(position),
+        unit = this.#text.tokens[at]?.place ?? -1;
+      return unit < 0
+        ? [this.#shown[at]?.element]
+        : this.#text.tokens.flatMap((token, i) => (token.place === unit ? [this.#shown[i]?.element] : []));
     };
     const [selected, hovered] = [state.token, hover.token];
     const [selectedBefore, hoveredBefore] = this.#marked;
-    if (!all && selected === selectedBefore && hovered === hoveredBefore) return;
     this.#marked = [selected, hovered];
     for (const element of elements(selectedBefore)) element?.removeAttribute("aria-pressed");
     for (const element of elements(selected)) element?.setAttribute("aria-pressed", "true");
     for (const element of elements(hoveredBefore)) element?.removeAttribute("data-hovered");
     for (const element of elements(hovered)) element?.setAttribute("data-hovered", "");
-    if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover")) this.#reveal(this.#elementOf(place(selected)));
+    if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover"))
+      this.#reveal(this.#elementOf(place(selected)));
     if (!this.#blocks.length) return;
     const colours = ink(dark);
     const found = scoresOf(scene);
@@ -238,10 +264,13 @@ export class PromptView implements View {
   }
 
   #elementOf(place: number): HTMLElement | undefined {
-    return this.#shown[place]?.element ?? this.#blocks.find(({ block, canvas }) => {
-      const start = this.#places.get(canvas)!;
-      return place >= start && place < start + block.patches.length;
-    })?.canvas;
+    return (
+      this.#shown[place]?.element ??
+      this.#blocks.find(({ block, canvas }) => {
+        const start = this.#places.get(canvas)!;
+        return place >= start && place < start + block.patches.length;
+      })?.canvas
+    );
   }
 
   /** Place of the token under the pointer; -1: none. */
@@ -262,12 +291,14 @@ export class PromptView implements View {
   /** A token with values is selected; one that is predicted at a later step leads to that step. */
   #choose(place: number): void {
     const token = this.#text.tokens[place];
-    if (!token || !this.#scene) return;
+    const { scene } = this.#store;
+    if (!token || !scene) return;
     this.#moveTo(place, false);
-    const { run, state } = this.#scene;
+    const { run, state } = scene;
     if (token.step !== null && token.step >= state.step) {
       if (run.steps.includes(token.step)) this.#store.set({ step: token.step });
-    } else if (token.place >= 0) this.#store.set({ token: state.token === token.info.position ? null : token.info.position });
+    } else if (token.place >= 0)
+      this.#store.set({ token: state.token === token.info.position ? null : token.info.position });
   }
 
   #focused(target: Element): void {
@@ -298,7 +329,7 @@ export class PromptView implements View {
       Home: () => 0,
       End: () => last,
     };
-    if (key === "Enter" || key === " ") this.#choose(this.#cursor);
+    if (/^(Enter| )$/.test(key)) this.#choose(this.#cursor);
     else if (key in moves) this.#moveTo(Math.max(0, Math.min(last, moves[key]())), true);
     else return false;
     return true;
@@ -311,7 +342,9 @@ export class PromptView implements View {
     if (found) {
       const start = this.#places.get(here)!;
       const [row, col] = cellOf(found.block, this.#cursor - start);
-      const patch = found.block.patches.findIndex((_, each) => cellOf(found.block, each).join() === `${row + direction},${col}`);
+      const patch = found.block.patches.findIndex(
+        (_, each) => cellOf(found.block, each).join() === `${row + direction},${col}`,
+      );
       if (patch >= 0) return start + patch;
     }
     const from = here.getBoundingClientRect();
@@ -327,11 +360,14 @@ export class PromptView implements View {
   }
 
   #setLayers(which: "from" | "to"): void {
-    const { run, state } = this.#scene!;
+    const { run, state } = this.#store.scene!;
     let [from, to] = layerRange(run, state);
     if (which === "from") to = Math.max(to, (from = Number(this.#from.value)));
     else from = Math.min(from, (to = Number(this.#to.value)));
-    this.#store.set({ from: from === run.layers[0] ? null : from, to: to === run.layers[run.layers.length - 1] ? null : to });
+    this.#store.set({
+      from: from === run.layers[0] ? null : from,
+      to: to === run.layers[run.layers.length - 1] ? null : to,
+    });
   }
 
   drawing(scene: Scene): Drawing {
@@ -346,105 +382,19 @@ export class PromptView implements View {
   lines(scene: Scene): Line[] {
     const { value, peak, of } = scoresOf(scene);
     return promptText(scene.run).tokens.map(({ info, place, step, probability }) => ({
-      run: subject(scene), ...(of && { metric: of.measure, variant: "" }), more: { ...(of ? { block: of.block, layers: of.effects.windows[of.window] ?? "strongest" } : { ...over(scene), peak_layer: peak[place] ?? null }), kind: step === null ? info.kind : "generated", probability },
-      token: info, value: value[place] ?? NaN,
+      run: subject(scene),
+      ...(of && { metric: of.measure, variant: "" }),
+      more: {
+        ...(of
+          ? { block: of.block, layers: of.effects.windows[of.window] ?? "strongest" }
+          : { ...over(scene), peak_layer: peak[place] ?? null }),
+        kind: step === null ? info.kind : "generated",
+        probability,
+      },
+      token: info,
+      value: value[place] ?? NaN,
     }));
   }
 }
 
 const divider = (text: string) => h("div.prompt__divider", {}, text);
-
-/** Of an encoder-decoder: the token after the encoder's, with which the decoder starts. */
-const beginsDecoder = ({ manifest }: Run, { info }: PromptToken) => info.position === manifest?.decoder_start;
-
-const scoresOf = (scene: Scene) => effectScores(scene) ?? scores(scene);
-
-/** The middle of a difference is nearly white, so what has no value is darker there. */
-const unvalued = (ink: Ink, { signed }: Scores) => (signed ? ink.line : ink.empty);
-
-/** Is a token the one at `position`, or of the same unit? */
-const tokenIs = (run: Run, place: number, { position }: TokenInfo, wanted: number | null) =>
-  wanted !== null && (position === wanted || (place >= 0 && place === tokenIndex(run, wanted)));
-
-function paintBlock(
-  painter: Painter, ink: Ink, scene: Scene, found: Scores, block: ImageBlock, x: number, y: number,
-  cell: number, [selected, hovered]: [number | null, number | null],
-): void {
-  const edges: [number, number, string, number][] = [];
-  block.patches.forEach(({ info, place }, patch) => {
-    const [row, col] = cellOf(block, patch);
-    const [left, top] = [x + col * cell, y + row * cell];
-    const { fill, hatch } = shadeOf(scene, found, place);
-    painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? unvalued(ink, found));
-    if (hatch) painter.hatch(left, top, cell, cell, hatch);
-    if (tokenIs(scene.run, place, info, hovered)) edges.push([left, top, ink.ink, 1]);
-    if (tokenIs(scene.run, place, info, selected)) edges.push([left, top, ink.accent, 2]);
-  });
-  for (const [left, top, colour, thick] of edges) {
-    painter.rect(left + 0.5, top + 0.5, cell - 1, cell - 1, null, ink.paper, thick + 2);
-    painter.rect(left + 0.5, top + 0.5, cell - 1, cell - 1, null, colour, thick);
-  }
-}
-
-/** Draws, and returns the height it took. */
-function drawPrompt(painter: Painter, ink: Ink, title: string, scene: Scene, found: Scores): number {
-  const { run, state } = scene;
-  const { prompt, generated } = promptText(run);
-  const [left, right, high] = [16, painter.width - 16, 22];
-  let y = heading(painter, ink, title, [...captions(scene, found.what ? null : true), `Shade: ${found.what ?? measured(scene)}`]) + 4;
-  const image = run.tokens.some(({ kind }) => kind === "image");
-  colourBar(painter, ink, left, y, state, found.text, image ? "text" : "", found.signed);
-  if (image) colourBar(painter, ink, left + 320, y, state, found.image, "image patches", found.signed);
-  y += 42;
-  let x = left;
-  let tall = high;
-  const wrap = (width: number) => {
-    if (x + width <= right || x === left) return;
-    [x, y, tall] = [left, y + tall, high];
-  };
-  const put = ({ info, place, step, probability }: PromptToken) => {
-    const next = step === state.step;
-    const style = { size: 13, mono: true, bold: next };
-    const text = label(info, 60);
-    const width = painter.measure(text, style) + 6;
-    wrap(width);
-    const { fill, text: colour, hatch } = step !== null && step >= state.step ? UNSHADED : shadeOf(scene, found, place);
-    if (fill ?? step === null) painter.rect(x, y, width - 1, high - 3, fill ?? unvalued(ink, found));
-    if (hatch) painter.hatch(x, y, width - 1, high - 3, hatch);
-    painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
-    if (tokenIs(run, place, info, state.token)) painter.rect(x + 0.5, y + 0.5, width - 2, high - 4, null, ink.accent, 2);
-    x += width;
-    if (next && probability !== null) {
-      const chance = `p ${percent(probability)}`;
-      painter.line([x - width, y + high - 3, x, y + high - 3], ink.ink, 2);
-      painter.text(x + 4, y + 14, chance, { size: 12, colour: ink.muted });
-      x += painter.measure(chance, { size: 12 }) + 12;
-    }
-    if (/\n$/.test(info.text)) [x, y, tall] = [left, y + tall, high];
-  };
-  const divide = (text: string) => {
-    y += tall + 8;
-    [x, tall] = [left, high];
-    painter.text(left, y + 8, text, { size: 12, colour: ink.muted });
-    painter.line([left + painter.measure(text, { size: 12 }) + 8, y + 4, right, y + 4], ink.line);
-    y += 18;
-  };
-  for (const piece of prompt) {
-    if (!isBlock(piece)) {
-      if (beginsDecoder(run, piece)) divide("decoder begins");
-      put(piece);
-      continue;
-    }
-    const cell = Math.max(4, Math.min(16, Math.floor(240 / Math.max(piece.rows, piece.cols))));
-    wrap(piece.cols * cell + 8);
-    paintBlock(painter, ink, scene, found, piece, x, y, cell, [state.token, null]);
-    tall = Math.max(tall, piece.rows * cell + 4);
-    x += piece.cols * cell + 8;
-  }
-  if (generated.length) {
-    divide("generated");
-    generated.forEach(put);
-  }
-  return y + tall + 12;
-}
-

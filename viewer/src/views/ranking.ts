@@ -1,14 +1,16 @@
 /** The most important tokens, largest first, with the layer where each peaks: text and image patches by themselves. */
 
-import { h, same } from "../core/dom.ts";
+import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
+import { brief, metricOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
+import { Drawn } from "../core/track.ts";
 import { label, named } from "../core/tokens.ts";
-import { METRICS, moreOrLess, subject } from "../core/words.ts";
+import { moreOrLess, subject } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
 import { captions, cut, heading, ofRun } from "./figure.ts";
 import { measured, shadeOf, shownValue } from "./shade.ts";
@@ -20,32 +22,32 @@ const KINDS = [
   { title: "Image patches", wanted: ({ kind }: TokenInfo) => kind === "image" },
 ] as const;
 
-export class RankingView implements View {
+export class RankingView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #what = h("p.ranking__what");
   #note = h("p.ranking__note");
   #lists: RankedList[];
-  #shown: unknown[] = [];
 
   constructor(store: Store) {
-    const again = () => {
-      this.#shown = [];
-      if (store.scene) this.update(store.scene);
-    };
-    this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted, again));
-    this.element = h("section.ranking", { "aria-label": "Most important tokens" },
+    super();
+    this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted));
+    this.element = h(
+      "section.ranking",
+      { "aria-label": "Most important tokens" },
       h("div.ranking__head", {}, h("h2", {}, "Most important tokens"), this.#what),
-      h("div.ranking__lists", {}, ...this.#lists.map(({ element }) => element)), this.#note);
+      h("div.ranking__lists", {}, ...this.#lists.map(({ element }) => element)),
+      this.#note,
+    );
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update(scene: Scene): void {
-    const { runs, state, hover, dark } = scene;
-    const { metric, variant, step, join, from, to, first, palette, curve, compare, token, layer } = state;
-    const shown = [...runs, runs.length, compare, metric, variant, step, join, from, to, first, palette, curve, token, layer, hover.token, dark];
-    if (same(shown, this.#shown)) return;
-    this.#shown = shown;
-    this.#lists.forEach((list) => list.update(scene));
-    const apart = this.#lists.every(({ element }) => !element.hidden) ? "; text and patches on scales of their own" : "";
+  override update(scene: Scene): void {
+    for (const list of this.#lists) list.update(scene);
+    super.update(scene);
+  }
+
+  #draw(scene: Scene): void {
+    const apart = filled(scene).length > 1 ? "; text and patches on scales of their own" : "";
     this.#what.textContent = `by ${measured(scene)}${ofRun(scene)}${apart}`;
     this.#note.textContent = firstNote(scene) ?? "";
     this.#note.hidden = !this.#note.textContent;
@@ -56,16 +58,21 @@ export class RankingView implements View {
     const lists = filled(scene).map((list) => ({ ...list, places: list.places.slice(0, 2 * FEW) }));
     const longest = Math.max(0, ...lists.map(({ places }) => places.length));
     return {
-      title, width: lists.length > 1 ? 940 : 660, height: 150 + 20 * longest,
+      title,
+      width: lists.length > 1 ? 940 : 660,
+      height: 150 + 20 * longest,
       draw: (painter) => drawRanking(painter, title, scene, lists),
     };
   }
 
   lines(scene: Scene): Line[] {
-    const { value, peak } = scores(scene), { tokens } = scene.run;
+    const { value, peak } = scores(scene),
+      { tokens } = scene.run;
     return ranked(scene, () => true, true).map((place, rank) => ({
-      run: subject(scene), more: { ...over(scene), peak_layer: peak[place], kind: tokens[place].kind, rank: rank + 1 },
-      token: tokens[place], value: value[place],
+      run: subject(scene),
+      more: { ...over(scene), peak_layer: peak[place], kind: tokens[place].kind, rank: rank + 1 },
+      token: tokens[place],
+      value: value[place],
     }));
   }
 }
@@ -73,7 +80,9 @@ export class RankingView implements View {
 const peaks = ({ signed }: Scores) => (signed ? "most apart" : "peak");
 
 function filled(scene: Scene): { title: string; places: number[] }[] {
-  return KINDS.map(({ title, wanted }) => ({ title, places: ranked(scene, wanted) })).filter(({ places }) => places.length);
+  return KINDS.map(({ title, wanted }) => ({ title, places: ranked(scene, wanted) })).filter(
+    ({ places }) => places.length,
+  );
 }
 
 /** Position 0 stands apart while it is not in the scale. */
@@ -94,7 +103,7 @@ interface Row {
 }
 
 /** One list. Its rows are kept and refilled, so that the keyboard's focus stays where it is. */
-class RankedList {
+class RankedList extends Drawn<Scene> {
   readonly element: HTMLElement;
   #store: Store;
   #title: string;
@@ -104,30 +113,48 @@ class RankedList {
   #list = h("ol");
   #metric = h("span");
   #more: HTMLButtonElement;
-  #count = FEW;
   #run = "";
+  readonly #own = this.watched({ count: FEW });
 
-  constructor(store: Store, title: string, wanted: (token: TokenInfo) => boolean, again: () => void) {
+  constructor(store: Store, title: string, wanted: (token: TokenInfo) => boolean) {
+    super();
     this.#store = store;
     this.#title = title;
     this.#wanted = wanted;
-    this.#more = h("button.ranking__more", { onclick: () => {
-      this.#count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#count * 3, 200);
-      again();
-    } });
-    const names = h("div.ranking__token", {}, h("span"), h("span", {}, "token"), h("span", {}, "pos."), h("span"), this.#metric);
-    this.element = h("div", { onpointerleave: () => store.hover() }, this.#heading, h("div.ranking__names", { "aria-hidden": "true" }, names, h("span.ranking__layer", {}, "layer")), this.#list, this.#more);
+    this.#more = h("button.ranking__more", {
+      onclick: () => {
+        this.#own.count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#own.count * 3, 200);
+      },
+    });
+    const names = h(
+      "div.ranking__token",
+      {},
+      h("span"),
+      h("span", {}, "token"),
+      h("span", {}, "pos."),
+      h("span"),
+      this.#metric,
+    );
+    this.element = h(
+      "div",
+      { onpointerleave: () => store.hover() },
+      this.#heading,
+      h("div.ranking__names", { "aria-hidden": "true" }, names, h("span.ranking__layer", {}, "layer")),
+      this.#list,
+      this.#more,
+    );
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update(scene: Scene): void {
+  #draw(scene: Scene): void {
     const { run, state, hover } = scene;
-    if (this.#run !== run.id) [this.#run, this.#count] = [run.id, FEW];
+    if (this.#run !== run.id) [this.#run, this.#own.count] = [run.id, FEW];
     const found = scores(scene);
     const places = ranked(scene, this.#wanted);
     this.element.hidden = !places.length;
     this.#heading.textContent = `${this.#title} (${places.length})`;
-    this.#metric.textContent = METRICS[state.metric].replace(" distance", "");
-    const count = Math.min(this.#count, places.length);
+    this.#metric.textContent = brief(metricOf(run, state));
+    const count = Math.min(this.#own.count, places.length);
     while (this.#rows.length < count) this.#rows.push(this.#row());
     this.#rows.splice(count).forEach(({ element }) => element.remove());
     const largest = places.length ? Math.abs(found.value[places[0]]) : 0;
@@ -141,7 +168,10 @@ class RankedList {
       name.textContent = label(token, 30);
       name.title = named(token);
       position.textContent = String(token.position);
-      value.replaceChildren(shownValue(found, found.value[place]), ...(found.signed ? [h("span.visually-hidden", {}, `, ${moreOrLess(scene, found.value[place])}`)] : []));
+      value.replaceChildren(
+        shownValue(found, found.value[place]),
+        ...(found.signed ? [h("span.visually-hidden", {}, `, ${moreOrLess(scene, found.value[place])}`)] : []),
+      );
       const filledBar = bar.firstElementChild as HTMLElement;
       const long = ((found.signed ? 50 : 100) * size) / (largest || 1); // of a difference: from the middle to its side
       filledBar.style.width = `${long}%`;
@@ -150,14 +180,25 @@ class RankedList {
       filledBar.className = `ranking__bar${shade.hatch ? " ranking__bar--hatched" : ""}`;
       row.layer.textContent = String(found.peak[place]);
       row.token.setAttribute("aria-pressed", String(state.token === token.position));
-      row.token.title = [found.signed && moreOrLess(scene, found.value[place]), size < found.floor && "below the noise floor"].filter(Boolean).join(", ");
-      row.layer.setAttribute("aria-pressed", String(state.token === token.position && state.layer === found.peak[place]));
+      row.token.title = [
+        found.signed && moreOrLess(scene, found.value[place]),
+        size < found.floor && "below the noise floor",
+      ]
+        .filter(Boolean)
+        .join(", ");
+      row.layer.setAttribute(
+        "aria-pressed",
+        String(state.token === token.position && state.layer === found.peak[place]),
+      );
       row.layer.title = `Select it in layer ${found.peak[place]}, too: ${peaks(found)} there`;
-      row.layer.setAttribute("aria-label", `${named(token)}: select it in layer ${found.peak[place]}, ${found.signed ? "where the runs are most apart" : "where it peaks"}`);
+      row.layer.setAttribute(
+        "aria-label",
+        `${named(token)}: select it in layer ${found.peak[place]}, ${found.signed ? "where the runs are most apart" : "where it peaks"}`,
+      );
       row.element.toggleAttribute("data-hovered", hover.token === token.position);
     });
     this.#more.hidden = places.length <= FEW;
-    this.#more.textContent = this.#rows.length < places.length && this.#count < 200 ? "more" : "fewer";
+    this.#more.textContent = this.#rows.length < places.length && this.#own.count < 200 ? "more" : "fewer";
   }
 
   #row(): Row {
@@ -183,7 +224,12 @@ class RankedList {
   }
 }
 
-function drawRanking(painter: Painter, title: string, scene: Scene, lists: { title: string; places: number[] }[]): void {
+function drawRanking(
+  painter: Painter,
+  title: string,
+  scene: Scene,
+  lists: { title: string; places: number[] }[],
+): void {
   const { run } = scene;
   const ink = LIGHT;
   const found = scores(scene);
@@ -198,15 +244,27 @@ function drawRanking(painter: Painter, title: string, scene: Scene, lists: { tit
       const y = top + 28 + 20 * rank;
       const room = width - 340;
       painter.text(left + 18, y, String(rank + 1), { size: 12, colour: ink.muted, align: "right" });
-      painter.text(left + 26, y, cut(painter, label(token, 24), 130, { size: 12, mono: true }), { size: 12, mono: true, colour: ink.ink });
+      painter.text(left + 26, y, cut(painter, label(token, 24), 130, { size: 12, mono: true }), {
+        size: 12,
+        mono: true,
+        colour: ink.ink,
+      });
       painter.text(left + 200, y, String(token.position), { size: 12, colour: ink.muted, align: "right" });
       const { fill, hatch } = shadeOf(scene, found, place);
       const long = Math.max(1, (room * Math.abs(found.value[place])) / (Math.abs(found.value[places[0]]) || 1));
       painter.rect(left + 210, y - 9, long, 11, fill ?? ink.empty);
       if (hatch) painter.hatch(left + 210, y - 9, long, 11, hatch);
-      painter.text(left + width - 62, y, shownValue(found, found.value[place]), { size: 12, colour: ink.ink, align: "right" });
+      painter.text(left + width - 62, y, shownValue(found, found.value[place]), {
+        size: 12,
+        colour: ink.ink,
+        align: "right",
+      });
       painter.text(left + width, y, `layer ${found.peak[place]}`, { size: 12, colour: ink.muted, align: "right" });
     });
   });
-  if (note) painter.text(16, painter.height - 14, cut(painter, note, painter.width - 32, { size: 12 }), { size: 12, colour: ink.muted });
+  if (note)
+    painter.text(16, painter.height - 14, cut(painter, note, painter.width - 32, { size: 12 }), {
+      size: 12,
+      colour: ink.muted,
+    });
 }

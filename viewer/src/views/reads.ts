@@ -1,226 +1,165 @@
 /** Which position reads which: a map of query positions and hidden tokens, layer by layer. */
 
-import { colourAt, share, table } from "../core/colour.ts";
-import { h, moved, onKeys, same } from "../core/dom.ts";
-import { titleOf, type Line } from "../core/export.ts";
-import { ink, LIGHT, type Ink } from "../core/ink.ts";
-import { CanvasPainter, part, setPixel, type Drawing, type Painter } from "../core/painter.ts";
+import { share, table as colours } from "../core/colour.ts";
+import { h } from "../core/dom.ts";
+import { titleOf as fileTitle, type Line } from "../core/export.ts";
+import { LIGHT, type Ink } from "../core/ink.ts";
+import { titleOf, valuesAt } from "../core/metrics.ts";
+import { part, type Drawing, type Painter } from "../core/painter.ts";
 import { largestOf, reads, type Reads } from "../core/reads.ts";
-import { places, tokenIndex, type Scene, type View } from "../core/scene.ts";
-import type { State } from "../core/state.ts";
+import { places, tokenIndex, type Scene } from "../core/scene.ts";
+import { withState, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
-import { label, named, number } from "../core/tokens.ts";
-import { exact, METRICS, modelName, predicted, variantName, whose } from "../core/words.ts";
-import { at } from "../data/types.ts";
+import { exact, label, named, number } from "../core/tokens.ts";
+import { modelName, moves, predicted, variantName, whose } from "../core/words.ts";
 import { atQuery } from "../data/queries.ts";
-import { colourBar, gradient, heading } from "./figure.ts";
-import { CHARACTER, contrast, hatching, LABEL, LONGEST, NUMBER_WIDTH, short, SLANT } from "./heatmap-paint.ts";
+import { colourBar, heading } from "./figure.ts";
+import { CHARACTER, LABEL, LONGEST, NUMBER_WIDTH, short, SLANT } from "./heatmap-paint.ts";
+import { boxOf, eachColumn, eachRow, isNamed, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
+import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 import { layerText } from "./picture-words.ts";
 import { LayerPlayer } from "./slider.ts";
-import "./reads.css";
 
-const SMALLEST = 1.25, NAMED = 14; // pixels of a cell: to be seen, and to have its row named
-const MOST_CELLS = 3000; // of the table
+const SMALLEST = 1.25,
+  NAMED = 14; // pixels of a cell: to be seen, and to have its row named
 const title = "Which position reads which";
 
-type Cell = [row: number, column: number];
-
-/** Where cells are: behind the names, which stay in place while the cells scroll. */
-interface Layout {
-  left: number;
-  top: number;
-  wide: number;
-  high: number;
-  /** All of it. */
-  size: [width: number, height: number];
-  /** What is scrolled away. */
-  x: number;
-  y: number;
-}
-
-export class ReadsView implements View {
+export class ReadsView extends MatrixView<Reads> {
   readonly element: HTMLElement;
-  #store: Store;
-  #scene!: Scene;
-  #found: Reads | null = null;
-  #layout!: Layout;
-  #view: [width: number, height: number] = [0, 0];
-  #pointer: Cell | null = null; // a row of -1: over the name of a column, and so on
-  #cursor: Cell = [0, 0];
-  #drawn: unknown[] = [];
   #layer: LayerPlayer;
   #large: HTMLInputElement;
-  #sliders: HTMLElement;
-  #what = h("p.heads__what");
-  #legend = h("div.heads__legend");
-  #readout = h("p.heads__readout steady", { "aria-live": "polite" });
-  #canvas = h("canvas", { role: "application", "aria-roledescription": "matrix of reading positions and hidden tokens", tabindex: 0 });
-  #room = h("div", {}, this.#canvas);
-  #box = h("div.reads__box", { onscroll: () => this.#paint() }, this.#room);
-  #numbers = h("div.heads__numbers", { tabindex: 0, role: "region", "aria-label": "Exact numbers of what each position reads" });
-  #details = h("details", { ontoggle: () => this.#fillTable() }, h("summary", {}, "Exact numbers"), this.#numbers);
 
   constructor(store: Store) {
-    this.#store = store;
+    super(store, {
+      role: "matrix of reading positions and hidden tokens",
+      numbers: "Exact numbers of what each position reads",
+      box: "reads__box",
+      scrolls: true,
+    });
     this.#layer = new LayerPlayer(store, "reads-layer");
     this.#large = h("input", { type: "checkbox", onchange: () => store.set({ large: this.#large.checked }) });
-    this.#sliders = h("div.sliders", {}, ...this.#layer.elements, h("label", {}, this.#large, "large cells"));
+    const sliders = h("div.sliders", {}, ...this.#layer.elements, h("label", {}, this.#large, "large cells"));
     this.element = h(
-      "section.heads reads", { "aria-label": title, hidden: true },
-      h("h2", {}, title), this.#what, this.#sliders, this.#legend, this.#readout, this.#box, this.#details,
+      "section.matrix reads",
+      { "aria-label": title, hidden: true },
+      ...[h("h2", {}, title), this.what, sliders, this.legend, this.readout, this.box, this.details],
     );
-    const canvas = this.#canvas;
-    canvas.onpointermove = (event) => this.#point(this.#under(event));
-    canvas.onpointerleave = canvas.onblur = () => this.#point(null);
-    canvas.onclick = (event) => this.#choose(this.#under(event), event.shiftKey);
-    canvas.onfocus = () => canvas.matches(":focus-visible") && this.#point(this.#cursor);
-    onKeys(canvas, (event) => this.#press(event));
-    new ResizeObserver(() => this.#lay()).observe(this.element);
   }
 
-  update(scene: Scene): void {
-    this.#scene = scene;
-    const found = (this.#found = reads(scene)), { state, dark } = scene;
-    this.element.hidden = !found;
-    if (!found) return this.#layer.stop();
+  protected find(scene: Scene): Reads | null {
+    return reads(scene);
+  }
+
+  protected override gone(): void {
+    this.#layer.stop();
+  }
+
+  protected sizeOf({ rows, tokens }: Reads) {
+    return { rows: rows.length, columns: tokens.length };
+  }
+
+  protected explain(scene: Scene, found: Reads): Words {
+    const { run, runs, state } = scene;
     this.#layer.update(scene, layerText(state));
-    const uses = [found.values, scene.runs.length, state.large, state.palette, state.curve, dark];
-    if (!same(uses, this.#drawn)) {
-      this.#drawn = uses;
-      this.#explain(scene, found);
-      this.#fillTable();
-      this.#lay();
-    }
-    this.#reveal(scene, found);
-    this.#paint();
-  }
-
-  #revealed = "";
-  /** What was selected elsewhere comes into view. */
-  #reveal({ run, state }: Scene, found: Reads): void {
-    const key = [run.id, state.token, state.query, state.large].join();
-    if (key === this.#revealed) return;
-    this.#revealed = key;
-    if (!this.#pointer) this.#show(found.queries.positions.indexOf(state.query ?? -1), tokenIndex(run, state.token));
-  }
-
-  #show(row: number, column: number): void {
-    const { left, top, wide, high } = this.#layout, [width, height] = this.#view, box = this.#box;
-    if (row >= 0) box.scrollTop = Math.max(top + high * (row + 1) + 2 - height, Math.min(box.scrollTop, high * row));
-    if (column >= 0) box.scrollLeft = Math.max(left + wide * (column + 1) + 2 - width, Math.min(box.scrollLeft, wide * column));
-  }
-
-  #explain({ run, runs, state }: Scene, found: Reads): void {
-    this.#what.textContent = `Row: a position that reads. Column: a token hidden from it. Colour: ${colourText(state, run)}${runs.length > 1 ? `, of ${run.name} alone` : ""}. ` +
-      "Blank: not measured, since the token comes later.";
-    const bar = h("i"), byRow = found.largest.length > 1;
-    bar.style.background = gradient(state, false);
+    this.#large.checked = state.large;
     const below = found.values.reduce((count, value) => count + Number(value < found.floor), 0);
     const notes = [
-      state.curve === "sqrt" && "square-root scale", found.outside >= 0 && "hatched: position 0, outside of the scale",
+      state.curve === "sqrt" && "square-root scale",
+      found.outside >= 0 && "hatched: position 0, outside of the scale",
       below > 0 && `${below} below the noise floor ${number(found.floor)}`,
-    ].filter(Boolean).join("; ");
-    this.#legend.replaceChildren("0", bar, byRow ? "largest of each row" : number(found.largest[0]), h("span", {}, notes));
-    this.#large.checked = state.large;
-    this.#canvas.setAttribute("aria-label",
-      `${title}: ${found.rows.length} positions by ${found.tokens.length} tokens, ${measured(state)}. Arrow keys move, Enter selects the token, Shift and Enter the position that reads.`);
+    ];
+    const high = found.largest.length > 1 ? "largest of each row" : number(found.largest[0]);
+    return {
+      what:
+        `Row: a position that reads. Column: a token hidden from it. Colour: how far ${whose(state.variant, run)} ` +
+        `${moves(run, state)} at the position that reads${runs.length > 1 ? `, of ${run.name} alone` : ""}. ` +
+        "Blank: not measured, since the token comes later.",
+      scale: { low: "0", high, signed: false, notes: [notes.filter(Boolean).join("; ")] },
+      label:
+        `${title}: ${found.rows.length} positions by ${found.tokens.length} tokens, ${measured(found, state)}. ` +
+        "Arrow keys move, Enter selects the token, Shift and Enter the position that reads.",
+    };
   }
 
-  /** Sizes, then the cells. */
-  #lay(): void {
-    const found = this.#found, width = this.element.clientWidth;
-    if (!found || !width) return;
+  protected layOut({ state }: Scene, found: Reads, width: number): Layout {
     const fit = layOut(found, width - 16, SMALLEST);
     this.#large.parentElement!.hidden = fit.wide >= NAMED;
-    const layout = this.#scene.state.large ? layOut(found, width - 16, NAMED) : fit;
-    this.#layout = layout;
-    [this.#room.style.width, this.#room.style.height] = layout.size.map((each) => `${each}px`);
-    this.#view = [Math.min(this.#box.clientWidth, layout.size[0]), Math.min(this.#box.clientHeight || layout.size[1], layout.size[1])];
-    [this.#canvas.style.width, this.#canvas.style.height] = this.#view.map((each) => `${each}px`);
-    this.#paint();
+    return state.large ? layOut(found, width - 16, NAMED) : fit;
   }
 
-  #paint(): void {
-    const found = this.#found;
-    if (!found || !this.#view[0]) return;
-    [this.#layout.x, this.#layout.y] = [this.#box.scrollLeft, this.#box.scrollTop];
-    draw(new CanvasPainter(this.#canvas, ...this.#view, devicePixelRatio), ink(this.#scene.dark), this.#scene, found, this.#layout, this.#pointer);
-    const text = this.#say(found);
-    if (this.#readout.textContent !== text) this.#readout.textContent = text;
+  protected override shown({ run, state }: Scene, found: Reads): Cell {
+    return [found.queries.positions.indexOf(state.query ?? -1), tokenIndex(run, state.token)];
   }
 
-  #say(found: Reads): string {
-    const { state, run } = this.#scene;
-    const [row, column] = this.#pointer ?? [found.queries.positions.indexOf(state.query ?? -1), tokenIndex(run, state.token)];
-    if (row >= 0 && column >= 0) return sentence(this.#scene, found, row, column);
-    if (row >= 0) return `${capital(named(found.rows[row]))} reads most: ${strongest(found, row)}. Click: the whole page as this position sees it.`;
-    return "Point at a cell for its numbers, click to select its token; click the name of a row to see the whole page as that position does.";
+  protected paint(...all: Parameters<typeof paint>): void {
+    paint(...all);
   }
 
-  #under({ offsetX, offsetY }: MouseEvent): Cell | null {
-    const { left, top, wide, high, x, y } = this.#layout, { rows, tokens } = this.#found!;
-    const place = (offset: number, count: number) => (offset < count ? Math.floor(offset) : -1);
-    const row = offsetY < top ? -1 : place((offsetY - top + y) / high, rows.length);
-    const column = offsetX < left ? -1 : place((offsetX - left + x) / wide, tokens.length);
-    return row < 0 && column < 0 ? null : [row, column];
+  protected say(scene: Scene, found: Reads, pointer: Cell | null): string {
+    const [row, column] = pointer ?? this.shown(scene, found);
+    if (row >= 0 && column >= 0) return sentence(scene, found, row, column);
+    if (row < 0) {
+      return "Point at a cell for its numbers, click to select its token; click the name of a row to see the whole page as that position does.";
+    }
+    const who = capital(named(found.rows[row]));
+    return `${who} reads most: ${strongest(found, row)}. Click: the whole page as this position sees it.`;
   }
 
-  #point(cell: Cell | null): void {
-    this.#pointer = cell;
-    this.#store.hover({ token: this.#found!.tokens[cell?.[1] ?? -1]?.position ?? null });
-    this.#paint();
+  protected hovered(_: Scene, { tokens }: Reads, [, column]: Cell) {
+    return { token: tokens[column]?.position ?? null };
   }
 
   /** The token of a cell or of the name of a column; of the name of a row, or with `reader`, the position that reads. */
-  #choose(cell: Cell | null, reader: boolean): void {
-    if (!cell) return;
-    const { state } = this.#scene, { queries, tokens } = this.#found!, [row, column] = cell;
-    if (row >= 0 && column >= 0) this.#cursor = cell;
-    const query = queries.positions[row], token = tokens[column]?.position;
-    if (row >= 0 && (reader || column < 0)) this.#store.set({ query: query === state.query ? null : query });
-    else if (token !== undefined) this.#store.set({ token: token === state.token ? null : token });
+  protected chosen({ state }: Scene, { queries, tokens }: Reads, [row, column]: Cell, reader: boolean): Partial<State> {
+    const query = queries.positions[row],
+      token = tokens[column]?.position;
+    if (row >= 0 && (reader || column < 0)) return { query: query === state.query ? null : query };
+    return { token: token === state.token ? null : token };
   }
 
-  #press(event: KeyboardEvent): boolean {
-    const { rows, tokens } = this.#found!;
-    const cell = moved(event, this.#cursor, rows.length, tokens.length);
-    if (cell) {
-      this.#cursor = cell;
-      this.#show(...cell);
-      this.#point(cell);
-    } else if (event.key === "Enter" || event.key === " ") this.#choose(this.#cursor, event.shiftKey);
-    else return false;
-    return true;
-  }
-
-  #fillTable(): void {
-    const found = this.#found;
-    if (!found || !this.#details.open) return;
-    const { rows, tokens, values } = found, { state } = this.#scene;
-    const shown = rows.slice(0, Math.ceil(MOST_CELLS / tokens.length)), left = rows.length - shown.length;
+  protected table({ state }: Scene, found: Reads): NumbersTable {
+    const { rows, tokens, values } = found;
     const name = (token: Reads["tokens"][number]) => `${token.position} ${label(token, LONGEST)}`;
-    this.#numbers.replaceChildren(h("table", {}, h("caption", {}, `${measured(state)}${left ? `; ${left} more positions in the CSV` : ""}`),
-      h("thead", {}, h("tr", {}, ...["reads", ...tokens.map(name)].map((each) => h("th", { scope: "col" }, each)))),
-      h("tbody", {}, ...shown.map((token, row) => h("tr", { "data-query": token.position }, h("th.mono", { scope: "row" }, name(token)),
-        ...tokens.map((_, column) => h("td", {}, exact(values[row * tokens.length + column]) || "–")))))));
+    return {
+      caption: (left) => `${measured(found, state)}${left ? `; ${left} more positions in the CSV` : ""}`,
+      corner: "reads",
+      columns: tokens.map(name),
+      rows: rows.length,
+      ofTokens: true,
+      row: (row) => ({
+        name: name(rows[row]),
+        mark: { "data-query": rows[row].position },
+        cells: tokens.map((_, column) => exact(values[row * tokens.length + column])),
+      }),
+    };
   }
 
   drawing(scene: Scene): Drawing | null {
-    const found = reads(scene);
+    const found = reads(scene),
+      { run, state } = scene;
     if (!found) return null;
-    const layout = layOut(found, 1400, found.tokens.length > 200 ? 6 : NAMED), width = Math.max(640, layout.size[0] + 32);
+    const layout = layOut(found, 1400, found.tokens.length > 200 ? 6 : NAMED);
+    const byRow = found.largest.length > 1;
+    const draw = (painter: Painter) => {
+      const unit = `${byRow ? "of each row’s largest, " : ""}${measured(found, state)}`;
+      const hatched = found.outside < 0 ? "" : " Hatched: position 0, outside of the scale.";
+      const top = heading(painter, LIGHT, title, [
+        [run.name, modelName(run)].filter(Boolean).join(" · "),
+        `Row: a position that reads. Column: a token hidden from it. Blank: not measured.${hatched}`,
+      ]);
+      colourBar(painter, LIGHT, 16, top + 2, state, byRow ? 1 : found.largest[0], unit);
+      const plain = { ...scene, hover: { token: null, layer: null } };
+      paint(part(painter, 16, top + 34, ...layout.size), LIGHT, plain, found, layout, null);
+    };
     return {
-      title: titleOf({ ...scene, state: { ...scene.state, query: null } }, "which position reads which", layerText(scene.state)),
-      width, height: 122 + layout.size[1],
-      draw: (painter) => {
-        const { state } = scene, unit = `${found.largest.length > 1 ? "of each row’s largest, " : ""}${measured(state)}`;
-        const hatched = found.outside < 0 ? "" : " Hatched: position 0, outside of the scale.";
-        const top = heading(painter, LIGHT, title, [
-          [scene.run.name, modelName(scene.run)].filter(Boolean).join(" · "), `Row: a position that reads. Column: a token hidden from it. Blank: not measured.${hatched}`,
-        ]);
-        colourBar(painter, LIGHT, 16, top + 2, state, found.largest.length > 1 ? 1 : found.largest[0], unit);
-        draw(part(painter, 16, top + 34, ...layout.size), LIGHT, { ...scene, hover: { token: null, layer: null } }, found, layout, null);
-      },
+      title: fileTitle(
+        { ...scene, state: withState(state, { query: null }) },
+        "which position reads which",
+        layerText(state),
+      ),
+      width: Math.max(640, layout.size[0] + 32),
+      height: 122 + layout.size[1],
+      draw,
     };
   }
 
@@ -228,108 +167,142 @@ export class ReadsView implements View {
   lines(scene: Scene): Line[] | null {
     const found = reads(scene);
     if (!found) return null;
-    const { rows, tokens, values, queries, peak } = found, { layer } = scene.state;
+    const { rows, tokens, values, queries, peak } = found,
+      { layer, join } = scene.state;
     return [...values].flatMap((value, place) => {
+      if (isNaN(value)) return [];
       const row = Math.floor(place / tokens.length);
-      const where: Line["more"] = peak ? { layer: null, joined: scene.state.join, peak_layer: peak[place] } : { layer };
-      const more: Line["more"] = { generation_step: queries.steps[row], query_position: queries.positions[row], query_token: rows[row].text, ...where };
-      return isNaN(value) ? [] : { run: found.run.name, more, token: tokens[place % tokens.length], value };
+      const where: Line["more"] = peak ? { layer: null, joined: join, peak_layer: peak[place] } : { layer };
+      const query = { query_position: queries.positions[row], query_token: rows[row].text };
+      const more: Line["more"] = { generation_step: queries.steps[row], ...query, ...where };
+      return { run: found.run.name, more, token: tokens[place % tokens.length], value };
     });
   }
 }
 
 const capital = (text: string) => text[0].toUpperCase() + text.slice(1);
 
-const measured = (state: State) => `${METRICS[state.metric]} of ${variantName(state.variant)}, ${layerText(state)}`;
-
-const colourText = (state: State, run: Reads["run"]) => `how far ${whose(state.variant, run)} ${state.metric === "l2" ? "moves (length of the difference)" : "turns (1 − cosine)"} at the position that reads`;
+const measured = ({ run }: Reads, state: State) =>
+  `${titleOf(run, state)} of ${variantName(state.variant)}, ${layerText(state)}`;
 
 /** "Token ␣blue at position 9 reads token ␣a at position 8: L2 0.5, cosine 0.01 in layer 3". */
-function sentence({ run, state }: Scene, { rows, tokens, values, peak, queries }: Reads, row: number, column: number): string {
-  const place = row * tokens.length + column, query = rows[row];
-  const next = predicted(run, queries.steps[row]), predicts = next?.text !== undefined && query.position === (run.manifest?.prompt_length ?? 0) - 1 + queries.steps[row];
-  const who = `${capital(named(query, 24))}${predicts ? ` (predicts ${label({ ...query, kind: "text", members: undefined, text: next.text! }, 16)})` : ""}`, whom = named(tokens[column], 24);
-  if (isNaN(values[place])) return `${who} does not see ${whom}${tokens[column].position > query.position ? ", which comes later" : ", or it was not measured"}.`;
-  if (peak) return `${who} reads ${whom}: ${METRICS[state.metric]} ${exact(values[place])}, ${layerText(state)}${state.join === "max" ? `, in layer ${peak[place]}` : ""}.`;
-  const one = atQuery(run, query.position), found = places(one, state), step = Math.max(0, one.steps.indexOf(queries.steps[row]));
-  const [l2, cosine] = (["l2", "cosine"] as const).map((metric) => exact(at(one, metric, step, found.variant, found.layer, column)));
-  return `${who} reads ${whom}: L2 ${l2}, cosine ${cosine}, layer ${state.layer}.`;
+function sentence(
+  { run, state }: Scene,
+  { rows, tokens, values, peak, queries }: Reads,
+  row: number,
+  column: number,
+): string {
+  const place = row * tokens.length + column,
+    query = rows[row],
+    step = queries.steps[row];
+  const next = predicted(run, step)?.text;
+  const predicts = next !== undefined && query.position === (run.manifest?.prompt_length ?? 0) - 1 + step;
+  const answer = predicts ? label({ ...query, kind: "text", members: undefined, text: next }, 16) : "";
+  const who = `${capital(named(query, 24))}${answer && ` (predicts ${answer})`}`;
+  const whom = named(tokens[column], 24);
+  if (isNaN(values[place])) {
+    return `${who} does not see ${whom}${tokens[column].position > query.position ? ", which comes later" : ", or it was not measured"}.`;
+  }
+  if (peak) {
+    const where = `${layerText(state)}${state.join === "max" ? `, in layer ${peak[place]}` : ""}`;
+    return `${who} reads ${whom}: ${titleOf(run, state)} ${exact(values[place])}, ${where}.`;
+  }
+  const one = atQuery(run, query.position),
+    found = places(one, state);
+  const cell = [Math.max(0, one.steps.indexOf(step)), found.variant, found.layer, column] as const;
+  return `${who} reads ${whom}: ${valuesAt(one, ...cell)}, layer ${state.layer}.`;
 }
 
 /** The three tokens that a position reads most. */
 function strongest({ tokens, values }: Reads, row: number): string {
   const own = values.subarray(row * tokens.length, (row + 1) * tokens.length);
-  const order = [...own.keys()].filter((column) => own[column] > 0).sort((a, b) => own[b] - own[a]).slice(0, 3);
-  return order.map((column) => `${label(tokens[column], 16)} at ${tokens[column].position} (${number(own[column])})`).join(", ") || "nothing";
+  const order = [...own.keys()].filter((column) => own[column] > 0).sort((a, b) => own[b] - own[a]);
+  const said = (column: number) =>
+    `${label(tokens[column], 16)} at ${tokens[column].position} (${number(own[column])})`;
+  return order.slice(0, 3).map(said).join(", ") || "nothing";
 }
 
 function layOut({ rows, tokens }: Reads, width: number, smallest: number): Layout {
-  const longest = (list: typeof tokens) => CHARACTER * list.reduce((most, token) => Math.max(most, label(token, LONGEST).length), 3);
+  const longest = (list: typeof tokens) =>
+    CHARACTER * list.reduce((most, token) => Math.max(most, label(token, LONGEST).length), 3);
   const left = Math.ceil(longest(rows) + CHARACTER * String(rows.at(-1)!.position).length + 22);
-  const high = (degrees: number) => longest(tokens) * Math.abs(degrees);
-  const top = Math.ceil(high(Math.sin((SLANT * Math.PI) / 180)) + 14), overhang = Math.ceil(high(Math.cos((SLANT * Math.PI) / 180)));
+  const slanted = (side: number) => longest(tokens) * Math.abs(side);
+  const top = Math.ceil(slanted(Math.sin((SLANT * Math.PI) / 180)) + 14);
+  const overhang = Math.ceil(slanted(Math.cos((SLANT * Math.PI) / 180)));
   const fit = (width - left - overhang) / tokens.length;
   const wide = Math.max(smallest, Math.min(56, fit < 6 ? fit : Math.floor(fit))); // small ones fill what there is
-  const tall = Math.max(smallest, Math.min(26, wide));
-  return { left, top, wide, high: tall, size: [left + wide * tokens.length + overhang, top + tall * rows.length + 2], x: 0, y: 0 };
+  const high = Math.max(smallest, Math.min(26, wide));
+  const size: Layout["size"] = [left + wide * tokens.length + overhang, top + high * rows.length + 2];
+  return { left, top, wide, high, size, x: 0, y: 0 };
 }
 
-function draw(painter: Painter, ink: Ink, scene: Scene, found: Reads, { left, top, wide, high, x, y }: Layout, pointer: Cell | null): void {
-  const { state, run, hover } = scene, { rows, tokens, values } = found, T = tokens.length;
-  const span = (scroll: number, size: number, cell: number, count: number) => [Math.max(0, Math.floor(scroll / cell)), Math.min(count, Math.ceil((scroll + size) / cell))];
-  const [c0, c1] = span(x, painter.width - left, wide, T), [r0, r1] = span(y, painter.height - top, high, rows.length);
-  if (c1 <= c0 || r1 <= r0) return;
-  const colours = table(state.palette), raster = new ImageData(c1 - c0, r1 - r0), { data } = raster;
-  const shade = (row: number, column: number) => Math.round(share(values[row * T + column], largestOf(found, row), state.curve) * 255);
-  for (let row = r0, place = 0; row < r1; row++) {
-    for (let column = c0; column < c1; column++, place++) if (!isNaN(values[row * T + column])) setPixel(data, place, colours[shade(row, column)]);
-  }
-  const [originX, originY] = [left - x, top - y];
-  const [chosenRow, chosen] = [state.query === null ? -1 : rows.findIndex(({ position }) => position === state.query), tokenIndex(run, state.token)];
-  const [overRow, over] = pointer ?? [-1, tokenIndex(run, hover.token)];
-  const [endX, endY] = [Math.min(painter.width, originX + T * wide), Math.min(painter.height, originY + rows.length * high)];
-  painter.clip(left, top, endX - left, endY - top, () => {
-    painter.cells(originX + c0 * wide, originY + r0 * high, raster.width * wide, raster.height * high, raster);
-    for (let row = r0; row < r1; row++) {
-      for (let column = c0; column < c1; column++) {
-        const value = values[row * T + column];
-        if (isNaN(value) || (wide < 6 && column !== found.outside)) continue;
-        const colour = contrast(colourAt(state.palette, shade(row, column) / 255)), cell = [originX + column * wide, originY + row * high, wide, high] as const;
-        if (column === found.outside || value < found.floor) painter.hatch(...cell, hatching(colour));
-        if (wide >= NUMBER_WIDTH && high >= 16) painter.text(cell[0] + wide / 2, cell[1] + high / 2 + 3.5, short(value), { size: 10, align: "center", colour });
+// --- drawing ----------------------------------------------------------------------------------------------
+function paint(painter: Painter, ink: Ink, scene: Scene, found: Reads, layout: Layout, pointer: Cell | null): void {
+  const {
+      state: { palette, curve, query, token },
+      run,
+      hover,
+    } = scene,
+    { rows, tokens, values } = found;
+  const scale = colours(palette);
+  const cells = {
+    rows: rows.length,
+    columns: tokens.length,
+    value: (row: number, column: number) => values[row * tokens.length + column],
+    colour: (value: number, row: number) => scale[Math.round(share(value, largestOf(found, row), curve) * 255)],
+    empty: null,
+    hatched: (value: number, _: number, column: number) => column === found.outside || value < found.floor,
+    gap: { from: 10 },
+    number: { from: NUMBER_WIDTH, size: 10, text: short },
+  };
+  const selected: Cell = [
+    query === null ? -1 : rows.findIndex(({ position }) => position === query),
+    tokenIndex(run, token),
+  ];
+  const over: Cell = pointer ?? [-1, tokenIndex(run, hover.token)];
+  paintCells(painter, ink, layout, cells, () => {
+    for (const [cell, colour, thick] of [
+      [selected, ink.accent, 2],
+      [over, ink.ink, 1],
+    ] as const) {
+      for (const [stroke, wide] of [
+        [ink.paper, 3],
+        [colour, thick],
+      ] as const) {
+        if (cell[1] >= 0) painter.rect(...boxOf(layout, cells, [-1, cell[1]]), null, stroke, wide);
+        if (cell[0] >= 0) painter.rect(...boxOf(layout, cells, [cell[0], -1]), null, stroke, wide);
       }
     }
-    if (wide >= 10) {
-      for (let column = c0 + 1; column < c1; column++) painter.rect(originX + column * wide - 0.5, top, 1, endY - top, ink.paper);
-      for (let row = r0 + 1; row < r1; row++) painter.rect(left, originY + row * high - 0.5, endX - left, 1, ink.paper);
-    }
-    const frame = (row: number, column: number, colour: string, thick: number) => {
-      if (column >= 0) painter.rect(originX + column * wide, originY, wide, rows.length * high, null, colour, thick);
-      if (row >= 0) painter.rect(originX, originY + row * high, T * wide, high, null, colour, thick);
-    };
-    for (const [row, column, colour] of [[chosenRow, chosen, ink.accent], [overRow, over, ink.ink]] as const) {
-      frame(row, column, ink.paper, 3);
-      frame(row, column, colour, colour === ink.accent ? 2 : 1);
-    }
   });
-  const style = (selected: boolean, hovered: boolean, kind: string) =>
-    ({ size: LABEL, mono: true, bold: selected || hovered, colour: selected ? ink.accent : kind === "special" && !hovered ? ink.muted : ink.ink });
-  const [everyRow, everyColumn] = [Math.ceil(11 / high), Math.ceil(12 / wide)];
-  // Where not every name has room, those next to a marked one make room for it.
-  const named = (place: number, every: number, marked: number[]) => marked.includes(place) || (place % every === 0 && !marked.some((each) => each >= 0 && Math.abs(each - place) < every));
-  painter.clip(0, top - 4, left, painter.height - top + 4, () => {
-    for (let row = r0; row < r1; row++) {
-      if (!named(row, everyRow, [chosenRow, overRow])) continue;
-      const token = rows[row], look = style(row === chosenRow, row === overRow, token.kind), base = originY + (row + 0.5) * high + 4;
-      painter.text(left - 6, base, label(token, LONGEST), { ...look, align: "right" });
-      painter.text(4, base, String(token.position), { ...look, mono: false, bold: false, colour: row === chosenRow ? ink.accent : ink.muted });
-    }
+  paintNames(painter, ink, found, layout, selected, over);
+}
+
+function paintNames(
+  painter: Painter,
+  ink: Ink,
+  { rows, tokens }: Reads,
+  layout: Layout,
+  selected: Cell,
+  over: Cell,
+): void {
+  const { left, top, wide, high } = layout;
+  const style = (place: number, axis: 0 | 1, kind: string) => {
+    const [chosen, pointed] = [place === selected[axis], place === over[axis]];
+    const colour = chosen ? ink.accent : kind === "special" && !pointed ? ink.muted : ink.ink;
+    return { size: LABEL, mono: true, bold: chosen || pointed, colour };
+  };
+  eachRow(painter, layout, rows.length, (row, y) => {
+    if (!isNamed(row, Math.ceil(11 / high), [selected[0], over[0]])) return;
+    const token = rows[row],
+      base = y + 0.5 * high + 4;
+    painter.text(left - 6, base, label(token, LONGEST), { ...style(row, 0, token.kind), align: "right" });
+    const colour = row === selected[0] ? ink.accent : ink.muted;
+    painter.text(4, base, String(token.position), { size: LABEL, colour });
   });
-  painter.clip(left - 4, 0, painter.width - left + 4, top, () => {
-    for (let column = c0; column < c1; column++) {
-      if (!named(column, everyColumn, [chosen, over])) continue;
-      painter.text(originX + (column + 0.5) * wide + 3, top - 5, label(tokens[column], LONGEST), { ...style(column === chosen, column === over, tokens[column].kind), turn: SLANT });
-    }
+  eachColumn(painter, layout, tokens.length, (column, middle) => {
+    if (!isNamed(column, Math.ceil(12 / wide), [selected[1], over[1]])) return;
+    const name = label(tokens[column], LONGEST);
+    painter.text(middle + 3, top - 5, name, { ...style(column, 1, tokens[column].kind), turn: SLANT });
   });
   const corner = { size: LABEL, colour: ink.muted };
   painter.text(4, top - 24, "reads ↓", corner);

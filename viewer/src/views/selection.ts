@@ -2,48 +2,57 @@
 
 import "./selection.css";
 
-import { h, same } from "../core/dom.ts";
+import { h } from "../core/dom.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
-import { label } from "../core/tokens.ts";
-import { exact, METRICS, variantName } from "../core/words.ts";
+import { Drawn } from "../core/track.ts";
+import { exact, label } from "../core/tokens.ts";
+import { variantName } from "../core/words.ts";
 import { at } from "../data/types.ts";
 
-export class SelectionView implements View {
+export class SelectionView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #token = h("p.selection-token mono");
   #facts = h("p.muted");
   #numbers = h("dl.selection-numbers");
   #clear: HTMLElement;
-  #shown: unknown[] = [];
 
   constructor(store: Store) {
+    super();
     this.#clear = h("button.quiet", { onclick: () => store.set({ token: null, layer: null }) }, "clear");
     this.element = h(
-      "section.selection", { "aria-labelledby": "selection-title" },
-      h("div.selection-head", {}, h("h2", { id: "selection-title" }, "Selection"), this.#clear), this.#token, this.#facts, this.#numbers,
+      "section.selection",
+      { "aria-labelledby": "selection-title" },
+      h("div.selection-head", {}, h("h2", { id: "selection-title" }, "Selection"), this.#clear),
+      this.#token,
+      this.#facts,
+      this.#numbers,
     );
+    this.draws((scene) => this.#draw(scene));
   }
 
-  update({ run, state }: Scene): void {
-    const uses = [run, state.token, state.layer, state.step, state.variant];
-    if (same(uses, this.#shown)) return;
-    this.#shown = uses;
-    const place = tokenIndex(run, state.token), layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
+  #draw({ run, state }: Scene): void {
+    const place = tokenIndex(run, state.token),
+      layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
     this.#clear.hidden = place < 0 && layer < 0;
     const token = run.tokens[place];
     this.#token.textContent = token ? label(token) : "";
     this.#token.hidden = !token;
-    const where = token?.kind === "image" && token.row !== null
-      ? `image token, row ${token.row}, column ${token.col} of image ${token.image ?? 0}`
-      : token && `${token.kind} token${token.id === null ? "" : `, id ${token.id}`}`;
+    const where =
+      token?.kind === "image" && token.row !== null
+        ? `image token, row ${token.row}, column ${token.col} of image ${token.image ?? 0}`
+        : token && `${token.kind} token${token.id === null ? "" : `, id ${token.id}`}`;
     const facts = [token && `position ${token.position}`, where, layer >= 0 && `layer ${state.layer}`];
     this.#facts.textContent = facts.filter(Boolean).join(" · ") || "Nothing yet: click a token, a layer or a cell.";
-    const step = run.steps.indexOf(state.step), variant = run.variants.indexOf(state.variant);
-    const numbers = place < 0 || layer < 0 ? [] : (["l2", "cosine"] as const).flatMap((metric) => [
-      h("dt", {}, `${METRICS[metric]}, ${variantName(state.variant)}`),
-      h("dd", {}, exact(at(run, metric, step, variant, layer, place)) || "no value"),
-    ]);
+    const step = run.steps.indexOf(state.step),
+      variant = run.variants.indexOf(state.variant);
+    const numbers =
+      place < 0 || layer < 0
+        ? []
+        : run.metrics.flatMap(({ name, title }) => [
+            h("dt", {}, `${title}, ${variantName(state.variant)}`),
+            h("dd", {}, exact(at(run, name, step, variant, layer, place)) || "no value"),
+          ]);
     this.#numbers.replaceChildren(...numbers);
   }
 }

@@ -1,9 +1,10 @@
 /** How a token is shaded by its importance: the same in the prompt, the ranking and their drawings. */
 
 import { colourAt, css, isLight, share } from "../core/colour.ts";
+import { inText, titleOf } from "../core/metrics.ts";
 import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
 import { named, number, signed } from "../core/tokens.ts";
-import { isDifference, METRICS, moreOrLess, percent, subject, variantName } from "../core/words.ts";
+import { isDifference, moreOrLess, percent, subject, variantName } from "../core/words.ts";
 
 export interface Shade {
   /** Null: no value. */
@@ -16,12 +17,18 @@ export interface Shade {
 
 export const UNSHADED: Shade = { fill: null, text: "inherit", hatch: null };
 
-export function shadeOf({ run, state }: Compared, scores: Scores, place: number): Shade {
+/** What a shade depends on. */
+type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" | "curve" | "first"> };
+
+export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return UNSHADED;
   const { kind, position } = run.tokens[place];
   const palette = scores.signed ? "difference" : state.palette;
-  const colour = colourAt(palette, share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed));
+  const colour = colourAt(
+    palette,
+    share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
+  );
   const hatched = (position === 0 && !state.first) || Math.abs(value) < scores.floor;
   const light = isLight(colour);
   return { fill: css(colour), text: light ? "#000" : "#fff", hatch: hatched ? (light ? "#0006" : "#ffffff73") : null };
@@ -33,8 +40,9 @@ export function measured(scene: Compared): string {
   const [from, to] = layerRange(run, state);
   const all = from === run.layers[0] && to === run.layers[run.layers.length - 1];
   const layers = all ? `all ${run.layers.length} layers` : `layers ${from} to ${to}`;
-  const name = `${METRICS[state.metric].replace(/^C/, "c")} of ${variantName(state.variant)}`;
-  const what = from === to ? `${name} in layer ${from}` : `${state.join === "max" ? "largest" : "mean"} ${name} over ${layers}`;
+  const name = `${inText(titleOf(run, state))} of ${variantName(state.variant)}`;
+  const what =
+    from === to ? `${name} in layer ${from}` : `${state.join === "max" ? "largest" : "mean"} ${name} over ${layers}`;
   return isDifference(state, runs) ? `${subject(scene)}, ${what}` : what;
 }
 
@@ -43,12 +51,14 @@ export const shownValue = (scores: { signed: boolean }, value: number) => (score
 
 /** Everything about one token, as a sentence without its full stop. */
 export function sentence(scene: Compared, scores: Scores, token: PromptToken): string {
-  const { info, place, step, probability } = token, { state } = scene;
+  const { info, place, step, probability } = token,
+    { state } = scene;
   const name = named(info, 24);
   const chance = step !== null && probability !== null ? `, generated with p ${percent(probability)}` : "";
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return `${name}${chance}: ${whyMissing(scene, token)}`;
-  if (scores.what) return `${name}: ${shownValue(scores, value)}, ${Math.abs(value) < scores.floor ? "below the noise: " : ""}${scores.what}`;
+  if (scores.what)
+    return `${name}: ${shownValue(scores, value)}, ${Math.abs(value) < scores.floor ? "below the noise: " : ""}${scores.what}`;
   const notes = [
     scores.signed && moreOrLess(scene, value),
     Math.abs(value) < scores.floor && "below the noise floor",

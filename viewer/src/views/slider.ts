@@ -47,12 +47,18 @@ export class LayerPlayer {
 
   #start(): void {
     const go = () => {
-      const { run: { layers }, state: { layer } } = this.#read();
+      const {
+        run: { layers },
+        state: { layer },
+      } = this.#read();
       const next = layer === null ? 0 : layers.indexOf(layer) + 1;
       if (next >= layers.length) return this.stop();
       this.#show(layers[next]);
     };
-    const { run: { layers }, state } = this.#read();
+    const {
+      run: { layers },
+      state,
+    } = this.#read();
     this.#played = state.layer;
     this.#timer = window.setInterval(go, PLAY_MS);
     if (this.#played === layers.at(-1)) this.#show(layers[0]);
