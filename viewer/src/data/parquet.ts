@@ -10,7 +10,16 @@ import type { AsyncBuffer, DecodedArray, FileMetaData, RowGroup, SchemaElement }
 
 import { count, LoadError } from "./errors.ts";
 import { checkedPages } from "./parquet-guard.ts";
-import { findColumns, malformed, MAX_ROWS, needed, type ColumnName, type Table, wholeOf } from "./table.ts";
+import {
+  findColumns,
+  malformed,
+  MAX_ROWS,
+  needed,
+  type Column,
+  type ColumnName,
+  type Table,
+  wholeOf,
+} from "./table.ts";
 
 export interface ParquetOptions {
   onProgress?: (bytes: number) => void;
@@ -155,11 +164,30 @@ async function decode(
     parsers: { stringFromBytes: (text) => table.texts.add(text, 0, text.length) },
     onChunk: ({ columnData }) => void found.push(columnData),
   });
-  for (const values of found) for (let i = 0; i < values.length; i++) column.push(convert(values[i]));
+  const kind = table.kindOf(name);
+  for (const chunk of found) {
+    const values = withoutBigInts(chunk);
+    if (kind === "number" && values instanceof Float32Array) table.appendNumbers(values, name);
+    else if (kind === "integer" && values instanceof Int32Array && values.every((value) => value >= 0))
+      (column as Column<Int32Array>).append(values);
+    else for (let i = 0; i < values.length; i++) column.push(convert(values[i]));
+  }
   const got = column.length - before,
     wanted = Number(group.num_rows);
   if (got !== wanted)
     throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(wanted)} values`);
+}
+
+/** 64-bit numbers that all fit into 31 bits, as those: making a BigInt of each takes longer than all the rest. */
+function withoutBigInts(values: DecodedArray): DecodedArray {
+  if (!(values instanceof BigInt64Array)) return values;
+  const words = new Int32Array(values.buffer, values.byteOffset, 2 * values.length); // little-endian: low, high
+  const small = new Int32Array(values.length);
+  for (let i = 0; i < small.length; i++) {
+    if (words[2 * i + 1] !== 0 || words[2 * i] < 0) return values;
+    small[i] = words[2 * i];
+  }
+  return small;
 }
 
 /** A decoded value as what the table holds; texts are numbers already, a value that is not there is null. */
@@ -171,8 +199,11 @@ function converter(table: Table, name: ColumnName): (value: unknown) => number {
   };
   switch (table.kindOf(name)) {
     case "integer":
-      return (value) =>
-        typeof value === "number" && value >= 0 && value === (value | 0) ? value : wholeOf(there(value), name, where);
+      return (value) => {
+        const number = typeof value === "bigint" ? Number(value) : value;
+        const small = typeof number === "number" && number >= 0 && number === (number | 0);
+        return small ? number : wholeOf(there(value), name, where);
+      };
     case "number":
       return (value) => (there(value) === null ? NaN : table.numberOf(Number(value), name));
     case "text":

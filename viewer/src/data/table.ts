@@ -153,13 +153,21 @@ export class Column<A extends Int32Array | Float32Array> {
     this.data[this.length++] = value;
   }
 
+  /** Many at once. */
+  append(values: A): void {
+    const end = this.length + values.length;
+    while (end > this.data.length) this.#grow();
+    this.data.set(values, this.length);
+    this.length = end;
+  }
+
   #grow(): void {
-    if (this.length >= MAX_ROWS) {
+    if (this.data.length >= MAX_ROWS) {
       throw new LoadError(
         `more than ${count(MAX_ROWS)} rows do not fit into a browser: measure fewer layers or variants`,
       );
     }
-    const larger = new this.#make(this.length * 2);
+    const larger = new this.#make(this.data.length * 2);
     larger.set(this.data);
     this.data = larger;
   }
@@ -284,6 +292,14 @@ export class Table {
       if (!droppable || !this.drop(column, error.message)) throw error;
     }
     return NaN;
+  }
+
+  /** Many numbers of a column at once. */
+  appendNumbers(values: Float32Array, column: ColumnName): void {
+    for (let i = 0; i < values.length; i++) {
+      if (values[i] === Infinity || values[i] === -Infinity) values[i] = this.numberOf(values[i], column);
+    }
+    (this.columns[column] as Column<Float32Array>).append(values);
   }
 
   numberOf(value: number, column: ColumnName): number {
