@@ -20,8 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
-from mask_impact.model.layers import layer_input, layer_output, watched
+from mask_impact.model.layers import layer_input, layer_output
 from mask_impact.model.towers import decoder_layers, family
+from mask_impact.model.watching import inside
 from mask_impact.options import chosen_layers
 
 
@@ -91,7 +92,7 @@ def hidden_states(
         if index + 1 == len(blocks):  # before that, the next block's input
             keep(len(blocks), layer_output(output))
 
-    with torch.no_grad(), watched(blocks, entering, leaving):
+    with torch.no_grad(), inside(model, blocks, entering=entering, leaving=leaving):
         try:
             model(**tensors, use_cache=False)
         except _Enough:

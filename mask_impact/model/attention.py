@@ -30,7 +30,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model import t5
 from mask_impact.model.layers import replaced_forward
-from mask_impact.model.towers import decoder_layers
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -83,13 +82,10 @@ def attention_function(name: str, module: nn.Module) -> AttentionFunction:
     return eager_attention(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
 
 
-def decoder_configs(model: PreTrainedModel) -> list[Any]:
-    """The distinct config objects the decoder's modules read their attention implementation from."""
-    return configs_of(decoder_layers(model), model.config.get_text_config(decoder=True))
-
-
 def configs_of(modules: Iterable[nn.Module], *configs: Any) -> list[Any]:
-    """The same for these modules and all in them; `configs` are there besides."""
+    """The distinct config objects that these modules, and all in them, read their attention implementation from;
+    `configs` are among them in any case.
+    """
     found = {id(config): config for config in configs}
     for module in (inner for outer in modules for inner in outer.modules()):
         config = getattr(module, "config", None)
