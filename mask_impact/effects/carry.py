@@ -1,9 +1,11 @@
 """Carry what a mask changes on through the layers above it, to the logits.
 
-One forward is recorded whole: what every decoder layer was called with on all T positions, its keys and values and its
-attention mask. A masked run then begins at the first masked layer, at the first position that can change, for B masks
-at once: layers below, and positions before, are those of the record. The layers, the final norm and the head are the
-model's own code, inside of the model's own forward, whose layers take the carried states in place of their input.
+In: a recorded forward, edits (what is masked together), and the layers in which they hold. Out: for each edit the
+logits at the last position, and its state after every layer.
+
+A carried run begins at the first masked layer and at the first position that can change, for B edits at once. Layers
+below and positions before are those of the record. The layers, the final norm and the head are the model's own code,
+called in the model's own forward; its layers take the carried states in place of their input.
 
 What a model adds between two layers (DeepStack's image features) is the difference between the record's input of a
 layer and its output of the layer before, and is added to every row.
@@ -61,10 +63,10 @@ class Carried:
 
 
 class Carrier:
-    """Runs masked passages of one recorded forward."""
+    """Carries edits of one recorded forward on, by rows."""
 
     def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
-        """Raises UnsupportedModel where it does not give what the record, or `whole`, gives."""
+        """Raises UnsupportedModel where a carried run does not end as the record, or as `whole`, does."""
         self.model, self.passage, self.ablation = model, passage, whole.ablation
         self.name = implementation(model)
         kept = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -74,7 +76,7 @@ class Carrier:
         self.noise = self._check(whole)
 
     def _check(self, whole: "Forwards") -> dict[str, float]:
-        """How far this is from the model's own: without a mask, and without one token in the middle."""
+        """How far carried runs are from the model's own: without a mask, and without one token in the middle."""
         length, last = self.passage.length, len(self.passage.calls) - 1
         middle = (length - 1) // 2
         nothing, gone, unread = Edit((), False), Edit((middle,), False), Edit((middle,), True)
@@ -96,7 +98,7 @@ class Carrier:
         return self.passage.reach(first, last, edits)
 
     def shares_keys(self, rows: int) -> bool:
-        """Whether the edits of a run of so many rows share their keys, and need no copies of them."""
+        """Whether the edits of a run of `rows` rows share their keys, and need no copies of them."""
         return rows == 1 and self.name == "sdpa" and self.ablation == "neg-inf"
 
     def attended(self, rows: int) -> int:
@@ -174,7 +176,7 @@ class Carrier:
 
 @contextmanager
 def refused(model: PreTrainedModel, what: str) -> Iterator[None]:
-    """A model's own code that fails in the block is an UnsupportedModel: `what`, and why."""
+    """Raise UnsupportedModel, with `what` and why, where the model's own code fails in the block."""
     try:
         yield
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -186,7 +188,7 @@ def refused(model: PreTrainedModel, what: str) -> Iterator[None]:
 class Forwards:
     """Masked forwards of the whole model, one for each edit: for families whose layers cannot be carried on by rows.
 
-    A layer that keeps a state over the whole text (Mamba, linear attention) does not fit in rows.
+    A layer that keeps a state over the whole text (Mamba, linear attention) cannot begin in the middle of it.
     """
 
     def __init__(
@@ -205,7 +207,7 @@ class Forwards:
         return self.passage.reach(first, last, edits, stateful=True)
 
     def attended(self, rows: int) -> int:
-        """Nothing that adds up: one edit is run at a time."""
+        """Edits are run one at a time, so that none adds to another."""
         return 0
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:

@@ -1,9 +1,11 @@
 """Carry masks on to the logits in the decoder of an encoder-decoder.
 
-The encoder runs once: its keys and values, and what it hands over, are those of the record. The decoder's tokens are
-few (a start token and the output so far), so that a masked run is one forward of the decoder over all of them, for B
-masks at once. Masked are the encoder's positions in cross-attention, and the decoder's in its self-attention; positions
-count the encoder's first (`positions`).
+In: a model and its inputs, edits, and the layers in which they hold. Out: as of `carry`.
+
+The encoder runs once: its keys and values, and its output, are those of the record. The decoder has few tokens (a start
+token and the output so far), so a masked run is one forward of the decoder over all of them, for B edits at once. The
+encoder's positions are masked in cross-attention, the decoder's in self-attention; the encoder's are counted first
+(`prompt/positions.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +75,7 @@ class DecoderCarrier:
         Args:
             inputs: the model's, "decoder_input_ids" [1, M] with them.
 
-        Raises UnsupportedModel where the decoder, run again without a mask, does not give what the model gave.
+        Raises UnsupportedModel where the decoder, run again without a mask, does not end as the model's own forward.
         """
         self.model, self.inputs, self.ablation = model, inputs, ablation
         self.name = implementation(model)

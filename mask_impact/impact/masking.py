@@ -1,4 +1,8 @@
-"""One query's attention output under any set of masked positions."""
+"""One query's attention output under any set of masked positions.
+
+In: a layer's recorded keys and values, one recorded query, and masks. Out: what each mask changes in the attention
+output, per head.
+"""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -37,7 +41,7 @@ class QueryAttention:
     def __init__(
         self, recorded: Attention, query: Query, portion: Portion | None = None, ablation: str = "neg-inf"
     ) -> None:
-        """`portion`: what is known of how many rows fit the memory, kept from layer to layer."""
+        """`portion`: how many rows fit the memory, as far as is known; kept from layer to layer."""
         precise = torch.promote_types(query.query.dtype, torch.float32)
         length = query.bias.shape[-1]
         self.module = recorded.module
@@ -59,7 +63,7 @@ class QueryAttention:
         """The family's attention for R biases [R, 1 or H, 1, T], each with values of its own if there are any
         [R, G, T, D]: the output [R, H, D] and the weights [R, H, 1, T].
 
-        Rows are a batch and not one long query, because some families mask causally by the query's length besides.
+        Rows are a batch and not one long query, because some families also mask causally by the query's length.
         """
         tensors = self.query, self.keys, self.values if values is None else values
         query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in tensors)
@@ -86,11 +90,11 @@ class QueryAttention:
         return ~self.bias.isneginf().all(dim=1)[0, 0]
 
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
-        """[R] how much each set of positions bears on the output, or [T] each position by itself: the largest
+        """[R] how much each set of positions bears on the output, or [T] each position alone: the largest
         ||sum p_m (v_m - z)|| / ||z|| of any head; ||sum p_m v_m|| / ||z|| where values are zeroed.
 
         0 where no head looks, and where the value is the output anyway (a prompt of one repeated token). None where the
-        family's weights are not to be had.
+        family does not give its weights.
         """
         if self.weights is None:
             return None

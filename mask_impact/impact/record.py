@@ -1,9 +1,12 @@
-"""Generate once and record what every decoder layer saw at the query positions.
+"""Generate once and record what every layer of a tower saw at the query positions.
 
-The recorded forwards are the model's own generation: the prompt's forward, then one cached forward per further
-token. A generation step is so measured on exactly what the model computed for it, and no forward is run twice.
-Inputs come from hooks on the layers inside the real forward: image features, rotary positions, masks and
-whatever a model adds between layers are in place by construction.
+In: a model, its inputs, and which positions are query positions. Out: a `Recording`: for each layer its attention's
+keys and values, and for each query position the layer's call cut down to that row; and the generated tokens.
+
+The recorded forwards are the model's own generation: the prompt's forward, then one cached forward per further token.
+Each generation step is measured on exactly what the model computed for it, and no forward is run twice. The layers are
+watched inside the real forward, so image features, rotary positions, masks and whatever a model adds between layers are
+in place by construction.
 """
 
 import time
@@ -72,7 +75,7 @@ class Recording:
         return [record for record in self.layers if record.attention is not None]
 
     def skipped(self) -> list[LayerRecord]:
-        """The layers without: state space, linear attention, convolution."""
+        """The layers without softmax attention: state space, linear attention, convolution."""
         return [record for record in self.layers if record.attention is None]
 
 

@@ -1,5 +1,8 @@
 """Replay one decoder layer on rows that differ only in which positions are masked.
 
+In: a recorded layer, one of its queries, and what each mask changes in the attention output. Out: what the layer then
+adds to the residual stream, row by row.
+
 Only the query row of one layer can change when a token is masked there, and its keys and values cannot, since they
 come from the unmasked input. So the layer itself is called on R copies of the recorded row, and its attention call is
 answered with the attention output of R different masks. Norms, MoE, gates, multipliers and parallel blocks are

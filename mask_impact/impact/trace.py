@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
-# Functions that treat every row by itself, so that equal rows need computing only once. A function missing
+# Functions that treat every row alone, so that equal rows need computing only once. A function missing
 # here is computed on all rows: slower, never wrong.
 ROW_WISE = ADDITIONS | {
     "addmm", "cat", "div", "exp", "float", "gelu", "layer_norm", "linear", "mean", "mul", "neg", "pow", "relu",

@@ -64,7 +64,7 @@ def hidden_states(
 
     Args:
         model: the model, or for texts its `text_decoder`.
-        tensors: the model's inputs, "input_ids" [B, N] and what goes with them (`experiment.model_tensors`); texts of
+        tensors: the model's inputs, "input_ids" [B, N] and what goes with them (`generation.model_tensors`); texts of
             different lengths are padded on the right, with an "attention_mask" [B, N].
         layers: which, as `chosen` gives them.
         tokens: [B, N] bool, the P tokens whose states are kept, row by row; None: all, as [B, N, C].

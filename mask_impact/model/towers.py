@@ -30,7 +30,8 @@ def _layers_of_decoder_alone(model: PreTrainedModel) -> list[nn.Module]:
     """The first ModuleList of the decoder that has `num_hidden_layers` entries.
 
     In a vision-language model the decoder is the part with a config of the text config's class, so that a vision tower
-    of as many blocks is not taken for it. Raises UnsupportedModel when there is none; no family's names are guessed.
+    with the same number of blocks is not mistaken for it. Raises UnsupportedModel when there is none; no family's names
+    are guessed.
     """
     config = model.config.get_text_config(decoder=True)
     count = config.num_hidden_layers
@@ -65,11 +66,12 @@ class Tower:
 
     def size(self, config: Any) -> tuple[int, int]:
         """Layers and query heads, as the model's config has them."""
-        nested = config.get_text_config(decoder=True) if self.half is None else getattr(config, self.half, None)
+        half = self.half
+        nested: Any = config.get_text_config(decoder=True) if half is None else getattr(config, half, None)
         if hasattr(nested, "num_hidden_layers"):  # some encoder-decoders nest a config for each half
             return nested.num_hidden_layers, nested.num_attention_heads
-        if hasattr(config, f"{self.half}_layers"):  # BART and its kind
-            return getattr(config, f"{self.half}_layers"), getattr(config, f"{self.half}_attention_heads")
+        if hasattr(config, f"{half}_layers"):  # BART and its kind
+            return getattr(config, f"{half}_layers"), getattr(config, f"{half}_attention_heads")
         return getattr(config, self.layer_count), getattr(config, self.head_count)
 
 
