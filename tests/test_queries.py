@@ -24,7 +24,7 @@ from mask_impact.files.results import COLUMNS, Block, ResultFiles, load_many, re
 from mask_impact.impact import run as impact_run
 from mask_impact.impact.record import Recording
 from mask_impact.impact.run import Options, run
-from mask_impact.prompt.positions import Places
+from mask_impact.prompt.positions import after_encoder, in_encoder, in_text
 
 LENGTH = 9
 FAMILIES = ["llama", "mistral", "gemma2", "gpt_oss", "deepseek_v3", "qwen3_next"]
@@ -178,13 +178,13 @@ def test_a_picture_whose_tokens_see_each_other(load: Any) -> None:  # noqa: F811
 
 # --- what cannot be asked for -----------------------------------------------------------------------------
 def test_query_positions() -> None:
-    places = Places.of(prompt=5, num_tokens=3)
+    places = in_text(prompt=5, num_tokens=3)
     assert places.queries("last") == [4, 5, 6]
     assert places.queries("all") == [0, 1, 2, 3, 4, 5, 6]
     assert places.queries(((6, 6), (0, 2), (1, 3))) == [0, 1, 2, 3, 6]
-    decoder = Places.of(5, 3, "decoder")  # of an encoder-decoder: the start token at 5, then the output
+    decoder = after_encoder(5, 3)  # of an encoder-decoder: the start token at 5, then the output
     assert decoder.queries("last") == decoder.queries("all") == [5, 6, 7]
-    encoder = Places.of(5, 1, "encoder")
+    encoder = in_encoder(5, 1)
     assert (encoder.queries("last"), encoder.queries("all")) == ([4], [0, 1, 2, 3, 4])
 
 

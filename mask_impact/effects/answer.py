@@ -1,7 +1,7 @@
-"""What a mask does to the answer: held over a range of layers, carried on to the logits.
+"""What a mask does to the answer when it holds over a range of layers and is carried on to the logits.
 
-For every unit (what is masked together), every window (first and last layer in which it holds) and every block (who
-stops reading it), one row: what becomes of the token the model chose, and of the last state.
+In: a model, its inputs, units (what is masked together), a window (first and last layer in which the mask holds) and a
+block (who stops reading it). Out: one row for each: what becomes of the token the model chose, and of the last state.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ from mask_impact.errors import UnsupportedModel
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
 from mask_impact.prompt.units import Unit
 
-# Edits that begin at different positions run together from the first of these on. So many rows a matrix product needs
-# to be fast; of more than that, at most a tenth may be rows in which nothing changes.
+# Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
+# this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
 PREDICTION_NUMBERS = 2**22  # logits in double precision at once
 
@@ -66,7 +66,7 @@ class Trace:
 
 
 class Effects:
-    """Measures the effects of masks on the prediction after one input."""
+    """The effects of masks on the prediction after one input."""
 
     def __init__(
         self,
@@ -277,5 +277,5 @@ class _Base:
 
 
 def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
-    """Metal has none."""
+    """The tensor on a device that has float64; Metal has none."""
     return tensor.cpu() if tensor.device.type == "mps" else tensor

@@ -1,9 +1,11 @@
 """Carry what a mask changes on through the layers above it, to the logits.
 
-One forward is recorded whole: what every decoder layer was called with on all T positions, its keys and values and its
-attention mask. A masked run then begins at the first masked layer, at the first position that can change, for B masks
-at once: layers below, and positions before, are those of the record. The layers, the final norm and the head are the
-model's own code, inside of the model's own forward, whose layers take the carried states in place of their input.
+In: a recorded forward, edits (what is masked together), and the layers in which they hold. Out: for each edit the
+logits at the last position, and its state after every layer.
+
+A carried run begins at the first masked layer and at the first position that can change, for B edits at once. Layers
+below and positions before are those of the record. The layers, the final norm and the head are the model's own code,
+called in the model's own forward; its layers take the carried states in place of their input.
 
 What a model adds between two layers (DeepStack's image features) is the difference between the record's input of a
 layer and its output of the layer before, and is added to every row.
@@ -17,20 +19,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.effects.edits import Bias, Edit, attend_abreast, edited_attention, edited_positions
-from mask_impact.effects.recorded_forward import Attended, Call, Passage, Reach, last_logits
-from mask_impact.model.attention import decoder_configs, implementation, routed_attention
+from mask_impact.effects.edits import (
+    Bias,
+    Edit,
+    EditedBiases,
+    attend_with_shared_keys,
+    edited_attention,
+    edited_positions,
+)
+from mask_impact.effects.recorded_forward import Call, Passage, Reach, last_logits
+from mask_impact.model.attention import implementation
 from mask_impact.model.layers import layer_output, replaced_forward
-from mask_impact.model.masks import whole_bias
+from mask_impact.model.masks import additive_mask
 from mask_impact.model.memory import is_out_of_memory
+from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import unsupported
-
-# A run without a mask, carried from the first layer, may differ from the record by rounding only: the largest distance
-# of the final states, relative to their length. As `impact.ROUNDING`, and for the same reason.
-ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
 @dataclass
@@ -40,12 +46,27 @@ class Carried:
     logits: torch.Tensor  # [B, V]
     states: dict[int, torch.Tensor]  # after each layer from the first masked one on: [B, C]
 
+    def check_against(
+        self, model: PreTrainedModel, state: torch.Tensor, logits: torch.Tensor, how: str
+    ) -> dict[str, float]:
+        """How far the first edit's end is from the model's own last state [C] and logits [V].
+
+        `how` it was carried begins the message of the UnsupportedModel that is raised beyond rounding.
+        """
+        last = max(self.states)
+        expected = state.cpu().double()  # Metal has no float64
+        l2 = (self.states[last][0].cpu().double() - expected).norm().item()
+        relative = l2 / max(expected.norm().item(), 1e-30)
+        if not relative <= ROUNDING[state.dtype]:
+            raise unsupported(model, last, f"{how}, its last state differs from the model's own by {relative:.2g}")
+        return {"final_l2": l2, "relative": relative, "logit": (self.logits[0] - logits).abs().max().item()}
+
 
 class Carrier:
-    """Runs masked passages of one recorded forward."""
+    """Carries edits of one recorded forward on, by rows."""
 
     def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
-        """Raises UnsupportedModel where it does not give what the record, or `whole`, gives."""
+        """Raises UnsupportedModel where a carried run does not end as the record, or as `whole`, does."""
         self.model, self.passage, self.ablation = model, passage, whole.ablation
         self.name = implementation(model)
         kept = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -55,7 +76,7 @@ class Carrier:
         self.noise = self._check(whole)
 
     def _check(self, whole: "Forwards") -> dict[str, float]:
-        """How far this is from the model's own: without a mask, and without one token in the middle."""
+        """How far carried runs are from the model's own: without a mask, and without one token in the middle."""
         length, last = self.passage.length, len(self.passage.calls) - 1
         middle = (length - 1) // 2
         nothing, gone, unread = Edit((), False), Edit((middle,), False), Edit((middle,), True)
@@ -69,15 +90,15 @@ class Carrier:
         ):
             with refused(self.model, "it cannot be carried on by rows"):
                 found = self.run(0, last, start, [edit])
-            apart = held_against(self.model, found, *expected, "carried on by rows")
+            apart = found.check_against(self.model, *expected, "carried on by rows")
             noise = {name: max(value, apart[name]) for name, value in noise.items()}
         return noise
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
         return self.passage.reach(first, last, edits)
 
-    def abreast(self, rows: int) -> bool:
-        """Whether the edits of a run share their keys, and need no copies of them."""
+    def shares_keys(self, rows: int) -> bool:
+        """Whether the edits of a run of `rows` rows share their keys, and need no copies of them."""
         return rows == 1 and self.name == "sdpa" and self.ablation == "neg-inf"
 
     def attended(self, rows: int) -> int:
@@ -87,7 +108,7 @@ class Carrier:
         keys = next(call.keys for call in self.passage.calls if call.keys is not None)
         heads = self.model.config.get_text_config(decoder=True).num_attention_heads
         weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * heads
-        copies = 0 if self.abreast(rows) else 2 * (keys.shape[1] + heads) * keys.shape[3]
+        copies = 0 if self.shares_keys(rows) else 2 * (keys.shape[1] + heads) * keys.shape[3]
         return self.passage.length * (copies + rows * weights)
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
@@ -95,68 +116,58 @@ class Carrier:
 
         `start` must not be after the first position that changes. All B edits are run in one forward.
         """
-        calls, count = self.passage.calls, len(edits)
-        length = self.passage.length
-        rows = length - start
-        unread = edited_positions(edits, start, length)  # [B, 1, n, T]
-        abreast = self.abreast(rows)
-        biases: dict[tuple[int, bool], Bias] = {}  # most layers share one
+        calls, count, rows = self.passage.calls, len(edits), self.passage.length - start
+        unread = edited_positions(edits, start, self.passage.length)  # [B, 1, n, T]
+        shared = self.shares_keys(rows)
+        biases = EditedBiases(self.ablation, count if shared else None)
         states: dict[int, torch.Tensor] = {}
-        inside: list[int] = []
 
-        def forward(index: int, compute: Callable[..., Any]) -> Callable[..., Any]:
-            call = calls[index]
-
-            def carried(hidden: torch.Tensor | None = None, *_: Any, **given: Any) -> Any:
-                passed = given["hidden_states"] if hidden is None else hidden  # what the layer below gave
-                if index < first:
-                    return self._as_returned(call, passed)
-                if index == first:
-                    state = call.hidden[:, start:].repeat(count, 1, 1)  # copies: a layer may write into its input
-                else:
-                    added = self.between[index]
-                    state = passed if added is None else passed + added[:, start:]
-                args, kwargs = call.arguments(state, start)
-                inside[:] = [index]
-                output = layer_output(compute(*args, **kwargs))
-                inside.clear()
-                states[index] = output[:, -1].clone()  # without all other rows
-                return self._as_returned(call, output)
-
-            return carried
-
-        def bias_of(index: int) -> Bias:
-            recorded, edited = calls[index].bias, first <= index <= last
-            assert recorded is not None
-            if (id(recorded), edited) not in biases:
-                cut = recorded[:, :, start:]
-                hidden = unread.to(cut.device) if edited else None
-                made = Bias.of(cut, hidden, self.ablation)
-                biases[id(recorded), edited] = made.abreast(count) if abreast else made
-            return biases[id(recorded), edited]
-
-        def attend(
-            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kwargs: Any
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            kwargs.pop("attention_mask", None)
-            call, bias = calls[inside[0]], bias_of(inside[0])
-            assert call.keys is not None and call.values is not None
-            before = [recorded[:, :, :start] for recorded in (call.keys, call.values)]  # [1, G, start, D]
-            if abreast:
-                return attend_abreast(self.name, module, query, before, [key, value], bias, kwargs)
+        def attending(index: int, call: AttentionCall) -> AttentionResult:
+            recorded = calls[index]
+            assert recorded.keys is not None and recorded.values is not None and recorded.bias is not None
+            bias = biases.of(recorded.bias, unread if first <= index <= last else None, start)
+            before = [each[:, :, :start] for each in (recorded.keys, recorded.values)]  # [1, G, start, D]
+            own = [call.key, call.value]
+            if shared:
+                return attend_with_shared_keys(self.name, call.module, call.query, before, own, bias, call.named)
             keys, values = (
-                torch.cat([recorded.expand(count, -1, -1, -1), own], dim=2)
-                for recorded, own in zip(before, (key, value), strict=True)
+                torch.cat([each.expand(count, -1, -1, -1), mine], dim=2) for each, mine in zip(before, own, strict=True)
             )
-            return edited_attention(self.name, module, query, keys, values, bias, kwargs)
+            return edited_attention(self.name, call.module, call.query, keys, values, bias, call.named)
+
+        def leaving(index: int, output: Any) -> None:
+            if index >= first:
+                states[index] = layer_output(output)[:, -1].clone()  # without all other rows
 
         ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
         with torch.no_grad(), ExitStack() as undo:
             for index, call in enumerate(calls):
-                undo.enter_context(replaced_forward(call.layer, forward(index, call.layer.forward)))
-            undo.enter_context(routed_attention(attend, decoder_configs(self.model), self.name))
+                forward = self._carrying(index, first, start, count)
+                undo.enter_context(replaced_forward(call.layer, forward))
+            layers = [call.layer for call in calls]
+            undo.enter_context(inside(self.model, layers, attending=attending, leaving=leaving))
             output = self.model(input_ids=ids, use_cache=False, **self.one_row)
         return Carried(output.logits[:, -1], states)
+
+    def _carrying(self, index: int, first: int, start: int, count: int) -> Callable[..., Any]:
+        """A forward in place of a layer's own: it passes its input on below layer `first`, takes the record's for
+        `count` edits there, and above it what the layer below gave, with the record's other arguments.
+        """
+        call, added = self.passage.calls[index], self.between[index]
+        compute = call.layer.forward
+
+        def carried(hidden: torch.Tensor | None = None, *_: Any, **given: Any) -> Any:
+            passed = given["hidden_states"] if hidden is None else hidden  # what the layer below gave
+            if index < first:
+                return self._as_returned(call, passed)
+            if index == first:
+                state = call.hidden[:, start:].repeat(count, 1, 1)  # copies: a layer may write into its input
+            else:
+                state = passed if added is None else passed + added[:, start:]
+            args, kwargs = call.arguments(state, start)
+            return self._as_returned(call, layer_output(compute(*args, **kwargs)))
+
+        return carried
 
     @staticmethod
     def _as_returned(call: Call, output: torch.Tensor) -> Any:
@@ -165,7 +176,7 @@ class Carrier:
 
 @contextmanager
 def refused(model: PreTrainedModel, what: str) -> Iterator[None]:
-    """A model's own code that fails in the block is an UnsupportedModel: `what`, and why."""
+    """Raise UnsupportedModel, with `what` and why, where the model's own code fails in the block."""
     try:
         yield
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -174,26 +185,10 @@ def refused(model: PreTrainedModel, what: str) -> Iterator[None]:
         raise unsupported(model, 0, f"{what} ({' '.join(str(error).split())[:200]})") from error
 
 
-def held_against(
-    model: PreTrainedModel, found: Carried, state: torch.Tensor, logits: torch.Tensor, how: str
-) -> dict[str, float]:
-    """How far one carried run is from the model's own last state [C] and logits [V].
-
-    `how` it was carried begins the message of the UnsupportedModel that is raised beyond rounding.
-    """
-    last = max(found.states)
-    expected = state.cpu().double()  # Metal has no float64
-    l2 = (found.states[last][0].cpu().double() - expected).norm().item()
-    relative = l2 / max(expected.norm().item(), 1e-30)
-    if not relative <= ROUNDING[state.dtype]:
-        raise unsupported(model, last, f"{how}, its last state differs from the model's own by {relative:.2g}")
-    return {"final_l2": l2, "relative": relative, "logit": (found.logits[0] - logits).abs().max().item()}
-
-
 class Forwards:
     """Masked forwards of the whole model, one for each edit: for families whose layers cannot be carried on by rows.
 
-    A layer that keeps a state over the whole text (Mamba, linear attention) does not fit in rows.
+    A layer that keeps a state over the whole text (Mamba, linear attention) cannot begin in the middle of it.
     """
 
     def __init__(
@@ -212,7 +207,7 @@ class Forwards:
         return self.passage.reach(first, last, edits, stateful=True)
 
     def attended(self, rows: int) -> int:
-        """Nothing that adds up: one edit is run at a time."""
+        """Edits are run one at a time, so that none adds to another."""
         return 0
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
@@ -232,12 +227,12 @@ class Forwards:
         unread = edited_positions([edit], 0, self.passage.length)
         states: dict[int, torch.Tensor] = {}
 
-        def attending(index: int, call: Attended) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        def attending(index: int, call: AttentionCall) -> AttentionResult | None:
             if not first <= index <= last:
                 return None
-            recorded = whole_bias(call.query, call.key, call.mask, call.causal)
+            recorded = additive_mask(call.mask, call.query, call.key, call.causal)
             bias = Bias.of(recorded, unread.to(call.key.device), self.ablation)
-            return edited_attention(self.name, call.module, call.query, call.key, call.value, bias, call.options)
+            return edited_attention(self.name, call.module, call.query, call.key, call.value, bias, call.named)
 
         def leaving(index: int, output: Any) -> None:
             states[index] = layer_output(output)[0, -1].clone()

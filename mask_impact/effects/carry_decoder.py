@@ -1,9 +1,11 @@
 """Carry masks on to the logits in the decoder of an encoder-decoder.
 
-The encoder runs once: its keys and values, and what it hands over, are those of the record. The decoder's tokens are
-few (a start token and the output so far), so that a masked run is one forward of the decoder over all of them, for B
-masks at once. Masked are the encoder's positions in cross-attention, and the decoder's in its self-attention; positions
-count the encoder's first (`positions`).
+In: a model and its inputs, edits, and the layers in which they hold. Out: as of `carry`.
+
+The encoder runs once: its keys and values, and its output, are those of the record. The decoder has few tokens (a start
+token and the output so far), so a masked run is one forward of the decoder over all of them, for B edits at once. The
+encoder's positions are masked in cross-attention, the decoder's in self-attention; the encoder's are counted first
+(`prompt/positions.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +17,14 @@ from torch import nn
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mask_impact.effects.carry import Carried, held_against, refused
-from mask_impact.effects.edits import Bias, Edit, edited_attention, edited_positions
+from mask_impact.effects.carry import Carried, refused
+from mask_impact.effects.edits import Edit, EditedBiases, edited_attention, edited_positions
 from mask_impact.effects.recorded_forward import Reach
 from mask_impact.errors import UnsupportedModel
-from mask_impact.model.attention import (
-    Attention,
-    add_encoded,
-    attention_function,
-    decoder_configs,
-    implementation,
-    routed_attention,
-)
-from mask_impact.model.layers import layer_input, layer_output, watched
-from mask_impact.model.masks import whole_bias
+from mask_impact.model.attention import Attention, add_encoded, implementation
+from mask_impact.model.layers import layer_input, layer_output
 from mask_impact.model.towers import decoder_layers, family
+from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
 @dataclass
@@ -80,7 +75,7 @@ class DecoderCarrier:
         Args:
             inputs: the model's, "decoder_input_ids" [1, M] with them.
 
-        Raises UnsupportedModel where the decoder, run again without a mask, does not give what the model gave.
+        Raises UnsupportedModel where the decoder, run again without a mask, does not end as the model's own forward.
         """
         self.model, self.inputs, self.ablation = model, inputs, ablation
         self.name = implementation(model)
@@ -91,29 +86,22 @@ class DecoderCarrier:
         """The model's own forward."""
         layers = decoder_layers(self.model)
         calls = [DecoderCall() for _ in layers]
-        inside: list[DecoderCall] = []
-
-        def attend(
-            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            result = attention_function(self.name, module)(module, query, key, value, mask, **kwargs)
-            if inside:
-                reads = inside[0].reads
-                bias = whole_bias(query, key, mask, causal=not reads)  # the first one reads the decoder's own tokens
-                beside = kwargs.get("position_bias")  # T5's
-                reads[module] = Read(key, value, bias if beside is None else bias + beside[:1])
-            return result
 
         def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             calls[index].hidden = layer_input(layers[index], args, kwargs)
-            inside[:] = [calls[index]]
+
+        def attending(index: int, call: AttentionCall) -> None:
+            reads = calls[index].reads
+            bias = call.bias(causal=not reads)  # the first one reads the decoder's own tokens
+            reads[call.module] = Read(call.key, call.value, bias)
 
         def leaving(index: int, output: Any) -> None:
             calls[index].output = layer_output(output).clone()
-            inside.clear()
 
-        routed = routed_attention(attend, decoder_configs(self.model), self.name, layers)
-        with torch.no_grad(), watched(layers, entering, leaving), routed:
+        with (
+            torch.no_grad(),
+            inside(self.model, layers, entering=entering, attending=attending, leaving=leaving),
+        ):
             output = self.model(**self.inputs, use_cache=False)
         if any(len(call.reads) != 2 for call in calls):
             raise UnsupportedModel(
@@ -127,9 +115,10 @@ class DecoderCarrier:
     def _check(self) -> dict[str, float]:
         """How far the decoder, run again without a mask, is from the record."""
         passage, last = self.passage, len(self.passage.calls) - 1
-        with refused(self.model, "its decoder cannot be run by itself"):
+        with refused(self.model, "its decoder cannot be run alone"):
             found = self.run(0, last, passage.start, [Edit((), False)])
-        return held_against(self.model, found, passage.calls[last].output[0, -1], passage.logits, "run again by itself")
+        end = passage.calls[last].output[0, -1], passage.logits
+        return found.check_against(self.model, *end, "run again alone")
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
         """Every decoder position sees all of the encoder's, and the decoder's up to itself."""
@@ -151,36 +140,29 @@ class DecoderCarrier:
         passage, count = self.passage, len(edits)
         members = edited_positions(edits, passage.start, passage.length)  # [B, 1, M, N + M]
         unread = (members[..., passage.start :], members[..., : passage.start])  # of self-attention, of cross-attention
-        biases: dict[tuple[int, int, bool], Bias] = {}  # T5's layers share theirs
+        biases = EditedBiases(self.ablation)  # T5's layers share theirs
         cross = [Attention(module, read.keys, read.values) for module, read in passage.cross_attentions()]
         states: dict[int, torch.Tensor] = {}
-        inside: list[int] = []
-
-        def attend(
-            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kwargs: Any
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            kwargs = {name: given for name, given in kwargs.items() if name not in ("attention_mask", "position_bias")}
-            index = inside[0]
-            reads = passage.calls[index].reads
-            kind, edited = list(reads).index(module), first <= index <= last
-            recorded = reads[module].bias
-            if (id(recorded), kind, edited) not in biases:
-                hidden = unread[kind].to(recorded.device) if edited else None
-                biases[id(recorded), kind, edited] = Bias.of(recorded, hidden, self.ablation)
-            keys, values = (each.expand(count, -1, -1, -1) for each in (key, value))
-            return edited_attention(self.name, module, query, keys, values, biases[id(recorded), kind, edited], kwargs)
 
         def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inside[:] = [index]
             cache = next(item for item in (*args, *kwargs.values()) if isinstance(item, EncoderDecoderCache))
             add_encoded(cache, cross[index])
+
+        def attending(index: int, call: AttentionCall) -> AttentionResult:
+            reads = passage.calls[index].reads
+            edited = unread[list(reads).index(call.module)] if first <= index <= last else None
+            bias = biases.of(reads[call.module].bias, edited)
+            keys, values = (each.expand(count, -1, -1, -1) for each in (call.key, call.value))
+            return edited_attention(self.name, call.module, call.query, keys, values, bias, call.options)
 
         def leaving(index: int, output: Any) -> None:
             states[index] = layer_output(output)[:, -1].clone()
 
         layers = decoder_layers(self.model)
-        routed = routed_attention(attend, decoder_configs(self.model), self.name, layers)
-        with torch.no_grad(), watched(layers, entering, leaving), routed:
+        with (
+            torch.no_grad(),
+            inside(self.model, layers, entering=entering, attending=attending, leaving=leaving),
+        ):
             output = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=passage.encoded.expand(count, -1, -1)),
                 attention_mask=self.inputs["attention_mask"].expand(count, -1),

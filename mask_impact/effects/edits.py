@@ -1,6 +1,7 @@
-"""Attention without what an edit takes out of it.
+"""Attention without the positions that an edit takes out of it.
 
-In: the family's attention, its logits' bias, and which positions each row does not read. Out: what it then gives.
+In: the family's attention, the bias of its logits, and which positions each row does not read. Out: the attention
+output without them.
 
 B edits, n rows (query positions), T keys, H query heads, G key/value heads, D head width.
 """
@@ -17,7 +18,7 @@ from mask_impact.model.attention import attention_function, eager_attention
 
 @dataclass(frozen=True)
 class Edit:
-    """What one row of a carried run does not read."""
+    """Positions that are masked together, and who stops reading them."""
 
     positions: tuple[int, ...]  # sorted
     last_only: bool  # only the last position stops reading them; else every later one
@@ -37,7 +38,7 @@ def edited_positions(edits: Sequence[Edit], start: int, length: int) -> torch.Te
 
 @dataclass
 class Bias:
-    """What is added to the logits of n rows, with what an edit takes out of them."""
+    """What is added to the logits of n rows, with -inf where an edit takes a key out of them."""
 
     added: torch.Tensor  # [B or 1, 1 or H, n, T]
     blind: torch.Tensor | None  # [B or 1, n, 1 or H, 1] bool, rows that see nothing; None: every row sees something
@@ -45,20 +46,44 @@ class Bias:
 
     @classmethod
     def of(cls, bias: torch.Tensor, edited: torch.Tensor | None, ablation: str) -> "Bias":
-        """`bias` [1, 1 or H, n, T] without what is `edited` [B, 1, n, T]."""
+        """`bias` [1, 1 or H, n, T] without the keys that are `edited` [B, 1, n, T].
+
+        `ablation`: one of options.ABLATIONS. With "zero-value" the keys stay, and `zeroed` says which.
+        """
         if ablation == "zero-value" and edited is not None:
             return cls(bias, None, edited)
         bias = bias if edited is None else bias.masked_fill(edited, float("-inf"))
         blind = bias.isneginf().all(dim=-1).transpose(1, 2).unsqueeze(-1)
         return cls(bias, blind if blind.any() else None)
 
-    def abreast(self, count: int) -> "Bias":
-        """Of B times one row, for B rows over the same keys, each with a key of its own at the end."""
+    def with_shared_keys(self, count: int) -> "Bias":
+        """The bias of one row of each of B edits, as B rows over the same keys: each has a key of its own at the end,
+        [1, 1 or H, B, T - 1 + B].
+        """
         added = self.added.expand(count, -1, -1, -1).permute(2, 1, 0, 3)  # [1, 1 or H, B, T]
         own = torch.eye(count, dtype=torch.bool, device=added.device)
         own_added = torch.where(own, added[..., -1:], float("-inf"))  # [1, 1 or H, B, B]
         blind = None if self.blind is None else self.blind.expand(count, -1, -1, -1).transpose(0, 1)
         return Bias(torch.cat([added[..., :-1], own_added], dim=-1), blind)
+
+
+class EditedBiases:
+    """The biases of a run's layers under its edits; most layers share one, and it is made once."""
+
+    def __init__(self, ablation: str, shared_by: int | None = None) -> None:
+        """`shared_by`: the number of edits, one row each, that are to share their keys; None: they do not."""
+        self.ablation, self.shared_by = ablation, shared_by
+        self.made: dict[tuple[int, int], tuple[Bias, Any]] = {}
+
+    def of(self, recorded: torch.Tensor, edited: torch.Tensor | None, start: int = 0) -> Bias:
+        """`recorded` [1, 1 or H, T', T] from row `start` on, without the keys that are `edited` [B, 1, n, T]."""
+        key = id(recorded), id(edited)
+        if key not in self.made:
+            hidden = None if edited is None else edited.to(recorded.device)
+            bias = Bias.of(recorded[:, :, start:], hidden, self.ablation)
+            bias = bias if self.shared_by is None else bias.with_shared_keys(self.shared_by)
+            self.made[key] = bias, (recorded, edited)  # both are held, so that their ids stay their own
+        return self.made[key][0]
 
 
 def edited_attention(
@@ -70,9 +95,10 @@ def edited_attention(
     bias: Bias,
     kwargs: dict[str, Any],
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The family's attention with what is edited out of it: output [B, n, H, D].
+    """The family's attention under B edits: output [B, n, H, D], 0 for a row that sees nothing.
 
     Args:
+        name: the attention implementation.
         query: [B, H, n, D]; keys, values: [B, G, T, D].
         kwargs: further arguments of the attention call.
     """
@@ -88,7 +114,7 @@ def edited_attention(
     return output if bias.blind is None else output.masked_fill(bias.blind, 0.0), None
 
 
-def attend_abreast(
+def attend_with_shared_keys(
     name: str,
     module: nn.Module,
     query: torch.Tensor,
@@ -97,12 +123,13 @@ def attend_abreast(
     bias: Bias,
     kwargs: dict[str, Any],
 ) -> tuple[torch.Tensor, None]:
-    """B rows of one position as B queries over the same keys: copies for every row would take most of the time.
+    """One row of each of B edits, as B queries over the same keys: copying the keys for every edit would take most of
+    the time. Output [B, 1, H, D].
 
     Args:
         query: [B, H, 1, D].
         before: keys and values [1, G, T - 1, D] of the positions before; own: of each row [B, G, 1, D].
-        bias: made for this by `Bias.abreast`.
+        bias: made for this by `Bias.with_shared_keys`.
     """
     keys, values = (torch.cat([all_of, mine.transpose(0, 2)], dim=2) for all_of, mine in zip(before, own, strict=True))
     output, _ = edited_attention(name, module, query.transpose(0, 2), keys, values, bias, kwargs)

@@ -1,12 +1,12 @@
 """One forward, recorded whole, and what an edit of it can reach.
 
-What every decoder layer was called with on all T positions, its keys and values and its attention mask. `carry` runs
-parts of it again.
+In: a model and its inputs. Out: a `Passage`: what every decoder layer was called with on all T positions, its keys,
+values and attention mask, and the logits at the last position. `carry` runs parts of it again.
 
 B edits, T positions, L layers, H query heads, G key/value heads, D head width, C hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +16,12 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from mask_impact.effects.edits import Edit
-from mask_impact.model.attention import attention_function, decoder_configs, implementation, routed_attention
-from mask_impact.model.call_rows import at_row, changed
+from mask_impact.model.call_rows import CacheStandIn, at_row, changed
 from mask_impact.model.generation import greedy
-from mask_impact.model.layers import layer_input, layer_output, watched
-from mask_impact.model.masks import is_causal, seeing_each_other, whole_bias
+from mask_impact.model.layers import layer_input, layer_output
+from mask_impact.model.masks import additive_mask, seeing_each_other
 from mask_impact.model.towers import decoder_layers
+from mask_impact.model.watching import Attending, AttentionCall, AttentionResult, Entering, Leaving, inside
 
 
 @dataclass
@@ -44,24 +44,11 @@ class Call:
         seen: dict[int, Any] = {}
         cut = at_row((self.args, self.kwargs), start, length, seen, length - start)
         old = seen[start][id(self.hidden)][0]
-        return changed(cut, lambda tensor: state if tensor is old else tensor, {}, Before(start))
+        return changed(cut, lambda tensor: state if tensor is old else tensor, {}, CacheStandIn(start))
 
     def added_before(self, below: "Call") -> torch.Tensor | None:
         """[1, T, C] what the model adds between the layer below and this one; None for nothing."""
         return None if torch.equal(self.hidden, below.output) else self.hidden - below.output
-
-
-class Before:
-    """In the place of a key/value cache: so many positions came before. `attend` adds their keys."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def get_seq_length(self, *_: Any, **__: Any) -> int:
-        return self.count
-
-    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return key, value
 
 
 @dataclass
@@ -147,12 +134,11 @@ def record_passage(
         call.args, call.kwargs = (changed(each, torch.clone, seen) for each in (args, kwargs))
         call.hidden = layer_input(call.layer, call.args, call.kwargs)
 
-    def attending(index: int, attended: Attended) -> None:
-        mask, causal, key = attended.mask, attended.causal, attended.key
-        shared = (id(mask), causal, key.device)
+    def attending(index: int, call: AttentionCall) -> None:
+        shared = (id(call.mask), call.mask is None and call.causal, call.key.device)
         if shared not in masks:  # the mask is held, so that its id stays its own
-            masks[shared] = mask, whole_bias(attended.query, key, mask, causal)
-        calls[index].keys, calls[index].values, calls[index].bias = key, attended.value, masks[shared][1]
+            masks[shared] = call.mask, additive_mask(call.mask, call.query, call.key, call.causal)
+        calls[index].keys, calls[index].values, calls[index].bias = call.key, call.value, masks[shared][1]
 
     def leaving(index: int, output: Any) -> None:
         calls[index].output = layer_output(output).clone()
@@ -161,68 +147,31 @@ def record_passage(
     return Passage(calls, last_logits(model, inputs, together, attending, leaving, entering))
 
 
-@dataclass
-class Attended:
-    """A decoder layer's call of attention over all positions."""
-
-    module: nn.Module
-    query: torch.Tensor  # [1, H, T, D]
-    key: torch.Tensor  # [1, G, T, D]
-    value: torch.Tensor
-    mask: Any  # None: as `causal` says
-    causal: bool | None  # None: as the mask says
-    options: dict[str, Any]  # further arguments
-
-
 def last_logits(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
     together: Sequence[tuple[int, int]],
-    attending: Callable[[int, Attended], tuple[torch.Tensor, torch.Tensor | None] | None],
-    leaving: Callable[[int, Any], None],
-    entering: Callable[[int, tuple[Any, ...], dict[str, Any]], None] = lambda *_: None,
+    attending: Attending,
+    leaving: Leaving,
+    entering: Entering | None = None,
 ) -> torch.Tensor:
-    """[V] the model's own logits at the last position, with somebody there in every layer of its decoder.
+    """[V] the model's own logits at the last position, from a forward that is watched in every layer of its decoder.
 
     Args:
-        together: as of `record_passage`.
-        attending: given the layer's index and its call of attention; what it returns is the result, None for the
-            model's own.
-        leaving, entering: as of `layers.watched`.
+        together: as of `record_passage`; `attending` is given the calls with such a mask.
+        attending, leaving, entering: as of `watching.inside`.
     """
-    name = implementation(model)
-    inside: list[int] = []
     logits: list[torch.Tensor] = []
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True, pad_token_id=0)
 
-    def enter(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering(index, args, kwargs)
-        inside[:] = [index]
-
-    def leave(index: int, output: Any) -> None:
-        leaving(index, output)
-        inside.clear()
-
-    def attend(
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        mask, found = attention_mask, None
-        if inside:
-            if together:
-                mask = seeing_each_other(mask, query, together)
-            causal = is_causal(module, name, kwargs) if mask is None else None
-            found = attending(inside[0], Attended(module, query, key, value, mask, causal, kwargs))
-        return found or attention_function(name, module)(module, query, key, value, mask, **kwargs)
+    def attend(index: int, call: AttentionCall) -> AttentionResult | None:
+        if together:
+            call.mask = seeing_each_other(call.mask, call.query, together)
+        return attending(index, call)
 
     with torch.no_grad(), ExitStack() as undo:
-        undo.enter_context(watched(decoder_layers(model), enter, leave))
+        undo.enter_context(inside(model, decoder_layers(model), entering=entering, attending=attend, leaving=leaving))
         undo.callback(model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -1].clone())).remove)
-        undo.enter_context(routed_attention(attend, decoder_configs(model), name))
         undo.enter_context(greedy(model))
         model.generate(**inputs, generation_config=settings)
     return logits[0]

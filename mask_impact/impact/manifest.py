@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 import mask_impact
 from mask_impact.model.attention import implementation
 from mask_impact.model.load import input_device, place_name
-from mask_impact.model.towers import decoder_layers, family, tower_size
+from mask_impact.model.towers import decoder_layers, family, named
 from mask_impact.prompt.inputs import ModelInputs, Token
 
 
@@ -52,7 +52,7 @@ def manifest(
 ) -> dict[str, Any]:
     """The run's manifest; `chosen` are the options, and `cli.py` adds argv, the output name and the model's source."""
     config = model.config.get_text_config(decoder=True)
-    layers, heads = tower_size(model.config, chosen["tower"])
+    layers, heads = named(model.config, chosen["tower"] or "decoder").size(model.config)
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "model": {

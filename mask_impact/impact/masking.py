@@ -1,6 +1,11 @@
-"""One query's attention output under any set of masked positions."""
+"""One query's attention output under any set of masked positions.
+
+In: a layer's recorded keys and values, one recorded query, and masks. Out: what each mask changes in the attention
+output, per head.
+"""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from accelerate.utils import align_module_device
@@ -36,7 +41,7 @@ class QueryAttention:
     def __init__(
         self, recorded: Attention, query: Query, portion: Portion | None = None, ablation: str = "neg-inf"
     ) -> None:
-        """`portion`: what is known of how many rows fit the memory, kept from layer to layer."""
+        """`portion`: how many rows fit the memory, as far as is known; kept from layer to layer."""
         precise = torch.promote_types(query.query.dtype, torch.float32)
         length = query.bias.shape[-1]
         self.module = recorded.module
@@ -58,7 +63,7 @@ class QueryAttention:
         """The family's attention for R biases [R, 1 or H, 1, T], each with values of its own if there are any
         [R, G, T, D]: the output [R, H, D] and the weights [R, H, 1, T].
 
-        Rows are a batch and not one long query, because some families mask causally by the query's length besides.
+        Rows are a batch and not one long query, because some families also mask causally by the query's length.
         """
         tensors = self.query, self.keys, self.values if values is None else values
         query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in tensors)
@@ -85,11 +90,11 @@ class QueryAttention:
         return ~self.bias.isneginf().all(dim=1)[0, 0]
 
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
-        """[R] how much each set of positions bears on the output, or [T] each position by itself: the largest
+        """[R] how much each set of positions bears on the output, or [T] each position alone: the largest
         ||sum p_m (v_m - z)|| / ||z|| of any head; ||sum p_m v_m|| / ||z|| where values are zeroed.
 
         0 where no head looks, and where the value is the output anyway (a prompt of one repeated token). None where the
-        family's weights are not to be had.
+        family does not give its weights.
         """
         if self.weights is None:
             return None
@@ -103,18 +108,18 @@ class QueryAttention:
         """[R, H, D] what each mask changes in the attention output `self.output`."""
         if self.weights is None:
             return self.explicit(masks) - self.output
-        device = self.weights.device
         masked = sorted({position for mask in masks for position in mask})  # M positions: fewer rows, a smaller table
         if not masked:
             return self.output.new_zeros(len(masks), *self.output.shape)
         place = {position: index for index, position in enumerate(masked)}
-        members = torch.tensor([place[p] for mask in masks for p in mask], dtype=torch.int64, device=device)
-        starts = torch.tensor([0] + [len(mask) for mask in masks[:-1]], device=device).cumsum(0)
+        members = [place[position] for mask in masks for position in mask]  # of one mask after the other
+        starts = list(accumulate((len(mask) for mask in masks[:-1]), initial=0))  # where each mask's members begin
+        numbers = torch.tensor([*members, *starts, *masked], device=self.weights.device)  # one transfer to the device
+        member, start, taken = numbers.split([len(members), len(starts), len(masked)])
 
         def removed(table: torch.Tensor) -> torch.Tensor:  # [M, X] -> [R, X]: sums over each mask's members
-            return nn.functional.embedding_bag(members, table, starts, mode="sum")
+            return nn.functional.embedding_bag(member, table, start, mode="sum")
 
-        taken = torch.tensor(masked, device=device)
         weights = self.weights.index_select(1, taken).T.contiguous()  # [M, H]
         shares = weights.unsqueeze(-1) * self._head_values(taken).transpose(0, 1)  # [M, H, D]
         removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
@@ -126,10 +131,11 @@ class QueryAttention:
         left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
         change = (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left)
         heavy = mass > LEAVE_OUT_LIMIT  # [R, H]
-        rows = heavy.any(dim=1).nonzero().flatten().tolist()
-        if rows:
-            exact = self.explicit([masks[row] for row in rows]) - self.output
-            change[rows] = torch.where(heavy[rows].unsqueeze(-1), exact, change[rows])
+        rows = heavy.any(dim=1).nonzero().flatten()
+        if len(rows):
+            exact = self.explicit([masks[row] for row in rows.tolist()]) - self.output
+            by_rows = heavy.index_select(0, rows).unsqueeze(-1)
+            change.index_copy_(0, rows, torch.where(by_rows, exact, change.index_select(0, rows)))
         return change
 
     def explicit(self, masks: Masks) -> torch.Tensor:
@@ -141,8 +147,8 @@ class QueryAttention:
 
         def masked(part: Masks) -> torch.Tensor:
             hidden = torch.zeros(len(part), self.keys.shape[2], dtype=torch.bool)
-            for row, mask in enumerate(part):
-                hidden[row, list(mask)] = True
+            rows = [row for row, mask in enumerate(part) for _ in mask]
+            hidden[rows, [position for mask in part for position in mask]] = True
             hidden = hidden.to(self.bias.device)[:, None, None]  # [R, 1, 1, T]
             if self.zero_values:
                 values = self.values.masked_fill(hidden.transpose(2, 3), 0.0)

@@ -11,12 +11,8 @@ from mask_impact.impact.masking import Masks, QueryAttention
 from mask_impact.impact.record import LayerRecord, Query
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
 from mask_impact.model.memory import Portion, explained, is_out_of_memory
+from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import unsupported
-
-# A no-mask replay may differ from the recorded update by rounding only: the largest distance, relative to the
-# update's length, that is still rounding. The residual stream can be much longer than the update, and its rounding
-# is then that much larger: where it is, the limit is relative to its length (`Meter._check`).
-ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 @dataclass(frozen=True)

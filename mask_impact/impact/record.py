@@ -1,9 +1,12 @@
-"""Generate once and record what every decoder layer saw at the query positions.
+"""Generate once and record what every layer of a tower saw at the query positions.
 
-The recorded forwards are the model's own generation: the prompt's forward, then one cached forward per further
-token. A generation step is so measured on exactly what the model computed for it, and no forward is run twice.
-Inputs come from hooks on the layers inside the real forward: image features, rotary positions, masks and
-whatever a model adds between layers are in place by construction.
+In: a model, its inputs, and which positions are query positions. Out: a `Recording`: for each layer its attention's
+keys and values, and for each query position the layer's call cut down to that row; and the generated tokens.
+
+The recorded forwards are the model's own generation: the prompt's forward, then one cached forward per further token.
+Each generation step is measured on exactly what the model computed for it, and no forward is run twice. The layers are
+watched inside the real forward, so image features, rotary positions, masks and whatever a model adds between layers are
+in place by construction.
 """
 
 import time
@@ -18,14 +21,15 @@ from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
-from mask_impact.model.attention import Attention, attention_function, configs_of, implementation, routed_attention
+from mask_impact.model.attention import Attention
 from mask_impact.model.call_rows import at_row, changed
 from mask_impact.model.generation import decoder_beginning, greedy
-from mask_impact.model.layers import layer_input, layer_output, watched
+from mask_impact.model.layers import layer_input, layer_output
 from mask_impact.model.load import input_device
-from mask_impact.model.masks import _cross_bias, _of_row, additive, seeing_each_other
+from mask_impact.model.masks import seeing_each_other
 from mask_impact.model.memory import explained, release_free_memory
-from mask_impact.model.towers import decoder_layers, family, tower_layers
+from mask_impact.model.towers import family, named
+from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
 @dataclass
@@ -71,12 +75,12 @@ class Recording:
         return [record for record in self.layers if record.attention is not None]
 
     def skipped(self) -> list[LayerRecord]:
-        """The layers without: state space, linear attention, convolution."""
+        """The layers without softmax attention: state space, linear attention, convolution."""
         return [record for record in self.layers if record.attention is None]
 
 
 class Recorder:
-    """Hooks and attention handler that fill one LayerRecord per layer while the model runs."""
+    """Fills one LayerRecord per layer while the model runs."""
 
     def __init__(
         self,
@@ -85,31 +89,36 @@ class Recorder:
         together: Sequence[tuple[int, int]] = (),
         tower: str = "decoder",
     ) -> None:
+        chosen = named(model.config, tower)
         self.model = model
         self.together = together  # ranges of positions whose tokens are made to see each other
         self.wanted = wanted  # which positions are query positions
-        self.layers = decoder_layers(model) if tower == "decoder" else tower_layers(model, tower)
-        self.crosses = model.config.is_encoder_decoder and tower == "decoder"  # to the encoder
+        self.layers = chosen.layers(model)
+        self.reads_encoder = chosen.reads_encoder
         self.records = [LayerRecord(index, layer) for index, layer in enumerate(self.layers)]
-        self.implementation = implementation(model)
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
         self.rows: list[int] = []  # which of them are at query positions
-        self.inside: LayerRecord | None = None
         self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
-        self.crossing: dict[int, dict[str, Any]] = {}  # what is different in its cross-attention
+        self.cross_parts: dict[int, dict[str, Any]] = {}  # what is different in its cross-attention
         self.cut: dict[int, Any] = {}  # rows already cut for the running layer
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record until the block ends; the model is then as it was."""
-        children = [child for layer in self.layers for child in layer.named_children()]
-        configs = configs_of(self.layers, self.model.config.get_text_config(decoder=True))
         with ExitStack() as undo:
-            for name, child in children:
-                undo.callback(child.register_forward_hook(self._branch(name)).remove)
-            undo.enter_context(watched(self.layers, self._entering, self._leaving))
-            undo.enter_context(routed_attention(self._attend, configs, self.implementation, self.layers))
+            for layer in self.layers:
+                for name, child in layer.named_children():
+                    undo.callback(child.register_forward_hook(self._branch(name)).remove)
+            undo.enter_context(
+                inside(
+                    self.model,
+                    self.layers,
+                    entering=self._entering,
+                    attending=self._attending,
+                    leaving=self._leaving,
+                )
+            )
             yield
 
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -118,8 +127,7 @@ class Recorder:
             self.position += self.count
             self.count = hidden.shape[-2]
             self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
-        self.inside = self.records[index]
-        self.parts, self.crossing, self.cut = {}, {}, {}
+        self.parts, self.cross_parts, self.cut = {}, {}, {}
         for row in self.rows:
             position = self.position + row
             self.parts[position] = {
@@ -141,11 +149,9 @@ class Recorder:
 
     def _leaving(self, index: int, output: Any) -> None:
         record = self.records[index]
-        self.inside, self.cut = None, {}
-        if self.crosses and record.attention and record.other is None:  # T5Gemma 2 reads both in one attention
-            raise UnsupportedModel(
-                f"model family '{family(self.model)}' is not supported: layer {index} of its decoder does "
-                "not have one attention to its own tokens and one to the encoder's"
+        if self.reads_encoder and record.attention and record.other is None:  # T5Gemma 2 reads both in one attention
+            raise self._unsupported(
+                f"layer {index} of its decoder does not have one attention to its own tokens and one to the encoder's"
             )
         for row in self.rows if record.attention else ():
             position = self.position + row
@@ -155,50 +161,27 @@ class Recorder:
                 part = changed(part, partial(torch.Tensor.to, device=rows.device), {})
             record.queries[position] = Query(**part, output=rows)
             if record.other is not None:
-                record.other.queries[position] = Query(**part | self.crossing[position], output=rows)
+                record.other.queries[position] = Query(**part | self.cross_parts[position], output=rows)
+        self.parts, self.cross_parts, self.cut = {}, {}, {}
 
-    def _attend(
-        self,
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        compute = attention_function(self.implementation, module)
-        record = self.inside
-        if record is not None and self.together and self.position == 0:
-            attention_mask = seeing_each_other(attention_mask, query, self.together)
-        result = compute(module, query, key, value, attention_mask, *args, **kwargs)
-        if record is None:  # not a decoder layer's
-            return result
-        site = self._site(record, module) if not args else None
+    def _attending(self, index: int, call: AttentionCall) -> AttentionResult:
+        if self.together and self.position == 0:
+            call.mask = seeing_each_other(call.mask, call.query, self.together)
+        result = call.compute()
+        record = self.records[index]
+        site = None if call.positional else self._site(record, call.module)
         if site is None:
-            raise UnsupportedModel(
-                f"model family '{family(self.model)}' is not supported: layer {record.index} computes attention more "
-                "than once, or not with the arguments of transformers' attention interface"
+            raise self._unsupported(
+                f"layer {index} computes attention more than once, or not with the arguments of transformers' "
+                "attention interface"
             )
-        total = self.position + self.count
-        if site.attention is None:
-            site.attention = Attention(module, key, value)
-        elif site is record:
-            site.attention.keys = _extended(site.attention.keys, key, self.count, total)
-            site.attention.values = _extended(site.attention.values, value, self.count, total)
-        parts = self.parts if site is record else self.crossing
-        position_bias = kwargs.pop("position_bias", None)  # T5's, beside the mask
+        self._keep_keys(site, call)
+        parts = self.cross_parts if site.is_cross else self.parts
         for row in self.rows:
-            if site is record:
-                bias = self._bias(module, query, key, attention_mask, row, kwargs.get("is_causal"))
-            else:
-                bias = _cross_bias(query, key, attention_mask, row)
-            if position_bias is not None:
-                bias = bias + _of_row(position_bias, row)[..., : bias.shape[-1]]
             parts.setdefault(self.position + row, {}).update(
-                query=query[:, :, row : row + 1].clone(),
-                bias=bias,
-                options=at_row(kwargs, row, self.count, self.cut),
+                query=call.query[:, :, row : row + 1].clone(),
+                bias=self._bias(site, call, row),
+                options=at_row(call.options, row, self.count, self.cut),
                 heads=result[0][0, row].clone(),
             )
         return result
@@ -207,36 +190,35 @@ class Recorder:
         """Where the running layer's call of `module` is recorded; None for a call that is one too many."""
         if record.attention is None or record.attention.module is module:
             return record
-        if self.crosses and record.other is None:
+        if self.reads_encoder and record.other is None:
             record.other = LayerRecord(record.index, record.layer, other=record, is_cross=True)
         cross = record.other
         return cross if cross and (cross.attention is None or cross.attention.module is module) else None
 
-    def _bias(
-        self,
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        mask: torch.Tensor | None,
-        row: int,
-        is_causal: bool | None,
-    ) -> torch.Tensor:
-        """What is added to the logits of `row`: [1, 1 or H, 1, T] over positions 0 to T - 1, -inf where masked."""
-        position, total = self.position + row, self.position + self.count
-        hidden_by_cache = total - key.shape[2]  # a sliding cache has dropped the oldest positions
-        if is_causal is None:
-            is_causal = getattr(module, "is_causal", True)
-        if mask is None:  # sdpa then is causal by itself, eager sees everything
-            causal = self.implementation == "sdpa" and is_causal and self.count > 1
-            visible = torch.arange(hidden_by_cache, total, device=key.device) <= (position if causal else total)
-            bias = additive(visible[None, None, None], query.dtype)
-        else:
-            bias = additive(_of_row(mask, row)[..., : key.shape[2]], query.dtype)
-        bias = nn.functional.pad(bias, (hidden_by_cache, 0), value=float("-inf"))
-        later = bias[..., position + 1 :]
-        if not later.numel() or later.isneginf().all():
-            bias = bias[..., : position + 1].clone()
-        return bias
+    def _keep_keys(self, site: LayerRecord, call: AttentionCall) -> None:
+        """Keys and values of all positions so far; those of the encoder stay as they were first seen."""
+        if site.attention is None:
+            site.attention = Attention(call.module, call.key, call.value)
+        elif not site.is_cross:
+            total = self.position + self.count
+            site.attention.keys = _extended(site.attention.keys, call.key, self.count, total)
+            site.attention.values = _extended(site.attention.values, call.value, self.count, total)
+
+    def _bias(self, site: LayerRecord, call: AttentionCall, row: int) -> torch.Tensor:
+        """What is added to the logits of `row`: [1, 1 or H, 1, T] over the encoder's positions, or over positions 0 to
+        T - 1 of the layer's own, later ones only where the row sees any of them.
+        """
+        if site.is_cross:
+            return call.bias(causal=False, rows=slice(row, row + 1))
+        bias = call.bias(causal=call.causal, rows=slice(row, row + 1))
+        dropped = self.position + self.count - call.key.shape[2]  # the oldest positions, by a sliding cache
+        bias = nn.functional.pad(bias, (dropped, 0), value=float("-inf"))
+        end = self.position + row + 1
+        later = bias[..., end:]
+        return bias[..., :end].clone() if not later.numel() or later.isneginf().all() else bias
+
+    def _unsupported(self, what: str) -> UnsupportedModel:
+        return UnsupportedModel(f"model family '{family(self.model)}' is not supported: {what}")
 
 
 def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int) -> torch.Tensor:

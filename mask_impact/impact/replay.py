@@ -1,12 +1,15 @@
 """Replay one decoder layer on rows that differ only in which positions are masked.
 
+In: a recorded layer, one of its queries, and what each mask changes in the attention output. Out: what the layer then
+adds to the residual stream, row by row.
+
 Only the query row of one layer can change when a token is masked there, and its keys and values cannot, since they
 come from the unmasked input. So the layer itself is called on R copies of the recorded row, and its attention call is
 answered with the attention output of R different masks. Norms, MoE, gates, multipliers and parallel blocks are
 the model's own code; no family is named here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +46,34 @@ def rows_at_once(query: Query) -> int:
     return max(2, budget // (width * max(query.hidden.element_size(), 4) * VECTORS_PER_ROW))
 
 
+@dataclass
+class LayerParts:
+    """What a replay changes in a layer while it runs; the same for every query."""
+
+    attentions: list[nn.Module]
+    configs: list[Any]  # where they read their attention implementation from
+    branches: dict[str, nn.Module]  # the layer's direct submodules without the attention that masks change
+
+    @classmethod
+    def of(cls, record: LayerRecord) -> "LayerParts":
+        assert record.attention is not None
+        attention = record.attention.module
+        attentions = [each.attention.module for each in (record, record.other) if each and each.attention]
+        beside = {
+            name: child
+            for name, child in record.layer.named_children()
+            if not any(module is attention for module in child.modules())
+        }
+        return cls(attentions, configs_of(attentions), beside)
+
+
 class Replay:
     """Replays recorded layers of one model."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+        self.implementation = implementation(model)
         self.share_rows = True
+        self.parts: dict[nn.Module, LayerParts] = {}  # by the attention that masks change
 
     def rows(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
         """Call the layer on R copies of the query's row.
@@ -69,6 +94,9 @@ class Replay:
     def _call(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
         assert record.attention is not None
         layer, attention, count = record.layer, record.attention.module, change.shape[0]
+        if attention not in self.parts:
+            self.parts[attention] = LayerParts.of(record)
+        parts = self.parts[attention]
         hidden = query.hidden.expand(count, -1, -1)
         if not self.share_rows:
             hidden = hidden.contiguous()
@@ -82,7 +110,6 @@ class Replay:
         args, kwargs = changed(given, lambda tensor: hidden if tensor is query.hidden else tensor, {}, cache)
         if "use_cache" in kwargs:
             kwargs["use_cache"] = False
-        computing = [each.attention.module for each in (record, record.other) if each and each.attention]
         heads = base + change
         answer = heads.to(query.heads.dtype).unsqueeze(1)  # [R, 1, H, D]
         trace = RowTrace(count)
@@ -96,8 +123,8 @@ class Replay:
         landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(layer_output(output)))
         try:
             with (
-                routed_attention(attend, configs_of(computing), implementation(self.model), computing),
-                answered_branches(layer, attention, query.branches, count),
+                routed_attention(attend, parts.configs, self.implementation, parts.attentions),
+                answered_branches(parts.branches, query.branches, count),
                 trace,
             ):
                 output = layer_output(layer(*args, **kwargs))
@@ -129,27 +156,29 @@ class Replay:
 
 
 @contextmanager
-def answered_branches(layer: nn.Module, attention: nn.Module, branches: dict[str, Any], count: int) -> Iterator[None]:
+def answered_branches(branches: Mapping[str, nn.Module], recorded: Mapping[str, Any], count: int) -> Iterator[None]:
     """Let the layer's submodules that do not depend on attention give what they gave in the record.
+
+    Args:
+        branches: the submodules in question, by name; recorded: what each gave for the row, None for several calls.
+        count: rows.
 
     A branch beside attention (Falcon-H1's Mamba) needs the whole prompt, which a replayed row does not have; its
     result at that row cannot change. A submodule is independent when its input is R copies of one row.
     """
 
-    def answer(compute: Callable[..., Any], recorded: Any) -> Callable[..., Any]:
+    def answer(compute: Callable[..., Any], given: Any) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             tensors = [t for t in tensors_in([*args, *kwargs.values()]) if t.ndim > 1 and len(t) == count]
             copies = tensors and all(tensor.stride(0) == 0 for tensor in tensors)
-            return expanded(recorded, count) if copies else compute(*args, **kwargs)
+            return expanded(given, count) if copies else compute(*args, **kwargs)
 
         return forward
 
     with ExitStack() as undo:
-        for name, child in layer.named_children():
-            recorded = branches.get(name)
-            if recorded is None or any(module is attention for module in child.modules()):
-                continue
-            undo.enter_context(replaced_forward(child, answer(child.forward, recorded)))
+        for name, child in branches.items():
+            if recorded.get(name) is not None:
+                undo.enter_context(replaced_forward(child, answer(child.forward, recorded[name])))
         yield
 
 

@@ -28,7 +28,7 @@ from mask_impact.options import (
     chosen_layers,
 )
 from mask_impact.prompt.inputs import ModelInputs, Token, stop_ids, tokens_of
-from mask_impact.prompt.positions import Places
+from mask_impact.prompt.positions import QueryRange
 from mask_impact.prompt.units import MASKED, Unit, Units
 from mask_impact.table import CROSS, Block
 
@@ -119,7 +119,7 @@ def run(
     tower = tower_of(model.config, options.tower, options.attention, options.num_tokens)
     chosen_layers([(layer, layer) for layer in options.layers or ()], tower_size(model.config, tower)[0])
     check_masks(inputs, options)
-    places = Places.of(len(inputs.tokens), options.num_tokens, tower)
+    places = tower.positions(len(inputs.tokens), options.num_tokens)
     measurement = _Measurement(model, tokenizer, inputs, options, write, progress, units, places)
     with explained(f"measuring {len(inputs.tokens)} tokens"), torch.no_grad(), _evaluating(model):
         for recording, queries in _recordings(model, tokenizer, inputs, options, progress, measurement):
@@ -139,8 +139,8 @@ def run(
         "ablation": options.ablation,
         "queries": options.queries,
         "units": None,
-        "tower": tower,
-        "decoder_start": len(inputs.tokens) if tower else None,
+        "tower": tower.half,
+        "decoder_start": len(inputs.tokens) if tower.half else None,
     }
     if units is not None:
         last = [{"label": unit.label, "positions": list(unit.positions)} for unit in measurement.masked]
@@ -247,7 +247,7 @@ class _Measurement:
         write: Callable[[Block], None],
         progress: Progress,
         units: Units | None,
-        places: Places,
+        places: QueryRange,
     ) -> None:
         self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
         self.write, self.progress = write, progress

@@ -1,5 +1,8 @@
 """Follow the attention output through a layer's call, and compute equal rows once.
 
+In: a layer's call on R rows, and the attention output in it. Out: what the output projection received and its weight,
+and what the attention sublayer added to the residual stream.
+
 Where attention joins the residual stream, and which matrix is the output projection, is read off the tensor operations
 that the layer performs, so that no table of module names is needed.
 """
@@ -12,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
-# Functions that treat every row by itself, so that equal rows need computing only once. A function missing
+# Functions that treat every row alone, so that equal rows need computing only once. A function missing
 # here is computed on all rows: slower, never wrong.
 ROW_WISE = ADDITIONS | {
     "addmm", "cat", "div", "exp", "float", "gelu", "layer_norm", "linear", "mean", "mul", "neg", "pow", "relu",
@@ -21,13 +24,21 @@ ROW_WISE = ADDITIONS | {
 }  # fmt: skip
 
 
+SEQUENCES = (tuple, list)
+PRODUCTS = {"linear", "addmm", "matmul", "__matmul__"}
+
+
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """All tensors in nested tuples and lists."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    return []
+    found: list[torch.Tensor] = []
+    for item in value if isinstance(value, SEQUENCES) else ():
+        if isinstance(item, torch.Tensor):  # here, and not in a call of its own: every operation of a layer comes here
+            found.append(item)
+        elif isinstance(item, SEQUENCES):
+            found += tensors_in(item)
+    return found
 
 
 class RowTrace(TorchFunctionMode):
@@ -42,7 +53,7 @@ class RowTrace(TorchFunctionMode):
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.rows = rows
-        self.made: dict[int, torch.Tensor] = {}  # made from the attention output, by id
+        self.made: dict[int, torch.Tensor] = {}  # made from the attention output, by id; empty where none is followed
         self.received: torch.Tensor | None = None  # input of the output projection
         self.weight: torch.Tensor | None = None  # [C, H * D]
         self.projected = False
@@ -53,18 +64,17 @@ class RowTrace(TorchFunctionMode):
 
     def land(self, landed: torch.Tensor) -> None:
         """The attention module returned: its output is projected even if that went through a custom kernel."""
-        self.made[id(landed)] = landed
+        if self.addend is None:
+            self.made[id(landed)] = landed
         self.projected = True
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        tensors = tensors_in(args)
-        if self.addend is None and any(id(tensor) in self.made for tensor in tensors):
-            return self._follow(func, name, args, kwargs)
-        if name in ROW_WISE and self.rows > 1:
+        if self.made and any(id(tensor) in self.made for tensor in tensors_in(args)):
+            return self._follow(func, getattr(func, "__name__", ""), args, kwargs)
+        if self.rows > 1 and getattr(func, "__name__", "") in ROW_WISE:
             return self._once(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -73,8 +83,9 @@ class RowTrace(TorchFunctionMode):
             ours, other = args[:2] if id(args[0]) in self.made else (args[1], args[0])
             if self._is_activation(other, ours):
                 self.addend = ours.clone() * kwargs.get("alpha", 1)
+                self.made = {}
                 return func(*args, **kwargs)
-        if not self.projected and name in ("linear", "addmm", "matmul", "__matmul__"):
+        if not self.projected and name in PRODUCTS:
             self._note_projection(name, args)
         result = func(*args, **kwargs)
         for tensor in tensors_in(result):
@@ -99,20 +110,25 @@ class RowTrace(TorchFunctionMode):
 
     def _once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute on one row if all rows are equal, and give back a view of R rows."""
-        batched = [t for t in tensors_in(args) if self._is_batch(t)]
-        if not batched or any(tensor.stride(0) != 0 for tensor in batched):
+        equal = False
+        for tensor in tensors_in(args):
+            if tensor.ndim > 1 and tensor.shape[0] == self.rows:
+                if tensor.stride(0) == 0:
+                    equal = True
+                elif not isinstance(tensor, nn.Parameter):
+                    return func(*args, **kwargs)
+        if not equal:
             return func(*args, **kwargs)
         result = func(*self._first_row(args), **kwargs)
         if isinstance(result, torch.Tensor) and result.ndim > 1 and result.shape[0] == 1:
             return result.expand(self.rows, *result.shape[1:])
         return func(*args, **kwargs)
 
-    def _is_batch(self, tensor: torch.Tensor) -> bool:
-        return tensor.ndim > 1 and tensor.shape[0] == self.rows and not isinstance(tensor, nn.Parameter)
-
     def _first_row(self, value: Any) -> Any:
+        """`value`, an argument or all of them, with one row in place of R equal ones."""
         if isinstance(value, torch.Tensor):
-            return value[:1] if self._is_batch(value) else value
-        if isinstance(value, tuple | list):
-            return type(value)(self._first_row(item) for item in value)
+            equal = value.ndim > 1 and value.shape[0] == self.rows and value.stride(0) == 0
+            return value[:1] if equal else value
+        if isinstance(value, SEQUENCES):
+            return type(value)([self._first_row(item) for item in value])
         return value

@@ -14,7 +14,7 @@ from mask_impact.model import lengths
 from mask_impact.model.towers import tower_of, tower_size
 from mask_impact.options import Request, chosen_layers
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
-from mask_impact.prompt.positions import Places
+from mask_impact.prompt.positions import QueryRange
 from mask_impact.prompt.unit_syntax import Chosen
 from mask_impact.prompt.units import MASKED, Unit, Units, units
 from mask_impact.prompt.vision import open_pictures, vision_inputs
@@ -27,7 +27,7 @@ class Prepared:
     tokenizer: Any
     inputs: ModelInputs
     options: Options
-    places: Places
+    places: QueryRange
     layers: int  # how many are measured
     heads: int
     units: Units  # what is masked together
@@ -78,7 +78,7 @@ class Prepared:
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
     """Read the inputs of `request` with the model's tokenizer or processor. Raises UserError."""
     tower = tower_of(config, request.tower, request.attention, request.num_tokens)
-    if tower == "encoder" and request.effects:
+    if tower.only_reads and request.effects:
         raise UserError("--effects are on the decoder's answer; leave --tower encoder or --effects away")
     count, heads = tower_size(config, tower)
     chosen = chosen_layers(request.layers or None, count)
@@ -90,7 +90,7 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
         mask_mode=request.mask_mode,
         vision_attention=request.vision_attention,
         ablation=request.ablation,
-        queries=request.queries if request.queries is not None else ("all" if tower == "encoder" else "last"),
+        queries=request.queries if request.queries is not None else ("all" if tower.only_reads else "last"),
         tower=request.tower,
         attention=request.attention,
     )
@@ -104,7 +104,7 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
         tokenizer, inputs = reader, text_inputs(reader, request.prompt, request.chat)
     run.check_masks(inputs, options)
     lengths.check_length(config.get_text_config(decoder=True), len(inputs.tokens), request.num_tokens)
-    places = Places.of(len(inputs.tokens), request.num_tokens, tower)
+    places = tower.positions(len(inputs.tokens), request.num_tokens)
     places.queries(options.queries)
     effects = asking.asked(request, tokenizer, count)
 

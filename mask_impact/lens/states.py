@@ -20,8 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
-from mask_impact.model.layers import layer_input, layer_output, watched
+from mask_impact.model.layers import layer_input, layer_output
 from mask_impact.model.towers import decoder_layers, family
+from mask_impact.model.watching import inside
 from mask_impact.options import chosen_layers
 
 
@@ -63,7 +64,7 @@ def hidden_states(
 
     Args:
         model: the model, or for texts its `text_decoder`.
-        tensors: the model's inputs, "input_ids" [B, N] and what goes with them (`experiment.model_tensors`); texts of
+        tensors: the model's inputs, "input_ids" [B, N] and what goes with them (`generation.model_tensors`); texts of
             different lengths are padded on the right, with an "attention_mask" [B, N].
         layers: which, as `chosen` gives them.
         tokens: [B, N] bool, the P tokens whose states are kept, row by row; None: all, as [B, N, C].
@@ -91,7 +92,7 @@ def hidden_states(
         if index + 1 == len(blocks):  # before that, the next block's input
             keep(len(blocks), layer_output(output))
 
-    with torch.no_grad(), watched(blocks, entering, leaving):
+    with torch.no_grad(), inside(model, blocks, entering=entering, leaving=leaving):
         try:
             model(**tensors, use_cache=False)
         except _Enough:

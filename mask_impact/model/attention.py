@@ -1,10 +1,12 @@
 """Route a model's attention through a handler of ours, and put everything back.
 
+In: a handler, and the modules or configs whose attention it is to compute. Out: while `routed_attention` is open, their
+calls of attention go to `handler(module, query, key, value, mask, **kwargs)`.
+
 transformers models call their attention through `AttentionInterface`, a table from name to function
-(https://huggingface.co/docs/transformers/attention_interface). While `routed_attention` is open, the
-decoder's attention calls go to `handler(module, query, key, value, mask, **kwargs)`. `capture.py` uses it to
-record what the model computes, `replay.py` to answer with recorded attention. The vision tower of a
-vision-language model has its own config and is left alone.
+(https://huggingface.co/docs/transformers/attention_interface). `watching.py` routes a whole forward, `impact/replay.py`
+one layer, whose attention it answers with what was recorded. The vision tower of a vision-language model has its own
+config and is left alone.
 
 Shapes, here and in all modules of the engine:
 R rows (one per set of masked positions), N tokens of one forward, T keys, H query heads, G key/value heads,
@@ -20,17 +22,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    EncoderDecoderCache,
-    PreTrainedModel,
-)
+from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model import t5
 from mask_impact.model.layers import replaced_forward
-from mask_impact.model.towers import decoder_layers
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -39,7 +37,7 @@ ROUTE = "mask_impact"  # the name under which the handler is registered
 
 @dataclass
 class Attention:
-    """A layer's attention module with the keys and values of all positions; cross-attention's: of the encoder's."""
+    """A layer's attention module with the keys and values of all positions (of the encoder's, in cross-attention)."""
 
     module: nn.Module
     keys: torch.Tensor  # [1, G, T, D]
@@ -83,13 +81,10 @@ def attention_function(name: str, module: nn.Module) -> AttentionFunction:
     return eager_attention(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
 
 
-def decoder_configs(model: PreTrainedModel) -> list[Any]:
-    """The distinct config objects the decoder's modules read their attention implementation from."""
-    return configs_of(decoder_layers(model), model.config.get_text_config(decoder=True))
-
-
 def configs_of(modules: Iterable[nn.Module], *configs: Any) -> list[Any]:
-    """The same for these modules and all in them; `configs` are there besides."""
+    """The distinct config objects that these modules, and all in them, read their attention implementation from;
+    `configs` are among them in any case.
+    """
     found = {id(config): config for config in configs}
     for module in (inner for outer in modules for inner in outer.modules()):
         config = getattr(module, "config", None)
@@ -104,8 +99,11 @@ def routed_attention(
 ) -> Iterator[None]:
     """Send the attention calls of all modules with one of `configs` to `handler`, until the block ends.
 
-    The masks that a model then makes are those of implementation `masks_of`. Those of `modules`, and in them, that
-    would compute attention by themselves (`t5`) call it too. Everything is put back at the end, also by an exception.
+    Args:
+        masks_of: the implementation whose masks the model then makes.
+        modules: those among them, and in them, that compute attention without the interface (`t5`) are routed as well.
+
+    Everything is put back at the end, also after an exception.
     """
     before = [config._attn_implementation_internal for config in configs]
     AttentionMaskInterface.register(ROUTE, ALL_MASK_ATTENTION_FUNCTIONS[masks_of])
@@ -123,7 +121,7 @@ def routed_attention(
 
 
 def add_encoded(cache: EncoderDecoderCache, cross: Attention) -> None:
-    """Put the encoder's keys and values for one cross-attention into `cache`, so that it does not project them anew."""
+    """Put the encoder's keys and values for one cross-attention into `cache`, so that they are not projected again."""
     index = cross.module.layer_idx
     cache.cross_attention_cache.update(cross.keys, cross.values, index)
     cache.is_updated[index] = True

@@ -1,7 +1,7 @@
 """A layer's recorded call cut down to some of its rows.
 
-In: the arguments a layer was called with on all tokens. Out: the same for one token or a few, every tensor cut on its
-sequence axis, the key/value cache replaced by a stand-in.
+In: the arguments a layer was called with on all N tokens. Out: the same for one token or a few: every tensor is cut on
+its sequence axis, and a stand-in takes the place of the key/value cache.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,35 +10,47 @@ from typing import Any
 import torch
 
 
+class CacheStandIn:
+    """In the place of a key/value cache: it says how many positions came before, and holds none of them.
+
+    Whoever calls the layer again answers its attention, and adds the keys and values of those positions there.
+    """
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        return self.count
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return key, value
+
+
+EMPTY_CACHE = CacheStandIn()  # transformers passes a cache under one name here and another there; this marks the place
+
+
 def at_row(value: Any, row: int, count: int, seen: dict[int, Any], rows: int = 1) -> Any:
     """`value` (an argument of a layer called on `count` tokens) cut down to token `row`, or to `rows` from there on.
 
     Tensors are cut on their sequence axis: the last one of ids ([1, N], [3, 1, N]), the one before it of
     activations, rotary tables and masks ([1, N, C], [3, 1, N, D], [1, 1, N, T]). Others pass through. A cache becomes
-    CACHE, its place. `seen` makes one tensor of what is one tensor in several arguments.
+    EMPTY_CACHE. A tensor that is in several arguments is still one tensor afterwards: `seen` remembers those cut.
     """
     return changed(value, lambda tensor: _tensor_row(tensor, row, count, rows), seen.setdefault(row, {}))
 
 
-class _Place:
-    """Where something stood among a layer's arguments."""
-
-
-CACHE = _Place()  # of the key/value cache, which transformers passes under one name here and another there
-
-
 def changed(
-    value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any], cache: Any = CACHE
+    value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any], cache: Any = EMPTY_CACHE
 ) -> Any:
-    """`value` with `change` made to each tensor in it, once to a tensor that is there several times.
+    """`value` with `change` made to each tensor in it; a tensor that is there several times is changed once.
 
-    `cache` takes the place of every key/value cache in it.
+    `cache` takes the place of every key/value cache in it, stand-ins included.
     """
     if isinstance(value, torch.Tensor):
         if id(value) not in seen:
             seen[id(value)] = (change(value), value)  # the original is held, so that its id stays its own
         return seen[id(value)][0]
-    if value is CACHE or hasattr(value, "get_seq_length"):
+    if hasattr(value, "get_seq_length"):
         return cache
     if isinstance(value, Mapping):
         return {name: changed(item, change, seen, cache) for name, item in value.items()}

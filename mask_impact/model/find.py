@@ -1,4 +1,8 @@
-"""Find, check and load a model; the bundled demo models; where positions depend on the length."""
+"""Find a model and check, from its config alone, that it can be measured; the bundled demo models.
+
+In: a name, which is a folder, a name on the hub, or "demo". Out: a `Source`, from which `load.py` reads the weights; or
+a UserError that says in one line why there is none.
+"""
 
 import hashlib
 import json
@@ -12,9 +16,7 @@ from typing import Any
 import transformers
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
-from transformers import (
-    AutoConfig,
-)
+from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -104,8 +106,8 @@ def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = 
 
 
 def hub_answers(timeout: float = 5) -> bool:
-    """Ask once: without this, every file of a model is asked for six times, over half a minute, before transformers
-    gives up and takes what was downloaded before."""
+    """Whether the hub can be reached. Without this question, transformers asks for every file six times, over half a
+    minute, before it takes what was downloaded before."""
     try:
         get_session().head(constants.ENDPOINT, timeout=timeout)
     except Exception:  # of httpx or requests, by the version of huggingface_hub; also HF_HUB_OFFLINE
@@ -158,10 +160,11 @@ def _check_is_text_model(source: Source) -> None:
 
 
 def fingerprint(source: Source) -> str:
-    """A short hash that changes when the model does: to tell whether results are still those of this model.
+    """A short hash that changes when the model does, so that results of another model are recognised.
 
-    Of a model from the hub, its commit. Of a folder, the names, sizes and times of its files, and not what is in them:
-    hashing the gigabytes of a checkpoint can take longer than a run. Of the small bundled model, the contents.
+    For a model from the hub it is the commit. For a folder it covers the names, sizes and times of the files, because
+    hashing the gigabytes of a checkpoint can take longer than a run. For the small bundled model it covers what is in
+    them.
     """
     if not Path(source.path).is_dir():
         return source.revision or _short_hash([source.config.to_json_string()])
@@ -182,7 +185,7 @@ def _short_hash(parts: Iterable[Any]) -> str:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Turn what transformers raises for a model that cannot be had into one line."""
+    """Turn what transformers raises for a model that cannot be loaded into a UserError of one line."""
     with explained(f"loading {name}"):
         try:
             yield

@@ -1,4 +1,8 @@
-"""What generation needs of a model: how an answer begins, greedy settings, inputs on its device, inputs made longer."""
+"""What generation needs of a model.
+
+In: a model and its inputs. Out: the inputs on its device, or longer by generated tokens; how an answer begins; and a
+model that generates greedily until a block ends.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,16 +18,16 @@ from mask_impact.prompt.inputs import ModelInputs
 
 
 def model_tensors(model: Any, inputs: ModelInputs) -> dict[str, torch.Tensor]:
-    """The inputs where the model takes them, pixels in its dtype."""
+    """The inputs on the model's device, with pixels in its dtype."""
     device = input_device(model)
     tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
     return tensors | {name: tensor.to(model.dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 def longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
-    """The model's inputs with the generated ids at the end: visible, and of type 0, text, where tokens have types.
+    """The model's inputs with the generated ids at the end; each is visible, and of type 0 (text) if tokens have types.
 
-    Of an encoder-decoder they are the decoder's, and the other inputs stay.
+    In an encoder-decoder they go to the decoder's inputs, and the encoder's stay.
     """
     if "decoder_input_ids" in tensors:
         answer = tensors["decoder_input_ids"]
@@ -39,7 +43,7 @@ def longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[st
 
 
 def decoder_start(model: PreTrainedModel) -> list[int]:
-    """The token that an encoder-decoder's answer begins with; none of a decoder-only model. Raises UnsupportedModel."""
+    """The token that an encoder-decoder's answer begins with; none for a decoder alone. Raises UnsupportedModel."""
     return [decoder_beginning(model)["decoder_start_token_id"]] if model.config.is_encoder_decoder else []
 
 
@@ -62,7 +66,7 @@ def decoder_beginning(model: PreTrainedModel) -> dict[str, int]:
 
 @contextmanager
 def greedy(model: PreTrainedModel) -> Iterator[None]:
-    """Without the checkpoint's own sampling settings (repetition penalties among them) until the block ends."""
+    """Set the checkpoint's own sampling settings (repetition penalties among them) aside until the block ends."""
     before = model.generation_config
     model.generation_config = GenerationConfig()
     try:

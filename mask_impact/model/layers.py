@@ -1,8 +1,11 @@
-"""A model's layers: which they are, what a call of one takes and gives, and being there when one runs."""
+"""A call of one layer: its input, its output, and another function in place of its own.
+
+In: a layer with the arguments or the output of its call. Out: the hidden states among them.
+"""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,29 +20,6 @@ def layer_input(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 def layer_output(output: Any) -> torch.Tensor:
     """A decoder layer's hidden states [1, N, C]: older transformers return a tuple, newer ones the tensor."""
     return output[0] if isinstance(output, tuple) else output
-
-
-@contextmanager
-def watched(
-    layers: Sequence[nn.Module],
-    entering: Callable[[int, tuple[Any, ...], dict[str, Any]], None],
-    leaving: Callable[[int, Any], None],
-) -> Iterator[None]:
-    """Until the block ends, call entering(index, args, kwargs) before each call of a layer and leaving(index, output)
-    after it; `index` is the layer's place in `layers`.
-    """
-
-    def before(index: int) -> Callable[..., None]:
-        return lambda _, args, kwargs: entering(index, args, kwargs)
-
-    def after(index: int) -> Callable[..., None]:
-        return lambda _, __, output: leaving(index, output)
-
-    with ExitStack() as undo:
-        for index, layer in enumerate(layers):
-            undo.callback(layer.register_forward_pre_hook(before(index), with_kwargs=True).remove)
-            undo.callback(layer.register_forward_hook(after(index)).remove)
-        yield
 
 
 @contextmanager

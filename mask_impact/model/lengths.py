@@ -1,4 +1,7 @@
-"""How many positions a model has, and where they depend on the length of the input."""
+"""How many positions a model has, and whether their encoding depends on the length of the input.
+
+In: a config, and numbers of tokens. Out: a limit, a yes or no, or a UserError for an input that is too long.
+"""
 
 from typing import Any
 
@@ -40,8 +43,10 @@ def max_positions(config: Any) -> int | None:
 
 
 def length_dependent_positions(config: Any, length: int) -> bool:
-    """Whether a position's encoding depends on the total length, at `length` tokens: dynamic NTK beyond the trained
-    length, and long-rope, which switches its factors there."""
+    """Whether, at `length` tokens, a position's encoding depends on the total length.
+
+    It does with dynamic NTK beyond the trained length, and with long-rope, which switches its factors there.
+    """
     limit = getattr(config, "max_position_embeddings", None) or 0
     for item in rope_settings(config):
         kind = item.get("rope_type") or item.get("type")

@@ -1,4 +1,8 @@
-"""Load a model that was found: device, dtype, weights, tokenizer."""
+"""Load a model that was found: device, dtype, weights, tokenizer.
+
+In: a `Source` from `find.py`, and what was asked for in words ("auto", "cuda:1", "bfloat16"). Out: the model in eval
+mode, with every weight of the checkpoint where it belongs, or a UserError.
+"""
 
 import os
 import tempfile
@@ -8,20 +12,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import convert_file_size_to_int, get_max_memory
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-)
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mask_impact.errors import UserError
 from mask_impact.model.find import Source, loading
 from mask_impact.model.memory import explained
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
 FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
 
 
@@ -96,7 +93,7 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
 ) -> Any:
-    """Load the weights, every one of them and none besides, in eval mode.
+    """Load the model in eval mode, with every weight that it has and that the checkpoint has.
 
     Args:
         device: where the model goes; with `device_map`, "cpu" keeps it off all other devices.
@@ -104,7 +101,7 @@ def load_model(
             `transformers.PreTrainedModel.from_pretrained` takes it; or which part goes where.
         max_memory: how much of a device "auto" may fill with weights, {0: "20GiB", "cpu": "60GiB"}.
 
-    Raises UserError, and OutOfMemory.
+    Raises UserError for weights that are missing, unknown or of another shape, OutOfMemory.
     """
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
     if max_memory and device_map != "auto":
@@ -128,6 +125,16 @@ def load_model(
             output_loading_info=True,
             **spread,
         )
+    _check_complete(source, model, info)
+    if spread:
+        weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
+        return model.eval()
+    with explained(f"moving {source.name} to {device}"):
+        return aligned(model.eval().to(device))
+
+
+def _check_complete(source: Source, model: Any, info: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that is not the model's; `info` is what transformers tells about the loading."""
     for kind, what in (
         ("mismatched_keys", "has weights of another shape"),
         ("missing_keys", "lacks weights"),
@@ -140,19 +147,14 @@ def load_model(
                 f"the checkpoint {source.name!r} {what}: {keys[0]}{more}; "
                 f"use a complete checkpoint of {type(model).__name__}"
             )
-    if spread:
-        weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
-        return model.eval()
-    with explained(f"moving {source.name} to {device}"):
-        return aligned(model.eval().to(device))
 
 
 def aligned(model: Any) -> Any:
     """The model with every weight on the CPU at an address that is a multiple of 64.
 
-    Where weights lie in a mapped file differs from one way of loading to another, and so does the order of sums in
-    matrix products (oneMKL developer guide, "Obtaining Numerically Reproducible Results"): without this the last digits
-    depend on whether one process was started or several.
+    The address of a weight in a mapped file differs from one way of loading to another. The order of sums in matrix
+    products depends on it (oneMKL developer guide, "Obtaining Numerically Reproducible Results"), so that without this
+    the last digits would depend on whether one process was started or several.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
@@ -161,7 +163,7 @@ def aligned(model: Any) -> Any:
 
 
 def input_device(model: Any) -> torch.device:
-    """Where a model's inputs go, also where its weights are offloaded and wait on the CPU or on disk."""
+    """The device that a model takes its inputs on, also when its weights are offloaded to the CPU or to disk."""
     device = next(model.parameters()).device
     if device.type != "meta":
         return device

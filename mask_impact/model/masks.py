@@ -1,20 +1,58 @@
-"""Image tokens that see each other in the decoder: the `bidirectional` vision attention.
+"""Attention masks: what is added to the logits, and image tokens that see each other.
 
-A decoder's own mask lets image tokens see earlier tokens only (Qwen-VL) or each other (Gemma 3, PaliGemma). Both are
-measured as they are unless `bidirectional` is asked for.
+In: the mask a model passes to its attention (none, boolean or additive). Out: an additive mask in float32 or better, 0
+where a query position sees a key and -inf where it does not; or the model's own mask with the tokens of each picture
+visible to each other, which is the `bidirectional` vision attention. A decoder's own mask lets image tokens see earlier
+tokens only (Qwen-VL) or each other (Gemma 3, PaliGemma).
+
+n query positions, T keys, H query heads.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 Ranges = Sequence[tuple[int, int]]  # [first, last) positions of each picture's tokens
+ALL_ROWS = slice(None)
+
+
+def additive_mask(
+    mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, causal: bool, rows: slice = ALL_ROWS
+) -> torch.Tensor:
+    """[1, 1 or H, n, T] what attention adds to the logits of the chosen rows.
+
+    Args:
+        mask: as the model passes it, [1, 1 or H, 1 or n, T or more]; None: as `causal` says.
+        query, key: [1, H, n, D] and [1, G, T, D]; the queries are at the last n of the T positions.
+        causal: without a mask, whether a row sees no later position; otherwise it sees all.
+        rows: which of the n rows.
+    """
+    if mask is not None:
+        return additive(rows_of(mask, rows)[..., : key.shape[2]], query.dtype)
+    keys = torch.arange(key.shape[2], device=key.device)
+    last_seen = keys[-query.shape[2] :][rows, None] if causal else keys[-1:, None].expand(query.shape[2], -1)[rows]
+    return additive((keys <= last_seen)[None, None], query.dtype)
+
+
+def rows_of(mask: torch.Tensor, rows: slice) -> torch.Tensor:
+    """[1, 1 or H, n, T] of a mask or position bias [1, 1 or H, 1 or N, T]; a single row stands for all."""
+    return mask[:1, :, rows] if mask.shape[2] > 1 else mask[:1]
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A boolean (True: visible) or additive mask as an additive one, in float32 or better, with true -inf.
+
+    `dtype` is that of the queries; models write its lowest number, or half of it, where they mean -inf.
+    """
+    precise = torch.promote_types(dtype, torch.float32)
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=precise).masked_fill(~mask, float("-inf"))
+    hidden = mask <= torch.finfo(mask.dtype).min / 2
+    return mask.to(precise).masked_fill(hidden, float("-inf"))
 
 
 def same_image(length: int, ranges: Ranges, device: torch.device | str | None = None) -> torch.Tensor:
-    """[N, N] bool: both positions lie in the same range."""
+    """[N, N] bool: whether both positions lie in the same range. Raises ValueError for a range outside the sequence."""
     image = torch.full((length,), -1, device=device)
     for index, (first, last) in enumerate(ranges):
         if not 0 <= first < last <= length:
@@ -44,7 +82,7 @@ def create_vl_attention_mask(
 
 
 def seeing_each_other(mask: torch.Tensor | None, query: torch.Tensor, ranges: Ranges) -> torch.Tensor:
-    """The mask [1, 1 or H, N, N] of a prompt's forward with the tokens of each range visible to each other.
+    """The mask [1, 1 or H, N, N] of a prompt's forward, with the tokens of each range visible to each other.
 
     Everything else stays as the model wants it, windows included. None stands for a causal mask.
     """
@@ -55,39 +93,3 @@ def seeing_each_other(mask: torch.Tensor | None, query: torch.Tensor, ranges: Ra
     if mask.dtype == torch.bool:
         return mask[..., :length] | together
     return mask[..., :length].masked_fill(together, 0.0)
-
-
-def whole_bias(query: torch.Tensor, key: torch.Tensor, mask: Any, causal: bool | None) -> torch.Tensor:
-    """What a forward of n queries over all T keys adds to its logits: [1, 1 or H, n, T], as `capture.Recorder` reads
-    it."""
-    if mask is not None:
-        return additive(mask[:1, :, :, : key.shape[2]], query.dtype)
-    visible = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=key.device)
-    return additive(visible.tril() if causal else visible, query.dtype)
-
-
-def is_causal(module: nn.Module, name: str, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call without a mask over all positions is causal: sdpa then is by itself, eager sees everything."""
-    given = kwargs.get("is_causal")
-    return name == "sdpa" and (getattr(module, "is_causal", True) if given is None else given)
-
-
-def _cross_bias(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, row: int) -> torch.Tensor:
-    """The same [1, 1 or H, 1, T] over the encoder's positions: nothing is later than another there."""
-    if mask is None:
-        return query.new_zeros(1, 1, 1, key.shape[2], dtype=torch.promote_types(query.dtype, torch.float32))
-    return additive(_of_row(mask, row), query.dtype)
-
-
-def _of_row(mask: torch.Tensor, row: int) -> torch.Tensor:
-    """[1, 1 or H, 1, T] of a mask or position bias [1, 1 or H, 1 or N, T]; one row can stand for all."""
-    return mask[:1, :, row : row + 1] if mask.shape[2] > 1 else mask[:1]
-
-
-def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A boolean (True: visible) or additive mask as an additive one in float32 or better with true -inf."""
-    precise = torch.promote_types(dtype, torch.float32)
-    if mask.dtype == torch.bool:
-        return torch.zeros_like(mask, dtype=precise).masked_fill(~mask, float("-inf"))
-    hidden = mask <= torch.finfo(mask.dtype).min / 2
-    return mask.to(precise).masked_fill(hidden, float("-inf"))

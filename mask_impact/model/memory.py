@@ -1,4 +1,7 @@
-"""When memory runs out: recognise it, try again with fewer rows, or say what did not fit. And give free memory back."""
+"""When memory runs out: recognise it, try again with fewer rows, or say what did not fit. And give free memory back.
+
+In: an error, a block of code, or rows to compute. Out: OutOfMemory with a reason, or the rows in pieces that fit.
+"""
 
 import ctypes
 import gc
@@ -54,7 +57,8 @@ def readable(size: int) -> str:
 
 @contextmanager
 def explained(doing: str | Callable[[], str]) -> Iterator[None]:
-    """Raise OutOfMemory where memory runs out; `doing` follows "memory ran out in", when it is called for."""
+    """Raise OutOfMemory where memory runs out; its message begins "memory ran out in" and goes on with `doing`, which
+    may be a function that is called only then."""
     try:
         yield
     except Exception as error:
@@ -68,13 +72,13 @@ def explained(doing: str | Callable[[], str]) -> Iterator[None]:
 
 @dataclass
 class Portion:
-    """How many rows are computed at once: as many as planned until memory runs out, then fewer for all that follows."""
+    """How many rows are computed at once: as many as planned; once memory has run out, fewer from then on."""
 
     most: int = sys.maxsize
-    too_many: int | None = None  # with so many, memory ran out for the first time
+    too_many: int | None = None  # the number of rows with which memory ran out first
 
     def pieces(self, items: Sequence[Item], planned: int, compute: Callable[[Sequence[Item]], Result]) -> list[Result]:
-        """`compute` of each piece of at most `planned` items. Raises what it raises for a single one."""
+        """What `compute` gives for pieces of at most `planned` items, in order. Raises what it raises for one item."""
         results: list[Result] = []
         start = 0
         while start < len(items):
@@ -95,7 +99,7 @@ class Portion:
 
 
 def free_memory() -> None:
-    """Give all memory back that is not in use, caches of devices too."""
+    """Give back all memory that is not in use, the caches of devices included."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -105,10 +109,10 @@ def free_memory() -> None:
 
 
 def release_free_memory() -> None:
-    """glibc's malloc_trim; elsewhere nothing.
+    """Call glibc's malloc_trim; on other systems do nothing.
 
-    A growing KV cache is allocated anew with every token, a little larger each time, so that the freed pieces do not
-    fit and pile up: without this, 24 output tokens after a prompt of 1,024 held up to 1.1 GB beside model and cache.
+    A growing KV cache is allocated again with every token, a little larger each time. The freed pieces do not fit the
+    next one and pile up: without this, 24 output tokens after a prompt of 1,024 held 1.1 GB beside model and cache.
     """
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -120,13 +124,11 @@ def release_free_memory() -> None:
 # made by norms, head outputs. Measured on Qwen3 (MLP 3 to 4 times hidden): about 30.
 VECTORS_PER_ROW = 40
 
-
-# Bytes that rows computed at once may take. A GPU is kept waiting by many small calls, and has memory of its own.
+# Bytes that rows computed at once may take. Many small calls would keep a GPU waiting, and it has memory of its own.
 MEMORY_BUDGET = 192 * 2**20
-
-
 GPU_MEMORY_BUDGET = 2 * 2**30
 
 
 def memory_budget(device: torch.device) -> int:
+    """Bytes that rows computed at once may take on `device`."""
     return GPU_MEMORY_BUDGET if device.type == "cuda" else MEMORY_BUDGET

@@ -1,8 +1,11 @@
-"""A model's towers: which layers it has, and how many layers and heads, for the decoder and either half of an
-encoder-decoder; refusals that name the family.
+"""A model's towers, the stacks of layers that can be measured: a decoder alone, or either half of an encoder-decoder.
+
+In: a model, or only its config. Out: a `Tower`, which knows its layers in a model, its sizes in a config and where its
+query positions are. What differs between towers is a row of this module. It also has the refusals that name the family.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -10,6 +13,7 @@ from transformers import PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.options import ATTENTIONS, TOWERS
+from mask_impact.prompt.positions import QueryRange, after_encoder, in_encoder, in_text
 
 
 def family(model: PreTrainedModel) -> str:
@@ -22,14 +26,13 @@ def unsupported(model: PreTrainedModel, layer: int, what: str) -> UnsupportedMod
     return UnsupportedModel(f"model family '{family(model)}' cannot be measured truthfully: layer {layer}: {what}")
 
 
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The decoder layers in order: the first ModuleList of the decoder that has `num_hidden_layers` entries.
+def _layers_of_decoder_alone(model: PreTrainedModel) -> list[nn.Module]:
+    """The first ModuleList of the decoder that has `num_hidden_layers` entries.
 
     In a vision-language model the decoder is the part with a config of the text config's class, so that a vision tower
-    of as many blocks is not taken for it. Raises UnsupportedModel when there is none; no family's names are guessed.
+    with the same number of blocks is not mistaken for it. Raises UnsupportedModel when there is none; no family's names
+    are guessed.
     """
-    if model.config.is_encoder_decoder:
-        return tower_layers(model, "decoder")
     config = model.config.get_text_config(decoder=True)
     count = config.num_hidden_layers
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
@@ -43,43 +46,98 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     )
 
 
-def tower_layers(model: PreTrainedModel, tower: str) -> list[nn.Module]:
-    """The layers of one half of an encoder-decoder, "encoder" or "decoder": the first ModuleList in it."""
-    half = model.get_encoder() if tower == "encoder" else model.get_decoder()
+def _layers_of_half(half: nn.Module) -> list[nn.Module]:
+    """The first ModuleList in one half of an encoder-decoder."""
     return list(next(module for module in half.modules() if isinstance(module, nn.ModuleList)))
 
 
-def tower_of(config: Any, tower: str, attention: Sequence[str], num_tokens: int = 1) -> str | None:
-    """Which half of the model with `config` is measured, None for a decoder-only one. Raises UserError."""
-    if tower not in TOWERS:
-        raise UserError(f"unknown tower {tower!r}; choose from {', '.join(TOWERS)}")
+@dataclass(frozen=True)
+class Tower:
+    """One stack of layers, and where its query positions are."""
+
+    name: str  # "decoder" or "encoder"
+    half: str | None  # the same, of an encoder-decoder; None: the model is a decoder alone
+    reads_encoder: bool  # its layers have a cross-attention
+    layers: Callable[[PreTrainedModel], list[nn.Module]]  # in order; raises UnsupportedModel
+    positions: Callable[[int, int], QueryRange]  # of `prompt` tokens and `num_tokens` to be generated
+    only_reads: bool = False  # it sees the prompt at once, and nothing is generated in it
+    layer_count: str = "num_hidden_layers"  # where a config that counts for both halves has it (T5's names)
+    head_count: str = "num_attention_heads"
+
+    def size(self, config: Any) -> tuple[int, int]:
+        """Layers and query heads, as the model's config has them."""
+        half = self.half
+        nested: Any = config.get_text_config(decoder=True) if half is None else getattr(config, half, None)
+        if hasattr(nested, "num_hidden_layers"):  # some encoder-decoders nest a config for each half
+            return nested.num_hidden_layers, nested.num_attention_heads
+        if hasattr(config, f"{half}_layers"):  # BART and its kind
+            return getattr(config, f"{half}_layers"), getattr(config, f"{half}_attention_heads")
+        return getattr(config, self.layer_count), getattr(config, self.head_count)
+
+
+DECODER_ALONE = Tower("decoder", None, False, _layers_of_decoder_alone, in_text)
+ENCODER = Tower(
+    "encoder",
+    "encoder",
+    False,
+    lambda model: _layers_of_half(model.get_encoder()),
+    in_encoder,
+    only_reads=True,
+    layer_count="num_layers",
+    head_count="num_heads",
+)
+DECODER = Tower(
+    "decoder",
+    "decoder",
+    True,
+    lambda model: _layers_of_half(model.get_decoder()),
+    after_encoder,
+    layer_count="num_decoder_layers",
+    head_count="num_heads",
+)
+
+
+def towers(config: Any) -> dict[str, Tower]:
+    """The towers of the model with `config`, by name."""
+    if getattr(config, "is_encoder_decoder", False):
+        return {"decoder": DECODER, "encoder": ENCODER}
+    return {"decoder": DECODER_ALONE}
+
+
+def named(config: Any, name: str) -> Tower:
+    """The tower that is called so. Raises UserError."""
+    if name not in TOWERS:
+        raise UserError(f"unknown tower {name!r}; choose from {', '.join(TOWERS)}")
+    if name not in towers(config):
+        raise UserError(f"--tower {name} was given, but this model has no {name}; leave it out")
+    return towers(config)[name]
+
+
+def tower_of(config: Any, tower: str, attention: Sequence[str], num_tokens: int = 1) -> Tower:
+    """The tower to measure, of the model with `config`.
+
+    Raises UserError for an unknown name, for an attention that the tower does not have, and where tokens are to be
+    generated by an encoder, which only reads the prompt.
+    """
+    chosen = named(config, tower)
     if not attention or not set(attention) <= set(ATTENTIONS):
         raise UserError(f"unknown attention {', '.join(attention)!r}; choose from {', '.join(ATTENTIONS)}")
-    if not getattr(config, "is_encoder_decoder", False):
-        if tower == "encoder":
-            raise UserError("--tower encoder was given, but this model has no encoder; leave it away")
-        if "self" not in attention:
-            raise UserError("--attention cross was given, but this model has no cross-attention; leave it away")
-        return None
-    if tower == "encoder" and "self" not in attention:
-        raise UserError("--attention cross was given, but an encoder has none; leave it or --tower encoder away")
-    if tower == "encoder" and num_tokens > 1:
+    if not chosen.reads_encoder and "self" not in attention:
+        lacking = "this model has no cross-attention" if chosen.half is None else f"an {chosen.half} has none"
+        raise UserError(f"--attention cross was given, but {lacking}; choose self")
+    if chosen.only_reads and num_tokens > 1:
         raise UserError(
-            f"--num-tokens {num_tokens} was given, but the encoder only reads the prompt; leave it or --tower encoder "
-            "away"
+            f"--num-tokens {num_tokens} was given, but the {tower} only reads the prompt; leave out --num-tokens or "
+            f"--tower {tower}"
         )
-    return tower
+    return chosen
 
 
-def tower_size(config: Any, tower: str | None) -> tuple[int, int]:
-    """Layers and query heads of the decoder, or of one half of an encoder-decoder, as the config has them."""
-    if tower is None:
-        text = config.get_text_config(decoder=True)
-        return text.num_hidden_layers, text.num_attention_heads
-    half: Any = getattr(config, tower, None)  # some nest a config for each half
-    if hasattr(half, "num_hidden_layers"):
-        return half.num_hidden_layers, half.num_attention_heads
-    if hasattr(config, f"{tower}_layers"):  # BART and its kind
-        return getattr(config, f"{tower}_layers"), getattr(config, f"{tower}_attention_heads")
-    layers = config.num_layers if tower == "encoder" else config.num_decoder_layers  # T5 and its kind
-    return layers, config.num_heads
+def tower_size(config: Any, tower: Tower) -> tuple[int, int]:
+    """Layers and query heads of a tower, as the model's config has them."""
+    return tower.size(config)
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder layers in order. Raises UnsupportedModel when no list of them is found."""
+    return named(model.config, "decoder").layers(model)
