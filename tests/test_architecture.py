@@ -94,7 +94,9 @@ def test_the_table_itself_has_no_circles() -> None:
 def test_the_table_is_the_documented_one() -> None:
     """docs/architecture.md: | `prompt/` | what it does | `errors` `table` ... |"""
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
     written = {row[0].strip("`").rstrip("/"): set(row[2].replace("`", "").split()) for row in rows if len(row) == 3}
     assert {place: set(may) - set(BASE) for place, may in MAY_IMPORT.items() if place not in BASE} == {
         place: may for place, may in written.items() if place in MAY_IMPORT

@@ -1,4 +1,4 @@
-"""`from mask_impact import load, show, run_masking_experiment, ...`: the names, and that they cost nothing until used."""
+"""`from mask_impact import load, show, run_masking_experiment, ...`: they cost nothing until used."""
 
 import json
 import subprocess
