@@ -38,7 +38,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(house, "ROOT", tmp_path)
     path = tmp_path / "one.py"
     body = "\n".join("    x = 1" for _ in range(60))
-    path.write_text(
     short = "class A:\n    def few(self, a, *, b):  # cosine\n        pass\n"
     path.write_text(f'"""About cosine."""\n\n{short}\ndef long():\n{body}\n')
     return path
