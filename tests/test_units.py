@@ -138,14 +138,14 @@ def test_spans_are_implied():
     ("make", "message"),
     [
         (lambda: Chosen.of("letter"), "unknown unit 'letter'; choose from token, word, sentence, span"),
-        (lambda: Chosen.of("word", "a"), "unit 'word' and --span 'a' were both given; leave one of them away"),
+        (lambda: Chosen.of("word", "a"), "unit 'word' and --span 'a' were both given; leave one of them out"),
         (
             lambda: Chosen.of("sentence", regions="0,0,1,1"),
-            "unit 'sentence' and --region '0,0,1,1' were both given; leave one of them away",
+            "unit 'sentence' and --region '0,0,1,1' were both given; leave one of them out",
         ),
         (
             lambda: Chosen.of("token", region_masks="a.png"),
-            "unit 'token' and --region-mask 'a.png' were both given; leave one of them away",
+            "unit 'token' and --region-mask 'a.png' were both given; leave one of them out",
         ),
         (
             lambda: Chosen.of("span"),
@@ -613,7 +613,7 @@ def test_spans_of_random_places(tokenizer):
         (["image:0"], "--span 'image:0' needs an image, but none was given; add --image, or give a text of the prompt"),
         (
             ["red", "/r.d/"],
-            "--span 'red' and --span '/r.d/' would both stand in the table as 'red' at position 3; leave one away, or "
+            "--span 'red' and --span '/r.d/' would both stand in the table as 'red' at position 3; leave one out, or "
             "give it a name: NAME=...",
         ),
     ],
