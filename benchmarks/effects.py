@@ -93,5 +93,5 @@ def effects_table(setup: Setup, model: Any, lengths: Sequence[int], repetitions:
         for repetition in range(repetitions):
             say(f"effects, {name}, repetition {repetition + 1} of {repetitions}")
             columns[name].append(effects_sample(model, inputs))
-    title = "Effects: every token masked by itself, carried on to the logits"
+    title = "Effects: each token masked alone, carried on to the logits"
     return Table.of_samples(f"{title}; {setup}", LABELS, TARGETS, columns, NOTES)

@@ -123,7 +123,7 @@ def steps_table(setup: Setup, model: Any, lengths: Sequence[int], repetitions: i
         columns,
         [
             "measured: experiment.run, from inputs to blocks, writing left out",
-            "replay by itself: that of a one-token run, scaled from N rows a layer to N + (N + 1) + ... + (N + 4)",
+            "replay alone: that of a one-token run, scaled from N rows a layer to N + (N + 1) + ... + (N + 4)",
             f"the first token comes out of the prompt's forward: {STEPS} tokens need {STEPS - 1} decode steps",
         ],
     )

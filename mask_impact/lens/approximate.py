@@ -41,7 +41,7 @@ def faiss() -> Any:
         import faiss
     except ImportError as error:
         raise UserError(
-            "--search approximate needs FAISS, which is not installed; run pip install faiss-cpu, or leave it away"
+            "--search approximate needs FAISS, which is not installed; run pip install faiss-cpu, or leave the flag out"
         ) from error
     return faiss
 

@@ -79,7 +79,7 @@ def description(config: Any) -> dict[str, Any]:
         "merger": merger(config),
         "deepstack": deepstack(config),
         "decoder": decoder,
-        "layers": {"0": "decoder input", f"1 to {blocks}": "residual stream after so many blocks"},
+        "layers": {"0": "decoder input", f"1 to {blocks}": "residual stream after that many blocks"},
     }
 
 
@@ -184,7 +184,7 @@ def text(described: Mapping[str, Any]) -> str:
     lines += [
         f"decoder    {listed(described['decoder'])}",
         f"layers     0: the decoder's input, image features in; 1 to {described['decoder']['blocks']}: the residual "
-        "stream after so many blocks, as the next one receives it",
+        "stream after that many blocks, as the next block receives it",
         f"image      token {token['text']} (id {token['id']}), once per piece of an image",
     ]
     for found in described["sizes"]:

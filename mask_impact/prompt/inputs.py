@@ -87,7 +87,7 @@ def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
     """
     check_prompt(prompt)
     if chat and not tokenizer.chat_template:
-        raise UserError("--chat was given, but this model has no chat template; leave --chat away")
+        raise UserError("--chat was given, but this model has no chat template; leave --chat out")
     if chat:
         messages = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
