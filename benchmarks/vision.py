@@ -63,7 +63,7 @@ def vision_table(setup: Setup, model: Any, sizes: Sequence[int], steps: int, rep
         [
             f"{setup.shape}",
             f"median (smallest-largest) of {repetitions} repetitions; all of a column is timed in turn in this process",
-            "recorded forward: the whole recording call less the decode steps, as generate may run the tower on its own",
+            "recorded forward: the whole recording call less the decode steps; generate may run the tower on its own",
             *NOTES,
             "the whole run: experiment.run, from model inputs to blocks, its checks included, writing left out",
             "the vision tower is in both sides of the ratios and in no rerun",
