@@ -1,1 +1,1 @@
-"""Speed and memory: `bench.py` is the command, `text.py` and `vision.py` are its parts over the same `speed.py`."""
+"""Speed and memory: `bench.py` is the command, `text.py` and `vision.py` are parts of it that share `speed.py`."""

@@ -1,4 +1,4 @@
-"""What an analysis is compared with: rerun the cached layer over the whole prompt for every masked token."""
+"""The comparison: rerun a layer on its cached input, over the whole prompt, for every masked token."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mask_impact.model.towers import decoder_layers
 
 @dataclass
 class LayerCall:
-    """One layer's call inside the forward of the whole prompt: its cached input."""
+    """The cached input of one layer, from a forward over the whole prompt."""
 
     index: int
     layer: nn.Module
@@ -63,7 +63,7 @@ def causal_bias(hidden: torch.Tensor, masked: int | None = None) -> torch.Tensor
 
 @dataclass
 class Baseline:
-    """A few masked tokens in a few layers; the time of all is scaled up from their mean."""
+    """Reruns for a few masked tokens in a few layers; the total time is scaled up from their mean."""
 
     calls: list[LayerCall]
     masked: list[int]
@@ -77,13 +77,14 @@ class Baseline:
         return cls(calls, masked, [causal_bias(calls[0].hidden, position) for position in masked])
 
     def seconds(self) -> list[float]:
-        """Of each rerun of one layer for one masked token."""
+        """The time of each rerun of one layer for one masked token."""
         return [timed(lambda: call.update(bias))[1] for call in self.calls for bias in self.biases]  # noqa: B023
 
     def differences(self, impacts: Sequence[meter.Impact]) -> dict[str, float]:
-        """The largest difference between the engine's L2 of Full and this one's, over this one's and over the update's.
+        """The largest difference between the L2 of Full from the engine and from the reruns, relative to the latter and
+        to the length of the update.
 
-        Raises RuntimeError where it is more than rounding: what is compared would not be the same.
+        Raises RuntimeError if it is more than rounding, because then the two do not compute the same.
         """
         to_l2 = to_update = 0.0
         for call in self.calls:

@@ -16,11 +16,11 @@ from mask_impact.impact import run as impact_run
 
 PROMPTS = 200
 FORMATS = "csv,json,parquet,html"
-SETTLED = 20  # prompts after which libraries have made their buffers
+SETTLED = 20  # prompts after which libraries have allocated their buffers
 
 
 def batch_of(prompts: int) -> dict[str, list[float]]:
-    """Run a batch on the demo model; of each prompt the seconds in all, those of the analysis, and memory after it."""
+    """Run a batch on the demo model. For each prompt: seconds in total, seconds of the analysis, memory after it."""
     analysed: list[float] = []
     resident: list[float] = []
     original = impact_run.run

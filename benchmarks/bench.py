@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long an analysis takes next to the plain forward it needs anyway, and how much memory it takes.
+"""How long an analysis takes compared with the plain forward it needs anyway, and how much memory.
 
 In: nothing; models with random weights are made in memory: on a GPU in the shapes of Qwen3-4B and Qwen3-VL-4B
 (bfloat16), on the CPU in that of Qwen3-0.6B, for vision-language with a small vision tower (float32).
@@ -8,8 +8,8 @@ several generated tokens, effects on the answer, peak memory, result files, feat
 their search; with --json also as a file.
 
 Things compared are timed in turn in one process (A B C A B C ...) after a warm-up. A cell is the median over the
-repetitions, then the smallest and the largest. A ratio is taken inside each repetition, so that it survives a machine
-that gets slower or faster on the way; it is so not exactly the ratio of the medians above it.
+repetitions, then the smallest and the largest. A ratio is taken within each repetition, so that it stays right on a
+machine that gets slower or faster meanwhile. So it is not exactly the ratio of the medians above it.
 
     python benchmarks/bench.py                                  # everything, 15 to 20 minutes
     python benchmarks/bench.py --only rows                      # one part; this one takes seconds

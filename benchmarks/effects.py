@@ -1,4 +1,4 @@
-"""The effects part: masks held over layers and carried to the logits, next to a forward of the model for every mask."""
+"""The effects part: masks over several layers, carried to the logits, against one whole forward per mask."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mask_impact.effects.carry import Carrier, Forwards
 from mask_impact.effects.edits import Edit
 from mask_impact.prompt.units import Unit
 
-REPETITIONS = 3  # at most: one is as long as hundreds of forwards
+REPETITIONS = 3  # at most; one takes as long as hundreds of forwards
 
 
 LABELS: Labels = {
@@ -44,7 +44,7 @@ TARGETS: Labels = {"ratio all": "<= 0.6"}
 
 
 def effects_sample(model: Any, inputs: Inputs) -> Sample:
-    """One repetition: everything once, in turn."""
+    """One repetition: everything once, one after the other."""
     length = inputs["input_ids"].shape[1]
     found: Sample = {}
     plain: list[float] = []
@@ -93,5 +93,5 @@ def effects_table(setup: Setup, model: Any, lengths: Sequence[int], repetitions:
         for repetition in range(repetitions):
             say(f"effects, {name}, repetition {repetition + 1} of {repetitions}")
             columns[name].append(effects_sample(model, inputs))
-    title = "Effects: every token masked by itself, carried on to the logits"
+    title = "Effects: each token masked alone, carried on to the logits"
     return Table.of_samples(f"{title}; {setup}", LABELS, TARGETS, columns, NOTES)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Do a bank and its search agree with the latentlens package (PyPI, 0.1.0), on which the method was published?
+"""Do a bank and its search agree with the latentlens package (PyPI, 0.1.0), with which the method was published?
 
-In:  the package, in a folder of its own and a process of its own; two banks that it makes and saves: one of random
-     vectors, one of the demo model and its captions.
-Out: the same neighbours from the same folder, found by it and by latent_lens; and how far the hidden states of the same
-     contexts are apart in its bank and in the one of `latent_lens.py bank`. Exit code 1 if something differs.
+In:  the package, in a separate folder and process, and two banks that it saves: one of random vectors, one of the demo
+     model and its captions.
+Out: whether the package and latent_lens find the same neighbours in the same folder, and how far the hidden states of
+     the same contexts differ between its bank and that of `latent_lens.py bank`. Exit code 1 if something differs.
 
     python benchmarks/latentlens_wheel.py                        # installs the package into .venv/latentlens
     python benchmarks/latentlens_wheel.py --wheel latentlens-0.1.0-py3-none-any.whl
@@ -28,7 +28,7 @@ PLACE = ROOT / ".venv" / "latentlens"
 ROWS, HIDDEN, QUERIES, TOP_K = {1: 700, 4: 300, 8: 500}, 96, 40, 7
 CAPTIONS = 120
 
-# What runs beside the package: nothing of this project is imported there, but for the demo model's own files.
+# This runs in the package's process. It imports nothing of this project except files of the demo model.
 THERE = """
 import json, sys
 from pathlib import Path
@@ -81,7 +81,7 @@ def run_there(folder: Path, captions: Sequence[str]) -> list[list[dict[str, Any]
 
 
 def neighbours(folder: Path, theirs: list[list[dict[str, Any]]]) -> bool:
-    """The same neighbours in the same order from the same files, and how far their similarities are apart."""
+    """Whether the neighbours and their order are the same, from the same files, and how far similarities differ."""
     import numpy as np
     import torch
 
@@ -110,7 +110,7 @@ def neighbours(folder: Path, theirs: list[list[dict[str, Any]]]) -> bool:
 
 
 def states(folder: Path, captions: Sequence[str]) -> bool:
-    """The same contexts in both banks of the demo model, vector by vector."""
+    """Compare the vectors of the same contexts in both banks of the demo model."""
     import torch
 
     import latent_lens

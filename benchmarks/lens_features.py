@@ -1,7 +1,7 @@
-"""Features of image tokens next to one plain forward per image: every layer read, no features saved.
+"""Features of image tokens compared with one plain forward per image: every layer is read, nothing is saved.
 
-Two tables: forwards alone, by image tokens and images in a forward; and the whole command on the demo model, from
-image files on, next to reading the same files and one forward each.
+Two tables: forwards alone, by image tokens and by images per forward; and the whole command on the demo model, from
+image files on, compared with reading the same files and one forward each.
 """
 
 import random
@@ -27,14 +27,14 @@ from mask_impact.model.memory import Portion
 from mask_impact.options import Settings
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
-AT_ONCE = (1, 4)  # images in a forward
+AT_ONCE = (1, 4)  # images per forward
 DEMO_IMAGES = 48
 TARGET = "<= 1.15"
 PROMPT = "Describe this image."
 
 
 def forwards(repetitions: int) -> int:
-    """How many forwards of a prompt this takes, for the choice of layers."""
+    """How many forwards of a prompt this part takes, to choose the number of layers."""
     return (repetitions + 1) * 2 * sum(AT_ONCE)
 
 
@@ -102,7 +102,7 @@ def demo_sample(session: Session, paths: Sequence[Path], folder: Path) -> Sample
 def demo_table(repetitions: int) -> Table:
     say(f"features of {DEMO_IMAGES} images of the demo model")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # in a model this small several only wait for each other
+    torch.set_num_threads(1)  # in a model this small, several threads only wait for each other
     with tempfile.TemporaryDirectory() as name, quiet_libraries(verbose=False):
         session = Session(Settings("demo", vision=True, device="cpu"))
         paths = drawn(DEMO_IMAGES, Path(name) / "scenes")

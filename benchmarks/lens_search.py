@@ -1,4 +1,4 @@
-"""The search for neighbours next to one matrix product of the same size, and bank building next to plain forwards."""
+"""The search for neighbours against one matrix product of the same size; building a bank against plain forwards."""
 
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ CAPTIONS, CAPTION_TOKENS, VOCABULARY = 300, 12, 50
 
 
 def mapped_bank(path: Path, rows: int, hidden: int) -> torch.Tensor:
-    """[rows, hidden] float16 of random unit vectors, mapped from a file."""
+    """[rows, hidden] float16 random unit vectors, memory-mapped from a file."""
     generator = torch.Generator().manual_seed(0)
     bank = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(rows, hidden))
     for start in range(0, rows, WRITTEN):
@@ -37,12 +37,12 @@ def mapped_bank(path: Path, rows: int, hidden: int) -> torch.Tensor:
 
 
 def search_rows(rows: int, hidden: int, repetitions: int) -> list[list[Cell]]:
-    """A row of the table on one thread, and one on all."""
+    """Two rows of the table: on one thread, and on all."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         bank = mapped_bank(Path(folder) / "bank.npy", rows, hidden)
         queries = torch.randn(QUERIES, hidden, generator=torch.Generator().manual_seed(1))
-        nearest(queries, [bank], TOP_K)  # the pages of the bank are in memory from here on
+        nearest(queries, [bank], TOP_K)  # from here on the pages of the bank are in memory
         peak = PeakMemory(torch.device("cpu"))
         nearest(queries, [bank], TOP_K)
         above = peak.above() / 1e6
@@ -76,7 +76,7 @@ def search_table(repetitions: int) -> Table:
 
 
 def random_captions() -> Corpus:
-    """Few different ids, so that some begin alike."""
+    """Captions of few different ids, so that some begin alike."""
     ids = np.random.default_rng(0).integers(1, VOCABULARY, (CAPTIONS, CAPTION_TOKENS)).astype(np.int32)
     starts = np.arange(CAPTIONS + 1) * CAPTION_TOKENS
     return Corpus([""] * CAPTIONS, ids.ravel(), starts, np.array([], np.int64))

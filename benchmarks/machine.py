@@ -1,4 +1,4 @@
-"""The clock, the memory and the name of the machine, the same for CPU and CUDA."""
+"""The clock, the memory and the name of the machine, for CPU and CUDA alike."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """The result of `work` and its seconds; a GPU that is in use has finished before and after."""
+    """The result of `work` and its seconds. A GPU in use is synchronised before and after."""
     synchronize()
     started = time.perf_counter()
     result = work()
@@ -35,7 +35,7 @@ def synchronize() -> None:
 
 
 class PeakMemory:
-    """The largest memory since this object was made: what the GPU's allocator handed out, or the resident size."""
+    """The peak memory since this object was made: what the GPU's allocator handed out, or the resident size."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.cuda = device, device.type == "cuda"
@@ -49,7 +49,7 @@ class PeakMemory:
             self.start = resident_bytes("VmRSS")
 
     def above(self) -> int:
-        """Bytes above what there was at the start."""
+        """Bytes above the memory at the start."""
         return (torch.cuda.max_memory_allocated(self.device) if self.cuda else resident_bytes("VmHWM")) - self.start
 
     @staticmethod
@@ -75,7 +75,7 @@ def total_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that new programs can have."""
+    """Memory that is available to new programs."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return total_bytes()

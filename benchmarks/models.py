@@ -1,6 +1,6 @@
 """The models that are measured: random weights in the shape of real ones, and prompts of random ids and pixels.
 
-A shape is a row. `Setup` is a shape on a device, and all that a part of the bench or a process of its own needs to
+A shape is a row. `Setup` is a shape on a device; it has all that a part of the bench, or a separate process, needs to
 make the model and its inputs.
 """
 
@@ -16,7 +16,7 @@ Inputs = dict[str, torch.Tensor]
 # Qwen3's ids: <|im_start|>, <|im_end|>, <|vision_start|>, <|vision_end|>, <|image_pad|>
 IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = 151644, 151645, 151652, 151653, 151655
 FIRST_SPECIAL = 151643
-TEXT_TOKENS = 30  # of an image prompt, those five kinds included
+TEXT_TOKENS = 30  # of an image prompt, including these five
 CPU = torch.device("cpu")
 PATCH, FRAMES, MERGE = 16, 2, 2  # a patch is 16 x 16 pixels of 2 equal frames; 2 x 2 patches make a token
 
@@ -56,7 +56,7 @@ class Shape:
         return f"{text}; vision tower: depth {tower.depth}, hidden {tower.hidden}, MLP {tower.mlp}, {tower.heads} heads"
 
     def layer_weights(self) -> int:
-        """Numbers in one layer's matrices."""
+        """How many weights the matrices of one layer have."""
         return self.hidden * (2 * (self.heads + self.kv_heads) * self.head_dim + 3 * self.mlp)
 
 
@@ -68,12 +68,12 @@ VISION = {
     "small": Shape(
         "Qwen3-0.6B's shape with Qwen3-VL's vision",
         *(28, 1024, 3072, 16, 8),
-        tower=Tower(3, 64, 256, 2, (0, 1, 2)),  # small: it is in both sides of the ratios and pulls them to 1
+        tower=Tower(3, 64, 256, 2, (0, 1, 2)),  # small, because it is on both sides of the ratios and pulls them to 1
     ),
     "4b": Shape(
         "Qwen3-VL-4B's shape", 36, 2560, 9728, 32, 8, tower=Tower(24, 1024, 4096, 16, (5, 11, 17))
     ),  # https://huggingface.co/Qwen/Qwen3-VL-4B-Instruct/blob/main/config.json
-    "tiny": Shape("tiny", 3, 64, 96, 4, 2, 16, mrope=(4, 2, 2), tower=Tower(3, 32, 48, 2, (0, 1, 2))),  # to try things
+    "tiny": Shape("tiny", 3, 64, 96, 4, 2, 16, mrope=(4, 2, 2), tower=Tower(3, 32, 48, 2, (0, 1, 2))),  # for tests
 }
 
 

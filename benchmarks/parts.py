@@ -13,15 +13,15 @@ from benchmarks.models import TEXT, TEXT_TOKENS, VISION, Setup, Shape
 from benchmarks.tables import Table
 from benchmarks.work import plain_forward
 
-MEMORY_SHARE = 0.6  # of what is available
-TEXT_SECONDS, VISION_SECONDS = 380.0, 150.0  # what the default number of layers is chosen for, on the CPU
-BANK_LAYERS = 3  # the tokens, and not the layers, are what the time is compared by
+MEMORY_SHARE = 0.6  # of the available memory
+TEXT_SECONDS, VISION_SECONDS = 380.0, 150.0  # for which the default number of layers is chosen, on the CPU
+BANK_LAYERS = 3  # enough, since the ratio depends on tokens, not on layers
 FEATURES_TOKENS = 256  # the largest image for features
 
 
 @torch.no_grad()
 def layers_that_fit_time(shape: Shape, forwards: float, seconds: float) -> int:
-    """The layers that do `forwards` tokens in `seconds`, by a forward of 2 layers; 1 to all."""
+    """How many layers do `forwards` in `seconds`, estimated from a forward of 2 layers; 1 to all."""
     setup = Setup(replace(shape, vocabulary=256, tower=None), 2)
     model, inputs = setup.model(), setup.inputs(512)
     one_token = min(timed(lambda: plain_forward(model, inputs))[1] for _ in range(3)) / 2 / 512
@@ -29,14 +29,14 @@ def layers_that_fit_time(shape: Shape, forwards: float, seconds: float) -> int:
 
 
 def layers_that_fit_memory(shape: Shape, positions: int) -> int:
-    """The model in float32 and a run over `positions` within MEMORY_SHARE of what is available; 1 to all."""
+    """How many layers fit: the float32 model and a run over `positions`, within MEMORY_SHARE; 1 to all."""
     per_layer = 4 * shape.layer_weights() + Setup(shape, 1).kv_cache_bytes(positions)
     fixed = 4 * shape.vocabulary * shape.hidden + 500_000_000
     return max(1, min(shape.layers, int((MEMORY_SHARE * available_bytes() - fixed) // per_layer)))
 
 
 def tables(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Table]:
-    """The tables that were asked for, each as soon as it is measured."""
+    """The requested tables, each as soon as it is measured."""
     yield machine_table()
     if {"speed", "steps"} & {*wanted}:
         yield from text_speed(args, wanted)
@@ -70,7 +70,7 @@ def text_speed(args: argparse.Namespace, wanted: tuple[str, ...]) -> Iterator[Ta
 
 @torch.no_grad()
 def carried_effects(args: argparse.Namespace) -> Table:
-    """A few layers: the tokens, and not the layers, are what the time is compared by."""
+    """The effects part, with a few layers: the ratio depends on tokens, not on layers."""
     setup = chosen(args, TEXT, args.layers or args.effects_layers)
     return effects.effects_table(setup, setup.model(), args.effects_lengths, min(args.repetitions, effects.REPETITIONS))
 
@@ -98,7 +98,7 @@ def vision_setup(args: argparse.Namespace, forwards: float) -> Setup:
 def in_time(
     args: argparse.Namespace, shapes: Mapping[str, Shape], longest: int, forwards: float, seconds: float
 ) -> Setup:
-    """The model that was asked for; on the CPU with the layers that do `forwards` tokens in `seconds`."""
+    """The requested model; on the CPU with as many layers as do `forwards` in `seconds`."""
     setup = chosen(args, shapes, args.layers)
     if args.layers or setup.device.type == "cuda":
         return setup
@@ -107,7 +107,7 @@ def in_time(
 
 
 def chosen(args: argparse.Namespace, shapes: Mapping[str, Shape], layers: int | None) -> Setup:
-    """One of `shapes` with `layers`, by default all, on the device and in the dtype that were asked for."""
+    """One of `shapes` with `layers`, by default all, on the requested device and in the requested dtype."""
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     gpu = device.type == "cuda"
     shape = shapes[args.shape or ("4b" if gpu else "small")]

@@ -1,7 +1,7 @@
-"""The comparison that text and vision share: an analysis next to one plain forward and next to reruns of the layers.
+"""The comparison that text and vision share: an analysis against one plain forward and against reruns of the layers.
 
-A part gives a model, inputs by length, and what it measures besides. Everything is timed in turn in one process, once
-per repetition, so that a ratio survives a machine that gets slower or faster on the way.
+A part gives a model, inputs by length, and what else it measures. Everything is timed in turn in one process, once per
+repetition, so that a ratio stays right on a machine that gets slower or faster meanwhile.
 """
 
 import gc
@@ -26,7 +26,7 @@ Further = Callable[[Any, Inputs, list[Impact]], Sample]  # what only one part me
 
 
 def recorded_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor that a recording keeps, the model's own left out."""
+    """Every tensor that a recording keeps, without those of the model."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -39,10 +39,10 @@ def recorded_tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def recording_size(recording: Recording, length: int) -> Sample:
-    """What the recording holds.
+    """The size of what the recording holds.
 
     Raises RuntimeError for a tensor with two axes as long as the prompt (or prompt and output), and for a small view
-    that holds as large a one.
+    that keeps such a tensor alive.
     """
     tensors = list(recorded_tensors(recording))
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
@@ -58,7 +58,7 @@ def recording_size(recording: Recording, length: int) -> Sample:
 
 
 def speed_sample(model: Any, inputs: Inputs, baseline: Baseline, steps: int, further: Further) -> Sample:
-    """One repetition: everything once, in turn. "1" is the first output token alone, "all" are all `steps`."""
+    """One repetition: everything once. "1" is the first output token alone, "all" are all `steps`."""
     length, layers = inputs["input_ids"].shape[1], len(decoder_layers(model))
     found: Sample = {}
     _, found["plain"] = timed(lambda: plain_forward(model, inputs))
@@ -93,7 +93,7 @@ def speed_sample(model: Any, inputs: Inputs, baseline: Baseline, steps: int, fur
 def speed_samples(
     name: str, model: Any, inputs: Inputs, steps: int, repetitions: int, further: Further
 ) -> list[Sample]:
-    """The repetitions at one prompt length, after a warm-up that checks engine and reruns against each other."""
+    """The repetitions at one prompt length, after a warm-up that compares the engine with the reruns."""
     length = inputs["input_ids"].shape[1]
     say(f"{name}, warm-up")
     baseline = Baseline.prepare(model, inputs)

@@ -1,4 +1,4 @@
-"""The bench's output: tables of medians with their smallest and largest value."""
+"""The output of the bench: tables of medians with the smallest and largest value."""
 
 import statistics
 import sys
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """What one thing measured over the repetitions."""
+    """One quantity over the repetitions."""
 
     median: float
     low: float
@@ -26,7 +26,7 @@ class Spread:
 
 Cell = str | int | float | Spread
 Sample = dict[str, float]  # what one repetition measured, by key
-Labels = dict[str, str]  # what a line of a table says of a key
+Labels = dict[str, str]  # key -> its line in a table
 
 
 @dataclass

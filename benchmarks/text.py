@@ -1,4 +1,4 @@
-"""The text parts: one generation step at several prompt lengths, and several steps next to their parts."""
+"""The text parts: one generation step at several prompt lengths, and several steps against their parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.work import as_block, generate, measure_layers, record, run_expe
 from mask_impact.impact.meter import Impact
 
 STEPS = 5  # generated tokens in the comparison of several with one
-FORWARDS_PER_REPETITION, FORWARDS_WARM_UP = 5, 3  # of a prompt's forward, what the speed part does
+FORWARDS_PER_REPETITION, FORWARDS_WARM_UP = 5, 3  # forwards of the prompt that the speed part takes
 
 SPEED: Labels = {
     "plain": "plain forward [s]",
@@ -35,7 +35,7 @@ TARGETS: Labels = {
 
 
 def generation_and_files(model: Any, inputs: Inputs, impacts: list[Impact]) -> Sample:
-    """What a run of one token has around the analysis."""
+    """What a run of one token does besides the analysis."""
     blocks = [
         as_block(0, layer, each.l2.cpu().numpy(), each.cosine.cpu().numpy()) for layer, each in enumerate(impacts)
     ]
@@ -80,7 +80,7 @@ def decode_seconds(setup: Setup, model: Any, inputs: Inputs) -> float:
 
 
 def steps_sample(setup: Setup, model: Any, length: int) -> Sample:
-    """One repetition: the run of five tokens, and its parts by themselves."""
+    """One repetition: the run of five tokens, and each of its parts alone."""
     inputs = setup.inputs(length)
     found: Sample = {}
     run, found["run"] = timed(lambda: run_experiment(model, inputs, STEPS, lambda block: None))
@@ -123,7 +123,7 @@ def steps_table(setup: Setup, model: Any, lengths: Sequence[int], repetitions: i
         columns,
         [
             "measured: experiment.run, from inputs to blocks, writing left out",
-            "replay by itself: that of a one-token run, scaled from N rows a layer to N + (N + 1) + ... + (N + 4)",
+            "replay alone: that of a one-token run, scaled from N rows a layer to N + (N + 1) + ... + (N + 4)",
             f"the first token comes out of the prompt's forward: {STEPS} tokens need {STEPS - 1} decode steps",
         ],
     )

@@ -1,6 +1,6 @@
 """The vision-language part: a prompt with one square image, every text and image token masked, several output tokens.
 
-The vision tower runs in the plain forward and in the recorded one; it has a row of its own.
+The vision tower runs in the plain forward and in the recorded one. Its time has a separate row.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from benchmarks.tables import Labels, Sample, Table
 from benchmarks.work import run_experiment
 from mask_impact.impact.meter import Impact
 
-FORWARDS_WARM_UP = 3  # of a prompt's forward
+FORWARDS_WARM_UP = 3  # forwards of a prompt
 
 
 def forwards(steps: int) -> float:
@@ -63,7 +63,7 @@ def vision_table(setup: Setup, model: Any, sizes: Sequence[int], steps: int, rep
         [
             f"{setup.shape}",
             f"median (smallest-largest) of {repetitions} repetitions; all of a column is timed in turn in this process",
-            "recorded forward: the whole recording call less the decode steps: generate may run the tower by itself",
+            "recorded forward: the whole recording call less the decode steps; generate may run the tower on its own",
             *NOTES,
             "the whole run: experiment.run, from model inputs to blocks, its checks included, writing left out",
             "the vision tower is in both sides of the ratios and in no rerun",

@@ -1,9 +1,9 @@
-"""Captions for the bundled vision-language demo model: what its bank of text tokens in context is made from.
+"""Captions for the bundled vision-language model, from which its bank of text tokens in context is built.
 
 In:  nothing; a fixed seed decides everything.
-Out: captions.txt, COUNT different lines in the words the model was trained on: what is in a scene, and a question about
-     it with its answer; not how many there are, since the tokenizer has no " two" after a space. Only scenes that
-     training could have had: held-out ones stay unseen.
+Out: captions.txt, COUNT different lines in the words the model was trained on: what is in a scene, or a question about
+     it with its answer. No line counts objects, since the tokenizer has no " two" after a space. Held-out scenes are
+     left out, so they stay unseen.
 
     python demo/captions.py                       # write demo/captions.txt
     python demo/captions.py --output /tmp/a.txt   # write it elsewhere
@@ -23,7 +23,7 @@ COUNT = 3000
 SEED = 0
 OBJECTS = [1, 2, 3]
 OBJECT_WEIGHTS = [1, 3, 3]
-DESCRIBED = 0.6  # share of the scenes that are described; of the others a question is asked
+DESCRIBED = 0.6  # share of the scenes that are described; the others get a question
 
 
 def captions() -> list[str]:

@@ -23,7 +23,7 @@ from text_data import FactPrompt, RetrievalPrompt, fact_prompts, held_out_prompt
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 FOLDER = Path(__file__).parent / "text"
-SEED = 2025  # training watches its progress on another seed, so these prompts chose nothing
+SEED = 2025  # training reports its progress on another seed, so these prompts influenced no choice
 Prompt = RetrievalPrompt | FactPrompt
 
 
@@ -43,7 +43,7 @@ class Score:
 
 
 def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a share: unlike the normal one it is not empty at 100 %."""
+    """Wilson score interval of a share. Unlike the normal interval it has a width at 100 %."""
     share = hits / total
     center = share + z * z / (2 * total)
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
@@ -60,7 +60,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str) -> str:
 def greedy_hits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts: Sequence[str]
 ) -> int:
-    """How many prompts greedy decoding continues with exactly the text wanted.
+    """For how many prompts greedy decoding gives exactly the wanted text.
 
     One forward over prompt + text: decoding gives the text if and only if each of its tokens is the most likely
     one after those before it. Padding is on the right, where a causal model cannot see it.
@@ -84,7 +84,7 @@ def score(
     chat: bool,
     end: str = "",
 ) -> Score:
-    """Share of prompts answered right, and with `end` also followed by it."""
+    """Share of prompts that are answered correctly; with `end`, the answer must also be followed by it."""
     if chat:
         texts = [chat_prompt(tokenizer, p.prompt) for p in prompts]
         answers = [p.answer.strip() + end for p in prompts]

@@ -2,7 +2,7 @@
 
 In:  a checkpoint folder (default demo/vl), loaded in float32 as the command line tool does on a CPU.
 Out: one line per kind of question and number of objects on stdout, over scenes held out of training: the share of
-     answers that greedy decoding gives word for word, and stops after.
+     answers that greedy decoding gives word for word before it stops.
 
     python demo/evaluate_vl.py --count 30        # seconds
     python demo/evaluate_vl.py                   # 1,200 held-out scenes
@@ -31,7 +31,7 @@ from mask_impact.model.load import load_model
 from mask_impact.model.processors import load_processor
 
 FOLDER = Path(__file__).parent / "vl"
-SEED = 2025  # training watches its progress on another seed, so these scenes chose nothing
+SEED = 2025  # training reports its progress on another seed, so these scenes influenced no choice
 BATCH = 64
 LONGEST_ANSWER = 24  # tokens
 END = "<|im_end|>"
@@ -51,8 +51,8 @@ def answers(
     images: Sequence[Image.Image],
     questions: Sequence[str],
 ) -> list[str]:
-    """Greedy answers, one question to each picture, all of one length: what is generated before <|im_end|>, or all of
-    it with a mark where the end does not come."""
+    """Greedy answers to one question per picture, all of one length: the text before <|im_end|>; if that does not come,
+    all of the text and a mark."""
     texts = [chat_text(processor, question) for question in questions]
     inputs = processor(text=texts, images=list(images), return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER)
@@ -61,8 +61,8 @@ def answers(
 
 
 def accuracy(model: Qwen3VLForConditionalGeneration, processor: Any, scenes: Sequence[Scene]) -> list[Score]:
-    """Exact matches by kind of question and number of objects. Questions of one length on pictures of one size make a
-    batch: so there is no padding, which would have to be on the left."""
+    """Exact matches by kind of question and number of objects. A batch has questions of one length on pictures of one
+    size, so it needs no padding, which would have to be on the left."""
     batches: dict[tuple[int, int, int], list[tuple[Scene, Question]]] = {}
     for scene in scenes:
         for question in all_questions(scene):

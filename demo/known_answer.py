@@ -3,8 +3,8 @@
 In:  held-out retrieval prompts ("Tom has a red ball. Ann has a blue cup. Ann's cup is"), the demo model, and the same
      architecture with random weights.
 Out: how often the most important statement token (largest Full L2 over layers, at the last position) lies in the asked
-     statement, how often it is that statement's item, and how often the color word itself, each with a 95 % Wilson
-     interval.
+     statement, how often it is the item of that statement, and how often it is the color word. Each share has a 95 %
+     Wilson interval.
 
     python demo/known_answer.py --count 20
     python demo/known_answer.py
@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from mask_impact.impact.run import Options, run
 from mask_impact.prompt.inputs import text_inputs
 
-SEED = 20  # prompts of a seed that neither training nor the choice of the ranking has used
+SEED = 20  # neither training nor the choice of the ranking has used prompts of this seed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Hits:
 
 
 def statement_tokens(tokenizer: Any, prompt: RetrievalPrompt) -> list[int | None]:
-    """For each token of the prompt the index of the statement it lies in, None outside all."""
+    """For each token of the prompt the index of the statement it lies in, or None."""
     encoded = tokenizer(prompt.prompt, return_offsets_mapping=True)
     places: list[int | None] = []
     for start, end in encoded["offset_mapping"]:

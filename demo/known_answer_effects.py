@@ -1,10 +1,10 @@
-"""Does masking in all layers find the word that is the answer? The demo model against chance and the untrained model.
+"""Does masking in all layers find the word that is the answer? Demo model, untrained model and chance.
 
 In:  held-out retrieval prompts ("Tom has a red ball. Ann has a blue cup. Ann's cup is"), the demo model, and the same
      architecture with random weights.
-Out: how often the color word of the asked statement is the statement token, or one of the two, whose masking costs the
-     answer's log-probability most, where every later position stops reading the token in all layers; beside it the
-     ranking of `known_answer.py`, one layer at the last position. Each with a 95 % Wilson interval.
+Out: statement tokens are ranked by how much the answer's log-probability falls when every later position stops reading
+     the token in all layers. How often the color word of the asked statement is first, or among the first two; beside
+     it the ranking of `known_answer.py`, one layer at the last position. Each share has a 95 % Wilson interval.
 
     python demo/known_answer_effects.py --count 20
     python demo/known_answer_effects.py
@@ -31,16 +31,16 @@ from mask_impact.impact.run import Options, run
 from mask_impact.prompt.inputs import text_inputs
 from mask_impact.prompt.units import Unit
 
-SEED = 40  # prompts of a seed that neither training nor another script has used
+SEED = 40  # neither training nor another script has used prompts of this seed
 ITEM, COLOR = -1, -2  # from the full stop: a statement ends "... COLOR ITEM ."
 
-Values = dict[int, float]  # of each position, larger is more important
+Values = dict[int, float]  # position -> value; larger is more important
 Measure = Callable[[Any, Any, RetrievalPrompt, list[int]], Values]
 
 
 @dataclass(frozen=True)
 class Places:
-    """For each prompt the statement tokens, the most important first: each as its place from the asked full stop."""
+    """For each prompt the statement tokens, the most important first, each as its distance from the asked full stop."""
 
     name: str
     ranked: list[list[int]]
@@ -53,12 +53,12 @@ class Places:
         return sum(place in places[:2] for places in self.ranked)
 
     def chance(self) -> float:
-        """Of one token to come first: mean over prompts of 1 / statement tokens."""
+        """The chance that one token comes first: mean over prompts of 1 / statement tokens."""
         return sum(1 / len(places) for places in self.ranked) / len(self.ranked)
 
 
 def all_layers(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: list[int]) -> Values:
-    """The cost to the right answer's log-probability when every later position stops reading a token in all layers."""
+    """How far the log-probability of the right answer falls when no later position reads a token in any layer."""
     inputs = text_inputs(tokenizer, prompt.prompt)
     effects = Effects(model, tokenizer, inputs.tensors, 0, chosen=tokenizer(prompt.answer)["input_ids"][0])
     (window,) = windows_of("all", model.config.num_hidden_layers)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=500, help="prompts (default: 500)")
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # so small a model is no faster with more
+    torch.set_num_threads(1)  # a model this small is not faster with more
     model, untrained, tokenizer = trained_and_untrained()
     prompts = held_out_prompts(random.Random(SEED), args.count)
     results = [

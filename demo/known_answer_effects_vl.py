@@ -1,11 +1,11 @@
 """Does the answer need the image tokens of the object that was asked about, and until which layer?
 
-In:  the bundled vision-language model and held-out scenes of two or three objects on textured backgrounds, each with
-     the question what color one of them has.
-Out: what becomes of the answer when every later position stops reading the asked object's image tokens, all at once,
-     in all layers: how far its probability falls (mean, 95 % bootstrap interval) and how often another token becomes
-     the likeliest (95 % Wilson interval). Against as many other tokens, at random places and side by side, another
-     object's tokens, and the whole picture. Then the same falls for masks that begin at a later layer.
+In:  the bundled vision-language model and held-out scenes of two or three objects on textured backgrounds, each with a
+     question about the color of one object.
+Out: the change of the answer when every later position stops reading all image tokens of the asked object in all
+     layers: how far its probability falls (mean, 95 % bootstrap interval) and how often another token becomes the
+     likeliest (95 % Wilson interval). For comparison: as many other tokens, at random places or side by side, the
+     tokens of another object, and the whole picture. Then the same for masks that begin at a later layer.
 
     python demo/known_answer_effects_vl.py --count 20
     python demo/known_answer_effects_vl.py
@@ -34,7 +34,7 @@ from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.units import Unit
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
-SEED = 41  # scenes that neither training nor another script has used
+SEED = 41  # neither training nor another script has used scenes of this seed
 RESAMPLES = 2000
 
 OBJECT, EDGES, PICTURE = "asked object", "with its edges", "whole picture"
@@ -42,10 +42,9 @@ RANDOM, COMPACT, ANOTHER = "random tokens", "compact region", "another object"
 
 
 def regions(asked: Asked, rng: random.Random) -> list[Unit]:
-    """The asked object's image tokens (`covers`: a tenth of each or more), also with those it only touches, and what is
-    masked for comparison: random, compact and another object's tokens do not cover the asked object.
-
-    Another object may have no token of its own, then it is left out.
+    """The units to mask: the asked object's image tokens (`covers`: a tenth of each or more), and the same with the
+    tokens it only touches. For comparison random, compact and another object's tokens, none of which covers the asked
+    object; another object that has no such token is left out.
     """
     assert asked.question.asked is not None
     others = list(asked.scene.objects)
@@ -66,7 +65,7 @@ def regions(asked: Asked, rng: random.Random) -> list[Unit]:
 
 
 def touches(token: Token, thing: SceneObject) -> bool:
-    """Whether their boxes overlap."""
+    """Whether the boxes of token and object overlap."""
     assert token.box is not None, "the demo model's tokens have a grid"
     left, top, right, bottom = token.box
     return left < thing.box[2] and thing.box[0] < right and top < thing.box[3] and thing.box[1] < bottom
@@ -83,7 +82,7 @@ def nearest(tokens: Sequence[Token], middle: Token, count: int) -> list[Token]:
 
 
 def ask(model: Any, processor: Any, scene: Scene, question: Question, rng: random.Random) -> list[Effect]:
-    """One scene: each region masked from each layer to the last, and what becomes of the right answer."""
+    """One scene: each region masked from each layer to the last, and the effect on the right answer."""
     inputs = vision_inputs(processor, model.config, question.text, open_pictures(draw(scene)))
     asked = Asked(scene, question, [token for token in inputs.tokens if token.kind == "image"])
     answer = processor.tokenizer(question.answer)["input_ids"][0]
@@ -96,7 +95,7 @@ def ask(model: Any, processor: Any, scene: Scene, question: Question, rng: rando
 def measure(count: int, seed: int = SEED) -> list[Effect]:
     """Every region, scene and first masked layer."""
     model, processor = load(FOLDER)
-    rng = random.Random(f"regions {seed}")  # independent of what draws the scenes
+    rng = random.Random(f"regions {seed}")  # independent of the generator that draws the scenes
     return [row for one in questions(seed, count) for row in ask(model, processor, *one, rng)]
 
 
@@ -150,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=300, help="scenes (default: 300)")
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # so small a model is no faster with more
+    torch.set_num_threads(1)  # a model this small is not faster with more
     print(table(measure(args.count)))
     return 0
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Does the most important image token cover the object that was asked about?
 
-In: the bundled vision-language model and held-out scenes of two or three objects on textured backgrounds, each with the
-    question what color one of them has.
+In: the bundled vision-language model and held-out scenes of two or three objects on textured backgrounds, each with a
+    question about the color of one object.
 Out: how often the top image token covers the asked object, for the trained model, the same architecture with random
-     weights, attention weights in place of masking, and chance; each with a 95 % Wilson interval. Whether the layers'
-     values are added up or the largest is taken is chosen for each of them on other scenes, and said.
+     weights, attention weights instead of masking, and chance; each with a 95 % Wilson interval. For each of them,
+     other scenes decide whether the values of the layers are summed or the largest is taken; the output says which.
 
     python demo/known_answer_vl.py --count 20
     python demo/known_answer_vl.py
@@ -34,7 +34,7 @@ from mask_impact.model.processors import load_processor
 from mask_impact.prompt.inputs import ModelInputs, Token
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
-SEED = 30  # scenes that neither training, its progress reports nor the choice of the ranking has used
+SEED = 30  # neither training, its progress reports nor the choice of the ranking has used scenes of this seed
 CHOOSING_SEED, CHOOSING_COUNT = 31, 100  # scenes on which the ranking is chosen
 COVERED = 0.1  # of a token's box must lie in the box of an object for the token to cover it
 

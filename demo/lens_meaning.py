@@ -2,10 +2,10 @@
 """Do the neighbours of an image token name what the token shows?
 
 In: the bundled vision-language model, a bank of its captions, and held-out scenes of one object.
-Out: for each layer, the share of image tokens on the object with its color or its shape among their nearest neighbours,
-     in context and in the static vocabulary. Next to it that of tokens on the background, and of tokens on the object
-     with a color or a shape that it does not have, drawn for each scene: what chance gives. With 95 % bootstrap
-     intervals over scenes, since tokens of one scene are not independent.
+Out: for each layer, the share of image tokens on the object with its color or shape among their nearest neighbours, in
+     context and in the static vocabulary. For comparison: the same for tokens on the background, and for tokens on the
+     object with a color and shape that it does not have, drawn for each scene, which is the chance level. 95 %
+     bootstrap intervals over scenes, since the tokens of one scene are not independent.
 
     python demo/lens_meaning.py --count 20
     python demo/lens_meaning.py
@@ -32,10 +32,10 @@ from mask_impact.lens.neighbors import Lens, open_bank
 from mask_impact.options import Settings
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
-SEED = 40  # scenes that nothing else has used
+SEED = 40  # nothing else has used scenes of this seed
 PROMPT = "Describe this image."
 RESAMPLED = 2000
-OBJECT = 0  # the only one of a scene
+OBJECT = 0  # index of the only object in a scene
 
 GROUPS = ("object", "background", "other words")
 HEADINGS = {"merged": "in context", "static": "static"}

@@ -8,9 +8,9 @@ Out: Scene (what is where, to the pixel), its picture, and Questions with the an
     python demo/scenes.py --output /tmp/scene.png  # write it elsewhere
     python demo/scenes.py --seed 3 --output /tmp/scene.png  # a random scene held out of training, with its questions
 
-One to three objects, all shapes and colors in a scene different, so every question has one answer in one place. The
-background is textured: on an empty one any token of an object stands out, even to a model that was never trained. Pure
-numpy and PIL; training, evaluation and tests share it.
+A scene has one to three objects of different shapes and colors, so every question has one answer in one place. The
+background is textured, because on an empty one every token of an object stands out, even to an untrained model. Only
+numpy and PIL are needed; training, evaluation and tests share this module.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ COUNTS = {1: "one", 2: "two", 3: "three"}
 SIZES = [(128, 128), (192, 128), (128, 192)]  # width, height
 SIZE_WEIGHTS = [0.7, 0.15, 0.15]
 RADII = (16, 28)
-GAP = 4  # pixels between the circles around two objects; a square reaches 6 % out of its own
-LEFT_TO_RIGHT = 12  # pixels between the centers of two objects across, so that their order is plain to see
+GAP = 4  # pixels between the circles around two objects; a square extends 6 % beyond its circle
+LEFT_TO_RIGHT = 12  # horizontal pixels between the centers of two objects, so that their order is obvious
 
 DESCRIPTIONS = ["What's in this image?", "Describe this image."]
 HOW_MANY = ["How many shapes?", "How many shapes are there?"]
 
 HELD_OUT_SHARE = 8  # one scene in 8 is kept out of training
-ONE_OBJECT = 0.08  # share of the questions' training that has one object in each picture
-TWO_OBJECTS = 0.25  # share of it after which there may be three
-NOTHING, LITTLE = -1, -2  # what a square of the picture shows, else the index of an object
+ONE_OBJECT = 0.08  # share of the training on questions in which every picture has one object
+TWO_OBJECTS = 0.25  # share of it after which there may be three objects
+NOTHING, LITTLE = -1, -2  # what a square of the picture shows, if not the index of an object
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ class Question:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether a scene is reserved for evaluation: a checksum of all there is in it, and not Python's hash(), which
-    changes with every process. Objects are shared on purpose: what is new is what stands where, and on what."""
+    """Whether a scene is reserved for evaluation, by a checksum of everything in it. Python's hash() would change with
+    every process. Objects are shared on purpose: their places and the backgrounds are what is new."""
     return zlib.crc32(repr(scene).encode()) % HELD_OUT_SHARE == 0
 
 
 def make_background(rng: random.Random) -> Background:
-    """Muted colors, so that nothing in it can be taken for an object's color."""
+    """A background in muted colors, none of which can be mistaken for the color of an object."""
     hue, dark, light = rng.random(), rng.uniform(0.3, 0.6), rng.uniform(0.1, 0.25)
     shades = [
         colorsys.hsv_to_rgb((hue + turn) % 1, rng.uniform(0, 0.18), value)
@@ -134,7 +134,7 @@ def fits(placed: Sequence[SceneObject], new: SceneObject) -> bool:
 
 
 def place(rng: random.Random, width: int, height: int, names: Sequence[tuple[str, str]]) -> list[SceneObject] | None:
-    """The objects at random places, or None where one found no room."""
+    """The objects at random places, or None if one found no room."""
     placed: list[SceneObject] = []
     for shape, color in names:
         r, g, b = (min(255, max(0, c + rng.randint(-12, 12))) for c in COLORS[color])
@@ -164,7 +164,7 @@ def make_scene(rng: random.Random, count: int, held_out: bool, size: tuple[int, 
 
 
 def training_scenes(rng: random.Random, count: int, progress: float) -> list[Scene]:
-    """A batch for a point of the questions' training, `progress` from 0 to 1: first one object each, then up to two,
+    """A batch for the point `progress`, 0 to 1, of the training on questions: first one object each, then up to two,
     then up to three. All pictures of a batch have one size, so that they can be computed together."""
     size = rng.choices(SIZES, SIZE_WEIGHTS)[0]
     weights = [1, 0, 0] if progress < ONE_OBJECT else [1, 2, 0] if progress < TWO_OBJECTS else [1, 2, 2]
@@ -236,8 +236,8 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def squares(scene: Scene, side: int) -> list[int]:
-    """What each side x side square of the picture shows, row by row: the index of the object that it shows a good part
-    of, at least half of the most that any square shows of it; NOTHING; or LITTLE, a lesser part of one."""
+    """What each side x side square of the picture shows, row by row: the index of an object if it shows at least half
+    as much of it as any square does; LITTLE if it shows less of one; else NOTHING."""
     lefts, tops = np.meshgrid(np.arange(0, scene.width, side), np.arange(0, scene.height, side))
     shown = np.full(lefts.shape, NOTHING)
     most = np.zeros(lefts.shape)
@@ -257,7 +257,7 @@ def describe(scene: Scene) -> str:
 
 
 def all_questions(scene: Scene) -> list[Question]:
-    """Everything that can be asked about a scene, in every wording."""
+    """All questions about a scene, in every wording."""
     questions = [Question("description", text, describe(scene)) for text in DESCRIPTIONS]
     questions += [Question("count", text, COUNTS[len(scene.objects)]) for text in HOW_MANY]
     for i, o in enumerate(scene.objects):
@@ -275,7 +275,7 @@ def training_questions(rng: random.Random, scene: Scene) -> list[Question]:
 
 
 def held_out_scenes(rng: random.Random, count: int) -> list[Scene]:
-    """Scenes of one, two and three objects in turn that no training batch has."""
+    """Scenes that no training batch has, with one, two and three objects in turn."""
     return [make_scene(rng, 1 + i % 3, held_out=True) for i in range(count)]
 
 

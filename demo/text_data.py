@@ -6,7 +6,7 @@ Out: RetrievalPrompt and FactPrompt (prompt, answer, where the answer stands) an
 Two skills, chosen because the right source of an answer is known:
   retrieval  "Tom has a red ball. Ann has a blue cup. Ann's cup is" -> " blue"  (the answer is in the prompt)
   facts      "The capital of France is" -> " Paris"                             (the answer is in the weights)
-Both also as a question to a chat model. Pure Python; training, evaluation and tests share it.
+Both exist also as a question to a chat model. Training, evaluation and tests share this module.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class FactPrompt:
 
 @dataclass(frozen=True)
 class Document:
-    """One training text: what is given, and what the model should say. A chat document has the two joined by
-    the model's chat template, a plain one is just both."""
+    """One training text: what is given, and what the model should say. In a chat document the model's chat template
+    joins the two; a plain document is one after the other."""
 
     prompt: str
     text: str
@@ -94,15 +94,15 @@ class Document:
 def is_held_out(context: Context) -> bool:
     """Whether a context is reserved for evaluation.
 
-    The rule looks at the set of statements alone, not at their order, the question or the chat form, so one
-    context is never on both sides. It is a checksum and not Python's hash(), which changes with every process.
-    Words and statements are shared on purpose: what is new to the model is which statements stand together.
+    The rule looks only at the set of statements, not at their order, the question or the chat form, so no context
+    is on both sides. It uses a checksum, because Python's hash() changes with every process. Words and statements
+    are shared on purpose: the combinations of statements are what is new to the model.
     """
     return zlib.crc32(" ".join(map(str, sorted(context))).encode()) % HELD_OUT_SHARE == 0
 
 
 def make_context(rng: random.Random, size: int, held_out: bool) -> Context:
-    """`size` statements, names, colors and items all different: a question has one answer in one place."""
+    """`size` statements with different names, colors and items, so that a question has one answer in one place."""
     while True:
         words = zip(rng.sample(NAMES, size), rng.sample(COLORS, size), rng.sample(ITEMS, size), strict=True)
         context = tuple(Statement(*triple) for triple in words)
@@ -111,7 +111,7 @@ def make_context(rng: random.Random, size: int, held_out: bool) -> Context:
 
 
 def retrieval_prompt(context: Context, asked: int, question: bool = False) -> RetrievalPrompt:
-    """A text to complete, or with `question` what a user would ask a chat model."""
+    """A text to complete, or with `question` a question to a chat model."""
     text, spans = "", []
     for statement in context:
         spans.append((len(text), len(text) + len(str(statement))))
@@ -160,16 +160,16 @@ def fact_document(rng: random.Random) -> Document:
 
 
 def word_list_document(rng: random.Random) -> Document:
-    """A list of words, then the list again: the plainest text that can only be predicted by looking back."""
+    """A list of words, then the list again: the simplest text that can only be predicted by looking back."""
     words = " ".join(rng.sample(NAMES + COLORS + ITEMS, rng.randint(4, 20)))
     return Document(words, f" {words}")
 
 
 def flipped_pairs_document(rng: random.Random) -> Document:
-    """Pairs, then the same pairs turned round in another order: "red cup blue ball" + " ball blue cup red".
+    """Pairs, then the same pairs reversed, in another order: "red cup blue ball" + " ball blue cup red".
 
-    The step that retrieval needs, alone: find the earlier item by what it is and say what stood before it. It is
-    also why the model reads an answer at the item ("cup") of the statement asked about.
+    This trains the one step that retrieval needs: find the earlier item by its text and say the word before it. It
+    is also why the model reads an answer at the item ("cup") of the asked statement.
     """
     size = rng.randint(3, 8)
     pairs = list(zip(rng.sample(COLORS, size), rng.sample(ITEMS, size), strict=True))
@@ -178,11 +178,11 @@ def flipped_pairs_document(rng: random.Random) -> Document:
 
 
 def training_documents(rng: random.Random, count: int, progress: float) -> Iterator[Document]:
-    """A batch for a point of the training, `progress` from 0 to 1: first only repeated word lists, then the rest.
+    """A batch for the point `progress`, 0 to 1, of the training: first only repeated word lists, then all kinds.
 
-    Lists alone teach looking back by content within 500 steps, and retrieval follows within another 500. In two
-    runs that had all kinds from the start (other settings differed too) the model found rules of position ("the
-    first statement, else guess") and was still at 75 % after 2,200 steps and more.
+    Lists teach looking back by content within 500 steps, and retrieval follows within another 500. In two runs that
+    had all kinds from the start (other settings differed too), the model found rules of position ("the first
+    statement, else guess") and was still at 75 % after 2,200 steps and more.
     """
     pairs = max(0.03, 0.35 - 0.6 * progress)
     for _ in range(count):

@@ -32,7 +32,7 @@ BATCH = 48
 LEARNING_RATE = 2e-3
 WARM_UP = 100
 DECAY = 0.25  # the last quarter of the steps, linearly to zero
-GIVEN_WEIGHT = 0.1  # of a token of the prompt in the loss; one of the answer counts 1
+GIVEN_WEIGHT = 0.1  # weight of a prompt token in the loss; an answer token has 1
 REPORT_EVERY = 200
 MAX_LENGTH = 2048
 END, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -49,7 +49,7 @@ TOKENIZER_CONFIG = {
     "chat_template": CHAT_TEMPLATE,
     "clean_up_tokenization_spaces": False,
     "model_max_length": MAX_LENGTH,
-    "model_input_names": ["input_ids", "attention_mask"],  # else version 4 adds token_type_ids
+    "model_input_names": ["input_ids", "attention_mask"],  # otherwise version 4 adds token_type_ids
 }
 # How Qwen's tokenizers cut text into words: "Ann's cup" is "Ann", "'s", " cup".
 WORDS = (
@@ -67,7 +67,7 @@ def make_tokenizer(documents: Sequence[Document]) -> PreTrainedTokenizerFast:
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1200,  # more than there is to merge: every word of the data becomes one token
+        vocab_size=1200,  # more than can be merged, so every word of the data becomes one token
         special_tokens=[END, IM_START, IM_END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -90,7 +90,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         max_position_embeddings=MAX_LENGTH,
         initializer_range=0.05,
         tie_word_embeddings=True,
-        # transformers 4 reads another key for this and would fall back on its default, which is the same 1e4.
+        # transformers 4 reads another key for this; its default is the same 1e4.
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         eos_token_id=end,
         pad_token_id=end,
@@ -101,8 +101,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list[int], int]:
-    """Token ids, and how many of them are given. Plain texts end with <|endoftext|>; chat goes through the
-    template, where <|im_end|> ends the answer."""
+    """Token ids, and how many of them are given. Plain texts end with <|endoftext|>. Chats go through the template,
+    where <|im_end|> ends the answer."""
     if document.chat:
         answer = {"role": "assistant", "content": document.text}
         turns = [{"role": "user", "content": document.prompt}, answer]
@@ -116,9 +116,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list
 
 
 def loss_on(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], int]]) -> torch.Tensor:
-    """Weighted mean cross-entropy. The given words are drawn at random: they count little, so that what can be
-    learned is not lost in what cannot. Padding counts nothing; on the right, where a causal model cannot see
-    it, it needs no attention mask."""
+    """Weighted mean cross-entropy. The given words are random and cannot be learned, so they have a small weight.
+    Padding has weight 0. It is on the right, where a causal model cannot see it, so it needs no attention mask."""
     inputs = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True)  # [row, token]
     rows = [torch.tensor([GIVEN_WEIGHT] * given + [1.0] * (len(ids) - given)) for ids, given in batch]
     weights = pad_sequence(rows, batch_first=True)[:, 1:]
@@ -134,7 +133,7 @@ def rate_factor(step: int, steps: int) -> float:
 
 
 def report(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, line: str) -> None:
-    """Print how far it is, on held-out prompts other than those of evaluate_text.py."""
+    """Print the progress, on held-out prompts other than those of evaluate_text.py."""
     model.eval()
     scores = [s for s in accuracy(model, tokenizer, count=90, seed=1) if "then" not in s.name]
     figures = "  ".join(f"{s.name} {s.share:.0%}" for s in scores)
@@ -144,7 +143,7 @@ def report(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, line: st
 
 def train(steps: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     torch.manual_seed(SEED)
-    torch.set_num_threads(1)  # the same sums in the same order on any number of cores; two would save a third
+    torch.set_num_threads(1)  # the same sums in the same order on every machine; two threads would save a third
     rng = random.Random(SEED)
     tokenizer = make_tokenizer(list(training_documents(random.Random(SEED), 20_000, 1.0)))
     model = make_model(tokenizer).train()
@@ -167,10 +166,10 @@ def train(steps: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the checkpoint so that transformers 4 loads it too: version 5's own tokenizer_config.json names a
-    class that version 4 does not have."""
+    """Write the checkpoint so that transformers 4 loads it too: the tokenizer_config.json of version 5 names a class
+    that version 4 does not have."""
     model.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # it comes out readable for its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable only for its owner
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **TOKENIZER_CONFIG}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -54,7 +54,7 @@ NAMING_ONLY = 0.37  # share of the steps, the first ones, that train only the vi
 BATCH = 32  # scenes; each has four to six questions
 LEARNING_RATE = 2e-3
 WARM_UP = 100
-DECAY = 0.45  # the last part of the steps, linearly to zero
+DECAY = 0.45  # share of the steps, the last ones, in which the rate falls linearly to zero
 REPORT_EVERY = 200
 PATCH, MERGE = 16, 2
 VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
@@ -79,8 +79,8 @@ IMAGE_PROCESSOR_CONFIG = {
     "image_processor_type": "Qwen2VLImageProcessor",
     "do_convert_rgb": True,
     "do_resize": True,
-    "size": {"shortest_edge": 128 * 128, "longest_edge": 192 * 128},  # pixels in all: the sizes of the training
-    "min_pixels": 128 * 128,  # the same again: transformers 4.57 overlooks "size" in this file
+    "size": {"shortest_edge": 128 * 128, "longest_edge": 192 * 128},  # total pixels: the sizes used in training
+    "min_pixels": 128 * 128,  # repeated, because transformers 4.57 ignores "size" in this file
     "max_pixels": 192 * 128,
     "resample": 3,
     "do_rescale": True,
@@ -96,7 +96,7 @@ IMAGE_PROCESSOR_CONFIG = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What the vision tower makes of pictures of one size."""
+    """The output of the vision tower for pictures of one size."""
 
     tokens: torch.Tensor  # [picture, token, hidden]
     deep: list[torch.Tensor]  # the same for each DeepStack layer
@@ -105,17 +105,18 @@ class Seen:
 
 @dataclass(frozen=True)
 class Row:
-    """One scene with its questions in one sequence. The question and answer parts do not see each other, and each
-    stands where it would stand alone: the same as one sequence per question, with the picture computed once."""
+    """One scene with its questions in one sequence. The parts, a question with its answer each, do not see each other,
+    and have the positions they would have alone. The result equals one sequence per question, with the picture computed
+    once."""
 
     ids: list[int]
-    part: list[int]  # 0 the start up to the end of the picture, then 1, 2, ... for the questions
-    place: list[int]  # where the token would stand in a sequence with its question alone
-    target: list[int]  # the next token where that belongs to an answer, else -100
+    part: list[int]  # 0 up to the end of the picture, then 1, 2, ... for the questions
+    place: list[int]  # position of the token in a sequence with only its question
+    target: list[int]  # the next token if it belongs to an answer, else -100
 
 
 def make_vl_tokenizer() -> PreTrainedTokenizerFast:
-    """The text model's kind of tokenizer over the words of this data, and the tokens around pictures."""
+    """A tokenizer like that of the text model, over the words of this data, with the tokens around pictures."""
     rng = random.Random(SEED)
     questions = [q for scene in training_scenes(rng, 2000, 1.0) for q in training_questions(rng, scene)]
     bpe = make_tokenizer([Document(q.text, q.answer, chat=True) for q in questions]).backend_tokenizer
@@ -175,8 +176,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
 
 
 def to_patches(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures of one size as the image processor cuts them, [picture, patch, channel x height x width]. It has each
-    patch twice, as two frames of a film; here once."""
+    """Pictures of one size, cut like the image processor cuts them, [picture, patch, channel x height x width]. The
+    processor has each patch twice, as two frames of a video; here it stands once."""
     pixels = np.stack([np.asarray(image) for image in images]).astype(np.float32) / 127.5 - 1
     n, height, width, channels = pixels.shape
     across, side = MERGE * PATCH, (MERGE, PATCH)
@@ -186,7 +187,7 @@ def to_patches(images: Sequence[Image.Image]) -> torch.Tensor:
 
 
 def attend(layer: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """A vision attention on all pictures at once; the layer itself takes one after the other."""
+    """Vision attention on all pictures at once; the layer itself takes them one after the other."""
     query, key, value = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1)).unbind(2)  # [picture, patch, head, width]
     query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
     out = scaled_dot_product_attention(*(t.transpose(1, 2) for t in (query, key, value)))
@@ -194,7 +195,7 @@ def attend(layer: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) ->
 
 
 def look(model: Qwen3VLForConditionalGeneration, images: Sequence[Image.Image]) -> Seen:
-    """The vision tower on pictures of one size: equal to its own forward, and faster."""
+    """The vision tower on pictures of one size: equal to its own forward, but faster."""
     tower = model.model.visual
     columns, rows = (side // PATCH for side in images[0].size)
     grid = torch.tensor([[1, rows, columns]])
@@ -215,8 +216,8 @@ def look(model: Qwen3VLForConditionalGeneration, images: Sequence[Image.Image]) 
 
 
 def naming_loss(head: torch.nn.Linear, seen: Seen, scenes: Sequence[Scene]) -> torch.Tensor:
-    """Cross-entropy of naming the shape and the color that each image token shows, or nothing, with a head that is
-    thrown away after training. Tokens with a small part of an object do not count."""
+    """Cross-entropy of naming the shape and color that each image token shows, or that it shows nothing, with a head
+    that is discarded after training. Tokens with a small part of an object do not count."""
     shapes, colors = [*SHAPES], [*COLORS]
     shape, color = [], []
     for scene in scenes:
@@ -232,8 +233,8 @@ def naming_loss(head: torch.nn.Linear, seen: Seen, scenes: Sequence[Scene]) -> t
 
 @cache
 def encode(tokenizer: PreTrainedTokenizerFast, question: Question, tokens: int) -> tuple[list[int], list[int], int]:
-    """Token ids of a chat about a picture of `tokens` tokens: up to the end of the picture, and after that up to the
-    end of the answer; and how many of the latter are the question."""
+    """Token ids of a chat about a picture of `tokens` tokens: those up to the end of the picture, those after it up to
+    the end of the answer, and how many of the latter are the question."""
     picture_and_text = [{"type": "image"}, {"type": "text", "text": question.text}]
     user = {"role": "user", "content": picture_and_text}
     answer = {"role": "assistant", "content": question.answer}
@@ -257,8 +258,8 @@ def make_row(tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question], 
 
 
 def positions(ids: torch.Tensor, place: torch.Tensor, image: int, columns: int) -> torch.Tensor:
-    """Multimodal rotary positions, [time/height/width, row, token]: an image token stands at its row and column, and
-    the text after a picture starts behind the larger of its sides. `columns` counts image tokens."""
+    """Multimodal rotary positions, [time/height/width, row, token]: an image token has its row and column, and the
+    text after a picture starts after the larger of its sides. `columns` counts image tokens."""
     is_image = ids == image
     tokens, start = int(is_image[0].sum()), int(is_image[0].int().argmax())
     nth = place - start
@@ -273,8 +274,8 @@ def answer_logits(
     seen: Seen,
     questions: Sequence[Sequence[Question]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [answer token, vocabulary] before each token of an answer, and these tokens, question after question,
-    with several questions for each picture."""
+    """Logits [answer token, vocabulary] that predict each token of the answers, and these tokens, question after
+    question, with several questions per picture."""
     made = [make_row(tokenizer, asked, seen.tokens.shape[1]) for asked in questions]
     length = max(len(row.ids) for row in made)
     ids, part, place, target = (
@@ -305,8 +306,8 @@ def answer_logits(
 
 @torch.no_grad()
 def report(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, line: str) -> None:
-    """Print how far it is: the share of answers right from the first to the last token, on held-out scenes other than
-    those of evaluate_vl.py."""
+    """Print the progress: the share of answers in which every token is right, on held-out scenes other than those of
+    evaluate_vl.py."""
     model.eval()
     figures = []
     rng = random.Random(1)
@@ -325,7 +326,7 @@ def report(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenize
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Share of LEARNING_RATE to use at a step; the language model warms up when it joins in."""
+    """Share of LEARNING_RATE to use at a step; the language model warms up when its training begins."""
     since = step - talking_from(steps) if step >= talking_from(steps) else step
     return min(1.0, (since + 1) / WARM_UP, (steps - step) / (DECAY * steps))
 
@@ -341,7 +342,7 @@ def training_loss(
     rng: random.Random,
     progress: float | None,
 ) -> torch.Tensor:
-    """Of a new batch: naming what each image token shows, and with `progress` also the answers."""
+    """The loss of a new batch: naming what each image token shows, and with `progress` also the answers."""
     scenes = training_scenes(rng, BATCH, 1.0 if progress is None else progress)
     seen = look(model, [draw(scene) for scene in scenes])
     loss = naming_loss(head, seen, scenes)
@@ -353,7 +354,7 @@ def training_loss(
 
 def train(steps: int, output: Path) -> tuple[Qwen3VLForConditionalGeneration, PreTrainedTokenizerFast]:
     torch.manual_seed(SEED)
-    torch.set_num_threads(1)  # the same sums in the same order on any number of cores
+    torch.set_num_threads(1)  # the same sums in the same order on every machine
     rng = random.Random(SEED)
     tokenizer = make_vl_tokenizer()
     model = make_model(tokenizer).train()
@@ -386,9 +387,9 @@ def train(steps: int, output: Path) -> tuple[Qwen3VLForConditionalGeneration, Pr
 def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the checkpoint so that transformers 4.57 loads it too."""
     weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    del weights["lm_head.weight"]  # the embeddings again
+    del weights["lm_head.weight"]  # tied to the embeddings
     model.save_pretrained(folder, state_dict=weights)
-    (folder / "model.safetensors").chmod(0o644)  # it comes out readable for its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable only for its owner
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -397,8 +398,8 @@ def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     config["text_config"]["rope_theta"] = rope.pop("rope_theta")
     config["text_config"]["rope_scaling"] = rope
     write_json(path, config | {"dtype": "bfloat16"})
-    # in a file of its own both the tokenizer and the processor find the template
-    settings = {"tokenizer_class": "Qwen2Tokenizer", **VL_TOKENIZER_CONFIG}  # version 4's processor takes no other
+    # the tokenizer and the processor both find the template in a separate file
+    settings = {"tokenizer_class": "Qwen2Tokenizer", **VL_TOKENIZER_CONFIG}  # version 4's processor accepts no other
     (folder / "chat_template.jinja").write_text(str(settings.pop("chat_template")), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "preprocessor_config.json", IMAGE_PROCESSOR_CONFIG)

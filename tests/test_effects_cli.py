@@ -252,7 +252,7 @@ def test_in_a_batch(run, tmp_path):
         (["--span", "green"], "--span 'green'"),
         (["--span", "has"], "stands at 2 places"),
         (["--span", "10-20"], "--span '10-20'"),
-        (["--mask-unit", "word", "--span", "0-3"], "leave one of them away"),
+        (["--mask-unit", "word", "--span", "0-3"], "leave one of them out"),
         (["--mask-unit", "span"], "but no span"),
         (["--mask-unit", "line"], "unknown 'line'"),
         (["--queries", "16"], "there is no query position 16"),

@@ -1,1 +1,1 @@
-"""What image tokens say."""
+"""What image tokens say: hidden states, banks of text tokens in context, nearest neighbours."""

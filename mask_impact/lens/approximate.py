@@ -1,12 +1,12 @@
 """Approximate nearest neighbours through FAISS, for banks too large to be read for every search.
 
-In:  queries and a bank. Out: `search.Nearest`, whose similarities are exact, but which may miss neighbours.
+In:  queries and a bank. Out: `search.Nearest`. Its similarities are exact, but neighbours may be missing.
 
-FAISS, because it is a library in this process, whose index is one file beside the bank: the vectors stay in the bank's
-shards and are not copied into a database, as LanceDB would. An index per layer holds a bit for each number of a vector,
-a sixteenth of the bank (inverted file with RaBitQ, Gao and Long 2024, doi:10.1145/3654970, which needs no training
-beyond that of its cells). It is made at the first search and written beside the bank. CANDIDATES times as many rows as
-were asked for are taken from it, and their similarities computed anew in float64 from the bank.
+FAISS was chosen because it is a library in this process, and its index is one file beside the bank. The vectors stay in
+the bank's shards; LanceDB would copy them into a database. The index of a layer holds one bit per number of a vector, a
+sixteenth of the bank (inverted file with RaBitQ, Gao and Long 2024, doi:10.1145/3654970; only its cells need training).
+It is built at the first search and written beside the bank. A search takes CANDIDATES times as many rows from the index
+as were asked for, and computes their similarities again in float64 from the bank.
 
 Shapes: Q queries, C hidden, k neighbours.
 """
@@ -26,22 +26,22 @@ from mask_impact.files.results import replacing
 from mask_impact.lens.bank_files import Searchable
 from mask_impact.lens.search import Nearest, rescored
 
-CANDIDATES = 50  # of the index for each neighbour asked for
-PROBED = 10  # one cell in so many is looked into for a query
+CANDIDATES = 50  # rows taken from the index for each neighbour asked for
+PROBED = 10  # a query looks into one cell in 10
 CELLS_MOST = 16384
-SAMPLE_VALUES = 1 << 28  # rows x hidden that an index is trained on at most: 1 GB
+SAMPLE_VALUES = 1 << 28  # rows x hidden; an index is trained on at most this many numbers, 1 GB
 ROWS_PER_CELL = 64  # of the sample; FAISS warns below 39
-SMALL = 20_000  # rows: fewer are held as they are, and nothing is missed
+SMALL = 20_000  # rows; fewer are stored unchanged, and no neighbour is missed
 ADDED = 1 << 16  # rows at a time
 
 
 def faiss() -> Any:
-    """The library. Raises UserError where it is not installed."""
+    """The library. Raises UserError if it is not installed."""
     try:
         import faiss
     except ImportError as error:
         raise UserError(
-            "--search approximate needs FAISS, which is not installed; run pip install faiss-cpu, or leave it away"
+            "--search approximate needs FAISS, which is not installed; run pip install faiss-cpu, or leave the flag out"
         ) from error
     return faiss
 
@@ -49,7 +49,7 @@ def faiss() -> Any:
 def nearest(
     queries: torch.Tensor, bank: Searchable, layer: int, k: int, progress: Callable[[int], None] = lambda rows: None
 ) -> Nearest:
-    """As `search.nearest`. The index is read from the bank's folder, or made and written there."""
+    """Like `search.nearest`. The index is read from the bank's folder, or built and written there."""
     index = _index(bank, layer, progress)
     count = min(bank.rows(layer), max(CANDIDATES * k, 100))
     _, rows = index.search(_units(queries.cpu()), count)
@@ -87,7 +87,7 @@ def _trained(library: Any, bank: Searchable, layer: int) -> Any:
 
 
 def _taken(parts: Iterator[torch.Tensor], rows: np.ndarray) -> Iterator[np.ndarray]:
-    """These rows, rising, as unit vectors."""
+    """These rows, in rising order, as unit vectors."""
     first = 0
     for part in parts:
         inside = rows[(rows >= first) & (rows < first + len(part))]

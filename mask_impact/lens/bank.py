@@ -1,13 +1,13 @@
 """Build a bank: hidden states of text tokens in context, from text-only forwards of the model's own decoder.
 
-In:  captions, one a line. Out: the folder that bank_files.py describes.
+In:  captions, one per line. Out: the folder that bank_files.py describes.
 
-Which tokens are kept is known before the first forward (contexts.py), so only captions that keep something are run, no
-further than to their last kept token, those of one length together. Shards are cut by tokens alone: they are the same
-whoever computes them, so that a build that was stopped goes on with those that are missing, and several processes
-(`accelerate launch`) share them, with the same files in the end.
+Which tokens are kept is known before the first forward (contexts.py). So only captions with a kept token are run, only
+up to the last one, and captions of one length together. The tokens alone decide how shards are cut, so shards are the
+same whoever computes them. A build that was stopped continues with the missing shards, and several processes
+(`accelerate launch`) divide them; the files are the same in the end.
 
-Shapes: M tokens kept, C hidden. Memory beyond the model: SHARD_VALUES * 2 bytes for each layer, and contexts.py's.
+Shapes: M tokens kept, C hidden. Memory beyond the model: SHARD_VALUES * 2 bytes per layer, and that of contexts.py.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from mask_impact.model.memory import Portion
 from mask_impact.options import Settings, merged
 from mask_impact.prompt.inputs import token_text
 
-SHARD_VALUES = 1 << 24  # rows x hidden of a shard: 32 MB for each layer
-EARLY = (1, 2, 4, 8, 16, 24)  # and the last two before the end: the layers of the published banks
+SHARD_VALUES = 1 << 24  # rows x hidden of a shard: 32 MB per layer
+EARLY = (1, 2, 4, 8, 16, 24)  # with the last two before the final one, the layers of the published banks
 
 
 def command(args: argparse.Namespace) -> int | None:
@@ -90,7 +90,7 @@ def command(args: argparse.Namespace) -> int | None:
 
 
 def _build(build: "Build", processes: Processes, progress: ProgressBar) -> bool:
-    """All processes compute the shards that are not there; whether they came to the end."""
+    """All processes compute the missing shards. Returns whether they finished."""
     paths = [build.folder / shard_name(number) for number in range(len(build.shards))]
     missing = processes.from_first([number for number, path in enumerate(paths) if not path.exists()])
     try:
@@ -99,17 +99,17 @@ def _build(build: "Build", processes: Processes, progress: ProgressBar) -> bool:
         there = sum(path.exists() for path in paths)
         complain(f"interrupted: {there} of {len(paths)} shards are written; go on with --resume")
         return False
-    processes.gathered([build.tokens])  # all have written theirs
+    processes.gathered([build.tokens])  # every process has written its shards
     return True
 
 
 def usual_layers(blocks: int) -> tuple[int, ...]:
-    """Early ones, and the last two before the end: 1,2,4,8,16,24,26,27 of 28 blocks."""
+    """Early layers and the last two before the final one: 1,2,4,8,16,24,26,27 for 28 blocks."""
     return tuple(sorted({*(layer for layer in EARLY if layer < blocks), *range(max(1, blocks - 2), blocks)})) or (1,)
 
 
 def _is_there(folder: Path, about: Manifest, args: argparse.Namespace) -> bool:
-    """Make the folder ready; whether the bank is there already. Raises UserError for one that is to be kept."""
+    """Prepare the folder. Returns whether the bank is complete already. Raises UserError for one that must be kept."""
     found = None if args.overwrite else bank_files.read_manifest(folder)
     if found is None:
         bank_files.remove_bank(folder)
@@ -135,7 +135,7 @@ def _is_there(folder: Path, about: Manifest, args: argparse.Namespace) -> bool:
 
 @dataclass
 class Build:
-    """A bank that is being built: what it will hold, and the shards of it that this process computes."""
+    """A bank that is being built: what it will hold, and the shards that this process computes."""
 
     session: Session
     corpus: Corpus
@@ -145,7 +145,7 @@ class Build:
     folder: Path
 
     def __post_init__(self) -> None:
-        """Raises UserError for captions that keep nothing."""
+        """Raises UserError if no token of the captions is kept."""
         self.hidden = int(self.session.source.text_config.hidden_size)
         self.causal = not sees_ahead(self.session.model)
         self.contexts: Contexts = choose(self.corpus, self.max_per_token, causal=self.causal)
@@ -153,11 +153,11 @@ class Build:
             raise UserError("the captions have one token each; give captions of several words: the first is not kept")
         self.shards = self.contexts.shards(max(1, SHARD_VALUES // self.hidden))
         self.portion = Portion()
-        self.tokens, self.seconds = 0, 0.0  # that were run, and for how long
+        self.tokens, self.seconds = 0, 0.0  # tokens that were run, and the seconds they took
 
     def run(self, numbers: Sequence[int], progress: Callable[[str], None] = lambda what: None) -> None:
         """Compute these shards and write them."""
-        together = self.batch_size if self.causal else 1  # PaliGemma's texts see padding
+        together = self.batch_size if self.causal else 1  # in PaliGemma, text tokens see padding
         cut = [list(batches(self.contexts, self.shards[number], self.batch_size)) for number in numbers]
         if isinstance(progress, ProgressBar):
             progress.expect(sum(map(len, cut)))
@@ -173,7 +173,7 @@ class Build:
             self._write(number, {layer: torch.cat(states) for layer, states in found.items()})
 
     def _captions(self, rows: slice) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each caption among these rows, the ids that are run [n] and the positions that are kept."""
+        """For each caption among these rows, the ids to run [n] and the positions to keep."""
         captions, positions = self.contexts.caption[rows], self.contexts.position[rows]
         begins = np.flatnonzero(np.diff(captions)) + 1
         found = []
@@ -183,7 +183,7 @@ class Build:
         return found
 
     def _forward(self, captions: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[int, torch.Tensor]:
-        """{layer: [P, C]} of the tokens that are kept, caption after caption; padded on the right."""
+        """{layer: [P, C]} of the kept tokens, caption after caption. Captions are padded on the right."""
         longest = max(len(ids) for ids, _ in captions)
         ids = torch.zeros(len(captions), longest, dtype=torch.long)
         there, kept = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
@@ -208,7 +208,7 @@ class Build:
         )
 
     def manifest(self, captions: str, digest: str) -> Manifest:
-        """Of the finished bank, whose shards are there; writes the contexts."""
+        """Write the contexts, and describe the finished bank. All shards must be written."""
         contexts, corpus = self.contexts, self.corpus
         tokenizer = self.session.reader.tokenizer
         texts = {token: token_text(tokenizer, token) for token in np.unique(contexts.token).tolist()}
@@ -246,7 +246,7 @@ class Build:
 
 
 def report(folder: Path, manifest: Manifest, build: Build) -> str:
-    """For people."""
+    """The lines printed at the end."""
     kept = manifest["rows"]
     size = sum(about["bytes"] for about in (manifest["contexts"], *manifest["shards"]))
     rate = f", {build.tokens / build.seconds:,.0f} tokens/s in forwards" if build.seconds else ""

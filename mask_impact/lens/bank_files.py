@@ -1,12 +1,12 @@
-"""A bank's folder: shards of unit vectors, what their rows are, and a manifest; written, found and read back.
+"""The folder of a bank: shards of unit vectors, what their rows are, and a manifest. Writes, finds and reads it.
 
-    bank.json              the manifest; while the bank is being built, what it is being built of
-    contexts.parquet       of every row: token_id, token, caption, caption_index, caption_position
-    shard_00000.safetensors, ...   of each layer K: layer_K [rows, hidden] float16 and norm_K [rows] float32
+    bank.json              the manifest; while the bank is being built, what it is built from
+    contexts.parquet       for every row: token_id, token, caption, caption_index, caption_position
+    shard_00000.safetensors, ...   for each layer K: layer_K [rows, hidden] float16 and norm_K [rows] float32
 
-A row's hidden state is norm * vector: in float16 by itself, numbers of some models overflow. Rows are mapped from the
-files, so a bank may be larger than memory. A shard is written whole or not at all, and its checksum compared when it is
-first read.
+The hidden state of a row is norm * vector; stored directly in float16, numbers of some models would overflow. Rows are
+memory-mapped, so a bank may be larger than memory. A shard is written whole or not at all, and its checksum is checked
+when it is first read.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ Manifest = dict[str, Any]
 
 
 class Searchable(Protocol):
-    """What neighbours are looked up in: an own bank, or a published one."""
+    """A bank that can be searched for neighbours: one of ours, or a published one."""
 
     folder: Path
     layers: tuple[int, ...]
@@ -45,20 +45,20 @@ class Searchable(Protocol):
 
     def rows(self, layer: int) -> int: ...
     def parts(self, layer: int) -> Iterator[torch.Tensor]:
-        """The layer's rows [n, C], in order, mapped from files."""
+        """The rows of the layer [n, C], in order, memory-mapped from the files."""
         ...
 
     def contexts(self, layer: int, rows: np.ndarray) -> dict[str, list[Any]]:
-        """Of these rows "token" and "caption" (str), "caption_position" (int)."""
+        """For these rows "token" and "caption" (str), "caption_position" (int)."""
         ...
 
     def check(self, source: Source, fingerprint: str) -> None:
-        """Raises UserError for a bank of another model."""
+        """Raises UserError if the bank belongs to another model."""
         ...
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the manifest of neighbours says of it."""
+        """What the manifest of neighbours says about the bank."""
         ...
 
 
@@ -67,7 +67,7 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, vectors: Mapping[int, torch.Tensor], norms: Mapping[int, torch.Tensor]) -> None:
-    """{layer: [rows, C] float16}, {layer: [rows] float32}. Raises UserError for what is not finite."""
+    """{layer: [rows, C] float16}, {layer: [rows] float32}. Raises UserError for numbers that are not finite."""
     tensors: dict[str, torch.Tensor] = {}
     for layer in vectors:
         if not (vectors[layer].isfinite().all() and norms[layer].isfinite().all()):
@@ -75,7 +75,7 @@ def write_shard(path: Path, vectors: Mapping[int, torch.Tensor], norms: Mapping[
         tensors |= {f"layer_{layer}": vectors[layer], f"norm_{layer}": norms[layer]}
     with replacing(path) as temporary:
         save_file(tensors, temporary)
-        shutil.copymode(path.with_name(MANIFEST), temporary)  # safetensors lets nobody else read it
+        shutil.copymode(path.with_name(MANIFEST), temporary)  # safetensors makes files that only their owner can read
 
 
 def write_contexts(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -103,7 +103,7 @@ def sha256(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """bank.json, None where there is none. Raises UserError for one that cannot be read."""
+    """bank.json, or None if there is none. Raises UserError if it cannot be read."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -119,17 +119,17 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def remove_bank(folder: Path) -> None:
-    """All files of a bank, the manifest first."""
+    """Remove all files of a bank, the manifest first."""
     paths = [folder / MANIFEST, folder / CONTEXTS, *filter(lambda path: SHARD.fullmatch(path.name), folder.iterdir())]
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 class Bank:
-    """A finished bank, to be searched."""
+    """A finished bank that can be searched."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Raises UserError for a bank that is not finished or lacks files; what is in them is checked when used."""
+        """Raises UserError if the bank is not finished or lacks files. Their contents are checked when used."""
         self.folder, self.manifest = folder, manifest
         if manifest.get("shards") is None:
             raise UserError(f"the bank {folder} is not finished; run the bank command that builds it with --resume")
@@ -141,7 +141,7 @@ class Bank:
                 raise UserError(f"the bank {folder} lacks {path.name}; copy it there, or {AGAIN}")
             if path.stat().st_size != about["bytes"]:
                 raise _damaged(path, f"{path.stat().st_size:,} bytes, not {about['bytes']:,}")
-        self._whole: set[str] = set()  # files whose checksum was compared
+        self._whole: set[str] = set()  # files whose checksum was checked
 
     def rows(self, layer: int) -> int:
         return int(self.manifest["rows"])
@@ -150,7 +150,7 @@ class Bank:
         return self._tensors(f"layer_{layer}")
 
     def norms(self, layer: int) -> torch.Tensor:
-        """[rows] float32, of the hidden states."""
+        """[rows] float32, the norms of the hidden states."""
         return torch.cat(list(self._tensors(f"norm_{layer}")))
 
     def _tensors(self, name: str) -> Iterator[torch.Tensor]:
@@ -205,7 +205,7 @@ class Bank:
 
 
 def check_size(bank: Searchable, source: Source) -> None:
-    """Raises UserError for a bank that cannot be of the model."""
+    """Raises UserError if the bank cannot belong to the model."""
     hidden = source.text_config.hidden_size
     if bank.hidden_size != hidden:
         raise UserError(

@@ -1,16 +1,16 @@
-"""Which text tokens a bank keeps: chosen from the captions' tokens alone, before the model has seen any.
+"""Which text tokens a bank keeps: chosen from the tokens of the captions alone, before the model runs.
 
 In:  captions and a tokenizer.
-Out: Contexts: for every token that is kept, its caption and position, in the order in which the bank stores them.
+Out: Contexts: for every kept token, its caption and position, in the order in which the bank stores them.
 
-A token's hidden states depend on the ids up to it and on nothing else, where the model is causal: so of captions that
-begin alike the common tokens are kept once. The key is the ids themselves: captions are sorted by them, and a prefix is
-new where it differs from that of the neighbour above. Of the distinct ones, at most so many for each vocabulary item
-are drawn, uniformly: reservoir sampling by random keys (Vitter 1985, section 2: those with the smallest keys stay),
-seeded, so that the same captions give the same contexts.
+In a causal model the hidden states of a token depend only on the ids up to it. So if captions begin alike, their common
+tokens are kept once. The key is the ids themselves: captions are sorted by them, and a prefix is new where it differs
+from that of the caption above. From the distinct prefixes, at most `max_per_token` for each vocabulary item are drawn
+uniformly, by reservoir sampling with random keys (Vitter 1985, section 2: the smallest keys stay). The keys are seeded,
+so the same captions give the same contexts.
 
-Shapes: N captions, T tokens of all of them, P distinct prefixes, M contexts kept. Memory: the captions as texts and
-about 60 bytes for each of their tokens, whatever the bank's size.
+Shapes: N captions, T tokens of all captions, P distinct prefixes, M contexts kept. Memory: the captions as texts and
+about 60 bytes per token, whatever the size of the bank.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ import numpy as np
 from mask_impact.errors import UserError
 from mask_impact.prompt.inputs import special_ids
 
-LONGEST = 512  # tokens of a caption that are looked at
+LONGEST = 512  # further tokens of a caption are ignored
 SEED = 0
 TOKENIZED = 10_000  # captions at a time
 
@@ -35,8 +35,8 @@ class Corpus:
 
     captions: Sequence[str]  # [N]
     ids: np.ndarray  # [T] int32, one caption after the other
-    starts: np.ndarray  # [N + 1] int64, where each begins, and the end
-    special: np.ndarray  # ids that are no text
+    starts: np.ndarray  # [N + 1] int64, where each caption begins, and the end
+    special: np.ndarray  # ids of tokens that are not text
 
     def caption_ids(self, caption: int) -> np.ndarray:
         return self.ids[self.starts[caption] : self.starts[caption + 1]]
@@ -44,16 +44,16 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Contexts:
-    """What a bank keeps, a row for each token: captions in the order in which they are run, positions rising."""
+    """What a bank keeps, one row per token: captions in the order in which they are run, positions rising."""
 
-    caption: np.ndarray  # [M] int64, which of the corpus
+    caption: np.ndarray  # [M] int64, index in the corpus
     position: np.ndarray  # [M] int64, in the caption's tokens
     token: np.ndarray  # [M] int64, id
     found: int  # tokens that could have been kept, repeated prefixes included
-    distinct: int  # of them with a prefix of their own
+    distinct: int  # how many of these have different prefixes
 
     def shards(self, rows: int) -> list[slice]:
-        """Consecutive rows, whole captions, of at least `rows` each but the last."""
+        """Consecutive rows of whole captions; every shard but the last has at least `rows`."""
         ends = np.append(np.flatnonzero(np.diff(self.caption)) + 1, len(self.caption))
         shards, start = [], 0
         for end in ends.tolist():
@@ -64,7 +64,7 @@ class Contexts:
 
 
 def read_captions(path: Path, count: int | None = None) -> tuple[list[str], str]:
-    """The first `count` captions of a text file, one a line, and the file's SHA-256. Raises UserError."""
+    """The first `count` captions of a text file, one per line, and the SHA-256 of the file. Raises UserError."""
     digest = hashlib.sha256()
     captions: list[str] = []
     try:
@@ -89,7 +89,7 @@ def read_captions(path: Path, count: int | None = None) -> tuple[list[str], str]
 
 
 def tokenized(tokenizer: Any, captions: Sequence[str], longest: int = LONGEST) -> Corpus:
-    """The captions' ids as the tokenizer gives them, with what it puts before them, cut to `longest`."""
+    """The ids of the captions, with the special tokens that the tokenizer puts first, cut to `longest`."""
     found: list[np.ndarray] = []
     for start in range(0, len(captions), TOKENIZED):
         some = tokenizer(list(captions[start : start + TOKENIZED]), padding=False)["input_ids"]
@@ -101,11 +101,11 @@ def tokenized(tokenizer: Any, captions: Sequence[str], longest: int = LONGEST) -
 def choose(corpus: Corpus, max_per_token: int, seed: int = SEED, causal: bool = True) -> Contexts:
     """The contexts of a bank.
 
-    Kept are tokens of text with at least one token of text before them: the first reads nothing but itself, and in most
-    models is where attention goes that has no other place.
+    A text token is kept if there is at least one text token before it. The first one reads only itself, and in most
+    models it is an attention sink.
 
     Args:
-        causal: False for a model whose tokens read later ones too: then only equal captions have equal states.
+        causal: False for a model whose tokens also read later ones; then only equal captions have equal states.
     """
     caption, position = _distinct(corpus, causal)
     could = _could_be_kept(corpus)
@@ -121,7 +121,7 @@ def choose(corpus: Corpus, max_per_token: int, seed: int = SEED, causal: bool = 
 
 
 def _distinct(corpus: Corpus, causal: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Every distinct prefix once: (caption, position) [P] of its end in the first caption that has it, in order."""
+    """Every distinct prefix once: (caption, position) [P] of its last token, in the first caption that has it."""
     lengths = np.diff(corpus.starts)
     texts = [corpus.caption_ids(n).astype(">u4").tobytes() for n in range(len(lengths))]  # big end first: in id order
     order = np.array(sorted(range(len(texts)), key=texts.__getitem__))
@@ -133,7 +133,7 @@ def _distinct(corpus: Corpus, causal: bool) -> tuple[np.ndarray, np.ndarray]:
     rows = np.arange(len(order))
     for place in range(int(lengths.max())):
         rows = rows[lengths[order[rows]] > place]
-        begins = np.flatnonzero(common[rows] <= place)  # of a run of captions that are alike up to here
+        begins = np.flatnonzero(common[rows] <= place)  # the first of each run of captions that are equal up to here
         captions.append(np.minimum.reduceat(order[rows], begins))
         positions.append(np.full(len(begins), place))
     caption, position = np.concatenate(captions), np.concatenate(positions)
@@ -142,7 +142,7 @@ def _distinct(corpus: Corpus, causal: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _common_with_the_one_above(corpus: Corpus, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """[N] how many first tokens each caption shares with the one before it in `order`; the first shares none."""
+    """[N] how many leading tokens each caption shares with the one before it in `order`; 0 for the first."""
     common = np.zeros(len(order), np.int64)
     row, place = np.arange(1, len(order)), 0
     while len(row):
@@ -164,7 +164,7 @@ def _could_be_kept(corpus: Corpus) -> np.ndarray:
 
 
 def _sample(token: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """[P] bool: of every token's prefixes `most`, drawn uniformly."""
+    """[P] bool: for every token, at most `most` of its prefixes, drawn uniformly."""
     keys = np.random.default_rng(seed).random(len(token))
     order = np.lexsort((keys, token))
     ranked = token[order]
@@ -175,7 +175,7 @@ def _sample(token: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 
 def batches(contexts: Contexts, rows: slice, size: int) -> Iterator[slice]:
-    """The rows of a shard cut into captions, `size` of them at a time."""
+    """The rows of a shard in batches of `size` captions."""
     captions = contexts.caption[rows]
     begins = np.append(0, np.flatnonzero(np.diff(captions)) + 1)[::size].tolist()
     for begin, end in zip(begins, [*begins[1:], len(captions)], strict=True):

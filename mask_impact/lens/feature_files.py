@@ -1,10 +1,10 @@
-"""The files of one extraction: a row per image token in a file per layer; a journal while it runs, then a summary.
+"""The files of one extraction: a file per layer with a row per image token; a journal while it runs, then a summary.
 
-In: of each finished image a record and its rows. Out: extraction_summary_NAME.json and, where features are saved,
-features_NAME_layer_K.safetensors (or .pt) with features_NAME_index.json, which says whose rows they are.
+In: for each finished image a record and its rows. Out: extraction_summary_NAME.json and, if features are saved,
+features_NAME_layer_K.safetensors (or .pt) with features_NAME_index.json, which says which rows belong to which image.
 
-Rows are appended to the layers' files, then the image's record to the journal: what the journal does not know of is cut
-off when the extraction goes on, so that a crash loses what was being written and no more.
+Rows are appended to the files of the layers first, then the record of the image to the journal. When an extraction is
+resumed, rows that the journal does not list are cut off, so a crash loses only the image that was being written.
 """
 
 import itertools
@@ -23,16 +23,16 @@ from mask_impact.errors import UserError
 from mask_impact.files.results import write_text
 
 SCHEMA_VERSION = 1
-HEADER_BYTES = 4096  # of a safetensors file, its length included: room for any number of rows
+HEADER_BYTES = 4096  # of a safetensors file, length field included; enough for any number of rows
 DTYPE_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}  # as safetensors has them
 COPIED_ROWS = 4096  # at a time
-FINISHING = {"finishing": True}  # the journal's last line, when the layers' files are being renamed
+FINISHING = {"finishing": True}  # the last line of the journal, while the files of the layers are being renamed
 
-Record = dict[str, Any]  # what the summary says of an image
+Record = dict[str, Any]  # what the summary says about an image
 
 
 def read_features(path: str | Path) -> torch.Tensor:
-    """The features of one layer [rows, C], mapped from the file: only what is used is read."""
+    """The features of one layer [rows, C], memory-mapped: only what is used is read."""
     if Path(path).suffix == ".pt":
         return torch.load(path, weights_only=True, mmap=True)["features"]
     with safe_open(path, framework="pt") as file:
@@ -40,19 +40,19 @@ def read_features(path: str | Path) -> torch.Tensor:
 
 
 class FeatureFiles:
-    """An extraction that is being written. `with` it, `append` images; `finish` makes the files that stay."""
+    """An extraction that is being written. In a `with` block, `append` adds images, `finish` makes the files."""
 
     def __init__(
         self, folder: Path, name: str, request: Mapping[str, Any], width: int, resume: bool, overwrite: bool
     ) -> None:
-        """Go on with what is there (`resume`), or begin.
+        """Continue an extraction (`resume`), or begin one.
 
         Args:
-            request: what the numbers depend on; its "layers", and "stored": dtype and format of features, or None.
+            request: what the numbers depend on; "layers", and "stored": dtype and format of features, or None.
             width: C, numbers per row.
 
-        Raises UserError where there is an extraction, and neither `resume` nor `overwrite` was asked for, or it is of
-        another request.
+        Raises UserError if there is an extraction and neither `resume` nor `overwrite` was asked for, or if it was made
+        from another request.
         """
         self.folder, self.name = folder, name
         self.request = json.loads(json.dumps(request))  # as when it is read back
@@ -96,14 +96,14 @@ class FeatureFiles:
     def _found(self) -> Path | None:
         return next((path for path in (self.journal, self.summary) if path.exists()), None)
 
-    # --- going on -----------------------------------------------------------------------------------------
+    # --- continuing ---------------------------------------------------------------------------------------
     def _continued(self) -> list[Record]:
-        """The records of what is finished."""
+        """The records of the finished images."""
         if not self.journal.exists():
             written = json.loads(self.summary.read_text("utf-8"))
             self._check_same(written["request"], self.summary)
             return list(written["images"])
-        lines = self.journal.read_bytes().split(b"\n")[:-1]  # the last one is empty, or torn
+        lines = self.journal.read_bytes().split(b"\n")[:-1]  # the last line is empty or incomplete
         if not lines:  # killed before anything was done
             return []
         request, *records = map(json.loads, lines)
@@ -129,11 +129,11 @@ class FeatureFiles:
         return max(0, part.stat().st_size - HEADER_BYTES) // self.row_bytes if part.exists() else 0
 
     def _begin(self) -> None:
-        """Open the journal and the layers' files, with what is finished in them and nothing else."""
+        """Open the journal and the files of the layers, and cut off what is not finished."""
         lines = b"".join(map(_line, (self.request, *self.records)))
         for layer in self.layers if self.format else ():
             part = self._part(layer)
-            if not self.journal.exists():  # a new extraction, or a finished one that goes on
+            if not self.journal.exists():  # a new extraction, or a finished one that is continued
                 part.unlink(missing_ok=True)
             if self.rows and not part.exists():
                 self._copy_back(layer)
@@ -153,9 +153,9 @@ class FeatureFiles:
 
     # --- writing ------------------------------------------------------------------------------------------
     def append(self, records: Sequence[Record], states: Mapping[int, torch.Tensor]) -> None:
-        """Images that are finished, with their rows one after the other: {layer: [rows, C]}, empty if none are saved.
+        """Add finished images, with their rows one after the other: {layer: [rows, C]}, empty if none are saved.
 
-        A record needs "token_count"; its "rows", [first, last) in every layer's file, are written into it.
+        A record needs "token_count". Its "rows", [first, last) in the file of every layer, are added to it.
         Raises UserError for numbers that the chosen dtype cannot hold.
         """
         if self._lines is None:
@@ -181,8 +181,8 @@ class FeatureFiles:
 
     # --- the end ------------------------------------------------------------------------------------------
     def finish(self, summary: Mapping[str, Any]) -> list[Path]:
-        """Make the files that stay, `summary` the last of them; the paths."""
-        if self._lines is None and self.journal.exists():  # killed when all was done but the end
+        """Make the final files, `summary` last. Returns their paths."""
+        if self._lines is None and self.journal.exists():  # killed after the last image and before the end
             self._begin()
         if self._lines is not None:
             for file in self._parts.values():
@@ -203,7 +203,7 @@ class FeatureFiles:
         return [*paths, self.summary]
 
     def _rename(self) -> None:
-        """Every layer's part becomes its file; of those that have done so already, nothing is left to do."""
+        """Turn the part of every layer into its final file; parts that were renamed before are skipped."""
         for layer in self.layers if self.format else ():
             part, path = self._part(layer), self.layer_path(layer)
             if not part.exists():
@@ -219,7 +219,7 @@ class FeatureFiles:
                 os.replace(part, path)
 
     def _header(self, layer: int) -> bytes:
-        """https://huggingface.co/docs/safetensors: a JSON text, which spaces may follow, and its length first."""
+        """https://huggingface.co/docs/safetensors: the length, then a JSON text, which may be padded with spaces."""
         header = {
             "__metadata__": {"format": "pt", "layer": str(layer), "index": self.index.name},
             "features": {
@@ -242,7 +242,7 @@ class FeatureFiles:
         }
 
     def _remove_others(self, paths: Sequence[Path]) -> None:
-        """Layers' files of an extraction that this one replaces."""
+        """Remove the files of layers of an extraction that this one replaces."""
         pattern = re.compile(rf"features_{re.escape(self.name)}_layer_\d+\.(safetensors|pt|part|pt\.part)")
         for path in self.folder.iterdir():
             if pattern.fullmatch(path.name) and path not in paths:
@@ -280,7 +280,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    """One entry a line of the outer object, one image a line: a file that people can read and that stays small."""
+    """One line per entry of the outer object and per image, so that the file is readable and small."""
     lines = []
     for key, item in value.items():
         if key == "images" and item:

@@ -1,9 +1,9 @@
-"""Hidden states of the image tokens of many images, layer by layer: how long and how alike they are, and themselves.
+"""Hidden states of the image tokens of many images, layer by layer: their norms, their similarity, and the states.
 
 In: image files. Out: extraction_summary_NAME.json, and with --save-features one file per layer (feature_files.py).
 
-Images are read one after the other, those that become equally many tokens computed together, and written as soon as
-they are, so that memory does not grow with their number.
+Images are read one after the other. Those that become the same number of tokens are computed together, and written as
+soon as they are computed, so memory does not grow with their number.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from mask_impact.prompt.images import file_sha256
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.vision import image_token_id, message, open_pictures, vision_inputs
 
-WAITING_BYTES = 256 * 2**20  # of inputs that wait for others of their size
+WAITING_BYTES = 256 * 2**20  # of inputs that wait for others of the same size
 TOKENS_AT_ONCE = 16384  # in one forward
-SHOWN = 5  # images that were skipped
+SHOWN = 5  # how many skipped images are listed
 
 
 def command(args: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def request(session: Session, args: argparse.Namespace, layers: Sequence[int]) -
 
 
 def file_name(model: str) -> str:
-    """A model's name in a file's: "Qwen/Qwen2-VL-7B-Instruct" -> "Qwen_Qwen2-VL-7B-Instruct", of a folder its last."""
+    """A model in a file name: "Qwen/Qwen2-VL-7B-Instruct" -> "Qwen_Qwen2-VL-7B-Instruct"; of a folder, its name."""
     name = Path(model).resolve().name if Path(model).is_dir() else model
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "model"
 
@@ -131,9 +131,9 @@ class Extraction:
         self.images = 0
 
     def run(self, paths: Sequence[Path], files: FeatureFiles, progress: ProgressBar) -> list[dict[str, str]]:
-        """Compute what `files` does not have yet; the images that cannot be, with the reason.
+        """Compute what `files` does not have yet. Returns the skipped images, with the reasons.
 
-        Raises UserError where that are all.
+        Raises UserError if all images are skipped.
         """
         known = {(record["path"], record["sha256"]) for record in files.records}
         progress.expect(len(paths))
@@ -166,13 +166,13 @@ class Extraction:
         return skipped
 
     def _load_seconds(self) -> float:
-        """What loading the model took just now: nothing once it is there."""
+        """How long loading the model took just now; 0 if it was loaded before."""
         started = time.perf_counter()
         self.session.model  # noqa: B018
         return time.perf_counter() - started
 
     def prepared(self, path: Path) -> Waiting:
-        """Raises UserError for what is no image, or none that the model takes."""
+        """Read one image. Raises UserError for a file that is not an image or that the processor rejects."""
         source = self.session.source
         inputs = vision_inputs(self.session.reader, source.config, self.prompt, open_pictures([path]), self.max_pixels)
         check_length(source.text_config, len(inputs.tokens), 1)
@@ -180,7 +180,7 @@ class Extraction:
 
 
 def batches(images: Iterator[Waiting], size: int) -> Iterator[list[Waiting]]:
-    """Images that go into one forward, at most `size`; those that wait take at most WAITING_BYTES."""
+    """Images that go into one forward, at most `size`; waiting images hold at most WAITING_BYTES."""
     groups: list[list[Waiting]] = []
     for image in images:
         group = next((group for group in groups if group[0].goes_with(image)), None)
@@ -199,10 +199,10 @@ Measured = tuple[Sequence[Waiting], dict[int, torch.Tensor], list[dict[str, list
 
 
 def measured(model: Any, batch: Sequence[Waiting], layers: Sequence[int], portion: Portion) -> Iterator[Measured]:
-    """Images that go together, in one forward or in as many as the memory asks for.
+    """Compute images that go together, in one forward or in as many as the memory needs.
 
-    Gives the images of a forward, {layer: [P, C]} of their image tokens one after the other, and each image's
-    statistics by layer. Raises OutOfMemory when not even one fits.
+    Yields the images of a forward, {layer: [P, C]} of their image tokens one after the other, and the statistics of
+    each image by layer. Raises OutOfMemory if not even one image fits.
     """
     length = batch[0].tokens.shape[1]
 
@@ -222,12 +222,12 @@ def states_of(model: Any, images: Sequence[Waiting], layers: Sequence[int]) -> d
 
 
 def image_tokens(inputs: ModelInputs) -> torch.Tensor:
-    """[1, N] bool: which tokens are pieces of a picture."""
+    """[1, N] bool: which tokens are image tokens."""
     return torch.tensor([[token.kind == "image" for token in inputs.tokens]])
 
 
 def record(inputs: ModelInputs) -> Record:
-    """What the summary says of the image of `inputs`."""
+    """What the summary says about the image of `inputs`."""
     [described] = inputs.images
     about = {key: described[key] for key in ("path", "sha256", "notes", "size", "resized", "grid", "layout")}
     positions = [token.position for token in inputs.tokens if token.kind == "image"]

@@ -1,4 +1,4 @@
-"""Which images a command is about: files, those of folders, or scenes drawn for the demo model."""
+"""Which images a command uses: files, the files in folders, or scenes drawn for the demo model."""
 
 import argparse
 import importlib.util
@@ -17,7 +17,7 @@ SCENE_SEED = 0
 
 
 def image_files(args: argparse.Namespace, folder: Path) -> list[Path]:
-    """The files that were asked for, each once; drawn ones are written to `folder`/scenes. Raises UserError."""
+    """The requested files, each once. Drawn scenes are written to `folder`/scenes. Raises UserError."""
     if args.test_only:
         if args.images or args.num_images:
             raise UserError("--test-only takes the test image alone; leave out --images and --num-images, or it")
@@ -49,7 +49,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def drawn(count: int | None, folder: Path) -> list[Path]:
-    """`count` scenes of the demo model's kind that it was not trained on, as files; None: the test image."""
+    """`count` scenes like those the demo model was trained on, but new, as files; None: the test image."""
     scenes = _scenes()
     if count is None:
         pictures = {"testimg.png": scenes.TEST_SCENE}
@@ -64,7 +64,7 @@ def drawn(count: int | None, folder: Path) -> list[Path]:
 
 @cache
 def _scenes() -> ModuleType:
-    """demo/scenes.py, which lies beside the bundled models and is in no package in a checkout."""
+    """demo/scenes.py, which lies beside the bundled models; in a checkout it is not part of a package."""
     path = find.demo_folder("vl").parent / "scenes.py"
     spec = importlib.util.spec_from_file_location("mask_impact_demo_scenes", path)
     assert spec is not None and spec.loader is not None

@@ -1,6 +1,6 @@
-"""What a vision-language model is made of, which tokens an image becomes, and how long their hidden states are.
+"""The parts of a vision-language model, the tokens that an image becomes, and the norms of their hidden states.
 
-In: a model's config and processor; its weights only where an image is given. Out: a description, as text or JSON.
+In: the config and processor of a model; its weights only if an image is given. Out: a description, as text or JSON.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inpu
 
 SIZES = ((224, 224), (448, 448), (640, 480), (1024, 768), (1920, 1080))
 
-# What is said of a part of the model: our word, and the names that families' configs have for it.
+# What is said about a part of the model: our word, and the names that configs have for it.
 VISION: dict[str, tuple[str, ...]] = {
     "family": ("model_type",),
     "blocks": ("depth", "num_hidden_layers"),
@@ -68,7 +68,7 @@ def command(args: argparse.Namespace) -> None:
 
 # --- config -------------------------------------------------------------------------------------------------
 def description(config: Any) -> dict[str, Any]:
-    """Vision tower, the step from patches to image tokens, and decoder, as the config says."""
+    """Vision tower, the step from patches to image tokens, and decoder, from the config."""
     decoder = stated(config.get_text_config(decoder=True), DECODER)
     if decoder.get("heads") and "head_width" not in decoder:
         decoder["head_width"] = decoder["hidden_size"] // decoder["heads"]
@@ -79,12 +79,12 @@ def description(config: Any) -> dict[str, Any]:
         "merger": merger(config),
         "deepstack": deepstack(config),
         "decoder": decoder,
-        "layers": {"0": "decoder input", f"1 to {blocks}": "residual stream after so many blocks"},
+        "layers": {"0": "decoder input", f"1 to {blocks}": "residual stream after that many blocks"},
     }
 
 
 def stated(config: Any, names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What a config says under one of several names; what it does not say is left out."""
+    """The entries that a config has under one of several names; missing ones are left out."""
     found = {}
     for word, known in names.items():
         value = next((value for name in known if (value := getattr(config, name, None)) is not None), None)
@@ -94,7 +94,7 @@ def stated(config: Any, names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 
 def merger(config: Any) -> dict[str, Any] | None:
-    """How many patches become one image token, and by which rule; None where the family's config does not say."""
+    """How many patches become one image token, and by which rule; None if the config does not say."""
     for holder in (getattr(config, "vision_config", None), config):
         if isinstance(side := getattr(holder, "spatial_merge_size", None), int):
             return {"patches_per_token": side * side, "rule": f"{side} x {side} patches are merged"}
@@ -107,8 +107,8 @@ def merger(config: Any) -> dict[str, Any] | None:
 
 
 def deepstack(config: Any) -> dict[str, Any] | None:
-    """Vision blocks whose features are added to the image tokens between decoder blocks, and in which layers they are
-    in; None where the family has none."""
+    """Vision blocks whose features are added to the image tokens between decoder blocks, and the layers that contain
+    them; None if the family has none."""
     taken = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None)
     if not taken:
         return None
@@ -122,7 +122,7 @@ def image_token(session: Session) -> dict[str, Any]:
 
 # --- images -------------------------------------------------------------------------------------------------
 def size_description(session: Session, prompt: str, size: tuple[int, int], max_pixels: int | None) -> dict[str, Any]:
-    """What an image of this size becomes; under "error" why it cannot be taken."""
+    """What an image of this size becomes; under "error" why the processor rejects it."""
     try:
         inputs = read(session, prompt, [Image.new("RGB", size)], max_pixels)
     except UserError as error:
@@ -135,7 +135,7 @@ def read(session: Session, prompt: str, images: Sequence[Any], max_pixels: int |
 
 
 def placed(inputs: ModelInputs) -> list[dict[str, Any]]:
-    """Of each picture its size, grid, and the positions of its tokens."""
+    """For each picture its size, its grid, and the positions of its tokens."""
     found = []
     for index, picture in enumerate(inputs.images):
         positions = [token.position for token in inputs.tokens if token.image == index]
@@ -147,7 +147,7 @@ def placed(inputs: ModelInputs) -> list[dict[str, Any]]:
 def image_description(
     session: Session, prompt: str, images: Sequence[Any], max_pixels: int | None, layers: Sequence[int]
 ) -> dict[str, Any]:
-    """Where the pictures' tokens are in the prompt, and how long their hidden states are at each layer."""
+    """Where the image tokens are in the prompt, and the norms of their hidden states at each layer."""
     inputs = read(session, prompt, images, max_pixels)
     check_length(session.source.text_config, len(inputs.tokens), 1)
     model = session.model
@@ -184,7 +184,7 @@ def text(described: Mapping[str, Any]) -> str:
     lines += [
         f"decoder    {listed(described['decoder'])}",
         f"layers     0: the decoder's input, image features in; 1 to {described['decoder']['blocks']}: the residual "
-        "stream after so many blocks, as the next one receives it",
+        "stream after that many blocks, as the next block receives it",
         f"image      token {token['text']} (id {token['id']}), once per piece of an image",
     ]
     for found in described["sizes"]:

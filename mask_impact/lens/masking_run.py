@@ -1,4 +1,4 @@
-"""A run of mask_impact_vl.py on the same image and prompt: what masking an image token changes, beside what it says.
+"""A run of mask_impact_vl.py on the same image and prompt, to show its impact beside the neighbours.
 
 In:  NAME_run.json, the model and the inputs of the lens. Out: the masking impact of each token in each layer.
 
@@ -16,12 +16,12 @@ from mask_impact.files.reading import load
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import QUERY_POSITION
 
-PREFERRED = ("Full", "Attn")  # else the first variant that there is
+PREFERRED = ("Full", "Attn")  # if neither was measured, the first variant
 
 
 @dataclass(frozen=True)
 class Masking:
-    """Of each (layer, position) the largest l2_distance of any generation step."""
+    """For each (layer, position) the largest l2_distance of all generation steps."""
 
     path: Path
     sha256: str
@@ -34,7 +34,7 @@ class Masking:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """For the page: of each position the largest over all layers, and where."""
+        """For the page: for each position the largest value of all layers, and its layer."""
         largest: dict[int, tuple[float, int]] = {}
         for (layer, position), value in self.impact.items():
             largest[position] = max(largest.get(position, (-1.0, 0)), (value, layer))
@@ -51,7 +51,7 @@ class Masking:
 
 
 def read_masking(path: Path, fingerprint: str, inputs: ModelInputs) -> Masking:
-    """The run's impact on image tokens. Raises UserError for one of another model, image or prompt."""
+    """The impact of masking image tokens. Raises UserError for a run of another model, image or prompt."""
     if not path.name.endswith("_run.json"):
         raise UserError(f"--run {path} is not a manifest; give NAME_run.json, which mask_impact_vl.py writes")
     df = load(path)
@@ -72,7 +72,7 @@ def read_masking(path: Path, fingerprint: str, inputs: ModelInputs) -> Masking:
     if ids != [token.id for token in inputs.tokens]:
         raise UserError(f"{what} size of the image, {len(ids)} tokens, not {len(inputs.tokens)}; use its --max-pixels")
     if attention != "model":
-        raise UserError(f"--run {path} has --vision-attention {attention}, which the lens does not use; leave it away")
+        raise UserError(f"--run {path} has --vision-attention {attention}, which the lens does not use; leave it out")
     if together != "every token by itself":
         raise UserError(f"--run {path} masks {together}; give a run that masks image tokens one at a time")
     positions = {token.position for token in inputs.tokens if token.kind == "image"}

@@ -1,11 +1,11 @@
 """For every image token and layer the nearest text tokens in context, and the nearest rows of the static vocabulary.
 
-In:  a model, a bank of it, an image and a prompt; a run of mask_impact_vl.py on the same, if there is one.
-Out: NAME_neighbors.csv / .json / .parquet, a row per neighbour, NAME_neighbors_run.json, which says of what, and
+In:  a model, a bank of this model, an image and a prompt; optionally a run of mask_impact_vl.py on the same image.
+Out: NAME_neighbors.csv / .json / .parquet with one row per neighbour, the manifest NAME_neighbors_run.json, and
      NAME_neighbors.html, the viewer with both.
 
-Rows are of one `kind` each: "merged", the nearest of all bank layers together; "layer", those within one bank layer;
-"static", rows of the model's input embedding matrix, which have no caption. docs/latent-lens.md is the user's side.
+Each row has a `kind`: "merged", the nearest of all bank layers together; "layer", the nearest within one bank layer;
+"static", rows of the model's input embedding matrix, which have no caption. For users: docs/latent-lens.md.
 
 Shapes: L layers of image tokens, P image tokens, C hidden, k neighbours; Q = L * P queries, layer after layer.
 """
@@ -47,13 +47,13 @@ from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact.table import Columns
 
 SCHEMA_VERSION = 1
-NONE = -1  # a static row's caption_position and bank_layer; the row and col of a token without a grid
+NONE = -1  # caption_position and bank_layer of static rows; row and col of a token without a grid
 EMBEDDED = 8192  # rows of the vocabulary at a time
-SHOWN = 3  # layers in the summary on stdout
+SHOWN = 3  # how many layers the summary on stdout has
 
 
 def open_bank(folder: Path) -> Searchable:
-    """What is in a bank's folder, an own bank or a published one. Raises UserError."""
+    """The bank in a folder: one of ours, or a published one. Raises UserError."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give one that the bank command has written")
     if (manifest := bank_files.read_manifest(folder)) is not None:
@@ -80,23 +80,7 @@ def command(args: argparse.Namespace) -> int | None:
     check_length(source.text_config, len(inputs.tokens), 1)
     masking = read_masking(args.run, session.fingerprint, inputs) if args.run else None
     name = args.output or args.images[0].stem
-    request = {
-        "mask_impact": mask_impact.__version__,
-        "model": source.name,
-        "model_fingerprint": session.fingerprint,
-        "device": session.device.type,
-        "dtype": str(session.dtype).removeprefix("torch."),
-        "bank": bank.identity,
-        "images_sha256": [picture["sha256"] for picture in inputs.images],
-        "prompt_sha256": hashlib.sha256(args.prompt.encode()).hexdigest(),
-        "max_pixels": args.max_pixels,
-        "layers": list(layers),
-        "top_k": args.top_k,
-        "static": args.static,
-        "search": args.search,
-        "masking_sha256": masking and masking.sha256,
-    }
-    request = json.loads(json.dumps(request))
+    request = identity(session, args, bank, inputs, layers, masking)
     with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
         files = Files(folder, name, args.formats)
         if args.resume and files.is_of(request):
@@ -131,6 +115,34 @@ def command(args: argparse.Namespace) -> int | None:
     if not args.quiet:
         show(report(found, files.paths[-1], seconds))
     return None
+
+
+def identity(
+    session: Session,
+    args: argparse.Namespace,
+    bank: Searchable,
+    inputs: ModelInputs,
+    layers: Sequence[int],
+    masking: Masking | None,
+) -> dict[str, Any]:
+    """Everything the neighbours depend on, as plain JSON; --resume compares it with the manifest."""
+    made_from = {
+        "mask_impact": mask_impact.__version__,
+        "model": session.source.name,
+        "model_fingerprint": session.fingerprint,
+        "device": session.device.type,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "bank": bank.identity,
+        "images_sha256": [picture["sha256"] for picture in inputs.images],
+        "prompt_sha256": hashlib.sha256(args.prompt.encode()).hexdigest(),
+        "max_pixels": args.max_pixels,
+        "layers": list(layers),
+        "top_k": args.top_k,
+        "static": args.static,
+        "search": args.search,
+        "masking_sha256": masking and masking.sha256,
+    }
+    return json.loads(json.dumps(made_from))  # tuples become lists, as when it is read back
 
 
 # --- looking up ---------------------------------------------------------------------------------------------
@@ -177,7 +189,7 @@ class Lens:
 
     @torch.no_grad()
     def _vocabulary(self) -> Iterator[torch.Tensor]:
-        """The input embedding of every id that the tokenizer knows; asked of the module, which may be offloaded."""
+        """The input embedding of every id that the tokenizer knows, computed by the module, which may be offloaded."""
         embedding = self.session.model.get_input_embeddings()
         rows = min(len(self.session.reader.tokenizer), embedding.weight.shape[0])
         device = input_device(self.session.model)
@@ -187,13 +199,13 @@ class Lens:
 
 @dataclass
 class Neighbors:
-    """What was found for one prompt."""
+    """The neighbours found for one prompt."""
 
     bank: Searchable
     tokenizer: Any
     layers: Sequence[int]
-    tokens: Sequence[Token]  # [P] of the images
-    by_layer: dict[int, Nearest]  # of each bank layer, [Q, k]
+    tokens: Sequence[Token]  # [P] image tokens
+    by_layer: dict[int, Nearest]  # for each bank layer, [Q, k]
     top_k: int
     static: Nearest | None
     masking: "Masking | None" = None
@@ -202,7 +214,7 @@ class Neighbors:
         self.merged, self.merged_layer = search.merged(self.by_layer, self.top_k)  # layer [Q, k]
 
     def columns(self) -> Columns:
-        """The long table: merged rows, then those of each bank layer, then static ones."""
+        """The long table: merged rows, then the rows of each bank layer, then static rows."""
         blocks = [self._block("merged", self.merged, self.merged_layer)]
         for layer, found in self.by_layer.items():
             blocks.append(self._block("layer", found, np.full(found.index.shape, layer)))
@@ -212,7 +224,7 @@ class Neighbors:
         return {name: _joined([block[name] for block in blocks]) for name in names}
 
     def _block(self, kind: str, found: Nearest, bank_layer: np.ndarray) -> Columns:
-        """The rows of one kind: by layer, token and rank."""
+        """The rows of one kind, ordered by layer, token and rank."""
         queries, k = found.index.shape
         layer = np.repeat(np.array(self.layers), len(self.tokens))  # [Q]
 
@@ -240,7 +252,7 @@ class Neighbors:
         return columns
 
     def _texts(self, kind: str, rows: np.ndarray, bank_layer: np.ndarray) -> dict[str, list[Any]]:
-        """ "token", "caption" and "caption_position" of bank rows; each is looked up once."""
+        """ "token", "caption" and "caption_position" of bank rows; each row is looked up once."""
         names = ("token", "caption", "caption_position")
         pairs = list(zip(bank_layer.tolist(), rows.tolist(), strict=True))
         known: dict[tuple[int, int], tuple[Any, ...]] = {}
@@ -255,8 +267,8 @@ class Neighbors:
         return {name: [known[pair][place] for pair in pairs] for place, name in enumerate(names)}
 
     def evolution(self) -> list[dict[str, Any]]:
-        """For each layer of the image tokens: how often each bank layer has the nearest neighbour of all, and the mean
-        similarity of the nearest within each bank layer and in the static vocabulary."""
+        """For each layer of the image tokens: how often the nearest neighbour of all is in each bank layer, and the
+        mean similarity of the nearest within each bank layer and in the static vocabulary."""
         count = len(self.tokens)
         found = []
         for place, layer in enumerate(self.layers):
@@ -282,21 +294,21 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 # --- files --------------------------------------------------------------------------------------------------
 class Files:
-    """NAME_neighbors.* of one image. The manifest goes first and comes last: where it is, the tables are its own."""
+    """NAME_neighbors.* of one image. The manifest is removed first and written last: if it is there, the tables fit."""
 
     def __init__(self, folder: Path, name: str, formats: Sequence[str]) -> None:
         self.folder, self.name, self.formats = folder, name, formats
         self.manifest = folder / f"{name}_neighbors_run.json"
         self.paths = [*(folder / f"{name}_neighbors.{form}" for form in formats), self.manifest]
         if "html" in formats:
-            page.find_page()  # one that is missing is found before the long work
+            page.find_page()  # reports a missing page before the long work
 
     def existing(self) -> list[Path]:
         tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_tables.FORMATS, "html")]
         return [path for path in (self.manifest, *tables) if path.exists()]
 
     def check_kept(self) -> None:
-        """Raises UserError where there is something under this name."""
+        """Raises UserError if there are files under this name."""
         if existing := self.existing():
             raise UserError(
                 f"{existing[0]} exists already; choose another --output, keep it with --resume, or replace it with "
@@ -304,7 +316,7 @@ class Files:
             )
 
     def is_of(self, request: dict[str, Any]) -> bool:
-        """Whether what is there was made of the same, and is complete."""
+        """Whether the existing files are complete and were made from `request`."""
         try:
             manifest = json.loads(self.manifest.read_bytes())
             same, noted = manifest["request"] == request, bool(manifest.get("notes"))  # a page that was too large
@@ -313,12 +325,12 @@ class Files:
         return same and all(path.exists() or (noted and path.suffix == ".html") for path in self.paths)
 
     def write(self, columns: Columns, manifest: dict[str, Any], pictures: Sequence[Any]) -> str | None:
-        """Why there is no page, if it was asked for: the tables may be more than one may hold."""
+        """Write the files. Returns why there is no page although it was asked for: it can be too large."""
         for path in self.existing():
             path.unlink()
         tables, note = [path for path in self.paths[:-1] if path.suffix != ".html"], None
         manifest = {"schema_version": SCHEMA_VERSION, **manifest, "rows": len(columns["rank"])}
-        manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" are result tables: none
+        manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" is for result tables: none
         for path in tables:
             with replacing(path) as temporary:
                 side_tables.write_table(temporary, columns, manifest)
@@ -335,7 +347,7 @@ class Files:
 
 
 def report(found: Neighbors, written: Path, seconds: float) -> str:
-    """For people: which bank layer wins, and what is nearest in the middle of the image tokens."""
+    """The summary on stdout: which bank layer wins, and what is nearest to the image token in the middle."""
     lines = [f"{len(found.tokens)} image tokens, {len(found.layers)} layers, {seconds:.1f} s"]
     lines.append("layer   nearest neighbours come from bank layer   most frequent nearest tokens")
     count = len(found.tokens)

@@ -1,4 +1,4 @@
-"""How long the hidden states of image tokens are, and how alike: of an image, of many, and as text."""
+"""Norms and similarity of the hidden states of image tokens: of one image, of many, and as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ STATISTICS = ("norm_mean", "norm_std", "norm_min", "norm_max", "mean_cosine")
 
 
 def statistics(states: Sequence[torch.Tensor]) -> list[dict[str, list[Any]]]:
-    """Of the image tokens [B, P, C] of B pictures at each layer: for every picture STATISTICS, a value for each layer.
+    """Statistics of the image tokens [B, P, C] of B pictures, for every picture one value per layer.
 
-    L2 norm: mean, standard deviation, least, most. Mean cosine: over all pairs of two different tokens, None of one
-    token; with u the unit vectors, (|sum u|^2 - P) / (P (P - 1)), so that no pair is ever computed.
+    L2 norm: mean, standard deviation, minimum, maximum. Mean cosine: over all pairs of two different tokens, None for a
+    single token. With unit vectors u it is (|sum u|^2 - P) / (P (P - 1)), so no pair is computed.
     """
     count = states[0].shape[1]
     norms, sums = [], []
@@ -30,7 +30,7 @@ def statistics(states: Sequence[torch.Tensor]) -> list[dict[str, list[Any]]]:
 
 
 def over_all(records: Sequence[Mapping[str, Any]], layers: Sequence[int]) -> dict[str, list[Any]]:
-    """The statistics of all tokens of all images by layer; the mean cosine is the mean of the images' own."""
+    """The statistics of all tokens of all images by layer; the mean cosine is the mean over the images."""
     counts = torch.tensor([float(record["token_count"]) for record in records], dtype=torch.float64)[:, None]
     mean, std, low, high = (
         torch.tensor([record[key] for record in records], dtype=torch.float64) for key in STATISTICS[:4]
@@ -44,7 +44,7 @@ def over_all(records: Sequence[Mapping[str, Any]], layers: Sequence[int]) -> dic
 
 
 def table(layers: Sequence[int], found: Mapping[str, list[Any]]) -> list[str]:
-    """The statistics by layer, for people."""
+    """The statistics by layer, as lines of text."""
     lines = ["layer   norm mean      std      min      max   mean cosine"]
     for index, layer in enumerate(layers):
         mean, std, low, high, cosine = (found[key][index] for key in STATISTICS)

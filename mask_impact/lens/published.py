@@ -2,10 +2,10 @@
 
 In:  a folder with layer_K/embeddings_cache.pt for each layer: "embeddings" [rows, C], of length 1, and "metadata", a
      list with token_str, token_id, caption and position of every row.
-Out: the same as of an own bank, without its checks: such a folder says neither which model it is of nor its checksums.
+Out: what a bank of ours gives, without the checks: such a folder names neither its model nor checksums.
 
-Layers are numbered as here: 0 is the decoder's input, K what there is after K blocks (but for the last of all, which is
-after the final norm there). The files are pickles; nothing but tensors, texts and numbers is read from them.
+Layers are numbered as here: 0 is the decoder's input, K the state after K blocks. Only the last layer differs: there it
+is the state after the final norm. The files are pickles; only tensors, texts and numbers are read from them.
 """
 
 import pickle
@@ -27,7 +27,7 @@ FOLDER = re.compile(r"layer_(\d+)")
 
 
 def cache_files(folder: Path) -> dict[int, Path]:
-    """{layer: its file} of a published bank; empty for other folders."""
+    """{layer: file} of a published bank; empty for other folders."""
     found = {
         int(match[1]): path / CACHE
         for path in folder.iterdir()
@@ -37,10 +37,10 @@ def cache_files(folder: Path) -> dict[int, Path]:
 
 
 class PublishedBank:
-    """Embeddings are mapped from the files; what the rows are is read into memory."""
+    """A published bank. Embeddings are memory-mapped; the contexts of the rows are read into memory."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError for a folder whose files do not fit together."""
+        """Raises UserError if the files of the folder do not fit together."""
         self.folder = folder
         self._caches = {layer: _read(path) for layer, path in cache_files(folder).items()}
         self.layers = tuple(self._caches)

@@ -1,22 +1,22 @@
 """Exact nearest neighbours by cosine, in a bank that need not fit into memory.
 
 In:  queries, and the bank as consecutive parts of rows, usually mapped from files.
-Out: for each query the k most similar rows; of equally similar ones those with the lower index.
+Out: for each query the k most similar rows; equally similar rows are ordered by index.
 
     found = nearest(queries, bank.parts(16), k=5)
     found.similarity, found.index  # [Q, k] float64, int64
 
-The result is that of a search in float64 over all rows, at the price of one product in float32. Each block of rows is
-multiplied with all queries in float32; only what may be among the k best is computed anew in float64. "May be" is a
-bound and no guess: a dot product of C terms in float32, in whatever order it is summed, is off by at most about
-C * 2^-24 times the product of the norms (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
-With what normalising adds, `margin` is above twice that. A row whose float32 similarity is more than this below the
+The result is that of a search in float64 over all rows, for the price of one product in float32. Each block of rows is
+multiplied with all queries in float32. Only rows that may be among the k best are computed again in float64. "May be"
+is a proven bound: a dot product of C terms in float32, in any order of summation, is off by at most about C * 2^-24
+times the product of the norms (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). `margin`
+is more than twice that, which covers normalising too. A row whose float32 similarity is more than `margin` below the
 k-th best float64 similarity so far cannot be among the k best.
 
 Shapes: Q queries, B rows of a block, C hidden, k neighbours. Memory beyond the queries and the mapped pages: a block in
 float32 (34 MB), its similarities to QUERIES queries (4 * QUERIES * B bytes), and the float64 rows being compared
-(34 MB a copy): about 200 MB at C of 512 and more, however large the bank is. Time grows where very many rows are as
-similar as the k-th, to within the bound, since all of them are compared in float64.
+(34 MB a copy): about 200 MB at C of 512 and more, however large the bank is. The search takes longer if very many rows
+are within the bound of the k-th similarity, since all of them are compared in float64.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,16 +28,16 @@ import torch
 
 from mask_impact.errors import UserError
 
-BLOCK_VALUES = 1 << 23  # rows x hidden of a block: smaller ones are faster, but not where threads share their cores
-QUERIES = 512  # multiplied with a block at a time
+BLOCK_VALUES = 1 << 23  # rows x hidden of a block; smaller ones are faster, unless threads share their cores
+QUERIES = 512  # how many are multiplied with a block at a time
 RESCORED_VALUES = 1 << 22  # candidates x hidden that are compared in float64 at a time
-GROUP = 64  # rows whose largest similarity is looked at first
-MANY = 256  # rows of a block for each query: if more have to be looked at, the block's own k best tighten the bound
+GROUP = 64  # rows; the largest similarity of a group is compared first
+MANY = 256  # rows of a block per query; if more would be compared, the k best of the block tighten the bound
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The neighbours of each query, best first; k is smaller than asked for where the bank has fewer rows."""
+    """The neighbours of each query, best first. k is smaller than requested if the bank has fewer rows."""
 
     similarity: np.ndarray  # [Q, k] float64, -1 to 1
     index: np.ndarray  # [Q, k] int64, row in the bank
@@ -56,7 +56,7 @@ def nearest(
         queries: [Q, C], any float dtype.
         parts: [n, C] each, any float dtype, in the order of the rows.
         device: where the products are computed; float64 is computed on the CPU.
-        progress: told the rows of each block that is done.
+        progress: called with the number of rows of each finished block.
 
     Raises UserError for a query or a row that is not finite. A vector of zeros has similarity 0 to all.
     """
@@ -83,9 +83,9 @@ def nearest(
 
 
 def rescored(queries: torch.Tensor, parts: Iterable[torch.Tensor], rows: np.ndarray, k: int) -> Nearest:
-    """The k most similar among the rows that are named for each query [Q, n], -1 for none, in float64.
+    """The k most similar rows among those given for each query [Q, n], -1 for none, in float64.
 
-    Only those rows are read. Where fewer than k are named, the last similarities are -inf.
+    Only these rows are read. If fewer than k are given, the last similarities are -inf.
     """
     queries = queries.cpu()
     norms = _safe(torch.linalg.vector_norm(queries, dim=1, dtype=torch.float64))
@@ -103,7 +103,7 @@ def rescored(queries: torch.Tensor, parts: Iterable[torch.Tensor], rows: np.ndar
 
 
 def merged(found: dict[int, Nearest], k: int) -> tuple[Nearest, np.ndarray]:
-    """The k best over all layers of a bank, and the layer of each [Q, k]; of equally similar ones the lower layer."""
+    """The k best over all layers of a bank, and the layer of each [Q, k]; the lower layer first if equally similar."""
     layers = sorted(found)
     similarity = np.concatenate([found[layer].similarity for layer in layers], axis=1)
     index = np.concatenate([found[layer].index for layer in layers], axis=1)
@@ -113,7 +113,7 @@ def merged(found: dict[int, Nearest], k: int) -> tuple[Nearest, np.ndarray]:
 
 
 def margin(hidden: int) -> float:
-    """How far a similarity computed in float32 can be from the true one: a bound for both signs."""
+    """How far a similarity computed in float32 can be from the true one, in either direction."""
     return 2 * (hidden + 8) * 2.0**-24
 
 
@@ -126,14 +126,14 @@ class _Best:
         self.index = np.full((queries, k), np.iinfo(np.int64).max)
 
     def offer(self, query: np.ndarray, index: np.ndarray, similarity: np.ndarray) -> None:
-        """Further rows, a query, a row and their similarity each."""
+        """Add candidates: for each a query, a row and their similarity."""
         asked, query = np.unique(query, return_inverse=True)
         held = np.repeat(np.arange(len(asked)), self.k)
         query = np.concatenate([held, query])
         index = np.concatenate([self.index[asked].ravel(), index])
         similarity = np.concatenate([self.similarity[asked].ravel(), similarity])
         order = np.lexsort((index, -similarity, query))
-        place = np.searchsorted(query[order], np.arange(len(asked)))  # each query has k at least
+        place = np.searchsorted(query[order], np.arange(len(asked)))  # each query has at least k
         order = order[place[:, None] + np.arange(self.k)]
         self.index[asked], self.similarity[asked] = index[order], similarity[order]
 
@@ -147,7 +147,7 @@ class _Best:
 
 
 class _Block:
-    """Consecutive rows of the bank in float32, and what they are similar to."""
+    """Consecutive rows of the bank in float32, and their similarity to queries."""
 
     def __init__(self, rows: torch.Tensor, first: int, room: torch.Tensor) -> None:
         size = len(rows)
@@ -155,7 +155,7 @@ class _Block:
         self.rows[:size].copy_(rows)
         self.rows[size:] = 0
         norms = torch.linalg.vector_norm(self.rows, dim=1)
-        if (tiny := norms < 1e-12).any():  # whose squares may vanish: larger by a power of 2 nothing is rounded
+        if (tiny := norms < 1e-12).any():  # their squares may underflow; scaling by a power of 2 rounds nothing
             self.rows[tiny] *= 2.0**100
             norms = torch.linalg.vector_norm(self.rows, dim=1)
         if not norms.isfinite().all():
@@ -165,18 +165,18 @@ class _Block:
         self.size = size
 
     def candidates(self, units: torch.Tensor, best: _Best, some: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(query, row) of all that may be among the k best of some queries, so many at a time as fit the memory."""
+        """(query, row) of all rows that may be among the k best of some queries, in pieces that fit the memory."""
         off = margin(self.rows.shape[1])
         similar = units @ self.rows.T  # [Q, B]
         similar *= self.scale
         similar[:, self.size :] = -torch.inf
         groups = similar.view(len(units), -1, GROUP)
         highest = groups.amax(2)  # [Q, B / GROUP]
-        bound = (best.bound(some) - off).to(similar)  # rounded, which is far less than `off` leaves room for
+        bound = (best.bound(some) - off).to(similar)  # this rounds, by far less than `off` allows
         if (highest >= bound[:, None]).sum() > MANY * len(units) // GROUP:
             k = min(best.k, self.size)
             bound = torch.maximum(bound, similar.topk(k, dim=1).values[:, -1] - 2 * off)
-        bound.clamp_min_(torch.finfo(bound.dtype).min)  # above what fills the last group
+        bound.clamp_min_(torch.finfo(bound.dtype).min)  # above the -inf that fills the last group
         query, row = _above(groups, highest, bound)
         step = max(1, RESCORED_VALUES // self.rows.shape[1])
         for start in range(0, len(query), step):
@@ -187,14 +187,14 @@ class _Block:
 
 
 def _cosines(queries: torch.Tensor, norms: torch.Tensor, query: np.ndarray, rows: torch.Tensor) -> np.ndarray:
-    """[P] of the pairs of queries[query] and rows [P, C], in float64: every product of two float32 is exact in it."""
+    """[P] cosines of queries[query] and rows [P, C] in float64, where every product of two float32 is exact."""
     rows = rows.cpu().double()
     dots = (rows * queries[query].double()).sum(1)
     return (dots / (norms[query] * _safe(torch.linalg.vector_norm(rows, dim=1)))).numpy()
 
 
 def _above(groups: torch.Tensor, highest: torch.Tensor, bound: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(query, row) where similarities [Q, groups, GROUP], their largest [Q, groups], reach the query's bound [Q]."""
+    """(query, row) of similarities [Q, groups, GROUP] that reach the query's bound [Q]; highest [Q, groups]."""
     query, group = (highest >= bound[:, None]).nonzero(as_tuple=True)
     place, inside = (groups[query, group] >= bound[query, None]).nonzero(as_tuple=True)
     return query[place].cpu().numpy(), (group[place] * GROUP + inside).cpu().numpy()
@@ -206,7 +206,7 @@ def _safe(norms: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """No shortcut through lower precision in products of float32, whatever was set: the bound is for float32."""
+    """Products of float32 without lower precision inside, whatever was set, because the bound is for float32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

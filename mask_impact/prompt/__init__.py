@@ -1,1 +1,1 @@
-"""Text and pictures to model inputs and tokens; what is masked together; positions."""
+"""From text and pictures to model inputs and tokens; units, that is what is masked together; positions."""

@@ -1,11 +1,11 @@
 """Which part of a picture each image token covers.
 
-In:  what the processor made of one picture, and how many image tokens it got.
+In:  the processor's output for one picture, and how many image tokens the picture became.
 Out: a Layout: rows and columns of the token grid and the part of the picture it covers, or no grid.
 
-Every rule takes its numbers from the processor's output and the model's config, and says nothing where a family's
-tokens do not lie in one grid: tiles beside a thumbnail (LLaVA-NeXT, LLaVA-OneVision, InternVL and Idefics 3 with
-tiling, Gemma 3 with pan and scan), or a family that is not listed here.
+Every rule takes its numbers from the processor's output and the model's config. There is no grid where the tokens of a
+family do not form one: tiles beside a thumbnail (LLaVA-NeXT, LLaVA-OneVision, InternVL and Idefics 3 with tiling,
+Gemma 3 with pan and scan), or a family that is not listed here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,14 +17,14 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tokens of one picture lie."""
+    """How the tokens of one picture are arranged."""
 
     tokens: int
     size: tuple[int, int]  # width, height of the picture
     rows: int | None = None
     cols: int | None = None
-    region: Box | None = None  # what the grid covers; beyond the picture where the processor pads
-    resized: tuple[int, int] | None = None  # width, height that the vision tower sees
+    region: Box | None = None  # what the grid covers; it extends beyond the picture if the processor pads
+    resized: tuple[int, int] | None = None  # width and height of what the vision tower gets
 
     def __str__(self) -> str:
         return f"{self.rows} x {self.cols} grid" if self.rows else f"{self.tokens} tokens, no simple grid"
@@ -51,24 +51,24 @@ def _within(box: Box, size: tuple[int, int]) -> Box | None:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a rule may look at."""
+    """What a rule may use."""
 
-    config: Any  # the model's
+    config: Any  # of the model
     processor: Any
-    outputs: Mapping[str, Any]  # the processor's
+    outputs: Mapping[str, Any]  # of the processor
     index: int  # which picture
-    tokens: int  # how many image tokens it got
-    size: tuple[int, int]  # its width and height in pixels
+    tokens: int  # how many image tokens the picture became
+    size: tuple[int, int]  # width and height of the picture in pixels
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Width and height of one tile as the vision tower gets it."""
+        """Width and height of one tile, as the vision tower gets it."""
         height, width = self.outputs["pixel_values"].shape[-2:]
         return int(width), int(height)
 
 
 def layout(encoded: Encoded) -> Layout:
-    """Where the tokens of a picture lie: by its grid if the processor gives one, else by the family's rule, if any."""
+    """Where the tokens of a picture are: by the processor's grid if it gives one, else by the family's rule."""
     rule = RULES.get(getattr(encoded.config, "model_type", ""))
     if "image_grid_thw" in encoded.outputs:
         rule = merged_patches
@@ -96,20 +96,20 @@ def merged_patches(encoded: Encoded) -> Layout:
 
 
 def pixtral_rows(encoded: Encoded) -> Layout:
-    """Pixtral's processor: `image_sizes` is the resized picture; a break token, no image token, ends each row."""
+    """Pixtral's processor: `image_sizes` is the resized picture. A break token, not an image token, ends each row."""
     height, width = (int(side) for side in encoded.outputs["image_sizes"][encoded.index])
     cell = encoded.processor.patch_size * getattr(encoded.processor, "spatial_merge_size", 1)
     return _whole(encoded, height // cell, width // cell, (width, height))
 
 
 def gemma3(encoded: Encoded) -> Layout:
-    """The picture squashed to a square, its patches pooled to mm_tokens_per_image (Gemma3MultiModalProjector)."""
+    """The picture squashed to a square, with its patches pooled to mm_tokens_per_image (Gemma3MultiModalProjector)."""
     across = int(encoded.config.mm_tokens_per_image**0.5)
     return _whole(encoded, across, across, encoded.pixels)
 
 
 def one_tile(encoded: Encoded) -> Layout:
-    """The picture squashed to a square, blocks of its patches merged into a token. Several tiles have no grid."""
+    """The picture is squashed to a square; blocks of its patches become a token each. Several tiles have no grid."""
     config = encoded.config
     width, height = encoded.pixels
     patch = config.vision_config.patch_size
@@ -118,7 +118,7 @@ def one_tile(encoded: Encoded) -> Layout:
     return _whole(encoded, int(height / patch_height / merge), int(width / patch_width / merge), (width, height))
 
 
-# The side of a block in patches, by the name each family has for it; where it tiles pictures, this holds for one tile.
+# The side of a block in patches, under the name each family has for it. If the family tiles pictures: of one tile.
 MERGED: dict[str, Callable[[Any], float]] = {
     "paligemma": lambda config: 1,
     "internvl": lambda config: 1 / config.downsample_ratio,
@@ -129,13 +129,13 @@ MERGED: dict[str, Callable[[Any], float]] = {
 
 
 def llava(encoded: Encoded) -> Layout:
-    """A token per patch of the picture, cut to its middle square (CLIP) or padded to a square."""
+    """One token per patch of the picture, which is cut to its middle square (CLIP) or padded to a square."""
     width, height = encoded.pixels
     processor, patch = encoded.processor.image_processor, encoded.config.vision_config.patch_size
     picture_width, picture_height = encoded.size
     shortest = side(processor.size, "shortest_edge")
     region = (0.0, 0.0, float(picture_width), float(picture_height))
-    if getattr(processor, "do_pad", False):  # LlavaImageProcessor, before it resizes
+    if getattr(processor, "do_pad", False):  # LlavaImageProcessor pads before it resizes
         longest = max(encoded.size)
         region = _centred(encoded.size, longest, longest)
     elif getattr(processor, "do_center_crop", False) and shortest:
@@ -150,7 +150,7 @@ def _centred(size: tuple[int, int], width: float, height: float) -> Box:
 
 
 def side(size: Any, name: str) -> int | None:
-    """An entry of an image processor's `size`, a dictionary or, in transformers 5, an object."""
+    """An entry of an image processor's `size`, which is a dictionary or, in transformers 5, an object."""
     return size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
 
 

@@ -1,4 +1,4 @@
-"""From text to model inputs and a list of tokens; after this module every run is a text run."""
+"""From text to model inputs and a list of tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Token:
     id: int
     text: str
     kind: str  # "text", "special" or "image"
-    image: int | None = None  # which picture, and where in its grid of tokens
+    image: int | None = None  # index of its picture; row and col in the grid of the picture's tokens
     row: int | None = None
     col: int | None = None
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the picture
@@ -28,17 +28,17 @@ class Token:
 
 @dataclass
 class ModelInputs:
-    """What the model is called with, and what it means."""
+    """What the model is called with, and what each position is."""
 
     tensors: Mapping[str, torch.Tensor]  # "input_ids" [1, N], "attention_mask" [1, N], and pixels for images
     tokens: list[Token]
     prompt: str
     chat: bool
-    images: list[dict[str, Any]] = field(default_factory=list)  # of each picture what the manifest says
-    pictures: "list[Image.Image]" = field(default_factory=list)  # the same as they were shown to the model, upright RGB
+    images: list[dict[str, Any]] = field(default_factory=list)  # what the manifest says about each picture
+    pictures: "list[Image.Image]" = field(default_factory=list)  # the pictures as the model got them, upright RGB
 
     def image_ranges(self) -> list[tuple[int, int]]:
-        """[first, last) position of each picture's tokens, whatever stands between them included."""
+        """[first, last) position of the tokens of each picture, including other tokens between them."""
         places: dict[int, list[int]] = {}
         for found in self.tokens:
             if found.image is not None:
@@ -47,7 +47,7 @@ class ModelInputs:
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """The text one token stands for, with its leading space; bytes that are no character by themselves are U+FFFD."""
+    """The text of one token, with its leading space. Bytes that are only part of a character become U+FFFD."""
     text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     piece = tokenizer.convert_ids_to_tokens(token_id)
     if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
@@ -56,7 +56,7 @@ def token_text(tokenizer: Any, token_id: int) -> str:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """The ids of special tokens; some are only marked as such where tokens were added to the vocabulary."""
+    """The ids of special tokens. Some are marked only among the tokens added to the vocabulary."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return {*tokenizer.all_special_ids, *(token_id for token_id, found in added.items() if found.special)}
 
@@ -71,7 +71,7 @@ def tokens_of(tokenizer: Any, ids: Sequence[int], first: int = 0) -> list[Token]
 
 
 def check_prompt(prompt: str) -> None:
-    """Raises UserError for a prompt that is empty or no valid text."""
+    """Raises UserError for a prompt that is empty or not valid text."""
     if not prompt.strip():
         raise UserError("the prompt is empty; give some text with --prompt or --prompt-file")
     try:
@@ -83,11 +83,11 @@ def check_prompt(prompt: str) -> None:
 def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
     """Tokenize `prompt`, wrapped in the model's chat template if `chat`.
 
-    Raises UserError for a prompt that is empty or no valid text, and for `chat` with a model that has no chat template.
+    Raises UserError for a prompt that is empty or not valid text, and for `chat` if the model has no chat template.
     """
     check_prompt(prompt)
     if chat and not tokenizer.chat_template:
-        raise UserError("--chat was given, but this model has no chat template; leave --chat away")
+        raise UserError("--chat was given, but this model has no chat template; leave --chat out")
     if chat:
         messages = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

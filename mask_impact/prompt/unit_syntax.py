@@ -1,4 +1,4 @@
-"""How units are written: words and sentences, spans of text or positions, regions of a picture."""
+"""How the user writes units: words and sentences, spans of text or positions, regions of a picture. No torch here."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import argparse
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mask_impact.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 UNITS = ("token", "word", "sentence", "span")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the user asked for, as it was written."""
+    """The units that the user asked for, as they were written."""
 
     unit: str = "token"  # one of UNITS; "token" with any of the following is "span"
     spans: tuple[str, ...] = ()
@@ -34,17 +29,17 @@ class Chosen:
         regions: str | Iterable[str] = (),
         region_masks: str | Iterable[str] = (),
     ) -> Chosen:
-        """`unit` as given, or None: spans if there are any, else tokens. Raises UserError for what cannot be meant."""
+        """`unit`, or if None: spans if any are given, else tokens. Raises UserError for a contradiction."""
         texts = [(each,) if isinstance(each, str) else tuple(each) for each in (spans, regions, region_masks)]
         chosen = cls(unit or ("span" if any(texts) else "token"), *texts)
-        if unit == "token":  # given, and not just the default
+        if unit == "token":  # asked for, not just the default
             _check_alone(chosen)
         chosen.parsed()
         return chosen
 
     @property
     def plain(self) -> bool:
-        """Tokens by themselves."""
+        """Whether every token is a unit of its own."""
         return self.unit == "token" and not self.given
 
     @property
@@ -54,7 +49,7 @@ class Chosen:
         return [(flag, text) for flag, texts in flags for text in texts]
 
     def parsed(self) -> list[tuple[str, Place]]:
-        """What stands in a message for each span and region, and its meaning. Raises UserError."""
+        """For each span and region its name in messages, and its meaning. Raises UserError."""
         if self.unit not in UNITS:
             raise UserError(f"unknown unit {self.unit!r}; choose from {', '.join(UNITS)}")
         if self.unit in ("word", "sentence"):
@@ -76,12 +71,12 @@ class Chosen:
 
 def _check_alone(chosen: Chosen) -> None:
     for flag, text in chosen.given:
-        raise UserError(f"unit {chosen.unit!r} and {flag} {text!r} were both given; leave one of them away")
+        raise UserError(f"unit {chosen.unit!r} and {flag} {text!r} were both given; leave one of them out")
 
 
 @dataclass(frozen=True)
 class Span:
-    """One of: a text, a regular expression, positions from the first to the last, all tokens of a picture."""
+    """One of these: a text, a regular expression, positions from first to last, or all tokens of a picture."""
 
     name: str
     text: str = ""
@@ -92,7 +87,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of a picture's grid, its last row and column included."""
+    """A rectangle in the grid of a picture, including its last row and column."""
 
     name: str
     image: int
@@ -104,7 +99,7 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionMask:
-    """The patches of a picture that are white in another picture."""
+    """The patches of a picture that are white in an image file."""
 
     name: str
     image: int
@@ -115,9 +110,9 @@ Place = Span | Region | RegionMask
 
 
 def parse_span(text: str) -> Span:
-    """`a text of the prompt`, `/regular expression/`, `12-18` or `12`, `image:0`; with NAME= in front, a name.
+    """`a text of the prompt`, `/regular expression/`, `12-18` or `12`, `image:0`; NAME= in front names the span.
 
-    A text with = in it is written after an empty name, `=a=b`; digits that are meant as text as `/12/`.
+    Write a text with = in it after an empty name, `=a=b`, and digits that are meant as text as `/12/`.
     """
     name, given = _named(text)
     if not given:
@@ -150,7 +145,7 @@ def _checked_regex(text: str, regex: str) -> str:
 
 
 def parse_region(text: str) -> Region:
-    """`row0,col0,row1,col1` of picture 0, `K:row0,...` of picture K; with NAME= in front, a name."""
+    """`row0,col0,row1,col1` of picture 0, `K:row0,...` of picture K; NAME= in front names the region."""
     name, given = _named(text)
     image, given = _of_picture(given)
     numbers = [part.strip() for part in given.split(",")]
@@ -166,7 +161,7 @@ def parse_region(text: str) -> Region:
 
 
 def parse_region_mask(text: str) -> RegionMask:
-    """The path of an image file for picture 0, `K:path` for picture K; with NAME= in front, a name."""
+    """The path of an image file for picture 0, `K:path` for picture K; NAME= in front names the mask."""
     name, given = _named(text)
     image, path = _of_picture(given)
     if not path:
@@ -175,7 +170,7 @@ def parse_region_mask(text: str) -> RegionMask:
 
 
 def _named(text: str) -> tuple[str, str]:
-    """ "colour=red" -> ("colour", "red"), "=a=b" -> ("", "a=b"); what is no plain identifier is no name."""
+    """ "colour=red" -> ("colour", "red"), "=a=b" -> ("", "a=b"). A name is a plain identifier."""
     name, equals, rest = text.partition("=")
     return (name, rest) if equals and (not name or name.isidentifier()) else ("", text)
 

@@ -1,14 +1,14 @@
 """What is masked together: single tokens, words, sentences, spans of the prompt, or regions of a picture.
 
-In:  Chosen, what the user asked for, and the tokens that are there so far.
-Out: Units: for each its label in the table, and the positions that are masked at once.
+In:  Chosen, what the user asked for, and the tokens so far.
+Out: Units: for each its label in the table, and the positions that are masked together.
 
-    chosen = Chosen.of("word")                                      # "Ann's", "cup", ".", each special token by itself
+    chosen = Chosen.of("word")                                      # "Ann's", "cup", ".", each special token alone
     chosen = Chosen.of(spans=["a blue cup", "who=/Tom|Ann/", "12-18", "image:0"], regions=["0,0,1,3"])
     for unit in units(chosen, tokenizer, inputs, tokens, mask_mode="text"):
         unit.label, unit.positions
 
-What is wrong with a text by itself comes out in the `parse_` functions, before a model is there; no torch here.
+Errors in the text of a span or region alone are found by the parsers of unit_syntax.py, before a model is loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +26,7 @@ from mask_impact.prompt.inputs import ModelInputs, Token
 from mask_impact.prompt.unit_syntax import Chosen, Place, Region, RegionMask, Span
 from mask_impact.prompt.words import STARTS, Reading, reading, text_parts
 
-if TYPE_CHECKING:
-    from mask_impact.prompt.inputs import ModelInputs, Token
-
-
-# Which tokens each mask mode masks: the first two share none, and together they are the third.
+# Which tokens each mask mode masks. The first two share no token; together they are the third.
 MASKED: dict[str, Callable[[Token], bool]] = {
     "text": lambda token: token.kind != "image",
     "vision": lambda token: token.kind == "image",
@@ -38,7 +34,7 @@ MASKED: dict[str, Callable[[Token], bool]] = {
 }
 
 
-LISTED = 4  # places in an error message
+LISTED = 4  # how many places an error message lists
 CONTEXT = 12  # characters on each side of them
 EXCERPT = 60  # characters of the prompt
 
@@ -47,19 +43,15 @@ EXCERPT = 60  # characters of the prompt
 class Unit:
     """Tokens that are masked together."""
 
-    label: str  # what stands in the table as token_masked: the text of the tokens, or the given name
+    label: str  # token_masked in the table: the text of the tokens, or the given name
     positions: tuple[int, ...]  # sorted, at least one
 
 
-# --- texts the user writes --------------------------------------------------------------------------------
-
-
-# --- the units --------------------------------------------------------------------------------------------
 def units(chosen: Chosen, tokenizer: Any, inputs: ModelInputs, tokens: Sequence[Token], mask_mode: str) -> list[Unit]:
-    """The units among `tokens`, those of `inputs` and what was generated so far. Raises UserError.
+    """The units among `tokens`, which are those of `inputs` and those generated so far. Raises UserError.
 
-    Tokens, words and sentences are those that `mask_mode` masks. Spans and regions are what was asked for, whatever the
-    mask mode; they are found in the prompt only, and so are the same at every step. They may overlap.
+    Tokens, words and sentences are those that `mask_mode` masks. Spans and regions do not depend on the mask mode. They
+    are looked for only in the prompt, so they are the same at every step. They may overlap.
     """
     places = chosen.parsed()
     if places:
@@ -74,35 +66,29 @@ def units(chosen: Chosen, tokenizer: Any, inputs: ModelInputs, tokens: Sequence[
 
 
 def _distinct(found: list[tuple[str, Unit]]) -> list[Unit]:
-    """The units; UserError for two whose rows in the table nobody could tell apart."""
+    """The units. Raises UserError for two that would have the same label and position in the table."""
     seen: dict[tuple[str, int], str] = {}
     for what, unit in found:
         row = unit.label, unit.positions[0]
         if row in seen:
             raise UserError(
                 f"{seen[row]} and {what} would both stand in the table as {unit.label!r} at position "
-                f"{unit.positions[0]}; leave one away, or give it a name: NAME=..."
+                f"{unit.positions[0]}; leave one out, or give it a name: NAME=..."
             )
         seen[row] = what
     return [unit for _, unit in found]
 
 
-# --- tokens as text ---------------------------------------------------------------------------------------
-
-
-# --- words and sentences ----------------------------------------------------------------------------------
-
-
 # --- spans and regions ------------------------------------------------------------------------------------
 def _resolved(what: str, place: Place, prompt: Reading, inputs: ModelInputs) -> Unit:
-    """The unit of one span or region. `what`: how messages call it."""
+    """The unit of one span or region, which messages call `what`."""
     if isinstance(place, Region):
         image = f"{place.image}:" if place.image else ""
         label = f"region {image}{place.row0},{place.col0},{place.row1},{place.col1}"
         positions = _region(what, place, inputs)
     elif isinstance(place, RegionMask):
         image = f"{place.image}:" if place.image else ""
-        label = image + place.path.encode(errors="replace").decode()  # a file name may hold bytes that are no text
+        label = image + place.path.encode(errors="replace").decode()  # a file name may have bytes that are not text
         positions = _region_mask(what, place, inputs)
     elif place.image is not None:
         label = f"image:{place.image}"
@@ -114,7 +100,7 @@ def _resolved(what: str, place: Place, prompt: Reading, inputs: ModelInputs) -> 
 
 
 def _positions(what: str, span: Span, prompt: Reading, inputs: ModelInputs) -> tuple[int, ...]:
-    """Of a span that is positions or text."""
+    """The positions of a span that is given as positions or text. Raises UserError."""
     end = len(prompt.tokens) - 1
     if span.positions:
         first, last = span.positions
@@ -145,15 +131,15 @@ def _positions(what: str, span: Span, prompt: Reading, inputs: ModelInputs) -> t
 
 
 def _occurrences(span: Span, prompt: Reading) -> Iterator[tuple[int, int]]:
-    """[first, last) character of each. A special token and a piece of a picture are found as a whole or not at all:
-    "image" is no part of <|image_pad|>."""
+    """[first, last) character of each occurrence. A special token or image token matches as a whole or not at all:
+    "image" does not match in <|image_pad|>."""
     inside = {
         at
         for token, (start, end) in zip(prompt.tokens, prompt.places, strict=True)
         if token.kind != "text"
         for at in range(start + 1, end)
     }
-    # A regular expression matches one place after the other; "aa" stands in "aaa" twice
+    # Matches of a regular expression do not overlap; those of a text may: "aa" occurs twice in "aaa"
     pattern = span.regex or f"(?={re.escape(span.text)})"
     for found in re.finditer(pattern, prompt.text):
         start, end = found.start(), found.end() if span.regex else found.start() + len(span.text)
@@ -162,7 +148,7 @@ def _occurrences(span: Span, prompt: Reading) -> Iterator[tuple[int, int]]:
 
 
 def _range(prompt: Reading, start: int, end: int) -> str:
-    """As `parse_span` reads it."""
+    """The positions as `parse_span` reads them."""
     positions = prompt.overlapping(start, end)
     return f"{positions[0]}-{positions[-1]}" if len(positions) > 1 else f"{positions[0]}"
 
@@ -173,7 +159,7 @@ def _context(text: str, start: int, end: int) -> str:
 
 
 def _picture(what: str, image: int, inputs: ModelInputs) -> list[Token]:
-    """The tokens of a picture. Raises UserError where there is none."""
+    """The tokens of a picture. Raises UserError if there is no such picture."""
     count = len(inputs.images)
     if not count:
         raise UserError(f"{what} needs an image, but none was given; add --image, or give a text of the prompt")
@@ -184,7 +170,7 @@ def _picture(what: str, image: int, inputs: ModelInputs) -> list[Token]:
 
 
 def _grid(what: str, image: int, inputs: ModelInputs) -> tuple[list[Token], int, int]:
-    """The tokens of a picture, rows and columns of its grid. Raises UserError where there is none."""
+    """The tokens of a picture, and the rows and columns of its grid. Raises UserError if there is no grid."""
     tokens = _picture(what, image, inputs)
     described = inputs.images[image]
     if not described["grid"]:
@@ -215,7 +201,7 @@ def _region(what: str, region: Region, inputs: ModelInputs) -> tuple[int, ...]:
 
 
 def _region_mask(what: str, mask: RegionMask, inputs: ModelInputs) -> tuple[int, ...]:
-    """Patches of which more than half is white, the mask stretched over the whole picture."""
+    """The patches of which more than half is white; the mask is stretched over the whole picture."""
     from mask_impact.prompt.images import open_picture
 
     tokens, rows, cols = _grid(what, mask.image, inputs)
@@ -233,7 +219,7 @@ def _region_mask(what: str, mask: RegionMask, inputs: ModelInputs) -> tuple[int,
             continue
         left, top, right, bottom = token.box
         share = _mean(white, left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
-        if share > 0.5 + 1e-9:  # a half may come out a little more
+        if share > 0.5 + 1e-9:  # rounding can put a half slightly above 0.5
             found.append(token.position)
     if not found:
         raise UserError(
@@ -244,7 +230,7 @@ def _region_mask(what: str, mask: RegionMask, inputs: ModelInputs) -> tuple[int,
 
 
 def _mean(white: np.ndarray, left: float, top: float, right: float, bottom: float) -> float:
-    """The mean over a box, of whose edges pixels may be in part."""
+    """The mean over a box whose edges may cut through pixels."""
 
     def weights(low: float, high: float, size: int) -> tuple[slice, np.ndarray]:  # how much of each pixel is inside
         first, last = int(low), min(size, int(high) + 1)
@@ -256,14 +242,14 @@ def _mean(white: np.ndarray, left: float, top: float, right: float, bottom: floa
     return float(by_row @ white[rows, cols] @ by_col / (by_row.sum() * by_col.sum()))
 
 
-Units = Callable[[Sequence[Token]], Sequence[Unit]]  # called with the tokens that a query sees, gives what is masked
+Units = Callable[[Sequence[Token]], Sequence[Unit]]  # from the tokens that a query sees to the units to mask
 
 
 def paired(units: Sequence[Unit], apart: int | None = None) -> Iterator[tuple[Unit, int, int]]:
-    """All pairs of `units`, each as one unit, with the places of its two. Its label has their positions.
+    """All pairs of `units`, each as one unit, with the indices of the two. The label has the positions of both.
 
     Args:
-        apart: only pairs on one side of this position: in an encoder-decoder, no attention sees both sides.
+        apart: only pairs on one side of this position; in an encoder-decoder, no attention sees both sides.
     """
     for a, b in itertools.combinations(range(len(units)), 2):
         two = units[a], units[b]

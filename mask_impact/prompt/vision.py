@@ -1,7 +1,7 @@
-"""From a prompt and pictures to model inputs and tokens that know which patch of which picture they are.
+"""From a prompt and pictures to model inputs, and tokens that know which patch of which picture they are.
 
-The chat template, the pictures' preprocessing and the number of image tokens are the model's own processor's. After
-this module an image run is a text run whose tokens carry a kind and a place.
+The model's own processor applies the chat template, prepares the pictures and decides how many image tokens they
+become. The engine then treats image tokens like any others: they only carry a kind and a place.
 """
 
 import os
@@ -39,11 +39,11 @@ def vision_inputs(
 
     Args:
         processor: as `processors.load_processor` gives it.
-        config: the model's.
-        prompt: with as many `<image>` as pictures, or none: then the pictures come first.
-        max_pixels: pictures are shrunk to at most so many pixels.
+        config: of the model.
+        prompt: has one `<image>` per picture, or none; then the pictures come first.
+        max_pixels: larger pictures are shrunk to this many pixels.
 
-    Raises UserError for a prompt or pictures that the processor cannot take.
+    Raises UserError for a prompt or pictures that the processor rejects.
     """
     if max_pixels is not None and max_pixels < 1:
         raise UserError(f"max_pixels is {max_pixels}; it must be 1 or more")
@@ -67,14 +67,14 @@ def vision_inputs(
         for position, row, col, box in own:
             tokens[position] = replace(tokens[position], kind="image", image=index, row=row, col=col, box=box)
         images.append(described(picture, found, own[0][0], own[-1][0]))
-    # PaliGemma's processor also gives labels, which are for training
+    # PaliGemma's processor also returns labels, which are for training
     tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
     shown = [picture.image for picture in pictures]
     return ModelInputs(tensors, tokens, prompt, chat=True, images=images, pictures=shown)
 
 
 def image_token_id(processor: Any, config: Any) -> int:
-    """The id that stands for a piece of a picture. Raises UserError for a model that does not say."""
+    """The id of image tokens. Raises UserError if neither config nor processor has it."""
     for holder, name in ((config, "image_token_id"), (config, "image_token_index"), (processor, "image_token_id")):
         if isinstance(found := getattr(holder, name, None), int):
             return found
@@ -85,8 +85,8 @@ def image_token_id(processor: Any, config: Any) -> int:
 
 
 def message(processor: Any, prompt: str, count: int, image_token: str | None = None) -> list[dict[str, str]]:
-    """The user's message as parts, text and `count` pictures in their order. Raises UserError, also for a prompt that
-    holds `image_token`, a piece of a picture, or what the processor takes for a whole one."""
+    """The user's message as parts: text, and `count` pictures in their order. Raises UserError, also for a prompt that
+    contains `image_token`, or the text that the processor replaces with a picture."""
     check_prompt(prompt.replace(MARKER, ""))
     pieces = prompt.split(MARKER)
     if len(pieces) - 1 not in (0, count):
@@ -105,7 +105,7 @@ def message(processor: Any, prompt: str, count: int, image_token: str | None = N
 
 
 def rendered(processor: Any, content: list[dict[str, str]]) -> str:
-    """The message in the model's chat template; where there is none, its parts one after the other."""
+    """The message in the model's chat template; without one, its parts one after the other."""
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if template is None:
         return "".join(part.get("text", processor.image_token) for part in content)
@@ -118,18 +118,18 @@ def rendered(processor: Any, content: list[dict[str, str]]) -> str:
 def encoded(
     processor: Any, text: str, pictures: Sequence[Picture], max_pixels: int | None
 ) -> Mapping[str, torch.Tensor]:
-    """What the processor makes of them. Raises UserError."""
+    """The processor's output for text and pictures. Raises UserError."""
     images = [picture.image for picture in pictures]
     settings: dict[str, Any] = {}
     if max_pixels and pictures:
         images, settings = within(processor, images, max_pixels)
-    if pictures:  # else transformers 4 takes the rows of a picture 1 or 3 pixels high for its colours
+    if pictures:  # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels
         settings["input_data_format"] = "channels_last"
     bos = processor.tokenizer.bos_token
-    if bos is not None and text.startswith(bos):  # the template has put it there already
+    if bos is not None and text.startswith(bos):  # the template has already added it
         settings["add_special_tokens"] = False
     try:
-        # a list for each text: LLaVA-OneVision tiles a picture only where it is the text's only one
+        # one list per text: LLaVA-OneVision tiles a picture only if it is the only one of its text
         return processor(text=[text], images=[images] if images else None, return_tensors="pt", **settings)
     except (ValueError, ZeroDivisionError, IndexError) as error:
         sizes = ", ".join(f"{picture.image.width} x {picture.image.height}" for picture in pictures)
@@ -140,13 +140,15 @@ def encoded(
 
 
 def within(processor: Any, images: list[Image.Image], max_pixels: int) -> tuple[list[Image.Image], dict[str, Any]]:
-    """The images and the processor's settings that keep them to `max_pixels`.
+    """The images and the processor's settings that keep them within `max_pixels`.
 
-    Processors that fit a picture between two numbers of pixels (Qwen-VL) are told; for others the picture is shrunk.
+    Processors that fit a picture between two numbers of pixels (Qwen-VL) get a setting; for others it is shrunk here.
     """
     image_processor = processor.image_processor
     least, most = (side(image_processor.size, name) for name in ("shortest_edge", "longest_edge"))
-    if not (least and most and hasattr(image_processor, "merge_size")):  # without, these are sides (Idefics 2)
+    if not (
+        least and most and hasattr(image_processor, "merge_size")
+    ):  # without it, these are sides, not areas (Idefics 2)
         return [_shrunk(image, max_pixels) for image in images], {}
     cell = image_processor.patch_size * image_processor.merge_size
     most = min(most, max_pixels)
@@ -155,7 +157,7 @@ def within(processor: Any, images: list[Image.Image], max_pixels: int) -> tuple[
 
 
 def _enlarged(image: Image.Image, least: int, cell: int) -> float:
-    """At most so many pixels has the image, enlarged to `least` and then to whole cells."""
+    """An upper bound of the pixels of the image, enlarged to `least` pixels and then to whole cells."""
     scale = (least / (image.width * image.height)) ** 0.5
     return (image.width * scale + cell) * (image.height * scale + cell)
 
@@ -171,8 +173,8 @@ def tokens_per_picture(
 ) -> list[int]:
     """How many of the image tokens belong to each picture.
 
-    Counted by giving every picture to the processor twice: some tile a picture that comes alone. Raises UserError when
-    the parts are not the whole.
+    They are counted by giving every picture to the processor twice, because some processors tile a picture that comes
+    alone. Raises UserError if the counts do not add up to `total`.
     """
     if len(pictures) < 2:
         return [total] * len(pictures)
@@ -184,15 +186,15 @@ def tokens_per_picture(
     if sum(counts) != total:
         raise UserError(
             f"the processor makes {total} image tokens of {len(pictures)} images, but {' + '.join(map(str, counts))} "
-            "of each by itself, so it is not known which belongs to which; give one image at a time"
+            "of each alone, so it is not known which belongs to which; give one image at a time"
         )
     return counts
 
 
 def described(picture: Picture, found: Layout, first: int, last: int) -> dict[str, Any]:
-    """What the manifest says of a picture."""
+    """What the manifest says about a picture."""
     return {
-        "path": picture.path.encode(errors="replace").decode(),  # a file name may hold bytes that are no text
+        "path": picture.path.encode(errors="replace").decode(),  # a file name may have bytes that are not text
         "sha256": picture.sha256,
         "format": picture.format,
         "mode": picture.mode,

@@ -1,4 +1,7 @@
-"""Where words and sentences begin in a tokenized text."""
+"""Where words and sentences begin in a tokenized text.
+
+In:  tokens and their tokenizer. Out: the positions of each word or sentence.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ if TYPE_CHECKING:
     from mask_impact.prompt.inputs import Token
 
 
-# Letters, digits and _, with ' ’ or - inside; a flag; or one other symbol. \0 stands for marks, see `_word_starts`.
+# Letters, digits and _, with ' ’ or - inside; a flag; or one other symbol. \0 replaces marks, see `_word_starts`.
 WORD = re.compile(
     r"\0* (?:"
     r"(?:\w[\0\u200d]*)+ (?: ['’-] (?:\w[\0\u200d]*)+ )*"
     r"| [\U0001F1E6-\U0001F1FF]{2}"
-    r"| \S (?: [\0\u200d] | (?<=\u200d)\S )*"  # family and profession emoji are several, joined by U+200D
+    r"| \S (?: [\0\u200d] | (?<=\u200d)\S )*"  # family and profession emoji are several characters joined by U+200D
     r")",
     re.VERBOSE,
 )
@@ -35,22 +38,22 @@ SENTENCE_END = re.compile(
 )
 
 
-CUT = "\ufffd"  # what a tokenizer shows for bytes that are a part of a character
+CUT = "\ufffd"  # what a tokenizer gives for bytes that are part of a character
 
 
-MOST_PARTS = 16  # tokens of one character: it has at most 4 bytes, but they may be merged with its neighbours' bytes
+MOST_PARTS = 16  # tokens of one character; it has at most 4 bytes, but they may be merged with neighbouring bytes
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Tokens, the text they stand for, and where in it each of them is."""
+    """Tokens, their text, and where each token is in it."""
 
     tokens: Sequence[Token]
     text: str
-    places: list[tuple[int, int]]  # [first, last) character; parts of one character share it
+    places: list[tuple[int, int]]  # [first, last) character of each token; parts of a character share it
 
     def label(self, positions: Sequence[int]) -> str:
-        """The text of these tokens, stripped if more than space is left; a picture's tokens are written once."""
+        """The text of these tokens, stripped unless it is only space. The token of a picture is written once."""
         text, reached, image = "", 0, None
         for position in positions:
             start, end = self.places[position]
@@ -61,20 +64,20 @@ class Reading:
         return text.strip() or text
 
     def first_letter(self, position: int) -> int | None:
-        """Where the token's first character stands that is no space."""
+        """Index of the first character of the token that is not a space, or None."""
         return next((at for at in range(*self.places[position]) if not self.text[at].isspace()), None)
 
     def overlapping(self, start: int, end: int) -> tuple[int, ...]:
-        """The positions of the tokens that have one of these characters, or a part of it."""
+        """The positions of the tokens that contain one of these characters, or a part of it."""
         return tuple(index for index, (first, last) in enumerate(self.places) if first < end and start < last)
 
 
 def reading(tokenizer: Any, tokens: Sequence[Token], prompt_length: int) -> Reading:
-    """The tokens as text: by the tokenizer's own offsets for the prompt, by the tokens' texts for what was generated.
+    """The tokens as text: the prompt by the tokenizer's own offsets, the generated tokens by their texts.
 
-    Also by their texts for a prompt whose text the tokenizer would not cut into the same tokens again, and for a
-    tokenizer without offsets. Never so for what was generated: a model is free to spell a word as no tokenizer would,
-    and the next token would then change what the prompt's words are.
+    The prompt is read by the texts of its tokens too if the tokenizer has no offsets, or would not cut the text into
+    the same tokens again. Offsets are never used for generated tokens: a model may spell a word as no tokenizer would,
+    and the next token would then change the words of the prompt.
     """
     prompt, generated = tokens[:prompt_length], tokens[prompt_length:]
     text, places = _by_offsets(tokenizer, prompt) or _by_texts(tokenizer, prompt)
@@ -88,12 +91,12 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _by_offsets(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[int, int]]] | None:
-    """None where tokenizing the text again does not give the same tokens, or no offsets."""
+    """Text and places. None if tokenizing the text again does not give the same tokens, or gives no offsets."""
     ids = [token.id for token in tokens]
     text = _decoded(tokenizer, ids)
     if not getattr(tokenizer, "is_fast", False):
         return None
-    # verbose: it would warn of a text longer than the model's, which is checked elsewhere
+    # not verbose: it would warn of a text too long for the model, which is checked elsewhere
     again = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     if list(again["input_ids"]) != ids:
         return None
@@ -109,7 +112,7 @@ def _by_offsets(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tupl
 
 
 def _by_texts(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[int, int]]]:
-    """One token's text after the other's; tokens that are parts of a character are decoded together and share it."""
+    """The texts of the tokens in sequence. Tokens that are parts of a character are decoded together and share it."""
     text = ""
     places: list[tuple[int, int]] = []
     waiting: list[Token] = []
@@ -126,11 +129,11 @@ def _by_texts(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[
 
 
 def text_parts(shown: Reading, starts_of: Callable[[str], list[int]]) -> Iterator[list[int]]:
-    """The positions of each part of the text; every token is in exactly one.
+    """The positions of each part of the text; every token is in exactly one part.
 
-    A token belongs to the part that has its first character which is no space; a token of space alone to the part that
-    follows, or, where none does, to one of its own with its like. Special tokens and image tokens are parts by
-    themselves, and no part goes beyond them.
+    A token belongs to the part that contains its first character other than a space. A token of spaces alone belongs to
+    the part that follows; at the end of a text, such tokens form a part. A special token or image token is always a
+    part of its own, and no part extends across one.
     """
     for is_text, run in groupby(range(len(shown.tokens)), lambda index: shown.tokens[index].kind == "text"):
         positions = list(run)
@@ -148,10 +151,10 @@ def text_parts(shown: Reading, starts_of: Callable[[str], list[int]]) -> Iterato
 
 
 def _word_starts(text: str) -> list[int]:
-    """Runs of letters and digits, and other symbols one by one. Scripts without spaces: one word per run.
+    """Runs of letters and digits, and other symbols one by one. In scripts without spaces a run is one word.
 
-    Python's \\w leaves out accents and vowel signs that are characters of their own; these, skin tones and invisible
-    characters stay with the character before them, or where none is, after them.
+    Python's \\w does not match accents and vowel signs that are separate characters. These, skin tones and invisible
+    characters belong to the character before them, or, if there is none, to the one after them.
     """
     if not text.isascii():
         text = "".join("\0" if _mark(character) else character for character in text)
@@ -165,9 +168,9 @@ def _mark(character: str) -> bool:
 
 
 def _sentence_starts(text: str) -> list[int]:
-    """After . ! ? … and closing quotes or brackets where space or the end follows, after 。 ！ ？, and at line breaks.
+    """After . ! ? … and closing quotes or brackets if space or the end follows, after 。 ！ ？, and at line breaks.
 
-    That is all: "Mr. Smith" is cut after "Mr.".
+    There is no other rule: "Mr. Smith" is cut after "Mr.".
     """
     return [0, *(found.end() for found in SENTENCE_END.finditer(text))]
 
