@@ -19,6 +19,7 @@ from mask_impact.options import Request
 
 if TYPE_CHECKING:
     import pandas as pd
+
     from mask_impact.jobs.keywords import EffectsRequest, MaskingRequest
 
 DEFAULT_MODEL = "Qwen/Qwen3-0.6B"

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import torch
-    from mask_impact.jobs.keywords import VLEffectsRequest, VLMaskingRequest
     from PIL import Image
+
+    from mask_impact.jobs.keywords import VLEffectsRequest, VLMaskingRequest
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 DEFAULT_NAME = "vl_masking"

@@ -9,7 +9,6 @@ Out: mask_impact/jobs/keywords.py, and the table in docs/python.md. tests/test_k
 import dataclasses
 import sys
 import types
-import typing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -30,7 +30,7 @@ class Places:
         return cls(prompt, 0, prompt - 1, end, tower)
 
     def queries(self, chosen: Sequence[tuple[int, int]] | str) -> list[int]:
-        """The positions that `Options.queries` names, rising. Raises UserError.
+        """The positions that `Request.queries` names, rising. Raises UserError.
 
         The last output token is not among them: the model was never called on it.
         """
