@@ -67,8 +67,13 @@ class Outcome:
 class Telling(Protocol):
     """What the user is told; `telling` has one for a single prompt and one for a batch."""
 
-    survivable: tuple[type[Exception], ...]  # failures of one prompt after which the command goes on
-    bar: ProgressBar | None  # one for the whole command
+    @property
+    def survivable(self) -> tuple[type[Exception], ...]:
+        """Failures of one prompt after which the command goes on."""
+
+    @property
+    def bar(self) -> ProgressBar | None:
+        """One for the whole command; None for one of each prompt."""
 
     def planned(self, plan: Plan) -> None: ...
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None: ...

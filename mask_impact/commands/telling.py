@@ -60,7 +60,7 @@ class Batch:
     others run."""
 
     survivable: tuple[type[Exception], ...] = (Exception,)
-    bar = None
+    bar: ProgressBar | None = None
 
     def __init__(self, name: str, args: argparse.Namespace, settings: Settings, overriding: Sequence[str]) -> None:
         """

@@ -75,7 +75,7 @@ class ProgressBar:
 
     def describe(self, what: str) -> None:
         """Say what is being done, without a unit of work."""
-        self.bar.set_description_str(what)
+        self.bar.set_description_str(what, refresh=sys.stderr.isatty())
 
     def say(self, text: str) -> None:
         """Print `text` on stdout, above the bar."""
@@ -102,7 +102,7 @@ class ProgressBar:
         self.close()
 
 
-def remaining(seconds: float, done: int, total: int | None) -> str:
+def remaining(seconds: float, done: int, total: float | None) -> str:
     """How long the rest takes, "01:30", when `done` of `total` units took `seconds`; "?" where too little is known."""
     if seconds < ENOUGH or not done or total is None:
         return "?"
