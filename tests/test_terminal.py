@@ -1,11 +1,14 @@
 """What is on the progress line, and that libraries are left as they were."""
 
+import fcntl
 import io
 import logging
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +69,7 @@ def test_no_remaining_time_before_enough_is_measured(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo terminal")
-def test_a_line_stands_before_torch_is_imported(tmp_path: Path) -> None:
+def test_a_line_stands_before_torch_is_imported() -> None:
     """Where the import of torch would take long, something is said before."""
     code = (
         "import sys\n"
@@ -78,6 +81,7 @@ def test_a_line_stands_before_torch_is_imported(tmp_path: Path) -> None:
         "mask_impact_analysis.main(['--model', 'demo', '--prompt', 'Hello'])\n"
     )
     leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=follower) as running:
         os.close(follower)
         shown = b""
