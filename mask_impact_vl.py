@@ -12,12 +12,11 @@ picture each image token covers is in NAME_run.json (docs/vision-language.md).
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from mask_impact.commands import flags
 from mask_impact.commands import main as commands
-from mask_impact.options import MASK_MODES, VARIANTS, VISION_ATTENTION
+from mask_impact.options import Request
 
 if TYPE_CHECKING:
     import os
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
     from PIL import Image
+
+    from mask_impact.jobs.keywords import VLEffectsRequest, VLMaskingRequest
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 DEFAULT_NAME = "vl_masking"
@@ -40,18 +41,9 @@ def run_vl_masking_experiment(
     *,
     model: Any = None,
     processor: Any = None,
-    layers: str | Sequence[int] | None = None,
-    variants: Sequence[str] = VARIANTS,
     dtype: str = "auto",
-    head_space: str = "output",
-    ablation: str = "neg-inf",
-    queries: str | Sequence[tuple[int, int]] = "last",
-    mask_unit: str | None = None,
-    spans: Sequence[str] = (),
-    regions: Sequence[str] = (),
-    region_masks: Sequence[str] = (),
-    vision_attention: str = "model",
-    max_pixels: int | None = None,
+    request_type: type[Request] = Request,
+    **request: "Unpack[VLMaskingRequest]",
 ) -> "pd.DataFrame":
     """Mask tokens of a prompt with images, one at a time and in one layer at a time; the table as a DataFrame.
 
@@ -61,27 +53,19 @@ def run_vl_masking_experiment(
         image_path: a file, a PIL image, several of them, or None for a prompt of text alone.
         mask_mode: "text" masks every token that is no image token, "vision" every image token, "both" all.
         model_name: hub name, checkpoint folder or "demo"; or give a loaded `model` and its `processor`.
-        layers: "0,8,20-27", a list of ints, or None for all.
-        variants: any of "full", "attn", "head".
-        head_space: "output" compares heads before the output projection, "residual" their shares of it.
-        ablation: "neg-inf" takes a token out of the softmax, "zero-value" keeps its weight and zeroes its value.
-        queries: "last" (the predicting position), "all", or (first, last) of ranges of positions.
-        mask_unit: "token", "word" or "sentence"; with `spans`, `regions` or `region_masks`, those are masked.
-        vision_attention: "model" is the checkpoint's own mask; with "bidirectional" a picture's tokens see each other.
-        max_pixels: pictures are shrunk to at most so many pixels.
+        request: what is measured and how, all keywords are in docs/python.md: layers, regions, max_pixels, ...
+        request_type: a subclass of `Request` with further fields, which are keywords then.
 
     Returns the columns of docs/output-format.md; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact.jobs.from_python import measured_table
+    from mask_impact.jobs.from_python import as_request, measured_table
 
-    request = {
-        "prompt": prompt, "images": image_path, "num_tokens": num_output_tokens, "layers": layers, "variants": variants,
-        "head_space": head_space, "mask_mode": mask_mode, "vision_attention": vision_attention,
-        "max_pixels": max_pixels, "ablation": ablation, "queries": queries, "mask_unit": mask_unit,
-        "spans": tuple(spans), "regions": tuple(regions), "region_masks": tuple(region_masks),
-    }  # fmt: skip
-    return measured_table(request, model_name, model, processor, device=device, dtype=dtype, vision=True)
+    asked = as_request(
+        request, request_type, vision=True, effects=False, prompt=prompt, images=image_path, mask_mode=mask_mode,
+        num_tokens=num_output_tokens,
+    )  # fmt: skip
+    return measured_table(asked, model_name, model, processor, device=device, dtype=dtype, vision=True)
 
 
 def run_vl_effects_experiment(
@@ -91,45 +75,30 @@ def run_vl_effects_experiment(
     device: str = "auto",
     num_output_tokens: int = 1,
     *,
+    mask_mode: str = "text",
     model: Any = None,
     processor: Any = None,
-    mask_layers: str = "all",
-    blocks: Sequence[str] = ("all",),
-    mask_unit: str | None = None,
-    spans: Sequence[str] = (),
-    contrast: Sequence[str] = (),
-    pairs: int = 0,
-    ablation: str = "neg-inf",
     dtype: str = "auto",
-    mask_mode: str = "text",
-    vision_attention: str = "model",
-    max_pixels: int | None = None,
-    regions: Sequence[str] = (),
-    region_masks: Sequence[str] = (),
+    request_type: type[Request] = Request,
+    **request: "Unpack[VLEffectsRequest]",
 ) -> "pd.DataFrame":
     """What masks do to the answer, held over a range of layers and carried on to the logits (docs/effects.md).
 
     Args:
-        mask_layers: "all", "0-5,8" (a window each), "window:3" (sliding) or "from" (each layer to the last).
-        blocks: "last": the predicting position stops reading what is masked; "all": every later position does.
-        mask_unit: "token" (default), "word" or "sentence"; with `spans`, those are masked.
-        contrast: two tokens, such as (" Paris", " Rome"), for the difference of their logits.
-        pairs: also all pairs among so many of the strongest units, and how they interact.
-        ablation: "neg-inf" or "zero-value".
+        prompt, image_path, mask_mode, model_name: as for `run_vl_masking_experiment`.
+        request: what is measured and how, all keywords are in docs/python.md: mask_layers, blocks, contrast, ...
+        request_type: a subclass of `Request` with further fields, which are keywords then.
 
     Returns the columns of NAME_effects; `df.attrs["run"]` is the manifest.
     Raises mask_impact.errors.UserError for bad input and UnsupportedModel for a model that cannot be measured.
     """
-    from mask_impact.jobs.from_python import measured_table
+    from mask_impact.jobs.from_python import as_request, measured_table
 
-    request = {
-        "prompt": prompt, "num_tokens": num_output_tokens, "variants": ("full",), "effects": True,
-        "mask_layers": mask_layers, "blocks": tuple(blocks), "mask_unit": mask_unit, "spans": tuple(spans),
-        "contrast": tuple(contrast), "pairs": pairs, "ablation": ablation, "images": image_path, "mask_mode": mask_mode,
-        "vision_attention": vision_attention, "max_pixels": max_pixels, "regions": tuple(regions),
-        "region_masks": tuple(region_masks),
-    }  # fmt: skip
-    return measured_table(request, model_name, model, processor, device=device, dtype=dtype, vision=True)
+    asked = as_request(
+        request, request_type, vision=True, effects=True, prompt=prompt, images=image_path, mask_mode=mask_mode,
+        num_tokens=num_output_tokens,
+    )  # fmt: skip
+    return measured_table(asked, model_name, model, processor, device=device, dtype=dtype, vision=True)
 
 
 def create_vl_attention_mask(
@@ -142,31 +111,9 @@ def create_vl_attention_mask(
     return masks.create_vl_attention_mask(seq_length, vision_ranges, device)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    description, _, examples = (__doc__ or "").split("\n\n")
-    parser = flags.build_parser(description, examples, DEFAULT_MODEL, DEFAULT_NAME)
-    parser.set_defaults(vision=True)
-    parser.add_argument(
-        "--image", metavar="PATH", dest="images", type=Path, action="append",
-        help="a picture; repeat it for more. They stand where the prompt says <image>, or before it",
-    )  # fmt: skip
-    parser.add_option(
-        "--mask-mode", metavar="|".join(MASK_MODES), default="text",
-        help="mask every token that is no image token, every image token, or both (default: text)",
-    )  # fmt: skip
-    parser.add_option(
-        "--vision-attention", metavar="|".join(VISION_ATTENTION), default="model",
-        help="the checkpoint's own mask, or one in which the tokens of a picture see each other (default: model)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--region", metavar="ROW,COL,ROW,COL", dest="regions", action="append",
-        help="mask the patches of this rectangle of the grid together; 1:0,0,2,3 is of picture 1; repeat it for more",
-    )  # fmt: skip
-    parser.add_argument(
-        "--region-mask", metavar="PNG", dest="region_masks", action="append",
-        help="mask the patches that are white in this picture together; 1:PNG is of picture 1; repeat it for more",
-    )  # fmt: skip
-    parser.add_option("--max-pixels", metavar="N", help="shrink pictures to at most so many pixels")
+def main(argv: Sequence[str] | None = None, request: type[Request] = Request) -> int:
+    """The command. `request` is a subclass with further fields where an extension adds flags."""
+    parser = flags.script_parser(__doc__ or "", DEFAULT_MODEL, DEFAULT_NAME, request, vision=True)
     return commands.main(parser, argv)
 
 

@@ -17,6 +17,8 @@ from mask_impact.files.results import Block, ResultFiles
 from mask_impact.impact import meter as metering
 from mask_impact.impact import run
 from mask_impact.impact.record import Recording, record_generation
+from mask_impact.jobs.prepared import fitted
+from mask_impact.options import Request
 from mask_impact.prompt.inputs import ModelInputs, tokens_of
 
 
@@ -92,9 +94,10 @@ def run_experiment(model: Any, inputs: Inputs, tokens: int, write: Callable[[Blo
     tokenizer = StandInTokenizer()
     ids = inputs["input_ids"][0].tolist()
     listed = tokens_of(tokenizer, ids)
-    options = run.Options(num_tokens=tokens)
+    request = Request("random ids", num_tokens=tokens)
     images: list[dict[str, Any]] = []
     if "pixel_values" in inputs:
         listed = [replace(each, kind="image", image=0) if each.id == IMAGE_PAD else each for each in listed]
-        options, images = replace(options, mask_mode="both"), [{}]
-    return run.run(model, tokenizer, ModelInputs(inputs, listed, "random ids", False, images), options, write)
+        request, images = replace(request, mask_mode="both"), [{}]
+    given = ModelInputs(inputs, listed, "random ids", False, images)
+    return run.run(model, fitted(tokenizer, model.config, given, request), write)

@@ -25,7 +25,9 @@ from evaluate_text import FOLDER, wilson_interval
 from text_data import RetrievalPrompt, held_out_prompts
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mask_impact.impact.run import Options, run
+from mask_impact.impact.run import run
+from mask_impact.jobs.prepared import fitted
+from mask_impact.options import Request
 from mask_impact.prompt.inputs import text_inputs
 
 SEED = 20  # neither training nor the choice of the ranking has used prompts of this seed
@@ -61,7 +63,8 @@ def measure(name: str, model: Any, tokenizer: Any, prompts: Sequence[RetrievalPr
     for prompt in prompts:
         places = statement_tokens(tokenizer, prompt)
         inputs = text_inputs(tokenizer, prompt.prompt)
-        found = run(model, tokenizer, inputs, Options(variants=("full",)), lambda block: None)
+        wanted = Request(prompt.prompt, variants=("full",))
+        found = run(model, fitted(tokenizer, model.config, inputs, wanted), lambda block: None)
         ranked = [position for position, _, _ in found.top.ranked() if places[position] is not None]
         full_stop = max(position for position, place in enumerate(places) if place == prompt.asked)
         asked += places[ranked[0]] == prompt.asked

@@ -27,7 +27,9 @@ from text_data import RetrievalPrompt, held_out_prompts
 
 from mask_impact.effects.answer import Effects
 from mask_impact.effects.asked import windows_of
-from mask_impact.impact.run import Options, run
+from mask_impact.impact.run import run
+from mask_impact.jobs.prepared import fitted
+from mask_impact.options import Request
 from mask_impact.prompt.inputs import text_inputs
 from mask_impact.prompt.units import Unit
 
@@ -69,7 +71,8 @@ def all_layers(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: l
 def one_layer(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: list[int]) -> Values:
     """The largest Full L2 over layers at the last position, as `known_answer.py` ranks."""
     inputs = text_inputs(tokenizer, prompt.prompt)
-    found = run(model, tokenizer, inputs, Options(variants=("full",)), lambda block: None)
+    wanted = Request(prompt.prompt, variants=("full",))
+    found = run(model, fitted(tokenizer, model.config, inputs, wanted), lambda block: None)
     ranked = [position for position, _, _ in found.top.ranked() if position in positions]
     return {position: -rank for rank, position in enumerate(ranked)}
 

@@ -1,6 +1,13 @@
 """L2 and cosine distance between a vector and the same vector changed by a mask."""
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+METRICS: dict[str, Any] = dict.fromkeys(("l2", "cosine", "relative"))
 
 
 def distances(base: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,6 +27,8 @@ def distances(base: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, t
     (d - u (|w| - |u|) / |u|) / |w|, and |w| - |u| = (2 u.d + |d|^2) / (|w| + |u|): every term is as small as d, so that
     nothing cancels. 1 - cos itself has no digits left in float32 once the cosine is within 1e-7 of 1.
     """
+    import torch
+
     precise = torch.promote_types(base.dtype, torch.float32)
     base, change = base.to(precise), change.to(precise)
     tiny = torch.finfo(precise).tiny

@@ -1,18 +1,31 @@
-"""What a user can ask for, on the command line or in a YAML file, as typed values.
+"""What can be asked: the fields of `Settings` and `Request`, and what each is called wherever it can be given.
 
-One parser for each value, shared by both: it takes the text and raises argparse.ArgumentTypeError, whose message says
-what was given and what is valid. No torch here: what is wrong is found before it is imported.
+A field carries its flag, help, parser, YAML key and scope as metadata. The flags of the scripts, the keys of a YAML
+file, the keywords of the Python functions and the record in the manifest are derived from the fields, so that a new
+option is one new field:
+
+    @dataclass(frozen=True)
+    class MyRequest(Request):
+        temperature: float = option(1.0, "divide the logits by this", metavar="T", parse=float)
+
+    mask_impact_analysis.main(argv, request=MyRequest)
+
+A parser takes a text and raises argparse.ArgumentTypeError, whose message says what was given and what is valid. No
+torch here: wrong input is reported before torch is imported.
 """
+
+# ruff: noqa: RUF009 - `option` gives a dataclass field with an immutable default
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
-from mask_impact.files.results import FORMATS
+from mask_impact.table import FORMAT_NAMES
 
 if TYPE_CHECKING:
     import os
@@ -20,77 +33,36 @@ if TYPE_CHECKING:
     from PIL import Image
 
 VARIANTS = ("full", "attn", "head")  # in the table Full, Attn and Head_N
-HEAD_SPACES = ("output", "residual")  # before the output projection, or each head's share of what it gives
+HEAD_SPACES = ("output", "residual")  # before the output projection, or each head's contribution to the residual stream
 MASK_MODES = ("text", "vision", "both")
 VISION_ATTENTION = ("model", "bidirectional")
-ABLATIONS = ("neg-inf", "zero-value")  # take it out of the softmax, or keep its weight and take its value
+ABLATIONS = ("neg-inf", "zero-value")  # take a token out of the softmax, or keep its weight and zero its value
 UNITS = ("token", "word", "sentence", "span")  # what is masked together
 TOWERS = ("decoder", "encoder")  # of an encoder-decoder
 ATTENTIONS = ("self", "cross")  # of its decoder: to its own tokens, to the encoder's
-BLOCKS = ("last", "all")  # who stops reading it: the predicting position, or every later one
+BLOCKS = ("last", "all")  # who stops reading a masked token: the predicting position, or every later one
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
+DEFAULT_METRICS = ("l2", "cosine")
 
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
 
 # Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What all prompts of one command share: the model, and where results go."""
-
-    model: str  # a hub name, a checkpoint folder, or "demo"
-    vision: bool = False  # a model that takes pictures
-    device: str = "auto"
-    dtype: str = "auto"
-    device_map: str | None = None  # "auto": spread over all devices
-    max_memory: "tuple[tuple[int | str, str], ...] | None" = None  # (device, amount), for device_map
-    output_dir: Path = Path("output")
-    formats: tuple[str, ...] = DEFAULT_FORMATS
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
+Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
 
 
-@dataclass(frozen=True)
-class Request:
-    """One prompt, and what is to be measured of it."""
-
-    prompt: str
-    images: "tuple[str | os.PathLike[str] | Image.Image, ...]" = ()
-    chat: bool = False  # text models: wrap the prompt in the chat template
-    max_pixels: int | None = None  # shrink pictures to at most so many
-    num_tokens: int = 1
-    layers: tuple[tuple[int, int], ...] = ()  # (first, last) of each range; (): all
-    variants: tuple[str, ...] = VARIANTS
-    head_space: str = "output"
-    mask_mode: str = "text"
-    vision_attention: str = "model"
-    ablation: str = "neg-inf"
-    # "last", "all", or (first, last) of each range of positions; None: "last", of an encoder "all"
-    queries: str | tuple[tuple[int, int], ...] | None = None
-    tower: str = "decoder"  # one of TOWERS
-    attention: tuple[str, ...] = ATTENTIONS
-    mask_unit: str | None = None  # one of UNITS; None: tokens, or spans where any are given
-    spans: tuple[str, ...] = ()
-    regions: tuple[str, ...] = ()
-    region_masks: tuple[str, ...] = ()
-    effects: bool = False  # also what a mask does to the answer
-    mask_layers: str = "all"  # in which layers it then holds
-    blocks: tuple[str, ...] = ("all",)
-    contrast: tuple[str, ...] = ()  # two tokens' texts, or none
-    trace_layers: bool = False
-    pairs: int = 0  # also all pairs among so many of the strongest units
-
-
+# --- parsers -----------------------------------------------------------------------------------------------
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
+def one_of(choices: Collection[str]) -> Callable[[str], str]:
+    """The parser of one choice. `choices` are read when a text is parsed: a registry may have grown by then."""
+
     def parse(text: str) -> str:
         if text not in choices:
             raise argparse.ArgumentTypeError(f"unknown {text!r}; choose from {', '.join(choices)}")
@@ -99,13 +71,13 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def one_of_list(*choices: str) -> Callable[[str], tuple[str, ...]]:
-    """A comma-separated choice, in the order of `choices`."""
+def one_of_list(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """The parser of comma-separated choices; they come in the order of `choices`."""
 
     def parse(text: str) -> tuple[str, ...]:
         chosen = [part.strip() for part in text.split(",") if part.strip()]
         for part in chosen:
-            one_of(*choices)(part)
+            one_of(choices)(part)
         if not chosen:
             raise argparse.ArgumentTypeError(f"nothing chosen; choose from {', '.join(choices)}")
         return tuple(choice for choice in choices if choice in chosen)
@@ -114,7 +86,7 @@ def one_of_list(*choices: str) -> Callable[[str], tuple[str, ...]]:
 
 
 def layer_list(text: str) -> tuple[tuple[int, int], ...]:
-    """ "0,8,20-27" -> ((0, 0), (8, 8), (20, 27)), () for "all". Which layers there are only the model says."""
+    """ "0,8,20-27" -> ((0, 0), (8, 8), (20, 27)), () for "all". Only the model knows which layers exist."""
     if text == "all":
         return ()
     found = []
@@ -129,7 +101,7 @@ def layer_list(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def query_list(text: str) -> str | tuple[tuple[int, int], ...]:
-    """ "last", "all", or positions as layers are given: "4,8-10"."""
+    """ "last", "all", or positions written like layers: "4,8-10"."""
     if text in ("last", "all"):
         return text
     try:
@@ -167,41 +139,222 @@ def output_name(text: str) -> str:
     return text
 
 
-# What a text becomes, for every value that a flag and a key of the same name give.
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "device": device_name,
-    "dtype": one_of(*DTYPES),
-    "device_map": one_of("auto"),
-    "max_memory": memory_limits,
-    "formats": one_of_list(*FORMATS),
-    "num_tokens": positive,
-    "layers": layer_list,
-    "variants": one_of_list(*VARIANTS),
-    "head_space": one_of(*HEAD_SPACES),
-    "mask_mode": one_of(*MASK_MODES),
-    "vision_attention": one_of(*VISION_ATTENTION),
-    "max_pixels": positive,
-    "ablation": one_of(*ABLATIONS),
-    "queries": query_list,
-    "tower": one_of(*TOWERS),
-    "attention": one_of_list(*ATTENTIONS),
-    "mask_unit": one_of(*UNITS),
-    "blocks": one_of_list(*BLOCKS),
-    "pairs": positive,
-}
+# --- a field -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Option:
+    """How a field can be given."""
+
+    help: str  # "{choices}" stands for the choices there are
+    name: str = ""  # the field's, which is also its keyword in Python
+    default: Any = None
+    # "value", "list" (commas on the command line, also a list in YAML), "switch", "repeated" (a flag that can be
+    # given several times, a list in YAML), or "pair" (a flag with two texts)
+    kind: str = "value"
+    flag: str = ""  # "": the name with dashes
+    key: str = ""  # in a YAML file; "": the name
+    metavar: str | tuple[str, str] | None = None
+    parse: Callable[[str], Any] = str
+    choices: Collection[str] = ()  # sets the parser; may be a registry that grows
+    scope: str = "both"  # "text" or "vision": only for such models
+    table: str = "both"  # the Python functions for "results" or "effects" that take it; "": none does
+    keyword_type: str = ""  # in Python, where it is wider than the field's own
+    from_python: Callable[[Any], Any] | None = None  # makes the field's value of a keyword's
+    in_files: bool = True  # whether a YAML file may decide it
+    older_keys: tuple[str, ...] = ()
+    older_values: tuple[tuple[str, str], ...] = ()  # (older, newer)
+
+    @property
+    def help_text(self) -> str:
+        """With the choices and the default that there are now."""
+        default = ",".join(self.default) if isinstance(self.default, tuple) else self.default
+        text = self.help.replace("{choices}", ", ".join(self.choices))
+        spoken = default not in (None, "", False, MISSING) and "default" not in text
+        return f"{text} (default: {default})" if spoken else text
 
 
-REPEATED = ("images", "spans", "regions", "region_masks", "contrast")  # flags that can be given several times
+def option(default: Any, help: str, **details: Any) -> Any:
+    """A field of `Settings` or `Request` that can be given; `details` are those of `Option`."""
+    return field(default=default, metadata={"option": Option(help, default=default, **details)})
 
 
+def options_of(kind: type[Any]) -> dict[str, Option]:
+    """Every field that can be given, by its name, with what follows from its name and its choices filled in."""
+    found = {}
+    for each in fields(kind):
+        if given := each.metadata.get("option"):
+            flag = given.flag or "--" + each.name.replace("_", "-")
+            found[each.name] = replace(given, name=each.name, flag=flag, key=given.key or each.name)
+            if given.choices:
+                parser = one_of_list if given.kind == "list" else one_of
+                metavar = "LIST" if given.kind == "list" else "|".join(given.choices)
+                found[each.name] = replace(
+                    found[each.name], parse=parser(given.choices), metavar=given.metavar or metavar
+                )
+    return found
+
+
+def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
+    if value is None:
+        return ()
+    return layer_list(value if isinstance(value, str) else ",".join(str(layer) for layer in value))
+
+
+def _queries_from_python(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    return tuple((int(first), int(last)) for first, last in value)
+
+
+# --- the fields --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Settings:
+    """What all prompts of one command share: the model, and where results go."""
+
+    model: str = option(
+        MISSING, "a hub name, a checkpoint folder, or demo for the bundled model (default: %(default)s)",
+        metavar="NAME_OR_PATH",
+    )  # fmt: skip
+    vision: bool = False  # a model that takes pictures
+    device: str = option(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto is CUDA, then MPS, then CPU (default: auto)",
+        metavar="DEVICE", parse=device_name,
+    )  # fmt: skip
+    dtype: str = option("auto", "default: the checkpoint's own on an accelerator, float32 on the CPU", choices=DTYPES)
+    device_map: str | None = option(
+        None, "spread a model that does not fit one device over all of them, the CPU and the disk", choices=("auto",)
+    )
+    max_memory: "tuple[tuple[int | str, str], ...] | None" = option(
+        None, "what --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list", metavar="LIST",
+        parse=memory_limits,
+    )  # fmt: skip
+    output_dir: Path = option(Path("output"), "default: output", metavar="DIR", parse=Path)
+    formats: tuple[str, ...] = option(
+        DEFAULT_FORMATS, "comma-separated: {choices}", flag="--format", kind="list", choices=FORMAT_NAMES
+    )
+    trust_remote_code: bool = option(
+        False, "let a model run the Python code that comes with it", kind="switch", in_files=False
+    )
+    allow_pickle: bool = option(
+        False, "also load pickled weights; a pickle can run any code when loaded, so only from authors you trust",
+        kind="switch", in_files=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, and what is to be measured of it."""
+
+    prompt: str = option(MISSING, "the prompt", metavar="TEXT")
+    num_tokens: int = option(1, "output tokens to analyse", metavar="N", parse=positive)
+    layers: tuple[tuple[int, int], ...] = option(  # (first, last) of each range; (): all
+        (), "for example 0,8,20-27 (default: all)", kind="list", metavar="LIST", parse=layer_list, table="results",
+        keyword_type="str | Sequence[int] | None", from_python=_layers_from_python,
+    )  # fmt: skip
+    variants: tuple[str, ...] = option(
+        VARIANTS, "comma-separated: full (the layer), attn (its attention), head (every head) (default: all)",
+        kind="list", choices=VARIANTS, table="results",
+    )  # fmt: skip
+    metrics: tuple[str, ...] = option(
+        DEFAULT_METRICS, "comma-separated distances between the update with and without a mask: {choices}",
+        kind="list", choices=METRICS, table="results",
+    )  # fmt: skip
+    head_space: str = option(
+        "output", "compare heads before the output projection, or their shares of it", choices=HEAD_SPACES,
+        table="results",
+    )  # fmt: skip
+    ablation: str = option(
+        "neg-inf", "take a token out of the softmax, or keep its weight and zero its value", choices=ABLATIONS
+    )
+    # "last", "all", or (first, last) of each range of positions; None: "last", for an encoder "all"
+    queries: str | tuple[tuple[int, int], ...] | None = option(
+        None, "where masks are read: last (the predicting position; default), all, or positions such as 4,8-10",
+        kind="list", metavar="last|all|LIST", parse=query_list, table="results",
+        keyword_type="str | Sequence[tuple[int, int]] | None", from_python=_queries_from_python,
+    )  # fmt: skip
+    mask_unit: str | None = option(None, "what is masked together (default: token, or span with --span)", choices=UNITS)
+    spans: tuple[str, ...] = option(
+        (), "mask this text of the prompt, or these positions, together; NAME=... names it; repeat it for more",
+        kind="repeated", flag="--span", key="span", metavar="TEXT|/REGEX/|12-18",
+    )  # fmt: skip
+    effects: bool = option(
+        False, "also measure what masks do to the answer, carried on to the logits", kind="switch", table=""
+    )
+    mask_layers: str = option(
+        "all", "for --effects, the layers in which a mask holds: all, 0-5, window:3 (sliding) or from (default: all)",
+        kind="list", metavar="LIST", table="effects",
+    )  # fmt: skip
+    blocks: tuple[str, ...] = option(
+        ("all",),
+        "for --effects, who stops reading it: last (the predicting position), all (every later one; default)",
+        kind="list", flag="--block", key="block", choices=BLOCKS, table="effects",
+    )  # fmt: skip
+    contrast: tuple[str, ...] = option(  # two tokens' texts, or none
+        (), "for --effects, also the difference of these two tokens' logits", kind="pair",
+        metavar=("TOKEN", "TOKEN"), table="effects",
+    )  # fmt: skip
+    trace_layers: bool = option(
+        False, "for --effects, also how far the state has moved after every later layer", kind="switch", table=""
+    )
+    pairs: int = option(
+        0, "also mask all pairs among the K strongest units, and report how they interact", metavar="K",
+        parse=positive, table="effects",
+    )  # fmt: skip
+    chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
+    tower: str = option(
+        "decoder", "of an encoder-decoder, which half is measured", choices=TOWERS, scope="text", table="results"
+    )
+    attention: tuple[str, ...] = option(
+        ATTENTIONS, "of its decoder, where masks act: self (its own tokens), cross (the encoder's) (default: both)",
+        kind="list", choices=ATTENTIONS, scope="text", table="results",
+    )  # fmt: skip
+    images: "tuple[str | os.PathLike[str] | Image.Image, ...]" = option(
+        (), "a picture; repeat it for more. They stand where the prompt says <image>, or before it", kind="repeated",
+        flag="--image", key="image", older_keys=("image_path",), metavar="PATH", parse=Path, scope="vision",
+    )  # fmt: skip
+    mask_mode: str = option(
+        "text", "mask every token that is no image token, every image token, or both", choices=MASK_MODES,
+        scope="vision", older_values=(("all", "both"),),
+    )  # fmt: skip
+    vision_attention: str = option(
+        "model", "the checkpoint's own mask, or one in which the tokens of a picture see each other",
+        choices=VISION_ATTENTION, scope="vision",
+    )  # fmt: skip
+    max_pixels: int | None = option(
+        None, "shrink pictures to at most N pixels", metavar="N", parse=positive, scope="vision"
+    )
+    regions: tuple[str, ...] = option(
+        (), "mask the patches of this rectangle of the grid together; 1:0,0,2,3 is of picture 1; repeat it for more",
+        kind="repeated", flag="--region", key="region", metavar="ROW,COL,ROW,COL", scope="vision",
+    )  # fmt: skip
+    region_masks: tuple[str, ...] = option(
+        (), "mask the patches that are white in this picture together; 1:PNG is of picture 1; repeat it for more",
+        kind="repeated", flag="--region-mask", key="region_mask", metavar="PNG", scope="vision",
+    )  # fmt: skip
+
+
+# --- values ------------------------------------------------------------------------------------------------
 def merged(kind: type[Any], *found: Mapping[str, Any]) -> dict[str, Any]:
     """What several sources say of a dataclass's fields, the last one first."""
-    names = [field.name for field in fields(kind)]
+    names = [each.name for each in fields(kind)]
     values = {name: source[name] for source in found for name in names if name in source}
-    return values | {name: tuple(values[name] or ()) for name in REPEATED if name in values}
+    several = [name for name, each in options_of(kind).items() if each.kind in ("repeated", "pair")]
+    return values | {name: tuple(values[name] or ()) for name in several if name in values}
 
 
-Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
+def check_choices(request: Request) -> None:
+    """Raises UserError for a value that is none of its field's choices."""
+    for name, each in options_of(type(request)).items():
+        value = getattr(request, name)
+        if not each.choices or value is None:
+            continue
+        what, choices = name.replace("_", " "), f"choose from {', '.join(each.choices)}"
+        if each.kind == "list":
+            what = what.removesuffix("s")
+            if not value:
+                raise UserError(f"no {what} was chosen; {choices}")
+        for part in value if each.kind == "list" else [value]:
+            if part not in each.choices:
+                raise UserError(f"unknown {what} {part!r}; {choices}")
 
 
 def chosen_layers(ranges: Sequence[tuple[int, int]] | None, count: int) -> tuple[int, ...] | None:

@@ -28,6 +28,7 @@ COLUMNS = (
     "l2_distance",
     "cosine_distance",
 )
+FORMAT_NAMES = ["csv", "json", "parquet", "html"]  # of result tables
 CROSS = "Cross"  # before a variant's name: of the attention from a decoder to its encoder
 QUERY_POSITION = "query_position"  # the last column of a table with other queries than those that predict the output
 

@@ -182,10 +182,10 @@ def test_one_bad_prompt_does_not_stop_the_rest(batch):
 def test_a_prompt_that_fails_while_running_leaves_the_others_whole(batch, monkeypatch, error, part):
     original = impact_run.run
 
-    def fails(model: Any, tokenizer: Any, inputs: Any, *more: Any) -> Any:
-        if inputs.prompt == PROMPTS["tom"]:
+    def fails(model: Any, prepared: Any, *more: Any) -> Any:
+        if prepared.inputs.prompt == PROMPTS["tom"]:
             raise error
-        return original(model, tokenizer, inputs, *more)
+        return original(model, prepared, *more)
 
     monkeypatch.setattr(impact_run, "run", fails)
     ended = batch()
@@ -225,12 +225,12 @@ def test_a_disk_that_is_too_small_for_all_of_it(batch, monkeypatch):
 def test_interrupted_in_the_middle(batch, monkeypatch, how):
     original = impact_run.run
 
-    def stops(model: Any, tokenizer: Any, inputs: Any, *more: Any) -> Any:
-        if inputs.prompt == PROMPTS["tom"]:
+    def stops(model: Any, prepared: Any, *more: Any) -> Any:
+        if prepared.inputs.prompt == PROMPTS["tom"]:
             if how is KeyboardInterrupt:
                 raise KeyboardInterrupt
             os.kill(os.getpid(), how)
-        return original(model, tokenizer, inputs, *more)
+        return original(model, prepared, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(impact_run, "run", stops)

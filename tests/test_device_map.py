@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from accelerate.utils import OffloadedWeightsLoader
+from asking import asked
 from checkpoints import qwen3
 from families import build, find
 from safetensors.torch import load_file
@@ -29,7 +30,7 @@ from vl_families import make_vl_checkpoint, picture
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.files.results import Block
 from mask_impact.impact.manifest import device_map
-from mask_impact.impact.run import Options, Run, run
+from mask_impact.impact.run import Run, run
 from mask_impact.model import find as finding
 from mask_impact.model import load
 from mask_impact.model.call_rows import changed
@@ -80,7 +81,7 @@ WAYS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
 def measured(model: Any, tokenizer: Any, given: ModelInputs, **options: Any) -> tuple[list[Block], Run]:
     blocks: list[Block] = []
     model.generation_config.eos_token_id = model.config.eos_token_id = None
-    return blocks, run(model, tokenizer, given, Options(num_tokens=2, **options), blocks.append)
+    return blocks, run(model, asked(model, tokenizer, given, num_tokens=2, **options), blocks.append)
 
 
 def check_same(found: tuple[list[Block], Run], expected: tuple[list[Block], Run]) -> None:

@@ -51,6 +51,8 @@ def spoken_default(script, action: argparse.Action) -> str:
         return spoken[action.dest]
     if action.default is False:
         return "off"
+    if isinstance(action.default, tuple):
+        return ",".join(action.default)
     return "" if action.default in (None, argparse.SUPPRESS) else str(action.default)
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,7 @@ def test_pairs_of_single_layers(run):
     prepared = session.prepare(Request(PROMPT, num_tokens=2))
     blocks: list[Block] = []
     both = [Unit("both", (first, second))]
-    impact_run.run(
-        session.model, prepared.tokenizer, prepared.inputs, prepared.options, blocks.append, units=lambda _: both
-    )
+    impact_run.run(session.model, replace(prepared, units=lambda _: both, plain=False), blocks.append)
     together = to_dataframe(blocks).set_index(key)
     for name in ("l2_distance", "cosine_distance"):
         assert np.allclose(pair[name], together[name].loc[pair.index], rtol=1e-4, atol=1e-6)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking import asked
 from brute_force import distances, observe, variants
 from families import build, find, prompt
 from float64 import true_float64
@@ -14,7 +15,7 @@ from value_zeroing import values_zeroed
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.files.results import Block
 from mask_impact.impact.masking import QueryAttention
-from mask_impact.impact.run import Options, Run, run
+from mask_impact.impact.run import Run, run
 from mask_impact.options import ABLATIONS
 from mask_impact.prompt.inputs import ModelInputs, Token
 
@@ -47,7 +48,7 @@ def analyse(
     blocks: list[Block] = []
     model = model or build(name)
     model.generation_config.eos_token_id = model.config.eos_token_id = None
-    found = run(model, Words(), inputs(length), Options(**options), blocks.append, units=units)
+    found = run(model, asked(model, Words(), inputs(length), units, **options), blocks.append)
     return blocks, found
 
 
@@ -188,7 +189,8 @@ def test_a_prompt_of_one_repeated_token_is_not_refused() -> None:
     tokens = [Token(i, 7, "w7", "text") for i in range(6)]
     blocks: list[Block] = []
     same = ModelInputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens, "w7", False)
-    run(build("llama"), Words(), same, Options(), blocks.append)
+    model = build("llama")
+    run(model, asked(model, Words(), same), blocks.append)
     assert max(block.l2.max() for block in blocks) < 1e-4
 
 

@@ -290,7 +290,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 sys.path[:0] = sys.argv[1:]
-from mask_impact.impact.run import Options, run
+from asking import asked
+from mask_impact.impact.run import run
 from test_experiment import Words, inputs
 from test_memory import worst
 
@@ -305,7 +306,7 @@ model.generation_config.eos_token_id = None
 
 def measured(progress):
     blocks = []
-    return blocks, run(model, Words(), inputs(400), Options(head_space="residual"), blocks.append, progress)
+    return blocks, run(model, asked(model, Words(), inputs(400), head_space="residual"), blocks.append, progress)
 
 def limit(what):
     if what.startswith("replay") and resource.getrlimit(resource.RLIMIT_AS)[0] < 0:

@@ -1,4 +1,4 @@
-"""`Options.queries`: positions other than those that predict the output, against brute force, and in every file."""
+"""`Request.queries`: positions other than those that predict the output, against brute force, and in every file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from asking import asked
 from brute_force import distances, observe, variants
 from families import build, find
 from float64 import true_float64
@@ -23,7 +24,7 @@ from mask_impact.files.notebook import write_report
 from mask_impact.files.results import COLUMNS, Block, ResultFiles, load_many, read_csv, to_dataframe
 from mask_impact.impact import run as impact_run
 from mask_impact.impact.record import Recording
-from mask_impact.impact.run import Options, run
+from mask_impact.impact.run import run
 from mask_impact.prompt.positions import after_encoder, in_encoder, in_text
 
 LENGTH = 9
@@ -105,7 +106,7 @@ def test_records_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     blocks: list[Block] = []
     model = build("llama")
     model.generation_config.eos_token_id = model.config.eos_token_id = None
-    run(model, Words(), inputs(), Options(num_tokens=2, queries="all"), blocks.append, said.append)
+    run(model, asked(model, Words(), inputs(), num_tokens=2, queries="all"), blocks.append, said.append)
     same(blocks, expected)
     assert said.count("generate and record") == 2 + LENGTH - 1
     assert said.count("replay query position 4 layer 1") == 1
@@ -159,8 +160,9 @@ def test_a_picture_whose_tokens_see_each_other(load: Any) -> None:  # noqa: F811
     query = picture[len(picture) // 2]
     blocks: list[Block] = []
     with true_float64():
-        options = Options(mask_mode="both", queries=((picture[0] - 1, picture[0] - 1), (query, query)))
-        run(loaded.model, loaded.processor.tokenizer, given, options, blocks.append)
+        queries = ((picture[0] - 1, picture[0] - 1), (query, query))
+        wanted = asked(loaded.model, loaded.processor.tokenizer, given, mask_mode="both", queries=queries)
+        run(loaded.model, wanted, blocks.append)
         before, inside = blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :]
         assert all(block.positions.tolist() == list(range(picture[0])) for block in before)
         assert all(block.positions.tolist() == list(range(picture[-1] + 1)) for block in inside)

@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from agreement import singles, worst_error
+from asking import asked
 from families import Family, submodule
 from float64 import true_float64
 from outcomes import Record, measured_or_refused
@@ -26,7 +27,7 @@ from vl_families import VL_FAMILIES, available, make_vl_checkpoint, picture
 
 from mask_impact.files.results import Block, to_dataframe
 from mask_impact.impact.record import record_generation
-from mask_impact.impact.run import Options, run
+from mask_impact.impact.run import run
 from mask_impact.model import find
 from mask_impact.model.load import load_model
 from mask_impact.model.masks import create_vl_attention_mask
@@ -153,7 +154,7 @@ def test_float32_equals_brute_force(name: str, load: Any) -> None:
 def measure(loaded: Loaded, inputs: ModelInputs, **options: Any) -> tuple[Any, dict[str, Any]]:
     """(table, manifest) of a run."""
     blocks: list[Block] = []
-    found = run(loaded.model, loaded.processor.tokenizer, inputs, Options(**options), blocks.append)
+    found = run(loaded.model, asked(loaded.model, loaded.processor.tokenizer, inputs, **options), blocks.append)
     return to_dataframe(blocks), found.manifest
 
 

@@ -3,22 +3,25 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mask_impact.commands.exit_codes import guarded
 from mask_impact.commands.flags import PROMPT_FILE, Parser
-from mask_impact.commands.terminal import (
-    ProgressBar,
-    quiet_libraries,
-    show,
-)
+from mask_impact.commands.terminal import ProgressBar, quiet_libraries, show
 from mask_impact.errors import UserError
-from mask_impact.options import (
-    Request,
-    Settings,
-    merged,
-)
+from mask_impact.options import Request, Settings, merged
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line and the YAML file ask for, before anything is loaded."""
+
+    name: str
+    settings: Settings
+    prompts: list[tuple[str, Request, bool]]  # name, request, enabled
+    overriding: list[str]  # flags that are used instead of what the YAML file says
 
 
 def main(parser: Parser, argv: Sequence[str] | None) -> int:
@@ -29,11 +32,32 @@ def main(parser: Parser, argv: Sequence[str] | None) -> int:
     return guarded(command, args)
 
 
-def command(args: argparse.Namespace) -> int | None:
-    if args.config is not None:
-        return run_batch(args)
-    analyse(args)
-    return None
+def command(args: argparse.Namespace) -> int:
+    """A single prompt is a batch of one."""
+    started = time.perf_counter()
+    wanted = single(args) if args.config is None else batch(args)
+    bar = ProgressBar(f"{wanted.settings.model}: loading libraries", args.quiet)
+    with bar, quiet_libraries(args.verbose):
+        from mask_impact.commands import telling
+        from mask_impact.commands.runner import Runner, Task
+
+        settings = wanted.settings
+        tasks = [Task(*prompt) for prompt in wanted.prompts]
+        if args.config is None:
+            bar.describe(f"loading {settings.model}")
+            found: telling.Single | telling.Batch = telling.Single(args, settings, bar)
+        else:
+            bar.close()
+            found = telling.Batch(wanted.name, args, settings, wanted.overriding)
+        if args.dry_run:
+            bar.close()
+        runner = Runner(settings, tasks, args, found, started)
+        if not args.dry_run:
+            return runner.run()
+        plans = runner.preview()
+        if runner.processes.first:
+            show(telling.preview(plans, settings))
+        return int(any(plan.action == "failed" for plan in plans))
 
 
 def read_prompt(args: argparse.Namespace) -> str:
@@ -53,71 +77,26 @@ def read_prompt(args: argparse.Namespace) -> str:
     return text.removesuffix("\n")
 
 
-def analyse(args: argparse.Namespace) -> None:
-    """One prompt: check, load, measure, write, summarise."""
-    started = time.perf_counter()
+def single(args: argparse.Namespace) -> Wanted:
+    """The prompt of the command line. Raises UserError."""
     settings = Settings(**merged(Settings, vars(args)))
-    request = Request(**merged(Request, vars(args), {"prompt": read_prompt(args)}))
+    request = args.request(**merged(args.request, vars(args), {"prompt": read_prompt(args)}))
     name = args.output or args.default_name
-    if args.dry_run:
-        preview(args, settings, name, request)
-        return
-    with ProgressBar(f"loading {args.model}", args.quiet) as progress, quiet_libraries(args.verbose):
-        from mask_impact.commands import summary
-        from mask_impact.files.folder import output_folder
-        from mask_impact.jobs import resume
-        from mask_impact.jobs.session import Session
-
-        tell: Callable[[str], None] = (lambda text: None) if args.quiet else progress.say
-        session = Session(settings)
-        prepared = session.prepare(request)
-        about = {"argv": args.argv, "config": None, "request": resume.identity(session, request)}
-        with output_folder(settings.output_dir):
-            again: str | None = resume.NEW
-            if args.resume:
-                again = resume.why_again(settings.output_dir, name, about["request"], settings.formats)
-            if again is None:
-                tell(f"kept       {settings.output_dir / name}_run.json: same model, prompt and options")
-                return
-            if args.output and not (args.overwrite or args.resume):
-                resume.check_kept(settings.output_dir, [name])
-            session.check_room(prepared.bytes(settings.formats))
-            session.check_report(prepared)
-            if again != resume.NEW:
-                tell(f"redone     {again}")
-            if args.vision:
-                tell(summary.plan(prepared.inputs, request.mask_mode))
-            spent = {"prepare": time.perf_counter() - started}
-            progress.expect(prepared.units_of_work)
-            run, paths = session.measure(name, prepared, about, spent, progress)
-    if not args.quiet:
-        show(summary.summary(run, paths, time.perf_counter() - started))
+    return Wanted(name, settings, [(name, request, True)], [])
 
 
-def run_batch(args: argparse.Namespace) -> int:
-    """The prompts of a YAML file; the exit code."""
+def batch(args: argparse.Namespace) -> Wanted:
+    """The prompts of a YAML file, flags over what it says. Raises ConfigError."""
     from mask_impact.commands.batch_file import read_config
 
-    file = read_config(args.config, args.vision)
+    file = read_config(args.config, args.vision, args.request)
     defaults = {"model": args.model, "vision": args.vision}
     settings = Settings(**merged(Settings, defaults, file.settings, args.given))
-    entries = [(entry, merged(Request, {"prompt": ""}, entry.values, args.given)) for entry in file.entries]
-    with quiet_libraries(args.verbose):
-        from mask_impact.commands.batch import Batch, Task
-
-        tasks = [Task(entry.name, Request(**values), entry.enabled) for entry, values in entries]
-        said = [file.settings, *(entry.values for entry in file.entries)]
-        given = merged(Settings, args.given) | merged(Request, args.given)
-        overriding = [
-            args.flag(name) for name in given if any(name in each and each[name] != given[name] for each in said)
-        ]
-        batch = Batch(args.output or args.config.stem, settings, tasks, args, overriding)
-        return batch.preview() if args.dry_run else batch.run()
-
-
-def preview(args: argparse.Namespace, settings: Settings, name: str, request: Request) -> None:
-    """--dry-run of one prompt."""
-    with quiet_libraries(args.verbose):
-        from mask_impact.commands.batch import Batch, Task
-
-        Batch(name, settings, [Task(name, request)], args).preview()
+    prompts = []
+    for entry in file.entries:
+        values = merged(args.request, {"prompt": ""}, entry.values, args.given)
+        prompts.append((entry.name, args.request(**values), entry.enabled))
+    said = [file.settings, *(entry.values for entry in file.entries)]
+    given = merged(Settings, args.given) | merged(args.request, args.given)
+    overriding = [args.flag(name) for name in given if any(name in each and each[name] != given[name] for each in said)]
+    return Wanted(args.output or args.config.stem, settings, prompts, overriding)

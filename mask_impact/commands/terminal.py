@@ -11,6 +11,7 @@ from typing import Self
 
 from mask_impact.errors import OutOfMemory, UserError
 
+ENOUGH = 5.0  # seconds of measuring after which the remaining time is shown
 HEAD_START = 60.0  # seconds, for the first process to start and to read its files
 
 
@@ -32,7 +33,7 @@ def complain(line: str) -> None:
 
 
 def let_the_first_speak() -> None:
-    """Before several processes have met, all but the first wait: what stops one stops most often all.
+    """Before several processes have met, all but the first wait: an error usually hits every process.
 
     A launcher ends the others as soon as one has ended, so one that left at once could silence the first.
     """
@@ -52,21 +53,29 @@ def show(text: str) -> None:
 class ProgressBar:
     """One line on stderr with what is being done, gone at the end: one unit per forward and per replayed layer.
 
-    Where stderr is not a terminal, only runs that take long show it, and seldom.
+    Where stderr is not a terminal, only runs that take long show it, and seldom. The remaining time is shown once
+    `ENOUGH` seconds of measuring tell how long a unit takes; loading the model does not count.
     """
+
+    FORMAT = "{desc:<34} |{bar:30}| {percentage:3.0f}% {elapsed}<"
 
     def __init__(self, what: str, quiet: bool) -> None:
         from tqdm import tqdm
 
         pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds
-        bar_format = "{desc:<34} |{bar:30}| {percentage:3.0f}% {elapsed}<{remaining}"
         self.bar = tqdm(
-            desc=what, disable=quiet, file=sys.stderr, leave=False, bar_format=bar_format, mininterval=pause,
+            desc=what, disable=quiet, file=sys.stderr, leave=False, bar_format=f"{self.FORMAT}?", mininterval=pause,
             delay=0 if sys.stderr.isatty() else pause,
         )  # fmt: skip
+        self.began: float | None = None  # when the first unit began
+        self.units = 0  # begun
 
     def expect(self, total: int) -> None:
         self.bar.total = total
+
+    def describe(self, what: str) -> None:
+        """Say what is being done, without a unit of work."""
+        self.bar.set_description_str(what, refresh=sys.stderr.isatty())
 
     def say(self, text: str) -> None:
         """Print `text` on stdout, above the bar."""
@@ -75,28 +84,65 @@ class ProgressBar:
         show(text)
 
     def __call__(self, what: str) -> None:
+        """A unit of work begins; the one before it has ended."""
+        now = time.perf_counter()
+        self.began = now if self.began is None else self.began
+        self.bar.bar_format = self.FORMAT + remaining(now - self.began, self.units, self.bar.total)
+        self.units += 1
         self.bar.set_description_str(what, refresh=False)
         self.bar.update()
+
+    def close(self) -> None:
+        self.bar.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.bar.close()
+        self.close()
+
+
+def remaining(seconds: float, done: int, total: float | None) -> str:
+    """How long the rest takes, "01:30", when `done` of `total` units took `seconds`; "?" where too little is known."""
+    if seconds < ENOUGH or not done or total is None:
+        return "?"
+    left = round(seconds / done * max(0, total - done))
+    hours, minutes = divmod(left // 60, 60)
+    return (f"{hours}:" if hours else "") + f"{minutes:02}:{left % 60:02}"
 
 
 @contextlib.contextmanager
 def quiet_libraries(verbose: bool) -> Iterator[None]:
-    """No warnings of torch and transformers, which would hide what this program has to say, unless `verbose`."""
+    """No warnings of torch and transformers, which would hide what this program has to say, unless `verbose`.
+
+    Logging levels, warning filters and progress bars are as they were afterwards.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with warnings.catch_warnings():
-        if not verbose:
-            warnings.simplefilter("ignore")
-            import transformers
-            from huggingface_hub.utils import logging
+        if verbose:
+            yield
+            return
+        warnings.simplefilter("ignore")
+        from huggingface_hub import utils as hub
+        from transformers.utils import logging
 
-            logging.set_verbosity_error()
-            transformers.utils.logging.set_verbosity_error()
-            transformers.utils.logging.disable_progress_bar()
-            getLogger("accelerate").setLevel(ERROR)  # the manifest says which layers are where
-        yield
+        logging.get_verbosity()  # sets up its logger, which would set the level again later
+        loggers = [getLogger(name) for name in ("huggingface_hub", "transformers", "accelerate")]
+        levels, bars = (
+            [logger.level for logger in loggers],
+            (logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()),
+        )
+        for logger in loggers:
+            logger.setLevel(ERROR)  # of accelerate: the manifest says which layers are where
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars[0]:
+                logging.enable_progress_bar()
+            if bars[1]:
+                hub.enable_progress_bars()
+            elif bars[0]:  # transformers has enabled the hub's with its own
+                hub.disable_progress_bars()

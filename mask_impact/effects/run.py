@@ -4,7 +4,7 @@ In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -12,36 +12,32 @@ import torch
 
 from mask_impact.effects.answer import Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
-from mask_impact.impact.run import Options
 from mask_impact.model.generation import decoder_start, longer, model_tensors
-from mask_impact.prompt.inputs import ModelInputs, tokens_of
-from mask_impact.prompt.units import Unit, Units, paired
+from mask_impact.options import Progress
+from mask_impact.prompt.inputs import tokens_of
+from mask_impact.prompt.prepared import Prepared
+from mask_impact.prompt.units import Unit, paired
 from mask_impact.table import Columns
 
 
 def measure(
-    model: Any,
-    tokenizer: Any,
-    inputs: ModelInputs,
-    options: Options,
-    wanted: Asked,
-    generated: Sequence[int],
-    units: Units,
-    progress: Callable[[str], None] = lambda what: None,
+    model: Any, prepared: Prepared, generated: Sequence[int], progress: Progress = lambda what: None
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).
 
     Args:
+        prepared: a request with effects.
         generated: the ids of the run's output tokens.
-        units: from the tokens up to a position to what is masked together.
 
     Raises OutOfMemory when not even one mask fits the memory.
     """
+    inputs, tokenizer, request = prepared.inputs, prepared.tokenizer, prepared.request
+    wanted: Asked = prepared.effects
     effects: list[Effect] = []
     traces: list[Trace] = []
     notes: list[str] = []
     noise: dict[str, float] = {}
-    together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
+    together = inputs.image_ranges() if request.vision_attention == "bidirectional" else []
     tensors = model_tensors(model, inputs)
     start = decoder_start(model)
     if start:
@@ -50,8 +46,8 @@ def measure(
     with torch.no_grad():
         for step, chosen in enumerate(generated):
             progress(f"effects step {step + 1}/{len(generated)}")
-            found = Effects(model, tokenizer, tensors, step, together, options.ablation, wanted.contrast_ids, chosen)
-            masked = units(tokens[: len(inputs.tokens) + len(start) + step])
+            found = Effects(model, tokenizer, tensors, step, together, request.ablation, wanted.contrast_ids, chosen)
+            masked = prepared.units(tokens[: len(inputs.tokens) + len(start) + step])
             for window in wanted.windows:
                 for block in wanted.blocks:
                     rows, traced = found.measure(masked, window, block, wanted.trace)

@@ -6,13 +6,14 @@ Out: the columns of NAME_pairs: for each pair its distances, and how much furthe
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mask_impact.impact import run
-from mask_impact.impact.run import Options
 from mask_impact.options import Progress
-from mask_impact.prompt.inputs import ModelInputs, Token
-from mask_impact.prompt.units import Unit, Units, paired
+from mask_impact.prompt.inputs import Token
+from mask_impact.prompt.prepared import Prepared
+from mask_impact.prompt.units import Unit, paired
 from mask_impact.table import QUERY_POSITION, Block, Columns
 
 COLUMNS = (
@@ -23,34 +24,29 @@ COLUMNS = (
 
 def measure(
     model: Any,
-    tokenizer: Any,
-    inputs: ModelInputs,
-    options: Options,
-    units: Units,
+    prepared: Prepared,
     ranked: Sequence[int],
-    count: int,
     apart: int | None = None,
     progress: Progress = lambda what: None,
 ) -> Columns:
-    """All pairs among the `count` strongest units, measured in a run of their own.
+    """All pairs among the `prepared.request.pairs` strongest units, measured in a run of their own.
 
     Args:
-        units, progress: as for `experiment.run`.
         ranked: first positions of units, the strongest first.
         apart: as for `paired`.
     """
-    strongest = set(ranked[:count])
+    strongest = set(ranked[: prepared.request.pairs])
     blocks: list[Block] = []
     two_of: dict[tuple[str, int], tuple[Unit, Unit]] = {}  # a pair's label and position -> its two units
 
     def chosen(tokens: Sequence[Token]) -> list[Unit]:
-        singles = [unit for unit in units(tokens) if unit.positions[0] in strongest]
+        singles = [unit for unit in prepared.units(tokens) if unit.positions[0] in strongest]
         pairs = list(paired(singles, apart))
         two_of.update({(pair.label, pair.positions[0]): (singles[a], singles[b]) for pair, a, b in pairs})
         return [*singles, *(pair for pair, _, _ in pairs)]
 
-    run.run(model, tokenizer, inputs, options, blocks.append, progress, chosen)
-    names = COLUMNS if options.queries == "last" else (*COLUMNS, QUERY_POSITION)
+    run.run(model, replace(prepared, units=chosen, plain=False), blocks.append, progress)
+    names = COLUMNS if prepared.request.queries == "last" else (*COLUMNS, QUERY_POSITION)
     rows = [row for block in blocks for row in _rows(block, two_of)]
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 

@@ -14,59 +14,16 @@ from mask_impact.impact.meter import Impact, Meter, Wanted
 from mask_impact.impact.record import LayerRecord, Query, Recording, record_generation
 from mask_impact.model.call_rows import changed
 from mask_impact.model.generation import decoder_start, longer, model_tensors
-from mask_impact.model.lengths import check_length, length_dependent_positions
+from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.memory import explained, memory_budget, release_free_memory
-from mask_impact.model.towers import tower_of, tower_size, unsupported
-from mask_impact.options import (
-    ABLATIONS,
-    ATTENTIONS,
-    HEAD_SPACES,
-    MASK_MODES,
-    VARIANTS,
-    VISION_ATTENTION,
-    Progress,
-    chosen_layers,
-)
-from mask_impact.prompt.inputs import ModelInputs, Token, stop_ids, tokens_of
-from mask_impact.prompt.positions import QueryRange
-from mask_impact.prompt.units import MASKED, Unit, Units
+from mask_impact.model.towers import unsupported
+from mask_impact.options import VARIANTS, Progress
+from mask_impact.prompt.inputs import Token, stop_ids, tokens_of
+from mask_impact.prompt.prepared import Prepared
+from mask_impact.prompt.units import MASKED, Unit
 from mask_impact.table import CROSS, Block
 
 REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is measured."""
-
-    num_tokens: int = 1
-    layers: tuple[int, ...] | None = None  # None: all
-    variants: tuple[str, ...] = VARIANTS
-    head_space: str = "output"
-    mask_mode: str = "text"
-    vision_attention: str = "model"
-    ablation: str = "neg-inf"  # one of options.ABLATIONS
-    queries: tuple[tuple[int, int], ...] | str = "last"  # or "all", or (first, last) of each range of positions
-    tower: str = "decoder"  # of an encoder-decoder, one of options.TOWERS
-    attention: tuple[str, ...] = ATTENTIONS  # of its decoder, which are masked
-
-    def wanted(self) -> Wanted:
-        """Raises UserError for an unknown variant, head space, mask mode, vision attention or ablation."""
-        for name, value, known in (
-            ("mask mode", self.mask_mode, MASK_MODES),
-            ("vision attention", self.vision_attention, VISION_ATTENTION),
-            ("head space", self.head_space, HEAD_SPACES),
-            ("ablation", self.ablation, ABLATIONS),
-        ):
-            if value not in known:
-                raise UserError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
-        for variant in self.variants:
-            if variant not in VARIANTS:
-                raise UserError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-        if not self.variants:
-            raise UserError(f"no variant was chosen; choose from {', '.join(VARIANTS)}")
-        full, attn, heads = (variant in self.variants for variant in VARIANTS)
-        return Wanted(full, attn, heads, self.head_space)
 
 
 @dataclass
@@ -93,36 +50,21 @@ class Run:
     top: TopTokens
 
 
-def run(
-    model: Any,
-    tokenizer: Any,
-    inputs: ModelInputs,
-    options: Options,
-    write: Callable[[Block], None],
-    progress: Progress = lambda what: None,
-    units: Units | None = None,
-) -> Run:
-    """Measure every token of the mask mode at every query position.
+def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None) -> Run:
+    """Measure every mask of `prepared` at every query position.
 
     Args:
         write: takes each Block as it is measured, in the order step, query position, layer.
-        units: for every query, from all tokens up to there to what is masked together, by default every token of the
-            mask mode by itself. Of a unit, positions that the query cannot see are left out; one of which it sees none
-            has distance 0.
 
-    Raises UnsupportedModel when the model cannot be measured truthfully, UserError for options that do not fit it or
-    its inputs, OutOfMemory when not even one row at a time fits the memory.
+    Positions of a unit that the query cannot see are left out; a unit of which it sees none has distance 0.
+
+    Raises UnsupportedModel when the model cannot be measured truthfully, UserError when generation ends before the
+    query positions or no chosen layer has softmax attention, OutOfMemory when not even one row at a time fits.
     """
     started = time.perf_counter()
-    config = model.config.get_text_config(decoder=True)
-    check_length(config, len(inputs.tokens), options.num_tokens)
-    tower = tower_of(model.config, options.tower, options.attention, options.num_tokens)
-    chosen_layers([(layer, layer) for layer in options.layers or ()], tower_size(model.config, tower)[0])
-    check_masks(inputs, options)
-    places = tower.positions(len(inputs.tokens), options.num_tokens)
-    measurement = _Measurement(model, tokenizer, inputs, options, write, progress, units, places)
-    with explained(f"measuring {len(inputs.tokens)} tokens"), torch.no_grad(), _evaluating(model):
-        for recording, queries in _recordings(model, tokenizer, inputs, options, progress, measurement):
+    measurement = _Measurement(model, prepared, write, progress)
+    with explained(f"measuring {len(prepared.inputs.tokens)} tokens"), torch.no_grad(), evaluating(model):
+        for recording, queries in _recordings(model, prepared, progress, measurement):
             for step, position in queries:
                 measurement.measure(recording, step, position)
                 release_free_memory()
@@ -132,34 +74,30 @@ def run(
     for note in measurement.meter.memory_notes():
         measurement.findings.note(note)
     measurement.findings.seconds["measure_total"] = time.perf_counter() - started
-    chosen: dict[str, Any] = {
-        "head_space": options.head_space,
-        "mask_mode": options.mask_mode,
-        "vision_attention": options.vision_attention if inputs.images else None,
-        "ablation": options.ablation,
-        "queries": options.queries,
-        "units": None,
-        "tower": tower.half,
-        "decoder_start": len(inputs.tokens) if tower.half else None,
-    }
-    if units is not None:
+    chosen = chosen_of(prepared)
+    if not prepared.plain:
         last = [{"label": unit.label, "positions": list(unit.positions)} for unit in measurement.masked]
         chosen |= {"masks": "the tokens of each unit together", "units": last}
-    return Run(manifest(model, inputs, chosen, measurement.findings), measurement.top)
+    return Run(manifest(model, prepared.inputs, chosen, measurement.findings), measurement.top)
 
 
-def check_masks(inputs: ModelInputs, options: Options) -> None:
-    """Raises UserError for options about images when there is none."""
-    for name, value, plain in (
-        ("mask mode", options.mask_mode, "text"),
-        ("vision attention", options.vision_attention, "model"),
-    ):
-        if value != plain and not inputs.images:
-            raise UserError(f"{name} {value!r} needs an image, but none was given; add --image, or use {plain}")
+def chosen_of(prepared: Prepared) -> dict[str, Any]:
+    """What the manifest says of the request."""
+    request, tower = prepared.request, prepared.places.tower
+    return {
+        "head_space": request.head_space,
+        "mask_mode": request.mask_mode,
+        "vision_attention": request.vision_attention if prepared.inputs.images else None,
+        "ablation": request.ablation,
+        "queries": request.queries,
+        "units": None,
+        "tower": tower,
+        "decoder_start": len(prepared.inputs.tokens) if tower else None,
+    }
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Without dropout, also for a model that was handed over in training."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -171,7 +109,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def _recordings(
-    model: Any, tokenizer: Any, inputs: ModelInputs, options: Options, progress: Progress, measurement: "_Measurement"
+    model: Any, prepared: Prepared, progress: Progress, measurement: "_Measurement"
 ) -> Iterator[tuple[Recording, list[tuple[int, int]]]]:
     """Recordings and the (generation step, query position) pairs to measure in each, in the table's order.
 
@@ -180,9 +118,10 @@ def _recordings(
     recorded forward of its own over its whole prefix. Positions before the prompt's last are recorded apart, in as many
     forwards over the prompt as keep the record within the memory budget.
     """
+    inputs, options = prepared.inputs, prepared.request
     tensors = model_tensors(model, inputs)
     config = model.config.get_text_config(decoder=True)
-    stops = stop_ids(tokenizer, model.generation_config, model.config, config)
+    stops = stop_ids(prepared.tokenizer, model.generation_config, model.config, config)
     length = len(inputs.tokens) + options.num_tokens - 1
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     first, predicting = measurement.places.first, measurement.places.predicting
@@ -238,24 +177,16 @@ def _queries_at_once(recording: Recording, position: int) -> int:
 class _Measurement:
     """A run in progress: measures one query position after the other and keeps what it finds."""
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        inputs: ModelInputs,
-        options: Options,
-        write: Callable[[Block], None],
-        progress: Progress,
-        units: Units | None,
-        places: QueryRange,
-    ) -> None:
-        self.model, self.tokenizer, self.inputs, self.options = model, tokenizer, inputs, options
+    def __init__(self, model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress) -> None:
+        self.model, self.prepared, self.options = model, prepared, prepared.request
         self.write, self.progress = write, progress
-        self.units = units or self._each_by_itself
-        self.places = places
-        self.positions = places.queries(options.queries)
-        self.meter = Meter(model, options.wanted(), options.ablation)
-        start = tokens_of(tokenizer, decoder_start(model), len(inputs.tokens))
+        self.tokenizer, inputs = prepared.tokenizer, prepared.inputs
+        self.units = self._each_alone if prepared.plain else prepared.units
+        self.places = prepared.places
+        self.positions = prepared.queries
+        full, attn, heads = (variant in self.options.variants for variant in VARIANTS)
+        self.meter = Meter(model, Wanted(full, attn, heads, self.options.head_space), self.options.ablation)
+        start = tokens_of(self.tokenizer, decoder_start(model), len(inputs.tokens))
         self.findings = Findings(tokens=[*inputs.tokens, *start])
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
         self.top = TopTokens()
@@ -276,7 +207,7 @@ class _Measurement:
             )
         self.findings.tokens += new
         self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
-        chosen = set(self.options.layers or range(len(recording.layers)))
+        chosen = set(self.prepared.layers)
         self.findings.layers = [record.index for record in recording.measured() if record.index in chosen]
         self.findings.skipped_layers = [_skipped(record) for record in recording.skipped() if record.index in chosen]
         if not self.findings.layers:
@@ -346,7 +277,7 @@ class _Measurement:
             return f"step {step + 1}/{len(self.findings.generated)}"
         return f"query position {position}"
 
-    def _each_by_itself(self, tokens: Sequence[Token]) -> list[Unit]:
+    def _each_alone(self, tokens: Sequence[Token]) -> list[Unit]:
         maskable = MASKED[self.options.mask_mode]
         return [Unit(found.text, (found.position,)) for found in tokens if maskable(found)]
 

@@ -1,64 +1,117 @@
-"""What both scripts' Python functions share: from a model's name, or a loaded model, to the table as a DataFrame."""
+"""What both scripts' Python functions share: from keywords and a model's name, or a loaded model, to a DataFrame."""
 
 import argparse
+import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mask_impact.errors import UserError
 from mask_impact.files import results
 from mask_impact.jobs import session
-from mask_impact.jobs.prepared import prepare
+from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load
-from mask_impact.options import VARIANTS, Request, layer_list
+from mask_impact.options import Option, Request, options_of
 from mask_impact.prompt.vision import picture_list
 
 if TYPE_CHECKING:
     import pandas as pd
 
+ARGUMENTS = ("prompt", "images", "num_tokens", "mask_mode")  # fields that the functions take under names of their own
 
-def measured_table(
-    request: Mapping[str, Any], model_name: str, model: Any, reader: Any, *, device: str, dtype: str, vision: bool
-) -> "pd.DataFrame":
-    """Measure and return the table; what is wrong comes out before the weights are loaded.
+
+def keywords_of(request_type: type[Request], vision: bool, effects: bool) -> dict[str, Option]:
+    """The fields that a function for results, or for effects, takes as keywords."""
+    scopes, tables = ("both", "vision" if vision else "text"), ("both", "effects" if effects else "results")
+    return {
+        name: each
+        for name, each in options_of(request_type).items()
+        if each.scope in scopes and each.table in tables and name not in ARGUMENTS
+    }
+
+
+def as_request(
+    given: Mapping[str, Any],
+    request_type: type[Request] | None = None,
+    *,
+    vision: bool,
+    effects: bool,
+    images: Any = None,
+    **arguments: Any,
+) -> Request:
+    """The request of a Python call.
 
     Args:
-        request: the fields of `Request`, its layers and images in any form that the scripts' functions take. With
-            `effects` the table is that of the effects, else that of the results.
+        given: its further keywords.
+        arguments: fields that stand among its own arguments.
+
+    Raises UserError for an unknown keyword, and for a value that is none of its field's.
+    """
+    request_type = request_type or Request
+    if arguments["num_tokens"] < 1:
+        raise UserError(f"num_output_tokens is {arguments['num_tokens']}; it must be 1 or more")
+    known = keywords_of(request_type, vision, effects)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"unknown keyword {name!r}; {hint}valid keywords: {', '.join(known)}")
+    values = {name: value_of(known[name], value) for name, value in given.items()}
+    return request_type(images=tuple(picture_list(images)), effects=effects, **arguments, **values)
+
+
+def value_of(option: Option, value: Any) -> Any:
+    """A keyword's value as its field holds it: lists become tuples, and a text is read as on the command line.
+
+    Raises UserError.
+    """
+    try:
+        if option.from_python is not None:
+            return option.from_python(value)
+        if option.kind in ("repeated", "pair"):
+            return (value,) if isinstance(value, str) else tuple(value)
+        if option.kind == "list":
+            return option.parse(value) if isinstance(value, str) else tuple(value)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{option.name} {error}") from error
+    return value
+
+
+def prepared_model(
+    request: Request, model_name: str, model: Any, reader: Any, *, device: str, dtype: str, vision: bool
+) -> tuple[Any, Prepared, dict[str, Any]]:
+    """The model, the request that fits it, and what the manifest says of where the model came from.
+
+    What is wrong is reported before the weights are loaded.
+
+    Args:
         model, reader: a loaded model with its tokenizer or processor; None and None for `model_name`.
+    """
+    if (model is None) != (reader is None):
+        raise UserError(f"give both model and {'processor' if vision else 'tokenizer'}, or neither and a model_name")
+    if model is not None:
+        return model, prepare(reader, model.config, request, vision), {}
+    source = find.find_model(model_name, vision=vision)
+    prepared = prepare(session.load_reader(source), source.config, request, vision)
+    chosen = load.choose_device(device)
+    return load.load_model(source, chosen, load.choose_dtype(dtype, chosen)), prepared, source.manifest
+
+
+def measured_table(request: Request, model_name: str, model: Any, reader: Any, **where: Any) -> "pd.DataFrame":
+    """The table of the effects where the request has any, else of the results; `attrs["run"]` is the manifest.
+
+    Args:
+        where: device, dtype and vision of `prepared_model`.
     """
     import pandas as pd
 
-    if (model is None) != (reader is None):
-        raise UserError(f"give both model and {'processor' if vision else 'tokenizer'}, or neither and a model_name")
-    if request["num_tokens"] < 1:
-        raise UserError(f"num_output_tokens is {request['num_tokens']}; it must be 1 or more")
-    source = None if model is not None else find.find_model(model_name, vision=vision)
-    prepared = prepare(
-        session.load_reader(source) if source is not None else reader,
-        source.config if source is not None else model.config,
-        as_request(**request),
-        vision,
-    )
-    if source is not None:
-        chosen = load.choose_device(device)
-        model = load.load_model(source, chosen, load.choose_dtype(dtype, chosen))
-    blocks: list[results.Block] = []
-    run, tables = session.measured(model, prepared, blocks.append)
-    if source is not None:
-        run.manifest["model"] |= source.manifest
-    table = pd.DataFrame(tables["effects"]) if "effects" in tables else results.to_dataframe(blocks)
-    table.attrs["run"] = run.manifest
+    model, prepared, source = prepared_model(request, model_name, model, reader, **where)
+    if request.effects:
+        manifest, tables = session.effects_alone(model, prepared)
+        table = pd.DataFrame(tables["effects"])
+    else:
+        blocks: list[results.Block] = []
+        run, _ = session.measured(model, prepared, blocks.append)
+        manifest, table = run.manifest, results.to_dataframe(blocks)
+    manifest["model"] |= source
+    table.attrs["run"] = manifest
     return table
-
-
-def as_request(layers: Any = None, variants: Any = VARIANTS, images: Any = None, **others: Any) -> Request:
-    """Raises UserError for layers that are no list of layers."""
-    if layers is not None and not isinstance(layers, str):
-        layers = ",".join(str(layer) for layer in layers)
-    try:
-        ranges = () if layers is None else layer_list(layers)
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"layers {error}") from error
-    if others.get("queries") is not None and not isinstance(others["queries"], str):
-        others["queries"] = tuple((int(first), int(last)) for first, last in others["queries"])
-    return Request(layers=ranges, variants=tuple(variants), images=tuple(picture_list(images)), **others)

@@ -1,113 +1,46 @@
-"""A request checked against its model, before the weights are loaded."""
+"""From a request to `Prepared`: all checks against the model and its inputs, before the weights are loaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from mask_impact.effects import asked as asking
-from mask_impact.effects.asked import Asked
 from mask_impact.errors import UserError
 from mask_impact.files.writers import BYTES_PER_FILE, BYTES_PER_ROW
-from mask_impact.impact import run
-from mask_impact.impact.run import Options
 from mask_impact.model import lengths
-from mask_impact.model.towers import tower_of, tower_size
-from mask_impact.options import Request, chosen_layers
+from mask_impact.model.towers import Tower, tower_of
+from mask_impact.options import Request, check_choices, chosen_layers
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
-from mask_impact.prompt.positions import QueryRange
+from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.unit_syntax import Chosen
-from mask_impact.prompt.units import MASKED, Unit, Units, units
+from mask_impact.prompt.units import Unit, units
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request that fits the model."""
-
-    tokenizer: Any
-    inputs: ModelInputs
-    options: Options
-    places: QueryRange
-    layers: int  # how many are measured
-    heads: int
-    units: Units  # what is masked together
-    plain: bool  # every token of the mask mode by itself
-    unit_count: int  # in the prompt
-    effects: Asked | None
-    pairs: int  # of how many of the strongest units, all pairs are measured too
-
-    def masked(self, query: int) -> int:
-        """How many rows the query position has in each layer and variant."""
-        count = self.places.prompt if self.places.tower == "encoder" else query + 1  # an encoder's query sees all
-        tokens = self.inputs.tokens[:count]
-        generated = count - len(tokens) if self.options.mask_mode != "vision" else 0
-        if self.plain:
-            return sum(map(MASKED[self.options.mask_mode], tokens)) + generated
-        return self.unit_count + generated
-
-    @property
-    def queries(self) -> list[int]:
-        """The query positions, if generation does not stop early."""
-        return self.places.queries(self.options.queries)
-
-    @property
-    def variants(self) -> int:
-        return sum({"full": 1, "attn": 1, "head": self.heads}[variant] for variant in self.options.variants)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Queries, variants, layers and masked tokens of the table: all of them at the last query, fewer before it."""
-        return len(self.queries), self.variants, self.layers, self.masked(max(self.queries))
-
-    @property
-    def rows(self) -> int:
-        """How many rows the table has at most; generation may stop early."""
-        return self.variants * self.layers * sum(map(self.masked, self.queries))
-
-    @property
-    def units_of_work(self) -> int:
-        """Forwards and replayed layers, for the progress."""
-        return self.options.num_tokens * (1 + (self.effects is not None)) + len(self.queries) * self.layers
-
-    def bytes(self, formats: Sequence[str]) -> int:
-        """How much room the results need at most."""
-        per_row = sum(BYTES_PER_ROW[form] for form in formats)
-        return per_row * self.rows + sum(BYTES_PER_FILE.get(form, 0) for form in formats)
+__all__ = ["Prepared", "fitted", "output_bytes", "prepare"]
 
 
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
-    """Read the inputs of `request` with the model's tokenizer or processor. Raises UserError."""
-    tower = tower_of(config, request.tower, request.attention, request.num_tokens)
-    if tower.only_reads and request.effects:
-        raise UserError("--effects are on the decoder's answer; leave --tower encoder or --effects away")
-    count, heads = tower_size(config, tower)
-    chosen = chosen_layers(request.layers or None, count)
-    options = Options(
-        num_tokens=request.num_tokens,
-        layers=chosen,
-        variants=request.variants,
-        head_space=request.head_space,
-        mask_mode=request.mask_mode,
-        vision_attention=request.vision_attention,
-        ablation=request.ablation,
-        queries=request.queries if request.queries is not None else ("all" if tower.only_reads else "last"),
-        tower=request.tower,
-        attention=request.attention,
-    )
-    options.wanted()
-    asked = Chosen.of(request.mask_unit, request.spans, request.regions, request.region_masks)
-    if vision:
-        pictures = open_pictures(request.images)
-        tokenizer = reader.tokenizer
-        inputs = vision_inputs(reader, config, request.prompt, pictures, request.max_pixels)
-    else:
-        tokenizer, inputs = reader, text_inputs(reader, request.prompt, request.chat)
-    run.check_masks(inputs, options)
+    """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError."""
+    check_model(config, request)
+    asked_units(request)
+    if not vision:
+        return fitted(reader, config, text_inputs(reader, request.prompt, request.chat), request)
+    pictures = open_pictures(request.images)
+    inputs = vision_inputs(reader, config, request.prompt, pictures, request.max_pixels)
+    return fitted(reader.tokenizer, config, inputs, request)
+
+
+def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> Prepared:
+    """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
+    tower, layers, heads = check_model(config, request)
+    asked = asked_units(request)
+    check_images(inputs, request)
     lengths.check_length(config.get_text_config(decoder=True), len(inputs.tokens), request.num_tokens)
     places = tower.positions(len(inputs.tokens), request.num_tokens)
-    places.queries(options.queries)
-    effects = asking.asked(request, tokenizer, count)
-
+    if request.queries is None:
+        request = replace(request, queries="all" if tower.only_reads else "last")
+    places.queries(request.queries or ())
+    effects = asking.asked(request, tokenizer, tower.size(config)[0])
     in_prompt = units(asked, tokenizer, inputs, inputs.tokens, request.mask_mode)
 
     def together(tokens: Sequence[Token]) -> Sequence[Unit]:
@@ -118,6 +51,37 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
     return Prepared(
-        tokenizer, inputs, options, places, len(chosen or range(count)), heads, together, asked.plain,
-        len(in_prompt), effects, request.pairs,
+        request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects
     )  # fmt: skip
+
+
+def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], int]:
+    """The tower that is measured, its chosen layers, and its heads. Raises UserError for a request that does not fit
+    the model, whatever its inputs are."""
+    check_choices(request)
+    tower = tower_of(config, request.tower, request.attention, request.num_tokens)
+    if tower.only_reads and request.effects:
+        raise UserError("--effects are on the decoder's answer; leave out --tower encoder or --effects")
+    count, heads = tower.size(config)
+    return tower, chosen_layers(request.layers, count) or tuple(range(count)), heads
+
+
+def check_images(inputs: ModelInputs, request: Request) -> None:
+    """Raises UserError for options about images when there is none."""
+    for name, value, plain in (
+        ("mask mode", request.mask_mode, "text"),
+        ("vision attention", request.vision_attention, "model"),
+    ):
+        if value != plain and not inputs.images:
+            raise UserError(f"{name} {value!r} needs an image, but none was given; add --image, or use {plain}")
+
+
+def asked_units(request: Request) -> Chosen:
+    """What is masked together. Raises UserError for spans and regions that are not written as such."""
+    return Chosen.of(request.mask_unit, request.spans, request.regions, request.region_masks)
+
+
+def output_bytes(prepared: Prepared, formats: Sequence[str]) -> int:
+    """The size of the result tables in bytes, at most."""
+    per_row = sum(BYTES_PER_ROW[form] for form in formats)
+    return per_row * prepared.rows + sum(BYTES_PER_FILE.get(form, 0) for form in formats)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import mask_impact
 from mask_impact.errors import UserError
 from mask_impact.files.results import SCHEMA_VERSION, existing_files
 from mask_impact.jobs.session import Session
-from mask_impact.options import Request
+from mask_impact.options import Request, options_of
 from mask_impact.prompt.images import file_sha256
 
 NEW = "new"  # no results yet
@@ -37,11 +37,17 @@ def identity(session: Session, request: Request) -> dict[str, Any]:
         "images_sha256": [file_sha256(path) for path in images],
         **options,
     }
-    return json.loads(json.dumps(found))  # tuples become lists, as when it is read back
+    return as_json(found)
 
 
-def why_again(folder: Path, name: str, wanted: dict[str, Any], formats: Sequence[str]) -> str | None:
-    """Why the results under `name` are not those of `wanted`: NEW if there are none; None if they are, and complete."""
+def why_again(session: Session, request: Request, name: str, wanted: dict[str, Any]) -> str | None:
+    """Whether the files under `name` were made from `request` and are complete: None if so, NEW if there are none,
+    else why they have to be made again.
+
+    Args:
+        wanted: the identity of `request`.
+    """
+    folder = session.settings.output_dir
     manifest = folder / f"{name}_run.json"
     if not existing_files(folder, name):
         return NEW
@@ -55,14 +61,31 @@ def why_again(folder: Path, name: str, wanted: dict[str, Any], formats: Sequence
         return f"{manifest.name} cannot be read ({type(error).__name__})"
     if version != SCHEMA_VERSION:
         return f"{manifest.name} is of another version of this program"
-    for file in (*files, *(f"{name}_results.{form}" for form in formats)):
+    for file in (*files, *(f"{name}_results.{form}" for form in session.settings.formats)):
         if not (folder / file).is_file() and f"{file} was not written" not in left_out:  # a report may be too large
             return f"{file} is missing"
+    return _difference(defaults(type(request)) | before, wanted)
+
+
+def defaults(request_type: type[Request]) -> dict[str, Any]:
+    """What a manifest that is older than an option would say of it."""
+    known = {name: each.default for name, each in options_of(request_type).items() if each.default is not MISSING}
+    known.pop("images")  # of which only a hash is kept
+    return as_json(known)
+
+
+def _difference(before: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     for key in dict.fromkeys((*wanted, *before)):
         if wanted.get(key) != before.get(key):
             what = f"{key} was {before.get(key)}, is {wanted.get(key)}"
             return f"{HASHED[key]} has changed" if key in HASHED else what
     return None
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` as they are when they are read back: tuples become lists."""
+    read: dict[str, Any] = json.loads(json.dumps(values))
+    return read
 
 
 def check_kept(folder: Path, names: Sequence[str]) -> None:

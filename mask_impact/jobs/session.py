@@ -14,13 +14,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mask_impact.effects import run as effects_run
 from mask_impact.errors import UserError
 from mask_impact.files import page
 from mask_impact.files.results import ResultFiles
 from mask_impact.impact import pairs
 from mask_impact.impact import run as impact_run
+from mask_impact.impact.manifest import manifest as describe
 from mask_impact.impact.run import Run
+from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
 from mask_impact.options import Progress, Request, Settings
@@ -31,25 +35,37 @@ def measured(
     model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None
 ) -> tuple[Run, dict[str, Columns]]:
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
-    tokenizer, inputs, options = prepared.tokenizer, prepared.inputs, prepared.options
-    run = impact_run.run(model, tokenizer, inputs, options, write, progress, None if prepared.plain else prepared.units)
+    run = impact_run.run(model, prepared, write, progress)
     run.manifest["effects"] = None
     tables: dict[str, Columns] = {}
-    if prepared.pairs:
+    if prepared.request.pairs:
         ranked = [position for position, _, _ in run.top.ranked()]
-        apart = run.manifest["decoder_start"]
-        tables["pairs"] = pairs.measure(
-            model, tokenizer, inputs, options, prepared.units, ranked, prepared.pairs, apart, progress
-        )
-    if prepared.effects is None:
-        return run, tables
+        tables["pairs"] = pairs.measure(model, prepared, ranked, run.manifest["decoder_start"], progress)
+    if prepared.effects is not None:
+        tables |= add_effects(run.manifest, model, prepared, progress)
+    return run, tables
+
+
+def effects_alone(
+    model: Any, prepared: Prepared, progress: Progress = lambda what: None
+) -> tuple[dict[str, Any], dict[str, Columns]]:
+    """The manifest and the tables of a request with effects, without a run that masks single layers.
+
+    The manifest is that of a run in which no layer was measured.
+    """
+    with torch.no_grad(), impact_run.evaluating(model):
+        findings = answer(model, prepared, progress)
+        manifest = describe(model, prepared.inputs, impact_run.chosen_of(prepared), findings)
+        return manifest, add_effects(manifest, model, prepared, progress)
+
+
+def add_effects(manifest: dict[str, Any], model: Any, prepared: Prepared, progress: Progress) -> dict[str, Columns]:
+    """Measure the effects on the tokens that `manifest` says were generated; it gets what it says of them."""
     started = time.perf_counter()
-    generated = [found["id"] for found in run.manifest["generated"]]
-    found, run.manifest["effects"] = effects_run.measure(
-        model, tokenizer, inputs, options, prepared.effects, generated, prepared.units, progress
-    )
-    run.manifest["seconds"]["effects"] = time.perf_counter() - started
-    return run, tables | found
+    generated = [found["id"] for found in manifest["generated"]]
+    tables, manifest["effects"] = effects_run.measure(model, prepared, generated, progress)
+    manifest["seconds"]["effects"] = time.perf_counter() - started
+    return tables
 
 
 def top_tokens(run: Run, count: int = 5) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from importlib import import_module
 from pathlib import Path
 
 from mask_impact.commands.exit_codes import guarded
-from mask_impact.commands.flags import Parser, add_loading, add_volume
+from mask_impact.commands.flags import Parser, add_field, add_loading, add_volume
 from mask_impact.commands.terminal import quiet_libraries
-from mask_impact.options import one_of, one_of_list, output_name, positive
+from mask_impact.options import Request, one_of, one_of_list, options_of, output_name, positive
 
 DEFAULT_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 PROMPT = "Describe this image."
@@ -85,11 +85,11 @@ def add_features(parser: Parser) -> None:
     add_prompt(parser)
     parser.add_argument("--save-features", action="store_true", help="also write the features, one file per layer")
     parser.add_argument(
-        "--feature-dtype", metavar="|".join(STORED), type=one_of(*STORED), default=STORED[0],
+        "--feature-dtype", metavar="|".join(STORED), type=one_of(STORED), default=STORED[0],
         help="what they are stored as (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--feature-format", metavar="|".join(FEATURE_FORMATS), type=one_of(*FEATURE_FORMATS),
+        "--feature-format", metavar="|".join(FEATURE_FORMATS), type=one_of(FEATURE_FORMATS),
         default=FEATURE_FORMATS[0], help="the kind of file (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -130,7 +130,7 @@ def add_neighbors(parser: Parser) -> None:
     )
     parser.add_argument("--static", action="store_true", help="also the nearest rows of the vocabulary's embedding")
     parser.add_argument(
-        "--search", metavar="|".join(SEARCHES), type=one_of(*SEARCHES), default=SEARCHES[0],
+        "--search", metavar="|".join(SEARCHES), type=one_of(SEARCHES), default=SEARCHES[0],
         help="compare with every vector of the bank, or through an index (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -138,29 +138,24 @@ def add_neighbors(parser: Parser) -> None:
         help="a run of mask_impact_vl.py on the same image and prompt, to be shown beside the neighbours",
     )  # fmt: skip
     parser.add_argument(
-        "--format", metavar="LIST", dest="formats", type=one_of_list(*TABLE_FORMATS), default=TABLE_FORMATS[:3],
+        "--format", metavar="LIST", dest="formats", type=one_of_list(TABLE_FORMATS), default=TABLE_FORMATS[:3],
         help=f"comma-separated: {', '.join(TABLE_FORMATS)} (default: {','.join(TABLE_FORMATS[:3])})",
     )  # fmt: skip
     add_output(parser, "files are OUTPUT_DIR/NAME_neighbors.* (default: the image's name)")
 
 
 def add_images(parser: Parser, required: bool = False) -> None:
-    parser.add_argument(
-        "--image", metavar="PATH", dest="images", type=Path, action="append", required=required,
-        help="a picture; repeat it for more. They stand where the prompt says <image>, or before it",
-    )  # fmt: skip
+    add_field(parser, options_of(Request)["images"], required=required)
 
 
 def add_prompt(parser: Parser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help=f"what stands around it (default: {PROMPT})")
-    parser.add_option("--max-pixels", metavar="N", help="shrink pictures to at most so many pixels")
+    add_field(parser, options_of(Request)["max_pixels"])
 
 
 def add_layers(parser: Parser) -> None:
-    parser.add_option(
-        "--layers", metavar="LIST",
-        help="for example 0,8,20-27, or all; 0 is the decoder's input, k what there is after k blocks",
-    )  # fmt: skip
+    help = "for example 0,8,20-27, or all; 0 is the decoder's input, k the residual stream after k layers"
+    add_field(parser, options_of(Request)["layers"], help=help, default=None)
 
 
 def add_output(parser: Parser, names: str | None = None) -> None:

@@ -133,11 +133,6 @@ def tower_of(config: Any, tower: str, attention: Sequence[str], num_tokens: int 
     return chosen
 
 
-def tower_size(config: Any, tower: Tower) -> tuple[int, int]:
-    """Layers and query heads of a tower, as the model's config has them."""
-    return tower.size(config)
-
-
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder layers in order. Raises UnsupportedModel when no list of them is found."""
     return named(model.config, "decoder").layers(model)

@@ -1,0 +1,134 @@
+"""What the user is told about the prompts of a command: one for a single prompt, one for a batch."""
+
+import argparse
+import datetime
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mask_impact.commands import summary
+from mask_impact.commands.runner import Outcome, Plan, Task
+from mask_impact.commands.terminal import ProgressBar, complain, show
+from mask_impact.files.folder import writing
+from mask_impact.files.results import write_text
+from mask_impact.impact.run import Run
+from mask_impact.jobs.prepared import Prepared
+from mask_impact.jobs.session import Session
+from mask_impact.options import Settings
+
+SCHEMA_VERSION = 1
+
+
+class Single:
+    """One prompt: a summary at its end. Every failure ends the command."""
+
+    survivable: tuple[type[Exception], ...] = ()
+
+    def __init__(self, args: argparse.Namespace, settings: Settings, bar: ProgressBar) -> None:
+        self.args, self.folder, self.bar = args, settings.output_dir, bar
+
+    def planned(self, plan: Plan) -> None:
+        if plan.action == "kept":
+            self.say(f"kept       {self.folder / plan.task.name}_run.json: same model, prompt and options")
+        if plan.action == "redo":
+            self.say(f"redone     {plan.reason}")
+
+    def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
+        progress.describe(f"loading {self.args.model}")
+        if self.args.vision:
+            self.say(summary.plan(prepared.inputs, plan.task.request.mask_mode))
+
+    def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
+        if not self.args.quiet:
+            show(summary.summary(run, paths, seconds))
+
+    def ended(self, outcome: Outcome, title: str) -> None:
+        pass  # `done` has said it
+
+    def report(self, tasks: Sequence[Task], outcomes: Sequence[Outcome], session: Session, processes: int) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        if not self.args.quiet:
+            self.bar.say(line)
+
+
+class Batch:
+    """Many prompts: a line for each, a table at the end, and NAME_batch.json. A failing prompt is reported and the
+    others run."""
+
+    survivable: tuple[type[Exception], ...] = (Exception,)
+    bar: ProgressBar | None = None
+
+    def __init__(self, name: str, args: argparse.Namespace, settings: Settings, overriding: Sequence[str]) -> None:
+        """
+        Args:
+            overriding: flags that are used instead of what the YAML file says.
+        """
+        self.name, self.args, self.folder, self.overriding = name, args, settings.output_dir, list(overriding)
+        self.started = time.perf_counter()
+
+    def planned(self, plan: Plan) -> None:
+        if plan.action == "failed":
+            complain(f"cannot run {plan.task.name}: {plan.reason}")
+        elif plan.action == "redo" and not self.args.quiet:
+            show(f"redo {plan.task.name}: {plan.reason}")
+
+    def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
+        pass
+
+    def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
+        pass
+
+    def ended(self, outcome: Outcome, title: str) -> None:
+        what = f"{outcome.status} {title}"
+        if outcome.error:
+            complain(f"{what}: {outcome.error}")
+        elif not self.args.quiet:
+            show(f"{what}: {outcome.tokens} tokens, {outcome.seconds:.2f} s, top token {outcome.top_token}")
+
+    def report(self, tasks: Sequence[Task], outcomes: Sequence[Outcome], session: Session, processes: int) -> None:
+        """NAME_batch.json, and the table on stdout."""
+        found = {outcome.name: outcome for outcome in outcomes}
+        ordered = [found.get(task.name, Outcome(task.name, "not run")) for task in tasks]
+        path = self.folder / f"{self.name}_batch.json"
+        written = {
+            "schema_version": SCHEMA_VERSION,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "argv": self.args.argv,
+            "config": str(self.args.config),
+            "overriding": self.overriding,
+            "model": session.source.manifest,
+            "processes": processes,
+            "seconds": time.perf_counter() - self.started,
+            "prompts": [asdict(outcome) for outcome in ordered],
+        }
+        with writing(self.folder):
+            write_text(path, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+        if not self.args.quiet:
+            if self.overriding:
+                show(f"from the command line, whatever {self.args.config} says: {', '.join(self.overriding)}")
+            states = [outcome.status for outcome in ordered]
+            counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+            show("\n".join([*_table(ordered), f"{counts}; {written['seconds']:.1f} s; {path}"]))
+
+
+def _table(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = [("name", "status", "tokens", "seconds", "top token", "output or error")]
+    for found in outcomes:
+        numbers = str(found.tokens or ""), "" if found.seconds is None else f"{found.seconds:.2f}"
+        rows.append((found.name, found.status, *numbers, found.top_token or "", found.error or found.output or ""))
+    return summary.aligned(rows, right=(2, 3))
+
+
+def preview(plans: Sequence[Plan], settings: Settings) -> str:
+    """--dry-run: what would be run."""
+    rows = [("name", "action", "prompt tokens", "rows", "MB", "why")]
+    for plan in plans:
+        sizes = (f"{plan.tokens:,}", f"{plan.rows:,}", f"{plan.bytes / 1e6:,.1f}") if plan.tokens else ("", "", "")
+        rows.append((plan.task.name, plan.action, *sizes, plan.reason or ""))
+    size = f"at most {sum(plan.rows for plan in plans):,} rows, {sum(plan.bytes for plan in plans) / 1e6:,.1f} MB"
+    end = f"{size} as {', '.join(settings.formats)} in {settings.output_dir}; nothing was run"
+    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), end])

@@ -1,0 +1,66 @@
+"""The keywords of the Python functions, as types. Made by tools/make_keywords.py from `options.Request`."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class MaskingRequest(TypedDict, total=False):
+    """Of `run_masking_experiment`."""
+
+    layers: str | Sequence[int] | None
+    variants: str | Sequence[str]
+    metrics: str | Sequence[str]
+    head_space: str
+    ablation: str
+    queries: str | Sequence[tuple[int, int]] | None
+    mask_unit: str | None
+    spans: str | Sequence[str]
+    chat: bool
+    tower: str
+    attention: str | Sequence[str]
+
+
+class EffectsRequest(TypedDict, total=False):
+    """Of `run_effects_experiment`."""
+
+    ablation: str
+    mask_unit: str | None
+    spans: str | Sequence[str]
+    mask_layers: str
+    blocks: str | Sequence[str]
+    contrast: str | Sequence[str]
+    pairs: int
+    chat: bool
+
+
+class VLMaskingRequest(TypedDict, total=False):
+    """Of `run_vl_masking_experiment`."""
+
+    layers: str | Sequence[int] | None
+    variants: str | Sequence[str]
+    metrics: str | Sequence[str]
+    head_space: str
+    ablation: str
+    queries: str | Sequence[tuple[int, int]] | None
+    mask_unit: str | None
+    spans: str | Sequence[str]
+    vision_attention: str
+    max_pixels: int | None
+    regions: str | Sequence[str]
+    region_masks: str | Sequence[str]
+
+
+class VLEffectsRequest(TypedDict, total=False):
+    """Of `run_vl_effects_experiment`."""
+
+    ablation: str
+    mask_unit: str | None
+    spans: str | Sequence[str]
+    mask_layers: str
+    blocks: str | Sequence[str]
+    contrast: str | Sequence[str]
+    pairs: int
+    vision_attention: str
+    max_pixels: int | None
+    regions: str | Sequence[str]
+    region_masks: str | Sequence[str]

@@ -1,0 +1,60 @@
+"""A request that was checked against its model and inputs: what every measuring function takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mask_impact.options import Request
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.positions import QueryRange
+from mask_impact.prompt.units import MASKED, Units
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that fits the model; `jobs.prepared` makes it and is the only place that checks."""
+
+    request: Request  # with query positions chosen: `queries` is not None
+    tokenizer: Any
+    inputs: ModelInputs
+    places: QueryRange
+    layers: tuple[int, ...]  # chosen ones, rising
+    heads: int  # query heads of a layer
+    units: Units  # from the tokens a query sees to what is masked together
+    plain: bool  # every token of the mask mode alone
+    unit_count: int  # in the prompt
+    effects: Any = None  # effects.asked.Asked, None for no effects
+
+    def masked(self, query: int) -> int:
+        """The number of masks at a query position, the same in each layer and variant."""
+        count = self.places.prompt if self.places.tower == "encoder" else query + 1  # an encoder's query sees all
+        tokens = self.inputs.tokens[:count]
+        generated = count - len(tokens) if self.request.mask_mode != "vision" else 0
+        if self.plain:
+            return sum(map(MASKED[self.request.mask_mode], tokens)) + generated
+        return self.unit_count + generated
+
+    @property
+    def queries(self) -> list[int]:
+        """The query positions, if generation does not stop early."""
+        return self.places.queries(self.request.queries or "last")
+
+    @property
+    def variants(self) -> int:
+        """The number of variants in the table; `head` stands for one of each head."""
+        return sum({"full": 1, "attn": 1, "head": self.heads}[variant] for variant in self.request.variants)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Queries, variants, layers and masked tokens of the table: all of them at the last query, fewer before it."""
+        return len(self.queries), self.variants, len(self.layers), self.masked(max(self.queries))
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in the table at most; generation may stop early."""
+        return self.variants * len(self.layers) * sum(map(self.masked, self.queries))
+
+    @property
+    def units_of_work(self) -> int:
+        """Forwards and replayed layers, for the progress."""
+        steps = self.request.num_tokens * (1 + (self.effects is not None))
+        return steps + len(self.queries) * len(self.layers)
