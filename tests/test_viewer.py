@@ -1711,7 +1711,9 @@ def test_hundreds_of_positions(opened, tmp_path):
     rng = np.random.default_rng(0)
     texts = [f" t{i}" for i in range(300)]
     blocks = [
-        Block(0, 0, texts[: q + 1], np.arange(q + 1), ["Full"], *rng.random((2, q + 1, 1)), query_position=q)
+        Block.of_l2_and_cosine(
+            0, 0, texts[: q + 1], np.arange(q + 1), ["Full"], *rng.random((2, q + 1, 1)), query_position=q
+        )
         for q in range(300)
     ]
     save(tmp_path, blocks, ("parquet",), "many")
@@ -2323,7 +2325,7 @@ def test_a_large_table_is_there_at_once(opened, tmp_path, kind):
         for step in range(5):
             for layer in range(36):
                 l2, cosine = rng.lognormal(0, 2, (2, 27, 34)).astype(np.float32)
-                files.write(Block(step, layer, texts, np.arange(27), variants, l2, cosine))
+                files.write(Block.of_l2_and_cosine(step, layer, texts, np.arange(27), variants, l2, cosine))
         files.commit({"name": "large"})
     viewer = opened(metered=True)
     viewer.settle(10)  # the worker has started
@@ -2338,7 +2340,7 @@ def test_thousands_of_tokens_and_many_layers(opened, tmp_path):
     """1,500 tokens, 80 layers: readable cells that scroll, a minimap, all numbers in pages."""
     rng = np.random.default_rng(0)
     blocks = [
-        Block(
+        Block.of_l2_and_cosine(
             0,
             layer,
             [f" t{i}" for i in range(1500)],

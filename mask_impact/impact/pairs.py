@@ -1,24 +1,21 @@
 """Pairs among the strongest units, and how two of them interact under one layer's mask.
 
 In:  a finished run, which says which units are the strongest.
-Out: the columns of NAME_pairs: for each pair its distances, and how much further it moves the update than its two units
-     do by themselves, added up.
+Out: the columns of NAME_pairs: for each pair its metrics, and its interaction: the first metric (L2, where it was
+     measured) of both masked together, less that of each masked alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mask_impact.distances import METRICS
 from mask_impact.impact import run
+from mask_impact.impact.measurement import metrics_of
 from mask_impact.impact.run import Options
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import ModelInputs, Token
 from mask_impact.prompt.units import Unit, Units, paired
 from mask_impact.table import QUERY_POSITION, Block, Columns
-
-COLUMNS = (
-    "generation_step", "layer", "token_masked", "token_position", "second_position", "variant", "l2_distance",
-    "cosine_distance", "interaction",
-)  # fmt: skip
 
 
 def measure(
@@ -35,7 +32,7 @@ def measure(
     """All pairs among the `count` strongest units, measured in a run of their own.
 
     Args:
-        units, progress: as for `experiment.run`.
+        units, progress: as for `run.run`.
         ranked: first positions of units, the strongest first.
         apart: as for `paired`.
     """
@@ -50,7 +47,9 @@ def measure(
         return [*singles, *(pair for pair, _, _ in pairs)]
 
     run.run(model, tokenizer, inputs, options, blocks.append, progress, chosen)
-    names = COLUMNS if options.queries == "last" else (*COLUMNS, QUERY_POSITION)
+    metrics = [METRICS[name].column for name in metrics_of(options)]
+    names = ["generation_step", "layer", "token_masked", "token_position", "second_position", "variant", *metrics,
+             "interaction", *([] if options.queries == "last" else [QUERY_POSITION])]  # fmt: skip
     rows = [row for block in blocks for row in _rows(block, two_of)]
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
@@ -63,9 +62,10 @@ def _rows(block: Block, two_of: Mapping[tuple[str, int], tuple[Unit, Unit]]) -> 
         if (label, position) not in place:
             continue
         both, (one, other) = place[label, position], (place[unit.label, unit.positions[0]] for unit in two)
-        interaction = block.l2[both] - block.l2[one] - block.l2[other]
+        first = block.values[..., 0]
+        interaction = first[both] - first[one] - first[other]
         where = (block.generation_step, block.layer, label, position, two[1].positions[0])
-        for variant, l2, cosine, more in zip(
-            block.variants, block.l2[both].tolist(), block.cosine[both].tolist(), interaction.tolist(), strict=True
+        for variant, values, more in zip(
+            block.variants, block.values[both].tolist(), interaction.tolist(), strict=True
         ):
-            yield (*where, variant, l2, cosine, more, *end)
+            yield (*where, variant, *values, more, *end)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mask_impact.distances import DEFAULT_METRICS
 from mask_impact.effects import asked as asking
 from mask_impact.effects.asked import Asked
 from mask_impact.errors import UserError
-from mask_impact.files.writers import BYTES_PER_FILE, BYTES_PER_ROW
+from mask_impact.files.formats import bytes_needed
 from mask_impact.impact import run
 from mask_impact.impact.run import Options
 from mask_impact.model import lengths
@@ -71,8 +72,7 @@ class Prepared:
 
     def bytes(self, formats: Sequence[str]) -> int:
         """How much room the results need at most."""
-        per_row = sum(BYTES_PER_ROW[form] for form in formats)
-        return per_row * self.rows + sum(BYTES_PER_FILE.get(form, 0) for form in formats)
+        return int(bytes_needed(self.rows, formats, len(getattr(self.options, "metrics", DEFAULT_METRICS))))
 
 
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:

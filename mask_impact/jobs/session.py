@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mask_impact.distances import DEFAULT_METRICS
 from mask_impact.effects import run as effects_run
 from mask_impact.errors import UserError
 from mask_impact.files import page
@@ -34,7 +35,7 @@ def measured(
     tokenizer, inputs, options = prepared.tokenizer, prepared.inputs, prepared.options
     run = impact_run.run(model, tokenizer, inputs, options, write, progress, None if prepared.plain else prepared.units)
     run.manifest["effects"] = None
-    tables: dict[str, Columns] = {}
+    tables: dict[str, Columns] = dict(run.tables)
     if prepared.pairs:
         ranked = [position for position, _, _ in run.top.ranked()]
         apart = run.manifest["decoder_start"]
@@ -50,16 +51,6 @@ def measured(
     )
     run.manifest["seconds"]["effects"] = time.perf_counter() - started
     return run, tables | found
-
-
-def top_tokens(run: Run, count: int = 5) -> list[dict[str, Any]]:
-    """The most important tokens: largest value of the first variant over layers and steps, and the layer where it is.
-
-    Position 0, which often just absorbs attention, comes on top of `count`.
-    """
-    ranked = run.top.ranked()
-    kept = [row for row in ranked if row[0] > 0][:count] + [row for row in ranked if row[0] == 0]
-    return [{"position": position, "value": value, "layer": layer} for position, value, layer in kept]
 
 
 def load_reader(source: find.Source) -> Any:
@@ -108,7 +99,7 @@ class Session:
         """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""
         if self.settings.formats != ("html",):
             return
-        size = page.base64_size(prepared.shape)
+        size = page.base64_size(prepared.shape, metrics=len(getattr(prepared.options, "metrics", DEFAULT_METRICS)))
         if size > page.MAX_BASE64:
             raise UserError(
                 f"the report would be {size / 1e6:,.0f} MB; a page holds at most {page.MAX_BASE64 / 1e6:,.0f} MB; "
@@ -137,7 +128,7 @@ class Session:
             for kind, columns in tables.items():
                 files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest
-            run.manifest["top_tokens"] = top_tokens(run)
+            run.manifest["top_tokens"] = run.top.listed()
             spent["total"] = spent["prepare"] + time.perf_counter() - started
             run.manifest["seconds"] |= spent
             paths = files.commit({"name": name, **(about or {}), **run.manifest}, prepared.inputs.pictures)
