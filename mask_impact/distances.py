@@ -33,8 +33,9 @@ class Metric:
     range: tuple[float, float | None]  # smallest and largest value; None: no largest
     # (base [..., C], change [R, ..., C], weights) -> [R, ...]. Change is masked minus base, because that difference
     # loses digits where the two are almost equal. Both are float32, or float64 for float64 models. Weights [R, H] is
-    # the attention weight that each mask removes from each head, None where it is not known.
+    # the attention weight that each mask removes from each head, None where it is not known or not asked for.
     function: MetricFunction
+    needs_weights: bool = False  # they take time, so only metrics that ask for them get them
 
     @property
     def described(self) -> dict[str, Any]:

@@ -330,7 +330,7 @@ def test_the_limit_is_of_what_is_embedded(tmp_path, monkeypatch):
     manifest = described("a.png")
     page = write_report(tmp_path / "x.html", blocks, manifest, [image]).read_text("utf-8")
     data = json.loads(next(text for attrs, text in Scripts(page).found if attrs.get("id") == DATA))
-    size = len(data["l2"]) + len(data["cosine"]) + len(data["images"][0]["data"])
+    size = sum(map(len, data["values"])) + len(data["images"][0]["data"])
     monkeypatch.setattr(pages, "MAX_BASE64", size)
     write_report(tmp_path / "x.html", blocks, manifest, [image])
     monkeypatch.setattr(pages, "MAX_BASE64", size - 1)
@@ -445,7 +445,7 @@ def test_the_installed_package_has_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PACKAGE", package)
     assert pages.find_page() == package / "visualize_results.html"
     path = save(tmp_path / "out", [make_block()], ("html",))["html"]
-    assert path.read_bytes().startswith(b'<p><script type="text/plain" id="mask-impact-data">{"format":1')
+    assert path.read_bytes().startswith(b'<p><script type="text/plain" id="mask-impact-data">{"format":2')
 
 
 @pytest.mark.parametrize("text", [b"<p>another page</p>", pages.EMPTY_ELEMENT * 2])

@@ -53,7 +53,7 @@ class ReportWriter(Writer):
         self._path = path
         self._values = path.with_name(f"{path.name}.values").open("w+b")
         self._pieces: list[_Piece] = []
-        self._metrics = DEFAULT_METRICS  # those of the first block, when there is one
+        self._metrics: tuple[str, ...] = DEFAULT_METRICS  # those of the first block, when there is one
         self._queries: set[QueryStep] = set()
         self._layers: set[int] = set()
         self._variants: set[str] = set()

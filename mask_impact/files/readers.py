@@ -36,7 +36,8 @@ TEXT = ["token_masked", "variant"]
 def read_parquet(path: Path) -> Content:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, read_dictionary=TEXT, page_checksum_verification=True) as file:
+    coded = [name for name in TEXT if name in pq.read_schema(path).names]  # a side table may have none
+    with pq.ParquetFile(path, read_dictionary=coded, page_checksum_verification=True) as file:
         text = (file.metadata.metadata or {}).get(b"mask_impact")
         return file.read(), None if text is None else json.loads(text)
 

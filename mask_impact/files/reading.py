@@ -222,7 +222,8 @@ def _add_relative(path: Path, df: pd.DataFrame) -> None:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(l2 == 0, np.float32(0), l2 / length)
     relative[np.isinf(relative)] = np.nan  # a change of a zero vector has no relative distance
-    place = max(df.columns.get_loc(name) for name in (METRICS[metric].column for metric in metrics_in(df.columns)))
+    columns = list(df.columns)
+    place = max(columns.index(METRICS[metric].column) for metric in metrics_in(columns))
     df.insert(place + 1, column, relative.astype(np.float32))
 
 

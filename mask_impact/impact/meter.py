@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from mask_impact.distances import DEFAULT_METRICS, compare
+from mask_impact.distances import DEFAULT_METRICS, METRICS, compare
 from mask_impact.impact.masking import Masks, QueryAttention
 from mask_impact.impact.record import LayerRecord, Query
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
@@ -107,15 +107,16 @@ class Meter:
             # every call has its own no-mask row: matrix products may round differently for another number of rows
             change = attention.changes([[], *part])
             replayed = self._replayed(record, query, attention.output, change)
-            return *self._compare(record, replayed), replayed.update[0].clone()
+            return *self._compare(record, replayed, self._weights(attention, part)), replayed.update[0].clone()
 
         with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
             parts, unmasked, bases = zip(*self.replayed.pieces(todo, rows_at_once(query) - 1, measured), strict=True)
         values = torch.cat(parts)[: len(rows)]
         if len(rows) < len(masks):
             places = torch.tensor(rows, dtype=torch.int64, device=values.device)
-            unchanged = torch.cat([self._columns(base, torch.zeros_like(base)[None]) for base in unmasked[0]], dim=1)
-            values = unchanged.repeat(len(masks), 1, 1).index_copy_(0, places, values)
+            none = self._weights(attention, [[]])
+            same = [self._columns(base, torch.zeros_like(base)[None], none) for base in unmasked[0]]
+            values = torch.cat(same, dim=1).repeat(len(masks), 1, 1).index_copy_(0, places, values)
         return Impact(
             metrics=self.metrics,
             values=values,
@@ -135,7 +136,15 @@ class Meter:
             what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
             raise unsupported(self.model, record.index, what) from error
 
-    def _compare(self, record: LayerRecord, rows: Rows) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _weights(self, attention: QueryAttention, masks: Masks) -> torch.Tensor | None:
+        """[R, H] the attention weight that each mask removes; None where it is not known, and no metric needs it."""
+        if attention.weights is None or not any(METRICS[name].needs_weights for name in self.metrics):
+            return None
+        return torch.stack([attention.weights[:, list(mask)].sum(dim=1) for mask in masks])
+
+    def _compare(
+        self, record: LayerRecord, rows: Rows, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Each row against the first, which is without a mask and not among the R.
 
         Returns:
@@ -154,11 +163,11 @@ class Meter:
             base = self._heads(record, rows, rows.heads[:1])[0]
             pairs.append((base, self._heads(record, rows, change[1:])))
         # clones: a view of one row would keep the rows of the whole replay
-        return torch.cat([self._columns(*pair) for pair in pairs], dim=1), [base.clone() for base, _ in pairs]
+        return torch.cat([self._columns(*pair, weights) for pair in pairs], dim=1), [base.clone() for base, _ in pairs]
 
-    def _columns(self, base: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    def _columns(self, base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """[R, 1, M] for base [C] and change [R, C]; [R, H, M] for heads."""
-        found = compare(self.metrics, base, change)
+        found = compare(self.metrics, base, change, weights)
         return found.unsqueeze(1) if base.ndim == 1 else found
 
     def _heads(self, record: LayerRecord, rows: Rows, heads: torch.Tensor) -> torch.Tensor:
