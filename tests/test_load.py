@@ -291,6 +291,20 @@ def test_a_report_of_an_earlier_version_has_its_whole_manifest(tmp_path, monkeyp
     assert load(paths["html"]).attrs["run"]["created"] == "now"
 
 
+def test_a_report_of_a_version_with_two_metrics_alone(tmp_path):
+    """Format 1 of the embedded data: `l2` and `cosine` in the place of a list of metrics."""
+    path = save(tmp_path, run_of(), ["html"], manifest=MANIFEST)["html"]
+    start, end = path.read_bytes().split(EMPTY_ELEMENT[:-10] + b">")
+    text, closing, rest = end.partition(b"</script>")
+    data = json.loads(text)
+    data["l2"], data["cosine"] = data.pop("values")
+    del data["metrics"]
+    older = json.dumps(data | {"format": 1}).replace("<", "\\u003c").encode()
+    alone = tmp_path / "sent.html"
+    alone.write_bytes(start + EMPTY_ELEMENT[:-10] + b">" + older + closing + rest)
+    same(load(alone), to_dataframe(run_of()))
+
+
 def test_a_run_is_read_from_the_best_file_that_is_there(tmp_path, monkeypatch):
     paths = save(tmp_path, run_of(), manifest=MANIFEST)
     for fmt in ("parquet", "csv", "json", "html"):

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.files import results
 from mask_impact.files.folder import LOCK_NAME, output_folder
@@ -50,7 +51,7 @@ MANIFEST_KEYS = re.findall(
     transformers python git_commit prompt chat prompt_length tokens position id text kind image row col box images
     generated step probability stop_reason variants head_space masks mask_mode vision_attention noise_floor relative
     skipped_layers reason notes seconds load prepare recorded_forward replay decode check write total peak_memory_mb
-    top_tokens rows files
+    top_tokens rows files metrics name column title unit range unmasked_length values tables
 """,
 )
 
@@ -572,4 +573,5 @@ def test_importing_the_module_is_cheap():
 def test_every_column_format_and_manifest_key_is_documented():
     text = (ROOT / "docs" / "output-format.md").read_text("utf-8")
     wanted = [*COLUMNS, *MANIFEST_KEYS, *(f"NAME_results.{fmt}" for fmt in FORMATS), "NAME_run.json"]
+    wanted += [word for metric in METRICS.values() for word in (metric.name, metric.column)]
     assert [word for word in wanted if f"`{word}`" not in text] == []
