@@ -63,7 +63,7 @@ def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
 
 
 def load_many(folder: str | Path) -> pd.DataFrame:
-    """The tables of all complete runs of a folder in one, a first column `name` saying whose a row is.
+    """The tables of all complete runs of a folder in one, a first column `name` saying which run a row is of.
 
     In the order of the names. A run is complete when its manifest is there; one without result files (it can have been
     too large for the report that was asked for) is left out. A column that some runs lack has missing values there.

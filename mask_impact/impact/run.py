@@ -90,8 +90,8 @@ def run(
 
     Args:
         write: takes each Block as it is measured, in the order step, query position, layer.
-        units: for every query, from all tokens up to there to what is masked together, by default every token of the
-            mask mode by itself. Of a unit, positions that the query cannot see are left out; one of which it sees none
+        units: gives what is masked together at a query, from all tokens up to it; by default every token of the
+            mask mode alone. Positions of a unit that the query cannot see are left out; a unit of which it sees none
             has distance 0.
 
     Raises UnsupportedModel when the model cannot be measured truthfully, UserError for options that do not fit it or
