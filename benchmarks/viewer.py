@@ -60,7 +60,7 @@ def write(folder: Path, size: str) -> None:
         for step in range(steps):
             for layer in range(LAYERS):
                 l2, cosine = rng.lognormal(0, 2, (tokens, len(variants))), rng.lognormal(-6, 3, (tokens, len(variants)))
-                files.write(Block(step, layer, texts, np.arange(tokens), variants, l2, cosine))
+                files.write(Block.of_l2_and_cosine(step, layer, texts, np.arange(tokens), variants, l2, cosine))
         files.commit({"name": size})
 
 

@@ -38,16 +38,16 @@ def record(model: Any, inputs: Inputs, tokens: int) -> Recording:
 
 @contextmanager
 def timed_distances() -> Iterator[list[float]]:
-    """The seconds of each call of `distances` that the replay makes until the block ends."""
+    """The seconds of each comparison (`distances.compare`) that the replay makes until the block ends."""
     spent: list[float] = []
-    original = metering.distances
+    original = metering.compare
 
-    def distances(base: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        result, seconds = timed(lambda: original(base, change))
+    def compare(*args: Any) -> torch.Tensor:
+        result, seconds = timed(lambda: original(*args))
         spent.append(seconds)
         return result
 
-    with mock.patch.object(metering, "distances", distances):
+    with mock.patch.object(metering, "compare", compare):
         yield spent
 
 
@@ -62,7 +62,7 @@ def as_block(step: int, layer: int, l2: np.ndarray, cosine: np.ndarray) -> Block
     """Distances [P, V] of P masked tokens as the engine hands them to the files."""
     masks, variants = l2.shape
     names = ["Full", "Attn", *(f"Head_{head}" for head in range(variants - 2))]
-    return Block(step, layer, [f" word{i}" for i in range(masks)], np.arange(masks), names, l2, cosine)
+    return Block.of_l2_and_cosine(step, layer, [f" word{i}" for i in range(masks)], np.arange(masks), names, l2, cosine)
 
 
 def write_files(blocks: Sequence[Block]) -> None:

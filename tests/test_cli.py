@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import mask_impact_analysis
 from mask_impact.errors import UserError
 from mask_impact.files import page as pages
-from mask_impact.files import results, writers
+from mask_impact.files import results
 from mask_impact.files.folder import LOCK_NAME
 from mask_impact.model import find, load
 
@@ -324,11 +324,12 @@ def test_estimate_of_the_space_is_what_the_files_take(run, monkeypatch):
         manifest()["rows"],
     )
     page = pages.find_page().stat().st_size
-    needed = rows * sum(writers.BYTES_PER_ROW.values()) + writers.BYTES_PER_FILE["html"]
-    assert sum(sizes.values()) < needed and page < writers.BYTES_PER_FILE["html"]
+    formats = results.FORMATS
+    needed = rows * sum(formats[form].bytes_per_row for form in sizes) + formats["html"].bytes_per_file
+    assert sum(sizes.values()) < needed and page < formats["html"].bytes_per_file
     tables = [form for form in sizes if form != "html"]
-    assert rows * sum(writers.BYTES_PER_ROW[form] for form in tables) < 2 * sum(sizes[form] for form in tables)
-    assert sizes["html"] - page < rows * writers.BYTES_PER_ROW["html"]
+    assert rows * sum(formats[form].bytes_per_row for form in tables) < 2 * sum(sizes[form] for form in tables)
+    assert sizes["html"] - page < rows * formats["html"].bytes_per_row
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
         assert run(*command, prompt=None).code == code

@@ -31,7 +31,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def test_the_same_tables_are_written(made: Path) -> None:
-    assert sorted(path.name for path in made.iterdir()) == NAMES and len(NAMES) == 30
+    assert sorted(path.name for path in made.iterdir()) == NAMES and len(NAMES) == 34
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -82,7 +82,9 @@ def test_a_compressed_file(tmp_path, fmt):
 def test_distances_are_exact(tmp_path, fmt):
     """Among them 7.038531e-26, which comes back one step off when it is read as float64 and rounded."""
     values = np.concatenate([np.float32([7.038531e-26, 7.0385313e-26]), float_bits(100_000)]).reshape(-1, 2)
-    block = Block(0, 0, ["t"] * len(values), np.arange(len(values)), ["Full", "Attn"], values, values[::-1])
+    block = Block.of_l2_and_cosine(
+        0, 0, ["t"] * len(values), np.arange(len(values)), ["Full", "Attn"], values, values[::-1]
+    )
     df = load(save(tmp_path, [block], [fmt])[fmt])
     for column, want in (("l2_distance", values), ("cosine_distance", values[::-1])):
         got = df[column].to_numpy()
@@ -94,7 +96,7 @@ def test_a_text_between_two_float32_is_read_as_the_right_one(tmp_path):
     """What plain rounding does to it, so that the test above means something."""
     value = np.uint32(0x15AE43FD).view(np.float32)
     assert str(value) == "7.038531e-26" and np.float32(np.float64("7.038531e-26")) != value
-    block = Block(0, 0, ["t"], np.array([0]), ["Full"], np.array([[value]]), np.array([[value]]))
+    block = Block.of_l2_and_cosine(0, 0, ["t"], np.array([0]), ["Full"], np.array([[value]]), np.array([[value]]))
     for path in save(tmp_path, [block]).values():
         assert load(path).l2_distance[0] == value, path.name
 
@@ -110,7 +112,9 @@ def test_only_image_tokens_in_a_report(tmp_path):
     """Positions that do not begin at 0, steps with different tokens, a cell that is not there."""
     first, second = make_block(0, 2, ["<img>"] * 3), make_block(1, 2, ["<img>"] * 4)
     blocks = [
-        Block(b.generation_step, 2, b.tokens, np.array([7, 8, 30, 31][: len(b.tokens)]), b.variants, b.l2, b.cosine)
+        Block.of_l2_and_cosine(
+            b.generation_step, 2, b.tokens, np.array([7, 8, 30, 31][: len(b.tokens)]), b.variants, b.l2, b.cosine
+        )
         for b in (first, second)
     ]
     same(load(save(tmp_path, blocks, ["html"])["html"]), to_dataframe(blocks))
@@ -285,6 +289,20 @@ def test_a_report_of_an_earlier_version_has_its_whole_manifest(tmp_path, monkeyp
     assert load(paths["html"]).attrs["run"] == json.loads(paths["run"].read_bytes())
     paths["run"].unlink()
     assert load(paths["html"]).attrs["run"]["created"] == "now"
+
+
+def test_a_report_of_a_version_with_two_metrics_alone(tmp_path):
+    """Format 1 of the embedded data: `l2` and `cosine` in the place of a list of metrics."""
+    path = save(tmp_path, run_of(), ["html"], manifest=MANIFEST)["html"]
+    start, end = path.read_bytes().split(EMPTY_ELEMENT[:-10] + b">")
+    text, closing, rest = end.partition(b"</script>")
+    data = json.loads(text)
+    data["l2"], data["cosine"] = data.pop("values")
+    del data["metrics"]
+    older = json.dumps(data | {"format": 1}).replace("<", "\\u003c").encode()
+    alone = tmp_path / "sent.html"
+    alone.write_bytes(start + EMPTY_ELEMENT[:-10] + b">" + older + closing + rest)
+    same(load(alone), to_dataframe(run_of()))
 
 
 def test_a_run_is_read_from_the_best_file_that_is_there(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from mask_impact.errors import UserError
 from mask_impact.files import results
 from mask_impact.files.notebook import write_report
 from mask_impact.files.results import COLUMNS, Block, ResultFiles, load_many, read_csv, to_dataframe
-from mask_impact.impact import run as impact_run
+from mask_impact.impact import recordings as recording_plan
 from mask_impact.impact.record import Recording
 from mask_impact.impact.run import run
 from mask_impact.prompt.positions import after_encoder, in_encoder, in_text
@@ -101,7 +101,7 @@ def test_outside_the_window_is_exactly_zero() -> None:
 def test_records_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for one query position at a time, every one before the prompt's last costs a forward."""
     expected, _ = analyse("llama", num_tokens=2, queries="all")
-    monkeypatch.setattr(impact_run, "memory_budget", lambda device: 1)
+    monkeypatch.setattr(recording_plan, "memory_budget", lambda device: 1)
     said: list[str] = []
     blocks: list[Block] = []
     model = build("llama")
@@ -113,7 +113,7 @@ def test_records_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_part_fits_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    budget, recordings, honest = 100_000, [], impact_run.record_generation
+    budget, recordings, honest = 100_000, [], recording_plan.record_generation
 
     def kept(*args: Any, **kwargs: Any) -> Recording:
         recordings.append(honest(*args, **kwargs))
@@ -127,8 +127,8 @@ def test_a_part_fits_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     def held(value: Any) -> bool:
         return isinstance(value, list | tuple)
 
-    monkeypatch.setattr(impact_run, "memory_budget", lambda device: budget)
-    monkeypatch.setattr(impact_run, "record_generation", kept)
+    monkeypatch.setattr(recording_plan, "memory_budget", lambda device: budget)
+    monkeypatch.setattr(recording_plan, "record_generation", kept)
     analyse("llama", length=40, queries="all")
     _, *parts = recordings
     assert 2 < len(parts) < 39, "more than one query position in each"

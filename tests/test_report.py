@@ -66,13 +66,13 @@ class Scripts(HTMLParser):
 
 
 def embedded(page: str) -> dict[str, Any]:
-    """The data of a page, with l2 and cosine as arrays [S, V, L, T]."""
+    """The data of a page, with each metric's values as an array [S, V, L, T] under the metric's name."""
     (text,) = [text for attrs, text in Scripts(page).found if attrs.get("id") == DATA]
     assert "<" not in text
     data = json.loads(text)
     shape = [len(data[axis]) for axis in ("steps", "variants", "layers", "positions")]
-    for metric in ("l2", "cosine"):
-        data[metric] = np.frombuffer(base64.b64decode(data[metric], validate=True), "<f4").reshape(shape)
+    for metric, values in zip(data["metrics"], data.pop("values"), strict=True):
+        data[metric["name"]] = np.frombuffer(base64.b64decode(values, validate=True), "<f4").reshape(shape)
     return data
 
 
@@ -123,7 +123,8 @@ def test_a_run_comes_back_bit_for_bit(tmp_path):
     blocks = growing_blocks()
     paths = save(tmp_path, blocks, ("csv", "html"), name="cat", manifest={"name": "cat", "prompt": "é<"})
     data = embedded(paths["html"].read_text("utf-8"))
-    assert (data["format"], data["name"]) == (1, "cat")
+    assert (data["format"], data["name"]) == (2, "cat")
+    assert [metric["column"] for metric in data["metrics"]] == ["l2_distance", "cosine_distance"]
     assert (data["steps"], data["layers"], data["positions"]) == ([0, 1, 2], [0, 4, 9], list(range(7)))
     assert data["variants"] == ["Full", "Attn", "Head_0", "Head_2", "Head_10"]
     assert data["manifest"] == json.loads(paths["run"].read_bytes()) and data["images"] == []
@@ -172,7 +173,7 @@ def test_large_blocks_are_cut_and_small_ones_are_joined(tmp_path, monkeypatch):
 
 def test_only_image_tokens_masked(tmp_path):
     block = make_block(tokens=["<img>"] * 4)
-    block = Block(0, 2, block.tokens, np.array([7, 8, 30, 31]), block.variants, block.l2, block.cosine)
+    block = Block.of_l2_and_cosine(0, 2, block.tokens, np.array([7, 8, 30, 31]), block.variants, block.l2, block.cosine)
     data = embedded(save(tmp_path, [block], ("html",))["html"].read_text("utf-8"))
     assert (data["positions"], data["layers"], data["tokens"]) == ([7, 8, 30, 31], [2], ["<img>"] * 4)
     assert_same(data, to_dataframe([block]))
@@ -329,7 +330,7 @@ def test_the_limit_is_of_what_is_embedded(tmp_path, monkeypatch):
     manifest = described("a.png")
     page = write_report(tmp_path / "x.html", blocks, manifest, [image]).read_text("utf-8")
     data = json.loads(next(text for attrs, text in Scripts(page).found if attrs.get("id") == DATA))
-    size = len(data["l2"]) + len(data["cosine"]) + len(data["images"][0]["data"])
+    size = sum(map(len, data["values"])) + len(data["images"][0]["data"])
     monkeypatch.setattr(pages, "MAX_BASE64", size)
     write_report(tmp_path / "x.html", blocks, manifest, [image])
     monkeypatch.setattr(pages, "MAX_BASE64", size - 1)
@@ -444,7 +445,7 @@ def test_the_installed_package_has_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PACKAGE", package)
     assert pages.find_page() == package / "visualize_results.html"
     path = save(tmp_path / "out", [make_block()], ("html",))["html"]
-    assert path.read_bytes().startswith(b'<p><script type="text/plain" id="mask-impact-data">{"format":1')
+    assert path.read_bytes().startswith(b'<p><script type="text/plain" id="mask-impact-data">{"format":2')
 
 
 @pytest.mark.parametrize("text", [b"<p>another page</p>", pages.EMPTY_ELEMENT * 2])

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.files import results
 from mask_impact.files.folder import LOCK_NAME, output_folder
@@ -50,7 +51,7 @@ MANIFEST_KEYS = re.findall(
     transformers python git_commit prompt chat prompt_length tokens position id text kind image row col box images
     generated step probability stop_reason variants head_space masks mask_mode vision_attention noise_floor relative
     skipped_layers reason notes seconds load prepare recorded_forward replay decode check write total peak_memory_mb
-    top_tokens rows files
+    top_tokens rows files metrics name column title unit range unmasked_length values tables
 """,
 )
 
@@ -68,7 +69,7 @@ HOSTILE = [
 def make_block(step=0, layer=0, tokens=("a", "b"), variants=VARIANTS, seed=0) -> Block:
     rng = np.random.default_rng((seed, step, layer))
     l2, cosine = (rng.lognormal(m, s, (len(tokens), len(variants))).astype(np.float32) for m, s in ((0, 2), (-9, 4)))
-    return Block(step, layer, tokens, np.arange(len(tokens)), variants, l2, cosine)
+    return Block.of_l2_and_cosine(step, layer, tokens, np.arange(len(tokens)), variants, l2, cosine)
 
 
 def save(folder, blocks, formats=ALL, name="run", manifest=None):
@@ -85,8 +86,8 @@ def names(folder) -> list[str]:
 # --- what is in the files ---------------------------------------------------------------------------------
 def test_text_of_csv_and_json(tmp_path):
     numbers = np.array([[0.0, 1e-10], [0.1, 16777216.0]], np.float32)
-    first = Block(0, 3, [' "q"', "null"], np.array([0, 7]), ["Full", "Head_1"], numbers, numbers * 2)
-    second = Block(1, 4, ["é\n"], np.array([9]), ["Full", "Head_1"], numbers[:1], numbers[:1])
+    first = Block.of_l2_and_cosine(0, 3, [' "q"', "null"], np.array([0, 7]), ["Full", "Head_1"], numbers, numbers * 2)
+    second = Block.of_l2_and_cosine(1, 4, ["é\n"], np.array([9]), ["Full", "Head_1"], numbers[:1], numbers[:1])
     paths = save(tmp_path, [first, second])
     assert paths["csv"].read_bytes().decode() == (
         "generation_step,layer,token_masked,token_position,variant,l2_distance,cosine_distance\n"
@@ -171,7 +172,7 @@ def float_bits(count: int) -> np.ndarray:
 def test_float_bits_survive_every_format(tmp_path):
     values = float_bits(200_000).reshape(-1, 2)
     tokens = ['line\nbreak, "and" comma'] * len(values)  # so that readers that cut a file into blocks cut a token
-    block = Block(0, 0, tokens, np.arange(len(values)), ["Full", "Attn"], values, values[::-1])
+    block = Block.of_l2_and_cosine(0, 0, tokens, np.arange(len(values)), ["Full", "Attn"], values, values[::-1])
     paths = save(tmp_path, [block])
     tables = {
         "csv": read_csv(paths["csv"]),
@@ -190,7 +191,7 @@ def test_float_bits_survive_every_format(tmp_path):
 
 def test_numbers_are_the_shortest_text(tmp_path):
     values = float_bits(20_000).reshape(-1, 1)
-    block = Block(0, 0, ["t"] * len(values), np.arange(len(values)), ["Full"], values, values)
+    block = Block.of_l2_and_cosine(0, 0, ["t"] * len(values), np.arange(len(values)), ["Full"], values, values)
     paths = save(tmp_path, [block], ["csv", "json"])
     in_csv = [line.split(",")[5] for line in paths["csv"].read_text().splitlines()[1:]]
     in_json = re.search(r'"l2_distance":\[(.*?)\]', paths["json"].read_text())[1].split(",")
@@ -234,7 +235,7 @@ def test_nothing_can_be_committed_after_a_failed_write(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("field", ["positions", "l2", "cosine"])
+@pytest.mark.parametrize("field", ["positions", "values"])
 def test_shapes_must_fit(tmp_path, field):
     block = make_block()
     object.__setattr__(block, field, getattr(block, field)[:1])
@@ -527,7 +528,7 @@ def large_blocks(count: int):
     tokens = [f"token {i % 300}" for i in range(1010)]
     block = make_block(0, 0, tokens, ["Full", "Attn", *(f"Head_{i}" for i in range(16))])
     for i in range(count):
-        yield Block(i // 28, i % 28, tokens, block.positions, block.variants, block.l2, block.cosine)
+        yield Block.of_l2_and_cosine(i // 28, i % 28, tokens, block.positions, block.variants, block.l2, block.cosine)
 
 
 @pytest.mark.parametrize("fmt", ALL)
@@ -572,4 +573,5 @@ def test_importing_the_module_is_cheap():
 def test_every_column_format_and_manifest_key_is_documented():
     text = (ROOT / "docs" / "output-format.md").read_text("utf-8")
     wanted = [*COLUMNS, *MANIFEST_KEYS, *(f"NAME_results.{fmt}" for fmt in FORMATS), "NAME_run.json"]
+    wanted += [word for metric in METRICS.values() for word in (metric.name, metric.column)]
     assert [word for word in wanted if f"`{word}`" not in text] == []

@@ -1,4 +1,4 @@
-"""What a user is told about a run, before it and after it."""
+"""What the command prints about a run, before it and after it."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from mask_impact.impact.run import Run
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
 
-SHOWN = 5  # probabilities and top tokens
+SHOWN = 5  # probabilities of generated tokens
 
 
 def plan(inputs: ModelInputs, mask_mode: str) -> str:
-    """What is about to be masked and what not, and what became of the pictures."""
+    """What will be masked and what will not, and how the pictures were resized."""
     lines = []
     for index, picture in enumerate(inputs.images):
         first, last = picture["positions"]
@@ -45,7 +45,7 @@ def counted(count: int, what: str) -> str:
 
 
 def summary(run: Run, paths: dict[str, Path], total: float) -> str:
-    """What a user wants to know at the end of a run."""
+    """Model, tokens, times, notes, files and the most important tokens of a finished run."""
     manifest = run.manifest
     model, seconds = manifest["model"], manifest["seconds"]
     generated = "".join(found["text"] for found in manifest["generated"])
@@ -72,7 +72,7 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
 
 
 def token_label(found: dict[str, Any]) -> str:
-    """A token's text, or which patch of which picture it is."""
+    """A token's text, or of an image token its place in its picture."""
     if found["kind"] != "image":
         return repr(found["text"])
     place = "" if found["row"] is None else f" row {found['row']} col {found['col']}"
@@ -87,13 +87,14 @@ def unit_labels(manifest: dict[str, Any]) -> dict[int, str]:
 
 
 def top_token(manifest: dict[str, Any]) -> str | None:
-    """The most important token, position 0 apart."""
+    """The most important token, position 0 left out; None if there is no other."""
     labels = unit_labels(manifest)
     return next((labels[row["position"]] for row in manifest["top_tokens"] if row["position"] > 0), None)
 
 
 def top_table(manifest: dict[str, Any]) -> list[str]:
-    """The most important tokens: largest value over layers and steps, position 0 apart (it often is a sink)."""
+    """The most important tokens, by the rule of impact/top_tokens.py; position 0 comes last, with a remark."""
+    metric = manifest["metrics"][0]["title"]
     variant = manifest["variants"][0]
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
@@ -105,12 +106,12 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     ]
     count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])
     over = "layers" if steps == 1 else f"layers and all {steps} output tokens"
-    title = f"the {count} most important tokens, largest {variant} L2 over {over}:"
-    return [title, *aligned([["token", "position", "L2", "peak layer"], *rows], right=(1, 2, 3))]
+    title = f"the {count} most important tokens, largest {variant} {metric} over {over}:"
+    return [title, *aligned([["token", "position", metric, "peak layer"], *rows], right=(1, 2, 3))]
 
 
 def effects_table(manifest: dict[str, Any]) -> list[str]:
-    """The masks that cost the answer most, of each unit the worst."""
+    """The masks that lower the answer's probability most: the strongest one of each unit."""
     generated = manifest["generated"]
     rows = []
     for found in manifest["effects"]["strongest"]:
@@ -124,7 +125,7 @@ def effects_table(manifest: dict[str, Any]) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Columns under each other, those of `right` by their last character; a row may be shorter than others."""
+    """Rows as lines with aligned columns; those in `right` are aligned at the right. A row may have fewer cells."""
     columns = zip_longest(*rows, fillvalue="")
     widths = [max(map(len, column)) for column in columns]
     return [

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mask_impact.table import COLUMNS, QUERY_POSITION, Block, checked
+from mask_impact.files.columns import columns_of
+from mask_impact.table import COLUMNS, KEY_COLUMNS, QUERY_POSITION, Block, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
 
 
 def arrow_schema(columns: Sequence[str] = COLUMNS) -> pa.Schema:
-    """`columns`, ours in order, with their types; text is dictionary-coded."""
+    """Columns of a result table with their types: text is dictionary-coded, metrics are float32.
+
+    Columns may be null that only some of the tables have which `load_many` joins.
+    """
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
-    types = (pa.int64(), pa.int64(), text, pa.int64(), text, pa.float32(), pa.float32(), pa.int64())
-    found = zip(columns, types[: len(columns)], strict=True)
-    return pa.schema([pa.field(name, kind, nullable=name == QUERY_POSITION) for name, kind in found])  # load_many
+    types = dict(
+        zip((*KEY_COLUMNS, QUERY_POSITION), (pa.int64(), pa.int64(), text, pa.int64(), text, pa.int64()), strict=True)
+    )
+    return pa.schema([pa.field(name, types.get(name, pa.float32()), nullable=name not in COLUMNS) for name in columns])
 
 
 def arrow_batch(block: Block) -> pa.RecordBatch:
@@ -37,19 +42,17 @@ def arrow_batch(block: Block) -> pa.RecordBatch:
         pa.DictionaryArray.from_arrays(token, pa.array(block.tokens, pa.string())),
         np.repeat(block.positions, variants),
         pa.DictionaryArray.from_arrays(variant, pa.array(block.variants, pa.string())),
-        block.l2.flatten(),
-        block.cosine.flatten(),
+        *(block.of(metric).flatten() for metric in block.metrics),
     ]
     if block.query_position is not None:
         arrays.append(np.full(block.rows, block.query_position, np.int64))
-    return pa.record_batch([pa.array(x) for x in arrays], schema=arrow_schema(block.columns))
+    return pa.record_batch([pa.array(x) for x in arrays], schema=arrow_schema(columns_of(block)))
 
 
 def to_dataframe(blocks: Iterable[Block]) -> pd.DataFrame:
-    """The table in memory, COLUMNS in order: integers are int64, text is plain strings, distances float32.
+    """The table in memory, as docs/output-format.md describes it: integers int64, text plain strings, metrics float32.
 
-    With QUERY_POSITION after them if the blocks have one.
-    Raises ValueError if a distance is NaN or infinite.
+    Raises ValueError if a value is NaN or infinite.
     """
     import pyarrow as pa
 

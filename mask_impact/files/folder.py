@@ -45,7 +45,7 @@ def output_folder(folder: Path, lock: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """An OSError inside becomes a UserError about `folder`; for a part of the work that may fail by itself."""
+    """An OSError inside becomes a UserError about `folder`; for a part of the work whose failure stops nothing else."""
     try:
         yield
     except BrokenPipeError:

@@ -16,25 +16,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.files import page as viewer
+from mask_impact.files.columns import known_columns, metrics_in
 from mask_impact.files.page import (
-    _INSTEAD,
-    EMBED_FORMAT,
-    Query,
-    Run,
-    _about,
-    _json,
-    _refusal,
-    _too_large,
-    _variant_order,
+    NEIGHBORS_FORMAT,
+    PageTable,
+    QueryStep,
     fill,
+    json_in_page,
+    manifest_and_images,
+    opened_instead,
     read_page,
+    refusal,
+    too_large,
+    variant_order,
 )
 from mask_impact.files.page_writer import ReportWriter
 from mask_impact.files.pictures import data_url, opened
 from mask_impact.files.side_tables import json_bytes
-from mask_impact.table import COLUMNS, QUERY_POSITION, Block, Columns, checked
+from mask_impact.table import QUERY_POSITION, Block, Columns, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,10 +99,10 @@ def write_neighbors(
     packed = base64.b64encode(zlib.compress(json_bytes(columns)))
     size = len(packed) + sum(len(picture or "") for picture in pictures)
     if size > viewer.MAX_BASE64:
-        raise UserError(f"{_too_large(size)}; {_INSTEAD.format('the table as Parquet or CSV')}, with its _run.json")
-    head = {"format": EMBED_FORMAT, "name": path.stem, "neighbors": packed.decode()}
+        raise UserError(f"{too_large(size)}; {opened_instead('the table as Parquet or CSV')}, with its _run.json")
+    head = {"format": NEIGHBORS_FORMAT, "name": path.stem, "neighbors": packed.decode()}
     with _replacing(path) as out:
-        out.write(before + _json(head | _about(manifest, pictures)) + after)
+        out.write(before + json_in_page(head | manifest_and_images(manifest, pictures)) + after)
     return path
 
 
@@ -187,27 +189,31 @@ def _write_table(
     pictures: Sequence[str | None],
 ) -> None:
     """The page for a table in any order; of rows for the same cell the last one counts."""
-    if missing := [column for column in COLUMNS if column not in df.columns]:
-        raise UserError(f"the table has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")
+    try:
+        known_columns(df.columns)
+    except UserError as error:
+        raise UserError(f"the table {error}") from None
+    metrics = [METRICS[metric] for metric in metrics_in(df.columns)]
     ints = {column: df[column].to_numpy(np.int64) for column in ("generation_step", "layer", "token_position")}
     layers, layer = np.unique(ints["layer"], return_inverse=True)
     positions, token = np.unique(ints["token_position"], return_inverse=True)
     asked = df[QUERY_POSITION].to_numpy(np.int64) if QUERY_POSITION in df.columns else None
     size = 1 if asked is None else int(asked.max(initial=0)) + 1
     keys, query = np.unique(ints["generation_step"] * size + (0 if asked is None else asked), return_inverse=True)
-    queries = [Query(key // size, None if asked is None else key % size) for key in keys.tolist()]
-    variants = sorted(map(str, df["variant"].unique()), key=_variant_order)
+    queries = [QueryStep(key // size, None if asked is None else key % size) for key in keys.tolist()]
+    variants = sorted(map(str, df["variant"].unique()), key=variant_order)
     texts = df.drop_duplicates("token_position", keep="last").set_index("token_position")["token_masked"]
     tokens = {int(position): str(texts[position]) for position in positions}
-    run = Run(name, len(df), queries, layers.tolist(), variants, tokens)
-    if reason := _refusal(run, pictures):
-        raise UserError(f"{reason}; {_INSTEAD.format('the table as Parquet or CSV')}")
+    described = [metric.described for metric in metrics]
+    table = PageTable(name, len(df), queries, layers.tolist(), variants, tokens, described)
+    if reason := refusal(table, pictures):
+        raise UserError(f"{reason}; {opened_instead('the table as Parquet or CSV')}")
     variant = df["variant"].astype(str).map({each: place for place, each in enumerate(variants)}).to_numpy(np.int64)
-    cells = np.ravel_multi_index((query, variant, layer, token), run.shape)
+    cells = np.ravel_multi_index((query, variant, layer, token), table.shape)
 
     def pieces(column: str) -> Iterator[np.ndarray]:
-        cube = np.full(int(np.prod(run.shape)), np.nan, "<f4")
+        cube = np.full(int(np.prod(table.shape)), np.nan, "<f4")
         cube[cells] = df[column].to_numpy("<f4")
         yield from (cube[start : start + (1 << 18)] for start in range(0, cube.size, 1 << 18))
 
-    fill(out, page, run, {"l2": pieces("l2_distance"), "cosine": pieces("cosine_distance")}, manifest, pictures)
+    fill(out, page, table, (pieces(metric.column) for metric in metrics), manifest, pictures)

@@ -1,4 +1,8 @@
-"""The page with a run inside, written while the run is measured."""
+"""The page with a run inside, written while the run is measured.
+
+The values wait in a file beside the report, so that memory does not grow with the run.
+Shapes: as in page.py; a Block has P masked tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.files import page
 from mask_impact.files.page import (
-    _INSTEAD,
-    Query,
-    Run,
-    _refusal,
-    _variant_order,
+    PageTable,
+    QueryStep,
     base64_size,
     fill,
+    opened_instead,
     read_page,
+    refusal,
+    variant_order,
 )
 from mask_impact.files.pictures import data_url
 from mask_impact.files.writers import Writer
@@ -28,14 +33,12 @@ from mask_impact.table import Block, Columns
 if TYPE_CHECKING:
     from PIL import Image
 
-    PictureSource = str | os.PathLike[str] | Image.Image
-
 
 @dataclass(frozen=True)
 class _Piece:
-    """A block in the waiting file: [V, P] l2, then [V, P] cosine, float32."""
+    """A block in the waiting file: [V, P] float32 of each metric, one after the other."""
 
-    query: Query
+    query: QueryStep
     layer: int
     variants: Sequence[str]
     positions: np.ndarray  # [P]
@@ -43,14 +46,15 @@ class _Piece:
 
 
 class ReportWriter(Writer):
-    """One of results.FORMATS, and what `write_report` gives blocks to."""
+    """The writer of the format html, and what `write_report` gives blocks to."""
 
     def __init__(self, path: Path, page: str | os.PathLike[str] | None = None) -> None:
         self._page = read_page(page)  # a page that is missing is found before the long work
         self._path = path
         self._values = path.with_name(f"{path.name}.values").open("w+b")
         self._pieces: list[_Piece] = []
-        self._queries: set[Query] = set()
+        self._metrics: tuple[str, ...] = DEFAULT_METRICS  # those of the first block, when there is one
+        self._queries: set[QueryStep] = set()
         self._layers: set[int] = set()
         self._variants: set[str] = set()
         self._tokens: dict[int, str] = {}
@@ -58,14 +62,15 @@ class ReportWriter(Writer):
         self._pictures: list[str | None] = []  # data URLs
 
     def write(self, block: Block) -> None:
-        query = Query(int(block.generation_step), block.query_position)
+        query = QueryStep(int(block.generation_step), block.query_position)
+        self._metrics = block.metrics
         self._queries.add(query)
         self._layers.add(int(block.layer))
         self._variants.update(block.variants)
         self._tokens.update(zip(block.positions.tolist(), block.tokens, strict=True))
         self._rows += block.rows
         shape = [len(axis) for axis in (self._queries, self._variants, self._layers, self._tokens)]
-        if base64_size(shape) > page.MAX_BASE64:  # and it only grows
+        if base64_size(shape, metrics=len(self._metrics)) > page.MAX_BASE64:  # and it only grows
             self._pieces.clear()
             self._values.seek(0)
             self._values.truncate()
@@ -77,16 +82,15 @@ class ReportWriter(Writer):
         else:
             positions = positions.copy()
         self._pieces.append(_Piece(query, block.layer, variants, positions, self._values.tell()))
-        for values in (block.l2, block.cosine):
-            self._values.write(np.ascontiguousarray(values.T, "<f4").tobytes())
+        self._values.write(np.ascontiguousarray(block.values.T, "<f4").tobytes())  # [M, V, P]
 
     def prepare(
         self, pictures: Sequence[Image.Image | None], others: Sequence[str], tables: Mapping[str, Columns] | None = None
     ) -> str | None:
         self._effects = (tables or {}).get("effects")
         self._pictures = [None if picture is None else data_url(picture) for picture in pictures]
-        reason = _refusal(self.run(), self._pictures)
-        return f"{reason}; {_INSTEAD.format(others[-1])}" if reason and others and self._rows else reason
+        reason = refusal(self.table(), self._pictures)
+        return f"{reason}; {opened_instead(others[-1])}" if reason and others and self._rows else reason
 
     def finish(self, manifest: dict[str, Any]) -> None:
         with self._path.open("wb") as out:
@@ -94,26 +98,28 @@ class ReportWriter(Writer):
         self._values.truncate(0)
 
     def write_page(self, out: BinaryIO, name: str, manifest: dict[str, Any] | None) -> None:
-        run = self.run(name)
-        metrics = {metric: self._slabs(run, place) for place, metric in enumerate(("l2", "cosine"))}
-        fill(out, self._page, run, metrics, manifest, self._pictures, self._effects)
+        """The page, after `prepare` gave None."""
+        table = self.table(name)
+        values = (self._slabs(table, metric) for metric in range(len(self._metrics)))
+        fill(out, self._page, table, values, manifest, self._pictures, self._effects)
 
-    def run(self, name: str = "") -> Run:
+    def table(self, name: str = "") -> PageTable:
         """What has been written so far."""
         tokens = dict(sorted(self._tokens.items()))
-        variants = sorted(self._variants, key=_variant_order)
-        return Run(name, self._rows, sorted(self._queries), sorted(self._layers), variants, tokens)
+        variants = sorted(self._variants, key=variant_order)
+        metrics = [METRICS[metric].described for metric in self._metrics]
+        return PageTable(name, self._rows, sorted(self._queries), sorted(self._layers), variants, tokens, metrics)
 
-    def _slabs(self, run: Run, metric: int) -> Iterator[np.ndarray]:
+    def _slabs(self, table: PageTable, metric: int) -> Iterator[np.ndarray]:
         """[L, T] for each query and variant."""
-        places = np.array(list(run.tokens))
-        layers = {layer: row for row, layer in enumerate(run.layers)}
-        pieces: dict[Query, list[tuple[_Piece, np.ndarray]]] = {query: [] for query in run.queries}
+        places = np.array(list(table.tokens))
+        layers = {layer: row for row, layer in enumerate(table.layers)}
+        pieces: dict[QueryStep, list[tuple[_Piece, np.ndarray]]] = {query: [] for query in table.queries}
         for piece in self._pieces:
             pieces[piece.query].append((piece, np.searchsorted(places, piece.positions)))
-        for query in run.queries:
-            for variant in run.variants:
-                slab = np.full((len(run.layers), len(places)), np.nan, "<f4")
+        for query in table.queries:
+            for variant in table.variants:
+                slab = np.full((len(table.layers), len(places)), np.nan, "<f4")
                 for piece, columns in pieces[query]:
                     if variant in piece.variants:
                         row = metric * len(piece.variants) + list(piece.variants).index(variant)

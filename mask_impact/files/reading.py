@@ -6,27 +6,27 @@ Out: the table as `to_dataframe` gives it, number for number, with the manifest 
     df = load("output/masking_run.json")  # df.attrs["run"]
     df = load_many("output")              # df.name, df.attrs["runs"]["masking"]
 
-Columns that a later version may append are kept. Shapes: S steps, V variants, L layers, T positions.
-pyarrow and pandas are imported where they are used: results.py needs this module, and `--help` must answer at once.
+Unknown columns are kept. pyarrow and pandas are imported where they are used: results.py needs this module, and
+`--help` must answer at once.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
+from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.files.arrow import arrow_schema, to_pandas
-from mask_impact.files.page import EMPTY_ELEMENT
+from mask_impact.files.columns import known_columns, metrics_in
+from mask_impact.files.formats import FORMATS, Format, best_first
+from mask_impact.files.readers import csv_table
 from mask_impact.files.writers import reproducible
-from mask_impact.table import COLUMNS, QUERY_POSITION
+from mask_impact.table import QUERY_POSITION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,26 +37,33 @@ if TYPE_CHECKING:
 
 MANIFEST_END = "_run.json"
 VALID = f"give NAME_results.csv, .json, .parquet or .html, or NAME{MANIFEST_END}"
-TEXT = ["token_masked", "variant"]
 
 
-def load(path: str | Path) -> pd.DataFrame:
+def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
     """The table of one file of a run; of NAME_run.json, that of the best of its files.
 
     `attrs["run"]` is the manifest: NAME_run.json if it is beside the file and of the same run, else the copy in a
     Parquet file or a report, which lacks `writers.VOLATILE`, else not there.
-    Raises UserError for a file that is missing, damaged or cut off, or no result.
+
+    Args:
+        relative: also give the column relative_distance: l2_distance divided by the length of the unmasked vector,
+            float32. A change of a vector of length 0 has none: the cell is empty.
+
+    Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative`, for a run whose
+    unmasked lengths were not measured (by an older version) or are not beside it.
     """
     path = Path(path)
     table, manifest = _read_run(path) if path.name.endswith(MANIFEST_END) else _read_with_manifest(path)
     df = to_pandas(table)
     if manifest is not None:
         df.attrs["run"] = manifest
+    if relative:
+        _add_relative(path, df)
     return df
 
 
 def load_many(folder: str | Path) -> pd.DataFrame:
-    """The tables of all complete runs of a folder in one, a first column `name` saying whose a row is.
+    """The tables of all complete runs of a folder in one, a first column `name` saying which run a row is of.
 
     In the order of the names. A run is complete when its manifest is there; one without result files (it can have been
     too large for the report that was asked for) is left out. A column that some runs lack has missing values there.
@@ -87,11 +94,10 @@ def load_many(folder: str | Path) -> pd.DataFrame:
 def read_csv(path: str | Path) -> pd.DataFrame:
     """NAME_results.csv with the dtypes of `to_dataframe`: every token is text, whatever it looks like.
 
-    Columns that are not ours are left out. Raises KeyError if one is missing, ValueError if a value does not fit its
-    column.
+    Unknown columns are left out. Raises UserError if one is missing, ValueError if a value does not fit its column.
     """
-    table = _csv_table(path)
-    return to_pandas(table.select(_ours(table)))
+    table = csv_table(path)
+    return to_pandas(table.select(known_columns(table.column_names)))
 
 
 # --- which manifest belongs to which file ------------------------------------------------------------------
@@ -119,7 +125,7 @@ def _read_with_manifest(path: Path) -> Content:
 
 def _table_of_run(manifest_path: Path, manifest: Manifest) -> pa.Table:
     """The table that a manifest tells of, from the best of its files."""
-    names = [Path(name).name for form in READERS for name in manifest["files"] if name.endswith(f".{form}")]
+    names = [Path(name).name for row in best_first() for name in manifest["files"] if name.endswith(f".{row.name}")]
     for path in filter(Path.is_file, map(manifest_path.with_name, names)):
         table, embedded = _read(path)
         if reason := _difference(table, embedded, manifest):
@@ -146,22 +152,24 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-# --- one reader for each format ---------------------------------------------------------------------------
-def _format(path: Path) -> str:
-    """The format that a name's end says. Raises UserError for none of ours."""
-    names = {f".{form}": form for form in READERS} | {".csv.gz": "csv", ".json.gz": "json"}
-    for end, form in names.items():
-        if path.name.lower().endswith(end):
-            return form
+# --- one file ----------------------------------------------------------------------------------------------
+def _format(path: Path) -> Format:
+    """The format that the end of a name says. Raises UserError for none of FORMATS."""
+    for row in FORMATS.values():
+        ends = (f".{row.name}", f".{row.name}.gz") if row.name in ("csv", "json") else (f".{row.name}",)
+        if path.name.lower().endswith(ends):
+            return row
     raise UserError(f"{path} is no result file; {VALID}")
 
 
 def _read(path: Path) -> Content:
-    """A file's table with the types of `arrow_schema`, further columns after ours, and the manifest in it."""
-    table, embedded = _readable(path, lambda path: READERS[_format(path)](path))
-    if missing := [column for column in COLUMNS if column not in table.column_names]:
-        raise UserError(f"{path} has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")
-    return _readable(path, lambda _: _typed(table)), embedded
+    """A file's table with the types of `arrow_schema`, unknown columns after the known ones, and the manifest in it."""
+    table, embedded = _readable(path, lambda path: _format(path).reader(path))
+    try:
+        known = known_columns(table.column_names)
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
+    return _readable(path, lambda _: _typed(table, known)), embedded
 
 
 def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -181,118 +189,83 @@ def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
         raise UserError(f"{path} is cut off, damaged or no result file ({reason})") from error
 
 
-def _typed(table: pa.Table) -> pa.Table:
-    """The columns of a result table in order and with their types, then the others as they are."""
+def _typed(table: pa.Table, known: Sequence[str]) -> pa.Table:
+    """The known columns in order and with their types, then the others as they are."""
     import pyarrow as pa
 
-    ours = _ours(table)
-    others = [name for name in table.column_names if name not in ours]
-    table = table.select([*ours, *others])
-    return table.cast(pa.schema([*arrow_schema(ours), *(table.schema.field(name) for name in others)]))
+    others = [name for name in table.column_names if name not in known]
+    schema = [
+        field.with_nullable(True) if pa.types.is_floating(field.type) else field  # load_many: not every run has it
+        for field in arrow_schema(known)
+    ]
+    table = table.select([*known, *others])
+    return _no_nulls(table.cast(pa.schema([*schema, *(table.schema.field(name) for name in others)])), known)
 
 
-def _ours(table: pa.Table) -> tuple[str, ...]:
-    """The columns that a result table must have, and the one that it may have."""
-    return (*COLUMNS, QUERY_POSITION) if QUERY_POSITION in table.column_names else COLUMNS
+def _no_nulls(table: pa.Table, known: Sequence[str]) -> pa.Table:
+    for name in known:
+        if table.column(name).null_count and name != QUERY_POSITION:  # empty for some runs of a joined table
+            raise ValueError(f"column {name} has empty cells")
+    return table
 
 
-def _read_parquet(path: Path) -> Content:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, read_dictionary=TEXT, page_checksum_verification=True) as file:
-        text = (file.metadata.metadata or {}).get(b"mask_impact")
-        return file.read(), None if text is None else json.loads(text)
-
-
-def _read_csv(path: Path) -> Content:
-    if path.suffix.lower() != ".gz":  # which has a checksum
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            if file.read() != b"\n":
-                raise ValueError("its last line has no end")
-    return _csv_table(path), None
-
-
-def _csv_table(path: str | Path) -> pa.Table:
-    """All columns of a CSV file. Raises ValueError."""
-    from pyarrow import csv
-
-    parse = csv.ParseOptions(newlines_in_values=True)
-    convert = csv.ConvertOptions(
-        column_types=arrow_schema((*COLUMNS, QUERY_POSITION)),
-        strings_can_be_null=False,
-        null_values=[],
-    )
-    return csv.read_csv(path, parse_options=parse, convert_options=convert)
+# --- lengths of the unmasked vectors ------------------------------------------------------------------------
+def _add_relative(path: Path, df: pd.DataFrame) -> None:
+    """Add the column relative_distance. Raises UserError for a run that does not have what it takes."""
+    column = METRICS["relative"].column
+    if column in df.columns:
+        return
+    if "l2_distance" not in df.columns:
+        raise UserError(f"{path} has no l2_distance, which {column} is computed from")
+    length = _lengths(path, df)
+    l2 = df["l2_distance"].to_numpy(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(l2 == 0, np.float32(0), l2 / length)
+    relative[np.isinf(relative)] = np.nan  # a change of a zero vector has no relative distance
+    columns = list(df.columns)
+    place = max(columns.index(METRICS[metric].column) for metric in metrics_in(columns))
+    df.insert(place + 1, column, relative.astype(np.float32))
 
 
-def _read_json(path: Path) -> Content:
-    import pyarrow as pa
-
-    data = path.read_bytes()
-    columns = orjson.loads(gzip.decompress(data) if path.suffix.lower() == ".gz" else data)
-    if not isinstance(columns, dict):
-        raise ValueError("it is not one object with an array for each column")
-    schema = arrow_schema((*COLUMNS, QUERY_POSITION))
-    types = dict(zip(schema.names, schema.types, strict=True))
-    table = {}
-    for name in list(columns):
-        values = columns.pop(name)  # popped, so that the table is not there twice
-        if name in COLUMNS[5:]:
-            table[name] = pa.array(_float32(pa.array(values, pa.float64()).to_numpy(zero_copy_only=True)))
-        else:
-            table[name] = pa.array(values, types.get(name))
-    return pa.table(table), None
-
-
-def _float32(numbers: np.ndarray) -> np.ndarray:
-    """The float32 that were written as the shortest text that reads back as them, and read as float64.
-
-    Rounding gives them back, except from exactly between two float32, where the text tells which (7.038531e-26).
-    """
-    nearest = numbers.astype(np.float32)
-    with np.errstate(over="ignore"):  # beside the largest float32 is infinity
-        other = np.nextafter(nearest, np.where(numbers > nearest, np.inf, -np.inf).astype(np.float32))
-    for place in np.flatnonzero(numbers - nearest == other - numbers):
-        if float(str(other[place])) == numbers[place]:
-            nearest[place] = other[place]
-    return nearest
+def _lengths(path: Path, df: pd.DataFrame) -> np.ndarray:
+    """[rows] float32 the length of each row's unmasked vector."""
+    manifest = df.attrs.get("run")
+    if manifest is None or "unmasked_length" not in manifest:
+        what = "there is no manifest beside it or in it" if manifest is None else "an older version measured this run"
+        raise UserError(
+            f"{path} has no lengths of the unmasked vectors ({what}); measure it again, or load without relative=True"
+        )
+    if QUERY_POSITION in df.columns:
+        table = _side_table(path, manifest, "lengths")
+        keys = [QUERY_POSITION, "layer", "variant"]
+    else:
+        table = _in_manifest(manifest["unmasked_length"])
+        keys = ["generation_step", "layer", "variant"]
+    found = df[keys].merge(table, how="left", on=keys)["unmasked_length"]
+    if len(found) != len(df) or found.isna().any():
+        raise UserError(f"{path} has rows of which the length of the unmasked vector is not known; measure it again")
+    return found.to_numpy(np.float32)
 
 
-def _read_html(path: Path) -> Content:
-    """The table of a report, in the order in which runs are written."""
-    import pyarrow as pa
+def _in_manifest(described: dict[str, Any]) -> pd.DataFrame:
+    """A manifest's unmasked_length, one row for each step, layer and variant."""
+    import pandas as pd
 
-    opening, closing = EMPTY_ELEMENT.split(b"></")
-    text, end, _ = path.read_bytes().partition(opening + b">")[2].partition(b"</" + closing)
-    if not text or not end:
-        raise ValueError("no run is in it")
-    data = orjson.loads(text)
-    shape = [len(data[axis]) for axis in ("steps", "variants", "layers", "positions")]
-    l2, cosine = (
-        np.frombuffer(base64.b64decode(data[metric], validate=True), "<f4").reshape(shape).transpose(0, 2, 3, 1)
-        for metric in ("l2", "cosine")
-    )  # [S, L, T, V]
-    there = ~np.isnan(l2)
-    query, layer, token, variant = np.nonzero(there)
-    columns = (
-        np.array(data["steps"], np.int64)[query],
-        np.array(data["layers"], np.int64)[layer],
-        pa.DictionaryArray.from_arrays(token.astype(np.int32), pa.array(data["tokens"], pa.string())),
-        np.array(data["positions"], np.int64)[token],
-        pa.DictionaryArray.from_arrays(variant.astype(np.int32), pa.array(data["variants"], pa.string())),
-        l2[there],
-        cosine[there],
-    )
-    table = pa.table(dict(zip(COLUMNS, map(pa.array, columns), strict=True)))
-    if "queries" in data:
-        table = table.append_column(QUERY_POSITION, pa.array(np.array(data["queries"], np.int64)[query]))
-    return table, data["manifest"]
+    rows = [
+        (step, layer, variant, value)
+        for step, layers in enumerate(described["values"])
+        for layer, variants in zip(described["layers"], layers, strict=True)
+        for variant, value in zip(described["variants"], variants, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["generation_step", "layer", "variant", "unmasked_length"])
 
 
-READERS: dict[str, Callable[[Path], Content]] = {  # best first: the fastest, and those that can tell a damaged file
-    "parquet": _read_parquet,
-    "csv": _read_csv,
-    "json": _read_json,
-    "html": _read_html,
-}
+def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:
+    """The table NAME_KIND of a run, from the best of its files."""
+    stem = path.name.removesuffix(MANIFEST_END).rpartition("_results.")[0] or path.name.removesuffix(MANIFEST_END)
+    for row in best_first():
+        name = f"{stem}_{kind}.{row.name}"
+        if name in manifest.get("tables", []) and (file := path.with_name(name)).is_file():
+            table, _ = _readable(file, row.reader)
+            return to_pandas(table)
+    raise UserError(f"there is no {stem}_{kind}.csv, .json or .parquet of the same run beside {path}")

@@ -1,6 +1,6 @@
 """The result files of a run: written together, whole or not there.
 
-In:  Blocks (all distances of one query position and one layer), in the order they are to be written.
+In:  Blocks (all values of one query position and one layer), in the order they are to be written.
 Out: NAME_results.csv / .json / .parquet / .html with the same rows, and NAME_run.json, the manifest, which is there
      only when the files beside it are complete and of one run. docs/output-format.md is the user's side.
 
@@ -10,8 +10,7 @@ Out: NAME_results.csv / .json / .parquet / .html with the same rows, and NAME_ru
         paths = files.commit(manifest)
     df = load(paths["run"])
 
-A new format is one more writer class in FORMATS. table.py has the table, writers.py and report.py write the files,
-reading.py reads them; this module hands on what a user of the results needs of them.
+formats.py has a row for each format. This module also gives what a user of the results needs from the others.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mask_impact.errors import UserError
-from mask_impact.files import side_tables
 from mask_impact.files.arrow import to_dataframe
-from mask_impact.files.page_writer import ReportWriter
+from mask_impact.files.columns import columns_of
+from mask_impact.files.formats import FORMATS, formats_named, side_table_formats, write_side_table
 from mask_impact.files.reading import load, load_many, read_csv
 from mask_impact.files.side_tables import KINDS
 from mask_impact.files.writers import CsvWriter, JsonWriter, ParquetWriter, Writer, manifest_text
@@ -47,13 +46,6 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 PART_ROWS = 65_536  # a larger block is written in parts, so that memory does not grow with the block
-FORMATS: dict[str, Callable[[Path], Writer]] = {
-    "csv": CsvWriter,
-    "json": JsonWriter,
-    "parquet": ParquetWriter,
-    "html": ReportWriter,
-}
-_EXTENSIONS = sorted(FORMATS)  # what a run may have left; no other file is ever touched
 
 
 class ResultFiles:
@@ -64,12 +56,10 @@ class ResultFiles:
     """
 
     def __init__(self, directory: str | Path, name: str, formats: Sequence[str]) -> None:
-        unknown = [fmt for fmt in formats if fmt not in FORMATS]
-        if unknown:
-            raise UserError(f"unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+        self._rows = formats_named(formats)
         if not name or Path(name).name != name:
             raise UserError(f"the output name {name!r} must be a plain file name, without a folder")
-        self.directory, self.name, self.formats = Path(directory), name, tuple(dict.fromkeys(formats))
+        self.directory, self.name, self.formats = Path(directory), name, tuple(row.name for row in self._rows)
         self.rows = 0
         self.notes: list[str] = []  # after `commit`: what was not written and why
         self._columns: tuple[str, ...] = ()  # of the first block, and then of all
@@ -81,8 +71,8 @@ class ResultFiles:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._temporary = _temporary_folder(self.directory, self.name)
         try:
-            for fmt in self.formats:
-                self._writers[fmt] = FORMATS[fmt](self._temporary / self._result(fmt).name)
+            for row in self._rows:
+                self._writers[row.name] = row.writer(self._temporary / self._result(row.name).name)
         except BaseException:
             self._discard()
             raise
@@ -95,12 +85,13 @@ class ResultFiles:
     def write(self, block: Block) -> None:
         """Append the rows of one block to every file.
 
-        Raises ValueError if a distance is NaN or infinite, and for blocks with and without a query position.
+        Raises ValueError if a value is NaN or infinite, and for a block with other columns than the first.
         """
         with self._whole_or_unusable():
-            self._columns = self._columns or block.columns
-            if block.columns != self._columns:
-                raise ValueError(f"a block with {', '.join(block.columns)} after one with {', '.join(self._columns)}")
+            columns = columns_of(block)
+            self._columns = self._columns or columns
+            if columns != self._columns:
+                raise ValueError(f"a block with {', '.join(columns)} after one with {', '.join(self._columns)}")
             for part in _parts(checked(block)):
                 if part.rows:
                     for writer in self._writers.values():
@@ -108,7 +99,7 @@ class ResultFiles:
                     self.rows += part.rows
 
     def add_table(self, kind: str, columns: Columns) -> None:
-        """A table beside the results, NAME_KIND.csv and so on, in those of the formats that have one (not html)."""
+        """A table beside the results, NAME_KIND.csv and so on, in those of the formats that have side tables."""
         if kind not in KINDS:
             raise ValueError(f"unknown table {kind!r}; choose from {', '.join(KINDS)}")
         self._tables[kind] = columns
@@ -125,12 +116,8 @@ class ResultFiles:
             formats = self._possible_formats(pictures)
             names = [self._result(fmt).name for fmt in formats]
             version = {"schema_version": SCHEMA_VERSION}  # on the left to be first, on the right to be true
-            tables = [
-                f"{self.name}_{kind}.{fmt}"
-                for kind in self._tables
-                for fmt in self.formats
-                if fmt in side_tables.FORMATS
-            ]
+            table_formats = [row.name for row in self._rows if row.side_tables is not None]
+            tables = [f"{self.name}_{kind}.{fmt}" for kind in self._tables for fmt in table_formats]
             manifest = version | manifest | version | {"rows": self.rows, "files": names, "tables": tables}
             if self.notes:
                 manifest["notes"] = [*manifest.get("notes", []), *self.notes]
@@ -141,7 +128,7 @@ class ResultFiles:
                 self._writers[fmt].close()
             for table in tables:
                 kind = table.removeprefix(f"{self.name}_").partition(".")[0]
-                side_tables.write_table(self._temporary / table, self._tables[kind], manifest)
+                write_side_table(self._temporary / table, self._tables[kind], manifest)
             for name in (*names, *tables, self._manifest.name):
                 _sync_file(self._temporary / name)
             self._replace([*names, *tables])
@@ -204,9 +191,9 @@ class ResultFiles:
 
 
 def existing_files(directory: str | Path, name: str) -> list[Path]:
-    """What an earlier run left under this name, in whatever format; the manifest first."""
-    names = [f"{name}_run.json", *(f"{name}_results.{extension}" for extension in _EXTENSIONS)]
-    names += [f"{name}_{kind}.{extension}" for kind in side_tables.KINDS for extension in side_tables.FORMATS]
+    """What an earlier run left under this name, in any of FORMATS; the manifest first. Nothing else is removed."""
+    names = [f"{name}_run.json", *(f"{name}_results.{fmt}" for fmt in sorted(FORMATS))]
+    names += [f"{name}_{kind}.{fmt}" for kind in KINDS for fmt in side_table_formats()]
     return [path for path in (Path(directory) / each for each in names) if os.path.lexists(path)]
 
 
@@ -244,8 +231,7 @@ def _parts(block: Block) -> Iterator[Block]:
             block,
             tokens=block.tokens[part],
             positions=block.positions[part],
-            l2=block.l2[part],
-            cosine=block.cosine[part],
+            values=block.values[part],
         )
 
 

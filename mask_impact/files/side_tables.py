@@ -1,4 +1,4 @@
-"""Tables beside a run's results, NAME_effects.csv / .json / .parquet and the like: small, so written at once.
+"""Tables beside a run's results, such as NAME_effects.csv: small, so each is written at once.
 
 Texts are quoted and numbers are the shortest text of the float32, as in the results.
 """
@@ -12,21 +12,17 @@ import orjson
 from mask_impact.files.writers import manifest_text, reproducible
 from mask_impact.table import Columns, valid
 
-FORMATS = ("csv", "json", "parquet")
-KINDS = ("effects", "trace", "pairs")
+KINDS = ("effects", "trace", "pairs", "lengths")
 
 
-def write_table(path: Path, columns: Columns, manifest: dict[str, Any]) -> None:
-    """Write `columns` as what the end of the path's name says; None is empty, or null.
-
-    Raises ValueError for NaN and infinity.
-    """
+def checked(columns: Columns) -> Columns:
+    """The columns as int64 or float32 arrays and lists of valid texts. Raises ValueError for NaN and infinity."""
     typed = {name: _typed(values) for name, values in columns.items()}
     for name, values in typed.items():
         missing = [value is None for value in columns[name]]
         if isinstance(values, np.ndarray) and not (np.isfinite(values) | missing).all():
             raise ValueError(f"column {name} has a value that is no finite number")
-    {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, typed, manifest)
+    return typed
 
 
 def as_json(columns: Columns) -> dict[str, Any]:
@@ -41,7 +37,7 @@ def json_bytes(columns: Columns) -> bytes:
 
 
 def _typed(values: Any) -> Any:
-    """int64, float32 or valid texts; an array is what it should be."""
+    """int64, float32 or valid texts; an array is kept as it is."""
     if isinstance(values, np.ndarray):
         return values
     if values and isinstance(values[0], str):
@@ -58,16 +54,16 @@ def _texts(values: Any) -> list[str]:
     return ["" if text == "null" else text for text in texts]
 
 
-def _csv(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
+def write_csv(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
     rows = zip(*map(_texts, typed.values()), strict=True)
     path.write_bytes("".join(",".join(row) + "\n" for row in [tuple(typed), *rows]).encode())
 
 
-def _json(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
+def write_json(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
     path.write_bytes(orjson.dumps(typed, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
 
 
-def _parquet(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
+def write_parquet(path: Path, typed: dict[str, Any], manifest: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

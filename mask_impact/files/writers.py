@@ -1,10 +1,10 @@
 """One writer for each format that other programs read, and what a writer is.
 
 In:  checked Blocks, in the order they are to be written, and the manifest.
-Out: one file each: CsvWriter, JsonWriter, ParquetWriter (report.py has the one of the report).
+Out: one file each: CsvWriter, JsonWriter, ParquetWriter (page_writer.py has the report's).
 
 The same blocks and the same `reproducible` part of a manifest give the same bytes.
-Shapes: P masked tokens, V variants; P * V rows a block. pyarrow is imported where it is used.
+Shapes: P masked tokens, V variants, M metrics; P * V rows a block. pyarrow is imported where it is used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 
 from mask_impact.files.arrow import arrow_batch, arrow_schema
+from mask_impact.files.columns import columns_of
 from mask_impact.table import COLUMNS, Block, valid
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class Writer(Protocol):
     def prepare(
         self, pictures: Pictures, others: Sequence[str], tables: Mapping[str, dict[str, list[Any]]] | None = None
     ) -> str | None:
-        """All blocks are written. Why this file cannot be had, None if it can.
+        """All blocks are written. Returns why this file cannot be written, None if it can.
 
-        `others` are the names of the run's other files, `tables` what is written beside the results, by kind.
+        `others` are the names of the run's other files, `tables` are the side tables, by kind.
         """
         return None
 
@@ -55,7 +56,7 @@ class Writer(Protocol):
         """Complete the file; only after `prepare` gave None."""
 
     def close(self) -> None:
-        """Let go of open files; called after `finish`, or without it when the run failed."""
+        """Close open files. Called after `finish`, or without it when the run failed."""
 
 
 def _shortest(values: np.ndarray) -> bytes:
@@ -69,16 +70,16 @@ class CsvWriter(Writer):
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self._columns: tuple[str, ...] = ()  # the first block has them
-        # The text between layer and distances is the same for every layer of a step: keep the last one, and the last
+        # The text between layer and metrics is the same for every layer of a step: keep the last one, and the last
         # one of cross-attention.
         self._middles = functools.lru_cache(maxsize=2)(_csv_middles)
 
     def write(self, block: Block) -> None:
         if not self._columns:
-            self._begin(block.columns)
-        pairs = np.stack((block.l2, block.cosine), axis=-1).reshape(-1, 2)  # [P * V, 2]
+            self._begin(columns_of(block))
+        values = block.values.reshape(-1, len(block.metrics))  # [P * V, M]
         middles = self._middles(tuple(block.tokens), tuple(block.positions.tolist()), tuple(block.variants))
-        numbers = _shortest(pairs)[2:-2].split(b"],[")  # "[[a,b],[c,d]]" -> "a,b", "c,d"
+        numbers = _shortest(values)[2:-2].split(b"],[")  # "[[a,b],[c,d]]" -> "a,b", "c,d"
         start = b"%d,%d," % (block.generation_step, block.layer)
         end = b"\n" if block.query_position is None else b",%d\n" % block.query_position
         self._file.writelines((start, (end + start).join(map(add, middles, numbers)), end))
@@ -112,14 +113,13 @@ class JsonWriter(Writer):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._columns = {column: self._open(column) for column in COLUMNS}
+        self._columns: dict[str, BinaryIO] = {}  # the first block has them
 
     def _open(self, column: str) -> BinaryIO:
         return self._path.with_name(f"{self._path.name}.{column}").open("w+b")
 
     def write(self, block: Block) -> None:
-        for column in block.columns[len(self._columns) :]:
-            self._columns[column] = self._open(column)
+        self._columns = self._columns or {column: self._open(column) for column in columns_of(block)}
         masks, variants = len(block.tokens), len(block.variants)
         texts = [  # every value has a comma before it
             b",%d" % block.generation_step * block.rows,
@@ -127,8 +127,7 @@ class JsonWriter(Writer):
             b"".join([(b"," + orjson.dumps(token)) * variants for token in block.tokens]),
             b"".join([b",%d" % position * variants for position in block.positions.tolist()]),
             b"".join([b"," + orjson.dumps(variant) for variant in block.variants]) * masks,
-            b"," + _shortest(block.l2.reshape(-1))[1:-1],
-            b"," + _shortest(block.cosine.reshape(-1))[1:-1],
+            *(b"," + _shortest(block.of(metric).reshape(-1))[1:-1] for metric in block.metrics),
         ]
         if block.query_position is not None:
             texts.append(b",%d" % block.query_position * block.rows)
@@ -136,6 +135,7 @@ class JsonWriter(Writer):
             file.write(text)
 
     def finish(self, manifest: dict[str, Any]) -> None:
+        self._columns = self._columns or {column: self._open(column) for column in COLUMNS}
         with self._path.open("wb") as out:
             for place, (name, file) in enumerate(self._columns.items()):
                 out.write(f'{"," if place else "{"}"{name}":['.encode())
@@ -178,6 +178,7 @@ class ParquetWriter(Writer):
         return self._file
 
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         return pq.ParquetWriter(
@@ -185,7 +186,7 @@ class ParquetWriter(Writer):
             schema,
             compression="snappy",
             write_page_checksum=True,  # so that a reader can tell a damaged file
-            use_dictionary=[name for name in schema.names if not name.endswith("_distance")],
+            use_dictionary=[field.name for field in schema if not pa.types.is_floating(field.type)],
             store_schema=False,  # with it, readers would make the text columns categories
         )
 
@@ -203,7 +204,7 @@ class ParquetWriter(Writer):
 def reproducible(manifest: dict[str, Any]) -> dict[str, Any]:
     """What Parquet and report embed: without VOLATILE, so that the same inputs give the same bytes.
 
-    These files are sent to others, and command lines name folders of one's machine: another reason to leave it out.
+    These files are sent to others, and a command line names folders of the user's machine, which is another reason.
     """
     return {key: value for key, value in manifest.items() if key not in VOLATILE}
 
@@ -219,10 +220,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"the manifest holds {value!r}, which JSON has no form for")
-
-
-# Measured on the demo model, rounded up; html with what it needs while it is written, the page and its pictures apart.
-BYTES_PER_ROW = {"csv": 50, "json": 60, "parquet": 12, "html": 20}
-
-
-BYTES_PER_FILE = {"html": 1_000_000}

@@ -5,7 +5,7 @@ import functools
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import transformers
 from transformers import PreTrainedModel
 
 import mask_impact
+from mask_impact.distances import DEFAULT_METRICS, METRICS
+from mask_impact.impact.unmasked import UnmaskedLengths
 from mask_impact.model.attention import implementation
 from mask_impact.model.load import input_device, place_name
 from mask_impact.model.towers import decoder_layers, family, named
@@ -26,11 +28,13 @@ class Findings:
     """What a run gathers on its way."""
 
     tokens: list[Token]  # prompt, then output
+    metrics: tuple[str, ...] = DEFAULT_METRICS
     generated: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = "length"
     layers: list[int] = field(default_factory=list)  # measured ones
     skipped_layers: list[dict[str, Any]] = field(default_factory=list)
     variants: list[str] = field(default_factory=list)
+    lengths: UnmaskedLengths = field(default_factory=UnmaskedLengths)
     noise_floor: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -48,9 +52,16 @@ class Findings:
 
 
 def manifest(
-    model: PreTrainedModel, inputs: ModelInputs, chosen: Mapping[str, Any], findings: Findings
+    model: PreTrainedModel,
+    inputs: ModelInputs,
+    chosen: Mapping[str, Any],
+    findings: Findings,
+    predicting: Sequence[int],
 ) -> dict[str, Any]:
-    """The run's manifest; `chosen` are the options, and `cli.py` adds argv, the output name and the model's source."""
+    """The run's manifest, to which jobs/ adds the command line, the output name and where the model came from.
+
+    `chosen` are the options; `predicting` has the query position that predicts each step's token.
+    """
     config = model.config.get_text_config(decoder=True)
     layers, heads = named(model.config, chosen["tower"] or "decoder").size(model.config)
     return {
@@ -83,8 +94,10 @@ def manifest(
         "stop_reason": findings.stop_reason,
         "layers": findings.layers,
         "variants": findings.variants,
+        "metrics": [METRICS[name].described for name in findings.metrics],
         "masks": "every token by itself",
         **chosen,
+        "unmasked_length": findings.lengths.described(predicting, findings.layers, findings.variants),
         "noise_floor": findings.noise_floor,
         "skipped_layers": findings.skipped_layers,
         "notes": findings.notes,

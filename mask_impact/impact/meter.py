@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from mask_impact.distances import distances
+from mask_impact.distances import DEFAULT_METRICS, METRICS, compare
 from mask_impact.impact.masking import Masks, QueryAttention
 from mask_impact.impact.record import LayerRecord, Query
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
@@ -34,19 +34,37 @@ class Wanted:
 class Impact:
     """One layer at one query position, P masks, V variants."""
 
-    l2: torch.Tensor  # [P, V] float32 (float64 for float64 models)
-    cosine: torch.Tensor  # [P, V] the same
+    metrics: tuple[str, ...]  # [M] the chosen ones, as in distances.METRICS; L2 comes last where it was not chosen
+    values: torch.Tensor  # [P, V, M] float32 (float64 for float64 models)
+    lengths: torch.Tensor  # [V] lengths of the unmasked vectors, the same dtype
     noise: dict[str, tuple[float, float]]  # Full, Head: L2 of the no-mask replay from the record, and relative to it
     heads: int  # query heads H
     blind: bool  # some mask left the query nothing to attend to; zeroed values leave the weights
+
+    @property
+    def l2(self) -> torch.Tensor:
+        """[P, V] L2 distances. They are always there: they tell whether a mask changed anything."""
+        return self.values[..., self.metrics.index("l2")]
+
+    @property
+    def cosine(self) -> torch.Tensor:
+        """[P, V] cosine distances. Raises ValueError where they were not chosen."""
+        return self.values[..., self.metrics.index("cosine")]
 
 
 class Meter:
     """Measures recorded layers of one model."""
 
-    def __init__(self, model: PreTrainedModel, wanted: Wanted, ablation: str = "neg-inf") -> None:
-        """`ablation`: one of options.ABLATIONS."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        wanted: Wanted,
+        ablation: str = "neg-inf",
+        metrics: tuple[str, ...] = DEFAULT_METRICS,
+    ) -> None:
+        """`ablation` is one of options.ABLATIONS; `metrics` are those to compute, of distances.METRICS."""
         self.model = model
+        self.metrics = metrics if "l2" in metrics else (*metrics, "l2")
         self.wanted = wanted
         self.ablation = ablation
         self.replay = Replay(model)
@@ -71,8 +89,9 @@ class Meter:
     def impact(self, record: LayerRecord, query: Query, masks: Masks) -> Impact:
         """Distances of `record`'s update at `query` under each of P masks.
 
-        A mask of positions that the query cannot see has distance exactly 0. Raises UnsupportedModel when the replay
-        without a mask does not reproduce what the model computed, OutOfMemory when not even one mask fits.
+        A mask of positions that the query cannot see changes nothing: its distances are exactly 0.
+        Raises UnsupportedModel when the replay without a mask does not reproduce what the model computed, OutOfMemory
+        when not even one mask fits.
         """
         attention = self.attention(record, query)
         visible = set(attention.visible().nonzero().flatten().tolist())
@@ -80,29 +99,25 @@ class Meter:
         rows = [index for index, mask in enumerate(seen) if mask]
         todo = [seen[index] for index in rows] or [[]]
 
-        def measured(part: Masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def measured(part: Masks) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
             # every call has its own no-mask row: matrix products may round differently for another number of rows
             change = attention.changes([[], *part])
             replayed = self._replayed(record, query, attention.output, change)
-            return *self._compare(record, replayed), replayed.update[0].clone()
+            return *self._compare(record, replayed, self._weights(attention, part)), replayed.update[0].clone()
 
         with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
-            l2_parts, cosine_parts, bases = zip(
-                *self.replayed.pieces(todo, rows_at_once(query) - 1, measured), strict=True
-            )
-        noise = self._check(record, query, bases, attention)
-        found = [torch.cat(column)[: len(rows)] for column in (l2_parts, cosine_parts)]
-        if len(rows) == len(masks):
-            l2, cosine = found
-        else:
-            places = torch.tensor(rows, dtype=torch.int64, device=found[0].device)
-            l2, cosine = (
-                column.new_zeros(len(masks), column.shape[1]).index_copy(0, places, column) for column in found
-            )
+            parts, unmasked, bases = zip(*self.replayed.pieces(todo, rows_at_once(query) - 1, measured), strict=True)
+        values = torch.cat(parts)[: len(rows)]
+        if len(rows) < len(masks):
+            places = torch.tensor(rows, dtype=torch.int64, device=values.device)
+            none = self._weights(attention, [[]])
+            same = [self._columns(base, torch.zeros_like(base)[None], none) for base in unmasked[0]]
+            values = torch.cat(same, dim=1).repeat(len(masks), 1, 1).index_copy_(0, places, values)
         return Impact(
-            l2=l2,
-            cosine=cosine,
-            noise=noise,
+            metrics=self.metrics,
+            values=values,
+            lengths=torch.cat([base.norm(dim=-1).view(-1) for base in unmasked[0]]),
+            noise=self._check(record, query, bases, attention),
             heads=attention.output.shape[0],
             blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
         )
@@ -117,21 +132,39 @@ class Meter:
             what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
             raise unsupported(self.model, record.index, what) from error
 
-    def _compare(self, record: LayerRecord, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """[R, V] L2 and cosine distance of each row from the first, which is without a mask and not among the R."""
-        columns = []
+    def _weights(self, attention: QueryAttention, masks: Masks) -> torch.Tensor | None:
+        """[R, H] the attention weight that each mask removes; None where it is not known, and no metric needs it."""
+        if attention.weights is None or not any(METRICS[name].needs_weights for name in self.metrics):
+            return None
+        return torch.stack([attention.weights[:, list(mask)].sum(dim=1) for mask in masks])
+
+    def _compare(
+        self, record: LayerRecord, rows: Rows, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Each row against the first, which is without a mask and not among the R.
+
+        Returns:
+            [R, V, M] the metrics.
+            The vectors without a mask: [C] of Full and Attn, [H, D] or [H, C] of the heads.
+        """
+        pairs = []
         if self.wanted.full:
-            columns.append(_column(rows.update))
+            pairs.append(_base_and_change(rows.update))
         if self.wanted.attn:
             if rows.attention is None:
                 raise unsupported(self.model, record.index, "no addition of attention to the residual stream was found")
-            columns.append(_column(rows.attention))
+            pairs.append(_base_and_change(rows.attention))
         if self.wanted.heads:
             change = rows.heads - rows.heads[0] if rows.head_change is None else rows.head_change
             base = self._heads(record, rows, rows.heads[:1])[0]
-            columns.append(distances(base, self._heads(record, rows, change[1:])))
-        l2, cosine = zip(*columns, strict=True)
-        return torch.cat(l2, dim=1), torch.cat(cosine, dim=1)
+            pairs.append((base, self._heads(record, rows, change[1:])))
+        # clones: a view of one row would keep the rows of the whole replay
+        return torch.cat([self._columns(*pair, weights) for pair in pairs], dim=1), [base.clone() for base, _ in pairs]
+
+    def _columns(self, base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        """[R, 1, M] for base [C] and change [R, C]; [R, H, M] for heads."""
+        found = compare(self.metrics, base, change, weights)
+        return found.unsqueeze(1) if base.ndim == 1 else found
 
     def _heads(self, record: LayerRecord, rows: Rows, heads: torch.Tensor) -> torch.Tensor:
         if self.wanted.head_space == "output":
@@ -167,8 +200,7 @@ class Meter:
         return noise
 
 
-def _column(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[R, 1] distances of each row of [1 + R, C] from the first."""
-    precise = torch.promote_types(rows.dtype, torch.float32)
-    l2, cosine = distances(rows[0], rows[1:].to(precise) - rows[0].to(precise))
-    return l2.unsqueeze(-1), cosine.unsqueeze(-1)
+def _base_and_change(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[C] the first row of [1 + R, C], and [R, C] how the others differ from it; float32 or better."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return rows[0], rows[1:] - rows[0]

@@ -9,17 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mask_impact.distances import METRICS
 from mask_impact.impact import run
+from mask_impact.impact.measurement import metrics_of
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import Unit, paired
 from mask_impact.table import QUERY_POSITION, Block, Columns
-
-COLUMNS = (
-    "generation_step", "layer", "token_masked", "token_position", "second_position", "variant", "l2_distance",
-    "cosine_distance", "interaction",
-)  # fmt: skip
 
 
 def measure(
@@ -46,7 +43,9 @@ def measure(
         return [*singles, *(pair for pair, _, _ in pairs)]
 
     run.run(model, replace(prepared, units=chosen, plain=False), blocks.append, progress)
-    names = COLUMNS if prepared.request.queries == "last" else (*COLUMNS, QUERY_POSITION)
+    metrics = [METRICS[name].column for name in metrics_of(prepared.request)]
+    names = ["generation_step", "layer", "token_masked", "token_position", "second_position", "variant", *metrics,
+             "interaction", *([] if prepared.request.queries == "last" else [QUERY_POSITION])]  # fmt: skip
     rows = [row for block in blocks for row in _rows(block, two_of)]
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
@@ -59,9 +58,10 @@ def _rows(block: Block, two_of: Mapping[tuple[str, int], tuple[Unit, Unit]]) -> 
         if (label, position) not in place:
             continue
         both, (one, other) = place[label, position], (place[unit.label, unit.positions[0]] for unit in two)
-        interaction = block.l2[both] - block.l2[one] - block.l2[other]
+        first = block.values[..., 0]
+        interaction = first[both] - first[one] - first[other]
         where = (block.generation_step, block.layer, label, position, two[1].positions[0])
-        for variant, l2, cosine, more in zip(
-            block.variants, block.l2[both].tolist(), block.cosine[both].tolist(), interaction.tolist(), strict=True
+        for variant, values, more in zip(
+            block.variants, block.values[both].tolist(), interaction.tolist(), strict=True
         ):
-            yield (*where, variant, l2, cosine, more, *end)
+            yield (*where, variant, *values, more, *end)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mask_impact.effects import asked as asking
 from mask_impact.errors import UserError
-from mask_impact.files.writers import BYTES_PER_FILE, BYTES_PER_ROW
+from mask_impact.files.formats import bytes_needed
 from mask_impact.model import lengths
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
@@ -83,5 +83,4 @@ def asked_units(request: Request) -> Chosen:
 
 def output_bytes(prepared: Prepared, formats: Sequence[str]) -> int:
     """The size of the result tables in bytes, at most."""
-    per_row = sum(BYTES_PER_ROW[form] for form in formats)
-    return per_row * prepared.rows + sum(BYTES_PER_FILE.get(form, 0) for form in formats)
+    return int(bytes_needed(prepared.rows, formats, len(prepared.request.metrics)))

@@ -37,7 +37,7 @@ def measured(
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
     run = impact_run.run(model, prepared, write, progress)
     run.manifest["effects"] = None
-    tables: dict[str, Columns] = {}
+    tables: dict[str, Columns] = dict(run.tables)
     if prepared.request.pairs:
         ranked = [position for position, _, _ in run.top.ranked()]
         tables["pairs"] = pairs.measure(model, prepared, ranked, run.manifest["decoder_start"], progress)
@@ -55,7 +55,7 @@ def effects_alone(
     """
     with torch.no_grad(), impact_run.evaluating(model):
         findings = answer(model, prepared, progress)
-        manifest = describe(model, prepared.inputs, impact_run.chosen_of(prepared), findings)
+        manifest = describe(model, prepared.inputs, impact_run.chosen_of(prepared), findings, [])
         return manifest, add_effects(manifest, model, prepared, progress)
 
 
@@ -66,16 +66,6 @@ def add_effects(manifest: dict[str, Any], model: Any, prepared: Prepared, progre
     tables, manifest["effects"] = effects_run.measure(model, prepared, generated, progress)
     manifest["seconds"]["effects"] = time.perf_counter() - started
     return tables
-
-
-def top_tokens(run: Run, count: int = 5) -> list[dict[str, Any]]:
-    """The most important tokens: largest value of the first variant over layers and steps, and the layer where it is.
-
-    Position 0, which often just absorbs attention, comes on top of `count`.
-    """
-    ranked = run.top.ranked()
-    kept = [row for row in ranked if row[0] > 0][:count] + [row for row in ranked if row[0] == 0]
-    return [{"position": position, "value": value, "layer": layer} for position, value, layer in kept]
 
 
 def load_reader(source: find.Source) -> Any:
@@ -124,7 +114,7 @@ class Session:
         """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""
         if self.settings.formats != ("html",):
             return
-        size = page.base64_size(prepared.shape)
+        size = page.base64_size(prepared.shape, metrics=len(prepared.request.metrics))
         if size > page.MAX_BASE64:
             raise UserError(
                 f"the report would be {size / 1e6:,.0f} MB; a page holds at most {page.MAX_BASE64 / 1e6:,.0f} MB; "
@@ -153,7 +143,7 @@ class Session:
             for kind, columns in tables.items():
                 files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest
-            run.manifest["top_tokens"] = top_tokens(run)
+            run.manifest["top_tokens"] = run.top.listed()
             spent["total"] = spent["prepare"] + time.perf_counter() - started
             run.manifest["seconds"] |= spent
             paths = files.commit({"name": name, **(about or {}), **run.manifest}, prepared.inputs.pictures)

@@ -27,8 +27,9 @@ import torch
 import mask_impact
 from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
-from mask_impact.files import notebook, page, side_tables
+from mask_impact.files import notebook, page
 from mask_impact.files.folder import output_folder
+from mask_impact.files.formats import side_table_formats, write_side_table
 from mask_impact.files.results import replacing, write_text
 from mask_impact.files.writers import manifest_text
 from mask_impact.jobs.session import Session
@@ -304,7 +305,7 @@ class Files:
             page.find_page()  # reports a missing page before the long work
 
     def existing(self) -> list[Path]:
-        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_tables.FORMATS, "html")]
+        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_table_formats(), "html")]
         return [path for path in (self.manifest, *tables) if path.exists()]
 
     def check_kept(self) -> None:
@@ -333,7 +334,7 @@ class Files:
         manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" is for result tables: none
         for path in tables:
             with replacing(path) as temporary:
-                side_tables.write_table(temporary, columns, manifest)
+                write_side_table(temporary, columns, manifest)
         if "html" in self.formats:
             path = self.folder / f"{self.name}_neighbors.html"
             try:

@@ -30,7 +30,7 @@ def blocks(steps: int, tokens: int) -> Iterator[Block]:
     for step in range(steps):
         for layer in range(LAYERS):
             l2, cosine = rng.lognormal(0, 2, shape), rng.lognormal(-6, 3, shape)
-            yield Block(step, layer, texts, np.arange(tokens), variants, l2, cosine)
+            yield Block.of_l2_and_cosine(step, layer, texts, np.arange(tokens), variants, l2, cosine)
 
 
 def records(path: Path) -> None:

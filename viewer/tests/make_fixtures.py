@@ -62,14 +62,18 @@ def grid_blocks() -> list[Block]:
         n = 5 + step
         for layer in (0, 2, 10):
             l2, cosine = distances(rng, n, 4), distances(rng, n, 4)
-            blocks.append(Block(step, layer, tokens[:n], np.arange(n), variants, l2, cosine))
+            blocks.append(Block.of_l2_and_cosine(step, layer, tokens[:n], np.arange(n), variants, l2, cosine))
     return blocks
 
 
 def hostile_blocks() -> list[Block]:
     rng = np.random.default_rng(1)
     n = len(HOSTILE)
-    return [Block(0, 0, HOSTILE, np.arange(n), ["Full", "Head_0"], distances(rng, n, 2), distances(rng, n, 2))]
+    return [
+        Block.of_l2_and_cosine(
+            0, 0, HOSTILE, np.arange(n), ["Full", "Head_0"], distances(rng, n, 2), distances(rng, n, 2)
+        )
+    ]
 
 
 def write_run(name: str, blocks: list[Block], manifest: dict) -> pd.DataFrame:

@@ -1,0 +1,35 @@
+"""Which columns a table has: what a row is about, one for each metric, and perhaps the query position."""
+
+from collections.abc import Collection, Sequence
+
+from mask_impact.distances import METRICS
+from mask_impact.errors import UserError
+from mask_impact.table import COLUMNS, KEY_COLUMNS, QUERY_POSITION, Block
+
+
+def table_columns(metrics: Sequence[str], with_query: bool = False) -> tuple[str, ...]:
+    """The columns of a table with these metrics, in order. Raises KeyError for an unknown metric."""
+    names = (*KEY_COLUMNS, *(METRICS[name].column for name in metrics))
+    return (*names, QUERY_POSITION) if with_query else names
+
+
+def columns_of(block: Block) -> tuple[str, ...]:
+    """The columns of the table that a block belongs to."""
+    return table_columns(block.metrics, block.query_position is not None)
+
+
+def metrics_in(columns: Collection[str]) -> tuple[str, ...]:
+    """The metrics that have a column among `columns`, in the order of METRICS."""
+    return tuple(name for name, metric in METRICS.items() if metric.column in columns)
+
+
+def known_columns(columns: Collection[str]) -> tuple[str, ...]:
+    """The columns among `columns` that a result table has, in its order.
+
+    Raises UserError for a table that lacks one of KEY_COLUMNS or has no metric; its message begins "has no column".
+    """
+    metrics = metrics_in(columns)
+    needed = KEY_COLUMNS if metrics else COLUMNS
+    if missing := [column for column in needed if column not in columns]:
+        raise UserError(f"has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")
+    return table_columns(metrics, QUERY_POSITION in columns)

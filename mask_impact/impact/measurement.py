@@ -1,0 +1,186 @@
+"""A run in progress: measures one query position after the other, and gathers what it finds.
+
+In:  recordings, one query position at a time.
+Out: a Block for every layer, and the Findings that become the manifest.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mask_impact.distances import chosen_metrics
+from mask_impact.errors import UserError
+from mask_impact.impact.manifest import Findings
+from mask_impact.impact.meter import Impact, Meter, Wanted
+from mask_impact.impact.record import LayerRecord, Recording
+from mask_impact.impact.top_tokens import TopTokens
+from mask_impact.model.generation import decoder_start
+from mask_impact.options import VARIANTS, Progress, Request
+from mask_impact.prompt.inputs import Token, tokens_of
+from mask_impact.prompt.prepared import Prepared
+from mask_impact.prompt.units import MASKED, Unit
+from mask_impact.table import CROSS, Block
+
+
+class Measurement:
+    """A run in progress."""
+
+    def __init__(self, model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress) -> None:
+        self.model, self.prepared, self.request = model, prepared, prepared.request
+        self.write, self.progress = write, progress
+        self.tokenizer, inputs = prepared.tokenizer, prepared.inputs
+        self.units = self._every_token if prepared.plain else prepared.units
+        self.places = prepared.places
+        self.positions = prepared.queries
+        self.metrics = metrics_of(self.request)
+        full, attn, heads = (variant in self.request.variants for variant in VARIANTS)
+        wanted = Wanted(full, attn, heads, self.request.head_space)
+        self.meter = Meter(model, wanted, self.request.ablation, self.metrics)
+        start = tokens_of(self.tokenizer, decoder_start(model), len(inputs.tokens))
+        self.findings = Findings(tokens=[*inputs.tokens, *start], metrics=self.metrics)
+        self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
+        self.top = TopTokens()
+        predicting = self.places.predicting
+        self.top_from = predicting if self.positions[-1] >= predicting else 0  # the first query that counts for it
+        self.masked: Sequence[Unit] = []  # at the query measured last
+        self.names: dict[str, list[str]] = {}  # of the variants, by their prefix
+        self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step
+
+    def add_generated(self, recording: Recording, stops: list[int]) -> None:
+        """Take over the generated tokens, and check the recording."""
+        new = tokens_of(self.tokenizer, recording.tokens, first=len(self.findings.tokens))
+        for step, (found, probability) in enumerate(
+            zip(new, recording.probabilities, strict=True), len(self.findings.generated)
+        ):
+            self.findings.generated.append(
+                {"step": step, "id": found.id, "text": found.text, "probability": probability}
+            )
+        self.findings.tokens += new
+        self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
+        chosen = set(self.prepared.layers)
+        self.findings.layers = [record.index for record in recording.measured() if record.index in chosen]
+        self.findings.skipped_layers = [_skipped(record) for record in recording.skipped() if record.index in chosen]
+        if not self.findings.layers:
+            raise UserError(
+                f"none of the chosen layers has softmax attention; this model has it in layers "
+                f"{', '.join(str(record.index) for record in recording.measured())}"
+            )
+
+    def measure(self, recording: Recording, step: int, position: int) -> None:
+        """Replay every layer at one query position and write its rows."""
+        self.masked = self.units(self._seen(recording, position))
+        for record in recording.measured():
+            if record.index not in self.findings.layers:
+                continue
+            self.progress(f"replay {self._where(step, position)} layer {record.index}")
+            for view, prefix, seen in self.views(record):
+                masked = [unit for unit in self.masked if unit.positions[0] in seen]
+                if masked:
+                    self._measure(view, prefix, seen.start, masked, step, position)
+
+    def views(self, record: LayerRecord) -> Iterator[tuple[LayerRecord, str, range]]:
+        """The attentions of a layer that are masked, the prefix of their variants, and the positions that they see."""
+        start = self.places.first
+        if record.other is None or "self" in self.request.attention:
+            yield record, "", range(start, len(self.findings.tokens))
+        if record.other is not None and "cross" in self.request.attention:
+            yield record.other, CROSS, range(start)
+
+    def _measure(
+        self, record: LayerRecord, prefix: str, first: int, masked: Sequence[Unit], step: int, position: int
+    ) -> None:
+        started = time.perf_counter()
+        query = record.queries[position - self.places.first]
+        masks = [[member - first for member in unit.positions] for unit in masked]
+        impact = self.meter.impact(record, query, masks)
+        block = self._block(record.index, self._names(prefix, impact), masked, step, position, impact)
+        self.findings.seconds["replay"] += time.perf_counter() - started
+        self._gather(block, masked, position, impact)
+        started = time.perf_counter()
+        self.write(block)
+        self.findings.seconds["write"] += time.perf_counter() - started
+
+    def _where(self, step: int, position: int) -> str:
+        if self.request.queries == "last":
+            return f"step {step + 1}/{len(self.findings.generated)}"
+        return f"query position {position}"
+
+    def _every_token(self, tokens: Sequence[Token]) -> list[Unit]:
+        maskable = MASKED[self.request.mask_mode]
+        return [Unit(found.text, (found.position,)) for found in tokens if maskable(found)]
+
+    def _seen(self, recording: Recording, position: int) -> list[Token]:
+        """The tokens up to the query position, and later ones that it can see: of its picture, where attention among
+        image tokens goes both ways.
+        """
+        later: set[int] = set()
+        place = position - self.places.first
+        for record in recording.measured():
+            hidden = record.queries[place].bias[0, :, 0, place + 1 :].isneginf()
+            if hidden.numel():  # only where there are such
+                later.update((~hidden.all(dim=0)).nonzero().flatten().tolist())
+        tokens = self.findings.tokens
+        return tokens[: position + 1] + [tokens[position + 1 + place] for place in sorted(later)]
+
+    def _names(self, prefix: str, impact: Impact) -> list[str]:
+        names = self.names.setdefault(prefix, [prefix + name for name in self.meter.wanted.names(impact.heads)])
+        self.findings.variants = [name for found in self.names.values() for name in found]
+        return names
+
+    def _block(
+        self, layer: int, variants: list[str], masked: Sequence[Unit], step: int, position: int, impact: Impact
+    ) -> Block:
+        """The rows of one layer. Raises UserError for a relative distance that has no number."""
+        block = Block(
+            generation_step=step,
+            layer=layer,
+            tokens=[unit.label for unit in masked],
+            positions=torch.tensor([unit.positions[0] for unit in masked], dtype=torch.int64).numpy(),
+            variants=variants,
+            metrics=self.metrics,
+            values=impact.values[..., : len(self.metrics)].float().cpu().numpy(),
+            query_position=None if self.request.queries == "last" else position,
+        )
+        if "relative" in self.metrics and np.isinf(block.of("relative")).any():
+            variant = variants[int(np.isinf(block.of("relative")).any(axis=0).argmax())]
+            raise UserError(
+                f"layer {layer} has no relative distance of {variant} at position {position}: without a mask it is a "
+                "zero vector, and a mask changes it; choose metrics other than relative"
+            )
+        return block
+
+    def _gather(self, block: Block, masked: Sequence[Unit], position: int, impact: Impact) -> None:
+        if position >= self.top_from:
+            self.top.add(block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
+        l2 = block.l2 if "l2" in block.metrics else impact.l2.float().cpu().numpy()
+        for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):
+            self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
+        self.findings.lengths.add(position, block.layer, block.variants, impact.lengths.float().cpu().numpy())
+        self.findings.noise(impact.noise)
+        if impact.blind:
+            self.findings.note(
+                "a mask left the query nothing to attend to (a one-token prompt or window); its attention output is 0"
+            )
+
+
+def metrics_of(request: Request) -> tuple[str, ...]:
+    """The metrics that a run measures, in the order of distances.METRICS. Raises UserError for an unknown one."""
+    try:
+        return chosen_metrics(request.metrics)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _skipped(record: LayerRecord) -> dict[str, Any]:
+    mixers = [
+        type(module).__name__
+        for name, module in record.layer.named_children()
+        if not any(part in name for part in ("norm", "mlp", "feed_forward", "moe", "drop"))
+    ]
+    return {
+        "layer": record.index,
+        "reason": f"no softmax attention ({', '.join(mixers) or type(record.layer).__name__})",
+    }

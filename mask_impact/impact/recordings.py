@@ -1,0 +1,79 @@
+"""Which recorded forwards a run needs, and which query positions are measured in each."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from mask_impact.impact.measurement import Measurement
+from mask_impact.impact.record import Query, Recording, record_generation
+from mask_impact.impact.self_check import check_before_work
+from mask_impact.model.call_rows import changed
+from mask_impact.model.generation import longer, model_tensors
+from mask_impact.model.lengths import length_dependent_positions
+from mask_impact.model.memory import memory_budget
+from mask_impact.prompt.inputs import stop_ids
+
+
+def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple[int, int]]]]:
+    """Recordings and the (generation step, query position) pairs to measure in each, in the table's order.
+
+    One recorded generation serves all steps, except where positions depend on the total length (dynamic NTK, long-rope
+    across its switch): there the cached keys of an earlier step are not those of a fresh run, and every step gets a
+    recorded forward of its own over its whole prefix. Positions before the prompt's last are recorded apart, in as many
+    forwards over the prompt as keep the record within the memory budget.
+    """
+    model, inputs, options = measurement.model, measurement.prepared.inputs, measurement.request
+    tensors = model_tensors(model, inputs)
+    config = model.config.get_text_config(decoder=True)
+    stops = stop_ids(measurement.tokenizer, model.generation_config, model.config, config)
+    length = len(inputs.tokens) + options.num_tokens - 1
+    together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
+    first, predicting = measurement.places.first, measurement.places.predicting
+    fresh = not measurement.places.tower and options.num_tokens > 1 and length_dependent_positions(config, length)
+    if fresh:
+        measurement.findings.note(
+            "positions depend on the total length: every generation step was recorded in a forward of its own"
+        )
+
+    def recorded(count: int, wanted: Callable[[int], bool] = (predicting - first).__le__) -> Recording:
+        if length_dependent_positions(config, length + 1):
+            # transformers keeps the frequencies of the longest input so far; a short one resets them
+            model(input_ids=tensors["input_ids"][:, :1])
+        say = measurement.progress
+        recording = record_generation(
+            model, tensors, count, stops, wanted, together, lambda: say("generate and record"), options.tower
+        )
+        measurement.findings.seconds["recorded_forward"] += recording.seconds[0]
+        measurement.findings.seconds["decode"] += sum(recording.seconds[1:])
+        return recording
+
+    for start in range(options.num_tokens if fresh else 1):
+        recording = recorded(1 if fresh else options.num_tokens)
+        measurement.add_generated(recording, stops)
+        if start == 0:
+            check_before_work(measurement, recording)
+            earlier = [position for position in measurement.positions if position < predicting]
+            at_once = queries_at_once(recording, predicting - first)
+            for done in range(0, len(earlier), at_once):
+                part = earlier[done : done + at_once]
+                wanted = {position - first for position in part}
+                yield recorded(1, wanted.__contains__), [(0, position) for position in part]
+        steps = range(start, start + len(recording.tokens))
+        yield recording, [(step, predicting + step) for step in steps if predicting + step in measurement.positions]
+        if recording.tokens[-1] in stops:
+            return
+        tensors = longer(tensors, recording.tokens)
+
+
+def queries_at_once(recording: Recording, position: int) -> int:
+    """How many query positions one forward may record. The record of the one at `position` says how much each takes."""
+    sizes: list[int] = []
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    queries: list[Query] = [record.queries[position] for record in recording.measured()]
+    for query in queries:
+        changed(vars(query), counted, {})
+    return max(1, memory_budget(queries[0].hidden.device) // sum(sizes))

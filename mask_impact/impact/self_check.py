@@ -1,0 +1,67 @@
+"""What a run checks of itself: before the long work, that masks act; after it, that every one did.
+
+In:  a run in progress and a recording.
+Out: nothing, or UnsupportedModel (the numbers would not be true), or UserError (there is nothing to measure).
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from mask_impact.errors import UserError
+from mask_impact.impact.measurement import Measurement
+from mask_impact.impact.record import LayerRecord, Recording
+from mask_impact.model.towers import unsupported
+
+REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
+
+
+def check_before_work(measurement: Measurement, recording: Recording) -> None:
+    """Replay two rows of one layer of each kind: without a mask, and without the token with the largest effect on it.
+
+    The first must give the model's own update (`Meter.impact` refuses otherwise), the second another one.
+    """
+    started = time.perf_counter()
+    model, places, findings = measurement.model, measurement.places, measurement.findings
+    kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or {}
+    first: dict[Any, LayerRecord] = {}
+    for record in recording.measured():
+        if record.index in findings.layers:
+            first.setdefault((type(record.layer), kinds[record.index] if kinds else None), record)
+    for record, _, _ in (view for each in first.values() for view in measurement.views(each)):
+        query = record.queries[places.predicting - places.first]
+        pull = measurement.meter.attention(record, query).pull()
+        if pull is None or pull.max() < REAL_PULL:
+            continue
+        impact = measurement.meter.impact(record, query, [[int(pull.argmax())]])
+        if not impact.l2.any():
+            raise unsupported(model, record.index, "masking the token that bears on it most changes nothing")
+    findings.seconds["check"] += time.perf_counter() - started
+
+
+def check_masks_acted(measurement: Measurement, recording: Recording, positions: Sequence[int]) -> None:
+    """A unit that bears on some head's output must move something in some layer, or its mask did not act."""
+    still = [unit for unit, moved in measurement.moved.items() if moved == 0]
+    views = [view for record in recording.measured() if still for view in measurement.views(record)]
+    for record, _, seen in views:
+        masked = [unit for unit in still if unit[0] in seen]
+        for query in (record.queries[position - measurement.places.first] for position in positions if masked):
+            length = query.bias.shape[-1]
+            masks = [[member - seen.start for member in unit if member - seen.start < length] for unit in masked]
+            pull = measurement.meter.attention(record, query).pull(masks)
+            if pull is not None and pull.max() > REAL_PULL:
+                where = ", ".join(map(str, masked[int(pull.argmax())]))
+                what = f"position {where} bears on its attention, but masking it changed nothing anywhere"
+                raise unsupported(measurement.model, record.index, what)
+
+
+def check_reached(measurement: Measurement) -> None:
+    """Generation may end before some query positions: say so where they were chosen by number."""
+    places, findings, positions = measurement.places, measurement.findings, measurement.positions
+    end = min(places.end, places.predicting + len(findings.generated))
+    missing = [position for position in positions if position >= end]
+    what = f"generation ended after {len(findings.generated)} tokens, before query position"
+    if missing == positions:
+        raise UserError(f"{what} {missing[0]}: there is nothing to measure; choose query positions below {end}")
+    if missing and not isinstance(measurement.request.queries, str):
+        findings.note(f"{what}s {missing[0]} to {missing[-1]}")
