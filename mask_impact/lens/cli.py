@@ -120,7 +120,7 @@ def add_bank(parser: Parser) -> None:
 
 def add_neighbors(parser: Parser) -> None:
     parser.add_argument(
-        "--bank", metavar="DIR", type=Path, required=True, help="a folder that bank has written, or a bank of latentlens"
+        "--bank", metavar="DIR", type=Path, required=True, help="a folder that bank wrote, or a bank of latentlens"
     )
     add_images(parser, required=True)
     add_layers(parser)
@@ -152,7 +152,7 @@ def add_images(parser: Parser, required: bool = False) -> None:
 
 
 def add_prompt(parser: Parser) -> None:
-    parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help=f"the text around the image (default: {PROMPT})")
+    parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help=f"what stands around it (default: {PROMPT})")
     parser.add_option("--max-pixels", metavar="N", help="shrink pictures to at most so many pixels")
 
 

@@ -7,9 +7,9 @@ In: a model, the tensors it is called with, layers, and which tokens. Out: one t
     states[4]  # [P, C]
 
 Layer 0 is the decoder's input, image features merged in. Layer k is the residual stream after k blocks as the next
-block receives it, including what a family adds between its blocks (Qwen3-VL's DeepStack). The last layer, numbered as
-the count of blocks, is the output of the last block, before the final norm. Hooks read the states inside the model's own
-forward, which ends at the last requested layer: blocks above it, the final norm and the head are not computed.
+block receives it, including what a family adds between its blocks (Qwen3-VL's DeepStack). The last layer has the number
+of blocks as its number: it is the output of the last block, before the final norm. Hooks read the states inside the
+model's own forward, which ends at the last requested layer: blocks above it, the final norm and the head are not run.
 """
 
 from collections.abc import Mapping, Sequence
