@@ -64,7 +64,7 @@ def add_inspect(parser: Parser) -> None:
     add_images(parser)
     parser.add_argument(
         "--size", metavar="WIDTHxHEIGHT", dest="sizes", type=size, action="append",
-        help="say which tokens an image of so many pixels becomes; repeat it for more (default: a few)",
+        help="which tokens an image of this size in pixels becomes; repeat it for more (default: a few)",
     )  # fmt: skip
     add_layers(parser)
     add_prompt(parser)
@@ -74,11 +74,11 @@ def add_inspect(parser: Parser) -> None:
 def add_features(parser: Parser) -> None:
     parser.add_argument(
         "--images", metavar="PATH", type=Path, nargs="+", default=(),
-        help="image files, and folders, whose image files are taken with those of the folders in them",
+        help="image files, and folders, which are searched with all their subfolders",
     )  # fmt: skip
     parser.add_argument(
         "--num-images", metavar="N", type=positive,
-        help="the first N of --images; without it, with --model demo, N scenes drawn for the purpose",
+        help="the first N of --images; without it, with --model demo, N scenes that are drawn",
     )  # fmt: skip
     parser.add_argument("--test-only", action="store_true", help="only the test image, a red circle and a blue square")
     add_layers(parser)
@@ -97,36 +97,36 @@ def add_features(parser: Parser) -> None:
         metavar="N",
         type=positive,
         default=8,
-        help="at most so many images of one size in a forward (default: 8)",
+        help="at most N images of one size per forward (default: 8)",
     )
     add_output(parser, "files are OUTPUT_DIR/extraction_summary_NAME.json, ... (default: the model's name)")
 
 
 def add_bank(parser: Parser) -> None:
     parser.add_argument(
-        "--captions", metavar="FILE", type=Path, required=True, help="a UTF-8 text file, one caption a line"
+        "--captions", metavar="FILE", type=Path, required=True, help="a UTF-8 text file, one caption per line"
     )
     parser.add_argument("--num-captions", metavar="N", type=positive, help="the first N captions (default: all)")
     parser.add_argument(
         "--max-per-token", metavar="N", type=positive, default=MAX_PER_TOKEN,
-        help="at most so many contexts for each token of the vocabulary (default: %(default)s)",
+        help="at most N contexts for each token of the vocabulary (default: %(default)s)",
     )  # fmt: skip
     add_layers(parser)
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive, default=32, help="captions in a forward (default: 32)"
+        "--batch-size", metavar="N", type=positive, default=32, help="captions per forward (default: 32)"
     )
     add_output(parser)
 
 
 def add_neighbors(parser: Parser) -> None:
     parser.add_argument(
-        "--bank", metavar="DIR", type=Path, required=True, help="what bank has written, or a bank of latentlens"
+        "--bank", metavar="DIR", type=Path, required=True, help="a folder that bank wrote, or a bank of latentlens"
     )
     add_images(parser, required=True)
     add_layers(parser)
     add_prompt(parser)
     parser.add_argument(
-        "--top-k", metavar="K", type=positive, default=TOP_K, help="so many neighbours (default: %(default)s)"
+        "--top-k", metavar="K", type=positive, default=TOP_K, help="how many neighbours (default: %(default)s)"
     )
     parser.add_argument("--static", action="store_true", help="also the nearest rows of the vocabulary's embedding")
     parser.add_argument(
@@ -135,7 +135,7 @@ def add_neighbors(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--run", metavar="NAME_run.json", type=Path,
-        help="a run of mask_impact_vl.py on the same image and prompt, to be shown beside the neighbours",
+        help="a run of mask_impact_vl.py on the same image and prompt, to show beside the neighbours",
     )  # fmt: skip
     parser.add_argument(
         "--format", metavar="LIST", dest="formats", type=one_of_list(TABLE_FORMATS), default=TABLE_FORMATS[:3],

@@ -7,9 +7,9 @@ In: a model, the tensors it is called with, layers, and which tokens. Out: one t
     states[4]  # [P, C]
 
 Layer 0 is the decoder's input, image features merged in. Layer k is the residual stream after k blocks as the next
-block receives it: with what a family adds between its blocks (Qwen3-VL's DeepStack). The last layer, as many as there
-are blocks, is what the last block gives, before the final norm. Hooks read them inside the model's own forward, which
-ends as soon as the last of them is reached: the final norm, the head and blocks above are not computed.
+block receives it, including what a family adds between its blocks (Qwen3-VL's DeepStack). The last layer has the number
+of blocks as its number: it is the output of the last block, before the final norm. Hooks read the states inside the
+model's own forward, which ends at the last requested layer: blocks above it, the final norm and the head are not run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,15 +37,15 @@ def chosen(ranges: Sequence[tuple[int, int]], blocks: int) -> tuple[int, ...]:
 def text_decoder(model: PreTrainedModel) -> nn.Module:
     """The language model in a vision-language model, to be called on texts without a picture, as `hidden_states` does.
 
-    Called by itself it numbers positions from 0, whatever picture the model has seen before: Qwen-VL and GLM-4V keep an
-    offset. Give an "attention_mask" also where nothing is padded: 4.57's GLM-4V fails without one.
+    Called alone, it numbers positions from 0. The whole model of Qwen-VL or GLM-4V would keep an offset from an earlier
+    picture. Pass an "attention_mask" even without padding: GLM-4V in transformers 4.57 fails without one.
     """
     kind = type(model.config.get_text_config(decoder=True))
     return next((part for part in model.modules() if isinstance(getattr(part, "config", None), kind)), model)
 
 
 def sees_ahead(model: PreTrainedModel) -> bool:
-    """Whether a text's tokens read later ones, so that equal prefixes have different states: PaliGemma."""
+    """Whether text tokens also read later ones, so that equal prefixes have different states (PaliGemma)."""
     config = model.config.get_text_config(decoder=True)
     return getattr(config, "use_bidirectional_attention", None) in (True, "all")
 
