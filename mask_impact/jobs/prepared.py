@@ -21,8 +21,6 @@ __all__ = ["Prepared", "fitted", "output_bytes", "prepare"]
 
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
     """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError."""
-    check_model(config, request)
-    asked_units(request)
     if not vision:
         return fitted(reader, config, text_inputs(reader, request.prompt, request.chat), request)
     pictures = open_pictures(request.images)
