@@ -8,7 +8,7 @@ Out: the columns of NAME_pairs: for each pair its metrics, and its interaction: 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mask_impact.distances import METRICS
+from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.impact import run
 from mask_impact.impact.measurement import metrics_of
 from mask_impact.impact.run import Options
@@ -16,6 +16,16 @@ from mask_impact.options import Progress
 from mask_impact.prompt.inputs import ModelInputs, Token
 from mask_impact.prompt.units import Unit, Units, paired
 from mask_impact.table import QUERY_POSITION, Block, Columns
+
+
+def columns(metrics: Sequence[str], with_query: bool = False) -> tuple[str, ...]:
+    """The columns of NAME_pairs with these metrics, in order."""
+    where = ("generation_step", "layer", "token_masked", "token_position", "second_position", "variant")
+    values = (*(METRICS[name].column for name in metrics), "interaction")
+    return (*where, *values, QUERY_POSITION) if with_query else (*where, *values)
+
+
+COLUMNS = columns(DEFAULT_METRICS)
 
 
 def measure(
@@ -47,9 +57,7 @@ def measure(
         return [*singles, *(pair for pair, _, _ in pairs)]
 
     run.run(model, tokenizer, inputs, options, blocks.append, progress, chosen)
-    metrics = [METRICS[name].column for name in metrics_of(options)]
-    names = ["generation_step", "layer", "token_masked", "token_position", "second_position", "variant", *metrics,
-             "interaction", *([] if options.queries == "last" else [QUERY_POSITION])]  # fmt: skip
+    names = columns(metrics_of(options), with_query=options.queries != "last")
     rows = [row for block in blocks for row in _rows(block, two_of)]
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
