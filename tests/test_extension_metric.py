@@ -190,7 +190,7 @@ def test_a_run_of_an_older_version_has_no_lengths(tmp_path: Path) -> None:
     del manifest["unmasked_length"], manifest["metrics"]
     paths["run"].write_text(json.dumps(manifest))
     assert len(load(paths["run"])) == manifest["rows"]
-    with pytest.raises(UserError, match="has no lengths of the unmasked vectors .*older version"):
+    with pytest.raises(UserError, match=r"has no lengths of the unmasked vectors .*older version"):
         load(paths["run"], relative=True)
     paths["run"].unlink()
     with pytest.raises(UserError, match="there is no manifest"):
@@ -202,7 +202,7 @@ def test_a_changed_zero_vector_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     row = METRICS["relative"]
     infinite = Metric(row.name, row.column, row.title, row.unit, row.range, lambda b, c, w: c.norm(dim=-1) / 0)
     monkeypatch.setitem(METRICS, "relative", infinite)
-    with pytest.raises(UserError, match="layer 0 has no relative distance of Full .* zero vector"):
+    with pytest.raises(UserError, match=r"layer 0 has no relative distance of Full .* zero vector"):
         measured(tmp_path, ("relative",), ("csv",), pairs=0)
     assert not list(tmp_path.glob("run*"))
 
