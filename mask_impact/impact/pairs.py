@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mask_impact.distances import METRICS
+from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.impact import run
 from mask_impact.impact.measurement import metrics_of
 from mask_impact.options import Progress
@@ -17,6 +17,16 @@ from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import Unit, paired
 from mask_impact.table import QUERY_POSITION, Block, Columns
+
+
+def columns(metrics: Sequence[str], with_query: bool = False) -> tuple[str, ...]:
+    """The columns of NAME_pairs with these metrics, in order."""
+    where = ("generation_step", "layer", "token_masked", "token_position", "second_position", "variant")
+    values = (*(METRICS[name].column for name in metrics), "interaction")
+    return (*where, *values, QUERY_POSITION) if with_query else (*where, *values)
+
+
+COLUMNS = columns(DEFAULT_METRICS)
 
 
 def measure(
@@ -43,9 +53,7 @@ def measure(
         return [*singles, *(pair for pair, _, _ in pairs)]
 
     run.run(model, replace(prepared, units=chosen, plain=False), blocks.append, progress)
-    metrics = [METRICS[name].column for name in metrics_of(prepared.request)]
-    names = ["generation_step", "layer", "token_masked", "token_position", "second_position", "variant", *metrics,
-             "interaction", *([] if prepared.request.queries == "last" else [QUERY_POSITION])]  # fmt: skip
+    names = columns(metrics_of(prepared.request), with_query=prepared.request.queries != "last")
     rows = [row for block in blocks for row in _rows(block, two_of)]
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
