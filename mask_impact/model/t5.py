@@ -66,30 +66,26 @@ def through(handler: Callable[..., Any], module: Any) -> Callable[..., Any]:
                 both.is_updated[index] = True
         return found
 
-    def forward(
-        hidden_states: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        key_value_states: torch.Tensor | None = None,
-        position_bias: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        layer_head_mask: None = None,
-        query_length: Any = None,
-        use_cache: bool = False,
-        output_attentions: bool = False,
-        cache_position: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        query = split(module.q(hidden_states))
-        key, value = keys_and_values(hidden_states, key_value_states, past_key_values, cache_position)
-        length, total = hidden_states.shape[1], key.shape[2]
+    signature = inspect.signature(type(module).forward)
+
+    def forward(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        call = signature.bind(module, *args, **kwargs)
+        call.apply_defaults()
+        given = call.arguments  # of ARGUMENTS
+        hidden, place = given["hidden_states"], given["cache_position"]
+        query = split(module.q(hidden))
+        key, value = keys_and_values(hidden, given["key_value_states"], given["past_key_values"], place)
+        length, total = hidden.shape[1], key.shape[2]
+        position_bias = given["position_bias"]
         if position_bias is None:  # the first layer's, which the others are given
             if module.has_relative_attention_bias:
-                positions = query_length if query_length is not None else cache_position[-1] + 1  # type: ignore[index]
-                bias = module.compute_bias(positions, total, device=query.device, cache_position=cache_position)
+                positions = place[-1] + 1 if given["query_length"] is None else given["query_length"]
+                bias = module.compute_bias(positions, total, device=query.device, cache_position=place)
                 position_bias = bias[:, :, -length:]
             else:
                 position_bias = query.new_zeros(1, module.n_heads, length, total)
-            if mask is not None:
-                position_bias = position_bias + mask[..., :total]
+            if given["mask"] is not None:
+                position_bias = position_bias + given["mask"][..., :total]
         output, _weights = handler(module, query, key, value, position_bias)
         return module.o(output.flatten(2)), position_bias
 
