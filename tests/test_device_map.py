@@ -206,9 +206,9 @@ def test_weights_written_to_disk_go_with_the_model(
 LOAD_AND_END = """
 import sys
 import torch
-from mask_impact import models
-source = models.find_model(sys.argv[1])
-model = models.load_model(source, torch.device("cpu"), torch.float32, "auto", {"cpu": int(sys.argv[2])})
+from mask_impact.model import find, load
+source = find.find_model(sys.argv[1])
+model = load.load_model(source, torch.device("cpu"), torch.float32, "auto", {"cpu": int(sys.argv[2])})
 """
 
 
@@ -242,14 +242,14 @@ def test_combinations_that_make_no_sense(
 
 def test_limits_leave_a_part_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine with two GPUs: what was not limited may be used too, and --device cpu keeps off the GPUs."""
-    monkeypatch.setattr(finding, "get_max_memory", lambda: {0: 1000, 1: 2000, "cpu": 3000})
+    monkeypatch.setattr(load, "get_max_memory", lambda: {0: 1000, 1: 2000, "cpu": 3000})
     cuda = torch.device("cuda")
     assert load.device_limits(cuda, None) == {0: 900, 1: 1800, "cpu": 2700}
     assert load.device_limits(cuda, {1: "1KB", "cpu": 5}) == {0: 900, 1: 1000, "cpu": 5}
     assert load.device_limits(CPU, None) == {"cpu": 2700}
     with pytest.raises(UserError, match="names device 2, but with --device cuda there are: 0, 1, cpu"):
         load.device_limits(cuda, {2: "1GiB"})
-    monkeypatch.setattr(finding, "get_max_memory", lambda: {"mps": 1000})
+    monkeypatch.setattr(load, "get_max_memory", lambda: {"mps": 1000})
     assert load.device_limits(CPU, None) == {"cpu": 900}
 
 
