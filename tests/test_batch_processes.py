@@ -107,11 +107,11 @@ def test_several_processes_give_the_files_of_one(here, good):
 FAILING = """
 import os, sys
 import mask_impact_analysis
-from mask_impact import models
+from mask_impact.model import load
 if os.environ["RANK"] == "1":
     def fails(*args, **more):
         raise RuntimeError("CUDA error: device is broken")
-    models.load_model = fails
+    load.load_model = fails
 sys.exit(mask_impact_analysis.main())
 """
 

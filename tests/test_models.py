@@ -67,7 +67,7 @@ HUB_SCRIPT = """
 import os, sys, time
 import mask_impact_analysis
 import transformers
-from mask_impact import models
+import mask_impact.jobs.session
 
 def run(model, output):
     started = time.perf_counter()
