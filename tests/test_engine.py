@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-import transformers
 from agreement import singles, worst_error
 from families import FAMILIES, HYBRIDS, TABLES, available, find
 from families import build as built
@@ -70,8 +69,7 @@ def test_float32_equals_brute_force(name: str) -> None:
     assert error < 1, f"{error:.3g} times the allowed error at {where}"
 
 
-# Doge in 4.57 forgets causality under sdpa when it gets no mask, so the eager reference is another model.
-SDPA = [name for name in MEASURED if not find(name).sdpa and not (name == "doge" and transformers.__version__ < "5")]
+SDPA = [name for name in MEASURED if not find(name).sdpa]
 
 
 @pytest.mark.parametrize("name", SDPA)
