@@ -128,7 +128,7 @@ def test_a_large_table_is_there_at_once(opened, tmp_path, kind):
         for step in range(5):
             for layer in range(36):
                 l2, cosine = rng.lognormal(0, 2, (2, 27, 34)).astype(np.float32)
-                files.write(Block(step, layer, texts, np.arange(27), variants, l2, cosine))
+                files.write(Block.of_l2_and_cosine(step, layer, texts, np.arange(27), variants, l2, cosine))
         files.commit({"name": "large"})
     viewer = opened(metered=True)
     viewer.settle(10)  # the worker has started
@@ -143,7 +143,7 @@ def test_thousands_of_tokens_and_many_layers(opened, tmp_path):
     """1,500 tokens, 80 layers: readable cells that scroll, a minimap, all numbers in pages."""
     rng = np.random.default_rng(0)
     blocks = [
-        Block(
+        Block.of_l2_and_cosine(
             0,
             layer,
             [f" t{i}" for i in range(1500)],

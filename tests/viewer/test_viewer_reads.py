@@ -132,7 +132,9 @@ def test_hundreds_of_positions(opened, tmp_path):
     rng = np.random.default_rng(0)
     texts = [f" t{i}" for i in range(300)]
     blocks = [
-        Block(0, 0, texts[: q + 1], np.arange(q + 1), ["Full"], *rng.random((2, q + 1, 1)), query_position=q)
+        Block.of_l2_and_cosine(
+            0, 0, texts[: q + 1], np.arange(q + 1), ["Full"], *rng.random((2, q + 1, 1)), query_position=q
+        )
         for q in range(300)
     ]
     save(tmp_path, blocks, ("parquet",), "many")
