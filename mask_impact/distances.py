@@ -117,7 +117,13 @@ def chosen_metrics(names: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"unknown metric {name!r}; {valid}")
     if not names:
         raise ValueError(f"no metric was chosen; {valid}")
-    return tuple(name for name in METRICS if name in names)
+    chosen = tuple(name for name in METRICS if name in names)
+    columns: dict[str, str] = {}
+    for name in chosen:
+        other = columns.setdefault(METRICS[name].column, name)
+        if other != name:
+            raise ValueError(f"metrics {other!r} and {name!r} both have the column {METRICS[name].column}; choose one")
+    return chosen
 
 
 def compare(

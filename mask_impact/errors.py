@@ -1,4 +1,4 @@
-"""The kinds of failure a user can meet; `cli.py` alone turns them into exit codes."""
+"""The kinds of failure a user can meet; commands/exit_codes.py alone turns them into exit codes."""
 
 
 class UserError(Exception):
@@ -11,3 +11,7 @@ class UnsupportedModel(UserError):
 
 class OutOfMemory(Exception):
     """The input is good, but memory ran out: one line saying in what, how much was asked for, and what to do."""
+
+
+class CannotPrint(Exception):
+    """Standard output takes no more, for example because its disk is full. The results are not touched by that."""

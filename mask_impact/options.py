@@ -199,9 +199,13 @@ def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, i
     return layer_list(value if isinstance(value, str) else ",".join(str(layer) for layer in value))
 
 
+def _windows_from_python(value: str | Sequence[str | int]) -> str:
+    return value if isinstance(value, str) else ",".join(map(str, value))
+
+
 def _queries_from_python(value: Any) -> Any:
     if value is None or isinstance(value, str):
-        return value
+        return None if value is None else query_list(value)
     return tuple((int(first), int(last)) for first, last in value)
 
 
@@ -281,7 +285,7 @@ class Request:
     )
     mask_layers: str = option(
         "all", "for --effects, the layers in which a mask holds: all, 0-5, window:3 (sliding) or from (default: all)",
-        kind="list", metavar="LIST", table="effects",
+        kind="list", metavar="LIST", table="effects", from_python=_windows_from_python,
     )  # fmt: skip
     blocks: tuple[str, ...] = option(
         ("all",),
@@ -345,7 +349,7 @@ def check_choices(request: Request) -> None:
     """Raises UserError for a value that is none of its field's choices."""
     for name, each in options_of(type(request)).items():
         value = getattr(request, name)
-        if not each.choices or value is None:
+        if not each.choices or (value is None and each.default is None):
             continue
         what, choices = name.replace("_", " "), f"choose from {', '.join(each.choices)}"
         if each.kind == "list":
@@ -355,6 +359,31 @@ def check_choices(request: Request) -> None:
         for part in value if each.kind == "list" else [value]:
             if part not in each.choices:
                 raise UserError(f"unknown {what} {part!r}; {choices}")
+
+
+def check_extension(kind: type[Request], taken: Collection[str]) -> None:
+    """Raises UserError for a field of an extension that clashes with another field, flag or YAML key.
+
+    Args:
+        taken: names that the command itself uses.
+    """
+    own = {name: each for name, each in options_of(kind).items() if name not in options_of(Request)}
+    known = options_of(Settings) | options_of(Request)
+    for name, each in own.items():
+        for what, value, others in (
+            ("name", name, {*taken, *known}),
+            (
+                "flag",
+                each.flag,
+                {f"--{word.replace('_', '-')}" for word in taken} | {one.flag for one in known.values()},
+            ),
+            ("YAML key", each.key, {*taken, *(one.key for one in known.values())}),
+        ):
+            if value in others:
+                raise UserError(
+                    f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
+                )
+        known[name] = each
 
 
 def chosen_layers(ranges: Sequence[tuple[int, int]] | None, count: int) -> tuple[int, ...] | None:

@@ -10,9 +10,13 @@ from typing import Any, NoReturn
 
 from mask_impact import __version__
 from mask_impact.commands.terminal import one_line
-from mask_impact.options import Option, Request, Settings, options_of, output_name
+from mask_impact.options import Option, Request, Settings, check_extension, options_of, output_name
 
 PROMPT_FILE = "prompt.txt"
+TAKEN = (  # by the command itself
+    "argv", "config", "default_name", "dry_run", "enabled", "flag", "given", "help", "name", "output", "overwrite",
+    "prompt_file", "quiet", "request", "resume", "verbose", "version", "vision",
+)  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,6 +42,7 @@ def script_parser(doc: str, default_model: str, default_name: str, request: type
         doc: the script's; its first and its last paragraph stand in --help.
         request: the fields that are flags.
     """
+    check_extension(request, TAKEN)
     description, _, examples = doc.split("\n\n")
     parser = Parser(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,7 +66,8 @@ def script_parser(doc: str, default_model: str, default_name: str, request: type
 
 def add_field(parser: Any, option: Option, **changes: Any) -> None:
     """The flag of a field; `changes` are keyword arguments of `add_argument`."""
-    details: dict[str, Any] = {"dest": option.name, "help": option.help_text}
+    text = option.help_text.replace("%", "%%").replace("%%(default)s", "%(default)s")  # argparse formats it
+    details: dict[str, Any] = {"dest": option.name, "help": text}
     if option.kind == "switch":
         parser.add_argument(option.flag, action="store_true", **details | changes)
         return

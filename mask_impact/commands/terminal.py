@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from logging import ERROR, getLogger
 from typing import Self
 
-from mask_impact.errors import OutOfMemory, UserError
+from mask_impact.errors import CannotPrint, OutOfMemory, UserError
 
 ENOUGH = 5.0  # seconds of measuring after which the remaining time is shown
 HEAD_START = 60.0  # seconds, for the first process to start and to read its files
@@ -21,7 +21,7 @@ def one_line(message: object) -> str:
 
 def described(error: Exception) -> str:
     """A failure in one line."""
-    if isinstance(error, UserError | OutOfMemory):
+    if isinstance(error, UserError | OutOfMemory | CannotPrint):
         return one_line(error)
     return f"{type(error).__name__}: {one_line(error)[:500]}"
 
@@ -47,7 +47,15 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
+        _discard_output()
+    except OSError as error:  # not of the output folder, around which errors of the system are explained
+        _discard_output()
+        raise CannotPrint(f"the output cannot be printed ({error.strerror or error})") from error
+
+
+def _discard_output() -> None:
+    """Python flushes once more when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ProgressBar:

@@ -1,6 +1,7 @@
 """Which columns a table has: what a row is about, one for each metric, and perhaps the query position."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
@@ -23,13 +24,18 @@ def metrics_in(columns: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name, metric in METRICS.items() if metric.column in columns)
 
 
-def known_columns(columns: Collection[str]) -> tuple[str, ...]:
+def known_columns(columns: Collection[str], manifest: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The columns among `columns` that a result table has, in its order.
+
+    Args:
+        manifest: of the run; it names the columns of metrics that only the program which wrote them knew.
 
     Raises UserError for a table that lacks one of KEY_COLUMNS or has no metric; its message begins "has no column".
     """
-    metrics = metrics_in(columns)
+    written = [each.get("column") for each in (manifest or {}).get("metrics") or []]
+    metrics = [METRICS[name].column for name in metrics_in(columns)]
+    metrics += [name for name in written if name in columns and name not in metrics]
     needed = KEY_COLUMNS if metrics else COLUMNS
     if missing := [column for column in needed if column not in columns]:
         raise UserError(f"has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")
-    return table_columns(metrics, QUERY_POSITION in columns)
+    return (*KEY_COLUMNS, *metrics, *([QUERY_POSITION] if QUERY_POSITION in columns else []))

@@ -108,13 +108,11 @@ def _read_run(manifest_path: Path) -> Content:
 
 def _read_with_manifest(path: Path) -> Content:
     """A file's table, and the manifest beside it or in it."""
-    table, embedded = _read(path)
     name = path.name.removesuffix(".gz")
     manifest_path = path.with_name(name.rpartition("_results.")[0] + MANIFEST_END)
-    if not manifest_path.is_file():
-        return table, embedded
-    manifest = _read_manifest(manifest_path)
-    if name not in manifest["files"]:
+    manifest = _read_manifest(manifest_path) if manifest_path.is_file() else None
+    table, embedded = _read(path, manifest)
+    if manifest is None or name not in manifest["files"]:
         return table, embedded
     if reason := _difference(table, embedded, manifest):
         if embedded is None:
@@ -127,7 +125,7 @@ def _table_of_run(manifest_path: Path, manifest: Manifest) -> pa.Table:
     """The table that a manifest tells of, from the best of its files."""
     names = [Path(name).name for row in best_first() for name in manifest["files"] if name.endswith(f".{row.name}")]
     for path in filter(Path.is_file, map(manifest_path.with_name, names)):
-        table, embedded = _read(path)
+        table, embedded = _read(path, manifest)
         if reason := _difference(table, embedded, manifest):
             raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
         return table
@@ -162,11 +160,14 @@ def _format(path: Path) -> Format:
     raise UserError(f"{path} is no result file; {VALID}")
 
 
-def _read(path: Path) -> Content:
-    """A file's table with the types of `arrow_schema`, unknown columns after the known ones, and the manifest in it."""
+def _read(path: Path, manifest: Manifest | None = None) -> Content:
+    """A file's table with the types of `arrow_schema`, unknown columns after the known ones, and the manifest in it.
+
+    `manifest` is the one beside it.
+    """
     table, embedded = _readable(path, lambda path: _format(path).reader(path))
     try:
-        known = known_columns(table.column_names)
+        known = known_columns(table.column_names, embedded or manifest)
     except UserError as error:
         raise UserError(f"{path} {error}") from None
     return _readable(path, lambda _: _typed(table, known)), embedded
@@ -262,7 +263,8 @@ def _in_manifest(described: dict[str, Any]) -> pd.DataFrame:
 
 def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:
     """The table NAME_KIND of a run, from the best of its files."""
-    stem = path.name.removesuffix(MANIFEST_END).rpartition("_results.")[0] or path.name.removesuffix(MANIFEST_END)
+    end = MANIFEST_END if path.name.endswith(MANIFEST_END) else "_results" + path.suffix
+    stem = path.name.removesuffix(end)
     for row in best_first():
         name = f"{stem}_{kind}.{row.name}"
         if name in manifest.get("tables", []) and (file := path.with_name(name)).is_file():

@@ -19,7 +19,7 @@ def checked(columns: Columns) -> Columns:
     """The columns as int64 or float32 arrays and lists of valid texts. Raises ValueError for NaN and infinity."""
     typed = {name: _typed(values) for name, values in columns.items()}
     for name, values in typed.items():
-        missing = [value is None for value in columns[name]]
+        missing = np.array([value is None for value in columns[name]], dtype=bool)
         if isinstance(values, np.ndarray) and not (np.isfinite(values) | missing).all():
             raise ValueError(f"column {name} has a value that is no finite number")
     return typed

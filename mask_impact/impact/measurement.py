@@ -62,7 +62,7 @@ class Measurement:
         self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
         chosen = set(self.prepared.layers)
         self.findings.layers = [record.index for record in recording.measured() if record.index in chosen]
-        self.findings.skipped_layers = [_skipped(record) for record in recording.skipped() if record.index in chosen]
+        self.findings.skipped_layers = [skipped(record) for record in recording.skipped() if record.index in chosen]
         if not self.findings.layers:
             raise UserError(
                 f"none of the chosen layers has softmax attention; this model has it in layers "
@@ -174,7 +174,8 @@ def metrics_of(request: Request) -> tuple[str, ...]:
         raise UserError(str(error)) from None
 
 
-def _skipped(record: LayerRecord) -> dict[str, Any]:
+def skipped(record: LayerRecord) -> dict[str, Any]:
+    """What the manifest says of a layer without softmax attention."""
     mixers = [
         type(module).__name__
         for name, module in record.layer.named_children()

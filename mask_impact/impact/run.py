@@ -1,7 +1,7 @@
 """One run, from model inputs to the table and its manifest: generate -> capture -> replay -> distances -> table."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.memory import explained, release_free_memory
 from mask_impact.options import Progress
 from mask_impact.prompt.prepared import Prepared
+from mask_impact.prompt.units import Unit
 from mask_impact.table import Block, Columns
 
 
@@ -53,27 +54,26 @@ def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress
     for note in measurement.meter.memory_notes():
         found.note(note)
     found.seconds["measure_total"] = time.perf_counter() - started
-    chosen = chosen_of(prepared)
-    if not prepared.plain:
-        last = [{"label": unit.label, "positions": list(unit.positions)} for unit in measurement.masked]
-        chosen |= {"masks": "the tokens of each unit together", "units": last}
+    chosen = chosen_of(prepared, measurement.masked)
     tables = {} if prepared.request.queries == "last" else {"lengths": found.lengths.table()}
     predicting = [prepared.places.predicting + step for step in range(len(found.generated))]
     return Run(manifest(model, prepared.inputs, chosen, found, predicting), measurement.top, tables)
 
 
-def chosen_of(prepared: Prepared) -> dict[str, Any]:
-    """What the manifest says of the request."""
+def chosen_of(prepared: Prepared, masked: Sequence[Unit]) -> dict[str, Any]:
+    """What the manifest says of the request; `masked` are the units at the last query."""
     request, tower = prepared.request, prepared.places.tower
+    together = [{"label": unit.label, "positions": list(unit.positions)} for unit in masked]
+    units = {"units": None} if prepared.plain else {"masks": "the tokens of each unit together", "units": together}
     return {
         "head_space": request.head_space,
         "mask_mode": request.mask_mode,
         "vision_attention": request.vision_attention if prepared.inputs.images else None,
         "ablation": request.ablation,
         "queries": request.queries,
-        "units": None,
         "tower": tower,
         "decoder_start": len(prepared.inputs.tokens) if tower else None,
+        **units,
     }
 
 

@@ -9,13 +9,18 @@ from mask_impact.errors import UserError
 from mask_impact.files import results
 from mask_impact.jobs import session
 from mask_impact.jobs.prepared import Prepared, prepare
+from mask_impact.jobs.resume import options_as_json
 from mask_impact.model import find, load
-from mask_impact.options import Option, Request, options_of
+from mask_impact.options import Option, Request, check_extension, options_of, positive
 from mask_impact.prompt.vision import picture_list
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SPELLINGS = {  # what a field or flag is called elsewhere -> here
+    "num_tokens": ["num_output_tokens"], "span": ["spans"], "block": ["blocks"], "region": ["regions"],
+    "region_mask": ["region_masks"], "images": ["image_path"], "image": ["image_path"],
+}  # fmt: skip
 ARGUMENTS = ("prompt", "images", "num_tokens", "mask_mode")  # fields that the functions take under names of their own
 
 
@@ -47,12 +52,16 @@ def as_request(
     Raises UserError for an unknown keyword, and for a value that is none of its field's.
     """
     request_type = request_type or Request
-    if arguments["num_tokens"] < 1:
-        raise UserError(f"num_output_tokens is {arguments['num_tokens']}; it must be 1 or more")
+    check_extension(request_type, ("device", "dtype", "model", "model_name", "processor", "request_type", "tokenizer"))
+    count, prompt = arguments["num_tokens"], arguments["prompt"]
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"num_output_tokens is {count!r}; it must be a whole number of 1 or more")
+    if not isinstance(prompt, str):
+        raise UserError(f"prompt is {prompt!r}; it must be a text")
     known = keywords_of(request_type, vision, effects)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = SPELLINGS.get(name, difflib.get_close_matches(name, known, 1))
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"unknown keyword {name!r}; {hint}valid keywords: {', '.join(known)}")
     values = {name: value_of(known[name], value) for name, value in given.items()}
@@ -68,12 +77,27 @@ def value_of(option: Option, value: Any) -> Any:
         if option.from_python is not None:
             return option.from_python(value)
         if option.kind in ("repeated", "pair"):
-            return (value,) if isinstance(value, str) else tuple(value)
+            return _texts(value)
         if option.kind == "list":
-            return option.parse(value) if isinstance(value, str) else tuple(value)
+            return option.parse(value) if isinstance(value, str) else _texts(value)
+        if option.kind == "switch" and not isinstance(value, bool):
+            raise TypeError
+        if option.parse is positive and value not in (option.default, None):
+            return positive(str(value))
+        if option.choices and value is not None and not isinstance(value, str):
+            raise TypeError
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{option.name} {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{option.name} cannot be {value!r}; docs/python.md has what it takes") from error
     return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    return texts
 
 
 def prepared_model(
@@ -113,5 +137,6 @@ def measured_table(request: Request, model_name: str, model: Any, reader: Any, *
         run, _ = session.measured(model, prepared, blocks.append)
         manifest, table = run.manifest, results.to_dataframe(blocks)
     manifest["model"] |= source
+    manifest["request"] = options_as_json(request)
     table.attrs["run"] = manifest
     return table

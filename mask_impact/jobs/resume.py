@@ -25,19 +25,22 @@ def identity(session: Session, request: Request) -> dict[str, Any]:
 
     Raises UserError for an image that cannot be read.
     """
-    options = asdict(request)
-    prompt, images = options.pop("prompt"), options.pop("images")
+    images: Sequence[Any] = request.images
     found = {
         "mask_impact": mask_impact.__version__,
         "model": session.settings.model,
         "model_fingerprint": session.fingerprint,
         "device": session.device.type,
         "dtype": str(session.dtype).removeprefix("torch."),
-        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
         "images_sha256": [file_sha256(path) for path in images],
-        **options,
     }
-    return as_json(found)
+    return as_json(found) | options_as_json(request)
+
+
+def options_as_json(request: Request) -> dict[str, Any]:
+    """The options of a request, without its prompt and images, as a manifest has them."""
+    return as_json({name: value for name, value in asdict(request).items() if name not in ("prompt", "images")})
 
 
 def why_again(session: Session, request: Request, name: str, wanted: dict[str, Any]) -> str | None:
@@ -53,7 +56,7 @@ def why_again(session: Session, request: Request, name: str, wanted: dict[str, A
         return NEW
     try:
         found = json.loads(manifest.read_text("utf-8"))
-        before, files, version = found["request"], found["files"] + found["tables"], found["schema_version"]
+        before, files, version = dict(found["request"]), found["files"] + found["tables"], found["schema_version"]
         left_out = " ".join(found["notes"])
     except FileNotFoundError:
         return f"no {manifest.name}, so it was not finished"
@@ -64,7 +67,8 @@ def why_again(session: Session, request: Request, name: str, wanted: dict[str, A
     for file in (*files, *(f"{name}_results.{form}" for form in session.settings.formats)):
         if not (folder / file).is_file() and f"{file} was not written" not in left_out:  # a report may be too large
             return f"{file} is missing"
-    return _difference(defaults(type(request)) | before, wanted)
+    said = {key: value for key, value in before.items() if value is not None}  # null once stood for some defaults
+    return _difference(defaults(type(request)) | said, wanted)
 
 
 def defaults(request_type: type[Request]) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def _difference(before: dict[str, Any], wanted: dict[str, Any]) -> str | None:
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
     """`values` as they are when they are read back: tuples become lists."""
-    read: dict[str, Any] = json.loads(json.dumps(values))
+    read: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return read
 
 

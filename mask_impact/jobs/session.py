@@ -55,7 +55,9 @@ def effects_alone(
     """
     with torch.no_grad(), impact_run.evaluating(model):
         findings = answer(model, prepared, progress)
-        manifest = describe(model, prepared.inputs, impact_run.chosen_of(prepared), findings, [])
+        masked = prepared.units(findings.tokens[: len(findings.tokens) - 1])  # what the last predicting query sees
+        manifest = describe(model, prepared.inputs, impact_run.chosen_of(prepared, masked), findings, [])
+        manifest |= {"metrics": [], "unmasked_length": None}
         return manifest, add_effects(manifest, model, prepared, progress)
 
 
