@@ -286,6 +286,7 @@ class Request:
     mask_layers: str = option(
         "all", "for --effects, the layers in which a mask holds: all, 0-5, window:3 (sliding) or from (default: all)",
         kind="list", metavar="LIST", table="effects", from_python=_windows_from_python,
+        keyword_type="str | Sequence[int | str]",
     )  # fmt: skip
     blocks: tuple[str, ...] = option(
         ("all",),

@@ -101,7 +101,7 @@ def runs() -> dict[str, tested.Run]:
 
 def test_the_page_of_families_and_the_readme_are_made_from_the_runs(runs) -> None:
     assert tested.PAGE.read_text("utf-8") == tested.families_page(runs)
-    assert tested.readme_line(runs) in tested.README.read_text("utf-8")
+    assert tested.readme_lines(runs) in tested.README.read_text("utf-8")
 
 
 def test_the_runs_had_the_locked_and_the_oldest_versions(runs) -> None:

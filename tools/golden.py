@@ -10,6 +10,7 @@ change. Between machines the last digits differ; tests/test_golden.py compares t
     python tools/golden.py tests/golden                  # after a change of numbers that is meant
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -58,7 +59,9 @@ CAPTIONS = 100  # of demo/captions.txt
 def main(argv: Sequence[str]) -> int:
     import checkpoints
 
-    folder = Path(argv[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the tables are written")
+    folder = parser.parse_args(argv).folder
     with tempfile.TemporaryDirectory() as work:
         places = {name: str(Path(work) / name.lower()) for name in ("BART", "BANK", "CAPTIONS")}
         checkpoints.bart(Path(places["BART"]))

@@ -2,7 +2,7 @@
 """What was tested, and what was found: versions, and which families were measured or refused.
 
 In: pytest's reports (JUnit XML) in a folder, .venv/tested. Out: a JSON file for each run beside them, and from these
-docs/tested/*.json, docs/families.md and one line of the README.
+docs/tested/*.json, docs/families.md and the README's table of versions.
 
     python tools/tested.py versions .venv/with-node            # the versions here; the argument runs node and npm
     python tools/tested.py keep oldest .venv/tested            # oldest.xml and these versions -> oldest.json
@@ -36,7 +36,7 @@ KINDS = {
     "picture": "Vision-language models, pixels in",
 }
 PACKAGE = re.compile(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", re.MULTILINE)
-LINE = re.compile(r"(?<=<!-- tested -->\n).*(?=\n<!-- /tested -->)")
+BLOCK = re.compile(r"(?<=<!-- tested -->\n).*(?=\n<!-- /tested -->)", re.DOTALL)
 
 Run = dict[str, Any]  # "date", "versions", "tests", "families": {kind: {row: {"model_type", "outcome"}}}
 
@@ -156,13 +156,17 @@ def write(folder: Path, newest: Path) -> int:
         (KEPT / f"{name}.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", "utf-8")
     runs = {name: load(KEPT, name) for name in RUNS}
     PAGE.write_text(families_page(runs), "utf-8")
-    README.write_text(LINE.sub(lambda _: readme_line(runs), README.read_text("utf-8")), "utf-8")
+    README.write_text(BLOCK.sub(lambda _: readme_lines(runs), README.read_text("utf-8")), "utf-8")
     return 0
 
 
-def readme_line(runs: dict[str, Run]) -> str:
-    parts = [f"{name} {heading(run)}, Python {run['versions']['python']}" for name, run in runs.items()]
-    return f"Tested: {'; '.join(parts)} ({runs['newest']['date']}). `make test`, `make test-newest`."
+def readme_lines(runs: dict[str, Run]) -> str:
+    """The README's table of tested versions."""
+    rows = [
+        f"| {name} | {' | '.join(run['versions'][package] for package in ('transformers', 'torch', 'python'))} |"
+        for name, run in runs.items()
+    ]
+    return "\n".join(["| tested | transformers | torch | Python |", "|---|---|---|---|", *rows])
 
 
 def families_page(runs: dict[str, Run]) -> str:

@@ -26,7 +26,7 @@ class EffectsRequest(TypedDict, total=False):
     ablation: str
     mask_unit: str | None
     spans: str | Sequence[str]
-    mask_layers: str
+    mask_layers: str | Sequence[int | str]
     blocks: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
@@ -56,7 +56,7 @@ class VLEffectsRequest(TypedDict, total=False):
     ablation: str
     mask_unit: str | None
     spans: str | Sequence[str]
-    mask_layers: str
+    mask_layers: str | Sequence[int | str]
     blocks: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
