@@ -38,6 +38,12 @@ class Metric:
     needs_weights: bool = False  # they take time, so only metrics that ask for them get them
 
     @property
+    def brief(self) -> str:
+        """The title in a list or a sentence: "L2", "cosine"."""
+        short = self.title.removesuffix(" distance")
+        return short[0].lower() + short[1:] if short[1:2].islower() else short
+
+    @property
     def described(self) -> dict[str, Any]:
         """As it stands in a manifest and in a page."""
         named = {"name": self.name, "column": self.column, "title": self.title, "unit": self.unit}
@@ -102,9 +108,9 @@ def relative_distance(base: torch.Tensor, change: torch.Tensor, weights: torch.T
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("l2", "l2_distance", "L2", "of the hidden states", (0.0, None), l2_distance),
-        Metric("cosine", "cosine_distance", "cosine", "", (0.0, 2.0), cosine_distance),
-        Metric("relative", "relative_distance", "relative L2", "", (0.0, None), relative_distance),
+        Metric("l2", "l2_distance", "L2 distance", "model units", (0.0, None), l2_distance),
+        Metric("cosine", "cosine_distance", "Cosine distance", "", (0.0, 2.0), cosine_distance),
+        Metric("relative", "relative_distance", "Relative distance", "", (0.0, None), relative_distance),
     )
 }
 

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from mask_impact.distances import METRICS
 from mask_impact.impact.run import Run
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
@@ -94,7 +95,7 @@ def top_token(manifest: dict[str, Any]) -> str | None:
 
 def top_table(manifest: dict[str, Any]) -> list[str]:
     """The most important tokens, by the rule of impact/top_tokens.py; position 0 comes last, with a remark."""
-    metric = manifest["metrics"][0]["title"]
+    metric = METRICS[manifest["metrics"][0]["name"]].brief
     variant = manifest["variants"][0]
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
