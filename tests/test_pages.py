@@ -25,8 +25,8 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 110
 
 
-def test_the_line_of_what_was_tested_has_its_place_once() -> None:
-    assert len(re.findall(r"^<!-- tested -->\nTested:.*\n<!-- /tested -->$", README, re.MULTILINE)) == 1
+def test_the_table_of_what_was_tested_has_its_place_once() -> None:
+    assert len(re.findall(r"^<!-- tested -->\n(?:\|.*\|\n){5}<!-- /tested -->$", README, re.MULTILINE)) == 1
     assert README.count("tested -->") == 2
 
 
