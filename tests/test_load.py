@@ -216,9 +216,14 @@ def test_the_viewer_itself_is_no_result(tmp_path):
 def test_what_may_not_be_read(tmp_path, monkeypatch):
     """Simulated, because root may read everything."""
     path = save(tmp_path, run_of(), ["json"])["json"]
-    monkeypatch.setattr(
-        Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
-    )
+    original = Path.read_bytes
+
+    def read_bytes(asked: Path) -> bytes:
+        if asked == path:
+            raise PermissionError(13, "Permission denied")
+        return original(asked)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     refused(path, "cannot be read (Permission denied)")
 
 

@@ -55,7 +55,7 @@ def as_request(
     check_extension(request_type, ("device", "dtype", "model", "model_name", "processor", "request_type", "tokenizer"))
     count, prompt = arguments["num_tokens"], arguments["prompt"]
     if not isinstance(count, int) or count < 1:
-        raise UserError(f"num_output_tokens is {count!r}; it must be a whole number of 1 or more")
+        raise UserError(f"num_output_tokens is {count!r}; it must be 1 or more")
     if not isinstance(prompt, str):
         raise UserError(f"prompt is {prompt!r}; it must be a text")
     known = keywords_of(request_type, vision, effects)
@@ -83,7 +83,10 @@ def value_of(option: Option, value: Any) -> Any:
         if option.kind == "switch" and not isinstance(value, bool):
             raise TypeError
         if option.parse is positive and value not in (option.default, None):
-            return positive(str(value))
+            if not isinstance(value, int):
+                raise TypeError
+            if value < 1:
+                raise UserError(f"{option.name} is {value}; it must be 1 or more")
         if option.choices and value is not None and not isinstance(value, str):
             raise TypeError
     except argparse.ArgumentTypeError as error:
