@@ -23,7 +23,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mask_impact.distances import METRICS
+from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.errors import UserError
 from mask_impact.table import FORMAT_NAMES
 
@@ -43,7 +43,6 @@ ATTENTIONS = ("self", "cross")  # of its decoder: to its own tokens, to the enco
 BLOCKS = ("last", "all")  # who stops reading a masked token: the predicting position, or every later one
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
-DEFAULT_METRICS = ("l2", "cosine")
 
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
 

@@ -4,6 +4,7 @@ pytest tests/test_extension_metric.py
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ import pytest
 import torch
 from test_report import embedded
 
-from mask_impact import distances
+from mask_impact import distances, run_masking_experiment
 from mask_impact.distances import METRICS, Metric
 from mask_impact.errors import UserError
 from mask_impact.files.results import Block, load, load_many, read_csv, to_dataframe
-from mask_impact.impact.measurement import metrics_of
 from mask_impact.jobs.session import Session
-from mask_impact.options import Request, Settings
+from mask_impact.options import Request, Settings, check_choices
 
 BALLS = "Tom has a red ball. Ann has a blue cup. Ann's cup is"
 ASKED = {"layers": ((0, 0), (3, 3)), "pairs": 2, "num_tokens": 2}
@@ -52,11 +52,8 @@ def measured(
 ) -> tuple[Any, dict[str, Path]]:
     """The run of the demo model with these metrics, and its files; None for the default."""
     session = Session(Settings("demo", device="cpu", output_dir=folder, formats=formats))
-    field = "metrics" in Request.__dataclass_fields__ and metrics is not None
-    prepared = session.prepare(Request(BALLS, **{**ASKED, **more, **({"metrics": metrics} if field else {})}))
-    if metrics is not None and not field:  # the engine reads the attribute, whoever has it
-        object.__setattr__(prepared.options, "metrics", metrics)
-    return session.measure("run", prepared)
+    chosen = {} if metrics is None else {"metrics": metrics}
+    return session.measure("run", session.prepare(Request(BALLS, **{**ASKED, **more, **chosen})))
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +205,16 @@ def test_a_changed_zero_vector_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_unknown_metrics_are_refused_with_the_choices() -> None:
-    class Options:
-        metrics: tuple[str, ...] = ("l3",)
-
     with pytest.raises(UserError, match="unknown metric 'l3'; choose from l2, cosine, relative, ratio, weight"):
-        metrics_of(Options())
-    Options.metrics = ()
+        check_choices(Request("", metrics=("l3",)))
     with pytest.raises(UserError, match="no metric was chosen"):
-        metrics_of(Options())
+        check_choices(Request("", metrics=()))
+
+
+def test_metrics_of_one_column_are_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "twin", replace(METRICS["l2"], name="twin"))
+    with pytest.raises(UserError, match="metrics 'l2' and 'twin' both have the column l2_distance; choose one"):
+        run_masking_experiment("Tom", "demo", "cpu", metrics="twin,l2")
 
 
 def test_a_table_with_another_metric_alone_is_a_table(tmp_path: Path) -> None:

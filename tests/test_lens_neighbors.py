@@ -243,6 +243,14 @@ def test_a_run_that_masks_text_is_refused(bank, tmp_path, capsys):
     assert "masks no image token; run mask_impact_vl.py with --mask-mode vision" in capsys.readouterr().err
 
 
+def test_a_run_without_l2_is_refused(bank, tmp_path, capsys):
+    where = ["--image", str(IMAGE), "--prompt", PROMPT, "--output-dir", str(tmp_path), "--output", "c"]
+    flags = ["--format", "csv", "--layers", "0", "--quiet", "--mask-mode", "vision", "--metrics", "cosine"]
+    assert mask_impact_vl.main(["--model", "demo", *where, *flags]) == 0
+    assert neighbors(bank, tmp_path / "no", "--run", tmp_path / "c_run.json") == 2
+    assert "has no l2_distance; run mask_impact_vl.py with --metrics l2" in capsys.readouterr().err
+
+
 # --- every family -----------------------------------------------------------------------------------------
 TEXTS = ["a cat on a mat", "a cat on a red mat", "What is this? a dog", "two"]
 

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mask_impact.distances import chosen_metrics
 from mask_impact.errors import UserError
 from mask_impact.impact.manifest import Findings
 from mask_impact.impact.meter import Impact, Meter, Wanted
 from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
-from mask_impact.options import VARIANTS, Progress, Request
+from mask_impact.options import VARIANTS, Progress
 from mask_impact.prompt.inputs import Token, tokens_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit
@@ -35,7 +34,7 @@ class Measurement:
         self.units = self._every_token if prepared.plain else prepared.units
         self.places = prepared.places
         self.positions = prepared.queries
-        self.metrics = metrics_of(self.request)
+        self.metrics = self.request.metrics
         full, attn, heads = (variant in self.request.variants for variant in VARIANTS)
         wanted = Wanted(full, attn, heads, self.request.head_space)
         self.meter = Meter(model, wanted, self.request.ablation, self.metrics)
@@ -62,7 +61,7 @@ class Measurement:
         self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
         chosen = set(self.prepared.layers)
         self.findings.layers = [record.index for record in recording.measured() if record.index in chosen]
-        self.findings.skipped_layers = [skipped(record) for record in recording.skipped() if record.index in chosen]
+        self.findings.skipped_layers = [_skipped(record) for record in recording.skipped() if record.index in chosen]
         if not self.findings.layers:
             raise UserError(
                 f"none of the chosen layers has softmax attention; this model has it in layers "
@@ -166,15 +165,7 @@ class Measurement:
             )
 
 
-def metrics_of(request: Request) -> tuple[str, ...]:
-    """The metrics that a run measures, in the order of distances.METRICS. Raises UserError for an unknown one."""
-    try:
-        return chosen_metrics(request.metrics)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def skipped(record: LayerRecord) -> dict[str, Any]:
+def _skipped(record: LayerRecord) -> dict[str, Any]:
     """What the manifest says of a layer without softmax attention."""
     mixers = [
         type(module).__name__

@@ -11,7 +11,6 @@ from typing import Any
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.impact import run
-from mask_impact.impact.measurement import metrics_of
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.prepared import Prepared
@@ -53,7 +52,7 @@ def measure(
         return [*singles, *(pair for pair, _, _ in pairs)]
 
     run.run(model, replace(prepared, units=chosen, plain=False), blocks.append, progress)
-    names = columns(metrics_of(prepared.request), with_query=prepared.request.queries != "last")
+    names = columns(prepared.request.metrics, with_query=prepared.request.queries != "last")
     rows = [row for block in blocks for row in _rows(block, two_of)]
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 

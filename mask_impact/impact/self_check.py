@@ -39,6 +39,16 @@ def check_before_work(measurement: Measurement, recording: Recording) -> None:
     findings.seconds["check"] += time.perf_counter() - started
 
 
+def check_unmasked(measurement: Measurement, recording: Recording, position: int) -> None:
+    """Replay every layer at one query position without a mask: the noise floor, or a refusal."""
+    started = time.perf_counter()
+    for record in recording.measured():
+        for view, _, _ in measurement.views(record):
+            query = view.queries[position - measurement.places.first]
+            measurement.findings.noise(measurement.meter.impact(view, query, [[]]).noise)
+    measurement.findings.seconds["check"] += time.perf_counter() - started
+
+
 def check_masks_acted(measurement: Measurement, recording: Recording, positions: Sequence[int]) -> None:
     """A unit that bears on some head's output must move something in some layer, or its mask did not act."""
     still = [unit for unit, moved in measurement.moved.items() if moved == 0]

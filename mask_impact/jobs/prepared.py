@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
@@ -35,6 +36,7 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     check_images(inputs, request)
     lengths.check_length(config.get_text_config(decoder=True), len(inputs.tokens), request.num_tokens)
     places = tower.positions(len(inputs.tokens), request.num_tokens)
+    request = replace(request, metrics=ordered_metrics(request))
     if request.queries is None:
         request = replace(request, queries="all" if tower.only_reads else "last")
     places.queries(request.queries or ())
@@ -62,6 +64,14 @@ def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], 
         raise UserError("--effects are on the decoder's answer; leave out --tower encoder or --effects")
     count, heads = tower.size(config)
     return tower, chosen_layers(request.layers, count) or tuple(range(count)), heads
+
+
+def ordered_metrics(request: Request) -> tuple[str, ...]:
+    """The chosen metrics in the order of their columns. Raises UserError for two that have the same column."""
+    try:
+        return in_order(request.metrics)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def check_images(inputs: ModelInputs, request: Request) -> None:

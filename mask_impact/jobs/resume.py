@@ -28,10 +28,7 @@ def identity(session: Session, request: Request) -> dict[str, Any]:
     images: Sequence[Any] = request.images
     found = {
         "mask_impact": mask_impact.__version__,
-        "model": session.settings.model,
-        "model_fingerprint": session.fingerprint,
-        "device": session.device.type,
-        "dtype": str(session.dtype).removeprefix("torch."),
+        **session.identity,
         "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
         "images_sha256": [file_sha256(path) for path in images],
     }

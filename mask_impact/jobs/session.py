@@ -93,6 +93,16 @@ class Session:
         """Of the model's files, see `models.fingerprint`; once, since all files are looked at."""
         return find.fingerprint(self.source)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What numbers depend on besides the request, as a manifest keeps it for --resume."""
+        return {
+            "model": self.settings.model,
+            "model_fingerprint": self.fingerprint,
+            "device": self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
     @cached_property
     def model(self) -> Any:
         settings = self.settings

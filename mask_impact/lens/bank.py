@@ -51,10 +51,7 @@ def command(args: argparse.Namespace) -> int | None:
     captions, digest = read_captions(args.captions, args.num_captions)
     wanted = {
         "mask_impact": mask_impact.__version__,
-        "model": source.name,
-        "model_fingerprint": session.fingerprint,
-        "device": session.device.type,
-        "dtype": str(session.dtype).removeprefix("torch."),
+        **session.identity,
         "layers": list(layers),
         "captions_sha256": digest,
         "num_captions": len(captions),

@@ -79,10 +79,7 @@ def request(session: Session, args: argparse.Namespace, layers: Sequence[int]) -
     """Everything the numbers depend on besides the images."""
     stored = {"dtype": args.feature_dtype, "format": args.feature_format} if args.save_features else None
     return {
-        "model": session.settings.model,
-        "model_fingerprint": session.fingerprint,
-        "device": session.device.type,
-        "dtype": str(session.dtype).removeprefix("torch."),
+        **session.identity,
         "prompt": args.prompt,
         "max_pixels": args.max_pixels,
         "layers": list(layers),

@@ -83,6 +83,8 @@ def read_masking(path: Path, fingerprint: str, inputs: ModelInputs) -> Masking:
         df = df[df[QUERY_POSITION] == len(inputs.tokens) - 1 + df["generation_step"]]
     if df.empty:
         raise UserError(f"--run {path} masks no image token; run mask_impact_vl.py with --mask-mode vision or both")
+    if "l2_distance" not in df.columns:
+        raise UserError(f"--run {path} has no l2_distance; run mask_impact_vl.py with --metrics l2")
     largest = df.groupby(["layer", "token_position"], as_index=False)["l2_distance"].max()
     cells = zip(largest["layer"].tolist(), largest["token_position"].tolist(), strict=True)
     impact = dict(zip(cells, largest["l2_distance"].tolist(), strict=True))

@@ -129,10 +129,7 @@ def identity(
     """Everything the neighbours depend on, as plain JSON; --resume compares it with the manifest."""
     made_from = {
         "mask_impact": mask_impact.__version__,
-        "model": session.source.name,
-        "model_fingerprint": session.fingerprint,
-        "device": session.device.type,
-        "dtype": str(session.dtype).removeprefix("torch."),
+        **session.identity,
         "bank": bank.identity,
         "images_sha256": [picture["sha256"] for picture in inputs.images],
         "prompt_sha256": hashlib.sha256(args.prompt.encode()).hexdigest(),

@@ -23,6 +23,7 @@ class QueryRange:
     predicting: int  # where the first output token is predicted; the encoder's last
     end: int  # one after the last
     tower: str | None = None  # "encoder" or "decoder" of an encoder-decoder, for messages
+    sees_all: bool = False  # a query sees the later positions too
     before: str | None = None  # what measures the positions before `first`, for messages
 
     def queries(self, chosen: Sequence[tuple[int, int]] | str) -> list[int]:
@@ -60,7 +61,7 @@ def in_text(prompt: int, num_tokens: int) -> QueryRange:
 
 def in_encoder(prompt: int, num_tokens: int) -> QueryRange:
     """Of an encoder: the prompt's positions, whatever the decoder generates."""
-    return QueryRange(prompt, 0, prompt - 1, prompt, "encoder")
+    return QueryRange(prompt, 0, prompt - 1, prompt, "encoder", sees_all=True)
 
 
 def after_encoder(prompt: int, num_tokens: int) -> QueryRange:

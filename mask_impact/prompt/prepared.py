@@ -26,7 +26,7 @@ class Prepared:
 
     def masked(self, query: int) -> int:
         """The number of masks at a query position, the same in each layer and variant."""
-        count = self.places.prompt if self.places.tower == "encoder" else query + 1  # an encoder's query sees all
+        count = self.places.prompt if self.places.sees_all else query + 1
         tokens = self.inputs.tokens[:count]
         generated = count - len(tokens) if self.request.mask_mode != "vision" else 0
         if self.plain:
