@@ -36,12 +36,17 @@ class Metric:
     # the attention weight that each mask removes from each head, None where it is not known or not asked for.
     function: MetricFunction
     needs_weights: bool = False  # they take time, so only metrics that ask for them get them
+    infinite: str = ""  # when a value is infinite; a run in which one is, is refused with these words
+
+    @property
+    def in_text(self) -> str:
+        """The title within a sentence: "L2 distance", "cosine distance"."""
+        return self.title[0].lower() + self.title[1:] if self.title[1:2].islower() else self.title
 
     @property
     def brief(self) -> str:
-        """The title in a list or a sentence: "L2", "cosine"."""
-        short = self.title.removesuffix(" distance")
-        return short[0].lower() + short[1:] if short[1:2].islower() else short
+        """The same, shorter: "L2", "cosine"."""
+        return self.in_text.removesuffix(" distance")
 
     @property
     def described(self) -> dict[str, Any]:
@@ -110,7 +115,15 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("l2", "l2_distance", "L2 distance", "model units", (0.0, None), l2_distance),
         Metric("cosine", "cosine_distance", "Cosine distance", "", (0.0, 2.0), cosine_distance),
-        Metric("relative", "relative_distance", "Relative distance", "", (0.0, None), relative_distance),
+        Metric(
+            "relative",
+            "relative_distance",
+            "Relative distance",
+            "",
+            (0.0, None),
+            relative_distance,
+            infinite="without a mask it is a zero vector, and a mask changes it",
+        ),
     )
 }
 

@@ -197,7 +197,7 @@ def test_a_run_of_an_older_version_has_no_lengths(tmp_path: Path) -> None:
 def test_a_changed_zero_vector_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated: no model of ours has an update that is exactly 0 and changes."""
     row = METRICS["relative"]
-    infinite = Metric(row.name, row.column, row.title, row.unit, row.range, lambda b, c, w: c.norm(dim=-1) / 0)
+    infinite = replace(row, function=lambda b, c, w: c.norm(dim=-1) / 0)
     monkeypatch.setitem(METRICS, "relative", infinite)
     with pytest.raises(UserError, match=r"layer 0 has no relative distance of Full .* zero vector"):
         measured(tmp_path, ("relative",), ("csv",), pairs=0)

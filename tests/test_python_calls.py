@@ -9,11 +9,13 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
+from test_report import embedded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
 from mask_impact import load, load_many, run_effects_experiment, run_masking_experiment, run_vl_masking_experiment
 from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.files.notebook import write_report
 from mask_impact.options import Request, option
 
 PROMPT = "Tom has a red ball."
@@ -153,6 +155,8 @@ sys.exit(mask_impact_analysis.main([*flags, "--output", "own", "--metrics", "len
     for end in ("results.csv", "results.json", "results.parquet", "results.html", "run.json"):
         found = load(tmp_path / f"own_{end}")
         assert list(found.columns)[5:] == ["length_change"] and found.length_change.dtype == "float32", end
+    page = write_report(tmp_path / "again.html", load(tmp_path / "own_run.json"))
+    assert embedded(page.read_text("utf-8"))["metrics"][0]["title"] == "Length"
     assert {"length_change", "l2_distance"} <= set(load_many(tmp_path).columns)
 
 

@@ -24,6 +24,15 @@ def metrics_in(columns: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name, metric in METRICS.items() if metric.column in columns)
 
 
+def described_metrics(columns: Collection[str], manifest: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The metrics that have a column among `columns`, as `Metric.described`: those of METRICS in their order, then
+    others that the manifest describes."""
+    found = [METRICS[name].described for name in metrics_in(columns)]
+    known = {each["column"] for each in found}
+    written = (manifest or {}).get("metrics") or []
+    return found + [each for each in written if each.get("column") in columns and each["column"] not in known]
+
+
 def known_columns(columns: Collection[str], manifest: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The columns among `columns` that a result table has, in its order.
 
@@ -32,9 +41,7 @@ def known_columns(columns: Collection[str], manifest: Mapping[str, Any] | None =
 
     Raises UserError for a table that lacks one of KEY_COLUMNS or has no metric; its message begins "has no column".
     """
-    written = [each.get("column") for each in (manifest or {}).get("metrics") or []]
-    metrics = [METRICS[name].column for name in metrics_in(columns)]
-    metrics += [name for name in written if name in columns and name not in metrics]
+    metrics = [each["column"] for each in described_metrics(columns, manifest)]
     needed = KEY_COLUMNS if metrics else COLUMNS
     if missing := [column for column in needed if column not in columns]:
         raise UserError(f"has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")

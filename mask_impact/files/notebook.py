@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.files import page as viewer
-from mask_impact.files.columns import known_columns, metrics_in
+from mask_impact.files.columns import described_metrics, known_columns
 from mask_impact.files.page import (
     NEIGHBORS_FORMAT,
     PageTable,
@@ -190,10 +189,9 @@ def _write_table(
 ) -> None:
     """The page for a table in any order; of rows for the same cell the last one counts."""
     try:
-        known_columns(df.columns)
+        known_columns(df.columns, manifest)
     except UserError as error:
         raise UserError(f"the table {error}") from None
-    metrics = [METRICS[metric] for metric in metrics_in(df.columns)]
     ints = {column: df[column].to_numpy(np.int64) for column in ("generation_step", "layer", "token_position")}
     layers, layer = np.unique(ints["layer"], return_inverse=True)
     positions, token = np.unique(ints["token_position"], return_inverse=True)
@@ -204,8 +202,8 @@ def _write_table(
     variants = sorted(map(str, df["variant"].unique()), key=variant_order)
     texts = df.drop_duplicates("token_position", keep="last").set_index("token_position")["token_masked"]
     tokens = {int(position): str(texts[position]) for position in positions}
-    described = [metric.described for metric in metrics]
-    table = PageTable(name, len(df), queries, layers.tolist(), variants, tokens, described)
+    metrics = described_metrics(df.columns, manifest)
+    table = PageTable(name, len(df), queries, layers.tolist(), variants, tokens, metrics)
     if reason := refusal(table, pictures):
         raise UserError(f"{reason}; {opened_instead('the table as Parquet or CSV')}")
     variant = df["variant"].astype(str).map({each: place for place, each in enumerate(variants)}).to_numpy(np.int64)
@@ -216,4 +214,4 @@ def _write_table(
         cube[cells] = df[column].to_numpy("<f4")
         yield from (cube[start : start + (1 << 18)] for start in range(0, cube.size, 1 << 18))
 
-    fill(out, page, table, (pieces(metric.column) for metric in metrics), manifest, pictures)
+    fill(out, page, table, (pieces(metric["column"]) for metric in metrics), manifest, pictures)

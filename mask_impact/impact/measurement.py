@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.impact.manifest import Findings
 from mask_impact.impact.meter import Impact, Meter, Wanted
@@ -132,7 +133,7 @@ class Measurement:
     def _block(
         self, layer: int, variants: list[str], masked: Sequence[Unit], step: int, position: int, impact: Impact
     ) -> Block:
-        """The rows of one layer. Raises UserError for a relative distance that has no number."""
+        """The rows of one layer. Raises UserError for a metric that says when its values are infinite, where one is."""
         block = Block(
             generation_step=step,
             layer=layer,
@@ -143,12 +144,13 @@ class Measurement:
             values=impact.values[..., : len(self.metrics)].float().cpu().numpy(),
             query_position=None if self.request.queries == "last" else position,
         )
-        if "relative" in self.metrics and np.isinf(block.of("relative")).any():
-            variant = variants[int(np.isinf(block.of("relative")).any(axis=0).argmax())]
-            raise UserError(
-                f"layer {layer} has no relative distance of {variant} at position {position}: without a mask it is a "
-                "zero vector, and a mask changes it; choose metrics other than relative"
-            )
+        for metric in (METRICS[name] for name in self.metrics if METRICS[name].infinite):
+            infinite = np.isinf(block.of(metric.name)).any(axis=0)  # [V]
+            if infinite.any():
+                raise UserError(
+                    f"layer {layer} has no {metric.in_text} of {variants[int(infinite.argmax())]} at position "
+                    f"{position}: {metric.infinite}; choose metrics other than {metric.name}"
+                )
         return block
 
     def _gather(self, block: Block, masked: Sequence[Unit], position: int, impact: Impact) -> None:
