@@ -10,16 +10,7 @@ import type { AsyncBuffer, DecodedArray, FileMetaData, RowGroup, SchemaElement }
 
 import { count, LoadError } from "./errors.ts";
 import { checkedPages } from "./parquet-guard.ts";
-import {
-  findColumns,
-  malformed,
-  MAX_ROWS,
-  needed,
-  type Column,
-  type ColumnName,
-  type Table,
-  wholeOf,
-} from "./table.ts";
+import { findColumns, malformed, MAX_ROWS, needed, type ColumnName, type Table, wholeOf } from "./table.ts";
 
 export interface ParquetOptions {
   onProgress?: (bytes: number) => void;
@@ -169,7 +160,7 @@ async function decode(
     const values = withoutBigInts(chunk);
     if (kind === "number" && values instanceof Float32Array) table.appendNumbers(values, name);
     else if (kind === "integer" && values instanceof Int32Array && values.every((value) => value >= 0))
-      (column as Column<Int32Array>).append(values);
+      column.append(values);
     else for (let i = 0; i < values.length; i++) column.push(convert(values[i]));
   }
   const got = column.length - before,

@@ -153,8 +153,7 @@ export class Column<A extends Int32Array | Float32Array> {
     this.data[this.length++] = value;
   }
 
-  /** Many at once. */
-  append(values: A): void {
+  append(values: Int32Array | Float32Array): void {
     const end = this.length + values.length;
     while (end > this.data.length) this.#grow();
     this.data.set(values, this.length);
@@ -294,14 +293,15 @@ export class Table {
     return NaN;
   }
 
-  /** Many numbers of a column at once. */
+  /** As `numberOf`, many at once; `values` are taken over. */
   appendNumbers(values: Float32Array, column: ColumnName): void {
     for (let i = 0; i < values.length; i++) {
       if (values[i] === Infinity || values[i] === -Infinity) values[i] = this.numberOf(values[i], column);
     }
-    (this.columns[column] as Column<Float32Array>).append(values);
+    this.columns[column].append(values);
   }
 
+  /** A number as the table holds it. */
   numberOf(value: number, column: ColumnName): number {
     const rounded = Math.fround(value);
     if (rounded === Infinity || rounded === -Infinity) {
