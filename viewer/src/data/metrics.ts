@@ -4,7 +4,7 @@
  */
 
 import { lastQueries } from "./queries.ts";
-import type { Manifest, Metric, Run } from "./types.ts";
+import { index, type Manifest, type Metric, type Run } from "./types.ts";
 
 /** What is known about the columns of tables without a list of metrics in their manifest. */
 const KNOWN: Metric[] = [
@@ -117,7 +117,7 @@ function relative(run: Run, l2: Float32Array, manifest: Manifest): Float32Array 
         const length = values[steps.indexOf(step)]?.[atLayer[l]]?.[atVariant[v]];
         if (!(length! > 0)) return;
         any = true;
-        const start = ((s * run.variants.length + v) * run.layers.length + l) * T;
+        const start = index(run, s, v, l, 0);
         for (let cell = start; cell < start + T; cell++) out[cell] = l2[cell] / length!;
       }),
     );

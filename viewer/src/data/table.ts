@@ -131,7 +131,7 @@ export function findColumns(names: readonly string[], table: Table, numeric = na
   return table.names.filter((column) => names.includes(column));
 }
 
-export class NoMetric extends LoadError {
+class NoMetric extends LoadError {
   constructor(names: readonly string[]) {
     super(`not a result table: it has no column of distances, such as l2_distance; found ${listed(names)}`);
   }

@@ -22,7 +22,7 @@ export function scaleText(sheet: Sheet, state: State): string {
   return sheet.signed ? `${what}, from −${largest} to ${largest}` : `${what}, from 0 to ${largest}`;
 }
 
-export const measured = ({ run }: Sheet, state: State) => `${titleOf(run, state)} of ${variantName(state.variant)}`;
+const measured = ({ run }: Sheet, state: State) => `${titleOf(run, state)} of ${variantName(state.variant)}`;
 
 interface Sign {
   fill: Rgb | null; // null: no value

@@ -5,7 +5,7 @@
  * selected there, and the other way round.
  */
 
-import { h, onKeys } from "../core/dom.ts";
+import { h, onKeys, setText } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
 import { groupName, matching, scaleOf, shownPatch, wins, type LensScene } from "../core/lens.ts";
 import { CanvasPainter } from "../core/painter.ts";
@@ -23,7 +23,7 @@ import { captionOf, facts, figuresOf, legendText, listing, patchText, subject, w
 import { neighbour, patchAt, patchesOf, type Patch } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { fitted, sizeOf } from "./picture-paint.ts";
-import { LayerPlayer, setSlider, setText, slider } from "./slider.ts";
+import { LayerPlayer, setSlider, slider } from "./slider.ts";
 import "./lens.css";
 
 const TINTS = { similarity: "similarity", bank: "bank layer", impact: "masking impact" };
@@ -123,7 +123,7 @@ export class LensView extends Drawn<LensScene> {
     );
     this.draws((scene) => this.#list(scene));
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+      this.#own.width = contentRect.width;
     }).observe(this.#figures);
   }
 

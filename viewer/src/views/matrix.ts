@@ -6,7 +6,7 @@
 
 import "./matrix.css";
 
-import { h, moved, onKeys } from "../core/dom.ts";
+import { h, moved, onKeys, setText } from "../core/dom.ts";
 import { ink, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Painter } from "../core/painter.ts";
 import type { Hover, Scene, View } from "../core/scene.ts";
@@ -15,7 +15,6 @@ import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { gradient } from "./figure.ts";
 import type { Cell, Layout } from "./matrix-paint.ts";
-import { setText } from "./slider.ts";
 
 /** What stands around a matrix. */
 export interface Words {
@@ -93,7 +92,7 @@ export abstract class MatrixView<Found> extends Drawn<Scene> implements View {
       (scene) => this.#say(scene),
     );
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+      this.#own.width = contentRect.width;
     }).observe(this.box);
   }
 

@@ -5,7 +5,7 @@
  * the cells a picture is grey: colour means value. The colour scale is of pictures alone, not shared with text.
  */
 
-import { h, onKeys } from "../core/dom.ts";
+import { h, onKeys, setText } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { ink, LIGHT } from "../core/ink.ts";
 import { CanvasPainter, type Drawing } from "../core/painter.ts";
@@ -14,7 +14,7 @@ import type { Scene, View } from "../core/scene.ts";
 import { DEFAULTS, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
-import { isDifference, modelName, subject } from "../core/words.ts";
+import { isDifference, layerText, modelName, subject } from "../core/words.ts";
 import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
@@ -23,7 +23,6 @@ import {
   described,
   figuresWithPatches,
   halves,
-  layerText,
   readout,
   scaleText,
   stepText,
@@ -31,7 +30,7 @@ import {
   unmasked,
 } from "./picture-words.ts";
 import { cut } from "./figure.ts";
-import { LayerPlayer, setSlider, setText, slider } from "./slider.ts";
+import { LayerPlayer, setSlider, slider } from "./slider.ts";
 import "./picture.css";
 
 /** A picture on the page. */
@@ -97,7 +96,7 @@ export class PictureView extends Drawn<Scene> implements View {
     Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
     this.#opacity.output.className = "picture-share";
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+      this.#own.width = contentRect.width;
     }).observe(this.#figures);
     this.draws((scene) => this.#build(shown(scene).figures));
     this.draws((scene) => {

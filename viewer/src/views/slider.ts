@@ -102,8 +102,3 @@ export function setSlider({ input, output }: Slider, last: number, value: number
   output.textContent = text;
   input.setAttribute("aria-valuetext", text);
 }
-
-/** Only if it is another one: a live region would read it again. */
-export function setText(element: Element, text: string): void {
-  if (element.textContent !== text) element.textContent = text;
-}
