@@ -116,4 +116,10 @@ test("what a list of metrics leaves out is as for a column of a table", async ()
     { name: "toy", column: "toy", title: "Toy", unit: "apples", range: [1, 2] },
   ]);
   expect(found.values.toy).toEqual(run.values.cosine);
+  // So is what has the wrong type, as in a manifest.
+  const odd = [
+    { ...METRICS[0], title: 5, unit: null },
+    { ...METRICS[1], range: "0 to 2" },
+  ];
+  expect(decodeRun(encoded(run, { metrics: odd })).metrics).toEqual(METRICS);
 });
