@@ -1,6 +1,6 @@
 /** Effects on the answer: units by the layers in which they were masked, or a list with bars; and beside the impact. */
 
-import { colourAt, css, share } from "../core/colour.ts";
+import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import {
   BLOCKS,
@@ -327,13 +327,14 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, ord
       signed: both,
     } = shown,
     small = { size: 11, colour: ink.muted };
-  const { palette, curve, first } = state,
+  const { curve, first } = state,
+    palette = paletteOf(state, both),
     columns = windows.length;
   const cells = {
     rows: order.length,
     columns,
     value: (row: number, column: number) => values[order[row] * columns + column],
-    colour: (value: number) => colourAt(both ? "difference" : palette, share(value, largest, curve, both)),
+    colour: (value: number) => colourAt(palette, share(value, largest, curve, both)),
     empty: ink.line,
     hatched: (value: number, row: number) => (!units[order[row]].position && !first) || Math.abs(value) < floor,
     gap: { free: 1 },
@@ -370,7 +371,7 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order 
     low = Math.min(0, ...values),
     scale = room / (Math.max(0, ...values) - low || 1);
   const zero = left - low * scale,
-    palette = both ? "difference" : state.palette;
+    palette = paletteOf(state, both);
   painter.text(left, 24, `layers ${windows[0].replace("-", " to ")}`, { size: 11, colour: ink.muted });
   eachRow(painter, layout, order.length, (row, y) => {
     const value = values[order[row]],

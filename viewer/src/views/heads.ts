@@ -1,6 +1,6 @@
 /** Layers x heads for the selected token, or for the strongest token in each cell while none is selected. */
 
-import { colourAt, share } from "../core/colour.ts";
+import { colourAt, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-matrix.ts";
@@ -242,7 +242,8 @@ function strongestCell(scene: Scene, matrix: HeadMatrix): string {
 function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: Layout, pointer: Cell | null): void {
   const { matrix, rows, columns } = found,
     { layers, heads, values, signed } = matrix;
-  const { range, curve, palette } = scene.state,
+  const { range, curve } = scene.state,
+    palette = paletteOf(scene.state, signed),
     floor = floorOf(scene);
   const maxima = range === "row" ? rowMaxima(values.map(Math.abs), heads.length, -1) : null,
     largest = largestOf(matrix);
@@ -251,8 +252,7 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: L
     rows: rows.length,
     columns: columns.length,
     value: (row: number, column: number) => values[rows[row] * heads.length + columns[column]],
-    colour: (value: number, row: number) =>
-      colourAt(signed ? "difference" : palette, share(value, end(row), curve, signed)),
+    colour: (value: number, row: number) => colourAt(palette, share(value, end(row), curve, signed)),
     empty: emptyColour(matrix, ink),
     hatched: (value: number) => Math.abs(value) < floor,
     gap: { free: Math.min(layout.wide, layout.high) > 7 ? 1 : 0 },

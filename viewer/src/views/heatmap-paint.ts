@@ -1,6 +1,6 @@
 /** Draws a sheet, or the part of it that is in view, and its colour bar; the same for the screen and for export. */
 
-import { isLight, share, table, type Palette, type Rgb } from "../core/colour.ts";
+import { isLight, paletteOf, share, table, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
 import type { Hover } from "../core/scene.ts";
@@ -95,8 +95,6 @@ export function columnName(sheet: Sheet, column: number): string {
   return name;
 }
 
-export const paletteOf = (sheet: Sheet, state: State): Palette => (sheet.signed ? "difference" : state.palette);
-
 export interface Marks {
   token: number | null;
   layer: number | null;
@@ -152,7 +150,7 @@ function paintCells(
 ): void {
   if (r1 <= r0 || c1 <= c0) return;
   const { sheet, cellWidth: w, cellHeight: h } = g;
-  const colours = table(paletteOf(sheet, state));
+  const colours = table(paletteOf(state, sheet.signed));
   const raster = new ImageData(c1 - c0, r1 - r0),
     { data } = raster;
   const places = new Uint8Array(raster.width * raster.height);

@@ -3,13 +3,12 @@
 import { h } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
 import { CanvasPainter, setPixel } from "../core/painter.ts";
-import { share, table } from "../core/colour.ts";
+import { paletteOf, share, table } from "../core/colour.ts";
 import type { Scene, View } from "../core/scene.ts";
 import { columnOf, largestFor, sheets, type Sheet } from "../core/sheet.ts";
 import { Drawn, remembered } from "../core/track.ts";
 import type { State } from "../core/state.ts";
 import type { Viewport } from "./heatmap-grid.ts";
-import { paletteOf } from "./heatmap-paint.ts";
 
 const THICK = 34;
 
@@ -94,7 +93,7 @@ interface Small {
 const small = remembered(
   ({ sheet, byLayers, length, state }: Small): ImageData => {
     const { curve } = state,
-      colours = table(paletteOf(sheet, state));
+      colours = table(paletteOf(state, sheet.signed));
     const tokens = sheet.columns.length,
       layers = sheet.layers.length;
     const bins = Math.min(tokens, length);
