@@ -3,10 +3,7 @@ import { readFileSync } from "node:fs";
 import { decodeRun, EMPTY_ELEMENT, findEmbedded } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
 import type { Run } from "../src/data/types.ts";
-import { METRICS, fixture, fixtureRows, rowsOf, runOf, textFile } from "./helpers.ts";
-
-const base64 = (array: Float32Array) =>
-  Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
+import { METRICS, base64, fixture, fixtureRows, rowsOf, runOf, textFile } from "./helpers.ts";
 
 /** What the Python side writes. */
 function encoded(run: Run, more: object = {}): string {
