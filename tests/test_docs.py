@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import tested
+import yaml
 
 import mask_impact_analysis
 import mask_impact_vl
 from mask_impact.commands import main
+from mask_impact.distances import METRICS
 from mask_impact.files.results import COLUMNS, FORMATS
 from mask_impact.options import MASK_MODES, VARIANTS, VISION_ATTENTION
 
@@ -91,6 +93,14 @@ def test_links_lead_somewhere() -> None:
         if not target.startswith("http") and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+# --- the page, which knows the metrics by itself where no manifest tells of them ------------------------------
+def test_the_page_calls_the_metrics_what_the_program_does() -> None:
+    source = (ROOT / "viewer" / "src" / "data" / "metrics.ts").read_text("utf-8")
+    literal = re.search(r"^const KNOWN: Metric\[\] = (\[.*?^\]);", source, re.MULTILINE | re.DOTALL).group(1)
+    known = yaml.safe_load(re.sub(r"(\w+):(?= )", r'"\1":', literal))
+    assert known == [metric.described for metric in METRICS.values()]
 
 
 # --- what was tested: tools/tested.py -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from viewer_page import Viewer, fragment
 from viewer_runs import EVERY, REACH, ROOT
 
-# Nothing has to scroll here: where a matrix is scrolled to is nobody's state.
+# Nothing has to scroll here: where a matrix is scrolled to is not part of the state.
 WIDE = {"viewport": {"width": 2400, "height": 1500}}
 OPEN = "() => { for (const each of document.querySelectorAll('main details')) each.open = true; }"
 # All that is to be seen: pixels, texts and attributes, and what controls are set to.

@@ -6,7 +6,7 @@ import { decodeRun } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
 import { add, emptyLibrary, resolve, waiting } from "../src/data/pair.ts";
 import type { Effects, Loaded, Run } from "../src/data/types.ts";
-import { failure, fixture, textFile } from "./helpers.ts";
+import { base64, failure, fixture, textFile } from "./helpers.ts";
 
 const text = (name: string) => readFileSync(new URL(`fixtures/${name}`, import.meta.url), "utf8");
 const csv = text("reach_effects.csv");
@@ -165,8 +165,6 @@ test("effects find their run by its name, in any order; alone they wait", async 
 
 test("effects inside of a page", async () => {
   const run = await runWith();
-  const base64 = (array: Float32Array) =>
-    Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
   const data = (effects: unknown) =>
     JSON.stringify({
       format: 1,

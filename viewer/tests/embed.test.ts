@@ -3,10 +3,7 @@ import { readFileSync } from "node:fs";
 import { decodeRun, EMPTY_ELEMENT, findEmbedded } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
 import type { Run } from "../src/data/types.ts";
-import { METRICS, fixture, fixtureRows, rowsOf, runOf, textFile } from "./helpers.ts";
-
-const base64 = (array: Float32Array) =>
-  Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
+import { METRICS, base64, fixture, fixtureRows, rowsOf, runOf, textFile } from "./helpers.ts";
 
 /** What the Python side writes. */
 function encoded(run: Run, more: object = {}): string {
@@ -116,4 +113,10 @@ test("what a list of metrics leaves out is as for a column of a table", async ()
     { name: "toy", column: "toy", title: "Toy", unit: "apples", range: [1, 2] },
   ]);
   expect(found.values.toy).toEqual(run.values.cosine);
+  // So is what has the wrong type, as in a manifest.
+  const odd = [
+    { ...METRICS[0], title: 5, unit: null },
+    { ...METRICS[1], range: "0 to 2" },
+  ];
+  expect(decodeRun(encoded(run, { metrics: odd })).metrics).toEqual(METRICS);
 });

@@ -7,7 +7,7 @@
 import { expect, test } from "vitest";
 import { metricOf } from "../src/data/metrics.ts";
 import { index } from "../src/data/types.ts";
-import { bytesOf, cubeOf, fixture, HEADER, random, randomCuts } from "./helpers.ts";
+import { bytesOf, cubeOf, fixture, HEADER, KEYS, random, randomCuts } from "./helpers.ts";
 
 const ROUNDS = 3000;
 
@@ -40,11 +40,11 @@ function damage(bytes: Uint8Array, next: () => number): Uint8Array {
 
 const joined = (...parts: Uint8Array[]) => Uint8Array.from(parts.flatMap((part) => [...part]));
 
-/** A row by the names of its columns. Of a metric: a number, NaN where it is missing, undefined for what is no number. */
+/** A row by the names of its columns. Of a metric: a number, NaN where it is missing, undefined for anything else. */
 type Row = { [column: string]: unknown };
 const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 const NONE = ["", "null", "nan", "NaN", "NA", "N/A", "None", "<NA>", "-nan"];
-const KEYS = ["generation_step", "layer", "token_masked", "token_position", "variant"];
+const NEEDED = KEYS.split(",");
 const isText = (column: string) => column === "token_masked" || column === "variant";
 /** An index, not a metric. */
 const UNNAMED = ["", "index"];
@@ -71,7 +71,7 @@ function slowCsv(text: string): Row[] | null {
   }
   const [header, ...rows] = table.filter((row) => row.length > 1 || (row[0] ?? "") !== "");
   const names = header?.map((name) => name.trim()) ?? [];
-  if (KEYS.some((key) => !names.includes(key)) || rows.some((row) => row.length !== header.length)) return null;
+  if (NEEDED.some((key) => !names.includes(key)) || rows.some((row) => row.length !== header.length)) return null;
   const value = (name: string, field: string) =>
     isText(name) ? field : slowNumber(field.replace(/^[ \t]+|[ \t]+$/g, ""));
   // Of two columns with one name, the first: the list of pairs is read backwards.
@@ -100,7 +100,7 @@ function slowJson(text: string): Row[] | null {
   }
 }
 
-/** Columns of another length are none of the table. */
+/** Columns of another length do not belong to the table. */
 function transposed(columns: { [key: string]: unknown[] }): Row[] {
   const names = Object.keys(columns).filter((name) => columns[name].length === columns.layer.length);
   return columns.layer.map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
@@ -120,9 +120,10 @@ function kept(cells: Iterable<[string, [string, number][]]>): Cells {
 /** The cells of the slow parser's rows, the last of several winning, without order. */
 function cellsOf(rows: Row[]): Cells {
   const isMetric = (name: string) =>
-    ![...KEYS, ...UNNAMED].includes(name) && (/_distance$/.test(name) || rows.every((row) => row[name] !== undefined));
+    ![...NEEDED, ...UNNAMED].includes(name) &&
+    (/_distance$/.test(name) || rows.every((row) => row[name] !== undefined));
   const metrics = Object.keys(rows[0] ?? {}).filter(isMetric);
-  const keyOf = (row: Row) => JSON.stringify(KEYS.filter((key) => key !== "token_masked").map((key) => row[key]));
+  const keyOf = (row: Row) => JSON.stringify(NEEDED.filter((key) => key !== "token_masked").map((key) => row[key]));
   return kept(rows.map((row) => [keyOf(row), metrics.map((name) => [metricOf(name).name, row[name] as number])]));
 }
 

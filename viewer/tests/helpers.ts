@@ -104,4 +104,9 @@ export function randomCuts(next: () => number, length: number, n: number): numbe
 /** Of most files. */
 export const METRICS = ["l2_distance", "cosine_distance"].map(metricOf);
 
-export const HEADER = "generation_step,layer,token_masked,token_position,variant,l2_distance,cosine_distance";
+export const KEYS = "generation_step,layer,token_masked,token_position,variant";
+export const HEADER = `${KEYS},l2_distance,cosine_distance`;
+
+/** As arrays stand in a page. */
+export const base64 = (array: Float32Array) =>
+  Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");

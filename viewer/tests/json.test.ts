@@ -7,6 +7,7 @@ import {
   failure,
   fixture,
   fixtureRows,
+  HEADER,
   parsed,
   random,
   randomCuts,
@@ -16,15 +17,7 @@ import {
   type Row,
 } from "./helpers.ts";
 
-const KEYS = [
-  "generation_step",
-  "layer",
-  "token_masked",
-  "token_position",
-  "variant",
-  "l2_distance",
-  "cosine_distance",
-];
+const COLUMNS = HEADER.split(",");
 const ROWS: Row[] = [
   [0, 0, 'a "b"\n😀\\', 0, "Full", 1.5, null],
   [0, 0, "</script>", 1, "Full", 0.25, 1e-20],
@@ -32,8 +25,8 @@ const ROWS: Row[] = [
   [0, 2, "</script>", 1, "Full", 3e-5, 7],
 ].map(([...row]) => row.map((value) => (typeof value === "number" ? Math.fround(value) : value)) as Row);
 
-const columns = (rows: Row[] = ROWS) => Object.fromEntries(KEYS.map((key, i) => [key, rows.map((row) => row[i])]));
-const records = (rows: Row[] = ROWS) => rows.map((row) => Object.fromEntries(KEYS.map((key, i) => [key, row[i]])));
+const columns = (rows: Row[] = ROWS) => Object.fromEntries(COLUMNS.map((key, i) => [key, rows.map((row) => row[i])]));
+const records = (rows: Row[] = ROWS) => rows.map((row) => Object.fromEntries(COLUMNS.map((key, i) => [key, row[i]])));
 const json = (value: unknown, indent = 0) => JSON.stringify(value, null, indent);
 const message = (text: string) => failure(textFile(text, "x.json"));
 const more = { note: ["[", "]", { "}": 1 }], seed: 3, flag: true, none: null, text: 'a "quoted\\" }' };

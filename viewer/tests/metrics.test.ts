@@ -10,9 +10,8 @@ import { cleanManifest, withManifest } from "../src/data/manifest.ts";
 import { add, emptyLibrary } from "../src/data/pair.ts";
 import { atQuery } from "../src/data/queries.ts";
 import { index, type Run } from "../src/data/types.ts";
-import { failure, METRICS, runOf, textFile } from "./helpers.ts";
+import { failure, KEYS, METRICS, runOf, textFile } from "./helpers.ts";
 
-const KEYS = "generation_step,layer,token_masked,token_position,variant";
 const csv = (columns: string, ...rows: string[]) =>
   textFile([`${KEYS},${columns}`, ...rows].map((row) => `${row}\n`).join(""));
 const ROWS = ["0,0,a,0,Full,1.5,7", "0,0,b,1,Full,2.5,8", "0,1,a,0,Full,3.5,9", "0,1,b,1,Full,4.5,10"];
@@ -50,7 +49,7 @@ describe.each(["csv", "columns", "records", "lines"] as const)("from %s", (of) =
     expect(run.notes).toEqual([]);
   });
 
-  test("a text beside them is none, wherever the first text is", async () => {
+  test("a column of texts beside them is not one, wherever its first text is", async () => {
     for (const notes of [
       ["x", "y", "", "z"],
       ["", "", "", "z"],
@@ -67,13 +66,13 @@ describe.each(["csv", "columns", "records", "lines"] as const)("from %s", (of) =
     expect(shape(await runOf(file("cosine_distance,index", ...ROWS)))).toEqual([["cosine", [1.5, 2.5, 3.5, 4.5]]]);
   });
 
-  test("without any it is no table of results", async () => {
+  test("without any it is not a table of results", async () => {
     expect(await failure(file("index,level_0", ...ROWS))).toContain(
       "it has no column of distances, such as l2_distance",
     );
   });
 
-  test("what is no number in a distance is an error", async () => {
+  test("anything but a number in a distance is an error", async () => {
     if (of !== "csv") return;
     expect(await failure(file("toy_distance,x", ROWS[0].replace("1.5", "1.5x")))).toContain('toy_distance is "1.5x"');
   });
@@ -191,7 +190,7 @@ describe("on the page", () => {
     expect(names(make("l2_distance"), make("toy_distance"))).toEqual(["l2"]);
   });
 
-  test("an address may name any metric; one that the run does not have is another", async () => {
+  test("an address may name any metric; in place of one that the run does not have, its first is shown", async () => {
     const run = await runOf(csv("toy_distance,cosine_distance", ...ROWS));
     expect(fromFragment("#metric=cosine").metric).toBe("cosine");
     expect(settled(fromFragment("#metric=toy"), run).metric).toBe("toy");

@@ -10,7 +10,7 @@ import { add, emptyLibrary } from "../src/data/pair.ts";
 import { atQuery, usualQuery } from "../src/data/queries.ts";
 import { at, type Manifest, type Run } from "../src/data/types.ts";
 import { figures } from "../src/views/patches.ts";
-import { failure, fixture, runOf, textFile } from "./helpers.ts";
+import { base64, failure, fixture, runOf, textFile } from "./helpers.ts";
 
 interface Row {
   generation_step: number;
@@ -108,8 +108,6 @@ test("a report of it comes back, and a damaged one is refused", async () => {
     steps,
     values: { l2, cosine },
   } = run.queries!;
-  const base64 = (array: Float32Array) =>
-    Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
   const data = {
     format: 1,
     name: "every",

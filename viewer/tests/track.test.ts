@@ -1,4 +1,4 @@
-/** A view is drawn again exactly when something that it has read is another: for every key of the state. */
+/** A view is drawn again exactly when something that it has read has changed: for every key of the state. */
 
 import { describe, expect, test } from "vitest";
 import { DEFAULTS, withState, type State } from "../src/core/state.ts";

@@ -9,6 +9,10 @@ export type Rgb = readonly [number, number, number];
 const TABLES = { cividis, viridis, difference: puor };
 export type Palette = keyof typeof TABLES;
 
+/** What has a sign has a palette of its own. */
+export const paletteOf = (state: Pick<State, "palette">, signed: boolean): Palette =>
+  signed ? "difference" : state.palette;
+
 const decoded = new Map<Palette, Rgb[]>();
 
 /** 256 colours. */

@@ -54,5 +54,7 @@ export function moved({ key }: KeyboardEvent, [row, column]: Place, rows: number
 
 type Place = [row: number, column: number];
 
-/** Whether a view has drawn with just these values. */
-export const same = (values: unknown[], drawn: unknown[]) => values.every((value, place) => value === drawn[place]);
+/** Sets a text only if it is a new one: a live region would read the same one again. */
+export function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}

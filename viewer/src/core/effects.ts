@@ -1,6 +1,7 @@
 /** What masks do to the answer, as it is shown: one measure, block and step; and beside the largest single-layer value. */
 
 import { plainToken } from "../data/cube.ts";
+import { membersOf } from "../data/manifest.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
 import { importance, matrix, tokenIndex } from "./scene.ts";
@@ -69,7 +70,7 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
         ? STRONGEST
         : widest;
   const window = windows.indexOf(chosen);
-  const members = new Map(manifest?.units?.map(({ label, positions }) => [`${positions?.[0]} ${label}`, positions!]));
+  const members = membersOf(manifest ?? {});
   const values: number[] = [],
     units: Shown["units"] = [];
   let largest = 0;
@@ -85,7 +86,7 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     const place = window < 0 ? sizes.indexOf(most) : window;
     units.push({
       ...unit,
-      positions: members.get(unit.key) ?? [unit.position],
+      positions: members({ position: unit.position, text: unit.label }) ?? [unit.position],
       row: at[place],
       value: own[place],
       strongest: windows[place],

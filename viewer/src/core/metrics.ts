@@ -4,11 +4,11 @@ import { at, type Metric, type Run } from "../data/types.ts";
 import type { State } from "./state.ts";
 import { exact } from "./tokens.ts";
 
-/** The chosen one. A run that does not have it knows its name only. */
+/** The chosen one; of one that the run does not have, only the name is known. */
 export const metricOf = ({ metrics }: Pick<Run, "metrics">, { metric }: Pick<State, "metric">): Metric =>
   metrics.find(({ name }) => name === metric) ?? { name: metric, column: "", title: metric, unit: "", range: [] };
 
-/** Those that all of the runs have: only they can be compared. Of runs that share none, those of the first. */
+/** Those that all of the runs have: only they can be compared. Where they share none, those of the first. */
 export function metricsOf(runs: readonly Pick<Run, "metrics">[]): Metric[] {
   const [first, ...others] = runs;
   const shared = first.metrics.filter(({ name }) =>
@@ -35,7 +35,7 @@ export function valuesAt(
   return values.map(({ metric, value }) => `${inText(brief(metric))} ${exact(value)}`).join(", ");
 }
 
-/** What stands behind the title on a scale. */
+/** What follows the title on a scale. */
 export const unitOf = ({ unit, range: [low = null, high = null] }: Metric) =>
   unit || (low !== null && high !== null ? `${low} to ${high}` : "");
 

@@ -5,10 +5,8 @@
  * in every run it is applied to. What a run does not have is answered by `settled` in scene.ts, not stored.
  */
 
-import type { EffectNumber } from "../data/table.ts";
-
-/** What of an effect on the answer is shown. */
-export type Measure = EffectNumber & ("logprob_change" | "kl" | "contrast_change" | "interaction");
+/** What of an effect on the answer is shown; columns of NAME_effects. */
+export type Measure = "logprob_change" | "kl" | "contrast_change" | "interaction";
 
 export interface State {
   /** Places of the shown runs in the library, the first one is the one in front. */
@@ -178,6 +176,6 @@ function valid(name: keyof State, value: unknown): boolean {
   }
 }
 
-/** The state with other values, which reads nothing of it before it is asked: so a view depends on nothing else. */
+/** The state with other values. Its own are read only when they are asked for, so a view depends on no more of them. */
 export const withState = (state: State, other: Partial<State>): State =>
   Object.assign(Object.create(state) as State, other);

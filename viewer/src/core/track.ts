@@ -1,25 +1,25 @@
 /**
  * Draws again exactly what has changed.
  *
- * A view consists of parts: functions of a scene. A part gets a scene that notes what is read of it, and is drawn again
- * when one of those values is another one. There is no list of keys that could lack one, and no way around it: while a
- * part is drawn the store cannot be read, and afterwards the part's scene cannot be read any more.
+ * A view consists of parts: functions of a scene. A part gets a scene that notes what is read from it, and is drawn again
+ * when one of those values has changed. There is no list of keys from which one could be missing, and no way around it:
+ * while a part is being drawn the store cannot be read, and afterwards the part's scene cannot be read any more.
  */
 
-/** Objects that every scene has anew: what is read of them is noted, not they themselves. */
+/** Objects that are new in every scene: what is read from them is noted, not the objects themselves. */
 const PARTS = new Set<PropertyKey>(["state", "hover"]);
 
 type Values = Map<PropertyKey, unknown>;
 
-/** What was read of an object: its values, and those of its parts. */
+/** What was read from an object: its values, and those of its parts. */
 class Reads {
   readonly own: Values = new Map();
   readonly parts = new Map<PropertyKey, Values>();
-  /** Those of views. */
+  /** Values of views, by the view. */
   readonly #local = new Map<object, Values>();
   #over = false;
 
-  /** The object, which notes what is read of it until `close`. */
+  /** The object, which notes what is read from it until `close`. */
   of<T extends object>(source: T): T {
     const parts = new Map<PropertyKey, object>();
     return this.#noting(source, this.own, (key, value) => {
@@ -78,17 +78,17 @@ function same(a: unknown, b: unknown): boolean {
   return a.length === b.length && a.every((each, place) => Object.is(each, b[place]));
 }
 
-/** Of the part that is drawn at the moment. */
+/** Of the part that is being drawn. */
 let drawing: Reads | null = null;
 
-/** For what would give a view something that is not noted. */
+/** Called by whatever would give a view something that is not noted. */
 export function notWhileDrawing(what: string): void {
   if (drawing) throw new Error(`${what} is read while a part is drawn: use the scene that it is given`);
 }
 
 /**
- * A function whose last result, by the object that `per` gives, is kept until something it has read of its argument is
- * another. Whoever calls it with a scene that notes depends on the same.
+ * A function that keeps its last result, one for each object that `per` gives, until something that it has read from its
+ * argument has changed. A part that calls it depends on the same values.
  */
 export function remembered<In extends object, Out>(
   make: (input: In) => Out,
@@ -117,15 +117,15 @@ export abstract class Drawn<Scene extends object> {
   readonly #local: object = {};
 
   /**
-   * What draws it, in this order. A part that is drawn draws those after it of the same call, too: they may use what it has
+   * What draws it, in this order. When a part is drawn, so are those after it in the same call: they may use what it has
    * made. Several calls are independent of each other.
    */
   protected draws(...parts: Draw<Scene>[]): void {
     this.#chains.push(parts.map((draw) => ({ draw, reads: null })));
   }
 
-  /** Values of the view itself that its parts depend on, as where the pointer is. Setting one draws again what has read it.
-   * All of a view's have different names. */
+  /** Values of the view itself that its parts depend on, such as where the pointer is. Setting one draws again what has
+   * read it. No two of a view may have the same name. */
   protected watched<T extends object>(values: T): T {
     Object.assign(this.#local, values);
     return new Proxy(this.#local as T, {

@@ -15,6 +15,9 @@ const MOVES: Record<string, string> = { l2: "moves (length of the difference)", 
 
 export const moves = (run: Run, state: State) => MOVES[state.metric] ?? `changes (${inText(titleOf(run, state))})`;
 
+/** As at the beginning of a sentence. */
+export const capital = (text: string) => text[0].toUpperCase() + text.slice(1);
+
 /** One head, also of cross-attention: "Head_3", "CrossHead_3". */
 export const isHead = (variant: string) => /^(Cross)?Head_\d+$/.test(variant);
 
@@ -47,6 +50,13 @@ export function percent(part: number): string {
 
 /** Where a run is read, for a sentence. */
 export const readAt = ({ query }: State) => (query === null ? "at the predicting position" : `at position ${query}`);
+
+/** "layer 3", or how layers are joined: "layers 2 to 5: max". */
+export function layerText(state: State): string {
+  if (state.layer !== null) return `layer ${state.layer}`;
+  const all = state.from === null && state.to === null;
+  return `${all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`}: ${state.join}`;
+}
 
 /** Whose change the numbers are, for a sentence. */
 export function whose(name: string, run?: Run): string {

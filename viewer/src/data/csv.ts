@@ -35,7 +35,7 @@ export class CsvParser {
   #delimiter = DELIMITERS[0];
   #header: string[] = [];
   #targets: Target[] = [];
-  #dropped = 0; // columns that were no metrics after all
+  #dropped = 0; // columns that turned out not to be metrics
   #line = 1;
   // Of the row found last: where each field begins and ends, and whether it was quoted (2: with quotes inside).
   #starts = new Int32Array(64);
@@ -199,7 +199,7 @@ export class CsvParser {
     }
   }
 
-  /** A text in a column without any number is none of ours. */
+  /** Not of a text in a column without any number, which is not a metric. */
   #mayBeCut(buf: Uint8Array, { name, field }: Target): boolean {
     if (this.#table.isStrict(name) || this.#table.hasNumbers(name)) return true;
     const [start, end] = [this.#starts[field], this.#ends[field]];

@@ -144,9 +144,9 @@ function ofFormat1({ l2, cosine }: Partial<Embedded>): Pick<Embedded, "metrics" 
   return { metrics: ["l2_distance", "cosine_distance"].map(metricOf), values: [l2, cosine] as string[] };
 }
 
-/** What is left out is filled in, as for a column of a table. */
-const titled = (metrics: (Partial<Metric> & { name: string })[]): Metric[] =>
-  metrics.map((metric) => ({ ...metricOf(metric.column ?? metric.name), ...metric }));
+/** Checked as those of a manifest are; what is left out is filled in, as for a column of a table. */
+const titled = (metrics: Metric[]): Metric[] =>
+  cleanManifest({ metrics })!.metrics!.map((metric) => ({ ...metricOf(metric.column ?? metric.name!), ...metric }));
 
 const isList = (value: unknown): value is unknown[] => Array.isArray(value);
 

@@ -4,16 +4,16 @@
  */
 
 import { lastQueries } from "./queries.ts";
-import type { Manifest, Metric, Run } from "./types.ts";
+import { index, type Manifest, type Metric, type Run } from "./types.ts";
 
-/** What is known about the columns of tables without a list of metrics in their manifest. */
+/** What is known of columns where no manifest tells; the same as METRICS in mask_impact/distances.py. */
 const KNOWN: Metric[] = [
   { name: "l2", column: "l2_distance", title: "L2 distance", unit: "model units", range: [0, null] },
   { name: "cosine", column: "cosine_distance", title: "Cosine distance", unit: "", range: [0, 2] },
   { name: "relative", column: "relative_distance", title: "Relative distance", unit: "", range: [0, null] },
 ];
 
-/** Nothing is in a file; the numbers are made here. */
+/** It has no column in a file: its numbers are computed here. */
 const RELATIVE: Metric = {
   name: "relative",
   column: "",
@@ -75,8 +75,8 @@ const isRelative = ({ name, column }: Metric) => name === RELATIVE.name || colum
 const known = new WeakMap<Float32Array, { manifest: Manifest; relative: Float32Array | null }>();
 
 /**
- * Also with the relative distance, where it can be had and is not there. Of other query positions than those that predict
- * the output the lengths are not known, so they have no value.
+ * With the relative distance added, where it is missing and can be computed. Lengths are known only for the query
+ * positions that predict the output, so the others have no value.
  */
 export function withRelative(run: Run, manifest: Manifest): Run {
   const l2 = run.metrics.find(({ column }) => column === "l2_distance");
@@ -117,7 +117,7 @@ function relative(run: Run, l2: Float32Array, manifest: Manifest): Float32Array 
         const length = values[steps.indexOf(step)]?.[atLayer[l]]?.[atVariant[v]];
         if (!(length! > 0)) return;
         any = true;
-        const start = ((s * run.variants.length + v) * run.layers.length + l) * T;
+        const start = index(run, s, v, l, 0);
         for (let cell = start; cell < start + T; cell++) out[cell] = l2[cell] / length!;
       }),
     );

@@ -187,7 +187,7 @@ function sameNumbers(a: Run, b: Run): boolean {
   const tokens = (run: Run) => run.tokens.map(({ position, text }) => [position, text]);
   const lists = (run: Run) =>
     JSON.stringify([run.queries?.positions, run.steps, run.layers, run.variants, tokens(run)]);
-  // Those of the files; names and titles, and what is made of others, may come with the manifest of one of the two.
+  // Only what is in the files: names, titles and computed metrics may come from the manifest of one of the two.
   const measured = (run: Run, { values }: Pick<Run, "values">) =>
     new Map(run.metrics.filter(({ column }) => column).map(({ name, column }) => [column, values[name]]));
   const [one, two] = [measured(a, x), measured(b, y)];

@@ -17,7 +17,7 @@ import { LoadError } from "./errors.ts";
 const damaged = (what: string) => new LoadError(`the Parquet file is damaged: ${what}`);
 
 /**
- * Throws LoadError for what cannot be. `data` are the bytes of one column of the only row group of `metadata`. Each page
+ * Throws LoadError for what is impossible. `data` holds the bytes of one column of the only row group of `metadata`. Each page
  * is unpacked once: what is returned gives the unpacked bytes to hyparquet.
  */
 export function checkedPages(
@@ -51,7 +51,7 @@ export function checkedPages(
 }
 
 interface Page {
-  /** Of the bytes that are packed, in the column's. */
+  /** Where its packed bytes begin in the column. */
   place: number;
   /** Unpacked; of a page of version 2 without its levels, which are never packed. */
   body: Uint8Array;

@@ -2,7 +2,7 @@
  * Parquet -> Table, by hyparquet.
  *
  * One column of one row group at a time keeps memory small. Its bytes are looked at (parquet-guard.ts) before hyparquet
- * decodes them. Texts become numbers of the table where they are decoded, in a dictionary once each.
+ * decodes them. Texts become numbers of the table as they are decoded, those of a dictionary once each.
  */
 
 import { parquetMetadataAsync, parquetRead, parquetSchema } from "hyparquet";
@@ -10,16 +10,7 @@ import type { AsyncBuffer, DecodedArray, FileMetaData, RowGroup, SchemaElement }
 
 import { count, LoadError } from "./errors.ts";
 import { checkedPages } from "./parquet-guard.ts";
-import {
-  findColumns,
-  malformed,
-  MAX_ROWS,
-  needed,
-  type Column,
-  type ColumnName,
-  type Table,
-  wholeOf,
-} from "./table.ts";
+import { findColumns, malformed, MAX_ROWS, needed, type ColumnName, type Table, wholeOf } from "./table.ts";
 
 export interface ParquetOptions {
   onProgress?: (bytes: number) => void;
@@ -169,7 +160,7 @@ async function decode(
     const values = withoutBigInts(chunk);
     if (kind === "number" && values instanceof Float32Array) table.appendNumbers(values, name);
     else if (kind === "integer" && values instanceof Int32Array && values.every((value) => value >= 0))
-      (column as Column<Int32Array>).append(values);
+      column.append(values);
     else for (let i = 0; i < values.length; i++) column.push(convert(values[i]));
   }
   const got = column.length - before,
@@ -178,7 +169,7 @@ async function decode(
     throw new LoadError(`the Parquet file is damaged: ${name} has ${count(got)} of ${count(wanted)} values`);
 }
 
-/** 64-bit numbers that all fit into 31 bits, as those: making a BigInt of each takes longer than all the rest. */
+/** 64-bit numbers as 32-bit ones, if all fit into 31 bits: a BigInt for each takes longer than everything else. */
 function withoutBigInts(values: DecodedArray): DecodedArray {
   if (!(values instanceof BigInt64Array)) return values;
   const words = new Int32Array(values.buffer, values.byteOffset, 2 * values.length); // little-endian: low, high

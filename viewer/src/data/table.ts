@@ -5,14 +5,14 @@ import { checkedInteger, float32At, integerAt, latin1, special } from "./numbers
 import { Texts } from "./texts.ts";
 
 /** What a row is of. Every further column of numbers in a results table is a metric. */
-export const KEYS = ["generation_step", "layer", "token_masked", "token_position", "variant"] as const;
+const KEYS = ["generation_step", "layer", "token_masked", "token_position", "variant"] as const;
 
 /** Only in a table of other query positions than those that predict the output. */
-export const QUERY_POSITION = "query_position";
+const QUERY_POSITION = "query_position";
 
 /** Columns of numbers that programs add to a table: its index. */
 const INDEX = /^(|index|level_\d+|Unnamed: \d+|__index_level_\d+__)$/;
-/** A column with this ending holds numbers and nothing else; of others it is seen when they are read. */
+/** A column with this ending holds numbers and nothing else; whether others do is seen when they are read. */
 const STRICT = /_distance$/;
 /** More arrays of the size of the table would fill the memory. */
 const MOST_METRICS = 16;
@@ -98,16 +98,6 @@ const TABLES: Record<TableOf, { what: string; names: readonly ColumnName[]; requ
 export type TableOf = "results" | "effects" | "neighbors";
 /** One of `names` below, or a metric as the file calls it. */
 export type ColumnName = string;
-export type EffectNumber =
-  | "logprob"
-  | "logprob_change"
-  | "rank"
-  | "kl"
-  | "final_l2"
-  | "final_cosine"
-  | "contrast"
-  | "contrast_change"
-  | "interaction";
 
 /** A text that names what a row is of cannot be missing; a token can. */
 export const needed = (column: ColumnName) => column === "variant" || column === "block" || column === "kind";
@@ -131,13 +121,13 @@ export function findColumns(names: readonly string[], table: Table, numeric = na
   return table.names.filter((column) => names.includes(column));
 }
 
-export class NoMetric extends LoadError {
+class NoMetric extends LoadError {
   constructor(names: readonly string[]) {
     super(`not a result table: it has no column of distances, such as l2_distance; found ${listed(names)}`);
   }
 }
 
-export class Column<A extends Int32Array | Float32Array> {
+class Column<A extends Int32Array | Float32Array> {
   length = 0;
   data: A;
   /** Some values are infinite; they are stored as NaN, since no colour scale can show them. */
@@ -153,8 +143,7 @@ export class Column<A extends Int32Array | Float32Array> {
     this.data[this.length++] = value;
   }
 
-  /** Many at once. */
-  append(values: A): void {
+  append(values: Int32Array | Float32Array): void {
     const end = this.length + values.length;
     while (end > this.data.length) this.#grow();
     this.data.set(values, this.length);
@@ -190,7 +179,7 @@ export class Table {
   /** Columns that seemed to be metrics until there was a text in them; and sentences about those that held numbers, too. */
   readonly dropped = new Set<ColumnName>();
   readonly notes: string[] = [];
-  #own: number; // so many of `names` are no metrics
+  #own: number; // so many of `names`, the first ones, are not metrics
 
   constructor(of: TableOf = "results") {
     this.of = of;
@@ -212,7 +201,7 @@ export class Table {
     return this.names.find((each) => each === name) ?? null;
   }
 
-  /** A column that may be a metric, as far as its name tells; null: it is none. */
+  /** A column that may be a metric, as far as its name tells; null: it cannot be one. */
   metricNamed(name: string): ColumnName | null {
     const known = this.columnNamed(name);
     if (known) return known;
@@ -223,7 +212,7 @@ export class Table {
     return name;
   }
 
-  /** Whether a column is no longer one, since there is something in it that is no number. */
+  /** Leaves out a column that holds something other than numbers. False: it has to stay, so that is an error. */
   drop(name: ColumnName, why = ""): boolean {
     if (this.isStrict(name)) return false;
     if (why && this.hasNumbers(name)) this.notes.push(`The column ${name} is not shown: ${why}.`);
@@ -238,7 +227,7 @@ export class Table {
     return this.of === "results" && STRICT.test(name);
   }
 
-  /** Whether what is no number is an error in this column. */
+  /** Whether a value that does not belong in this column is an error; if not, the column is left out. */
   isStrict(name: ColumnName): boolean {
     return this.names.indexOf(name) < this.#own || STRICT.test(name);
   }
@@ -272,8 +261,8 @@ export class Table {
   }
 
   /**
-   * A number from bytes; NaN if there is none. Throws LoadError, with `where`, for what is no number, unless the column
-   * may be another one than a metric and the value is `droppable`: something else, not a damaged number.
+   * A number from bytes; NaN if there is none. Throws LoadError, with `where`, for anything else, unless the column need
+   * not be a metric and the value is `droppable`: not a damaged number.
    */
   numberAt(
     buf: Uint8Array,
@@ -294,14 +283,15 @@ export class Table {
     return NaN;
   }
 
-  /** Many numbers of a column at once. */
+  /** As `numberOf`, many at once; `values` are taken over. */
   appendNumbers(values: Float32Array, column: ColumnName): void {
     for (let i = 0; i < values.length; i++) {
       if (values[i] === Infinity || values[i] === -Infinity) values[i] = this.numberOf(values[i], column);
     }
-    (this.columns[column] as Column<Float32Array>).append(values);
+    this.columns[column].append(values);
   }
 
+  /** A number as the table holds it. */
   numberOf(value: number, column: ColumnName): number {
     const rounded = Math.fround(value);
     if (rounded === Infinity || rounded === -Infinity) {

@@ -10,7 +10,7 @@
 export interface Metric {
   /** By which it is found in `values`, and in the address of the page: "l2". */
   name: string;
-  /** Its column in the table; "" if it was made here of others. */
+  /** Its column in the table; "" if it was computed here from others. */
   column: string;
   title: string;
   /** In words; "" for a number without a unit. */

@@ -1,6 +1,6 @@
 /** Effects on the answer: units by the layers in which they were masked, or a list with bars; and beside the impact. */
 
-import { colourAt, css, share } from "../core/colour.ts";
+import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import {
   BLOCKS,
@@ -20,9 +20,10 @@ import type { Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
+import { capital } from "../core/words.ts";
 import { drawScatter, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
 import { caption, colourBar, cut, ends, heading, ofRun } from "./figure.ts";
-import { boxOf, eachColumn, eachRow, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
+import { boxOf, eachColumn, eachRow, laidOut, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 
 const HIGH = 18,
@@ -135,10 +136,12 @@ export class EffectsView extends MatrixView<Found> {
   }
 
   protected layOut(_: Scene, found: Found, width: number): Layout {
-    const { rows, columns } = this.sizeOf(found),
-      left = Math.min(150, width * 0.32),
+    const size = this.sizeOf(found),
+      { columns } = size;
+    const left = Math.min(150, width * 0.32),
       room = width - left - 2;
-    const layout = laidOut(left, columns > 1 ? Math.max(13, Math.min(72, room / columns)) : room, rows, columns);
+    const wide = columns > 1 ? Math.max(13, Math.min(72, room / columns)) : room;
+    const layout = laidOut({ left, top: TOP, wide, high: HIGH }, size);
     return { ...layout, size: [Math.max(width, layout.size[0]), layout.size[1]] };
   }
 
@@ -226,7 +229,8 @@ export class EffectsView extends MatrixView<Found> {
       const top = heading(painter, LIGHT, title, [caption(scene.run, scene.state, null), whatText(scene, shown)]);
       colourBar(painter, LIGHT, 16, top + 2, scene.state, shown.largest, MEASURES[shown.measure], shown.signed);
       const body = part(painter, 16, top + 40, width - 32, high);
-      paint(body, LIGHT, scene, found, laidOut(150, wide, found.order.length, columns), null);
+      const layout = laidOut({ left: 150, top: TOP, wide, high: HIGH }, this.sizeOf(found));
+      paint(body, LIGHT, scene, found, layout, null);
       if (points.length < 2) return;
       painter.text(16, top + high + 58, rhoText(scene, shown, points), { colour: LIGHT.muted });
       drawScatter(part(painter, 16, top + high + 64, 520, SCATTER), LIGHT, scene, shown);
@@ -261,18 +265,7 @@ export class EffectsView extends MatrixView<Found> {
   }
 }
 
-const laidOut = (left: number, wide: number, rows: number, columns: number): Layout => ({
-  left,
-  top: TOP,
-  wide,
-  high: HIGH,
-  size: [left + wide * columns + 2, TOP + HIGH * rows + 2],
-  x: 0,
-  y: 0,
-});
-
-const whatText = (scene: Scene, shown: Shown) =>
-  effectWords(shown, scene.run, "in these layers").replace(/^./, (letter) => letter.toUpperCase());
+const whatText = (scene: Scene, shown: Shown) => capital(effectWords(shown, scene.run, "in these layers"));
 
 /** All about one mask. */
 function sentence(
@@ -334,13 +327,14 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, ord
       signed: both,
     } = shown,
     small = { size: 11, colour: ink.muted };
-  const { palette, curve, first } = state,
+  const { curve, first } = state,
+    palette = paletteOf(state, both),
     columns = windows.length;
   const cells = {
     rows: order.length,
     columns,
     value: (row: number, column: number) => values[order[row] * columns + column],
-    colour: (value: number) => colourAt(both ? "difference" : palette, share(value, largest, curve, both)),
+    colour: (value: number) => colourAt(palette, share(value, largest, curve, both)),
     empty: ink.line,
     hatched: (value: number, row: number) => (!units[order[row]].position && !first) || Math.abs(value) < floor,
     gap: { free: 1 },
@@ -377,7 +371,7 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order 
     low = Math.min(0, ...values),
     scale = room / (Math.max(0, ...values) - low || 1);
   const zero = left - low * scale,
-    palette = both ? "difference" : state.palette;
+    palette = paletteOf(state, both);
   painter.text(left, 24, `layers ${windows[0].replace("-", " to ")}`, { size: 11, colour: ink.muted });
   eachRow(painter, layout, order.length, (row, y) => {
     const value = values[order[row]],

@@ -1,6 +1,6 @@
 /** What the drawings share: a title that says what is shown, a colour bar, an axis. */
 
-import { colourAt, css } from "../core/colour.ts";
+import { colourAt, css, paletteOf } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { titleOf } from "../core/metrics.ts";
 import type { Painter } from "../core/painter.ts";
@@ -71,8 +71,6 @@ export function colourBar(
     colour: ink.muted,
   });
 }
-
-const paletteOf = (state: State, signed: boolean) => (signed ? "difference" : state.palette);
 
 /** What a scale goes from and to. */
 export const ends = (largest: number, signed: boolean) =>

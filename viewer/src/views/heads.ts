@@ -1,6 +1,6 @@
 /** Layers x heads for the selected token, or for the strongest token in each cell while none is selected. */
 
-import { colourAt, share } from "../core/colour.ts";
+import { colourAt, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-matrix.ts";
@@ -14,7 +14,8 @@ import { exact, named } from "../core/tokens.ts";
 import { crossing, isDifference, moreOrLess, subject } from "../core/words.ts";
 import { captions, colourBar, ends, heading, ofRun } from "./figure.ts";
 import { headColour, shown } from "./head-marks.ts";
-import { boxOf, eachColumn, eachRow, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
+import { emptyColour } from "./heatmap-paint.ts";
+import { boxOf, eachColumn, eachRow, laidOut, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 import { shownValue } from "./shade.ts";
 
@@ -96,13 +97,14 @@ export class HeadsView extends MatrixView<Found> {
     };
   }
 
-  protected layOut(_: Scene, { matrix: { layers, heads } }: Found, width: number): Layout | null {
+  protected layOut(_: Scene, found: Found, width: number): Layout | null {
+    const { layers, heads } = found.matrix;
     if (!heads.length) return null;
     const left = 30,
       top = 24;
     const wide = Math.max(3, Math.min(36, Math.floor((width - left - 2) / heads.length)));
     const high = Math.max(5, Math.min(22, Math.floor(380 / layers.length)));
-    return laidOut(left, top, wide, high, heads.length, layers.length);
+    return laidOut({ left, top, wide, high }, this.sizeOf(found));
   }
 
   protected paint(...all: Parameters<typeof paint>): void {
@@ -162,7 +164,8 @@ export class HeadsView extends MatrixView<Found> {
     if (!heads.length) return null;
     const title = "Layers and heads";
     const wide = Math.max(12, Math.min(48, Math.floor(556 / heads.length)));
-    const layout = laidOut(48, 160, wide, layers.length > 40 ? 12 : 20, heads.length, layers.length);
+    const high = layers.length > 40 ? 12 : 20;
+    const layout = laidOut({ left: 48, top: 160, wide, high }, this.sizeOf(found));
     const draw = (painter: Painter) => {
       const below = heading(painter, LIGHT, title, [...captions(scene, false), whatText(scene)]);
       const { state } = scene,
@@ -192,16 +195,6 @@ export class HeadsView extends MatrixView<Found> {
     );
   }
 }
-
-const laidOut = (left: number, top: number, wide: number, high: number, columns: number, rows: number): Layout => ({
-  left,
-  top,
-  wide,
-  high,
-  size: [left + wide * columns + 2, top + high * rows + 2],
-  x: 0,
-  y: 0,
-});
 
 function whatText(scene: Scene): string {
   const { run, runs, state } = scene;
@@ -249,7 +242,8 @@ function strongestCell(scene: Scene, matrix: HeadMatrix): string {
 function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: Layout, pointer: Cell | null): void {
   const { matrix, rows, columns } = found,
     { layers, heads, values, signed } = matrix;
-  const { range, curve, palette } = scene.state,
+  const { range, curve } = scene.state,
+    palette = paletteOf(scene.state, signed),
     floor = floorOf(scene);
   const maxima = range === "row" ? rowMaxima(values.map(Math.abs), heads.length, -1) : null,
     largest = largestOf(matrix);
@@ -258,9 +252,8 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: L
     rows: rows.length,
     columns: columns.length,
     value: (row: number, column: number) => values[rows[row] * heads.length + columns[column]],
-    colour: (value: number, row: number) =>
-      colourAt(signed ? "difference" : palette, share(value, end(row), curve, signed)),
-    empty: signed ? ink.line : ink.empty,
+    colour: (value: number, row: number) => colourAt(palette, share(value, end(row), curve, signed)),
+    empty: emptyColour(matrix, ink),
     hatched: (value: number) => Math.abs(value) < floor,
     gap: { free: Math.min(layout.wide, layout.high) > 7 ? 1 : 0 },
     number: { from: Infinity, size: 0, text: () => null },

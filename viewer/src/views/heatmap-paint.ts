@@ -1,6 +1,6 @@
 /** Draws a sheet, or the part of it that is in view, and its colour bar; the same for the screen and for export. */
 
-import { isLight, share, table, type Palette, type Rgb } from "../core/colour.ts";
+import { isLight, paletteOf, share, table, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
 import type { Hover } from "../core/scene.ts";
@@ -95,8 +95,6 @@ export function columnName(sheet: Sheet, column: number): string {
   return name;
 }
 
-export const paletteOf = (sheet: Sheet, state: State): Palette => (sheet.signed ? "difference" : state.palette);
-
 export interface Marks {
   token: number | null;
   layer: number | null;
@@ -133,8 +131,11 @@ export function paintSheet(
   painter.text(left - 8, top - 6, g.byLayers ? "layer" : "layer →", { size: LABEL, colour: ink.muted, align: "right" });
 }
 
-function span(scroll: number, size: number, cell: number, count: number): [number, number] {
-  return [Math.max(0, Math.floor(scroll / cell)), Math.min(count, Math.ceil((scroll + size) / cell))];
+export type Span = [first: number, end: number];
+
+/** Which of `count` cells in a row are in view, of those that `room` pixels show after `scroll`. */
+export function span(scroll: number, room: number, cell: number, count: number): Span {
+  return [Math.max(0, Math.floor(scroll / cell)), Math.min(count, Math.ceil((scroll + room) / cell))];
 }
 
 function paintCells(
@@ -142,14 +143,14 @@ function paintCells(
   g: Geometry,
   state: State,
   ink: Ink,
-  [r0, r1]: number[],
-  [c0, c1]: number[],
+  [r0, r1]: Span,
+  [c0, c1]: Span,
   x: number,
   y: number,
 ): void {
   if (r1 <= r0 || c1 <= c0) return;
   const { sheet, cellWidth: w, cellHeight: h } = g;
-  const colours = table(paletteOf(sheet, state));
+  const colours = table(paletteOf(state, sheet.signed));
   const raster = new ImageData(c1 - c0, r1 - r0),
     { data } = raster;
   const places = new Uint8Array(raster.width * raster.height);
@@ -190,8 +191,8 @@ function paintCells(
 function paintHatches(
   painter: Painter,
   g: Geometry,
-  [r0, r1]: number[],
-  [c0, c1]: number[],
+  [r0, r1]: Span,
+  [c0, c1]: Span,
   x: number,
   y: number,
   value: (row: number, column: number) => number,
@@ -221,7 +222,7 @@ function paintHatches(
 }
 
 /** The middle of a difference is nearly white, so what is empty is darker there. */
-export const emptyColour = (sheet: Sheet, ink: Ink) => (sheet.signed ? ink.line : ink.empty);
+export const emptyColour = ({ signed }: { signed: boolean }, ink: Ink) => (signed ? ink.line : ink.empty);
 
 const BLACK = "#000000";
 export const hatching = (text: string) => (text === BLACK ? "#00000066" : "#ffffff80");
@@ -263,7 +264,7 @@ function paintMarks(painter: Painter, g: Geometry, ink: Ink, marks: Marks, x: nu
   lines(marks.token, marks.layer, ink.accent, 1.5, 3);
 }
 
-function paintColumnNames(painter: Painter, g: Geometry, ink: Ink, [c0, c1]: number[], x: number, marks: Marks): void {
+function paintColumnNames(painter: Painter, g: Geometry, ink: Ink, [c0, c1]: Span, x: number, marks: Marks): void {
   const { sheet, cellWidth: w, top } = g;
   const selected = g.byLayers ? columnOf(sheet.columns, marks.token) : sheet.layers.indexOf(marks.layer ?? -1);
   const hovered = g.byLayers
@@ -285,7 +286,7 @@ function paintColumnNames(painter: Painter, g: Geometry, ink: Ink, [c0, c1]: num
   });
 }
 
-function paintRowNames(painter: Painter, g: Geometry, ink: Ink, [r0, r1]: number[], y: number, marks: Marks): void {
+function paintRowNames(painter: Painter, g: Geometry, ink: Ink, [r0, r1]: Span, y: number, marks: Marks): void {
   const { sheet, cellHeight: h, left } = g;
   const layer = (row: number) => sheet.layers[g.rows - 1 - row];
   const every = Math.ceil(11 / h);

@@ -1,6 +1,6 @@
 /** The colour bar of a heat map, and what it says in words. */
 
-import { colourAt, css, table, type Rgb } from "../core/colour.ts";
+import { colourAt, css, paletteOf, table, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { metricOf, titleOf, unitOf } from "../core/metrics.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
@@ -8,7 +8,7 @@ import type { Sheet } from "../core/sheet.ts";
 import type { State } from "../core/state.ts";
 import { number } from "../core/tokens.ts";
 import { percent, variantName } from "../core/words.ts";
-import { contrast, emptyColour, hatching, LABEL, paletteOf } from "./heatmap-paint.ts";
+import { contrast, emptyColour, hatching, LABEL } from "./heatmap-paint.ts";
 
 const BAR = { width: 180, top: 17, height: 9, line: 18 };
 const LEGEND = { size: LABEL };
@@ -22,7 +22,7 @@ export function scaleText(sheet: Sheet, state: State): string {
   return sheet.signed ? `${what}, from −${largest} to ${largest}` : `${what}, from 0 to ${largest}`;
 }
 
-export const measured = ({ run }: Sheet, state: State) => `${titleOf(run, state)} of ${variantName(state.variant)}`;
+const measured = ({ run }: Sheet, state: State) => `${titleOf(run, state)} of ${variantName(state.variant)}`;
 
 interface Sign {
   fill: Rgb | null; // null: no value
@@ -33,7 +33,7 @@ interface Sign {
 
 /** What hatching and grey mean, right of the bar or, where that is too narrow, under it. */
 function signs(sheet: Sheet, state: State, width: number): Sign[] {
-  const palette = paletteOf(sheet, state);
+  const palette = paletteOf(state, sheet.signed);
   const found: [Rgb | null, string][] = [];
   if (sheet.outside >= 0) found.push([colourAt(palette, sheet.signed ? 0.9 : 0.35), "position 0, outside the scale"]);
   if (sheet.below)
@@ -67,7 +67,7 @@ export function paintScale(
   y: number,
   width: number,
 ): void {
-  const palette = paletteOf(sheet, state);
+  const palette = paletteOf(state, sheet.signed);
   const small = { ...LEGEND, colour: ink.muted };
   const title = measured(sheet, state);
   painter.text(x, y + 11, title, { size: 12, bold: true, colour: ink.ink });

@@ -2,7 +2,7 @@
 
 import "./heatmap.css";
 
-import { h } from "../core/dom.ts";
+import { h, setText } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { valuesAt } from "../core/metrics.ts";
@@ -12,6 +12,7 @@ import { columnOf, sheets, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
 import { exact, named, number } from "../core/tokens.ts";
 import { Drawn } from "../core/track.ts";
+import { capital } from "../core/words.ts";
 import { caption, heading } from "./figure.ts";
 import { Grid } from "./heatmap-grid.ts";
 import { geometry, paintSheet, type Geometry } from "./heatmap-paint.ts";
@@ -158,7 +159,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
       token === null && layer === null
         ? "Point at a cell for its numbers, click to select it."
         : describe(scene, sheet, token, layer);
-    if (this.#readout.textContent !== text) this.#readout.textContent = text;
+    setText(this.#readout, text);
     this.#readout.classList.toggle("muted", token === null && layer === null);
     if (this.#moved && !hovering) this.#live.textContent = text;
     this.#moved = false;
@@ -249,8 +250,6 @@ function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, la
     : "";
   return capital(`${where} — ${values.join("; ")}${shown}`);
 }
-
-const capital = (text: string) => text[0].toUpperCase() + text.slice(1);
 
 /** Of a whole layer or a whole token: where it is largest. */
 function peak({ values, columns, layers, outside }: Sheet, layer: number | null, column: number): string {

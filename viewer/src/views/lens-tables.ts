@@ -14,9 +14,10 @@ import {
   type LensScene,
 } from "../core/lens.ts";
 import { number, visible } from "../core/tokens.ts";
+import { capital } from "../core/words.ts";
 import type { Neighbors } from "../data/types.ts";
 import { short } from "./lens-paint.ts";
-import { capital, place } from "./lens-words.ts";
+import { place } from "./lens-words.ts";
 
 /** Makes the button that shows a layer. */
 type LayerButton = (layer: number) => HTMLElement;

@@ -2,7 +2,7 @@
 
 import { best, groupName, impactOf, nearest, tokenText, type LensScene } from "../core/lens.ts";
 import { exact, number, visible } from "../core/tokens.ts";
-import { modelName } from "../core/words.ts";
+import { capital, modelName } from "../core/words.ts";
 import { plural } from "../data/errors.ts";
 import type { Neighbors, TokenInfo } from "../data/types.ts";
 import type { LensFigure } from "./lens-paint.ts";
@@ -34,8 +34,6 @@ export function figuresOf(found: Neighbors): LensFigure[] {
 }
 
 export const subject = ({ name }: Neighbors) => name.replace(/_neighbors$/, "");
-
-export const capital = (text: string) => text[0].toUpperCase() + text.slice(1);
 
 export function facts(found: Neighbors): string {
   const { manifest, tokens, layers } = found,

@@ -5,11 +5,11 @@
  * selected there, and the other way round.
  */
 
-import { h, onKeys } from "../core/dom.ts";
+import { h, onKeys, setText } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
 import { groupName, matching, scaleOf, shownPatch, wins, type LensScene } from "../core/lens.ts";
 import { CanvasPainter } from "../core/painter.ts";
-import { DEFAULTS, type State } from "../core/state.ts";
+import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { number } from "../core/tokens.ts";
@@ -23,7 +23,7 @@ import { captionOf, facts, figuresOf, legendText, listing, patchText, subject, w
 import { neighbour, patchAt, patchesOf, type Patch } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { fitted, sizeOf } from "./picture-paint.ts";
-import { LayerPlayer, setSlider, setText, slider } from "./slider.ts";
+import { LayerPlayer, OpacityControl } from "./slider.ts";
 import "./lens.css";
 
 const TINTS = { similarity: "similarity", bank: "bank layer", impact: "masking impact" };
@@ -68,9 +68,7 @@ export class LensView extends Drawn<LensScene> {
   });
   #hits = h("output.muted");
   #layer: LayerPlayer;
-  #opacity = slider("lens-opacity", "Colour over picture");
-  #before = DEFAULTS.opacity; // of the colour, before the picture was alone
-  #alone = h("button", { onclick: () => this.#toggle() }, "Picture and words alone");
+  #opacity: OpacityControl;
   #what = h("p.lens-what");
   #figures = h("div.lens-figures");
   #legend = h("div.lens-legend");
@@ -88,9 +86,7 @@ export class LensView extends Drawn<LensScene> {
       () => ({ run: store.lens!.found, state: store.lens!.state }),
       false,
     );
-    this.#opacity.input.oninput = () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 });
-    Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
-    this.#opacity.output.className = "picture-share";
+    this.#opacity = new OpacityControl(store, "lens-opacity", "Picture and words alone");
     const label = (text: string, control: HTMLElement) => h("label", {}, text, control);
     this.element = h(
       "section.lens",
@@ -106,7 +102,7 @@ export class LensView extends Drawn<LensScene> {
         label("Find a token", this.#find),
         this.#hits,
       ),
-      h("div.sliders", {}, ...this.#layer.elements, this.#opacity.label, this.#alone),
+      h("div.sliders", {}, ...this.#layer.elements, this.#opacity.label, this.#opacity.alone),
       this.#what,
       h(
         "div.lens-columns",
@@ -123,7 +119,7 @@ export class LensView extends Drawn<LensScene> {
     );
     this.draws((scene) => this.#list(scene));
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+      this.#own.width = contentRect.width;
     }).observe(this.#figures);
   }
 
@@ -156,17 +152,8 @@ export class LensView extends Drawn<LensScene> {
     this.#ranks.checked = state.ranks;
     if (this.#find.value !== state.find) this.#find.value = state.find;
     this.#layer.update({ run: found, state }, `layer ${state.layer}`);
-    this.#alone.setAttribute("aria-pressed", String(state.opacity === 0));
-    const isOver = found.boxed && found.pictures.some((picture) => picture);
-    this.#alone.hidden = this.#opacity.label.hidden = !isOver;
-    setSlider(this.#opacity, 100, Math.round(100 * state.opacity), `${Math.round(100 * state.opacity)} %`);
+    this.#opacity.update(state, found.boxed && found.pictures.some((picture) => picture));
     setText(this.#what, whatText(scene));
-  }
-
-  #toggle(): void {
-    const { opacity } = this.#store.state;
-    if (opacity > 0) this.#before = opacity;
-    this.#store.set({ opacity: opacity > 0 ? 0 : this.#before });
   }
 
   // --- the picture ----------------------------------------------------------------------------------------

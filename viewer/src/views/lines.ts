@@ -51,7 +51,7 @@ export class LinesView extends Drawn<Scene> implements View {
     this.#canvas.onclick = (event) => this.#choose(this.#layerAt(event.offsetX));
     onKeys(this.#canvas, (event) => this.#press(event));
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+      this.#own.width = contentRect.width;
     }).observe(this.#plot);
     const lines = (scene: Scene) => seriesOf(scene, target(scene)?.token.position ?? NaN);
     this.draws(

@@ -6,7 +6,7 @@ import { h } from "../core/dom.ts";
 import type { Store } from "../core/store.ts";
 import { Loader } from "../data/client.ts";
 import { LoadError } from "../data/errors.ts";
-import { waiting } from "../data/pair.ts";
+import { waiting, type Library } from "../data/pair.ts";
 
 const PATIENCE_MS = 150; // no progress bar for what is there at once
 
@@ -47,12 +47,13 @@ export class Loading {
     this.#input.click();
   }
 
+  #library: Library | null = null;
   /** What is loaded and shown nowhere: manifests without numbers, pictures without a place. */
   update(): void {
-    const texts = waiting(this.#store.library);
-    if (texts.join("\n") === this.#waiting.dataset.texts) return;
-    this.#waiting.dataset.texts = texts.join("\n");
-    this.#waiting.replaceChildren(...texts.map((text) => h("li", {}, text)));
+    const { library } = this.#store;
+    if (library === this.#library) return;
+    this.#library = library;
+    this.#waiting.replaceChildren(...waiting(library).map((text) => h("li", {}, text)));
   }
 
   say(text: string, bad = false): void {

@@ -3,7 +3,7 @@
 import { css, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
-import { contrast, hatching } from "./heatmap-paint.ts";
+import { contrast, hatching, span, type Span } from "./heatmap-paint.ts";
 
 /** Where cells are: behind the names, which stay in place while the cells scroll. */
 export interface Layout {
@@ -18,6 +18,16 @@ export interface Layout {
   x: number;
   y: number;
 }
+
+export const laidOut = (
+  place: Pick<Layout, "left" | "top" | "wide" | "high">,
+  { rows, columns }: { rows: number; columns: number },
+): Layout => ({
+  ...place,
+  size: [place.left + place.wide * columns + 2, place.top + place.high * rows + 2],
+  x: 0,
+  y: 0,
+});
 
 /** Row and column in the order shown; -1: over the name of a column, or of a row. */
 export type Cell = readonly [row: number, column: number];
@@ -39,22 +49,16 @@ export interface Cells {
 
 const TINY = 6; // pixels of a cell in which nothing but its colour is seen
 
-type Span = [first: number, end: number];
-const span = (scroll: number, room: number, cell: number, count: number): Span => [
-  Math.max(0, Math.floor(scroll / cell)),
-  Math.min(count, Math.ceil((scroll + room) / cell)),
-];
 const rowsIn = (painter: Painter, { top, y, high }: Layout, count: number) =>
   span(y, painter.height - top, high, count);
 const columnsIn = (painter: Painter, { left, x, wide }: Layout, count: number) =>
   span(x, painter.width - left, wide, count);
 
 /** The upper left corner of a cell. */
-export const cornerOf = (
-  { left, top, wide, high, x, y }: Layout,
-  row: number,
-  column: number,
-): [x: number, y: number] => [left - x + column * wide, top - y + row * high];
+const cornerOf = ({ left, top, wide, high, x, y }: Layout, row: number, column: number): [x: number, y: number] => [
+  left - x + column * wide,
+  top - y + row * high,
+];
 
 /** A row, a column (the other one is -1) or a cell, to be framed. */
 export function boxOf(

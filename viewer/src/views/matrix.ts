@@ -1,12 +1,12 @@
 /**
  * A matrix on the page: what it shows in words, its colours, its cells on a canvas that may scroll, the numbers of the cell
- * under the pointer or the keyboard's cursor, and all numbers as a table. What the rows and columns are, what a cell is and
- * what a click on it does is said by the views of heads, reads and effects.
+ * under the pointer or the keyboard's cursor, and all numbers as a table. The views of heads, reads and effects say what
+ * its rows, columns and cells are, and what a click on a cell does.
  */
 
 import "./matrix.css";
 
-import { h, moved, onKeys } from "../core/dom.ts";
+import { h, moved, onKeys, setText } from "../core/dom.ts";
 import { ink, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Painter } from "../core/painter.ts";
 import type { Hover, Scene, View } from "../core/scene.ts";
@@ -15,9 +15,8 @@ import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { gradient } from "./figure.ts";
 import type { Cell, Layout } from "./matrix-paint.ts";
-import { setText } from "./slider.ts";
 
-/** What stands around a matrix. */
+/** The words around a matrix. */
 export interface Words {
   what: string;
   /** Ends of the colours, and what else there is to know about them. */
@@ -41,7 +40,7 @@ interface Options {
   /** What assistive technology calls the canvas and the table. */
   role: string;
   numbers: string;
-  /** Of the box around the canvas; one that scrolls shows at most `tallest` pixels. */
+  /** Class of the box around the canvas; one that scrolls shows at most `tallest` pixels. */
   box: string;
   scrolls: boolean;
   tallest?: number;
@@ -93,7 +92,7 @@ export abstract class MatrixView<Found> extends Drawn<Scene> implements View {
       (scene) => this.#say(scene),
     );
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+      this.#own.width = contentRect.width;
     }).observe(this.box);
   }
 
@@ -102,10 +101,10 @@ export abstract class MatrixView<Found> extends Drawn<Scene> implements View {
   }
 
   // --- what a view has to say -----------------------------------------------------------------------------
-  /** Null: nothing to show, and the view is not there. */
+  /** Null: there is nothing to show, and the view is hidden. */
   protected abstract find(scene: Scene): Found | null;
   protected abstract sizeOf(found: Found): { rows: number; columns: number };
-  /** Also what a view has besides: controls, notes. */
+  /** Updates what else the view has, too: controls, notes. */
   protected abstract explain(scene: Scene, found: Found): Words;
   protected abstract layOut(scene: Scene, found: Found, width: number): Layout | null;
   protected abstract paint(
@@ -125,7 +124,7 @@ export abstract class MatrixView<Found> extends Drawn<Scene> implements View {
   protected shown(_scene: Scene, _found: Found): Cell | null {
     return null;
   }
-  /** The cell that a place counts for; null: none. */
+  /** The cell that a place stands for; null: none. */
   protected cellAt(cell: Cell): Cell | null {
     return cell;
   }

@@ -3,13 +3,12 @@
 import { h } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
 import { CanvasPainter, setPixel } from "../core/painter.ts";
-import { share, table } from "../core/colour.ts";
+import { paletteOf, share, table } from "../core/colour.ts";
 import type { Scene, View } from "../core/scene.ts";
-import { columnOf, largestFor, sheets } from "../core/sheet.ts";
-import { Drawn } from "../core/track.ts";
+import { columnOf, largestFor, sheets, type Sheet } from "../core/sheet.ts";
+import { Drawn, remembered } from "../core/track.ts";
 import type { State } from "../core/state.ts";
 import type { Viewport } from "./heatmap-grid.ts";
-import { paletteOf, type Geometry } from "./heatmap-paint.ts";
 
 const THICK = 34;
 
@@ -19,8 +18,6 @@ export class Minimap extends Drawn<Scene> implements View {
   #go: (x: number, y: number) => void;
   #viewport: () => Viewport;
   readonly #own = this.watched({ view: {} });
-  #raster: ImageData | null = null;
-  #rasterOf: unknown[] = [];
 
   /** `viewport`: that of the heat map; `go`: to a place of its cells. */
   constructor(viewport: () => Viewport, go: (x: number, y: number) => void) {
@@ -61,7 +58,7 @@ export class Minimap extends Drawn<Scene> implements View {
       tokens = g.sheet.columns;
     const painter = new CanvasPainter(this.#canvas, w, h, devicePixelRatio);
     painter.rect(0, 0, w, h, colours.empty);
-    painter.cells(0, 0, w, h, this.#small(scene.state, g, length));
+    painter.cells(0, 0, w, h, small({ sheet: g.sheet, byLayers: g.byLayers, length, state: scene.state }));
     const at = (columnOf(tokens, scene.state.token) + 0.5) * (length / tokens.length);
     if (at > 0) painter.line(g.byLayers ? [at, 0, at, h] : [0, at, w, at], colours.accent, 2);
     const [start, part] = [((g.byLayers ? x : y) / all) * length, Math.max(6, (seen / all) * length)];
@@ -77,15 +74,30 @@ export class Minimap extends Drawn<Scene> implements View {
     }
   }
 
-  /** The sheet with as many tokens joined (strongest wins) as there are per pixel. */
-  #small(state: State, { sheet, byLayers }: Geometry, length: number): ImageData {
-    const uses = [sheet, length, byLayers, state.curve, state.palette];
-    if (this.#raster && uses.every((each, i) => each === this.#rasterOf[i])) return this.#raster;
+  #follow(event: PointerEvent): void {
+    const { geometry: g, width, height, x, y } = this.#viewport();
+    const box = this.#canvas.getBoundingClientRect();
+    if (g.byLayers) this.#go(((event.clientX - box.left) / box.width) * g.columns * g.cellWidth - width / 2, y);
+    else this.#go(x, ((event.clientY - box.top) / box.height) * g.rows * g.cellHeight - height / 2);
+  }
+}
+
+interface Small {
+  sheet: Sheet;
+  byLayers: boolean;
+  length: number;
+  state: State;
+}
+
+/** The sheet in `length` pixels: tokens that share one are joined, and the strongest wins. */
+const small = remembered(
+  ({ sheet, byLayers, length, state }: Small): ImageData => {
+    const { curve } = state,
+      colours = table(paletteOf(state, sheet.signed));
     const tokens = sheet.columns.length,
       layers = sheet.layers.length;
     const bins = Math.min(tokens, length);
-    const raster = byLayers ? new ImageData(bins, layers) : new ImageData(layers, bins);
-    const colours = table(paletteOf(sheet, state)),
+    const raster = byLayers ? new ImageData(bins, layers) : new ImageData(layers, bins),
       { data } = raster;
     for (let layer = 0; layer < layers; layer++) {
       for (let bin = 0, token = 0; bin < bins; bin++) {
@@ -96,27 +108,12 @@ export class Minimap extends Drawn<Scene> implements View {
           if (size > most) [best, most] = [token, size]; // never NaN
         }
         if (best < 0) continue;
-        const place = share(
-          sheet.values[layer * tokens + best],
-          largestFor(sheet, layer, best),
-          state.curve,
-          sheet.signed,
-        );
-        setPixel(
-          data,
-          byLayers ? (layers - 1 - layer) * bins + bin : bin * layers + layer,
-          colours[Math.round(place * 255)],
-        );
+        const place = share(sheet.values[layer * tokens + best], largestFor(sheet, layer, best), curve, sheet.signed);
+        const pixel = byLayers ? (layers - 1 - layer) * bins + bin : bin * layers + layer;
+        setPixel(data, pixel, colours[Math.round(place * 255)]);
       }
     }
-    this.#rasterOf = uses;
-    return (this.#raster = raster);
-  }
-
-  #follow(event: PointerEvent): void {
-    const { geometry: g, width, height, x, y } = this.#viewport();
-    const box = this.#canvas.getBoundingClientRect();
-    if (g.byLayers) this.#go(((event.clientX - box.left) / box.width) * g.columns * g.cellWidth - width / 2, y);
-    else this.#go(x, ((event.clientY - box.top) / box.height) * g.rows * g.cellHeight - height / 2);
-  }
-}
+    return raster;
+  },
+  ({ sheet }) => sheet,
+);

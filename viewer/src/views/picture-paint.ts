@@ -1,6 +1,6 @@
 /** Drawing the picture view: pictures with their cells, and the colour scale. */
 
-import { colourAt, css, isLight, share, table as colours } from "../core/colour.ts";
+import { colourAt, css, isLight, paletteOf, share, table as colours } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import type { Scene } from "../core/scene.ts";
@@ -81,7 +81,7 @@ function paintCells(
   ink: Ink,
 ): void {
   const values = found.values.get(figure.run)!.of;
-  const palette = found.signed ? "difference" : state.palette;
+  const palette = paletteOf(state, found.signed);
   const floor = floorOf(found, figure.run, state);
   const largest = scaleOf(found, figure.run);
   for (const patch of figure.patches) {
@@ -139,7 +139,7 @@ export function paintBar(
   ink: Ink,
 ): void {
   const pixels = new ImageData(256, 1);
-  const palette = colours(signed ? "difference" : state.palette);
+  const palette = colours(paletteOf(state, signed));
   for (let i = 0; i < 256; i++) {
     const value = signed ? (2 * i) / 255 - 1 : i / 255;
     pixels.data.set([...palette[Math.round(share(value, 1, state.curve, signed) * 255)], 255], 4 * i);

@@ -2,17 +2,10 @@
 
 import { titleOf } from "../core/metrics.ts";
 import type { Scene } from "../core/scene.ts";
-import type { State } from "../core/state.ts";
 import { exact, label, named, number } from "../core/tokens.ts";
-import { isDifference, predicted, variantName } from "../core/words.ts";
+import { capital, isDifference, layerText, predicted, variantName } from "../core/words.ts";
 import { floorOf, patchesOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
 import { base, type LoadedPicture } from "./picture-base.ts";
-
-export function layerText(state: State): string {
-  if (state.layer !== null) return `layer ${state.layer}`;
-  const all = state.from === null && state.to === null;
-  return `${all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`}: ${state.join}`;
-}
 
 export function stepText({ run, state }: Scene): string {
   const token = predicted(run, state.step)?.text;
@@ -23,7 +16,7 @@ export function stepText({ run, state }: Scene): string {
 export function scaleText({ state, runs }: Scene, { signed, scales, effect }: Shown, scale: Scale): string {
   const root = state.curve === "sqrt" ? ", square root" : "";
   if (effect !== null)
-    return `${effect[0].toUpperCase()}${effect.slice(1)}${scales.length > 1 ? ` (${scale.runs[0].name})` : ""}; ${signed ? "below 0 the mask costs the answer; " : ""}a scale apart from the text’s${root}`;
+    return `${capital(effect)}${scales.length > 1 ? ` (${scale.runs[0].name})` : ""}; ${signed ? "below 0 the mask costs the answer; " : ""}a scale apart from the text’s${root}`;
   const what = `${titleOf(runs[0], state)} of ${variantName(state.variant)}, ${layerText(state)}`;
   const names = scale.runs.map(({ name }) => name).join(", ");
   const of = signed ? `, ${runs[1].name} minus ${runs[0].name}` : scales.length > 1 ? ` (${names})` : "";

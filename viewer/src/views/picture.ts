@@ -5,16 +5,16 @@
  * the cells a picture is grey: colour means value. The colour scale is of pictures alone, not shared with text.
  */
 
-import { h, onKeys } from "../core/dom.ts";
+import { h, onKeys, setText } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { ink, LIGHT } from "../core/ink.ts";
 import { CanvasPainter, type Drawing } from "../core/painter.ts";
 import { over } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
-import { DEFAULTS, type State } from "../core/state.ts";
+import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
-import { isDifference, modelName, subject } from "../core/words.ts";
+import { isDifference, layerText, modelName, subject } from "../core/words.ts";
 import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { loadPicture } from "./picture-base.ts";
 import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
@@ -23,7 +23,6 @@ import {
   described,
   figuresWithPatches,
   halves,
-  layerText,
   readout,
   scaleText,
   stepText,
@@ -31,7 +30,7 @@ import {
   unmasked,
 } from "./picture-words.ts";
 import { cut } from "./figure.ts";
-import { LayerPlayer, setSlider, setText, slider } from "./slider.ts";
+import { LayerPlayer, OpacityControl, setSlider, slider } from "./slider.ts";
 import "./picture.css";
 
 /** A picture on the page. */
@@ -58,9 +57,7 @@ export class PictureView extends Drawn<Scene> implements View {
   #note = h("p.muted");
   #layer: LayerPlayer;
   #step = slider("picture-step", "Step");
-  #opacity = slider("picture-opacity", "Colour over picture");
-  #before = DEFAULTS.opacity; // of the colour, before the picture was alone
-  #alone = h("button", { onclick: () => this.#toggle() }, "Picture alone");
+  #opacity: OpacityControl;
   #by = h(
     "select",
     { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
@@ -73,12 +70,13 @@ export class PictureView extends Drawn<Scene> implements View {
     super();
     this.#store = store;
     this.#layer = new LayerPlayer(store, "picture-layer");
+    this.#opacity = new OpacityControl(store, "picture-opacity", "Picture alone");
     this.#controls = h(
       "div.sliders",
       {},
       h("label", {}, "Colour by", this.#by),
       ...this.#layer.elements,
-      this.#alone,
+      this.#opacity.alone,
       this.#step.label,
       this.#opacity.label,
     );
@@ -93,11 +91,8 @@ export class PictureView extends Drawn<Scene> implements View {
       this.#note,
     );
     this.#step.input.oninput = () => store.set({ step: store.scene!.run.steps[this.#step.input.valueAsNumber] });
-    this.#opacity.input.oninput = () => store.set({ opacity: this.#opacity.input.valueAsNumber / 100 });
-    Object.assign(this.#opacity.input, { min: "0", max: "100", step: "5" });
-    this.#opacity.output.className = "picture-share";
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== this.#own.width) this.#own.width = contentRect.width;
+      this.#own.width = contentRect.width;
     }).observe(this.#figures);
     this.draws((scene) => this.#build(shown(scene).figures));
     this.draws((scene) => {
@@ -132,15 +127,10 @@ export class PictureView extends Drawn<Scene> implements View {
     if (effect !== null) this.#layer.stop();
     this.#by.parentElement!.hidden = !run.effects || isDifference(state, runs);
     this.#by.value = state.shade;
-    this.#alone.setAttribute("aria-pressed", String(state.opacity === 0));
-    this.#alone.hidden = this.#opacity.label.hidden = !runs.some(({ pictures }) => pictures.some((picture) => picture));
-    setSlider(this.#opacity, 100, Math.round(100 * state.opacity), `${Math.round(100 * state.opacity)} %`);
-  }
-
-  #toggle(): void {
-    const { opacity } = this.#store.state;
-    if (opacity > 0) this.#before = opacity;
-    this.#store.set({ opacity: opacity > 0 ? 0 : this.#before });
+    this.#opacity.update(
+      state,
+      runs.some(({ pictures }) => pictures.some((picture) => picture)),
+    );
   }
 
   // --- pictures -------------------------------------------------------------------------------------------

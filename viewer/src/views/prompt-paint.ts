@@ -17,15 +17,13 @@ import { label } from "../core/tokens.ts";
 import { percent } from "../core/words.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
 import { captions, colourBar, heading } from "./figure.ts";
+import { emptyColour } from "./heatmap-paint.ts";
 import { measured, shadeOf, UNSHADED } from "./shade.ts";
 
 /** Of an encoder-decoder: the token after the encoder's, with which the decoder starts. */
 export const beginsDecoder = ({ manifest }: Run, { info }: PromptToken) => info.position === manifest?.decoder_start;
 
 export const scoresOf = (scene: Scene) => effectScores(scene) ?? scores(scene);
-
-/** The middle of a difference is nearly white, so what has no value is darker there. */
-const unvalued = (ink: Ink, { signed }: Scores) => (signed ? ink.line : ink.empty);
 
 /** Is a token the one at `position`, or of the same unit? */
 const tokenIs = (run: Run, place: number, { position }: TokenInfo, wanted: number | null) =>
@@ -47,7 +45,7 @@ export function paintBlock(
     const [row, col] = cellOf(block, patch);
     const [left, top] = [x + col * cell, y + row * cell];
     const { fill, hatch } = shadeOf(scene, found, place);
-    painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? unvalued(ink, found));
+    painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? emptyColour(found, ink));
     if (hatch) painter.hatch(left, top, cell, cell, hatch);
     if (tokenIs(scene.run, place, info, hovered)) edges.push([left, top, ink.ink, 1]);
     if (tokenIs(scene.run, place, info, selected)) edges.push([left, top, ink.accent, 2]);
@@ -123,7 +121,7 @@ class Lines {
       y = this.#y;
     const isLater = step !== null && step >= state.step;
     const { fill, text: colour, hatch } = isLater ? UNSHADED : shadeOf(this.#scene, this.#found, place);
-    if (fill ?? step === null) painter.rect(x, y, width - 1, HIGH - 3, fill ?? unvalued(ink, this.#found));
+    if (fill ?? step === null) painter.rect(x, y, width - 1, HIGH - 3, fill ?? emptyColour(this.#found, ink));
     if (hatch) painter.hatch(x, y, width - 1, HIGH - 3, hatch);
     painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
     if (tokenIs(run, place, info, state.token))

@@ -5,7 +5,7 @@
  * one small canvas in the run of text.
  */
 
-import { h, onKeys } from "../core/dom.ts";
+import { h, onKeys, setText } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { ink, LIGHT } from "../core/ink.ts";
 import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
@@ -30,7 +30,6 @@ import type { Run } from "../data/types.ts";
 import { sentence, shadeOf, UNSHADED } from "./shade.ts";
 import { legend } from "./prompt-legend.ts";
 import { beginsDecoder, drawPrompt, paintBlock, scoresOf } from "./prompt-paint.ts";
-import { setText } from "./slider.ts";
 import "./prompt.css";
 
 /** Longer tokens are cut: the readout has no use for ten thousand characters either. */

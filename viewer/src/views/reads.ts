@@ -11,13 +11,12 @@ import { places, tokenIndex, type Scene } from "../core/scene.ts";
 import { withState, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { exact, label, named, number } from "../core/tokens.ts";
-import { modelName, moves, predicted, variantName, whose } from "../core/words.ts";
+import { capital, layerText, modelName, moves, predicted, variantName, whose } from "../core/words.ts";
 import { atQuery } from "../data/queries.ts";
 import { colourBar, heading } from "./figure.ts";
 import { CHARACTER, LABEL, LONGEST, NUMBER_WIDTH, short, SLANT } from "./heatmap-paint.ts";
 import { boxOf, eachColumn, eachRow, isNamed, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
-import { layerText } from "./picture-words.ts";
 import { LayerPlayer } from "./slider.ts";
 
 const SMALLEST = 1.25,
@@ -179,8 +178,6 @@ export class ReadsView extends MatrixView<Reads> {
     });
   }
 }
-
-const capital = (text: string) => text[0].toUpperCase() + text.slice(1);
 
 const measured = ({ run }: Reads, state: State) =>
   `${titleOf(run, state)} of ${variantName(state.variant)}, ${layerText(state)}`;

@@ -1,6 +1,6 @@
 /** How a token is shaded by its importance: the same in the prompt, the ranking and their drawings. */
 
-import { colourAt, css, isLight, share } from "../core/colour.ts";
+import { colourAt, css, isLight, paletteOf, share } from "../core/colour.ts";
 import { inText, titleOf } from "../core/metrics.ts";
 import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
 import { named, number, signed } from "../core/tokens.ts";
@@ -24,7 +24,7 @@ export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): 
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return UNSHADED;
   const { kind, position } = run.tokens[place];
-  const palette = scores.signed ? "difference" : state.palette;
+  const palette = paletteOf(state, scores.signed);
   const colour = colourAt(
     palette,
     share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed),

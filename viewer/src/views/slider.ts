@@ -1,8 +1,9 @@
-/** A slider with its value in words, and the one that goes through the layers, by itself if wanted. */
+/** A slider with its value in words; the one that goes through the layers, by itself if wanted; and the one over pictures. */
 
 import "./slider.css";
 
 import { h } from "../core/dom.ts";
+import { DEFAULTS, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 
 const PLAY_MS = 500;
@@ -83,6 +84,36 @@ export class LayerPlayer {
   }
 }
 
+/** How much colour is over a picture, and a button that takes all of it away or brings it back. */
+export class OpacityControl {
+  readonly label: HTMLElement;
+  readonly alone: HTMLElement;
+  #slider: Slider;
+  #before = DEFAULTS.opacity; // of the colour, before the picture was alone
+
+  constructor(store: Store, id: string, alone: string) {
+    this.#slider = slider(id, "Colour over picture");
+    const { label, input, output } = this.#slider;
+    this.label = label;
+    output.className = "sliders__share";
+    input.step = "5";
+    input.oninput = () => store.set({ opacity: input.valueAsNumber / 100 });
+    const toggle = () => {
+      const { opacity } = store.state;
+      if (opacity > 0) this.#before = opacity;
+      store.set({ opacity: opacity > 0 ? 0 : this.#before });
+    };
+    this.alone = h("button", { onclick: toggle }, alone);
+  }
+
+  /** `isOver`: there is a picture under the colour. */
+  update({ opacity }: Pick<State, "opacity">, isOver: boolean): void {
+    this.alone.setAttribute("aria-pressed", String(opacity === 0));
+    this.alone.hidden = this.label.hidden = !isOver;
+    setSlider(this.#slider, 100, Math.round(100 * opacity), `${Math.round(100 * opacity)} %`);
+  }
+}
+
 export interface Slider {
   label: HTMLLabelElement;
   input: HTMLInputElement;
@@ -101,9 +132,4 @@ export function setSlider({ input, output }: Slider, last: number, value: number
   if (output.textContent === text) return;
   output.textContent = text;
   input.setAttribute("aria-valuetext", text);
-}
-
-/** Only if it is another one: a live region would read it again. */
-export function setText(element: Element, text: string): void {
-  if (element.textContent !== text) element.textContent = text;
 }
