@@ -40,7 +40,7 @@ ABLATIONS = ("neg-inf", "zero-value")  # take a token out of the softmax, or kee
 UNITS = ("token", "word", "sentence", "span")  # what is masked together
 TOWERS = ("decoder", "encoder")  # of an encoder-decoder
 ATTENTIONS = ("self", "cross")  # in an encoder-decoder's decoder: to its own tokens, to the encoder's
-BLOCKS = ("last", "all")  # what stops reading a masked token: the predicting position, or every later one
+BLOCKS = ("last", "all")  # which positions stop reading a masked token: the predicting one, or every later one
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
 DEFAULT_METRICS = ("l2", "cosine")
@@ -228,8 +228,8 @@ class Settings:
         None, "spread a model that does not fit one device over all of them, the CPU and the disk", choices=("auto",)
     )
     max_memory: "tuple[tuple[int | str, str], ...] | None" = option(
-        None, "how much --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list", metavar="LIST",
-        parse=memory_limits,
+        None, "how much --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list",
+        metavar="LIST", parse=memory_limits,
     )  # fmt: skip
     output_dir: Path = option(Path("output"), "default: output", metavar="DIR", parse=Path)
     formats: tuple[str, ...] = option(
@@ -290,7 +290,7 @@ class Request:
     )  # fmt: skip
     blocks: tuple[str, ...] = option(
         ("all",),
-        "for --effects, what stops reading a masked token: last (the predicting position), all (later ones; default)",
+        "for --effects, the positions that stop reading: last (the predicting one), all (every later one; default)",
         kind="list", flag="--block", key="block", choices=BLOCKS, table="effects",
     )  # fmt: skip
     contrast: tuple[str, ...] = option(  # two tokens' texts, or none
@@ -309,7 +309,7 @@ class Request:
         "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
     )
     attention: tuple[str, ...] = option(
-        ATTENTIONS, "where masks act in its decoder: self (its own tokens), cross (the encoder's) (default: both)",
+        ATTENTIONS, "where masks act in an encoder-decoder's decoder: self, cross (encoder tokens) (default: both)",
         kind="list", choices=ATTENTIONS, scope="text", table="results",
     )  # fmt: skip
     images: "tuple[str | os.PathLike[str] | Image.Image, ...]" = option(
