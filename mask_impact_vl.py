@@ -51,7 +51,7 @@ def run_vl_masking_experiment(
         prompt: what the user asks, put into the model's chat template; `<image>` says where a picture stands, without
             it the pictures come first.
         image_path: a file, a PIL image, several of them, or None for a prompt of text alone.
-        mask_mode: "text" masks every token that is no image token, "vision" every image token, "both" all.
+        mask_mode: "text" masks every token that is not an image token, "vision" every image token, "both" all.
         model_name: hub name, checkpoint folder or "demo"; or give a loaded `model` and its `processor`.
         request: what is measured and how, all keywords are in docs/python.md: layers, regions, max_pixels, ...
         request_type: a subclass of `Request` with further fields, which are keywords then.

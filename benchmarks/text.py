@@ -99,10 +99,10 @@ def steps_sample(setup: Setup, model: Any, length: int) -> Sample:
 
 SEVERAL: Labels = {
     "run": f"measured: the whole run of {STEPS} tokens [s]",
-    "run recorded_forward": "  of it: recorded forward [s]",
-    "run decode": f"  of it: {STEPS - 1} recorded decode steps [s]",
-    "run replay": "  of it: replay and distances [s]",
-    "parts": f"parts by themselves: {STEPS} decode steps + 1 recorded forward + replay [s]",
+    "run recorded_forward": "  of which recorded forward [s]",
+    "run decode": f"  of which {STEPS - 1} recorded decode steps [s]",
+    "run replay": "  of which replay and distances [s]",
+    "parts": f"parts alone: {STEPS} decode steps + 1 recorded forward + replay [s]",
     "decode": "  one plain decode step [s]",
     "recorded": "  one recorded forward [s]",
     "replay": "  replay and distances of the rows [s], scaled",

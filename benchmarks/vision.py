@@ -24,7 +24,7 @@ def forwards(steps: int) -> float:
 def labels(steps: int) -> Labels:
     every = {
         "plain": "plain forward, pixels in [s]",
-        "tower": "  of it: the vision tower [s]",
+        "tower": "  of which the vision tower [s]",
         "recorded": "recorded forward, pixels in, with the tower [s]",
         "replay 1": "replay, 1 token [s]",
         "distances 1": "distances, 1 token [s]",

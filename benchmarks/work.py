@@ -52,7 +52,7 @@ def timed_distances() -> Iterator[list[float]]:
 
 
 def measure_layers(model: Any, recording: Recording, position: int) -> list[metering.Impact]:
-    """Every layer's distances at one query position, each token up to it masked by itself."""
+    """Every layer's distances at one query position, each token up to it masked alone."""
     meter = metering.Meter(model, metering.Wanted())
     masks = [[masked] for masked in range(position + 1)]
     return [meter.impact(layer, layer.queries[position], masks) for layer in recording.measured()]

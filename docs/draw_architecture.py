@@ -1,4 +1,4 @@
-"""Draw docs/architecture.svg: the way of a prompt through the folders of mask_impact/.
+"""Draw docs/architecture.svg: the path of a prompt through the folders of mask_impact/.
 
 python docs/draw_architecture.py
 python docs/draw_architecture.py --output /tmp/picture.svg
@@ -57,7 +57,7 @@ def draw() -> str:
     height = TOP * 2 + len(STEPS) * (HEIGHT + GAP) - GAP
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
     paper = f'<rect width="{WIDTH}" height="{height}" style="fill:#fff;stroke:none"/>'
-    title = "<title>The way of a prompt through the folders of mask_impact</title>"
+    title = "<title>The path of a prompt through the folders of mask_impact</title>"
     return "\n".join([head, title, f"<style>{STYLE}</style>", paper, *parts, "</svg>"]) + "\n"
 
 

@@ -26,7 +26,7 @@ MetricFunction = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"
 class Metric:
     """One way to compare a vector with and without a mask."""
 
-    name: str  # as it is chosen
+    name: str  # for --metrics
     column: str  # in the tables
     title: str  # for people, short
     unit: str  # "" for none
@@ -50,7 +50,7 @@ class Metric:
 
     @property
     def described(self) -> dict[str, Any]:
-        """As it stands in a manifest and in a page."""
+        """The metric as the manifest and the page describe it."""
         named = {"name": self.name, "column": self.column, "title": self.title, "unit": self.unit}
         return named | {"range": list(self.range)}
 

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input, found before any long work: one line saying what was given, what is valid and what to do."""
+    """Bad input, found before any long computation: one line saying what was given, what is valid and what to do."""
 
 
 class UnsupportedModel(UserError):

@@ -1,4 +1,4 @@
-"""What can be asked: the fields of `Settings` and `Request`, and what each is called wherever it can be given.
+"""What can be asked: the fields of `Settings` and `Request`, with the names under which each can be given.
 
 A field carries its flag, help, parser, YAML key and scope as metadata. The flags of the scripts, the keys of a YAML
 file, the keywords of the Python functions and the record in the manifest are derived from the fields, so that a new
@@ -39,8 +39,8 @@ VISION_ATTENTION = ("model", "bidirectional")
 ABLATIONS = ("neg-inf", "zero-value")  # take a token out of the softmax, or keep its weight and zero its value
 UNITS = ("token", "word", "sentence", "span")  # what is masked together
 TOWERS = ("decoder", "encoder")  # of an encoder-decoder
-ATTENTIONS = ("self", "cross")  # of its decoder: to its own tokens, to the encoder's
-BLOCKS = ("last", "all")  # who stops reading a masked token: the predicting position, or every later one
+ATTENTIONS = ("self", "cross")  # in an encoder-decoder's decoder: to its own tokens, to the encoder's
+BLOCKS = ("last", "all")  # which positions stop reading a masked token: the predicting one, or every later one
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
 
@@ -153,18 +153,18 @@ class Option:
     key: str = ""  # in a YAML file; "": the name
     metavar: str | tuple[str, str] | None = None
     parse: Callable[[str], Any] = str
-    choices: Collection[str] = ()  # sets the parser; may be a registry that grows
+    choices: Collection[str] = ()  # the parser accepts these; may be a registry that grows
     scope: str = "both"  # "text" or "vision": only for such models
-    table: str = "both"  # the Python functions for "results" or "effects" that take it; "": none does
-    keyword_type: str = ""  # in Python, where it is wider than the field's own
-    from_python: Callable[[Any], Any] | None = None  # makes the field's value of a keyword's
-    in_files: bool = True  # whether a YAML file may decide it
+    table: str = "both"  # which Python functions take it: those for "results", those for "effects", or "": none
+    keyword_type: str = ""  # of the Python keyword, where it takes more than the field's own type
+    from_python: Callable[[Any], Any] | None = None  # turns the keyword's value into the field's
+    in_files: bool = True  # whether a YAML file may give it
     older_keys: tuple[str, ...] = ()
     older_values: tuple[tuple[str, str], ...] = ()  # (older, newer)
 
     @property
     def help_text(self) -> str:
-        """With the choices and the default that there are now."""
+        """The help, with the choices and the default as they are now."""
         default = ",".join(self.default) if isinstance(self.default, tuple) else self.default
         text = self.help.replace("{choices}", ", ".join(self.choices))
         spoken = default not in (None, "", False, MISSING) and "default" not in text
@@ -177,7 +177,7 @@ def option(default: Any, help: str, **details: Any) -> Any:
 
 
 def options_of(kind: type[Any]) -> dict[str, Option]:
-    """Every field that can be given, by its name, with what follows from its name and its choices filled in."""
+    """Every field that can be given, by its name; flag, YAML key and parser are filled in from name and choices."""
     found = {}
     for each in fields(kind):
         if given := each.metadata.get("option"):
@@ -227,8 +227,8 @@ class Settings:
         None, "spread a model that does not fit one device over all of them, the CPU and the disk", choices=("auto",)
     )
     max_memory: "tuple[tuple[int | str, str], ...] | None" = option(
-        None, "what --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list", metavar="LIST",
-        parse=memory_limits,
+        None, "how much --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list",
+        metavar="LIST", parse=memory_limits,
     )  # fmt: skip
     output_dir: Path = option(Path("output"), "default: output", metavar="DIR", parse=Path)
     formats: tuple[str, ...] = option(
@@ -238,14 +238,14 @@ class Settings:
         False, "let a model run the Python code that comes with it", kind="switch", in_files=False
     )
     allow_pickle: bool = option(
-        False, "also load pickled weights; a pickle can run any code when loaded, so only from authors you trust",
+        False, "also load pickled weights; a pickle can run any code when loaded, so use only files you trust",
         kind="switch", in_files=False,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, and what is to be measured of it."""
+    """One prompt, and what is to be measured for it."""
 
     prompt: str = option(MISSING, "the prompt", metavar="TEXT")
     num_tokens: int = option(1, "output tokens to analyse", metavar="N", parse=positive)
@@ -270,7 +270,7 @@ class Request:
     )
     # "last", "all", or (first, last) of each range of positions; None: "last", for an encoder "all"
     queries: str | tuple[tuple[int, int], ...] | None = option(
-        None, "where masks are read: last (the predicting position; default), all, or positions such as 4,8-10",
+        None, "where the change is measured: last (the predicting position; default), all, or positions such as 4,8-10",
         kind="list", metavar="last|all|LIST", parse=query_list, table="results",
         keyword_type="str | Sequence[tuple[int, int]] | None", from_python=_queries_from_python,
     )  # fmt: skip
@@ -289,15 +289,15 @@ class Request:
     )  # fmt: skip
     blocks: tuple[str, ...] = option(
         ("all",),
-        "for --effects, who stops reading it: last (the predicting position), all (every later one; default)",
+        "for --effects, the positions that stop reading: last (the predicting one), all (every later one; default)",
         kind="list", flag="--block", key="block", choices=BLOCKS, table="effects",
     )  # fmt: skip
     contrast: tuple[str, ...] = option(  # two tokens' texts, or none
-        (), "for --effects, also the difference of these two tokens' logits", kind="pair",
+        (), "for --effects, also report the difference of these two tokens' logits", kind="pair",
         metavar=("TOKEN", "TOKEN"), table="effects",
     )  # fmt: skip
     trace_layers: bool = option(
-        False, "for --effects, also how far the state has moved after every later layer", kind="switch", table=""
+        False, "for --effects, also report how far the state has moved after every later layer", kind="switch", table=""
     )
     pairs: int = option(
         0, "also mask all pairs among the K strongest units, and report how they interact", metavar="K",
@@ -305,10 +305,10 @@ class Request:
     )  # fmt: skip
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
     tower: str = option(
-        "decoder", "of an encoder-decoder, which half is measured", choices=TOWERS, scope="text", table="results"
+        "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
     )
     attention: tuple[str, ...] = option(
-        ATTENTIONS, "of its decoder, where masks act: self (its own tokens), cross (the encoder's) (default: both)",
+        ATTENTIONS, "where masks act in an encoder-decoder's decoder: self, cross (encoder tokens) (default: both)",
         kind="list", choices=ATTENTIONS, scope="text", table="results",
     )  # fmt: skip
     images: "tuple[str | os.PathLike[str] | Image.Image, ...]" = option(
@@ -316,7 +316,7 @@ class Request:
         flag="--image", key="image", older_keys=("image_path",), metavar="PATH", parse=Path, scope="vision",
     )  # fmt: skip
     mask_mode: str = option(
-        "text", "mask every token that is no image token, every image token, or both", choices=MASK_MODES,
+        "text", "mask every token that is not an image token, every image token, or both", choices=MASK_MODES,
         scope="vision", older_values=(("all", "both"),),
     )  # fmt: skip
     vision_attention: str = option(
@@ -327,18 +327,18 @@ class Request:
         None, "shrink pictures to at most N pixels", metavar="N", parse=positive, scope="vision"
     )
     regions: tuple[str, ...] = option(
-        (), "mask the patches of this rectangle of the grid together; 1:0,0,2,3 is of picture 1; repeat it for more",
+        (), "mask the patches of this rectangle of the grid together; 1:0,0,2,3 is in picture 1; repeat it for more",
         kind="repeated", flag="--region", key="region", metavar="ROW,COL,ROW,COL", scope="vision",
     )  # fmt: skip
     region_masks: tuple[str, ...] = option(
-        (), "mask the patches that are white in this picture together; 1:PNG is of picture 1; repeat it for more",
+        (), "mask the patches that are white in this file together; 1:PNG applies to picture 1; repeat it for more",
         kind="repeated", flag="--region-mask", key="region_mask", metavar="PNG", scope="vision",
     )  # fmt: skip
 
 
 # --- values ------------------------------------------------------------------------------------------------
 def merged(kind: type[Any], *found: Mapping[str, Any]) -> dict[str, Any]:
-    """What several sources say of a dataclass's fields, the last one first."""
+    """The values of a dataclass's fields from several sources; a later source overrides an earlier one."""
     names = [each.name for each in fields(kind)]
     values = {name: source[name] for source in found for name in names if name in source}
     several = [name for name, each in options_of(kind).items() if each.kind in ("repeated", "pair")]
@@ -346,7 +346,7 @@ def merged(kind: type[Any], *found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_choices(request: Request) -> None:
-    """Raises UserError for a value that is none of its field's choices."""
+    """Raises UserError for a value that is not among its field's choices."""
     for name, each in options_of(type(request)).items():
         value = getattr(request, name)
         if not each.choices or (value is None and each.default is None):

@@ -15,7 +15,7 @@ Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 def singles(query: int) -> list[tuple[int, ...]]:
-    """Every position up to `query` by itself."""
+    """Every position up to `query` alone."""
     return [(position,) for position in range(query + 1)]
 
 
@@ -34,7 +34,7 @@ def worst_error(
     worst = (0.0, "")
     spaces = ("output", "residual") if row.o_proj else ("output",)
     meters = {space: Meter(model, Wanted(head_space=space), ablation) for space in spaces}
-    measured = [  # all that the engine refuses is refused here
+    measured = [  # if the engine refuses the family, it does so here, before brute force runs
         (layer, {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()})
         for layer in recording.measured()
     ]

@@ -1,4 +1,4 @@
-"""A request on inputs that a test made itself, ready for `impact.run.run`."""
+"""Build a request for inputs that a test has made, ready for `impact.run.run`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

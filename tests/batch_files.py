@@ -1,4 +1,4 @@
-"""Batch files for the tests of their reader: written to an empty folder, read, and what is said of them."""
+"""Helpers for the tests of batch files: write one to an empty folder, read it, and collect the errors."""
 
 from pathlib import Path
 from typing import Any

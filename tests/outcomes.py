@@ -1,7 +1,7 @@
-"""What becomes of a family in the installed transformers: measured and right, or refused by name.
+"""The outcome of a family in the installed transformers: measured and right, or refused by name.
 
-In: a test that holds the engine against brute force. Out: its outcome, in pytest's report, where `tools/tested.py`
-reads it. Which families are refused is nowhere listed. The tests find it out, and docs/families.md shows it.
+In: a test that compares the engine with brute force. Out: its outcome, in pytest's report, where `tools/tested.py`
+reads it. No list in the code says which families are refused: the tests find out, and docs/families.md shows it.
 """
 
 import json
@@ -16,7 +16,7 @@ Record = Callable[[str, object], None]  # pytest's record_property
 
 @contextmanager
 def measured_or_refused(record: Record, kind: str, name: str, model_type: str) -> Iterator[None]:
-    """The block compares with brute force. An UnsupportedModel that names the family is as right; nothing else is.
+    """The block compares with brute force. An UnsupportedModel that names the family passes too; any other error fails.
 
     Args:
         kind: "text", "encoder-decoder" or "picture".

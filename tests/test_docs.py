@@ -17,9 +17,8 @@ from mask_impact.options import MASK_MODES, VARIANTS, VISION_ATTENTION
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("README.md")]
-EVERYTHING = "\n".join(page.read_text("utf-8") for page in PAGES)
-
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("*.md")]
+EVERYTHING = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")  # a command is one line
 
 SCRIPTS = (mask_impact_analysis, mask_impact_vl)
 
@@ -93,6 +92,36 @@ def test_links_lead_somewhere() -> None:
         if not target.startswith("http") and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_links_to_headings_lead_to_one() -> None:
+    links = [
+        (page, target, anchor)
+        for page in PAGES
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text("utf-8"))
+        if not target.startswith("http")
+    ]
+    broken = [
+        f"{page.name}: {target}#{anchor}"
+        for page, target, anchor in links
+        if anchor not in headings(page.parent / target if target else page)
+    ]
+    assert len(links) > 30 and broken == []
+
+
+def test_flags_of_the_other_scripts_exist() -> None:
+    """The scripts that make the figures, by what their source adds to a parser."""
+    scripts = re.findall(r"python ((?:benchmarks|demo|tools|docs)/\w+\.py|test_\w+\.py)([^`#\n]*)", EVERYTHING)
+    assert len({script for script, _ in scripts}) >= 10
+    for script, arguments in scripts:
+        source = (ROOT / script).read_text("utf-8")
+        assert [flag for flag in re.findall(r"--[a-z-]+", arguments) if f'"{flag}"' not in source] == [], script
 
 
 # --- the page, which knows the metrics by itself where no manifest tells of them ------------------------------

@@ -13,8 +13,9 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
-# Of the largest value of a column and variant. Processors round differently; the demo models make less than this of it.
-TOLERANCE = 1e-4
+# How far a value may be off, because processors round differently: a share of the value, plus a share of the largest
+# value of its column and variant. With another instruction set the runs need less than half of this.
+OF_THE_VALUE, OF_THE_LARGEST = 8e-5, 2e-5
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def test_the_table_is_what_it_was(name: str, made: Path) -> None:
             assert after[column].tolist() == before[column].tolist(), column
             continue
         scale = before[column].abs().groupby(variants).transform("max").clip(lower=1e-3)
-        apart = ((after[column] - before[column]).abs() / scale).max()
+        allowed = OF_THE_VALUE * before[column].abs() + OF_THE_LARGEST * scale
+        apart = ((after[column] - before[column]).abs() / allowed).max()
         assert after[column].isna().equals(before[column].isna()), column
-        assert not apart > TOLERANCE, f"{column}: largest difference {apart:.2g} of the variant's largest value"
+        assert not apart > 1, f"{column}: a value is off by {apart:.2g} times what rounding may make"

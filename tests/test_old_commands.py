@@ -3,6 +3,7 @@
 They are kept here as they were printed there; those that load the bundled models, because tests use no network.
 """
 
+import json
 import shlex
 import shutil
 from collections.abc import Callable
@@ -71,8 +72,13 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_commands(here: Path) -> None:
     for command, files in COMMANDS.items():
         script, *arguments = shlex.split(command)
+        for name in files:  # an earlier command may have written one of this name
+            (here / "output" / name).unlink(missing_ok=True) if "--resume" not in command else None
         assert SCRIPTS[script]([*arguments]) == 0, command
         assert [name for name in files if not (here / "output" / name).is_file()] == [], command
+    batch = json.loads((here / "output" / "prompts_config_batch.json").read_text("utf-8"))
+    states = {each["status"] for each in batch["prompts"]}
+    assert "kept" in states and states <= {"kept", "disabled"}  # the last batch is the resumed one
 
 
 def test_results_are_read_back(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of units share: a text spelt letter by letter, and what must hold of any list of units."""
+"""Helpers for the tests of units: a text spelt letter by letter, and a check of what holds for every list of units."""
 
 from collections.abc import Sequence
 from typing import Any

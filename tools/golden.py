@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Ten runs that stand for everything the programs do; their tables, as they are now.
+"""Write the tables of ten small runs that together cover what the programs do.
 
-In: a folder to write to. Out: CSV and JSON files in it, without manifests, whose times differ from run to run.
-On one machine the files of two versions of the code are equal byte for byte (`diff -r`), unless a number was meant to
-change. Between machines the last digits differ; tests/test_golden.py compares tests/golden with a tolerance.
+In: a folder to write to. Out: CSV and JSON files in it, without the manifests, because their times differ from run to
+run. On one machine two versions of the code give the same files byte for byte (`diff -r`), unless a change is meant to
+change a number. Between machines the last digits differ; tests/test_golden.py compares tests/golden with a tolerance.
 
     python tools/golden.py /tmp/before
     python tools/golden.py /tmp/after && diff -r /tmp/before /tmp/after
-    python tools/golden.py tests/golden                  # after a change of numbers that is meant
+    python tools/golden.py tests/golden                  # after a change that is meant to change numbers
 """
 
 import argparse

@@ -29,7 +29,7 @@ CLASSES = {  # name: function, vision, effects
 
 
 def type_of(option: Option) -> str:
-    """What a keyword takes: where the field holds a tuple of texts, any sequence of them, or one text."""
+    """The type of a keyword. For a field that holds a tuple of strings, it takes any sequence of strings, or one."""
     if option.keyword_type:
         return option.keyword_type
     found = {each.name: each.type for each in dataclasses.fields(Request)}[option.name]
@@ -70,7 +70,7 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """The page with its table renewed."""
+    """The page with the table as it is now."""
     before, rest = text.split(START)
     return before + START + table() + END + rest.split(END)[1]
 

@@ -42,12 +42,12 @@ Run = dict[str, Any]  # "date", "versions", "tests", "families": {kind: {row: {"
 
 
 def versions() -> dict[str, str]:
-    """Python and every package of the lock that is installed; local labels (+cpu) left out."""
+    """The versions of Python and of every installed package of the lock, without local labels (+cpu)."""
     found = {"python": platform.python_version()}
     for name in dict.fromkeys(name for name, _ in PACKAGE.findall((ROOT / "requirements.lock").read_text("utf-8"))):
         try:
             found[name] = version(name).partition("+")[0]
-        except PackageNotFoundError:  # of another system
+        except PackageNotFoundError:  # it is for another system
             continue
     return found
 
@@ -83,7 +83,9 @@ def read_report(path: Path) -> Run:
         for each in case.iter("property"):
             if each.get("name") == "family":
                 found = json.loads(each.get("value", ""))
-                families[found.pop("kind")][found.pop("name")] = found
+                rows, name = families[found.pop("kind")], found.pop("name")
+                if name not in rows or rows[name]["outcome"] == MEASURED:  # one refusal among several tests counts
+                    rows[name] = found
     return {"tests": dict(tests), "failed": sorted(failed), "families": families}
 
 
@@ -135,7 +137,7 @@ def check(folder: Path) -> int:
 
 
 def compare(folder: Path) -> int:
-    """One table of what differs between the newest releases and the locked ones."""
+    """Print one table of what differs between the newest releases and the locked ones."""
     newest, locked = load(folder, "here"), load(KEPT, "locked")
     rows = differences(locked["versions"], newest["versions"])
     rows += differences(outcomes(locked), outcomes(newest))
@@ -148,7 +150,7 @@ def compare(folder: Path) -> int:
 
 
 def write(folder: Path, newest: Path) -> int:
-    """docs/tested, docs/families.md and the README's line, from the runs in these folders."""
+    """Write docs/tested, docs/families.md and the README's table from the runs in these folders."""
     KEPT.mkdir(exist_ok=True)
     for name, path in zip(RUNS, (folder / "oldest", folder / "here", newest / "here"), strict=True):
         run = json.loads(path.with_suffix(".json").read_text("utf-8"))
@@ -174,14 +176,14 @@ def families_page(runs: dict[str, Run]) -> str:
     lines = [
         "# Families",
         "",
-        "Made by `make tested` from what the tests found. A tiny random model of every row is held against",
-        "brute force through the real model, in float64. *measured*: every layer, token and head agrees to",
-        "1e-9. *refused*: the program stops with the family's name and the reason. *-*: this transformers does",
-        "not have the family, or cannot build it.",
+        "`make tested` makes this page from what the tests found. They compare a tiny random model of every row",
+        "with brute force through the real model, in float64. *measured*: every layer, token and head agrees",
+        "to 1e-9. *refused*: the program stops with the family's name and the reason. *-*: this version of",
+        "transformers does not have the family, or cannot build it.",
         "",
-        "Other families are measured too where their attention goes through transformers' `AttentionInterface`;",
-        "the replay is checked on every prompt. `test_single_layer.py` holds one layer of any checkpoint",
-        "against brute force.",
+        "Other families are measured too if their attention goes through transformers' `AttentionInterface`;",
+        "every run checks its replay. `test_single_layer.py` compares one layer of any checkpoint with brute",
+        "force.",
     ]
     for kind, title in KINDS.items():
         names = sorted({name for run in runs.values() for name in run["families"][kind]})
@@ -201,7 +203,7 @@ def families_page(runs: dict[str, Run]) -> str:
             }
         )
         if reasons:
-            lines += ["", "Why, in the program's words:", ""]
+            lines += ["", "Reasons for refusal, in the program's words:", ""]
             lines += [f"- {name}, transformers {release}: {why}" for name, release, why in reasons]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from mask_impact.commands.terminal import one_line
 from mask_impact.options import Option, Request, Settings, check_extension, options_of, output_name
 
 PROMPT_FILE = "prompt.txt"
-TAKEN = (  # by the command itself
+TAKEN = (  # names that the command itself uses
     "argv", "config", "default_name", "dry_run", "enabled", "flag", "given", "help", "name", "output", "overwrite",
     "prompt_file", "quiet", "request", "resume", "verbose", "version", "vision",
 )  # fmt: skip
@@ -82,7 +82,7 @@ def add_field(parser: Any, option: Option, **changes: Any) -> None:
 
 
 def add_prompts(parser: Parser, option: Option) -> None:
-    """Where the prompt, or many of them, come from."""
+    """The flags that give one prompt, or a file with many."""
     prompt = parser.add_mutually_exclusive_group()
     add_field(prompt, option, default=None)
     prompt.add_argument(
@@ -101,10 +101,10 @@ def add_loading(parser: Parser, default_model: str) -> None:
 
 
 def add_output(parser: Parser) -> None:
-    """Where results go, and what becomes of earlier ones."""
+    """The flags that say where results go, and whether earlier ones are kept or replaced."""
     parser.add_argument(
         "--output", metavar="NAME", type=output_name,
-        help="files are OUTPUT_DIR/NAME_results.*; the default name is scratch and is replaced by the next run",
+        help="files are OUTPUT_DIR/NAME_results.*; results under the default name are replaced by the next run",
     )  # fmt: skip
     settings = options_of(Settings)
     add_field(parser, settings["output_dir"])

@@ -1,6 +1,6 @@
-"""Prompts with one model, one after the other: what is to be done about each, and what became of it.
+"""Run prompts one after the other with one model: decide what each needs, run it, and keep its outcome.
 
-A single prompt is a batch of one. What is printed and when a failure ends everything differs, see `telling`.
+A single prompt is a batch of one. What is printed, and when a failure ends the command, is up to `telling`.
 """
 
 import argparse
@@ -69,11 +69,11 @@ class Telling(Protocol):
 
     @property
     def survivable(self) -> tuple[type[Exception], ...]:
-        """Failures of one prompt after which the command goes on."""
+        """Failures of one prompt after which the command continues with the next."""
 
     @property
     def bar(self) -> ProgressBar | None:
-        """One for the whole command; None for one of each prompt."""
+        """The bar for the whole command; None if each prompt has its own."""
 
     def planned(self, plan: Plan) -> None: ...
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None: ...
@@ -93,7 +93,7 @@ class Runner:
             args: argv, config, output, resume, overwrite, quiet and verbose of the command.
             started: when the command started, by time.perf_counter.
 
-        Raises UserError for a model or a device that cannot be had.
+        Raises UserError for a model or a device that is not available.
         """
         self.tasks, self.args, self.telling, self.started = list(tasks), args, telling, started
         self.alone = args.config is None

@@ -33,7 +33,7 @@ def complain(line: str) -> None:
 
 
 def let_the_first_speak() -> None:
-    """Before several processes have met, all but the first wait: an error usually hits every process.
+    """Before several processes are connected, all but the first wait: an error usually hits every process.
 
     A launcher ends the others as soon as one has ended, so one that left at once could silence the first.
     """
@@ -43,18 +43,18 @@ def let_the_first_speak() -> None:
 
 
 def show(text: str) -> None:
-    """Print on stdout; a reader that has gone, as in `| head -1`, is no failure of the run."""
+    """Print on stdout. A closed pipe, as in `| head -1`, is not a failure of the run."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         _discard_output()
-    except OSError as error:  # not of the output folder, around which errors of the system are explained
+    except OSError as error:  # of stdout: an error of the output folder is reported elsewhere
         _discard_output()
         raise CannotPrint(f"the output cannot be printed ({error.strerror or error})") from error
 
 
 def _discard_output() -> None:
-    """Python flushes once more when it exits."""
+    """Send further output to nowhere, because Python flushes stdout once more when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -141,7 +141,7 @@ def quiet_libraries(verbose: bool) -> Iterator[None]:
             (logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()),
         )
         for logger in loggers:
-            logger.setLevel(ERROR)  # of accelerate: the manifest says which layers are where
+            logger.setLevel(ERROR)  # accelerate lists the device of every layer, which the manifest has
         logging.disable_progress_bar()
         try:
             yield

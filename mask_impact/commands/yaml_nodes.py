@@ -1,4 +1,4 @@
-"""A YAML file as a tree of nodes, and what is said when it is not one.
+"""Read a YAML file as a tree of nodes, and word the errors of a file that is not valid YAML.
 
 In:  a path. Out: the file's one document as PyYAML nodes, which know their lines and are never made into Python
 objects: nothing in the file can run, and a text is the text that was written (`name: 2024`, `prompt: yes`).

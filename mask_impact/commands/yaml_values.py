@@ -1,4 +1,4 @@
-"""Nodes of a YAML file to values: one reader for each kind of field.
+"""Turn nodes of a YAML file into values: one reader for each kind of field.
 
 Raises Wrong, whose text ends a sentence that starts with the key, or the parser's argparse.ArgumentTypeError.
 """
@@ -101,7 +101,7 @@ def texts(node: yaml.Node) -> tuple[str, ...]:
 
 
 def reader_of(option: Option) -> Callable[[yaml.Node], Any]:
-    """What reads the value of a field."""
+    """The function that reads the value of a field."""
     if option.name in READERS:
         return READERS[option.name]
     if option.kind == "switch":

@@ -1,7 +1,7 @@
 """What a mask does to the answer when it holds over a range of layers and is carried on to the logits.
 
 In: a model, its inputs, units (what is masked together), a window (first and last layer in which the mask holds) and a
-block (who stops reading it). Out: one row for each: what becomes of the token the model chose, and of the last state.
+block (which positions stop reading it). Out: one row for each: what happens to the chosen token and the last state.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

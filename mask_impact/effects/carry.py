@@ -49,9 +49,9 @@ class Carried:
     def check_against(
         self, model: PreTrainedModel, state: torch.Tensor, logits: torch.Tensor, how: str
     ) -> dict[str, float]:
-        """How far the first edit's end is from the model's own last state [C] and logits [V].
+        """How far the first edit's last state and logits are from the model's own, `state` [C] and `logits` [V].
 
-        `how` it was carried begins the message of the UnsupportedModel that is raised beyond rounding.
+        Raises UnsupportedModel if the state differs by more than rounding; `how` it was carried begins the message.
         """
         last = max(self.states)
         expected = state.cpu().double()  # Metal has no float64
@@ -150,8 +150,9 @@ class Carrier:
         return Carried(output.logits[:, -1], states)
 
     def _carrying(self, index: int, first: int, start: int, count: int) -> Callable[..., Any]:
-        """A forward in place of a layer's own: it passes its input on below layer `first`, takes the record's for
-        `count` edits there, and above it what the layer below gave, with the record's other arguments.
+        """A function in place of a layer's own forward. Below layer `first` it returns its input. In layer `first` it
+        runs on the recorded input, once for each of `count` edits. Above, it runs on what the layer below gave. All
+        other arguments are those of the record.
         """
         call, added = self.passage.calls[index], self.between[index]
         compute = call.layer.forward

@@ -1,6 +1,6 @@
 """Carry masks on to the logits in the decoder of an encoder-decoder.
 
-In: a model and its inputs, edits, and the layers in which they hold. Out: as of `carry`.
+In: a model and its inputs, edits, and the layers in which they hold. Out: as in `carry`.
 
 The encoder runs once: its keys and values, and its output, are those of the record. The decoder has few tokens (a start
 token and the output so far), so a masked run is one forward of the decoder over all of them, for B edits at once. The

@@ -82,7 +82,7 @@ class EditedBiases:
             hidden = None if edited is None else edited.to(recorded.device)
             bias = Bias.of(recorded[:, :, start:], hidden, self.ablation)
             bias = bias if self.shared_by is None else bias.with_shared_keys(self.shared_by)
-            self.made[key] = bias, (recorded, edited)  # both are held, so that their ids stay their own
+            self.made[key] = bias, (recorded, edited)  # both are kept alive, so that no other tensor gets their ids
         return self.made[key][0]
 
 

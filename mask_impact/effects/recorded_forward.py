@@ -1,4 +1,4 @@
-"""One forward, recorded whole, and what an edit of it can reach.
+"""Record one whole forward, and find what an edit of its attention can reach.
 
 In: a model and its inputs. Out: a `Passage`: what every decoder layer was called with on all T positions, its keys,
 values and attention mask, and the logits at the last position. `carry` runs parts of it again.
@@ -158,8 +158,8 @@ def last_logits(
     """[V] the model's own logits at the last position, from a forward that is watched in every layer of its decoder.
 
     Args:
-        together: as of `record_passage`; `attending` is given the calls with such a mask.
-        attending, leaving, entering: as of `watching.inside`.
+        together: as in `record_passage`; `attending` is given the calls with such a mask.
+        attending, leaving, entering: as in `watching.inside`.
     """
     logits: list[torch.Tensor] = []
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True, pad_token_id=0)

@@ -66,7 +66,7 @@ def pair_effects(
     found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, block: str, count: int
 ) -> list[Effect]:
     """The effects of all pairs among the `count` units with the largest change of log-probability, and how much more or
-    less a pair does than its two units do by themselves."""
+    less a pair does than its two units do alone."""
     ranked = sorted(range(len(units)), key=lambda place: -abs(rows[place].logprob_change))[:count]
     places = sorted(ranked)
     pairs = [(pair, places[a], places[b]) for pair, a, b in paired([units[place] for place in places])]

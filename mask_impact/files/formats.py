@@ -31,7 +31,7 @@ class Format:
     name: str  # the end of its files' names, and what --format takes
     writer: Callable[[Path], Writer]
     reader: Reader
-    bytes_per_row: float  # with two metrics, rounded up; what is needed while it is written included
+    bytes_per_row: float  # with two metrics, rounded up; includes what is needed while the file is written
     bytes_per_file: int = 0  # of an empty table
     side_tables: Callable[[Path, Columns, dict[str, Any]], None] | None = None  # writes one; None: it has none
     checksummed: bool = False  # the reader can tell a damaged file: read first where there are several
@@ -48,7 +48,7 @@ def register(row: Format) -> None:
 
 
 def formats_named(names: Sequence[str]) -> list[Format]:
-    """Once each. Raises UserError for an unknown one."""
+    """The formats of these names, each once. Raises UserError for an unknown name."""
     for name in names:
         if name not in FORMATS:
             raise UserError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
@@ -56,12 +56,12 @@ def formats_named(names: Sequence[str]) -> list[Format]:
 
 
 def best_first() -> list[Format]:
-    """In the order in which the files of a run are tried when it is read."""
+    """The formats in the order in which they are tried when a run is read."""
     return sorted(FORMATS.values(), key=lambda row: not row.checksummed)
 
 
 def side_table_formats() -> list[str]:
-    """The names of those that have side tables."""
+    """The names of the formats that can hold side tables."""
     return [row.name for row in FORMATS.values() if row.side_tables is not None]
 
 
@@ -82,7 +82,7 @@ def bytes_needed(rows: int, formats: Sequence[str], metrics: int = 2) -> float:
     return sum(row.bytes_per_row * per_row * rows + row.bytes_per_file for row in found)
 
 
-# Bytes: measured on the demo model. Of html the built page counts, the pictures in it do not.
+# Bytes are measured on the demo model. Those of html include the built page, not the pictures in it.
 for _row in (
     Format("csv", CsvWriter, readers.read_csv_file, 50, side_tables=side_tables.write_csv),
     Format("json", JsonWriter, readers.read_json, 60, side_tables=side_tables.write_json),

@@ -49,7 +49,7 @@ class ReportWriter(Writer):
     """The writer of the format html, and what `write_report` gives blocks to."""
 
     def __init__(self, path: Path, page: str | os.PathLike[str] | None = None) -> None:
-        self._page = read_page(page)  # a page that is missing is found before the long work
+        self._page = read_page(page)  # a missing page is reported before the run measures anything
         self._path = path
         self._values = path.with_name(f"{path.name}.values").open("w+b")
         self._pieces: list[_Piece] = []

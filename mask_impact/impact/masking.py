@@ -90,7 +90,7 @@ class QueryAttention:
         return ~self.bias.isneginf().all(dim=1)[0, 0]
 
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
-        """[R] how much each set of positions bears on the output, or [T] each position alone: the largest
+        """[R] how much each set of positions contributes to the output, or [T] each position alone: the largest
         ||sum p_m (v_m - z)|| / ||z|| of any head; ||sum p_m v_m|| / ||z|| where values are zeroed.
 
         0 where no head looks, and where the value is the output anyway (a prompt of one repeated token). None where the

@@ -1,8 +1,8 @@
 """Pairs among the strongest units, and how two of them interact under one layer's mask.
 
 In:  a finished run, which says which units are the strongest.
-Out: the columns of NAME_pairs: for each pair its distances, and how much further it moves the update than its two units
-     do by themselves, added up.
+Out: the columns of NAME_pairs: for each pair its distances, and its interaction: how much further the pair moves the
+     update than the sum of what its two units do alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

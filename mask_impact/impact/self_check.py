@@ -1,4 +1,4 @@
-"""What a run checks of itself: before the long work, that masks act; after it, that every one did.
+"""The checks that a run makes of itself: before it measures, that masks act; afterwards, that every mask did.
 
 In:  a run in progress and a recording.
 Out: nothing, or UnsupportedModel (the numbers would not be true), or UserError (there is nothing to measure).
@@ -19,7 +19,7 @@ REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 def check_before_work(measurement: Measurement, recording: Recording) -> None:
     """Replay two rows of one layer of each kind: without a mask, and without the token with the largest effect on it.
 
-    The first must give the model's own update (`Meter.impact` refuses otherwise), the second another one.
+    The first must give the model's own update (`Meter.impact` refuses otherwise), the second a different one.
     """
     started = time.perf_counter()
     model, places, findings = measurement.model, measurement.places, measurement.findings
@@ -35,7 +35,8 @@ def check_before_work(measurement: Measurement, recording: Recording) -> None:
             continue
         impact = measurement.meter.impact(record, query, [[int(pull.argmax())]])
         if not impact.l2.any():
-            raise unsupported(model, record.index, "masking the token that bears on it most changes nothing")
+            what = "masking the token with the largest effect on its attention changes nothing"
+            raise unsupported(model, record.index, what)
     findings.seconds["check"] += time.perf_counter() - started
 
 
@@ -50,7 +51,7 @@ def check_unmasked(measurement: Measurement, recording: Recording, position: int
 
 
 def check_masks_acted(measurement: Measurement, recording: Recording, positions: Sequence[int]) -> None:
-    """A unit that bears on some head's output must move something in some layer, or its mask did not act."""
+    """A unit with an effect on some head's output must move something in some layer, or its mask did not act."""
     still = [unit for unit, moved in measurement.moved.items() if moved == 0]
     views = [view for record in recording.measured() if still for view in measurement.views(record)]
     for record, _, seen in views:

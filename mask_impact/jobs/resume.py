@@ -1,4 +1,4 @@
-"""What a run was made of, kept in its manifest, so that a later run can tell whether its results are still those."""
+"""What a run was made from. Its manifest keeps this, so that a later run can tell whether the results still hold."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def why_again(session: Session, request: Request, name: str, wanted: dict[str, A
 
 
 def defaults(request_type: type[Request]) -> dict[str, Any]:
-    """What a manifest that is older than an option would say of it."""
+    """The default of every option: the value in a manifest that was written before there was the option."""
     known = {name: each.default for name, each in options_of(request_type).items() if each.default is not MISSING}
     known.pop("images")  # of which only a hash is kept
     return as_json(known)

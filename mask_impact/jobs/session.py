@@ -79,7 +79,7 @@ class Session:
     """One model for one request or many; its weights are loaded when they are first needed."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises UserError for a device that is not there and a model that cannot be had."""
+        """Raises UserError for a device or a model that is not available."""
         self.settings = settings
         self.device = load.choose_device(settings.device)
         self.dtype = load.choose_dtype(settings.dtype, self.device)

@@ -299,7 +299,7 @@ class Files:
         self.manifest = folder / f"{name}_neighbors_run.json"
         self.paths = [*(folder / f"{name}_neighbors.{form}" for form in formats), self.manifest]
         if "html" in formats:
-            page.find_page()  # reports a missing page before the long work
+            page.find_page()  # reports a missing page before the long search
 
     def existing(self) -> list[Path]:
         tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_table_formats(), "html")]

@@ -57,8 +57,8 @@ def readable(size: int) -> str:
 
 @contextmanager
 def explained(doing: str | Callable[[], str]) -> Iterator[None]:
-    """Raise OutOfMemory where memory runs out; its message begins "memory ran out in" and goes on with `doing`, which
-    may be a function that is called only then."""
+    """Raise OutOfMemory where memory runs out; its message begins "memory ran out in" and continues with `doing`,
+    which may be a function that is called only then."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Being inside a model's forward: which layer runs, what it is called with and gives, and its calls of attention.
+"""Watch a model's forward from inside: which layer runs, its input and output, and its calls of attention.
 
 In:  a model, the layers to watch, and up to three functions.
 Out: nothing; while the block is open, every call of a layer goes entering(index, args, kwargs), then

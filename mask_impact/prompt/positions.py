@@ -1,4 +1,4 @@
-"""Which positions a run has, and at which of them masks are read.
+"""Which positions a run has, and at which of them changes are measured.
 
 In: how many tokens the prompt has and how many are to be generated. Out: a `QueryRange`, and the query positions that
 were asked for.
@@ -55,15 +55,15 @@ class QueryRange:
 
 
 def in_text(prompt: int, num_tokens: int) -> QueryRange:
-    """Of a decoder that reads the prompt and goes on with the output."""
+    """The query positions of a decoder, which reads the prompt and continues it."""
     return QueryRange(prompt, 0, prompt - 1, prompt + num_tokens - 1)
 
 
 def in_encoder(prompt: int, num_tokens: int) -> QueryRange:
-    """Of an encoder: the prompt's positions, whatever the decoder generates."""
+    """The query positions of an encoder: those of the prompt, whatever the decoder generates."""
     return QueryRange(prompt, 0, prompt - 1, prompt, "encoder", sees_all=True)
 
 
 def after_encoder(prompt: int, num_tokens: int) -> QueryRange:
-    """Of an encoder-decoder's decoder: its start token and the output, counted on from the prompt."""
+    """The query positions of an encoder-decoder's decoder: its start token and the output, counted after the prompt."""
     return QueryRange(prompt, prompt, prompt, prompt + num_tokens, "decoder", before="--tower encoder")
