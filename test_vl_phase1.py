@@ -168,13 +168,13 @@ def layers(subject: Subject) -> Check:
     worst = {"Full": 0.0, "Head": 0.0}
     still = []
     with torch.no_grad():
-        for record in subject.recording.measured():
+        for record in subject.recording.with_attention():
             impact = meter.impact(record, record.queries[query], [[q] for q in range(query + 1)])
             for name, (_, relative) in impact.noise.items():
                 worst[name] = max(worst[name], relative)
             if not impact.l2.any():
                 still.append(record.index)
-    measured, skipped = subject.recording.measured(), subject.recording.skipped()
+    measured, skipped = subject.recording.with_attention(), subject.recording.without_attention()
     count = len(measured) + len(skipped)
     return Check(
         "layers",
@@ -214,7 +214,7 @@ def positions(subject: Subject) -> Check:
             handle.remove()
     ids, tables = calls[0][0], [table for _, output in calls for table in output]
     worst = 0.0
-    for record in subject.recording.measured():
+    for record in subject.recording.with_attention():
         for query in range(subject.length):
             recorded = record.queries[query].kwargs.get("position_embeddings")
             if recorded is not None:

@@ -19,7 +19,7 @@ from benchmarks.work import plain_forward
 from mask_impact.commands.terminal import ProgressBar, quiet_libraries
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles
-from mask_impact.lens.features import Extraction, Waiting, measured
+from mask_impact.lens.features import Extraction, Waiting, features_of
 from mask_impact.lens.image_files import drawn
 from mask_impact.lens.states import chosen
 from mask_impact.model.generation import model_tensors
@@ -47,7 +47,7 @@ def forward_sample(model: Any, inputs: Inputs, count: int, layers: Sequence[int]
             plain_forward(model, inputs)
 
     _, plain = timed(one_by_one)
-    _, features = timed(lambda: list(measured(model, [image] * count, layers, Portion())))
+    _, features = timed(lambda: list(features_of(model, [image] * count, layers, Portion())))
     return {"plain": plain / count, "features": features / count, "ratio": features / plain}
 
 

@@ -47,7 +47,7 @@ def recording_size(recording: Recording, length: int) -> Sample:
     tensors = list(recorded_tensors(recording))
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
     long = range(length, length + len(recording.tokens))
-    keys_and_values = {id(each) for each in recorded_tensors([layer.attention for layer in recording.measured()])}
+    keys_and_values = {id(each) for each in recorded_tensors([layer.attention for layer in recording.with_attention()])}
     for each in tensors:
         axes = each.shape[:-1] if id(each) in keys_and_values else each.shape  # a head can be as wide as N
         square = sum(size in long for size in axes) > 1

@@ -55,7 +55,7 @@ def measure_layers(model: Any, recording: Recording, position: int) -> list[mete
     """Every layer's distances at one query position, each token up to it masked alone."""
     meter = metering.Meter(model, metering.Wanted())
     masks = [[masked] for masked in range(position + 1)]
-    return [meter.impact(layer, layer.queries[position], masks) for layer in recording.measured()]
+    return [meter.impact(layer, layer.queries[position], masks) for layer in recording.with_attention()]
 
 
 def as_block(step: int, layer: int, l2: np.ndarray, cosine: np.ndarray) -> Block:

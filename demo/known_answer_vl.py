@@ -82,13 +82,15 @@ def masking_values(model: Any, recording: Recording, inputs: ModelInputs, places
     """[layers, tokens] L2 of the layer's update when an image token is masked."""
     meter, query = Meter(model, Wanted(attn=False, heads=False)), len(inputs.tokens) - 1
     masks = [[place] for place in places]
-    return torch.stack([meter.impact(record, record.queries[query], masks).l2[:, 0] for record in recording.measured()])
+    return torch.stack(
+        [meter.impact(record, record.queries[query], masks).l2[:, 0] for record in recording.with_attention()]
+    )
 
 
 def attention_values(recording: Recording, inputs: ModelInputs, places: Sequence[int]) -> torch.Tensor:
     """[layers, tokens] attention weight on each image token, mean over heads."""
     rows = []
-    for record in recording.measured():
+    for record in recording.with_attention():
         assert record.attention is not None
         weights = QueryAttention(record.attention, record.queries[len(inputs.tokens) - 1]).weights
         assert weights is not None

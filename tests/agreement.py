@@ -36,7 +36,7 @@ def worst_error(
     meters = {space: Meter(model, Wanted(head_space=space), ablation) for space in spaces}
     measured = [  # if the engine refuses the family, it does so here, before brute force runs
         (layer, {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()})
-        for layer in recording.measured()
+        for layer in recording.with_attention()
     ]
     base = observe(model, row, inputs)
     for layer, impacts in measured:

@@ -85,7 +85,7 @@ def test_the_two_ablations_of_one_token_differ_by_its_weight(name: str) -> None:
     """zeroed = z - p v and removed = (z - p v) / (1 - p): one is (1 - p) times the other, in every head."""
     with true_float64():
         recording = record(build(name, dtype=torch.float64), prompt())
-        for layer in recording.measured():
+        for layer in recording.with_attention():
             assert layer.attention is not None
             query = layer.queries[LENGTH - 1]
             removing, zeroing = (
@@ -104,7 +104,7 @@ def test_the_closed_form_equals_the_explicit_one(name: str, monkeypatch: pytest.
     model = build(name)
     recording = record(model, prompt())
     masks = [*singles(LENGTH - 1), (), (0, 3), tuple(range(LENGTH - 1)), tuple(range(LENGTH))]
-    layer = recording.measured()[-1]
+    layer = recording.with_attention()[-1]
     assert layer.attention is not None
     query = layer.queries[LENGTH - 1]
     attention = QueryAttention(layer.attention, query, ablation="zero-value")
@@ -124,7 +124,7 @@ def test_all_tokens_zeroed_is_output_zero(name: str, usable: bool, monkeypatch: 
     if not usable:
         monkeypatch.setattr(QueryAttention, "_usable", lambda self, weights: None)
     model, length = build(name), 60
-    for layer in record(model, prompt(length)).measured():
+    for layer in record(model, prompt(length)).with_attention():
         assert layer.attention is not None
         query = layer.queries[length - 1]
         everything = [tuple(reversed(range(length)))]  # summed in another order: rounded otherwise
@@ -138,7 +138,7 @@ def test_all_tokens_zeroed_is_output_zero(name: str, usable: bool, monkeypatch: 
 
 def test_outside_the_window_is_exactly_zero() -> None:
     model = build("mistral")  # a window of 5 in every layer
-    for layer in record(model, prompt()).measured():
+    for layer in record(model, prompt()).with_attention():
         impact = Meter(model, Wanted(), "zero-value").impact(layer, layer.queries[LENGTH - 1], singles(LENGTH - 1))
         assert (impact.l2[: LENGTH - 5] == 0).all() and (impact.l2[LENGTH - 5 :] > 0).all(), impact.l2[:, 0]
 

@@ -113,7 +113,7 @@ def test_sets_of_positions_and_other_queries(name: str) -> None:
 def test_leave_one_out_equals_explicit(name: str) -> None:
     """The closed form against the family's attention with -inf, also where nearly all weight is masked."""
     recording = record(build(name), prompt())
-    for layer in recording.measured():
+    for layer in recording.with_attention():
         assert layer.attention is not None
         attention = QueryAttention(layer.attention, layer.queries[LENGTH - 1])
         assert attention.weights is not None, "this family has leave-one-out"
@@ -125,7 +125,7 @@ def test_leave_one_out_equals_explicit(name: str) -> None:
 def test_leave_one_out_of_nearly_all_weight() -> None:
     """At p = 0.99999 the closed form alone would be off by about 0.3; that row must be recomputed."""
     recording = record(build("llama"), prompt())
-    layer = recording.measured()[0]
+    layer = recording.with_attention()[0]
     assert layer.attention is not None
     query = layer.queries[LENGTH - 1]
     query.bias = query.bias.clone()
@@ -140,7 +140,7 @@ def impacts(model: nn.Module, recording: Recording, wanted: Wanted | None = None
     meter = Meter(model, wanted or Wanted())
     return [
         meter.impact(layer, query, singles(query.position)).l2
-        for layer in recording.measured()
+        for layer in recording.with_attention()
         for query in layer.queries.values()
     ]
 
@@ -161,7 +161,7 @@ def test_equal_rows_are_computed_once_and_the_same(name: str) -> None:
     model = build(name, dtype=torch.float64)
     with true_float64():
         recording = record(model, prompt())
-        layer = recording.measured()[0]
+        layer = recording.with_attention()[0]
         assert layer.attention is not None
         query = layer.queries[LENGTH - 1]
         attention = QueryAttention(layer.attention, query)
@@ -177,7 +177,7 @@ def test_equal_rows_are_computed_once_and_the_same(name: str) -> None:
 def test_outside_the_window_is_exactly_zero() -> None:
     model = build("mistral")  # a window of 5 in every layer
     recording = record(model, prompt(), STEPS)
-    for layer in recording.measured():
+    for layer in recording.with_attention():
         for position, query in layer.queries.items():
             l2 = Meter(model, Wanted()).impact(layer, query, singles(position)).l2
             assert (l2[: position - 4] == 0).all() and (l2[position - 4 :] > 0).all(), f"query {position}: {l2[:, 0]}"
@@ -188,7 +188,7 @@ def test_nothing_left_to_attend_to_is_attention_zero() -> None:
     model = build("llama", dtype=torch.float64)
     with true_float64():
         recording = record(model, prompt(1))
-        for layer in recording.measured():
+        for layer in recording.with_attention():
             impact = Meter(model, Wanted()).impact(layer, layer.queries[0], [(0,)])
             assert impact.blind
             assert torch.isfinite(impact.l2).all() and torch.isfinite(impact.cosine).all()
@@ -202,7 +202,7 @@ def test_a_share_of_each_head_adds_up_to_attn() -> None:
 
     model = build("llama", dtype=torch.float64)
     with true_float64():
-        layer = record(model, prompt()).measured()[1]
+        layer = record(model, prompt()).with_attention()[1]
         assert layer.attention is not None
         query = layer.queries[LENGTH - 1]
         attention = QueryAttention(layer.attention, query)
@@ -216,15 +216,15 @@ def test_a_share_of_each_head_adds_up_to_attn() -> None:
 
 def test_attention_free_layers_are_skipped() -> None:
     recording = record(build("qwen3_next"), prompt())
-    assert [layer.index for layer in recording.measured()] == [1]
-    assert [layer.index for layer in recording.skipped()] == [0, 2]
+    assert [layer.index for layer in recording.with_attention()] == [1]
+    assert [layer.index for layer in recording.without_attention()] == [0, 2]
 
 
 def test_a_replay_that_is_not_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotary tables cut at the wrong row: plausible numbers, but not this model's."""
     model = build("gemma2")
     recording = record(model, prompt())
-    for layer in recording.measured():
+    for layer in recording.with_attention():
         for query in layer.queries.values():
             query.hidden = query.hidden + 0.1
             query.args = tuple(query.hidden if item is query.args[0] else item for item in query.args)

@@ -188,7 +188,7 @@ class Runner:
                 self.telling.begins(plan, prepared, progress)
                 progress.expect(prepared.units_of_work)
                 spent = {"prepare": time.perf_counter() - started}
-                run, paths = self.session.measure(name, prepared, about, spent, progress)
+                run, paths = self.session.run(name, prepared, about, spent, progress)
         except self.telling.survivable as error:
             if self.args.verbose:
                 traceback.print_exc()

@@ -20,7 +20,7 @@ from mask_impact.prompt.units import Unit, paired
 from mask_impact.table import Columns
 
 
-def measure(
+def effect_tables(
     model: Any, prepared: Prepared, generated: Sequence[int], progress: Progress = lambda what: None
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).

@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import align_module_device
 from torch import nn
 
-from mask_impact.impact.record import Query
+from mask_impact.impact.record import QueryRecord
 from mask_impact.model.attention import Attention, eager_attention
 from mask_impact.model.memory import Portion, memory_budget
 
@@ -39,7 +39,7 @@ class QueryAttention:
     """
 
     def __init__(
-        self, recorded: Attention, query: Query, portion: Portion | None = None, ablation: str = "neg-inf"
+        self, recorded: Attention, query: QueryRecord, portion: Portion | None = None, ablation: str = "neg-inf"
     ) -> None:
         """`portion`: how many rows fit the memory, as far as is known; kept from layer to layer."""
         precise = torch.promote_types(query.query.dtype, torch.float32)
@@ -161,7 +161,7 @@ class QueryAttention:
         return torch.cat(self.portion.pieces(masks, max(1, memory_budget(self.query.device) // per_row), masked))
 
 
-def read(recorded: Attention, query: Query, rows: torch.Tensor) -> torch.Tensor:
+def read(recorded: Attention, query: QueryRecord, rows: torch.Tensor) -> torch.Tensor:
     """[R, 1, H, D] what queries `rows` [R, H, 1, D] read from the encoder, in the place of `query`.
 
     Computed as one long query over the same keys, in float32 or better.

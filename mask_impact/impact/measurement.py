@@ -61,18 +61,20 @@ class Measurement:
         self.findings.tokens += new
         self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
         chosen = set(self.prepared.layers)
-        self.findings.layers = [record.index for record in recording.measured() if record.index in chosen]
-        self.findings.skipped_layers = [_skipped(record) for record in recording.skipped() if record.index in chosen]
+        self.findings.layers = [record.index for record in recording.with_attention() if record.index in chosen]
+        self.findings.skipped_layers = [
+            _skipped(record) for record in recording.without_attention() if record.index in chosen
+        ]
         if not self.findings.layers:
             raise UserError(
                 f"none of the chosen layers has softmax attention; this model has it in layers "
-                f"{', '.join(str(record.index) for record in recording.measured())}"
+                f"{', '.join(str(record.index) for record in recording.with_attention())}"
             )
 
     def measure(self, recording: Recording, step: int, position: int) -> None:
         """Replay every layer at one query position and write its rows."""
         self.masked = self.units(self._seen(recording, position))
-        for record in recording.measured():
+        for record in recording.with_attention():
             if record.index not in self.findings.layers:
                 continue
             self.progress(f"replay {self._where(step, position)} layer {record.index}")
@@ -118,7 +120,7 @@ class Measurement:
         """
         later: set[int] = set()
         place = position - self.places.first
-        for record in recording.measured():
+        for record in recording.with_attention():
             hidden = record.queries[place].bias[0, :, 0, place + 1 :].isneginf()
             if hidden.numel():  # only where there are such
                 later.update((~hidden.all(dim=0)).nonzero().flatten().tolist())

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS, compare
 from mask_impact.impact.masking import Masks, QueryAttention
-from mask_impact.impact.record import LayerRecord, Query
+from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
 from mask_impact.model.memory import Portion, explained, is_out_of_memory
 from mask_impact.model.rounding import ROUNDING
@@ -71,7 +71,7 @@ class Meter:
         self.replayed = Portion()  # masked rows in one call of a layer
         self.attended = Portion()  # rows in one call of its attention
 
-    def attention(self, record: LayerRecord, query: Query) -> QueryAttention:
+    def attention(self, record: LayerRecord, query: QueryRecord) -> QueryAttention:
         """The layer's attention at `query`, for any set of masked positions."""
         assert record.attention is not None, "only layers with attention are measured"
         with explained(f"the attention of layer {record.index} over {query.bias.shape[-1]} tokens"):
@@ -86,7 +86,7 @@ class Meter:
             if portion.too_many
         ]
 
-    def impact(self, record: LayerRecord, query: Query, masks: Masks) -> Impact:
+    def impact(self, record: LayerRecord, query: QueryRecord, masks: Masks) -> Impact:
         """Distances of `record`'s update at `query` under each of P masks.
 
         A mask of positions that the query cannot see changes nothing: its distances are exactly 0.
@@ -122,7 +122,7 @@ class Meter:
             blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
         )
 
-    def _replayed(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+    def _replayed(self, record: LayerRecord, query: QueryRecord, base: torch.Tensor, change: torch.Tensor) -> Rows:
         """The layer on one row per change, or a refusal."""
         try:
             return self.replay.rows(record, query, base, change)
@@ -176,7 +176,7 @@ class Meter:
         return head_shares(heads, rows.projection)
 
     def _check(
-        self, record: LayerRecord, query: Query, bases: Sequence[torch.Tensor], attention: QueryAttention
+        self, record: LayerRecord, query: QueryRecord, bases: Sequence[torch.Tensor], attention: QueryAttention
     ) -> dict[str, tuple[float, float]]:
         """The no-mask replays (updates [C]) against the record: the noise floor, or a refusal."""
         precise = bases[0].dtype

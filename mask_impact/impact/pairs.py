@@ -28,7 +28,7 @@ def columns(metrics: Sequence[str], with_query: bool = False) -> tuple[str, ...]
 COLUMNS = columns(DEFAULT_METRICS)
 
 
-def measure(
+def pair_impacts(
     model: Any,
     prepared: Prepared,
     ranked: Sequence[int],

@@ -33,7 +33,7 @@ from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
 @dataclass
-class Query:
+class QueryRecord:
     """One layer at one query position: its call cut down to that row, and what came out."""
 
     position: int
@@ -55,7 +55,7 @@ class LayerRecord:
     index: int
     layer: nn.Module
     attention: Attention | None = None  # None: the layer never called the attention interface
-    queries: dict[int, Query] = field(default_factory=dict)  # by position
+    queries: dict[int, QueryRecord] = field(default_factory=dict)  # by position
     # In an encoder-decoder's decoder: the same layer with its cross-attention; of that one, with its self-attention.
     other: "LayerRecord | None" = None
     is_cross: bool = False  # the attention is to the encoder
@@ -70,11 +70,11 @@ class Recording:
     probabilities: list[float]  # of each generated token, 0 to 1
     seconds: list[float]  # of each forward: the prompt's, then one per further token
 
-    def measured(self) -> list[LayerRecord]:
+    def with_attention(self) -> list[LayerRecord]:
         """The layers with softmax attention."""
         return [record for record in self.layers if record.attention is not None]
 
-    def skipped(self) -> list[LayerRecord]:
+    def without_attention(self) -> list[LayerRecord]:
         """The layers without softmax attention: state space, linear attention, convolution."""
         return [record for record in self.layers if record.attention is None]
 
@@ -99,7 +99,7 @@ class Recorder:
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
         self.rows: list[int] = []  # which of them are at query positions
-        self.parts: dict[int, dict[str, Any]] = {}  # what is known of each Query of the running layer
+        self.parts: dict[int, dict[str, Any]] = {}  # what is known of each QueryRecord of the running layer
         self.cross_parts: dict[int, dict[str, Any]] = {}  # what is different in its cross-attention
         self.cut: dict[int, Any] = {}  # rows already cut for the running layer
 
@@ -159,9 +159,9 @@ class Recorder:
             part = self.parts[position]
             if part["hidden"].device != rows.device:  # accelerate moves a layer's inputs only after our first hook
                 part = changed(part, partial(torch.Tensor.to, device=rows.device), {})
-            record.queries[position] = Query(**part, output=rows)
+            record.queries[position] = QueryRecord(**part, output=rows)
             if record.other is not None:
-                record.other.queries[position] = Query(**part | self.cross_parts[position], output=rows)
+                record.other.queries[position] = QueryRecord(**part | self.cross_parts[position], output=rows)
         self.parts, self.cross_parts, self.cut = {}, {}, {}
 
     def _attending(self, index: int, call: AttentionCall) -> AttentionResult:
@@ -339,7 +339,7 @@ def record_generation(
         ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))
     tokens = ids[0, -len(probability.values) :].tolist()
     recording = Recording(recorder.records, tokens, probability.values, seconds)
-    if not recording.measured():
+    if not recording.with_attention():
         raise UnsupportedModel(
             f"model family '{family(model)}' is not supported: it does not compute its attention through "
             "transformers' AttentionInterface, so its layers cannot be replayed"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from mask_impact.impact.measurement import Measurement
-from mask_impact.impact.record import Query, Recording, record_generation
+from mask_impact.impact.record import QueryRecord, Recording, record_generation
 from mask_impact.impact.self_check import check_before_work
 from mask_impact.model.call_rows import changed
 from mask_impact.model.generation import longer, model_tensors
@@ -73,7 +73,7 @@ def queries_at_once(recording: Recording, position: int) -> int:
         sizes.append(tensor.nbytes)
         return tensor
 
-    queries: list[Query] = [record.queries[position] for record in recording.measured()]
+    queries: list[QueryRecord] = [record.queries[position] for record in recording.with_attention()]
     for query in queries:
         changed(vars(query), counted, {})
     return max(1, memory_budget(queries[0].hidden.device) // sum(sizes))

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mask_impact.impact import masking
-from mask_impact.impact.record import LayerRecord, Query
+from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.trace import RowTrace, tensors_in
 from mask_impact.model import memory
 from mask_impact.model.attention import add_encoded, configs_of, implementation, routed_attention
@@ -39,7 +39,7 @@ class Rows:
     projection: nn.Parameter | torch.Tensor | None  # [C, H * D] the output projection's weight
 
 
-def rows_at_once(query: Query) -> int:
+def rows_at_once(query: QueryRecord) -> int:
     """How many rows fit the memory budget."""
     width = max(query.hidden.shape[-1], query.heads.numel())
     budget = memory.memory_budget(query.hidden.device)
@@ -75,7 +75,7 @@ class Replay:
         self.share_rows = True
         self.parts: dict[nn.Module, LayerParts] = {}  # by the attention that masks change
 
-    def rows(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+    def rows(self, record: LayerRecord, query: QueryRecord, base: torch.Tensor, change: torch.Tensor) -> Rows:
         """Call the layer on R copies of the query's row.
 
         Args:
@@ -91,7 +91,7 @@ class Replay:
         self.share_rows = False  # the layer writes into its input; it then needs real copies
         return self._call(record, query, base, change)
 
-    def _call(self, record: LayerRecord, query: Query, base: torch.Tensor, change: torch.Tensor) -> Rows:
+    def _call(self, record: LayerRecord, query: QueryRecord, base: torch.Tensor, change: torch.Tensor) -> Rows:
         assert record.attention is not None
         layer, attention, count = record.layer, record.attention.module, change.shape[0]
         if attention not in self.parts:
@@ -146,7 +146,7 @@ class Replay:
             projection=weight,
         )
 
-    def _other(self, record: LayerRecord, query: Query, rows: torch.Tensor) -> torch.Tensor:
+    def _other(self, record: LayerRecord, query: QueryRecord, rows: torch.Tensor) -> torch.Tensor:
         """[R, 1, H, D] what the layer's other attention gives queries [R, H, 1, D]. Masks do not act there."""
         assert record.other is not None and record.other.attention is not None
         seen = record.other.queries[query.position]

@@ -25,7 +25,7 @@ def check_before_work(measurement: Measurement, recording: Recording) -> None:
     model, places, findings = measurement.model, measurement.places, measurement.findings
     kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or {}
     first: dict[Any, LayerRecord] = {}
-    for record in recording.measured():
+    for record in recording.with_attention():
         if record.index in findings.layers:
             first.setdefault((type(record.layer), kinds[record.index] if kinds else None), record)
     for record, _, _ in (view for each in first.values() for view in measurement.views(each)):
@@ -43,7 +43,7 @@ def check_before_work(measurement: Measurement, recording: Recording) -> None:
 def check_unmasked(measurement: Measurement, recording: Recording, position: int) -> None:
     """Replay every layer at one query position without a mask: the noise floor, or a refusal."""
     started = time.perf_counter()
-    for record in recording.measured():
+    for record in recording.with_attention():
         for view, _, _ in measurement.views(record):
             query = view.queries[position - measurement.places.first]
             measurement.findings.noise(measurement.meter.impact(view, query, [[]]).noise)
@@ -53,7 +53,7 @@ def check_unmasked(measurement: Measurement, recording: Recording, position: int
 def check_masks_acted(measurement: Measurement, recording: Recording, positions: Sequence[int]) -> None:
     """A unit with an effect on some head's output must move something in some layer, or its mask did not act."""
     still = [unit for unit, moved in measurement.moved.items() if moved == 0]
-    views = [view for record in recording.measured() if still for view in measurement.views(record)]
+    views = [view for record in recording.with_attention() if still for view in measurement.views(record)]
     for record, _, seen in views:
         masked = [unit for unit in still if unit[0] in seen]
         for query in (record.queries[position - measurement.places.first] for position in positions if masked):

@@ -137,7 +137,7 @@ def measured_table(request: Request, model_name: str, model: Any, reader: Any, *
         table = pd.DataFrame(tables["effects"])
     else:
         blocks: list[results.Block] = []
-        run, _ = session.measured(model, prepared, blocks.append)
+        run, _ = session.run_prepared(model, prepared, blocks.append)
         manifest, table = run.manifest, results.to_dataframe(blocks)
     manifest["model"] |= source
     manifest["request"] = options_as_json(request)

@@ -2,7 +2,7 @@
 
     session = Session(Settings("demo"))
     prepared = session.prepare(Request("The capital of France is"))
-    run, paths = session.measure("paris", prepared)
+    run, paths = session.run("paris", prepared)
 
 What is wrong with a request comes out in `prepare`, before the weights are loaded.
 """
@@ -31,7 +31,7 @@ from mask_impact.options import Progress, Request, Settings
 from mask_impact.table import Block, Columns
 
 
-def measured(
+def run_prepared(
     model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None
 ) -> tuple[Run, dict[str, Columns]]:
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
@@ -40,7 +40,7 @@ def measured(
     tables: dict[str, Columns] = dict(run.tables)
     if prepared.request.pairs:
         ranked = [position for position, _, _ in run.top.ranked()]
-        tables["pairs"] = pairs.measure(model, prepared, ranked, run.manifest["decoder_start"], progress)
+        tables["pairs"] = pairs.pair_impacts(model, prepared, ranked, run.manifest["decoder_start"], progress)
     if prepared.effects is not None:
         tables |= add_effects(run.manifest, model, prepared, progress)
     return run, tables
@@ -65,7 +65,7 @@ def add_effects(manifest: dict[str, Any], model: Any, prepared: Prepared, progre
     """Measure the effects on the tokens that `manifest` says were generated; it gets what it says of them."""
     started = time.perf_counter()
     generated = [found["id"] for found in manifest["generated"]]
-    tables, manifest["effects"] = effects_run.measure(model, prepared, generated, progress)
+    tables, manifest["effects"] = effects_run.effect_tables(model, prepared, generated, progress)
     manifest["seconds"]["effects"] = time.perf_counter() - started
     return tables
 
@@ -133,7 +133,7 @@ class Session:
                 "choose --format parquet and open it with visualize_results.html, or fewer --layers or --variants"
             )
 
-    def measure(
+    def run(
         self,
         name: str,
         prepared: Prepared,
@@ -151,7 +151,7 @@ class Session:
         model = self.model
         spent = {"prepare": 0.0, "load": time.perf_counter() - started, **(seconds or {})}
         with ResultFiles(self.settings.output_dir, name, self.settings.formats) as files:
-            run, tables = measured(model, prepared, files.write, progress)
+            run, tables = run_prepared(model, prepared, files.write, progress)
             for kind, columns in tables.items():
                 files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest

@@ -152,7 +152,7 @@ class Extraction:
         started = time.perf_counter()
         for batch in batches(readable(), self.batch_size):
             started += self._load_seconds()
-            for part, states, found in measured(self.session.model, batch, self.layers, self.portion):
+            for part, states, found in features_of(self.session.model, batch, self.layers, self.portion):
                 files.append([waiting.record | own for waiting, own in zip(part, found, strict=True)], states)
                 self.images += len(part)
                 self.seconds = time.perf_counter() - started
@@ -195,7 +195,7 @@ def batches(images: Iterator[Waiting], size: int) -> Iterator[list[Waiting]]:
 Measured = tuple[Sequence[Waiting], dict[int, torch.Tensor], list[dict[str, list[Any]]]]
 
 
-def measured(model: Any, batch: Sequence[Waiting], layers: Sequence[int], portion: Portion) -> Iterator[Measured]:
+def features_of(model: Any, batch: Sequence[Waiting], layers: Sequence[int], portion: Portion) -> Iterator[Measured]:
     """Compute images that go together, in one forward or in as many as the memory needs.
 
     Yields the images of a forward, {layer: [P, C]} of their image tokens one after the other, and the statistics of
