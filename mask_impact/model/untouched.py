@@ -62,7 +62,7 @@ def check_untouched(
     if not difference <= limit:
         raise UnsupportedModel(
             f"model family '{family(model)}' cannot be measured truthfully: {how}, it computes other logits than "
-            f"untouched, {difference:.2g} of their spread apart (rounding in {model.dtype} explains {limit:.2g} at most)"
+            f"untouched, {difference:.2g} of their spread apart (rounding in {model.dtype} explains {limit:.2g})"
         )
     known.checked.add(_key(model, how))
     return time.perf_counter() - started
@@ -70,9 +70,16 @@ def check_untouched(
 
 def untouched_logits(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """[V] the logits after the prompt, in the model's own generation of one token. Raises OutOfMemory."""
-    settings = GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=0, **decoder_beginning(model))
+    settings = GenerationConfig(
+        max_new_tokens=1,
+        do_sample=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **decoder_beginning(model),
+    )
     with explained(f"the untouched forward over {inputs['input_ids'].shape[1]} tokens"), torch.no_grad(), greedy(model):
-        found = model.generate(**inputs, generation_config=settings, return_dict_in_generate=True, output_logits=True)
+        found = model.generate(**inputs, generation_config=settings)
     return found.logits[0][0]
 
 
