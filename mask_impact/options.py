@@ -192,6 +192,11 @@ def options_of(kind: type[Any]) -> dict[str, Option]:
     return found
 
 
+def named(message: str, names: Mapping[str, str]) -> str:
+    """A message of the engine, where an option is its field's name in backticks, in the words of who asked."""
+    return re.sub("`([a-z_]+)`", lambda found: names.get(found[1], found[0]), message)
+
+
 def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
     if value is None:
         return ()
@@ -369,14 +374,11 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
     """
     own = {name: each for name, each in options_of(kind).items() if name not in options_of(Request)}
     known = options_of(Settings) | options_of(Request)
+    flags = {f"--{word.replace('_', '-')}" for word in taken}
     for name, each in own.items():
         for what, value, others in (
             ("name", name, {*taken, *known}),
-            (
-                "flag",
-                each.flag,
-                {f"--{word.replace('_', '-')}" for word in taken} | {one.flag for one in known.values()},
-            ),
+            ("flag", each.flag, {*flags, *(one.flag for one in known.values())}),
             ("YAML key", each.key, {*taken, *(one.key for one in known.values())}),
         ):
             if value in others:

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from mask_impact.commands.terminal import (
     one_line,
 )
 from mask_impact.errors import UserError
+from mask_impact.options import named
 
 
 def guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     """Run a command; every failure becomes a line on stderr and an exit code, which `main` may also give."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns where a process starts another
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every console can print every token
     try:
@@ -30,8 +33,8 @@ def guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Nam
             traceback.print_exc()
         if isinstance(error, UserError):
             for line in getattr(error, "errors", [error]):  # a YAML file can have several
-                complain(f"error: {one_line(line)}")
+                complain(f"error: {named(one_line(line), args.flags)}")
             return 2
         where = "" if args.verbose else " (--verbose shows where)"
-        complain(f"error: {described(error)}{where}")
+        complain(f"error: {described(error, args.flags)}{where}")
         return 1

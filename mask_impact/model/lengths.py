@@ -16,7 +16,7 @@ def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
     if limit is not None and needed > limit:
         raise UserError(
             f"the prompt has {prompt_length} tokens and {num_tokens} are to be generated: {needed} positions, but this "
-            f"model has {limit}; shorten the prompt or lower --num-tokens"
+            f"model has {limit}; shorten the prompt or lower `num_tokens`"
         )
 
 
