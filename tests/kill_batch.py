@@ -64,7 +64,9 @@ def main() -> None:
     kills, seed = map(int, sys.argv[4:])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as elsewhere:
-        assert mask_impact_analysis.main(["--model", "demo", "--prompt", "Tom", "--quiet", "--output-dir", elsewhere]) == 0
+        assert (
+            mask_impact_analysis.main(["--model", "demo", "--prompt", "Tom", "--quiet", "--output-dir", elsewhere]) == 0
+        )
     argv = ["--config", file, "--resume", "--quiet", "--output-dir"]
     chance = random.Random(seed)
     started = time.perf_counter()

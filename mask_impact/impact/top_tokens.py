@@ -1,9 +1,9 @@
 """Which tokens matter most: the one rule for the summary, the manifest's top_tokens, pairs, and the page.
 
 A masked unit counts with the largest value of the first metric of the first variant, over all layers and generation
-steps; of a metric that can be below 0, with the value furthest from 0, whatever its sign. (With the default options that is the L2 distance of Full. Of queries other than those that predict the output,
-only positions that predict it count, if there are any.) The page ranks by the same rule in
-viewer/src, over what is shown there.
+steps; where a metric can be below 0, with the value furthest from 0. (With the default options that is the L2 distance
+of Full. Of queries other than those that predict the output, only positions that predict it count, if there are any.)
+The page ranks by the same rule in viewer/src, over what is shown there.
 """
 
 from collections.abc import Sequence
