@@ -106,9 +106,8 @@ def query_list(text: str) -> str | tuple[tuple[int, int], ...]:
     try:
         return layer_list(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not known; write last, all, or positions such as 4,8-10"
-        ) from error
+        message = f"{text!r} is not known; write last, all, or positions such as 4,8-10"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def device_name(text: str) -> str:
@@ -198,9 +197,8 @@ def named(message: str, names: Mapping[str, str]) -> str:
 
 
 def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
-    if value is None:
-        return ()
-    return layer_list(value if isinstance(value, str) else ",".join(str(layer) for layer in value))
+    written = value if value is None or isinstance(value, str) else ",".join(map(str, value))
+    return layer_list("all" if written is None else written)
 
 
 def _windows_from_python(value: str | Sequence[str | int]) -> str:
@@ -385,9 +383,8 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
             ("YAML key", each.key, {*taken, *(one.key for one in known.values())}),
         ):
             if value in others:
-                raise UserError(
-                    f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
-                )
+                message = f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
+                raise UserError(message)
         known[name] = each
 
 

@@ -8,7 +8,7 @@ Out: the table as `to_dataframe` gives it, number for number, with the manifest 
     df = load_many("output")              # df.name, df.attrs["runs"]["masking"]
 
 Unknown columns are kept. pyarrow and pandas are imported where they are used: results.py needs this module, and
-`--help` must answer at once.
+help texts must appear at once.
 """
 
 from __future__ import annotations
