@@ -59,8 +59,8 @@ def check_untouched(
     assert known.logits is not None
     if known.logits.isnan().any():
         raise UserError(
-            f"the model's own logits are not numbers (NaN) in {model.dtype}; take another `dtype`, or a checkpoint whose "
-            "weights are all finite"
+            f"the model's own logits are not numbers (NaN) in {model.dtype}; take another `dtype`, or a checkpoint "
+            "whose weights are all finite"
         )
     difference = relative_difference(logits, known.logits)
     limit = ROUNDING[model.dtype]
