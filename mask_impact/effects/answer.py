@@ -119,7 +119,11 @@ class Effects:
         length = self.passage.length
         calls: Sequence[Call | DecoderCall] = self.passage.calls
         edits = [
-            Edit(tuple(sorted(each for each in unit.positions if each < length)), block == "last") for unit in units
+            Edit(
+                tuple(sorted(each for each in unit.positions if each < length)),
+                (length - 1,) if block == "last" else None,
+            )
+            for unit in units
         ]
         reach = self.runner.reach(window.first, window.last, edits)
         jobs = [Job(*each) for each in zip(reach.starts, range(len(units)), edits, reach.moved, strict=True)]

@@ -25,9 +25,9 @@ from mask_impact.effects.edits import (
     Bias,
     Edit,
     EditedBiases,
+    EditedLayers,
     attend_with_shared_keys,
     edited_attention,
-    edited_positions,
 )
 from mask_impact.effects.recorded_forward import Call, Passage, Reach, last_logits
 from mask_impact.model.attention import implementation
@@ -67,7 +67,7 @@ class Carrier:
 
     def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
         """Raises UnsupportedModel where a carried run does not end as the record, or as `whole`, does."""
-        self.model, self.passage, self.ablation = model, passage, whole.ablation
+        self.model, self.passage, self.ablation, self.heads = model, passage, whole.ablation, whole.heads
         self.name = implementation(model)
         kept = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.one_row = {"logits_to_keep": 1} if kept else {}  # the head is the largest matrix of a small model
@@ -79,7 +79,7 @@ class Carrier:
         """How far carried runs are from the model's own: without a mask, and without one token in the middle."""
         length, last = self.passage.length, len(self.passage.calls) - 1
         middle = (length - 1) // 2
-        nothing, gone, unread = Edit((), False), Edit((middle,), False), Edit((middle,), True)
+        nothing, gone, unread = Edit(()), Edit((middle,)), Edit((middle,), readers=(length - 1,))
         recorded = self.passage.calls[last].output[0, -1]
         noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
         for start, edit, expected in (
@@ -106,9 +106,8 @@ class Carrier:
         biases, or weights.
         """
         keys = next(call.keys for call in self.passage.calls if call.keys is not None)
-        heads = self.model.config.get_text_config(decoder=True).num_attention_heads
-        weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * heads
-        copies = 0 if self.shares_keys(rows) else 2 * (keys.shape[1] + heads) * keys.shape[3]
+        weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * self.heads
+        copies = 0 if self.shares_keys(rows) else 2 * (keys.shape[1] + self.heads) * keys.shape[3]
         return self.passage.length * (copies + rows * weights)
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
@@ -117,7 +116,7 @@ class Carrier:
         `start` must not be after the first position that changes. All B edits are run in one forward.
         """
         calls, count, rows = self.passage.calls, len(edits), self.passage.length - start
-        unread = edited_positions(edits, start, self.passage.length)  # [B, 1, n, T]
+        unread = EditedLayers(edits, range(first, last + 1), self.heads, start, self.passage.length)
         shared = self.shares_keys(rows)
         biases = EditedBiases(self.ablation, count if shared else None)
         states: dict[int, torch.Tensor] = {}
@@ -125,7 +124,7 @@ class Carrier:
         def attending(index: int, call: AttentionCall) -> AttentionResult:
             recorded = calls[index]
             assert recorded.keys is not None and recorded.values is not None and recorded.bias is not None
-            bias = biases.of(recorded.bias, unread if first <= index <= last else None, start)
+            bias = biases.of(recorded.bias, unread.of(index), start)
             before = [each[:, :, :start] for each in (recorded.keys, recorded.values)]  # [1, G, start, D]
             own = [call.key, call.value]
             if shared:
@@ -202,6 +201,7 @@ class Forwards:
     ) -> None:
         self.model, self.passage, self.inputs, self.together = model, passage, inputs, together
         self.ablation, self.name = ablation, implementation(model)
+        self.heads = model.config.get_text_config(decoder=True).num_attention_heads
         self.noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
@@ -225,7 +225,7 @@ class Forwards:
         return states[len(states) - 1], logits
 
     def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        unread = edited_positions([edit], 0, self.passage.length)
+        unread = EditedLayers([edit], range(first, last + 1), self.heads, 0, self.passage.length)
         states: dict[int, torch.Tensor] = {}
         passes = [0] * len(self.passage.calls)
 
@@ -233,10 +233,11 @@ class Forwards:
             passes[index] += 1
 
         def attending(index: int, call: AttentionCall) -> AttentionResult | None:
-            if not first <= index <= last or passes[index] < self.passage.calls[index].passes:
+            edited = unread.of(index)
+            if edited is None or passes[index] < self.passage.calls[index].passes:
                 return None
             recorded = additive_mask(call.mask, call.query, call.key, call.causal)
-            bias = Bias.of(recorded, unread.to(call.key.device), self.ablation)
+            bias = Bias.of(recorded, edited.to(call.key.device), self.ablation)
             return edited_attention(self.name, call.module, call.query, call.key, call.value, bias, call.named)
 
         def leaving(index: int, output: Any) -> None:

@@ -18,12 +18,12 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mask_impact.effects.carry import Carried, refused
-from mask_impact.effects.edits import Edit, EditedBiases, edited_attention, edited_positions
+from mask_impact.effects.edits import Edit, EditedBiases, EditedLayers, edited_attention
 from mask_impact.effects.recorded_forward import Reach
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.attention import Attention, add_encoded, implementation
 from mask_impact.model.layers import layer_input, layer_output
-from mask_impact.model.towers import decoder_layers, family
+from mask_impact.model.towers import decoder_layers, family, named
 from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
@@ -79,6 +79,7 @@ class DecoderCarrier:
         """
         self.model, self.inputs, self.ablation = model, inputs, ablation
         self.name = implementation(model)
+        self.heads = named(model.config, "decoder").size(model.config)[1]
         self.passage = self._record()
         self.noise = self._check()
 
@@ -116,7 +117,7 @@ class DecoderCarrier:
         """How far the decoder, run again without a mask, is from the record."""
         passage, last = self.passage, len(self.passage.calls) - 1
         with refused(self.model, "its decoder cannot be run alone"):
-            found = self.run(0, last, passage.start, [Edit((), False)])
+            found = self.run(0, last, passage.start, [Edit(())])
         end = passage.calls[last].output[0, -1], passage.logits
         return found.check_against(self.model, *end, "run again alone")
 
@@ -124,7 +125,10 @@ class DecoderCarrier:
         """Every decoder position sees all of the encoder's, and the decoder's up to itself."""
         start, length = self.passage.start, self.passage.length
         moves = [
-            any(member < start or edit.last_only or member < length - 1 for member in edit.positions) for edit in edits
+            any(member < length - 1 for member in edit.positions)
+            if edit.readers is None
+            else bool(edit.positions) and any(reader >= start for reader in edit.readers)
+            for edit in edits
         ]
         moved = torch.tensor(moves, dtype=torch.bool).unsqueeze(1).expand(-1, len(self.passage.calls) - first)
         return Reach([start if move else length for move in moves], moved)
@@ -138,8 +142,9 @@ class DecoderCarrier:
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
         """Mask in layers `first` to `last`, and carry on to the end; all B edits in one forward of the decoder."""
         passage, count = self.passage, len(edits)
-        members = edited_positions(edits, passage.start, passage.length)  # [B, 1, M, N + M]
-        unread = (members[..., passage.start :], members[..., : passage.start])  # of self-attention, of cross-attention
+        unread = EditedLayers(edits, range(first, last + 1), self.heads, passage.start, passage.length)
+        parts = slice(passage.start, None), slice(passage.start)  # what self-attention reads, and cross-attention
+        cut: dict[tuple[int, int], torch.Tensor] = {}  # one tensor for all layers, whose biases are then one too
         biases = EditedBiases(self.ablation)  # T5's layers share theirs
         cross = [Attention(module, read.keys, read.values) for module, read in passage.cross_attentions()]
         states: dict[int, torch.Tensor] = {}
@@ -149,8 +154,10 @@ class DecoderCarrier:
             add_encoded(cache, cross[index])
 
         def attending(index: int, call: AttentionCall) -> AttentionResult:
-            reads = passage.calls[index].reads
-            edited = unread[list(reads).index(call.module)] if first <= index <= last else None
+            reads, edited = passage.calls[index].reads, unread.of(index)
+            if edited is not None:
+                which = list(reads).index(call.module)
+                edited = cut.setdefault((id(edited), which), edited[..., parts[which]])
             bias = biases.of(reads[call.module].bias, edited)
             keys, values = (each.expand(count, -1, -1, -1) for each in (call.key, call.value))
             return edited_attention(self.name, call.module, call.query, keys, values, bias, call.options)

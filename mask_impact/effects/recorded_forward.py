@@ -78,11 +78,13 @@ class Passage:
             stateful: layers may also carry a state from position to position (Mamba), or make masks of their input.
         """
         length = self.length
-        last_only = torch.tensor([edit.last_only for edit in edits], dtype=torch.bool).unsqueeze(1)
+        later = torch.tensor([edit.readers is None for edit in edits], dtype=torch.bool).unsqueeze(1)
+        reading = torch.zeros(len(edits), length, dtype=torch.bool)  # who stops reading, where readers are named
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         members = torch.zeros(len(edits), length)
         for row, edit in enumerate(edits):
             members[row, list(edit.positions)] = 1
+            reading[row, list(edit.readers or ())] = True
         seen = {id(call.bias): _visible(call.bias, length) for call in self.calls[first:]}
         changed = torch.zeros(len(edits), length, dtype=torch.bool)  # the states that an edit can change
         done: set[tuple[int, bool]] = set()  # what cannot change any more
@@ -93,9 +95,8 @@ class Passage:
                 sees = seen[id(call.bias)]
                 further = _any(changed, sees | causal if stateful else sees)
                 if index <= last:
-                    reads = _any(members, sees)
-                    reads[:, :-1] = False
-                    further |= torch.where(last_only, reads, _any(members, sees & causal.tril(-1)))
+                    named = _any(members, sees) & reading
+                    further |= torch.where(later, _any(members, sees & causal.tril(-1)), named)
                 if (further & ~changed).any():
                     changed, done = changed | further, set()
                 else:
