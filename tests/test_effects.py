@@ -168,7 +168,7 @@ def test_rows_are_what_the_whole_models_logits_say(name: str, attention: str, wi
         base, unmasked = (each for each in carried(model, find(name), ids))
         if not find(name).sdpa:
             model.set_attn_implementation(attention)
-        found = Effects(model, Words(), {"input_ids": ids}, 4, contrast=contrast, chosen=chosen)
+        found = Effects(model, Words(), {"input_ids": ids}, 4, contrast=contrast, chosen=[chosen])
         assert found.notes == ([WHOLE] if name == "qwen3_next" else [])
         for block in BLOCKS:
             rows, traces = found.measure(units(*SETS), Window(*window), block, trace=True)
@@ -240,7 +240,7 @@ def test_what_nothing_reads_changes_nothing_at_all(attention: str) -> None:
     cases = [("last", (0, 2), 6), ("all", (2, 2), 6), ("all", (1, 2), 2), ("all", (0, 2), LAST), ("all", (0, 0), LAST)]
     for block, window, position in cases:
         (row, other), traces = found.measure(units((position,), (9,)), Window(*window), block, trace=True)
-        base = found.base.prediction
+        base = found.bases[0].prediction
         numbers = (row.logprob, row.logprob_change, row.rank, row.kl, row.final_l2, row.final_cosine)
         assert numbers == (base.logprob, 0.0, base.rank, 0.0, 0.0, 0.0), (block, window, position)
         assert (row.contrast, row.contrast_change) == (base.contrast, 0.0)
@@ -269,7 +269,7 @@ def test_a_prompt_of_one_token(attention: str, ablation: str) -> None:
         (gone,), _ = found.measure(units((0,)), Window(0, 2), "last")
         (same,), _ = found.measure(units((0,)), Window(0, 2), "all")
         logits, _ = carried(model, find("llama"), ids, (0, 2), (0,), (ids.shape[1] - 1,), ablation)
-        assert gone.logprob == pytest.approx(float(logits.log_softmax(-1)[found.base.chosen]), rel=1e-9)
+        assert gone.logprob == pytest.approx(float(logits.log_softmax(-1)[found.bases[0].chosen]), rel=1e-9)
     assert gone.kl > 0 and (same.kl, same.logprob_change) == (0.0, 0.0)
 
 
@@ -478,4 +478,4 @@ def test_a_layer_that_writes_into_its_input() -> None:
             )
             moves = [each.l2_distance for each in traces if each.token_masked == effect.token_masked]
             assert moves == pytest.approx([distances(base[layer], states[layer])[0] for layer in range(3)], rel=1e-6)
-            assert effect.logprob == pytest.approx(float(logits.log_softmax(-1)[found.base.chosen]), rel=1e-6)
+            assert effect.logprob == pytest.approx(float(logits.log_softmax(-1)[found.bases[0].chosen]), rel=1e-6)
