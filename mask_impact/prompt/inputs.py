@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.token_text import special_ids, token_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,21 +45,6 @@ class ModelInputs:
             if found.image is not None:
                 places.setdefault(found.image, []).append(found.position)
         return [(positions[0], positions[-1] + 1) for positions in places.values()]
-
-
-def token_text(tokenizer: Any, token_id: int) -> str:
-    """The text of one token, with its leading space. Bytes that are only part of a character become U+FFFD."""
-    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    piece = tokenizer.convert_ids_to_tokens(token_id)
-    if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
-        return " " + text  # SentencePiece decoders drop the space of the first piece
-    return text
-
-
-def special_ids(tokenizer: Any) -> set[int]:
-    """The ids of special tokens. Some are marked only among the tokens added to the vocabulary."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {*tokenizer.all_special_ids, *(token_id for token_id, found in added.items() if found.special)}
 
 
 def tokens_of(tokenizer: Any, ids: Sequence[int], first: int = 0) -> list[Token]:

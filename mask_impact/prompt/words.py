@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from mask_impact.prompt.token_text import CUT, decoded
+
 if TYPE_CHECKING:
     from mask_impact.prompt.inputs import Token
 
@@ -36,9 +38,6 @@ SENTENCE_END = re.compile(
     rf"|[。！？]+{CLOSING}"  # Chinese and Japanese have no space after them
     r"|[\n\r\v\f\x85\u2028\u2029]"
 )
-
-
-CUT = "\ufffd"  # what a tokenizer gives for bytes that are part of a character
 
 
 MOST_PARTS = 16  # tokens of one character; it has at most 4 bytes, but they may be merged with neighbouring bytes
@@ -86,14 +85,10 @@ def reading(tokenizer: Any, tokens: Sequence[Token], prompt_length: int) -> Read
     return Reading(tokens, text + more, places)
 
 
-def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
 def _by_offsets(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[int, int]]] | None:
     """Text and places. None if tokenizing the text again does not give the same tokens, or gives no offsets."""
     ids = [token.id for token in tokens]
-    text = _decoded(tokenizer, ids)
+    text = decoded(tokenizer, ids)
     if not getattr(tokenizer, "is_fast", False):
         return None
     # not verbose: it would warn of a text too long for the model, which is checked elsewhere
@@ -118,7 +113,7 @@ def _by_texts(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[
     waiting: list[Token] = []
     for index, token in enumerate(tokens):
         waiting.append(token)
-        whole = token.text if len(waiting) == 1 else _decoded(tokenizer, [part.id for part in waiting])
+        whole = token.text if len(waiting) == 1 else decoded(tokenizer, [part.id for part in waiting])
         unfinished = whole.endswith(CUT) and index + 1 < len(tokens) and CUT in tokens[index + 1].text
         if unfinished and len(waiting) < MOST_PARTS:
             continue
