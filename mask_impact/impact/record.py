@@ -69,6 +69,7 @@ class Recording:
     tokens: list[int]  # generated ids
     probabilities: list[float]  # of each generated token, 0 to 1
     seconds: list[float]  # of each forward: the prompt's, then one per further token
+    logits: torch.Tensor  # [V] after the prompt
 
     def with_attention(self) -> list[LayerRecord]:
         """The layers with softmax attention."""
@@ -240,9 +241,11 @@ class _Probability(LogitsProcessor):
 
 
 @contextmanager
-def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None]) -> Iterator[None]:
-    """Append the duration of each forward of `model`; the first begins here, since `generate` may compute image
-    features before it."""
+def _timed(
+    model: nn.Module, seconds: list[float], logits: list[torch.Tensor], progress: Callable[[], None]
+) -> Iterator[None]:
+    """Append the duration of each forward of `model`, and of the first its last logits [V]. The first begins here,
+    since `generate` may compute image features before it."""
     devices = {
         device for device in (input_device(model), *(p.device for p in model.parameters())) if device.type == "cuda"
     }
@@ -252,8 +255,10 @@ def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None])
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    def after(*_: Any) -> None:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
         seconds.append(now() - started.pop())
+        if not logits:
+            logits.append(output.logits[0, -1].clone())
         release_free_memory()
         progress()
 
@@ -315,6 +320,7 @@ def record_generation(
     recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
     probability = _Probability()
     seconds: list[float] = []
+    logits: list[torch.Tensor] = []
     settings = GenerationConfig(
         max_new_tokens=num_tokens,
         do_sample=False,
@@ -334,11 +340,11 @@ def record_generation(
         torch.no_grad(),
         recorder.recording(),
         greedy(model),
-        _timed(model, seconds, progress),
+        _timed(model, seconds, logits, progress),
     ):
         ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))
     tokens = ids[0, -len(probability.values) :].tolist()
-    recording = Recording(recorder.records, tokens, probability.values, seconds)
+    recording = Recording(recorder.records, tokens, probability.values, seconds, logits[0])
     if not recording.with_attention():
         raise UnsupportedModel(
             f"model family '{family(model)}' is not supported: it does not compute its attention through "
