@@ -307,6 +307,13 @@ class Request:
         False, "do not compare the recorded forward of a model's first prompt with an untouched one", kind="switch"
     )
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
+    system: str | None = option(
+        None, "a system message before the prompt; implies the model's chat template", metavar="TEXT"
+    )
+    messages: "tuple[dict[str, Any], ...]" = option(  # as prompt/messages.py gives them
+        (), "a JSON file with a conversation of several messages, in place of a prompt and its images", metavar="FILE",
+        parse=Path, keyword_type="str | Sequence[Mapping[str, Any]]",
+    )  # fmt: skip
     tower: str = option(
         "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
     )
@@ -373,15 +380,10 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
     own = {name: each for name, each in options_of(kind).items() if name not in options_of(Request)}
     known = options_of(Settings) | options_of(Request)
     for name, each in own.items():
-        for what, value, others in (
-            ("name", name, {*taken, *known}),
-            (
-                "flag",
-                each.flag,
-                {f"--{word.replace('_', '-')}" for word in taken} | {one.flag for one in known.values()},
-            ),
-            ("YAML key", each.key, {*taken, *(one.key for one in known.values())}),
-        ):
+        flags = {"--" + word.replace("_", "-") for word in taken} | {one.flag for one in known.values()}
+        keys = {*taken, *(one.key for one in known.values())}
+        places = ("name", name, {*taken, *known}), ("flag", each.flag, flags), ("YAML key", each.key, keys)
+        for what, value, others in places:
             if value in others:
                 raise UserError(
                     f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"

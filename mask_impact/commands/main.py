@@ -12,6 +12,7 @@ from mask_impact.commands.flags import PROMPT_FILE, Parser
 from mask_impact.commands.terminal import ProgressBar, quiet_libraries, show
 from mask_impact.errors import UserError
 from mask_impact.options import Request, Settings, merged
+from mask_impact.prompt.messages import read_messages
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def read_prompt(args: argparse.Namespace) -> str:
 def single(args: argparse.Namespace) -> Wanted:
     """The prompt of the command line. Raises UserError."""
     settings = Settings(**merged(Settings, vars(args)))
-    request = args.request(**merged(args.request, vars(args), {"prompt": read_prompt(args)}))
+    given = read_messages(args.messages) if args.messages else ()
+    said = {"prompt": "" if given else read_prompt(args), "messages": given}
+    request = args.request(**merged(args.request, vars(args), said))
     name = args.output or args.default_name
     return Wanted(name, settings, [(name, request, True)], [])
 

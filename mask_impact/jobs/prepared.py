@@ -26,7 +26,7 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
     prompt, system, messages = request.prompt, request.system, request.messages
     for given, what in ((prompt, "a prompt"), (request.images, "images")):
         if messages and given:
-            raise UserError(f"`messages` and {what} were both given; write all of it into `messages`, or leave them out")
+            raise UserError(f"`messages` and {what} were both given; leave one of the two out")
     if not vision:
         continued = not getattr(config, "is_encoder_decoder", False)
         return fitted(reader, config, text_inputs(reader, prompt, request.chat, system, messages, continued), request)

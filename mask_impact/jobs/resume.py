@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ def _sha256(value: Any) -> str:
 
 def options_as_json(request: Request) -> dict[str, Any]:
     """The options of a request, without its prompt, images and messages, as a manifest has them."""
-    kept = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in NOT_OPTIONS}
-    return as_json(kept)
+    return as_json({name: value for name, value in asdict(request).items() if name not in NOT_OPTIONS})
 
 
 def why_again(session: Session, request: Request, name: str, wanted: dict[str, Any]) -> str | None:

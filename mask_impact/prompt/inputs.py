@@ -98,7 +98,8 @@ def text_inputs(
     """
     if not messages:
         check_prompt(prompt)
-    text, complete, notes = prompt, False, []
+    text, complete = prompt, False
+    notes: list[str] = []
     if chat or system is not None or messages:
         text, complete, notes = _in_chat(tokenizer, prompt, system, messages)
     fast = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}

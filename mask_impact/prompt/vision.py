@@ -107,9 +107,7 @@ def placed(
     return tokens, images
 
 
-def without_ends(
-    tokenizer: Any, text: str, outputs: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], list[str]]:
+def without_ends(tokenizer: Any, text: str, outputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
     """The processor's output without an end of text that the tokenizer added, and what is to be noted."""
     ids = outputs["input_ids"]
     count = added_ends(tokenizer, ids[0].tolist(), text)

@@ -3,7 +3,6 @@
 In:  a processor, and a prompt with `<image>` marks or a conversation. Out: the text that the processor takes.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +20,7 @@ def own_tokens(processor: Any, image_token: str | None = None) -> tuple[str, ...
     return tuple(own for own in (getattr(processor, "image_token", None), image_token) if own)
 
 
-def wording(
-    processor: Any, prompt: str, count: int, system: str | None, own: Sequence[str]
-) -> tuple[str, list[str]]:
+def wording(processor: Any, prompt: str, count: int, system: str | None, own: Sequence[str]) -> tuple[str, list[str]]:
     """A prompt with `count` pictures in the chat template, and what is to be noted. Raises UserError."""
     check_prompt(prompt.replace(MARKER, ""))
     if mark := opening(processor, prompt):
@@ -105,6 +102,12 @@ def picture_text(processor: Any) -> str:
     """What the template writes for a picture: where it differs with a picture and without one."""
     text = {"type": "text", "text": "a question"}
     without, having = (in_template(processor, content) for content in ([text], [PICTURE, text]))
-    start = len(os.path.commonprefix([without, having]))
-    end = len(os.path.commonprefix([without[start:][::-1], having[start:][::-1]]))
+    start = _shared(without, having)
+    end = _shared(without[start:][::-1], having[start:][::-1])
     return having[start : len(having) - end]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters they have in common at their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
