@@ -307,9 +307,7 @@ class Request:
         False, "do not compare the recorded forward of a model's first prompt with an untouched one", kind="switch"
     )
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
-    system: str | None = option(
-        None, "a system message before the prompt; implies the model's chat template", metavar="TEXT"
-    )
+    system: str | None = option(None, "a system message; implies the model's chat template", metavar="TEXT")
     messages: "tuple[dict[str, Any], ...]" = option(  # as prompt/messages.py gives them
         (), "a JSON file with a conversation of several messages, in place of a prompt and its images", metavar="FILE",
         parse=Path, keyword_type="str | Sequence[Mapping[str, Any]]",

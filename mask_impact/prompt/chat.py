@@ -25,7 +25,7 @@ def template_of(reader: Any) -> str | None:
     Raises UserError for several templates of which none is the default.
     """
     found = getattr(reader, "chat_template", None) or getattr(_tokenizer(reader), "chat_template", None)
-    if isinstance(found, Mapping):
+    if found and isinstance(found, Mapping):
         if "default" not in found:
             raise UserError(
                 f"the model has several chat templates ({', '.join(sorted(found))}) and none is the default, so it is "
@@ -81,11 +81,13 @@ def copied(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _left_out(text: str, messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """Whose text the template leaves out. Earlier answers may be shortened: Qwen 3's are, by their thoughts."""
+    """What the template does not take in. Earlier answers may be shortened: Qwen 3's are, by their thoughts."""
     there = "".join(text.split())  # templates strip texts
     for each in messages:
         if each["role"] in ("user", "system") and any("".join(part.split()) not in there for part in texts_of(each)):
             return f"it leaves out the {each['role']} message or a part of it"
+        if not isinstance(each["content"], str) and str(each["content"]) in text:
+            return "it writes the parts of the message as a list"
     return None
 
 
@@ -157,7 +159,10 @@ def _marks(reader: Any) -> tuple[str, list[str], list[str]]:
     begin = one[0].lstrip().removeprefix(names.bos_token or "").lstrip()
     begins = max((found for found in special if begin.startswith(found)), key=len, default="")
     ends = "|".join(re.escape(end) for end in (names.bos_token, names.eos_token) if end) or "$^"
-    user, answer = ([text, re.sub(ends, "", text)] for text in several[-2:])
+    # The first turn can have a system message between mark and text (Llama 2), a later one the end of the answer before
+    user, answer = (
+        [*texts, *(re.sub(ends, "", text) for text in texts)] for texts in ((several[-2], one[0]), (one[-1],))
+    )
     return begins, _last_words(user), _last_words(answer)
 
 
@@ -168,9 +173,10 @@ def _around(reader: Any, texts: Sequence[str]) -> list[str]:
     if reader is not _tokenizer(reader):  # a processor's template takes parts
         messages = [{**each, "content": parts_of(each)} for each in messages]
     try:
-        return re.split("|".join(map(re.escape, texts)), _applied(reader, messages))
+        found = re.split("|".join(map(re.escape, texts)), _applied(reader, messages))
     except Exception:  # `rendered` will say so
         return []
+    return found if len(found) == len(texts) + 1 else []
 
 
 def _last_words(texts: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from mask_impact.prompt.grids import Encoded, Layout, layout, side
 from mask_impact.prompt.images import Picture, open_picture
 from mask_impact.prompt.inputs import ModelInputs, Token, added_ends, begins_as_texts_do, ends_note, tokens_of
 from mask_impact.prompt.messages import as_recorded, last_text
-from mask_impact.prompt.wording import conversation, in_template, message, own_tokens, wording
+from mask_impact.prompt.wording import check_images_there, conversation, in_template, message, own_tokens, wording
 
 ImageSource = str | os.PathLike[str] | Image.Image
 
@@ -89,8 +89,8 @@ def placed(
     """The tokens, those of pictures with their places, and what the manifest says of each picture."""
     ids = outputs["input_ids"][0].tolist()
     places = [position for position, found in enumerate(ids) if found == image_id]
-    if pictures and not places:
-        raise UserError("the model's chat template leaves the images out; mend chat_template in the checkpoint")
+    if pictures:
+        check_images_there(processor, len(places))
     counts = tokens_per_picture(processor, len(places), pictures, max_pixels, image_id)
     layouts = [
         layout(Encoded(config, processor, outputs, index, count, picture.original_size))
@@ -147,6 +147,8 @@ def encoded(
         # one list per text: LLaVA-OneVision tiles a picture only if it is the only one of its text
         return processor(text=[text], images=[images] if images else None, return_tensors="pt", **settings)
     except (ValueError, ZeroDivisionError, IndexError) as error:
+        if pictures:
+            check_images_there(processor)
         sizes = ", ".join(f"{picture.image.width} x {picture.image.height}" for picture in pictures)
         raise UserError(
             f"the model's processor cannot take this prompt {f'with images of {sizes} pixels' if sizes else 'alone'} "

@@ -76,6 +76,12 @@ def in_template(processor: Any, content: list[dict[str, str]], system: str | Non
     return "".join(part.get("text", processor.image_token) for part in content)
 
 
+def check_images_there(processor: Any, tokens: int = 0) -> None:
+    """Raises UserError if the template is the reason that there are no image tokens."""
+    if not tokens and template_of(processor) is not None and not picture_text(processor):
+        raise UserError("the model's chat template leaves the images out; mend chat_template in the checkpoint")
+
+
 # --- a prompt that is in the template already -----------------------------------------------------------------
 def with_pictures(processor: Any, prompt: str, count: int, mark: str, own: Sequence[str]) -> str:
     """The prompt with what the template writes for a picture where `<image>` stands; without marks, the pictures come
