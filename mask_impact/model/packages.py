@@ -19,7 +19,7 @@ SAID = re.compile(
     r"|`(\S+?)` is required to"
     r"|you have `(\S+?)` installed"
     r"|have (sentencepiece) or tiktoken installed"
-    r"|pip install (?:-U |--upgrade )?[\"'`]?([\w.-]+)"
+    r"|pip install (?!git\+)(?:-U |--upgrade )?[\"'`]?([\w.-]+)"
     r"|No module named '([\w.]+)'"
 )
 MODULES = {  # packages whose module has another name than theirs
