@@ -106,9 +106,8 @@ def query_list(text: str) -> str | tuple[tuple[int, int], ...]:
     try:
         return layer_list(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not known; write last, all, or positions such as 4,8-10"
-        ) from error
+        message = f"{text!r} is not known; write last, all, or positions such as 4,8-10"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def device_name(text: str) -> str:
@@ -192,10 +191,14 @@ def options_of(kind: type[Any]) -> dict[str, Option]:
     return found
 
 
+def named(message: str, names: Mapping[str, str]) -> str:
+    """A message of the engine, where an option is its field's name in backticks, in the words of who asked."""
+    return re.sub("`([a-z_]+)`", lambda found: names.get(found[1], found[0]), message)
+
+
 def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
-    if value is None:
-        return ()
-    return layer_list(value if isinstance(value, str) else ",".join(str(layer) for layer in value))
+    written = value if value is None or isinstance(value, str) else ",".join(map(str, value))
+    return layer_list("all" if written is None else written)
 
 
 def _windows_from_python(value: str | Sequence[str | int]) -> str:
@@ -234,9 +237,7 @@ class Settings:
     formats: tuple[str, ...] = option(
         DEFAULT_FORMATS, "comma-separated: {choices}", flag="--format", kind="list", choices=FORMAT_NAMES
     )
-    trust_remote_code: bool = option(
-        False, "let a model run the Python code that comes with it", kind="switch", in_files=False
-    )
+    trust_remote_code: bool = option(False, "let a model run its own Python code", kind="switch", in_files=False)
     allow_pickle: bool = option(
         False, "also load pickled weights; a pickle can run any code when loaded, so use only files you trust",
         kind="switch", in_files=False,
@@ -377,15 +378,15 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
     """
     own = {name: each for name, each in options_of(kind).items() if name not in options_of(Request)}
     known = options_of(Settings) | options_of(Request)
+    flags = {f"--{word.replace('_', '-')}" for word in taken}
     for name, each in own.items():
-        flags = {"--" + word.replace("_", "-") for word in taken} | {one.flag for one in known.values()}
         keys = {*taken, *(one.key for one in known.values())}
-        places = ("name", name, {*taken, *known}), ("flag", each.flag, flags), ("YAML key", each.key, keys)
+        flagged = {*flags, *(one.flag for one in known.values())}
+        places = ("name", name, {*taken, *known}), ("flag", each.flag, flagged), ("YAML key", each.key, keys)
         for what, value, others in places:
             if value in others:
-                raise UserError(
-                    f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
-                )
+                message = f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
+                raise UserError(message)
         known[name] = each
 
 

@@ -59,6 +59,7 @@ class LayerRecord:
     # In an encoder-decoder's decoder: the same layer with its cross-attention; of that one, with its self-attention.
     other: "LayerRecord | None" = None
     is_cross: bool = False  # the attention is to the encoder
+    passes: int = 0  # in the last forward; of a layer that runs more than once, the last pass is recorded
 
 
 @dataclass
@@ -97,6 +98,7 @@ class Recorder:
         self.layers = chosen.layers(model)
         self.reads_encoder = chosen.reads_encoder
         self.records = [LayerRecord(index, layer) for index, layer in enumerate(self.layers)]
+        self.ended = True  # the last forward; the next layer called begins one
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
         self.rows: list[int] = []  # which of them are at query positions
@@ -111,6 +113,7 @@ class Recorder:
             for layer in self.layers:
                 for name, child in layer.named_children():
                     undo.callback(child.register_forward_hook(self._branch(name)).remove)
+            undo.callback(self.model.register_forward_hook(self._end).remove)
             undo.enter_context(
                 inside(
                     self.model,
@@ -122,12 +125,19 @@ class Recorder:
             )
             yield
 
+    def _end(self, *_: Any) -> None:
+        self.ended = True
+
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = layer_input(self.layers[index], args, kwargs)
-        if index == 0:
+        if self.ended:
+            self.ended = False
+            for record in self.records:
+                record.passes = 0
             self.position += self.count
             self.count = hidden.shape[-2]
             self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
+        self.records[index].passes += 1
         self.parts, self.cross_parts, self.cut = {}, {}, {}
         for row in self.rows:
             position = self.position + row
@@ -288,7 +298,7 @@ def _offloaded_weights_found(model: PreTrainedModel) -> Iterator[None]:
             raise
         raise UnsupportedModel(
             f"model family '{family(model)}' cannot be computed with weights off its device ({error}); raise "
-            "--max-memory until all of it fits, or leave out --device-map"
+            "`max_memory` until all of it fits, or leave out `device_map`"
         ) from error
 
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from mask_impact.errors import UnsupportedModel
+from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.attention import implementation
 from mask_impact.model.generation import decoder_beginning, greedy
 from mask_impact.model.memory import explained
@@ -50,19 +50,24 @@ def check_untouched(
         inputs: of the prompt alone.
         how: the way of recording, for messages; each is checked once for a model.
 
-    Raises UnsupportedModel where they differ by more than rounding.
+    Raises UnsupportedModel where they differ by more than rounding, UserError where the model's own are no numbers.
     """
     started = time.perf_counter()
     known = _MODELS.setdefault(model, _Untouched())
     if known.ids is None or not torch.equal(known.ids, inputs["input_ids"]):
         known.ids, known.logits = inputs["input_ids"], untouched_logits(model, inputs)
     assert known.logits is not None
+    if known.logits.isnan().any():
+        raise UserError(
+            f"the model's own logits are not numbers (NaN) in {model.dtype}; take another `dtype`, or a checkpoint "
+            "whose weights are all finite"
+        )
     difference = relative_difference(logits, known.logits)
     limit = ROUNDING[model.dtype]
     if not difference <= limit:
         raise UnsupportedModel(
             f"model family '{family(model)}' cannot be measured truthfully: {how}, it computes other logits than "
-            f"untouched, {difference:.2g} of their spread apart (rounding in {model.dtype} explains {limit:.2g} at most)"
+            f"untouched, {difference:.2g} of their spread apart (rounding in {model.dtype} explains {limit:.2g})"
         )
     known.checked.add(_key(model, how))
     return time.perf_counter() - started
@@ -70,9 +75,16 @@ def check_untouched(
 
 def untouched_logits(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """[V] the logits after the prompt, in the model's own generation of one token. Raises OutOfMemory."""
-    settings = GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=0, **decoder_beginning(model))
+    settings = GenerationConfig(
+        max_new_tokens=1,
+        do_sample=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **decoder_beginning(model),
+    )
     with explained(f"the untouched forward over {inputs['input_ids'].shape[1]} tokens"), torch.no_grad(), greedy(model):
-        found = model.generate(**inputs, generation_config=settings, return_dict_in_generate=True, output_logits=True)
+        found = model.generate(**inputs, generation_config=settings)
     return found.logits[0][0]
 
 

@@ -73,7 +73,7 @@ def tokens_of(tokenizer: Any, ids: Sequence[int], first: int = 0) -> list[Token]
 def check_prompt(prompt: str) -> None:
     """Raises UserError for a prompt that is empty or not valid text."""
     if not prompt.strip():
-        raise UserError("the prompt is empty; give some text with --prompt or --prompt-file")
+        raise UserError("the prompt is empty; give some text with `prompt`")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -125,7 +125,7 @@ def _in_chat(
     tokenizer: Any, prompt: str, system: str | None, messages: Sequence[dict[str, Any]]
 ) -> tuple[str, bool, list[str]]:
     """The text in the chat template; whether it begins as the model's texts begin; and what is to be noted."""
-    option = "`messages` were" if messages else "--chat was" if system is None else "`system` was"
+    option = "`messages` were" if messages else "`chat` was" if system is None else "`system` was"
     if template_of(tokenizer) is None:
         raise UserError(
             f"{option} given, but this model has no chat template; leave {option.split()[0]} out and write the "
