@@ -288,6 +288,7 @@ def settings(**values: object) -> SimpleNamespace:
     [
         (settings(max_position_embeddings=64), 64),
         (settings(n_positions=32), 32),
+        (settings(max_seq_len=48), 48),
         (settings(), None),
         (settings(max_position_embeddings=64, rope_scaling={"rope_type": "linear", "factor": 4.0}), 256),
         (settings(max_position_embeddings=64, rope_parameters={"rope_type": "default", "rope_theta": 1e4}), 64),
@@ -315,8 +316,28 @@ def test_max_positions(config: SimpleNamespace, expected: int | None) -> None:
 
 
 def test_max_positions_of_real_configs() -> None:
-    found = {name: lengths.max_positions(AutoConfig.for_model(name)) for name in ("gpt2", "bloom", "qwen3", "llama")}
-    assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048}
+    names = ("gpt2", "bloom", "qwen3", "llama", "mpt")
+    found = {name: lengths.max_positions(AutoConfig.for_model(name)) for name in names}
+    assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048, "mpt": 2048}
+    led = AutoConfig.for_model("led")
+    assert [lengths.max_positions(led, half) for half in ("encoder", "decoder")] == [16384, 1024]
+
+
+def test_both_halves_of_an_encoder_decoder_have_a_limit() -> None:
+    config = settings(is_encoder_decoder=True, max_encoder_position_embeddings=64, max_decoder_position_embeddings=16)
+    lengths.check_length(config, 64, 16)
+    for prompt, tokens, said in ((65, 1, "65 positions, but this model has 64"), (1, 17, "17 positions, .* has 16")):
+        with pytest.raises(UserError, match=said):
+            lengths.check_length(config, prompt, tokens)
+
+
+def test_a_model_computes_as_many_positions_as_it_is_said_to_have_and_no_more() -> None:
+    config = AutoConfig.for_model("mpt", d_model=32, n_heads=4, n_layers=1, max_seq_len=16, vocab_size=50)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    limit = lengths.max_positions(config)
+    model(torch.ones(1, limit, dtype=torch.long))
+    with pytest.raises((RuntimeError, IndexError)):
+        model(torch.ones(1, limit + 1, dtype=torch.long))
 
 
 def rotations(model: PreTrainedModel, length: int) -> torch.Tensor:
