@@ -224,7 +224,7 @@ def test_never_enough_names_the_layer_and_the_size_and_leaves_the_model_as_it_wa
     with monkeypatch.context() as full:
         limit_replay(Memory(full), 0)
         with pytest.raises(
-            OutOfMemory, match=r"layer 0 with one masked row of \d.*8\.0 GB.*--device-map auto"
+            OutOfMemory, match=r"layer 0 with one masked row of \d.*8\.0 GB.*`device_map` auto"
         ) as raised:
             analyse("qwen3", model=model)
     assert "\n" not in str(raised.value)

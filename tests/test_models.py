@@ -190,7 +190,7 @@ BROKEN = {
     "misfitting_weight": r"another shape: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
     "damaged": "cannot be loaded: .*header",
     "without_weights": "no safetensors weights",
-    "pickled": "no safetensors weights; convert it, or pass --allow-pickle if you trust its author .*run any code",
+    "pickled": "no safetensors weights; convert it, or give `allow_pickle` if you trust its author .*run any code",
     "without_config": r"has no config\.json",
     "with_broken_config": "cannot be loaded: .*not a valid JSON",
     "with_nonsense_config": "cannot be loaded: .*num_hidden_layers",
@@ -238,7 +238,7 @@ def test_a_models_own_code_runs_only_with_trust_remote_code(
     monkeypatch.setattr(sys, "path", list(sys.path))
     marker = tmp_path / "it ran"
     folder = checkpoints.with_own_code(tmp_path / "own", good, marker)
-    with pytest.raises(UserError, match=r"runs its own Python code; .* --trust-remote-code"):
+    with pytest.raises(UserError, match=r"runs its own Python code; .* `trust_remote_code`"):
         find.find_model(str(folder))
     assert not marker.exists()
     model = load(folder, trust_remote_code=True)
