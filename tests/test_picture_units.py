@@ -135,7 +135,8 @@ def test_regions_and_spans_together(encode):
     [
         (
             Chosen(regions=("0,0,4,1",)),
-            "`regions` '0,0,4,1' goes beyond the 4 x 3 grid of picture 0; give rows from 0 to 3 and columns from 0 to 2",
+            "`regions` '0,0,4,1' goes beyond the 4 x 3 grid of picture 0; give rows from 0 to 3 and columns from 0 to "
+            "2",
         ),
         (
             Chosen(regions=("sky=0,0,0,3",)),

@@ -610,7 +610,10 @@ def test_spans_of_random_places(tokenizer):
             "give a text that does, exactly as it is written there, or positions from 0 to 17",
         ),
         (["3-18"], "`spans` '3-18': there is no position 18; the prompt has 0 to 17 (digits that are a text: /18/)"),
-        (["image:0"], "`spans` 'image:0' needs an image, but none was given; add `images`, or give a text of the prompt"),
+        (
+            ["image:0"],
+            "`spans` 'image:0' needs an image, but none was given; add `images`, or give a text of the prompt",
+        ),
         (
             ["red", "/r.d/"],
             "`spans` 'red' and `spans` '/r.d/' would both stand in the table as 'red' at position 3; leave one out, or "

@@ -176,7 +176,7 @@ def test_mask_mode_without_a_picture(refused, mode):
 
 
 def test_vision_attention_without_a_picture(refused):
-    refused(["--vision-attention", "bidirectional"], "vision attention 'bidirectional' needs an image", "--image")
+    refused(["--vision-attention", "bidirectional"], "--vision-attention bidirectional needs an image", "--image")
 
 
 # --- bad input: the prompt and flags ----------------------------------------------------------------------
