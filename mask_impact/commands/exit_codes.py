@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from mask_impact.options import named
 
 def guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     """Run a command; every failure becomes a line on stderr and an exit code, which `main` may also give."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns where a process starts another
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every console can print every token
     try:

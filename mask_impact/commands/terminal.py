@@ -68,8 +68,11 @@ class ProgressBar:
     def __init__(self, what: str, quiet: bool) -> None:
         from tqdm import tqdm
 
+        class Bar(tqdm):
+            monitor_interval = 0  # no thread, which would stay
+
         pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds
-        self.bar = tqdm(
+        self.bar = Bar(
             desc=what, disable=quiet, file=sys.stderr, leave=False, bar_format=f"{self.FORMAT}?", mininterval=pause,
             delay=0 if sys.stderr.isatty() else pause,
         )  # fmt: skip

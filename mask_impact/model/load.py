@@ -4,7 +4,6 @@ In: a `Source` from `find.py`, and what was asked for in words ("auto", "cuda:1"
 mode, with every weight of the checkpoint where it belongs, or a UserError.
 """
 
-import os
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from mask_impact.errors import UserError
 from mask_impact.model.find import Source, loading
 from mask_impact.model.memory import explained
+from mask_impact.model.quiet import environment
 
 DTYPES = ("float32", "bfloat16", "float16")
 FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
@@ -103,7 +103,6 @@ def load_model(
 
     Raises UserError for weights that are missing, unknown or of another shape, OutOfMemory.
     """
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
     if max_memory and device_map != "auto":
         raise UserError("`max_memory` says how `device_map` auto is to spread the model; add `device_map` auto")
     spread: dict[str, Any] = {}
@@ -112,7 +111,8 @@ def load_model(
         spread = {"device_map": device_map, "offload_folder": folder.name}
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
-    with loading(source.name):
+    # without the variable, transformers has the hub convert pickles
+    with loading(source.name), environment("DISABLE_SAFETENSORS_CONVERSION", "1"):
         text = AutoModelForSeq2SeqLM if source.encoder_decoder else AutoModelForCausalLM
         auto_class = AutoModelForImageTextToText if source.vision else text
         model, info = auto_class.from_pretrained(

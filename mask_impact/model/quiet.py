@@ -1,18 +1,32 @@
 """What libraries print while they load and compute a model: nothing, unless that is asked for."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from logging import ERROR, getLogger
 
 
 @contextlib.contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """A variable that has this value, unless the user has set it, until the block ends."""
+    known = name in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if not known:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
 def quiet_libraries(verbose: bool) -> Iterator[None]:
     """No warnings of torch and transformers, which would hide what this program has to say, unless `verbose`.
 
-    Logging levels, warning filters and progress bars are as they were afterwards.
+    Logging levels, warning filters, progress bars and the environment are as they were afterwards.
     """
-    with warnings.catch_warnings():
+    # tokenizers warn where a process starts another
+    with warnings.catch_warnings(), environment("TOKENIZERS_PARALLELISM", "false"):
         if verbose:
             yield
             return
