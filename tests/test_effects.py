@@ -42,13 +42,21 @@ class Unit:
 
 
 class Words:
-    """A tokenizer: each of "abc..." is a token, and so is its id in angle brackets."""
+    """A tokenizer: each of "abc..." is a token, whose text is its id in angle brackets."""
+
+    all_special_ids: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return 26
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         assert not add_special_tokens
         return {"input_ids": [ord(letter) - 97 for letter in text]}
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        return chr(token_id + 97)
+
+    def decode(self, ids: Sequence[int], **how: bool) -> str:
         return "".join(f"<{each}>" for each in ids)
 
 
@@ -395,15 +403,18 @@ def test_windows_that_are_none(text: str) -> None:
 
 
 def test_contrast() -> None:
-    assert contrast_ids(Words(), ["c", "a"]) == (2, 0)
-    for texts, count, pieces in ((["a", "bc"], 2, "('<1>', '<2>')"), (["", "a"], 0, "")):
+    assert contrast_ids(Words(), ["<2>", "<0>"]) == (2, 0)
+    for texts, count, pieces in (
+        (["<0>", "bc"], "2 tokens", " ('<1>', '<2>')"),
+        (["<0>", "b"], "another token", " ('<1>')"),
+        (["", "<0>"], "0 tokens", ""),
+    ):
         with pytest.raises(UserError) as caught:
             contrast_ids(Words(), texts)
-        text = texts[1] if count else texts[0]
-        listed = f" {pieces}" if pieces else ""
+        text = next(text for text in texts if text != "<0>")
         assert str(caught.value) == (
-            f"`contrast` {text!r} is {count} tokens for this model{listed}; give texts of one token each, often with a "
-            "space before the word"
+            f"`contrast` {text!r} is {count} for this model{pieces}; give texts of one token each, as the tables show "
+            "them, often with a space before the word"
         )
 
 

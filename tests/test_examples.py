@@ -61,7 +61,7 @@ def test_reading_effects(output: Path) -> None:
     flags = ["--model", "demo", "--prompt", PROMPT, "--effects", "--layers", "3", "--variants", "full", "--quiet"]
     assert mask_impact_analysis.main(flags) == 0
     scope: dict[str, Any] = {}
-    exec(code("docs/effects.md", "load(\"output/masking_effects"), scope)
+    exec(code("docs/effects.md", 'load("output/masking_effects'), scope)
     table = scope["effects"].sort_values("logprob_change")
     assert table.token_position.tolist()[:3] == [14, 10, 9] and table.top_token.map(type).eq(str).all()
 

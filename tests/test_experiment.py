@@ -26,6 +26,9 @@ class Words:
     all_special_ids: tuple[int, ...] = (0, 1, 2)
     eos_token_id = None
 
+    def __len__(self) -> int:
+        return 0
+
     def decode(self, ids: list[int], **_: Any) -> str:
         return " ".join(f"w{i}" for i in ids)
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import find, lengths
 from mask_impact.model import load as loading
-from mask_impact.prompt.inputs import stop_ids, text_inputs, token_text
+from mask_impact.prompt.inputs import stop_ids, text_inputs
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
@@ -419,12 +419,3 @@ def test_chat_is_the_models_own_template_once() -> None:
 def test_prompts_that_are_none(prompt: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         text_inputs(checkpoints.tokenizer(), prompt)
-
-
-def test_sentencepiece_keeps_the_space_of_the_first_piece() -> None:
-    pieces = {5: "▁The", 6: "re"}
-    plain = SimpleNamespace(
-        decode=lambda ids, **options: pieces[ids[0]].lstrip("▁"),
-        convert_ids_to_tokens=pieces.get,
-    )
-    assert [token_text(plain, 5), token_text(plain, 6)] == [" The", "re"]

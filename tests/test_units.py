@@ -75,6 +75,9 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tokenizer, name)
 
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
     def __call__(self, *args: Any, **settings: Any) -> Any:
         assert "return_offsets_mapping" not in settings
         return self.tokenizer(*args, **settings)

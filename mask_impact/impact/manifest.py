@@ -87,6 +87,7 @@ def manifest(
         "git_commit": git_commit(),
         "prompt": inputs.prompt,
         "chat": inputs.chat,
+        "messages": inputs.messages,
         "prompt_length": len(inputs.tokens),
         "tokens": [asdict(token) for token in findings.tokens],
         "images": inputs.images,

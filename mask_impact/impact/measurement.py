@@ -41,7 +41,7 @@ class Measurement:
         wanted = Wanted(full, attn, heads, self.request.head_space)
         self.meter = Meter(model, wanted, self.request.ablation, self.metrics)
         start = tokens_of(self.tokenizer, decoder_start(model), len(inputs.tokens))
-        self.findings = Findings(tokens=[*inputs.tokens, *start], metrics=self.metrics)
+        self.findings = Findings(tokens=[*inputs.tokens, *start], metrics=self.metrics, notes=list(inputs.notes))
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
         self.top = TopTokens()
         predicting = self.places.predicting

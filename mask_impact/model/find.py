@@ -25,7 +25,13 @@ from transformers.models.auto.modeling_auto import (
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.memory import explained, is_out_of_memory
+from mask_impact.model.packages import missing_packages
 
+# Of what transformers says where there are none, by family and by what is installed
+NO_TOKENIZER_FILES = (
+    "protobuf library", "sentencepiece", "build an autotokenizer", "os.pathlike object, not nonetype",
+    "either model_file or model_proto",
+)  # fmt: skip
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -103,6 +109,14 @@ def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = 
     else:
         _check_is_text_model(source)
     return source
+
+
+def checkpoint_folder(name: str) -> Path | None:
+    """Where a model's files are: a folder, or for a model from the hub the one in the cache; None if there is none."""
+    if name == "demo" or Path(name).is_dir():
+        return None if name == "demo" else Path(name)
+    config = try_to_load_from_cache(name, "config.json") if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def hub_answers(timeout: float = 5) -> bool:
@@ -212,7 +226,10 @@ def _loading_message(name: str, error: Exception) -> str:
         )
     if "not a local folder" in low or "not a valid model identifier" in low:
         return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
-    if "protobuf library" in low or "sentencepiece library" in low:  # what transformers 4 makes of no tokenizer files
+    if missing := missing_packages(error, checkpoint_folder(name)):
+        what = "the package" if len(missing) == 1 else "the packages"
+        return f"model {name!r} needs {what} {' and '.join(missing)}; install with: pip install {' '.join(missing)}"
+    if any(words in low for words in NO_TOKENIZER_FILES):
         return f"model {name!r} has no tokenizer files; add them to the checkpoint"
     if "device disk is invalid" in low:  # what transformers 4 says where not even one part fits in memory
         return (
