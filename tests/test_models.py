@@ -60,7 +60,8 @@ def test_demo_is_the_bundled_model_and_no_folder_of_that_name(
     (tmp_path / "demo" / "text").symlink_to(good)
     source = find.find_model("demo")
     assert source.path == str(tmp_path / "demo" / "text")
-    assert source.manifest == {"name": "demo", "path_or_id": "demo", "revision": None}
+    where = {"name": "demo", "path_or_id": "demo", "revision": None}
+    assert source.manifest == where | {"requested_revision": None, "adapter": None}
 
 
 HUB_SCRIPT = """
@@ -186,7 +187,7 @@ def test_other_kinds_of_model_are_refused_by_family(tmp_path: Path, make, messag
 
 BROKEN = {
     "missing_weight": r"lacks weights: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
-    "unexpected_weight": r"does not know: model\.layers\.1\.self_attn\.gate\.weight; use a complete checkpoint",
+    "unexpected_weight": r"has no place: model\.layers\.1\.self_attn\.gate\.weight; without them another model",
     "misfitting_weight": r"another shape: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
     "damaged": "cannot be loaded: .*header",
     "without_weights": "no safetensors weights",

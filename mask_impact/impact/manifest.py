@@ -18,7 +18,7 @@ import mask_impact
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.impact.unmasked import UnmaskedLengths
 from mask_impact.model.attention import implementation
-from mask_impact.model.load import input_device, place_name
+from mask_impact.model.load import input_device, notes_of, place_name
 from mask_impact.model.towers import decoder_layers, family, named
 from mask_impact.prompt.inputs import ModelInputs, Token
 
@@ -100,7 +100,7 @@ def manifest(
         "unmasked_length": findings.lengths.described(predicting, findings.layers, findings.variants),
         "noise_floor": findings.noise_floor,
         "skipped_layers": findings.skipped_layers,
-        "notes": findings.notes,
+        "notes": [*notes_of(model), *findings.notes],
         "seconds": findings.seconds,
         "peak_memory_mb": peak_memory_mb(),
     }

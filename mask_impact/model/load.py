@@ -1,7 +1,7 @@
 """Load a model that was found: device, dtype, weights, tokenizer.
 
 In: a `Source` from `find.py`, and what was asked for in words ("auto", "cuda:1", "bfloat16"). Out: the model in eval
-mode, with every weight of the checkpoint where it belongs, or a UserError.
+mode, with every weight of the checkpoint where it belongs, or a UserError. What was chosen on the way is in `notes_of`.
 """
 
 import os
@@ -15,7 +15,10 @@ from accelerate.utils import convert_file_size_to_int, get_max_memory
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mask_impact.errors import UserError
-from mask_impact.model.find import Source, loading
+from mask_impact.model import adapters, gguf, weights
+from mask_impact.model.find import Source
+from mask_impact.model.implementations import without_kernels
+from mask_impact.model.loading import loading
 from mask_impact.model.memory import explained
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -25,9 +28,7 @@ FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is
 def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer. Raises UserError."""
     with loading(source.name):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.path, trust_remote_code=source.trust_remote_code, local_files_only=source.offline
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.place_and_trust)
     check_tokenizer(tokenizer, source)
     return tokenizer
 
@@ -112,20 +113,26 @@ def load_model(
         spread = {"device_map": device_map, "offload_folder": folder.name}
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
-    with loading(source.name):
-        text = AutoModelForSeq2SeqLM if source.encoder_decoder else AutoModelForCausalLM
-        auto_class = AutoModelForImageTextToText if source.vision else text
-        model, info = auto_class.from_pretrained(
+    config, notes = without_kernels(source.config)
+    with loading(source.name), weights.ignored_keys() as ignored:
+        model, info = _auto_class(source).from_pretrained(
             source.path,
+            config=config,
             dtype=dtype,
-            trust_remote_code=source.trust_remote_code,
-            local_files_only=source.offline,
             use_safetensors=None if source.allow_pickle else True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
+            **source.place_and_trust,
+            **(gguf.dense() if source.gguf_file else {}),
             **spread,
         )
-    _check_complete(source, model, info)
+    if source.gguf_file:
+        notes.append(gguf.note(source.gguf_file))
+    notes += weights.check_complete(source.name, model, info, ignored, weights.reader(source.folder))
+    if source.adapter:
+        model, note = adapters.merged(model, source.adapter)
+        notes.append(note)
+    _NOTES[model] = tuple(notes)
     if spread:
         weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
         return model.eval()
@@ -133,20 +140,18 @@ def load_model(
         return aligned(model.eval().to(device))
 
 
-def _check_complete(source: Source, model: Any, info: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that is not the model's; `info` is what transformers tells about the loading."""
-    for kind, what in (
-        ("mismatched_keys", "has weights of another shape"),
-        ("missing_keys", "lacks weights"),
-        ("unexpected_keys", "has weights the model does not know"),
-    ):
-        keys = sorted(key if isinstance(key, str) else key[0] for key in info.get(kind) or ())
-        if keys:
-            more = f" and {len(keys) - 1} more" if keys[1:] else ""
-            raise UserError(
-                f"the checkpoint {source.name!r} {what}: {keys[0]}{more}; "
-                f"use a complete checkpoint of {type(model).__name__}"
-            )
+def _auto_class(source: Source) -> Any:
+    if source.vision:
+        return AutoModelForImageTextToText
+    return AutoModelForSeq2SeqLM if source.encoder_decoder else AutoModelForCausalLM
+
+
+_NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def notes_of(model: Any) -> tuple[str, ...]:
+    """What was left out, added or chosen as `model` was loaded, for the manifest."""
+    return _NOTES.get(model, ())
 
 
 def aligned(model: Any) -> Any:
