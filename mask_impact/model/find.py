@@ -144,7 +144,7 @@ def find_model(
         raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
     if adapter:
         adapters.check(adapter)
-    with loading(name):
+    with loading(name), gguf.read_once(source.gguf_file):
         config = AutoConfig.from_pretrained(path, **source.place_and_trust)
     source = replace(source, config=config)
     if vision:

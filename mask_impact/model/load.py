@@ -27,7 +27,7 @@ FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is
 
 def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer. Raises UserError."""
-    with loading(source.name):
+    with loading(source.name), gguf.read_once(source.gguf_file):
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.place_and_trust)
     check_tokenizer(tokenizer, source)
     return tokenizer
@@ -114,7 +114,7 @@ def load_model(
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
     config, notes = without_kernels(source.config)
-    with loading(source.name), weights.ignored_keys() as ignored:
+    with loading(source.name), gguf.read_once(source.gguf_file), weights.ignored_keys() as ignored:
         model, info = _auto_class(source).from_pretrained(
             source.path,
             config=config,
