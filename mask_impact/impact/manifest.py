@@ -107,10 +107,12 @@ def manifest(
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """The number of weights, tied ones once, also where accelerate took them apart to offload them."""
+    """The number of weights, tied ones once, also where accelerate took them apart to offload them, or bitsandbytes
+    packed several into one."""
     tied = getattr(model, "all_tied_weights_keys", ())  # of transformers 5; 4 keeps them together
     own = [weight for name, weight in model.named_parameters(remove_duplicate=False) if name not in tied]
-    return sum({id(weight): weight.numel() for weight in own}.values())
+    packed = {id(weight): weight.quant_state.shape for weight in own if hasattr(weight, "quant_state")}
+    return sum({id(weight): packed.get(id(weight), weight.shape).numel() for weight in own}.values())
 
 
 def device_map(model: PreTrainedModel) -> str | None:

@@ -20,6 +20,7 @@ from mask_impact.model.find import Source
 from mask_impact.model.implementations import without_kernels
 from mask_impact.model.loading import loading
 from mask_impact.model.memory import explained
+from mask_impact.model.quantized import dequantising
 
 DTYPES = ("float32", "bfloat16", "float16")
 FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
@@ -114,6 +115,15 @@ def load_model(
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
     config, notes = without_kernels(source.config)
+    stay_quantised, more = dequantising(config)
+    if stay_quantised and source.adapter:
+        raise UserError(
+            f"`adapter` {source.adapter!r} cannot be merged into quantised weights without rounding them anew; "
+            "give the model that is not quantised"
+        )
+    if stay_quantised and device_map is None:
+        spread = {"device_map": {"": device}}  # some of them cannot be moved
+    notes += more
     with loading(source.name), gguf.read_once(source.gguf_file), weights.ignored_keys() as ignored:
         model, info = _auto_class(source).from_pretrained(
             source.path,
@@ -133,8 +143,9 @@ def load_model(
         model, note = adapters.merged(model, source.adapter)
         notes.append(note)
     _NOTES[model] = tuple(notes)
-    if spread:
+    if device_map is not None:
         weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
+    if spread:
         return model.eval()
     with explained(f"moving {source.name} to {device}"):
         return aligned(model.eval().to(device))
