@@ -21,6 +21,7 @@ from mask_impact.model.implementations import without_kernels
 from mask_impact.model.loading import loading
 from mask_impact.model.memory import explained
 from mask_impact.model.quantized import dequantising
+from mask_impact.model.stored import Stored
 
 DTYPES = ("float32", "bfloat16", "float16")
 FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
@@ -138,7 +139,9 @@ def load_model(
         )
     if source.gguf_file:
         notes.append(gguf.note(source.gguf_file))
-    notes += weights.check_complete(source.name, model, info, ignored, weights.reader(source.folder))
+    notes += weights.check_complete(
+        source.name, model, info, ignored, Stored(None if source.gguf_file else source.folder)
+    )
     if source.adapter:
         model, note = adapters.merged(model, source.adapter)
         notes.append(note)

@@ -6,14 +6,15 @@ no use for; or a UserError that names what is missing, or what would be lost.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from mask_impact.errors import UserError
+from mask_impact.model.stored import Stored, same
+
+Read = Callable[[str], torch.Tensor | None]
 
 HIDING = -1e4  # numbers up to this one stand for minus infinity in masks
 
@@ -37,14 +38,14 @@ def ignored_keys() -> Iterator[set[str]]:
 
 
 def check_complete(
-    name: str, model: Any, info: Mapping[str, Any], ignored: Collection[str], read: Callable[[str], torch.Tensor | None]
+    name: str, model: Any, info: Mapping[str, Any], ignored: Collection[str], stored: Stored
 ) -> list[str]:
     """Notes on what of the checkpoint was left out. Raises UserError for a checkpoint that is not the model's.
 
     Args:
         info: what transformers tells about the loading.
         ignored: keys that `ignored_keys` found.
-        read: gives the checkpoint's tensor of a key; None where there is none of that name.
+        stored: the checkpoint's tensors.
     """
     architecture = type(model).__name__
     for kind, what in (("mismatched_keys", "has weights of another shape"), ("missing_keys", "lacks weights")):
@@ -54,15 +55,17 @@ def check_complete(
                 f"the checkpoint {name!r} {what}: {counted(keys)}; use a complete checkpoint of {architecture}"
             )
     unexpected = sorted(info.get("unexpected_keys") or ())
-    constants = {key for key in unexpected if is_constant(key, model, read)}
+    constants = {key for key in unexpected if is_constant(key, model, stored)}
     if weights := [key for key in unexpected if key not in constants]:
         raise UserError(
             f"the checkpoint {name!r} has weights for which {architecture} has no place: {counted(weights)}; without "
             "them another model would be measured; use the class they belong to, or take them out of the checkpoint"
         )
+    computed = {name for name, _ in model.named_buffers()} - set(model.state_dict())  # which transformers 4 passes over
+    constants |= {key for key in computed if any(same(key, name) for name in stored.names)}
     left_out = (
         (sorted(constants), "constants, no weights"),
-        (sorted(set(ignored) - set(unexpected)), f"{architecture} computes without them"),
+        (sorted(set(ignored) - set(unexpected) - constants), f"{architecture} computes without them"),
     )
     return [f"left out of the checkpoint: {counted(keys)} ({why})" for keys, why in left_out if keys]
 
@@ -72,7 +75,7 @@ def counted(keys: list[str]) -> str:
     return keys[0] + (f" and {len(keys) - 1} more" if keys[1:] else "")
 
 
-def is_constant(key: str, model: Any, read: Callable[[str], torch.Tensor | None]) -> bool:
+def is_constant(key: str, model: Any, read: Read) -> bool:
     """Whether the tensor is one that code computes and older versions saved: positions, masks, rotary frequencies.
 
     It is told by what the model has itself, and by what is in the tensor, since names differ between families.
@@ -93,7 +96,7 @@ def _is_causal_mask(value: torch.Tensor) -> bool:
     return square and torch.equal(value, torch.ones_like(value).tril())
 
 
-def _is_rotation(key: str, value: torch.Tensor, read: Callable[[str], torch.Tensor | None]) -> bool:
+def _is_rotation(key: str, value: torch.Tensor, read: Read) -> bool:
     """Cosines beside sines, or the other way round."""
     names = {key.replace("cos", "sin"), key.replace("sin", "cos")} - {key}
     others = [other.double() for name in names if (other := read(name)) is not None and other.shape == value.shape]
@@ -104,34 +107,3 @@ def _is_in(model: Any, value: torch.Tensor) -> bool:
     """Whether some buffer of the model has these numbers, to the digits of half precision."""
     own = (buffer for buffer in model.buffers() if buffer.shape == value.shape and not buffer.is_meta)
     return any(torch.allclose(value, buffer.detach().cpu().double(), rtol=1e-2, atol=1e-7) for buffer in own)
-
-
-def reader(folder: Path | None) -> Callable[[str], torch.Tensor | None]:
-    """Reads one tensor of the checkpoint in `folder` by the model's name of it, which may begin in another way than the
-    file's; None where there is none."""
-    if folder is None:
-        return lambda key: None
-    stored = {name: file for file in sorted(folder.glob("*.safetensors")) for name in _names(file)}
-    pickles = dict(each for file in sorted(folder.glob("*.bin")) for each in _pickled(file)) if not stored else {}
-
-    def read(key: str) -> torch.Tensor | None:
-        for name in stored or pickles:
-            if name == key or name.endswith(f".{key}") or key.endswith(f".{name}"):
-                return _stored(stored[name], name) if stored else pickles[name]
-        return None
-
-    return read
-
-
-def _names(file: Path) -> list[str]:
-    with safe_open(file, "pt") as tensors:
-        return list(tensors.keys())
-
-
-def _stored(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, "pt") as tensors:
-        return tensors.get_tensor(name)
-
-
-def _pickled(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from torch.load(file, mmap=True, weights_only=True, map_location="cpu").items()
