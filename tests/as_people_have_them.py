@@ -1,6 +1,7 @@
 """What tests of checkpoints as people have them share: a run, a manifest, and the comparison with brute force."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def table(model: Any, folder: Path, **asked: Any) -> Any:
 def worst_difference(found: Any, model: Any, folder: Path, head_space: str = "output") -> float:
     """The largest difference of L2 distances from brute force through `model`, relative to the largest distance."""
     ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt")["input_ids"]
-    layers = range(model.config.num_hidden_layers)
-    family = FAMILIES[model.config.model_type]
+    layers = tuple(range(model.config.num_hidden_layers))
+    family = replace(FAMILIES[model.config.model_type], attends=layers)
     expected = brute_force_table(model, family, ids, ids.shape[1] - 1, layers, head_space=head_space)
     keys = zip(found.layer, found.token_position, found.variant, found.l2_distance, strict=True)
     rows = {(layer, (position,), variant): l2 for layer, position, variant, l2 in keys}

@@ -7,6 +7,7 @@ a UserError that says in one line what does not fit.
 
 import importlib.util
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mask_impact.errors import UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 INSTALL = "pip install peft"
+PREFIX = "base_model.model."  # what peft puts before the model's own names
 
 
 def check_none_beside(name: str, path: str, **place: Any) -> None:
@@ -80,8 +82,9 @@ def merged(model: Any, folder: str) -> tuple[Any, str]:
 
     config = _read(Path(folder) / CONFIG)
     base = config.get("base_model_name_or_path") or "an unnamed model"
-    own = set(model.state_dict())  # peft also saves embeddings that were made longer, under the model's own names
-    saved = {name for name in load_file(Path(folder) / WEIGHTS) if name.removeprefix("base_model.model.") not in own}
+    own = set(model.state_dict())  # peft also saves embeddings beside their adapters, under the model's own names
+    names = load_file(Path(folder) / WEIGHTS)
+    saved = {name for name in names if name.removeprefix(PREFIX).replace(".base_layer.", ".") not in own}
     problem = ""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -96,6 +99,24 @@ def merged(model: Any, folder: str) -> tuple[Any, str]:
         raise UserError(
             f"`adapter` {folder!r} does not fit the model; it was trained for {base} ({problem or lacking[0][:200]})"
         )
+    tied = [name for name, module in adapted.named_modules() if is_adapted(module) and is_tied(module, adapted)]
+    if tied:
+        raise UserError(
+            f"`adapter` {folder!r} changes {tied[0].removeprefix(PREFIX)}, whose weights the model also uses elsewhere "
+            "and would change there too; hand the adapted model over in Python"
+        )
     rank = f", rank {config['r']}" if config.get("r") else ""
     kind = f"{config['peft_type']}{rank}, trained for {base}"
     return adapted.merge_and_unload(), f"the adapter {folder} ({kind}) is merged into the weights"
+
+
+def is_adapted(module: Any) -> bool:
+    """Whether peft put `module` in the place of one of the model's."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)
+
+
+def is_tied(module: Any, model: Any) -> bool:
+    """Whether the weight that an adapter is for is also another module's, as of embeddings that are the output's."""
+    weight = getattr(module.get_base_layer(), "weight", None)
+    return sum(weight is other for _, other in model.named_parameters(remove_duplicate=False)) > 1

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mask_impact.errors import UserError
+from mask_impact.model.adapters import is_adapted, is_tied
 from mask_impact.model.layers import replaced_forward
 
 DENSE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -106,11 +107,10 @@ def _not_compiled(model: PreTrainedModel) -> Iterator[list[str]]:
 @contextmanager
 def _adapters_merged(model: PreTrainedModel) -> Iterator[list[str]]:
     """Add what peft's active adapters add, to the weights themselves, so that the matrix that the heads pass through is
-    the adapted one. Quantised weights would be rounded anew: their adapters stay beside them, and act from there."""
-    tuners = _peft().tuners.tuners_utils if _peft() else None
-    adapted = [module for module in model.modules() if tuners and isinstance(module, tuners.BaseTunerLayer)]
-    names = sorted({name for module in adapted for name in module.active_adapters if not module.disable_adapters})
-    dense = [module for module in adapted if _can_merge(module)]
+    the adapted one. Adapters of quantised weights, which would be rounded anew, and of tied ones stay beside them."""
+    adapted = [module for module in model.modules() if is_adapted(module) and not module.disable_adapters]
+    names = sorted({name for module in adapted for name in module.active_adapters})
+    dense = [module for module in adapted if _can_merge(module, model)]
     before = [
         (parameter, parameter.detach().to("cpu", copy=True))
         for module in dense
@@ -128,7 +128,7 @@ def _adapters_merged(model: PreTrainedModel) -> Iterator[list[str]]:
             parameter.data.copy_(value)  # what is added and taken off again is rounded
 
 
-def _can_merge(module: Any) -> bool:
+def _can_merge(module: Any, model: PreTrainedModel) -> bool:
     weight = getattr(module.get_base_layer(), "weight", None)
-    inactive = module.disable_adapters or module.merged or not module.active_adapters
-    return not inactive and weight is not None and weight.dtype in DENSE
+    there = weight is not None and not weight.is_meta and weight.dtype in DENSE
+    return there and not module.merged and bool(module.active_adapters) and not is_tied(module, model)
