@@ -1,6 +1,8 @@
 """GGUF files as models: written here with the gguf package, read by transformers, measured as dequantised."""
 
 import importlib.util
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,28 +25,26 @@ Q8 = gguf.GGMLQuantizationType.Q8_0
 
 
 def write(file: Path, folder: Path, quantised: bool = True) -> dict[str, torch.Tensor]:
-    """The Qwen3 checkpoint in `folder` as one GGUF file. Returns the weights that are in it, dequantised."""
+    """The Qwen2 checkpoint in `folder` as one GGUF file. Returns the weights that are in it, dequantised."""
     model, words = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    config, writer = model.config, gguf.GGUFWriter(file, "qwen3")
+    config, writer = model.config, gguf.GGUFWriter(file, "qwen2")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(config.vocab_size)
     add_tokenizer(writer, words)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
     stored = {}
     for name, weight in model.state_dict().items():
         values = weight.numpy()
         as_stored = gguf.quants.quantize(values, Q8) if quantised and values.ndim == 2 else values
         writer.add_tensor(
-            names.get_name(name, (".weight",)), as_stored, raw_dtype=Q8 if as_stored is not values else None
+            names.get_name(name, (".weight", ".bias")), as_stored, raw_dtype=Q8 if as_stored is not values else None
         )
         dense = gguf.quants.dequantize(as_stored, Q8) if as_stored is not values else values
         stored[name] = torch.from_numpy(np.array(dense))
@@ -56,8 +56,6 @@ def write(file: Path, folder: Path, quantised: bool = True) -> dict[str, torch.T
 
 
 def add_tokenizer(writer: Any, words: Any) -> None:
-    import json
-
     bpe = json.loads(words.backend_tokenizer.to_str())["model"]
     tokens = sorted(words.get_vocab().items(), key=lambda item: item[1])
     writer.add_tokenizer_model("gpt2")
@@ -69,9 +67,13 @@ def add_tokenizer(writer: Any, words: Any) -> None:
     writer.add_pad_token_id(checkpoints.END)
 
 
+def qwen2(folder: Path, seed: int = 0) -> Path:
+    return checkpoints.decoder(folder, "qwen2", seed, intermediate_size=64, tie_word_embeddings=False)
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.qwen3(tmp_path_factory.mktemp("gguf") / "good", intermediate_size=64)
+    return qwen2(tmp_path_factory.mktemp("gguf") / "good")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_the_logits_and_the_tokens_are_transformers_own(good: Path, file: Path) 
 
 def test_a_run(good: Path, file: Path, tmp_path: Path) -> None:
     manifest = command(file, tmp_path / "out")
-    assert manifest["model"]["path_or_id"] == str(file) and manifest["model"]["family"] == "qwen3"
+    assert manifest["model"]["path_or_id"] == str(file) and manifest["model"]["family"] == "qwen2"
     assert manifest["notes"] == ["the weights of tiny.gguf are quantised, and were dequantised as they were loaded"]
     found = load_results(tmp_path / "out" / "run_run.json")
     assert worst_difference(found, loaded(file), good) < 1e-5
@@ -108,7 +110,7 @@ def test_a_run(good: Path, file: Path, tmp_path: Path) -> None:
 def test_another_file_of_the_same_name_is_read_anew(good: Path, tmp_path: Path) -> None:
     first = write(tmp_path / "tiny.gguf", good)
     prints = [find.fingerprint(find.find_model(str(tmp_path / "tiny.gguf")))]
-    second = write(tmp_path / "tiny.gguf", checkpoints.qwen3(tmp_path / "b", intermediate_size=64, seed=3))
+    second = write(tmp_path / "tiny.gguf", qwen2(tmp_path / "b", seed=3))
     model = loaded(tmp_path / "tiny.gguf")
     assert not torch.equal(first["lm_head.weight"], second["lm_head.weight"])
     assert torch.equal(model.lm_head.weight, second["lm_head.weight"])
@@ -138,8 +140,6 @@ def test_what_cannot_be_read_is_refused_in_one_line(
     given = ["--model", str(file.with_name(model)) if "." in model else model, "--prompt", PROMPT]
     assert mask_impact_analysis.main([*given, "--output-dir", str(file.parent / "out")]) == 2
     error = capsys.readouterr().err
-    import re
-
     assert error.count("\n") == 1 and re.search(reason, error), error
 
 
