@@ -14,8 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
-from mask_impact.errors import UserError
+from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.jobs import session
+from mask_impact.model import handed_over
 from mask_impact.model.handed_over import measurable, unwrapped
 
 
@@ -144,6 +145,16 @@ def test_adapters_that_are_switched_off_or_merged_already(folder: Path) -> None:
     found = table(model, folder)
     assert same_state(model, state(model), weights)
     assert worst_difference(found, model.merge_and_unload(), folder) < 1e-5
+
+
+def test_adapters_that_stay_beside_the_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of quantised weights: the matrix under the adapter is not what the heads pass through."""
+    monkeypatch.setattr(handed_over, "DENSE", ())
+    model = lora(plain(folder)).train()
+    with pytest.raises(UnsupportedModel, match="residual needs an output projection with a weight"):
+        table(model, folder, head_space="residual")
+    found = table(model, folder)
+    assert worst_difference(found, model.merge_and_unload().eval(), folder) < 1e-5
 
 
 def test_effects_of_a_model_in_training(folder: Path) -> None:

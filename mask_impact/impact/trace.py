@@ -98,7 +98,7 @@ class RowTrace(TorchFunctionMode):
                 self.made = {}
                 return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        if not self.projected and name in PRODUCTS:
+        if name in PRODUCTS:
             self._note_projection(name, args, result)
         for tensor in tensors_in(result):
             self.made[id(tensor)] = tensor
@@ -115,7 +115,11 @@ class RowTrace(TorchFunctionMode):
 
     def _note_projection(self, name: str, args: tuple[Any, ...], result: torch.Tensor) -> None:
         left, right = args[1:3] if name == "addmm" else args[:2]
-        if id(left) in self.made and isinstance(right, nn.Parameter) and right.ndim == 2:
+        if id(left) not in self.made or not isinstance(right, nn.Parameter) or right.ndim != 2:
+            return
+        if self.projected:
+            self.weight = None  # there are more matrices on the way, such as an adapter's
+        else:
             self.received = left
             weight = right if type(right) is nn.Parameter else _dequantised(name, args, result)
             self.weight = weight if weight is None or name == "linear" else weight.T

@@ -39,6 +39,9 @@ def _loading_message(name: str, error: Exception) -> str:
             f"model {name!r} has no safetensors weights; convert it, or pass --allow-pickle if you trust its author (a "
             "pickle can run any code when it is loaded)"
         )
+    if "is not a valid git identifier" in low:
+        revision = text.partition(" is not a valid")[0].split()[-1]
+        return f"model {name!r} has no revision {revision!r}; give a branch, a tag or a commit of it as `revision`"
     if "not a local folder" in low or "not a valid model identifier" in low:
         return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
     if "protobuf library" in low or "sentencepiece library" in low:  # what transformers 4 makes of no tokenizer files
