@@ -186,7 +186,7 @@ def test_what_is_around_the_call(folder: Path, around: Callable[[], Any]) -> Non
 def test_what_cannot_be_measured_is_refused_in_one_line(folder: Path) -> None:
     prefix = get_peft_model(plain(folder), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     for model, reason in (
-        (prefix, r"adapter of `model` \(PREFIX_TUNING\) adds virtual tokens to the prompt"),
+        (prefix, r"adapter of the model \(PREFIX_TUNING\) adds virtual tokens to the prompt"),
         (nn.Linear(2, 2), "neither a transformers model nor one wrapped by"),
         ("a name", "neither a transformers model nor one wrapped by"),
     ):

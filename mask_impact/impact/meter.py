@@ -67,7 +67,7 @@ class Meter:
         self.metrics = metrics if "l2" in metrics else (*metrics, "l2")
         self.wanted = wanted
         self.ablation = ablation
-        self.replay = Replay(model)
+        self.replay = Replay()
         self.replayed = Portion()  # masked rows in one call of a layer
         self.attended = Portion()  # rows in one call of its attention
 
@@ -171,7 +171,7 @@ class Meter:
             return heads
         if rows.projection is None:
             raise unsupported(
-                self.model, record.index, "--head-space residual needs an output projection with a weight"
+                self.model, record.index, "`head_space` residual needs an output projection with a weight"
             )
         return head_shares(heads, rows.projection)
 

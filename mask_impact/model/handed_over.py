@@ -34,11 +34,11 @@ def unwrapped(model: Any) -> PreTrainedModel:
             model = model.get_base_model()
         else:
             raise UserError(
-                "`model` is neither a transformers model nor one wrapped by peft, DataParallel or torch.compile; pass "
+                "model is neither a transformers model nor one wrapped by peft, DataParallel or torch.compile; pass "
                 "what from_pretrained gave"
             )
     if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):  # a DTensor
-        raise UserError("the weights of `model` are spread over processes; pass a model that is whole in one process")
+        raise UserError("the weights of the model are spread over processes; pass a model that is whole in one process")
     return model
 
 
@@ -53,7 +53,7 @@ def _check_adapters(model: Any) -> None:
         kind = config.peft_type.value
         if config.is_prompt_learning or kind == "XLORA" or getattr(config, "alora_invocation_tokens", None):
             what = "adds virtual tokens to the prompt" if config.is_prompt_learning else "depends on the prompt"
-            raise UserError(f"the adapter of `model` ({kind}) {what}, and cannot be measured; pass its base model")
+            raise UserError(f"the adapter of the model ({kind}) {what}, and cannot be measured; pass its base model")
 
 
 @contextmanager

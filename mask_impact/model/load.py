@@ -4,7 +4,6 @@ In: a `Source` from `find.py`, and what was asked for in words ("auto", "cuda:1"
 mode, with every weight of the checkpoint where it belongs, or a UserError. What was chosen on the way is in `notes_of`.
 """
 
-import os
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from mask_impact.model.implementations import without_kernels
 from mask_impact.model.loading import loading
 from mask_impact.model.memory import explained
 from mask_impact.model.quantized import dequantising
+from mask_impact.model.quiet import environment
 from mask_impact.model.stored import Stored
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -53,10 +53,10 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(
-            f"device {device!r} was asked for, but torch finds {found} CUDA devices; use --device cpu or auto"
+            f"device {device!r} was asked for, but torch finds {found} CUDA devices; use `device` cpu or auto"
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' was asked for, but torch finds no MPS here; use --device cpu or auto")
+        raise UserError("device 'mps' was asked for, but torch finds no MPS here; use `device` cpu or auto")
     return chosen
 
 
@@ -75,18 +75,18 @@ def device_limits(device: torch.device, given: Mapping[int | str, int | str] | N
     Raises UserError.
     """
     if device.index is not None:
-        raise UserError(f"--device {device} is one device, and --device-map auto takes all; leave one of the two out")
+        raise UserError(f"`device` {device} is one device, and `device_map` auto takes all; leave one of the two out")
     free = {name: int(FREE_TO_USE * size) for name, size in get_max_memory().items()}
     if device.type == "cpu":
         free = {"cpu": free.get("cpu", max(free.values()))}  # a Mac's GPU shares it, and alone is named
     for name in given or ():
         if name not in free:
             known = ", ".join(str(name) for name in free)
-            raise UserError(f"--max-memory names device {name}, but with --device {device} there are: {known}")
+            raise UserError(f"`max_memory` names device {name}, but with `device` {device} there are: {known}")
     try:
         return free | {name: convert_file_size_to_int(size) for name, size in (given or {}).items()}
     except ValueError as error:
-        raise UserError(f"--max-memory: {error}; write for example 0=20GiB,cpu=60GiB") from error
+        raise UserError(f"`max_memory`: {error}; write for example 0=20GiB,cpu=60GiB") from error
 
 
 def load_model(
@@ -106,9 +106,8 @@ def load_model(
 
     Raises UserError for weights that are missing, unknown or of another shape, OutOfMemory.
     """
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
     if max_memory and device_map != "auto":
-        raise UserError("--max-memory says how --device-map auto is to spread the model; add --device-map auto")
+        raise UserError("`max_memory` says how `device_map` auto is to spread the model; add `device_map` auto")
     spread: dict[str, Any] = {}
     if device_map is not None:
         folder = tempfile.TemporaryDirectory(prefix="mask_impact_")  # for weights not stored as they are computed with
@@ -119,13 +118,29 @@ def load_model(
     stay_quantised, more = dequantising(config)
     if stay_quantised and source.adapter:
         raise UserError(
-            f"`adapter` {source.adapter!r} cannot be merged into quantised weights without rounding them anew; "
-            "give the model that is not quantised"
+            f"`adapter` {source.adapter!r} cannot be merged into quantised weights without rounding them anew; give "
+            "the `model` that is not quantised"
         )
-    if stay_quantised and device_map is None:
+    if stay_quantised and not spread:
         spread = {"device_map": {"": device}}  # some of them cannot be moved
-    notes += more
-    with loading(source.name), gguf.read_once(source.gguf_file), weights.ignored_keys() as ignored:
+    model, found = _read(source, config, dtype, spread)
+    _NOTES[model] = (*notes, *more, *found)
+    if device_map is not None:
+        weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
+    if spread:
+        return model.eval()
+    with explained(f"moving {source.name} to {device}"):
+        return aligned(model.eval().to(device))
+
+
+def _read(source: Source, config: Any, dtype: torch.dtype | str, spread: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """The model with the weights of the checkpoint, and of its adapter if there is one; and notes."""
+    with (
+        loading(source.name),
+        environment("DISABLE_SAFETENSORS_CONVERSION", "1"),  # else transformers has the hub convert pickles
+        gguf.read_once(source.gguf_file),
+        weights.ignored_keys() as ignored,
+    ):
         model, info = _auto_class(source).from_pretrained(
             source.path,
             config=config,
@@ -137,21 +152,13 @@ def load_model(
             **(gguf.dense() if source.gguf_file else {}),
             **spread,
         )
-    if source.gguf_file:
-        notes.append(gguf.note(source.gguf_file))
-    notes += weights.check_complete(
-        source.name, model, info, ignored, Stored(None if source.gguf_file else source.folder)
-    )
+    notes = [gguf.note(source.gguf_file)] if source.gguf_file else []
+    stored = Stored(None if source.gguf_file else source.folder)
+    notes += weights.check_complete(source.name, model, info, ignored, stored)
     if source.adapter:
         model, note = adapters.merged(model, source.adapter)
         notes.append(note)
-    _NOTES[model] = tuple(notes)
-    if device_map is not None:
-        weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
-    if spread:
-        return model.eval()
-    with explained(f"moving {source.name} to {device}"):
-        return aligned(model.eval().to(device))
+    return model, notes
 
 
 def _auto_class(source: Source) -> Any:
