@@ -150,7 +150,7 @@ def test_no_bundled_model(run, monkeypatch, tmp_path):
 
 BROKEN = {
     "missing_weight": "lacks weights: model.layers.1.mlp.up_proj.weight",
-    "unexpected_weight": "does not know: model.layers.1.self_attn.gate.weight",
+    "unexpected_weight": "has no place: model.layers.1.self_attn.gate.weight",
     "damaged": "cannot be loaded",
     "pickled": "--allow-pickle",
     "without_config": "no config.json",

@@ -328,5 +328,5 @@ def test_fingerprint_of_the_demo_is_of_its_contents(tmp_path: Path, monkeypatch:
 def test_fingerprint_of_a_hub_model_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("someone/model", "someone/model", AutoConfig.for_model("qwen3"))
     cached = "/cache/models--someone--model/snapshots/0123abc/config.json"
-    monkeypatch.setattr(finding, "try_to_load_from_cache", lambda *_: cached)
+    monkeypatch.setattr(finding, "try_to_load_from_cache", lambda *_, **__: cached)
     assert fingerprint(source) == "0123abc"

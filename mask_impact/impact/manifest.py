@@ -18,7 +18,7 @@ import mask_impact
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.impact.unmasked import UnmaskedLengths
 from mask_impact.model.attention import implementation
-from mask_impact.model.load import input_device, place_name
+from mask_impact.model.load import input_device, notes_of, place_name
 from mask_impact.model.towers import decoder_layers, family, named
 from mask_impact.prompt.inputs import ModelInputs, Token
 
@@ -101,17 +101,19 @@ def manifest(
         "unmasked_length": findings.lengths.described(predicting, findings.layers, findings.variants),
         "noise_floor": findings.noise_floor,
         "skipped_layers": findings.skipped_layers,
-        "notes": findings.notes,
+        "notes": [*notes_of(model), *findings.notes],
         "seconds": findings.seconds,
         "peak_memory_mb": peak_memory_mb(),
     }
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """The number of weights, tied ones once, also where accelerate took them apart to offload them."""
+    """The number of weights, tied ones once, also where accelerate took them apart to offload them, or bitsandbytes
+    packed several into one."""
     tied = getattr(model, "all_tied_weights_keys", ())  # of transformers 5; 4 keeps them together
     own = [weight for name, weight in model.named_parameters(remove_duplicate=False) if name not in tied]
-    return sum({id(weight): weight.numel() for weight in own}.values())
+    packed = {id(weight): weight.quant_state.shape for weight in own if hasattr(weight, "quant_state")}
+    return sum({id(weight): packed.get(id(weight), weight.shape).numel() for weight in own}.values())
 
 
 def device_map(model: PreTrainedModel) -> str | None:
