@@ -5,8 +5,6 @@ the model's own forward. Else the engine in float64 on the same weights and the 
 test_engine.py holds against brute force to 1e-9.
 """
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from agreement import masked as masked_rows
@@ -107,7 +105,7 @@ def in_float64(model: nn.Module, recording: Recording, wanted: Wanted, masks: li
 
 LONG = 40
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-EVERY_ROUNDING = {dtype: 1e9 for dtype in (*DTYPES, torch.float64)}  # the record's outputs are in another dtype
+EVERY_ROUNDING = dict.fromkeys((*DTYPES, torch.float64), 1000000000.0)  # the record's outputs are in another dtype
 
 
 @pytest.mark.parametrize("space", ["output", "residual"])

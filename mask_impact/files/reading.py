@@ -39,7 +39,7 @@ MANIFEST_END = "_run.json"
 VALID = f"give NAME_results.csv, .json, .parquet or .html, or NAME{MANIFEST_END}"
 
 
-def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
+def load(path: str | Path, relative: bool = False, floors: bool = False) -> pd.DataFrame:
     """The table of one file of a run; of NAME_run.json, that of the best of its files.
 
     `attrs["run"]` is the manifest: NAME_run.json if it is beside the file and of the same run, else the copy in a
@@ -48,15 +48,19 @@ def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
     Args:
         relative: also give the column relative_distance: l2_distance divided by the length of the unmasked vector,
             float32. A change of a vector of length 0 has none: the cell is empty.
+        floors: also give each metric's noise floor, as l2_distance_floor: a value below it can be rounding, and one of
+            0 is exact.
 
-    Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative`, for a run whose
-    unmasked lengths were not measured (by an older version) or are not beside it.
+    Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative` or `floors`, for a
+    run whose unmasked lengths or noise floors were not measured (by an older version) or are not beside it.
     """
     path = Path(path)
     table, manifest = _read_run(path) if path.name.endswith(MANIFEST_END) else _read_with_manifest(path)
     df = to_pandas(table)
     if manifest is not None:
         df.attrs["run"] = manifest
+    if floors:
+        _add_floors(path, df)
     if relative:
         _add_relative(path, df)
     return df
@@ -259,6 +263,28 @@ def _in_manifest(described: dict[str, Any]) -> pd.DataFrame:
         for variant, value in zip(described["variants"], variants, strict=True)
     ]
     return pd.DataFrame(rows, columns=["generation_step", "layer", "variant", "unmasked_length"])
+
+
+def _add_floors(path: Path, df: pd.DataFrame) -> None:
+    """Add a column with the noise floor of each metric. Raises UserError for a run that has none."""
+    import pandas as pd
+
+    described = df.attrs.get("run", {}).get("noise_floor", {}).get("by_layer")
+    if described is None:
+        raise UserError(
+            f"{path} has no noise floors by layer and variant (there is no manifest beside it or in it, or an older "
+            "version measured this run); measure it again, or load without floors=True"
+        )
+    rows = [
+        (layer, variant, *(values or [None] * len(described["metrics"])))
+        for layer, variants in zip(described["layers"], described["values"], strict=True)
+        for variant, values in zip(described["variants"], variants, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["layer", "variant", *described["metrics"]])
+    found = df[["layer", "variant"]].merge(table, how="left", on=["layer", "variant"])
+    columns = {metric["name"]: metric["column"] for metric in df.attrs["run"]["metrics"]}
+    for name in described["metrics"]:
+        df[f"{columns[name]}_floor"] = found[name].to_numpy(np.float32)
 
 
 def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ Gathered while a run is measured: for each layer and variant the largest floor o
 values are below it. A value of 0 is not counted: there the mask changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,3 +56,12 @@ class NoiseFloors:
             if count
         ]
         return f"below the noise floor, where a value can be rounding: {', '.join(parts)}" if parts else None
+
+
+def floor_of(manifest: Mapping[str, Any], layer: int, variant: str, metric: str) -> float:
+    """One floor of a manifest; 0 where it is not known."""
+    found = manifest["noise_floor"].get("by_layer")
+    if found is None or layer not in found["layers"] or variant not in found["variants"]:
+        return 0.0
+    values = found["values"][found["layers"].index(layer)][found["variants"].index(variant)]
+    return values[found["metrics"].index(metric)] if values else 0.0
