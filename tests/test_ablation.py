@@ -158,6 +158,7 @@ def test_a_run_says_which_ablation_it_was() -> None:
 
 
 def test_masks_that_do_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QueryAttention, "changes", lambda self, masks: torch.zeros(len(masks), *self.output.shape))
+    honest = QueryAttention.masked
+    monkeypatch.setattr(QueryAttention, "masked", lambda self, masks: honest(self, [[] for _ in masks]))
     with pytest.raises(UnsupportedModel, match=r"'llama' cannot be measured truthfully.*changes nothing"):
         analyse("llama", ablation="zero-value")

@@ -83,6 +83,7 @@ class Replay:
         self.implementation = implementation(model)
         self.share_rows = True
         self.parts: dict[nn.Module, LayerParts] = {}  # by the attention that masks change
+        self.copies: list[torch.Tensor] = []  # in float32, of the weights of the layer that was replayed last
         self.as_it_is: dict[nn.Module, str | None] = {}  # layers, and why their own dtype is kept (None: it is not)
 
     def rows(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
@@ -95,7 +96,7 @@ class Replay:
         if self.dtype(record, query) == query.hidden.dtype:
             return self._rows(record, query, masked)
         try:
-            with in_float32(record.layer):
+            with in_float32(record.layer, self.copies):
                 return self._rows(record, query, masked)
         except RuntimeError as error:
             if not MIXED.search(str(error)):

@@ -38,12 +38,18 @@ def why_not(model: PreTrainedModel, layer: nn.Module) -> str | None:
 
 
 @contextmanager
-def in_float32(layer: nn.Module) -> Iterator[None]:
-    """Float32 copies in the place of the layer's weights until the block ends."""
+def in_float32(layer: nn.Module, copies: list[torch.Tensor]) -> Iterator[None]:
+    """Float32 copies in the place of the layer's weights until the block ends.
+
+    `copies` keeps the memory of the last layer's for the next one: to get it anew takes longer than to fill it.
+    """
     low = [(tensor, tensor.data) for tensor in low_precision(layer)]
+    if [(copy.shape, copy.device) for copy in copies] != [(data.shape, data.device) for _, data in low]:
+        copies.clear()
+        copies += [torch.empty_like(data, dtype=torch.float32) for _, data in low]
     try:
-        for tensor, data in low:
-            tensor.data = data.float()
+        for (tensor, data), copy in zip(low, copies, strict=True):
+            tensor.data = copy.copy_(data)
         yield
     finally:
         for tensor, data in low:
