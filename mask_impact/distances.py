@@ -31,7 +31,7 @@ class Metric:
     column: str  # in the tables
     title: str  # for people, short
     unit: str  # "" for none
-    range: tuple[float, float | None]  # smallest and largest value; None: no largest
+    range: tuple[float | None, float | None]  # smallest and largest value; None: no limit
     # (base [..., C], change [R, ..., C], weights) -> [R, ...]. Change is masked minus base, because that difference
     # loses digits where the two are almost equal. Both are float32, or float64 for float64 models. Weights [R, H] is
     # the attention weight that each mask removes from each head, None where it is not known or not asked for.

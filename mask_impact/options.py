@@ -106,9 +106,8 @@ def query_list(text: str) -> str | tuple[tuple[int, int], ...]:
     try:
         return layer_list(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not known; write last, all, or positions such as 4,8-10"
-        ) from error
+        message = f"{text!r} is not known; write last, all, or positions such as 4,8-10"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def device_name(text: str) -> str:
@@ -192,10 +191,14 @@ def options_of(kind: type[Any]) -> dict[str, Option]:
     return found
 
 
+def named(message: str, names: Mapping[str, str]) -> str:
+    """A message of the engine, where an option is its field's name in backticks, in the words of who asked."""
+    return re.sub("`([a-z_]+)`", lambda found: names.get(found[1], found[0]), message)
+
+
 def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
-    if value is None:
-        return ()
-    return layer_list(value if isinstance(value, str) else ",".join(str(layer) for layer in value))
+    written = value if value is None or isinstance(value, str) else ",".join(map(str, value))
+    return layer_list("all" if written is None else written)
 
 
 def _windows_from_python(value: str | Sequence[str | int]) -> str:
@@ -303,6 +306,9 @@ class Request:
         0, "also mask all pairs among the K strongest units, and report how they interact", metavar="K",
         parse=positive, table="effects",
     )  # fmt: skip
+    no_check: bool = option(
+        False, "do not compare the recorded forward of a model's first prompt with an untouched one", kind="switch"
+    )
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
     tower: str = option(
         "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
@@ -369,20 +375,16 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
     """
     own = {name: each for name, each in options_of(kind).items() if name not in options_of(Request)}
     known = options_of(Settings) | options_of(Request)
+    flags = {f"--{word.replace('_', '-')}" for word in taken}
     for name, each in own.items():
         for what, value, others in (
             ("name", name, {*taken, *known}),
-            (
-                "flag",
-                each.flag,
-                {f"--{word.replace('_', '-')}" for word in taken} | {one.flag for one in known.values()},
-            ),
+            ("flag", each.flag, {*flags, *(one.flag for one in known.values())}),
             ("YAML key", each.key, {*taken, *(one.key for one in known.values())}),
         ):
             if value in others:
-                raise UserError(
-                    f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
-                )
+                message = f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
+                raise UserError(message)
         known[name] = each
 
 

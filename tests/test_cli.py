@@ -740,7 +740,7 @@ def test_ctrl_c_in_the_middle_of_a_run(tmp_path):
     (here / "output" / "masking_run.json").write_text("{}")
     before = everything(here)
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a suite in the background ignores it
-    with process("--model", large, "--prompt", "a" + " is" * 600, "--num-tokens", 50, cwd=here, **heard) as running:
+    with process("--model", large, "--prompt", "a" + " is" * 600, "--num-tokens", 8, cwd=here, **heard) as running:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and running.poll() is None:
             if any(path.stat().st_size > 1000 for path in here.glob("output/.masking*/*.csv")):

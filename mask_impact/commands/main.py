@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mask_impact.commands.exit_codes import guarded
 from mask_impact.commands.flags import PROMPT_FILE, Parser
-from mask_impact.commands.terminal import ProgressBar, quiet_libraries, show
+from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
+from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Request, Settings, merged
 
 
@@ -28,7 +29,7 @@ def main(parser: Parser, argv: Sequence[str] | None) -> int:
     """A script's whole command; the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
-    args.argv, args.given, args.flag = argv, parser.given(argv), parser.flag
+    args.argv, args.given = argv, parser.given(argv)
     return guarded(command, args)
 
 
@@ -98,5 +99,7 @@ def batch(args: argparse.Namespace) -> Wanted:
         prompts.append((entry.name, args.request(**values), entry.enabled))
     said = [file.settings, *(entry.values for entry in file.entries)]
     given = merged(Settings, args.given) | merged(args.request, args.given)
-    overriding = [args.flag(name) for name in given if any(name in each and each[name] != given[name] for each in said)]
+    overriding = [
+        args.flags[name] for name in given if any(name in each and each[name] != given[name] for each in said)
+    ]
     return Wanted(args.output or args.config.stem, settings, prompts, overriding)

@@ -18,7 +18,7 @@ class Window:
 
 
 def windows_of(text: str, count: int) -> list[Window]:
-    """`--mask-layers`: "all", "0-5,8" (a window each), "window:3" (sliding), "from" (each layer to the last).
+    """`mask_layers`: "all", "0-5,8" (a window each), "window:3" (sliding), "from" (each layer to the last).
 
     Raises UserError for what is none of these or names layers that a model of `count` layers does not have.
     """
@@ -29,27 +29,27 @@ def windows_of(text: str, count: int) -> list[Window]:
     kind, _, width = text.partition(":")
     if kind == "window" and width.isdecimal() and int(width) > 0:
         if int(width) > count:
-            raise UserError(f"--mask-layers {text}: the model has {count} layers, so a window has at most {count}")
+            raise UserError(f"`mask_layers` {text}: the model has {count} layers, so a window has at most {count}")
         return [Window(first, first + int(width) - 1) for first in range(count - int(width) + 1)]
     try:
         ranges = layer_list(text)
     except argparse.ArgumentTypeError as error:
-        raise UserError(f"--mask-layers {error}, or all, from, window:3") from error
+        raise UserError(f"`mask_layers` {error}, or all, from, window:3") from error
     for _, last in ranges:
         if last >= count:
-            raise UserError(f"--mask-layers {text!r}: there is no layer {last}; this model has 0 to {count - 1}")
+            raise UserError(f"`mask_layers` {text!r}: there is no layer {last}; this model has 0 to {count - 1}")
     return [Window(first, last) for first, last in ranges]
 
 
 def contrast_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:
-    """The two tokens of `--contrast`. Raises UserError for a text that is not one token."""
+    """The two tokens of `contrast`. Raises UserError for a text that is not one token."""
     found = []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             pieces = f" ({', '.join(repr(tokenizer.decode([each])) for each in ids)})" if ids else ""
             raise UserError(
-                f"--contrast {text!r} is {len(ids)} tokens for this model{pieces}; give texts of one token each, "
+                f"`contrast` {text!r} is {len(ids)} tokens for this model{pieces}; give texts of one token each, "
                 "often with a space before the word"
             )
         found.append(ids[0])
@@ -79,13 +79,12 @@ class Asked:
 def asked(request: Request, tokenizer: Any, layers: int) -> Asked | None:
     """What a request asks for, None for no effects. Raises UserError."""
     if request.pairs == 1:
-        raise UserError("pairs of 1 unit: there are none; give --pairs 2 or more")
+        raise UserError("pairs of 1 unit: there are none; give `pairs` 2 or more")
     if not request.effects:
         plain = Request("")
         for name in ("mask_layers", "blocks", "contrast", "trace_layers"):
             if getattr(request, name) != getattr(plain, name):
-                flag = "--block" if name == "blocks" else f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} is about effects on the answer; add --effects, or leave it away")
+                raise UserError(f"`{name}` is about effects on the answer; add `effects`, or leave it out")
         return None
     if len(request.contrast) not in (0, 2):
         raise UserError(f"contrast has {len(request.contrast)} tokens; give two, such as ' Paris' and ' Rome'")

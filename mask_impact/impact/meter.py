@@ -225,7 +225,7 @@ class Meter:
             return heads
         if rows.projection is None:
             raise unsupported(
-                self.model, record.index, "--head-space residual needs an output projection with a weight"
+                self.model, record.index, "`head_space` residual needs an output projection with a weight"
             )
         return head_shares(heads, rows.projection)
 

@@ -59,6 +59,7 @@ class LayerRecord:
     # In an encoder-decoder's decoder: the same layer with its cross-attention; of that one, with its self-attention.
     other: "LayerRecord | None" = None
     is_cross: bool = False  # the attention is to the encoder
+    passes: int = 0  # in the last forward; of a layer that runs more than once, the last pass is recorded
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Recording:
     tokens: list[int]  # generated ids
     probabilities: list[float]  # of each generated token, 0 to 1
     seconds: list[float]  # of each forward: the prompt's, then one per further token
+    logits: torch.Tensor  # [V] after the prompt
 
     def with_attention(self) -> list[LayerRecord]:
         """The layers with softmax attention."""
@@ -96,6 +98,7 @@ class Recorder:
         self.layers = chosen.layers(model)
         self.reads_encoder = chosen.reads_encoder
         self.records = [LayerRecord(index, layer) for index, layer in enumerate(self.layers)]
+        self.ended = True  # the last forward; the next layer called begins one
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
         self.rows: list[int] = []  # which of them are at query positions
@@ -110,6 +113,7 @@ class Recorder:
             for layer in self.layers:
                 for name, child in layer.named_children():
                     undo.callback(child.register_forward_hook(self._branch(name)).remove)
+            undo.callback(self.model.register_forward_hook(self._end).remove)
             undo.enter_context(
                 inside(
                     self.model,
@@ -121,12 +125,19 @@ class Recorder:
             )
             yield
 
+    def _end(self, *_: Any) -> None:
+        self.ended = True
+
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = layer_input(self.layers[index], args, kwargs)
-        if index == 0:
+        if self.ended:
+            self.ended = False
+            for record in self.records:
+                record.passes = 0
             self.position += self.count
             self.count = hidden.shape[-2]
             self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
+        self.records[index].passes += 1
         self.parts, self.cross_parts, self.cut = {}, {}, {}
         for row in self.rows:
             position = self.position + row
@@ -240,9 +251,11 @@ class _Probability(LogitsProcessor):
 
 
 @contextmanager
-def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None]) -> Iterator[None]:
-    """Append the duration of each forward of `model`; the first begins here, since `generate` may compute image
-    features before it."""
+def _timed(
+    model: nn.Module, seconds: list[float], logits: list[torch.Tensor], progress: Callable[[], None]
+) -> Iterator[None]:
+    """Append the duration of each forward of `model`, and of the first its last logits [V]. The first begins here,
+    since `generate` may compute image features before it."""
     devices = {
         device for device in (input_device(model), *(p.device for p in model.parameters())) if device.type == "cuda"
     }
@@ -252,8 +265,10 @@ def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None])
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    def after(*_: Any) -> None:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
         seconds.append(now() - started.pop())
+        if not logits:
+            logits.append(output.logits[0, -1].clone())
         release_free_memory()
         progress()
 
@@ -283,7 +298,7 @@ def _offloaded_weights_found(model: PreTrainedModel) -> Iterator[None]:
             raise
         raise UnsupportedModel(
             f"model family '{family(model)}' cannot be computed with weights off its device ({error}); raise "
-            "--max-memory until all of it fits, or leave out --device-map"
+            "`max_memory` until all of it fits, or leave out `device_map`"
         ) from error
 
 
@@ -315,6 +330,7 @@ def record_generation(
     recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
     probability = _Probability()
     seconds: list[float] = []
+    logits: list[torch.Tensor] = []
     settings = GenerationConfig(
         max_new_tokens=num_tokens,
         do_sample=False,
@@ -334,11 +350,11 @@ def record_generation(
         torch.no_grad(),
         recorder.recording(),
         greedy(model),
-        _timed(model, seconds, progress),
+        _timed(model, seconds, logits, progress),
     ):
         ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))
     tokens = ids[0, -len(probability.values) :].tolist()
-    recording = Recording(recorder.records, tokens, probability.values, seconds)
+    recording = Recording(recorder.records, tokens, probability.values, seconds, logits[0])
     if not recording.with_attention():
         raise UnsupportedModel(
             f"model family '{family(model)}' is not supported: it does not compute its attention through "

@@ -26,7 +26,7 @@ from mask_impact.impact.masking import Masked
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.trace import RowTrace, tensors_in
 from mask_impact.model import memory
-from mask_impact.model.attention import add_encoded, configs_of, implementation, routed_attention
+from mask_impact.model.attention import add_encoded, configs_of, renamed_attention
 from mask_impact.model.call_rows import changed
 from mask_impact.model.layers import layer_output, replaced_forward
 from mask_impact.model.memory import VECTORS_PER_ROW
@@ -72,7 +72,8 @@ class LayerParts:
             for name, child in record.layer.named_children()
             if not any(module is attention for module in child.modules())
         }
-        return cls(attentions, configs_of(attentions), beside)
+        inner = [module for outer in attentions for module in outer.modules()]
+        return cls(attentions, configs_of(inner), beside)
 
 
 class Replay:
@@ -80,7 +81,6 @@ class Replay:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.implementation = implementation(model)
         self.share_rows = True
         self.parts: dict[nn.Module, LayerParts] = {}  # by the attention that masks change
         self.copies: list[torch.Tensor] = []  # in float32, of the weights of the layer that was replayed last
@@ -148,7 +148,7 @@ class Replay:
         landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(layer_output(output)))
         try:
             with (
-                routed_attention(attend, parts.configs, self.implementation, parts.attentions),
+                renamed_attention(attend, parts.attentions, parts.configs),
                 answered_branches(parts.branches, branches, count),
                 trace,
             ):

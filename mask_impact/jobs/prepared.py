@@ -61,7 +61,7 @@ def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], 
     check_choices(request)
     tower = tower_of(config, request.tower, request.attention, request.num_tokens)
     if tower.only_reads and request.effects:
-        raise UserError("--effects are on the decoder's answer; leave out --tower encoder or --effects")
+        raise UserError("`effects` are on the decoder's answer; leave out `tower` encoder or `effects`")
     count, heads = tower.size(config)
     return tower, chosen_layers(request.layers, count) or tuple(range(count)), heads
 
@@ -77,11 +77,11 @@ def ordered_metrics(request: Request) -> tuple[str, ...]:
 def check_images(inputs: ModelInputs, request: Request) -> None:
     """Raises UserError for options about images when there is none."""
     for name, value, plain in (
-        ("mask mode", request.mask_mode, "text"),
-        ("vision attention", request.vision_attention, "model"),
+        ("mask_mode", request.mask_mode, "text"),
+        ("vision_attention", request.vision_attention, "model"),
     ):
         if value != plain and not inputs.images:
-            raise UserError(f"{name} {value!r} needs an image, but none was given; add --image, or use {plain}")
+            raise UserError(f"`{name}` {value} needs an image, but none was given; add `images`, or use {plain}")
 
 
 def asked_units(request: Request) -> Chosen:

@@ -95,6 +95,6 @@ def check_kept(folder: Path, names: Sequence[str]) -> None:
     if existing:
         others = f" and results of {len(existing) - 1} more exist" if existing[1:] else " exists"
         raise UserError(
-            f"{existing[0]}{others} already; choose another name, keep what is done with --resume, or replace it with "
-            "--overwrite"
+            f"{existing[0]}{others} already; choose another name, keep what is done with `resume`, or replace it with "
+            "`overwrite`"
         )

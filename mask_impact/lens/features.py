@@ -40,7 +40,7 @@ SHOWN = 5  # how many skipped images are listed
 
 def command(args: argparse.Namespace) -> int:
     started = time.perf_counter()
-    session = Session(Settings(**merged(Settings, vars(args))))
+    session = Session(Settings(**merged(Settings, vars(args))), args.flags)
     source, folder = session.source, session.settings.output_dir
     layers = chosen(args.layers or (), source.num_layers)
     message(session.reader, args.prompt, 1, session.reader.tokenizer.convert_ids_to_tokens(_image_id(session)))
@@ -144,7 +144,7 @@ class Extraction:
                         continue
                     waiting = self.prepared(path)
                 except UserError as error:
-                    skipped.append({"path": str(path), "reason": described(error)})
+                    skipped.append({"path": str(path), "reason": described(error, self.session.names)})
                     progress("skipped")
                     continue
                 yield waiting

@@ -201,13 +201,13 @@ def _loading_message(name: str, error: Exception) -> str:
     if not Path(name).exists() and ("connect" in low or "offline" in low):
         return (
             f"there is no folder {name!r} here, and the model hub cannot be reached; use a local checkpoint folder or "
-            "--model demo"
+            "`model` demo"
         )
     if "trust_remote_code" in low:
-        return f"model {name!r} runs its own Python code; read that code first, then allow it with --trust-remote-code"
+        return f"model {name!r} runs its own Python code; read that code first, then allow it with `trust_remote_code`"
     if "safetensors" in low and ("no file named" in low or "does not appear" in low):
         return (
-            f"model {name!r} has no safetensors weights; convert it, or pass --allow-pickle if you trust its author (a "
+            f"model {name!r} has no safetensors weights; convert it, or give `allow_pickle` if you trust its author (a "
             "pickle can run any code when it is loaded)"
         )
     if "not a local folder" in low or "not a valid model identifier" in low:
@@ -217,7 +217,7 @@ def _loading_message(name: str, error: Exception) -> str:
     if "device disk is invalid" in low:  # what transformers 4 says where not even one part fits in memory
         return (
             f"model {name!r} would have to stay on disk as a whole, which transformers {transformers.__version__} "
-            "cannot do; raise --max-memory to twice its largest part (a layer, or the embeddings) or more"
+            "cannot do; raise `max_memory` to twice its largest part (a layer, or the embeddings) or more"
         )
     if "does not recognize this architecture" in low:
         return f"model {name!r} is of a family that transformers {transformers.__version__} does not know; update it"

@@ -4,7 +4,6 @@ In: a `Source` from `find.py`, and what was asked for in words ("auto", "cuda:1"
 mode, with every weight of the checkpoint where it belongs, or a UserError.
 """
 
-import os
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from mask_impact.errors import UserError
 from mask_impact.model.find import Source, loading
 from mask_impact.model.memory import explained
+from mask_impact.model.quiet import environment
 
 DTYPES = ("float32", "bfloat16", "float16")
 FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
@@ -50,10 +50,10 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(
-            f"device {device!r} was asked for, but torch finds {found} CUDA devices; use --device cpu or auto"
+            f"device {device!r} was asked for, but torch finds {found} CUDA devices; use `device` cpu or auto"
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' was asked for, but torch finds no MPS here; use --device cpu or auto")
+        raise UserError("device 'mps' was asked for, but torch finds no MPS here; use `device` cpu or auto")
     return chosen
 
 
@@ -72,18 +72,18 @@ def device_limits(device: torch.device, given: Mapping[int | str, int | str] | N
     Raises UserError.
     """
     if device.index is not None:
-        raise UserError(f"--device {device} is one device, and --device-map auto takes all; leave one of the two out")
+        raise UserError(f"`device` {device} is one device, and `device_map` auto takes all; leave one of the two out")
     free = {name: int(FREE_TO_USE * size) for name, size in get_max_memory().items()}
     if device.type == "cpu":
         free = {"cpu": free.get("cpu", max(free.values()))}  # a Mac's GPU shares it, and alone is named
     for name in given or ():
         if name not in free:
             known = ", ".join(str(name) for name in free)
-            raise UserError(f"--max-memory names device {name}, but with --device {device} there are: {known}")
+            raise UserError(f"`max_memory` names device {name}, but with `device` {device} there are: {known}")
     try:
         return free | {name: convert_file_size_to_int(size) for name, size in (given or {}).items()}
     except ValueError as error:
-        raise UserError(f"--max-memory: {error}; write for example 0=20GiB,cpu=60GiB") from error
+        raise UserError(f"`max_memory`: {error}; write for example 0=20GiB,cpu=60GiB") from error
 
 
 def load_model(
@@ -103,16 +103,16 @@ def load_model(
 
     Raises UserError for weights that are missing, unknown or of another shape, OutOfMemory.
     """
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
     if max_memory and device_map != "auto":
-        raise UserError("--max-memory says how --device-map auto is to spread the model; add --device-map auto")
+        raise UserError("`max_memory` says how `device_map` auto is to spread the model; add `device_map` auto")
     spread: dict[str, Any] = {}
     if device_map is not None:
         folder = tempfile.TemporaryDirectory(prefix="mask_impact_")  # for weights not stored as they are computed with
         spread = {"device_map": device_map, "offload_folder": folder.name}
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
-    with loading(source.name):
+    # without the variable, transformers has the hub convert pickles
+    with loading(source.name), environment("DISABLE_SAFETENSORS_CONVERSION", "1"):
         text = AutoModelForSeq2SeqLM if source.encoder_decoder else AutoModelForCausalLM
         auto_class = AutoModelForImageTextToText if source.vision else text
         model, info = auto_class.from_pretrained(

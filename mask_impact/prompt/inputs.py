@@ -73,7 +73,7 @@ def tokens_of(tokenizer: Any, ids: Sequence[int], first: int = 0) -> list[Token]
 def check_prompt(prompt: str) -> None:
     """Raises UserError for a prompt that is empty or not valid text."""
     if not prompt.strip():
-        raise UserError("the prompt is empty; give some text with --prompt or --prompt-file")
+        raise UserError("the prompt is empty; give some text with `prompt`")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -87,7 +87,7 @@ def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
     """
     check_prompt(prompt)
     if chat and not tokenizer.chat_template:
-        raise UserError("--chat was given, but this model has no chat template; leave --chat out")
+        raise UserError("`chat` was given, but this model has no chat template; leave it out")
     if chat:
         messages = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -162,7 +162,7 @@ def _picture(what: str, image: int, inputs: ModelInputs) -> list[Token]:
     """The tokens of a picture. Raises UserError if there is no such picture."""
     count = len(inputs.images)
     if not count:
-        raise UserError(f"{what} needs an image, but none was given; add --image, or give a text of the prompt")
+        raise UserError(f"{what} needs an image, but none was given; add `images`, or give a text of the prompt")
     if image >= count:
         there = f"pictures 0 to {count - 1} are" if count > 1 else "only picture 0 is"
         raise UserError(f"{what}: there is no picture {image}; {there} there (the first is picture 0)")
@@ -177,7 +177,7 @@ def _grid(what: str, image: int, inputs: ModelInputs) -> tuple[list[Token], int,
         first, last = described["positions"]
         raise UserError(
             f"{what}: this model's tokens of picture {image} lie in no grid ({described['layout']}); give "
-            f"--span image:{image}, or positions from {first} to {last}"
+            f"`spans` image:{image}, or positions from {first} to {last}"
         )
     rows, cols = described["grid"]
     return tokens, rows, cols

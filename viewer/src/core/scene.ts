@@ -117,7 +117,10 @@ export function rowMaxima(values: Float32Array, columns: number, skip: number): 
   return maxima;
 }
 
-/** Importance of each token: the largest or mean value over the layers `from` to `to`. NaN where there is none. */
+/**
+ * Importance of each token: over the layers `from` to `to` the largest value, whatever its sign (a metric may have one), or
+ * the mean. NaN where there is none.
+ */
 export function importance(
   found: Matrix,
   state: Pick<State, "from" | "to" | "join">,
@@ -131,15 +134,15 @@ export function importance(
   found.layers.forEach((layer, row) => {
     if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
     for (let token = 0, place = row * count; token < count; token++, place++) {
-      const here = found.values[place];
+      const here = found.values[place],
+        size = Math.abs(here);
       if (isNaN(here)) continue;
-      if (here > best[token]) {
-        best[token] = here;
+      if (size > best[token]) {
+        best[token] = size;
         peak[token] = layer;
+        if (!mean) value[token] = here;
       }
-      if (!seen[token]++) value[token] = here;
-      else if (mean) value[token] += here;
-      else if (here > value[token]) value[token] = here;
+      if (mean) value[token] = seen[token]++ ? value[token] + here : here;
     }
   });
   if (mean) value.forEach((sum, token) => (value[token] = sum / seen[token]));
