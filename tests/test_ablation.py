@@ -153,7 +153,7 @@ def test_a_run_says_which_ablation_it_was() -> None:
     assert (zeroed[0].l2 != removed[0].l2).any() and (zeroed[0].positions == removed[0].positions).all()
     _, found = analyse("llama", length=1, ablation="zero-value")
     assert found.manifest["notes"] == [
-        "a mask left nothing of a vector, or nothing but rounding (1e-5 of its length); its cosine distance is 1"
+        "a mask left nothing of a vector, or no more than rounding (1e-5 of it); its cosine distance is 1"
     ]
     with pytest.raises(UserError, match=r"unknown ablation 'zero'; choose from neg-inf, zero-value"):
         analyse("llama", ablation="zero")

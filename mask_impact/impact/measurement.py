@@ -175,7 +175,7 @@ class Measurement:
             )
         elif "cosine" in self.metrics and _emptied(block.of("cosine"), l2, lengths):
             self.findings.note(
-                "a mask left nothing of a vector, or nothing but rounding (1e-5 of its length); its cosine distance is 1"
+                "a mask left nothing of a vector, or no more than rounding (1e-5 of it); its cosine distance is 1"
             )
 
 
