@@ -158,7 +158,7 @@ class Replay:
         received, weight = trace.received, trace.weight
         if received is not None and received.numel() != answer.numel():
             received, weight = None, None  # not a projection of all heads side by side
-        if weight is not None and weight.shape[0] != hidden.shape[-1]:
+        if weight is not None and weight.shape[0] != query.hidden.shape[-1]:
             weight = None  # not one into the residual stream: the first half of an adapter beside quantised weights
         unchanged = received is None or received.data_ptr() == answer.data_ptr()
         if received is None or unchanged:  # in full precision, where nothing came between
