@@ -217,9 +217,11 @@ class Settings:
     """What all prompts of one command share: the model, and where results go."""
 
     model: str = option(
-        MISSING, "a hub name, a checkpoint folder, or demo for the bundled model (default: %(default)s)",
+        MISSING, "a hub name, a checkpoint folder, a GGUF file, or demo for the bundled model (default: %(default)s)",
         metavar="NAME_OR_PATH",
     )  # fmt: skip
+    revision: str | None = option(None, "of a model on the hub: a branch, a tag or a commit", metavar="REV")
+    adapter: str | None = option(None, "a folder with an adapter (LoRA), to be merged into the weights", metavar="DIR")
     vision: bool = False  # a model that takes pictures
     device: str = option(
         "auto", "auto, cpu, cuda, cuda:N or mps; auto is CUDA, then MPS, then CPU (default: auto)",

@@ -379,7 +379,7 @@ def test_windows(text: str, expected: list[tuple[int, int]]) -> None:
     assert windows_of(text, 4) == [Window(*each) for each in expected]
 
 
-NOT_KNOWN = "--mask-layers {!r} is not a list of layers; write for example 0,8,20-27, or all, from, window:3"
+NOT_KNOWN = "`mask_layers` {!r} is not a list of layers; write for example 0,8,20-27, or all, from, window:3"
 MALFORMED = {
     **{
         each: NOT_KNOWN.format(each) for each in ("", "every", "window:", "window:0", "window:x", "window:-1", "window")
@@ -387,11 +387,11 @@ MALFORMED = {
     **{
         each: NOT_KNOWN.format(each) for each in ("1-", "-1", "1-2-3", "1,,2", "1,", "1.5", "all,2", "²", "0-²", "1--2")
     },
-    "window:5": "--mask-layers window:5: the model has 4 layers, so a window has at most 4",
-    "3-1": "--mask-layers '3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
-    "0, 3-1": "--mask-layers '0, 3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
-    "4": "--mask-layers '4': there is no layer 4; this model has 0 to 3",
-    "0,2-9": "--mask-layers '0,2-9': there is no layer 9; this model has 0 to 3",
+    "window:5": "`mask_layers` window:5: the model has 4 layers, so a window has at most 4",
+    "3-1": "`mask_layers` '3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
+    "0, 3-1": "`mask_layers` '0, 3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
+    "4": "`mask_layers` '4': there is no layer 4; this model has 0 to 3",
+    "0,2-9": "`mask_layers` '0,2-9': there is no layer 9; this model has 0 to 3",
 }
 
 

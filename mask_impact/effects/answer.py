@@ -198,8 +198,8 @@ class Effects:
         for layer in range(window.first if trace else last, last + 1):
             base = self.passage.calls[layer].output[0, -1]
             precise = torch.promote_types(base.dtype, torch.float32)
-            change = carried.states[layer].to(precise) - base.to(precise)
-            pair = torch.stack(distances(base.to(precise), change)).cpu()  # [2, B]
+            base, masked = base.to(precise), carried.states[layer].to(precise)
+            pair = torch.stack(distances(base, masked - base, masked)).cpu()  # [2, B]
             apart[layer] = pair.masked_fill(~moved[:, layer - window.first], 0.0).T.tolist()
         predictions = self.base.compared(carried.logits)
         return [(each, {layer: apart[layer][row] for layer in apart}) for row, each in enumerate(predictions)]

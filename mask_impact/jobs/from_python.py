@@ -12,6 +12,7 @@ from mask_impact.jobs import session
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.jobs.resume import options_as_json
 from mask_impact.model import find, load
+from mask_impact.model.handed_over import measurable, unwrapped
 from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Option, Request, Settings, check_extension, named, options_of, positive
 from mask_impact.prompt.messages import given_messages
@@ -138,6 +139,7 @@ def prepared_model(
     if (model is None) != (reader is None):
         raise UserError(f"give both model and {'processor' if vision else 'tokenizer'}, or neither and a model_name")
     if model is not None:
+        model = unwrapped(model)
         return model, prepare(reader, model.config, request, vision), {}
     source = find.find_model(model_name, vision=vision)
     prepared = prepare(session.load_reader(source), source.config, request, vision)
@@ -156,13 +158,15 @@ def measured_table(request: Request, model_name: str, model: Any, reader: Any, *
     import pandas as pd
 
     model, prepared, source = prepared_model(request, model_name, model, reader, **where)
-    if request.effects:
-        manifest, tables = session.effects_alone(model, prepared)
-        table = pd.DataFrame(tables["effects"])
-    else:
-        blocks: list[results.Block] = []
-        run, _ = session.run_prepared(model, prepared, blocks.append)
-        manifest, table = run.manifest, results.to_dataframe(blocks)
+    with measurable(model) as notes:
+        if request.effects:
+            manifest, tables = session.effects_alone(model, prepared)
+            table = pd.DataFrame(tables["effects"])
+        else:
+            blocks: list[results.Block] = []
+            run, _ = session.run_prepared(model, prepared, blocks.append)
+            manifest, table = run.manifest, results.to_dataframe(blocks)
+    manifest["notes"] = [*notes, *manifest["notes"]]
     manifest["model"] |= source
     manifest["request"] = options_as_json(request)
     session.name_options(manifest, NAMES)

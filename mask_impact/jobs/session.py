@@ -95,7 +95,12 @@ class Session:
         self.device = load.choose_device(settings.device)
         self.dtype = load.choose_dtype(settings.dtype, self.device)
         self.source = find.find_model(
-            settings.model, settings.trust_remote_code, settings.allow_pickle, settings.vision
+            settings.model,
+            settings.trust_remote_code,
+            settings.allow_pickle,
+            settings.vision,
+            settings.revision,
+            settings.adapter,
         )
         self.reader = load_reader(self.source)
 
