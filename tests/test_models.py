@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import find, lengths
 from mask_impact.model import load as loading
-from mask_impact.prompt.inputs import stop_ids, text_inputs, token_text
+from mask_impact.prompt.inputs import stop_ids, text_inputs
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
@@ -220,7 +220,7 @@ BROKEN = {
     "misfitting_weight": r"another shape: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
     "damaged": "cannot be loaded: .*header",
     "without_weights": "no safetensors weights",
-    "pickled": "no safetensors weights; convert it, or pass --allow-pickle if you trust its author .*run any code",
+    "pickled": "no safetensors weights; convert it, or give `allow_pickle` if you trust its author .*run any code",
     "without_config": r"has no config\.json",
     "with_broken_config": "cannot be loaded: .*not a valid JSON",
     "with_nonsense_config": "cannot be loaded: .*num_hidden_layers",
@@ -268,7 +268,7 @@ def test_a_models_own_code_runs_only_with_trust_remote_code(
     monkeypatch.setattr(sys, "path", list(sys.path))
     marker = tmp_path / "it ran"
     folder = checkpoints.with_own_code(tmp_path / "own", good, marker)
-    with pytest.raises(UserError, match=r"runs its own Python code; .* --trust-remote-code"):
+    with pytest.raises(UserError, match=r"runs its own Python code; .* `trust_remote_code`"):
         find.find_model(str(folder))
     assert not marker.exists()
     model = load(folder, trust_remote_code=True)
@@ -318,6 +318,7 @@ def settings(**values: object) -> SimpleNamespace:
     [
         (settings(max_position_embeddings=64), 64),
         (settings(n_positions=32), 32),
+        (settings(max_seq_len=48), 48),
         (settings(), None),
         (settings(max_position_embeddings=64, rope_scaling={"rope_type": "linear", "factor": 4.0}), 256),
         (settings(max_position_embeddings=64, rope_parameters={"rope_type": "default", "rope_theta": 1e4}), 64),
@@ -345,8 +346,28 @@ def test_max_positions(config: SimpleNamespace, expected: int | None) -> None:
 
 
 def test_max_positions_of_real_configs() -> None:
-    found = {name: lengths.max_positions(AutoConfig.for_model(name)) for name in ("gpt2", "bloom", "qwen3", "llama")}
-    assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048}
+    names = ("gpt2", "bloom", "qwen3", "llama", "mpt")
+    found = {name: lengths.max_positions(AutoConfig.for_model(name)) for name in names}
+    assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048, "mpt": 2048}
+    led = AutoConfig.for_model("led")
+    assert [lengths.max_positions(led, half) for half in ("encoder", "decoder")] == [16384, 1024]
+
+
+def test_both_halves_of_an_encoder_decoder_have_a_limit() -> None:
+    config = settings(is_encoder_decoder=True, max_encoder_position_embeddings=64, max_decoder_position_embeddings=16)
+    lengths.check_length(config, 64, 16)
+    for prompt, tokens, said in ((65, 1, "65 positions, but this model has 64"), (1, 17, "17 positions, .* has 16")):
+        with pytest.raises(UserError, match=said):
+            lengths.check_length(config, prompt, tokens)
+
+
+def test_a_model_computes_as_many_positions_as_it_is_said_to_have_and_no_more() -> None:
+    config = AutoConfig.for_model("mpt", d_model=32, n_heads=4, n_layers=1, max_seq_len=16, vocab_size=50)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    limit = lengths.max_positions(config)
+    model(torch.ones(1, limit, dtype=torch.long))
+    with pytest.raises((RuntimeError, IndexError)):
+        model(torch.ones(1, limit + 1, dtype=torch.long))
 
 
 def rotations(model: PreTrainedModel, length: int) -> torch.Tensor:
@@ -428,12 +449,3 @@ def test_chat_is_the_models_own_template_once() -> None:
 def test_prompts_that_are_none(prompt: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         text_inputs(checkpoints.tokenizer(), prompt)
-
-
-def test_sentencepiece_keeps_the_space_of_the_first_piece() -> None:
-    pieces = {5: "▁The", 6: "re"}
-    plain = SimpleNamespace(
-        decode=lambda ids, **options: pieces[ids[0]].lstrip("▁"),
-        convert_ids_to_tokens=pieces.get,
-    )
-    assert [token_text(plain, 5), token_text(plain, 6)] == [" The", "re"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact.distances import METRICS
+from mask_impact.impact.noise_floors import floor_of
 from mask_impact.impact.run import Run
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
@@ -100,14 +101,15 @@ def top_token(manifest: dict[str, Any]) -> str | None:
 
 def top_table(manifest: dict[str, Any]) -> list[str]:
     """The most important tokens, by the rule of impact/top_tokens.py; position 0 comes last, with a remark."""
-    metric = METRICS[manifest["metrics"][0]["name"]].brief
-    variant = manifest["variants"][0]
+    name, first = manifest["metrics"][0]["name"], manifest["variants"][0]
+    metric, variant = METRICS[name].brief, first
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
     labels = unit_labels(manifest)
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
         + ["(apart: the first position often just absorbs attention)"] * (row["position"] == 0)
+        + ["(below the noise floor)"] * (0 < row["value"] < floor_of(manifest, row["layer"], first, name))
         for row in manifest["top_tokens"]
     ]
     count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])

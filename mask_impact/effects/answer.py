@@ -19,6 +19,7 @@ from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
+from mask_impact.prompt.token_text import token_text
 from mask_impact.prompt.units import Unit
 
 # Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
@@ -197,8 +198,8 @@ class Effects:
         for layer in range(window.first if trace else last, last + 1):
             base = self.passage.calls[layer].output[0, -1]
             precise = torch.promote_types(base.dtype, torch.float32)
-            change = carried.states[layer].to(precise) - base.to(precise)
-            pair = torch.stack(distances(base.to(precise), change)).cpu()  # [2, B]
+            base, masked = base.to(precise), carried.states[layer].to(precise)
+            pair = torch.stack(distances(base, masked - base, masked)).cpu()  # [2, B]
             apart[layer] = pair.masked_fill(~moved[:, layer - window.first], 0.0).T.tolist()
         predictions = self.base.compared(carried.logits)
         return [(each, {layer: apart[layer][row] for layer in apart}) for row, each in enumerate(predictions)]
@@ -210,7 +211,7 @@ class Effects:
             logprob=found.logprob,
             logprob_change=found.logprob - base.logprob,
             rank=int(found.rank),
-            top_token=self.tokenizer.decode([int(found.top)]),
+            top_token=token_text(self.tokenizer, int(found.top)),
             kl=found.kl,
             final_l2=l2,
             final_cosine=cosine,

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 import mask_impact
 from mask_impact.distances import DEFAULT_METRICS, METRICS
+from mask_impact.impact.noise_floors import NoiseFloors
 from mask_impact.impact.unmasked import UnmaskedLengths
 from mask_impact.model.attention import implementation
 from mask_impact.model.load import input_device, notes_of, place_name
@@ -36,8 +37,12 @@ class Findings:
     variants: list[str] = field(default_factory=list)
     lengths: UnmaskedLengths = field(default_factory=UnmaskedLengths)
     noise_floor: dict[str, dict[str, float]] = field(default_factory=dict)
+    floors: NoiseFloors = field(init=False)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.floors = NoiseFloors(self.metrics)
 
     def note(self, text: str) -> None:
         """Keep `text`, once."""
@@ -87,6 +92,7 @@ def manifest(
         "git_commit": git_commit(),
         "prompt": inputs.prompt,
         "chat": inputs.chat,
+        "messages": inputs.messages,
         "prompt_length": len(inputs.tokens),
         "tokens": [asdict(token) for token in findings.tokens],
         "images": inputs.images,
@@ -98,7 +104,8 @@ def manifest(
         "masks": "every token by itself",
         **chosen,
         "unmasked_length": findings.lengths.described(predicting, findings.layers, findings.variants),
-        "noise_floor": findings.noise_floor,
+        "noise_floor": findings.noise_floor
+        | {"by_layer": findings.floors.described(findings.layers, findings.variants)},
         "skipped_layers": findings.skipped_layers,
         "notes": [*notes_of(model), *findings.notes],
         "seconds": findings.seconds,

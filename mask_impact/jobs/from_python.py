@@ -15,6 +15,7 @@ from mask_impact.model import find, load
 from mask_impact.model.handed_over import measurable, unwrapped
 from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Option, Request, Settings, check_extension, named, options_of, positive
+from mask_impact.prompt.messages import given_messages
 from mask_impact.prompt.vision import picture_list
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def as_request(
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"unknown keyword {name!r}; {hint}valid keywords: {', '.join(known)}")
     values = {name: value_of(known[name], value) for name, value in given.items()}
+    if "messages" in values:
+        values["messages"] = given_messages(values["messages"])
     return request_type(images=tuple(picture_list(images)), effects=effects, **arguments, **values)
 
 

@@ -36,7 +36,7 @@ from mask_impact.model.lengths import max_positions
 from mask_impact.model.load import input_device
 from mask_impact.model.memory import Portion
 from mask_impact.options import Settings, merged
-from mask_impact.prompt.inputs import token_text
+from mask_impact.prompt.token_text import token_text
 
 SHARD_VALUES = 1 << 24  # rows x hidden of a shard: 32 MB per layer
 EARLY = (1, 2, 4, 8, 16, 24)  # with the last two before the final one, the layers of the published banks

@@ -31,7 +31,8 @@ from mask_impact.model.memory import Portion, explained
 from mask_impact.options import Settings, merged
 from mask_impact.prompt.images import file_sha256
 from mask_impact.prompt.inputs import ModelInputs
-from mask_impact.prompt.vision import image_token_id, message, open_pictures, vision_inputs
+from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inputs
+from mask_impact.prompt.wording import own_tokens, wording
 
 WAITING_BYTES = 256 * 2**20  # of inputs that wait for others of the same size
 TOKENS_AT_ONCE = 16384  # in one forward
@@ -43,7 +44,8 @@ def command(args: argparse.Namespace) -> int:
     session = Session(Settings(**merged(Settings, vars(args))), args.flags)
     source, folder = session.source, session.settings.output_dir
     layers = chosen(args.layers or (), source.num_layers)
-    message(session.reader, args.prompt, 1, session.reader.tokenizer.convert_ids_to_tokens(_image_id(session)))
+    own = own_tokens(session.reader, session.reader.tokenizer.convert_ids_to_tokens(_image_id(session)))
+    wording(session.reader, args.prompt, 1, None, own)  # its errors are not those of an image
     with output_folder(folder), ProgressBar(f"reading {source.name}", args.quiet) as progress:
         paths = image_files(args, folder)
         files = FeatureFiles(

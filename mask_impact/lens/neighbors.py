@@ -44,7 +44,8 @@ from mask_impact.model.lengths import check_length
 from mask_impact.model.load import input_device
 from mask_impact.options import Settings
 from mask_impact.options import merged as merged_settings
-from mask_impact.prompt.inputs import ModelInputs, Token, token_text
+from mask_impact.prompt.inputs import ModelInputs, Token
+from mask_impact.prompt.token_text import token_text
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact.table import Columns
 

@@ -7,9 +7,11 @@ mode, with every weight of the checkpoint where it belongs, or a UserError. What
 import tempfile
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate.utils import convert_file_size_to_int, get_max_memory
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -24,6 +26,7 @@ from mask_impact.model.quiet import environment
 from mask_impact.model.stored import Stored
 
 DTYPES = ("float32", "bfloat16", "float16")
+OTHER_TOKENIZER_FILES = ("tokenizer.*json", "tekken.json", "*.tiktoken", "*.gguf")
 FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
 
 
@@ -36,7 +39,18 @@ def load_tokenizer(source: Source) -> Any:
 
 
 def check_tokenizer(tokenizer: Any, source: Source) -> None:
-    """Raises UserError for what transformers 5 makes of no tokenizer files: a tokenizer of special tokens alone."""
+    """Raises UserError for what transformers 5 makes of files that it does not find or read: a tokenizer of special
+    tokens alone, or (T5, XGLM) with a few pieces beside them."""
+    if isinstance(tokenizer, bool):  # False, of transformers 4 for a damaged SentencePiece file
+        raise UserError(f"the tokenizer files of model {source.name!r} cannot be read; download them again")
+    names = set(getattr(type(tokenizer), "vocab_files_names", {}).values())
+    folder = Path(source.path)
+    files = [path for pattern in (*names, *OTHER_TOKENIZER_FILES) for path in folder.glob(pattern)]
+    if names and folder.is_dir() and not files and not source.trust_remote_code:
+        raise UserError(
+            f"model {source.name!r} has no tokenizer files that transformers {transformers.__version__} reads for it; "
+            f"add {' or '.join(sorted(names))} to the checkpoint"
+        )
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise UserError(f"model {source.name!r} has no tokenizer files; add them to the checkpoint")
 

@@ -1,13 +1,22 @@
 """What transformers raises for a model that cannot be loaded, as a UserError of one line."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import transformers
+from huggingface_hub import try_to_load_from_cache
 
 from mask_impact.errors import UserError
 from mask_impact.model.memory import explained, is_out_of_memory
+from mask_impact.model.packages import missing_packages
+
+# Of what transformers says where there are none, by family and by what is installed
+NO_TOKENIZER_FILES = (
+    "protobuf library", "sentencepiece", "build an autotokenizer", "os.pathlike object, not nonetype",
+    "either model_file or model_proto",
+)  # fmt: skip
 
 
 @contextmanager
@@ -44,7 +53,10 @@ def _loading_message(name: str, error: Exception) -> str:
         return f"model {name!r} has no revision {revision!r}; give a branch, a tag or a commit of it as `revision`"
     if "not a local folder" in low or "not a valid model identifier" in low:
         return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
-    if "protobuf library" in low or "sentencepiece library" in low:  # what transformers 4 makes of no tokenizer files
+    if missing := missing_packages(error, checkpoint_folder(name)):
+        what = "the package" if len(missing) == 1 else "the packages"
+        return f"model {name!r} needs {what} {' and '.join(missing)}; install with: pip install {' '.join(missing)}"
+    if any(words in low for words in NO_TOKENIZER_FILES):
         return f"model {name!r} has no tokenizer files; add them to the checkpoint"
     if "device disk is invalid" in low:  # what transformers 4 says where not even one part fits in memory
         return (
@@ -54,3 +66,11 @@ def _loading_message(name: str, error: Exception) -> str:
     if "does not recognize this architecture" in low:
         return f"model {name!r} is of a family that transformers {transformers.__version__} does not know; update it"
     return f"model {name!r} cannot be loaded: {text[:300]}"
+
+
+def checkpoint_folder(name: str) -> Path | None:
+    """Where a model's files are: a folder, or for a model from the hub the one in the cache; None if there is none."""
+    if name == "demo" or Path(name).is_dir():
+        return None if name == "demo" else Path(name)
+    config = try_to_load_from_cache(name, "config.json") if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
+    return Path(config).parent if isinstance(config, str) else None
