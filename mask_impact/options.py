@@ -217,18 +217,18 @@ class Settings:
     """What all prompts of one command share: the model, and where results go."""
 
     model: str = option(
-        MISSING, "a hub name, a checkpoint folder, or demo for the bundled model (default: %(default)s)",
+        MISSING, "a hub name, a checkpoint folder, a GGUF file, or demo for the bundled model (default: %(default)s)",
         metavar="NAME_OR_PATH",
     )  # fmt: skip
+    revision: str | None = option(None, "of a model on the hub: a branch, a tag or a commit", metavar="REV")
+    adapter: str | None = option(None, "a folder with an adapter (LoRA), to be merged into the weights", metavar="DIR")
     vision: bool = False  # a model that takes pictures
     device: str = option(
         "auto", "auto, cpu, cuda, cuda:N or mps; auto is CUDA, then MPS, then CPU (default: auto)",
         metavar="DEVICE", parse=device_name,
     )  # fmt: skip
     dtype: str = option("auto", "default: the checkpoint's own on an accelerator, float32 on the CPU", choices=DTYPES)
-    device_map: str | None = option(
-        None, "spread a model that does not fit one device over all of them, the CPU and the disk", choices=("auto",)
-    )
+    device_map: str | None = option(None, "spread a large model over all devices and the disk", choices=("auto",))
     max_memory: "tuple[tuple[int | str, str], ...] | None" = option(
         None, "how much --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list",
         metavar="LIST", parse=memory_limits,
@@ -237,9 +237,7 @@ class Settings:
     formats: tuple[str, ...] = option(
         DEFAULT_FORMATS, "comma-separated: {choices}", flag="--format", kind="list", choices=FORMAT_NAMES
     )
-    trust_remote_code: bool = option(
-        False, "let a model run the Python code that comes with it", kind="switch", in_files=False
-    )
+    trust_remote_code: bool = option(False, "let a model run its own Python code", kind="switch", in_files=False)
     allow_pickle: bool = option(
         False, "also load pickled weights; a pickle can run any code when loaded, so use only files you trust",
         kind="switch", in_files=False,
@@ -310,6 +308,11 @@ class Request:
         False, "do not compare the recorded forward of a model's first prompt with an untouched one", kind="switch"
     )
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
+    system: str | None = option(None, "a system message; implies the model's chat template", metavar="TEXT")
+    messages: "tuple[dict[str, Any], ...]" = option(  # as prompt/messages.py gives them
+        (), "a JSON file with a conversation of several messages, in place of a prompt and its images", metavar="FILE",
+        parse=Path, keyword_type="str | Sequence[Mapping[str, Any]]",
+    )  # fmt: skip
     tower: str = option(
         "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
     )
@@ -377,11 +380,10 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
     known = options_of(Settings) | options_of(Request)
     flags = {f"--{word.replace('_', '-')}" for word in taken}
     for name, each in own.items():
-        for what, value, others in (
-            ("name", name, {*taken, *known}),
-            ("flag", each.flag, {*flags, *(one.flag for one in known.values())}),
-            ("YAML key", each.key, {*taken, *(one.key for one in known.values())}),
-        ):
+        keys = {*taken, *(one.key for one in known.values())}
+        flagged = {*flags, *(one.flag for one in known.values())}
+        places = ("name", name, {*taken, *known}), ("flag", each.flag, flagged), ("YAML key", each.key, keys)
+        for what, value, others in places:
             if value in others:
                 message = f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
                 raise UserError(message)

@@ -42,13 +42,21 @@ class Unit:
 
 
 class Words:
-    """A tokenizer: each of "abc..." is a token, and so is its id in angle brackets."""
+    """A tokenizer: each of "abc..." is a token, whose text is its id in angle brackets."""
+
+    all_special_ids: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return 26
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         assert not add_special_tokens
         return {"input_ids": [ord(letter) - 97 for letter in text]}
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        return chr(token_id + 97)
+
+    def decode(self, ids: Sequence[int], **how: bool) -> str:
         return "".join(f"<{each}>" for each in ids)
 
 
@@ -373,7 +381,7 @@ def test_windows(text: str, expected: list[tuple[int, int]]) -> None:
     assert windows_of(text, 4) == [Window(*each) for each in expected]
 
 
-NOT_KNOWN = "--mask-layers {!r} is not a list of layers; write for example 0,8,20-27, or all, from, window:3"
+NOT_KNOWN = "`mask_layers` {!r} is not a list of layers; write for example 0,8,20-27, or all, from, window:3"
 MALFORMED = {
     **{
         each: NOT_KNOWN.format(each) for each in ("", "every", "window:", "window:0", "window:x", "window:-1", "window")
@@ -381,11 +389,11 @@ MALFORMED = {
     **{
         each: NOT_KNOWN.format(each) for each in ("1-", "-1", "1-2-3", "1,,2", "1,", "1.5", "all,2", "²", "0-²", "1--2")
     },
-    "window:5": "--mask-layers window:5: the model has 4 layers, so a window has at most 4",
-    "3-1": "--mask-layers '3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
-    "0, 3-1": "--mask-layers '0, 3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
-    "4": "--mask-layers '4': there is no layer 4; this model has 0 to 3",
-    "0,2-9": "--mask-layers '0,2-9': there is no layer 9; this model has 0 to 3",
+    "window:5": "`mask_layers` window:5: the model has 4 layers, so a window has at most 4",
+    "3-1": "`mask_layers` '3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
+    "0, 3-1": "`mask_layers` '0, 3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
+    "4": "`mask_layers` '4': there is no layer 4; this model has 0 to 3",
+    "0,2-9": "`mask_layers` '0,2-9': there is no layer 9; this model has 0 to 3",
 }
 
 
@@ -397,15 +405,18 @@ def test_windows_that_are_none(text: str) -> None:
 
 
 def test_contrast() -> None:
-    assert contrast_ids(Words(), ["c", "a"]) == (2, 0)
-    for texts, count, pieces in ((["a", "bc"], 2, "('<1>', '<2>')"), (["", "a"], 0, "")):
+    assert contrast_ids(Words(), ["<2>", "<0>"]) == (2, 0)
+    for texts, count, pieces in (
+        (["<0>", "bc"], "2 tokens", " ('<1>', '<2>')"),
+        (["<0>", "b"], "another token", " ('<1>')"),
+        (["", "<0>"], "0 tokens", ""),
+    ):
         with pytest.raises(UserError) as caught:
             contrast_ids(Words(), texts)
-        text = texts[1] if count else texts[0]
-        listed = f" {pieces}" if pieces else ""
+        text = next(text for text in texts if text != "<0>")
         assert str(caught.value) == (
-            f"--contrast {text!r} is {count} tokens for this model{listed}; give texts of one token each, often with a "
-            "space before the word"
+            f"`contrast` {text!r} is {count} for this model{pieces}; give texts of one token each, as the tables show "
+            "them, often with a space before the word"
         )
 
 

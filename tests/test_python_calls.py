@@ -9,8 +9,10 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
+from huggingface_hub import utils as hub
 from test_report import embedded
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 import mask_impact_analysis
 from mask_impact import load, load_many, run_effects_experiment, run_masking_experiment, run_vl_masking_experiment
@@ -59,6 +61,24 @@ def test_the_manifest_of_effects_says_what_was_masked(folder: Path) -> None:
     assert run["noise_floor"]["Full"]["relative"] < 1e-5 and run["metrics"] == []
     assert run["request"]["mask_unit"] == "word"
     assert run_effects_experiment(PROMPT, str(folder), "cpu").attrs["run"]["units"] is None
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_nothing_is_printed_and_what_libraries_print_is_put_back(
+    capfd: pytest.CaptureFixture[str], shown: bool
+) -> None:
+    """The bar of "Loading weights" above all, which transformers shows unless it is told not to."""
+    before = transformers_logging.is_progress_bar_enabled()
+    switch = {True: transformers_logging.enable_progress_bar, False: transformers_logging.disable_progress_bar}
+    switch[shown]()
+    try:
+        run_masking_experiment(PROMPT, "demo", "cpu")
+        run_effects_experiment(PROMPT, "demo", "cpu")
+        assert capfd.readouterr() == ("", "")
+        assert transformers_logging.is_progress_bar_enabled() == shown
+        assert hub.are_progress_bars_disabled() != shown
+    finally:
+        switch[before]()
 
 
 # --- values -----------------------------------------------------------------------------------------------

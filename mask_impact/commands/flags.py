@@ -85,7 +85,7 @@ def script_parser(doc: str, default_model: str, default_name: str, request: type
     )  # fmt: skip
     parser.set_defaults(default_name=default_name, vision=vision, request=request)
     fields = options_of(request)
-    add_prompts(parser, fields.pop("prompt"))
+    add_prompts(parser, fields.pop("prompt"), fields.pop("messages"))
     add_loading(parser, default_model)
     add_output(parser)
     wanted = ("both", "vision" if vision else "text")
@@ -116,13 +116,14 @@ def add_field(parser: Any, option: Option, **changes: Any) -> None:
     parser.add_argument(option.flag, **details | changes)
 
 
-def add_prompts(parser: Parser, option: Option) -> None:
+def add_prompts(parser: Parser, option: Option, messages: Option) -> None:
     """The flags that give one prompt, or a file with many."""
     prompt = parser.add_mutually_exclusive_group()
     add_field(prompt, option, default=None)
     prompt.add_argument(
         "--prompt-file", metavar="FILE", type=Path, help=f"a UTF-8 text file with the prompt (default: {PROMPT_FILE})"
     )
+    add_field(prompt, messages, default=None)
     prompt.add_argument(
         "--config", metavar="FILE", type=Path, help="a YAML file with many prompts; other flags override what it says"
     )

@@ -13,6 +13,7 @@ from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
 from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Request, Settings, merged
+from mask_impact.prompt.messages import read_messages
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def read_prompt(args: argparse.Namespace) -> str:
 def single(args: argparse.Namespace) -> Wanted:
     """The prompt of the command line. Raises UserError."""
     settings = Settings(**merged(Settings, vars(args)))
-    request = args.request(**merged(args.request, vars(args), {"prompt": read_prompt(args)}))
+    given = read_messages(args.messages) if args.messages else ()
+    said = {"prompt": "" if given else read_prompt(args), "messages": given}
+    request = args.request(**merged(args.request, vars(args), said))
     name = args.output or args.default_name
     return Wanted(name, settings, [(name, request, True)], [])
 

@@ -146,7 +146,7 @@ class Runner:
         try:
             prepared = self.session.prepare(task.request)
             self.session.check_report(prepared)
-            identity = resume.identity(self.session, task.request)
+            identity = resume.identity(self.session, task.request, prepared.inputs)
         except self.telling.survivable as error:
             return Plan(task, "failed", described(error, self.args.flags))
         action, reason = "run", None

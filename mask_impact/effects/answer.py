@@ -21,6 +21,7 @@ from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
+from mask_impact.prompt.token_text import token_text
 from mask_impact.prompt.units import Unit
 
 # Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
@@ -214,10 +215,10 @@ class Effects:
         last = len(self.passage.calls) - 1
         apart = {}
         for layer in range(window.first if trace else last, last + 1):
-            base = self.passage.ends[layer]  # [S, C]
-            precise = torch.promote_types(base.dtype, torch.float32)
-            change = carried.states[layer].to(precise) - base.to(precise)
-            pair = torch.stack(distances(base.to(precise), change), dim=-1).cpu()  # [B, S, 2]
+            end = self.passage.ends[layer]
+            precise = torch.promote_types(end.dtype, torch.float32)
+            base, masked = end.to(precise), carried.states[layer].to(precise)  # [S, C], [B, S, C]
+            pair = torch.stack(distances(base, masked - base, masked), dim=-1).cpu()  # [B, S, 2]
             apart[layer] = pair.masked_fill(~moved[:, layer - window.first, :, None], 0.0).tolist()
         predictions = [base.compared(carried.logits[:, step]) for step, base in enumerate(self.bases)]
         return [
@@ -238,7 +239,7 @@ class Effects:
             logprob=found.logprob,
             logprob_change=found.logprob - base.logprob,
             rank=int(found.rank),
-            top_token=self.tokenizer.decode([int(found.top)]),
+            top_token=token_text(self.tokenizer, int(found.top)),
             kl=found.kl,
             final_l2=l2,
             final_cosine=cosine,

@@ -7,6 +7,7 @@ from typing import Any
 
 from mask_impact.errors import UserError
 from mask_impact.options import BLOCKS, Request, layer_list
+from mask_impact.prompt.token_text import ids_of_text, token_text
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,29 @@ def windows_of(text: str, count: int) -> list[Window]:
 
 
 def contrast_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:
-    """The two tokens of `contrast`. Raises UserError for a text that is not one token."""
-    found = []
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            pieces = f" ({', '.join(repr(tokenizer.decode([each])) for each in ids)})" if ids else ""
-            raise UserError(
-                f"`contrast` {text!r} is {len(ids)} tokens for this model{pieces}; give texts of one token each, "
-                "often with a space before the word"
-            )
-        found.append(ids[0])
-    return found[0], found[1]
+    """The two tokens of `contrast`: those with exactly these texts. Raises UserError for a text that is none's."""
+    first, second = (contrast_id(tokenizer, text) for text in texts)
+    return first, second
+
+
+def contrast_id(tokenizer: Any, text: str) -> int:
+    """The token with this text. Raises UserError if there is none, or several."""
+    found = ids_of_text(tokenizer, text)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        pieces = tokenizer.convert_ids_to_tokens(found)
+        listed = ", ".join(f"{piece!r} ({token_id})" for piece, token_id in zip(pieces, found, strict=True))
+        raise UserError(
+            f"`contrast` {text!r} is the text of {len(found)} tokens of this model: {listed}; give another token"
+        )
+    cut = [token_text(tokenizer, each) for each in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    pieces = f" ({', '.join(map(repr, cut))})" if cut else ""
+    count = f"{len(cut)} tokens" if len(cut) != 1 else "another token"
+    raise UserError(
+        f"`contrast` {text!r} is {count} for this model{pieces}; give texts of one token each, as the tables show "
+        "them, often with a space before the word"
+    )
 
 
 @dataclass(frozen=True)

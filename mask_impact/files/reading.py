@@ -46,7 +46,7 @@ BESIDE = re.compile(
 )
 
 
-def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
+def load(path: str | Path, relative: bool = False, floors: bool = False) -> pd.DataFrame:
     """The table of one file of a run; of NAME_run.json, that of the best of its files. Tables beside the results are
     read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths and neighbors.
 
@@ -56,18 +56,22 @@ def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
     Args:
         relative: also give the column relative_distance: l2_distance divided by the length of the unmasked vector,
             float32. A change of a vector of length 0 has none: the cell is empty.
+        floors: also give each metric's noise floor, as l2_distance_floor: a value below it can be rounding, and one of
+            0 is exact.
 
-    Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative`, for a run whose
-    unmasked lengths were not measured (by an older version) or are not beside it.
+    Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative` or `floors`, for a
+    run whose unmasked lengths or noise floors were not measured (by an older version) or are not beside it.
     """
     path = Path(path)
     if beside := BESIDE.fullmatch(path.name):
-        table, manifest = _read_beside(path, beside, relative)
+        table, manifest = _read_beside(path, beside, "relative" * relative or "floors" * floors)
     else:
         table, manifest = _read_run(path) if path.name.endswith(MANIFEST_END) else _read_with_manifest(path)
     df = to_pandas(table)
     if manifest is not None:
         df.attrs["run"] = manifest
+    if floors:
+        _add_floors(path, df)
     if relative:
         _add_relative(path, df)
     return df
@@ -132,10 +136,10 @@ def _read_with_manifest(path: Path) -> Content:
     return table, manifest
 
 
-def _read_beside(path: Path, found: re.Match[str], relative: bool) -> Content:
+def _read_beside(path: Path, found: re.Match[str], more: str) -> Content:
     """A table beside the results, and the manifest beside it or in it."""
-    if relative:
-        raise UserError(f"{path} is a table of {found['kind']}; relative=True is for the results, NAME_results.csv")
+    if more:
+        raise UserError(f"{path} is a table of {found['kind']}; {more}=True is for the results, NAME_results.csv")
     if found[3].lower() == "html":
         raise UserError(f"{path} is a page to look at; give {path.with_suffix('.csv').name}, .json or .parquet")
     table, embedded = _readable(path, side_readers.read)
@@ -289,6 +293,28 @@ def _in_manifest(described: dict[str, Any]) -> pd.DataFrame:
         for variant, value in zip(described["variants"], variants, strict=True)
     ]
     return pd.DataFrame(rows, columns=["generation_step", "layer", "variant", "unmasked_length"])
+
+
+def _add_floors(path: Path, df: pd.DataFrame) -> None:
+    """Add a column with the noise floor of each metric. Raises UserError for a run that has none."""
+    import pandas as pd
+
+    described = df.attrs.get("run", {}).get("noise_floor", {}).get("by_layer")
+    if described is None:
+        raise UserError(
+            f"{path} has no noise floors by layer and variant (there is no manifest beside it or in it, or an older "
+            "version measured this run); measure it again, or load without floors=True"
+        )
+    rows = [
+        (layer, variant, *(values or [None] * len(described["metrics"])))
+        for layer, variants in zip(described["layers"], described["values"], strict=True)
+        for variant, values in zip(described["variants"], variants, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["layer", "variant", *described["metrics"]])
+    found = df[["layer", "variant"]].merge(table, how="left", on=["layer", "variant"])
+    columns = {metric["name"]: metric["column"] for metric in df.attrs["run"]["metrics"]}
+    for name in described["metrics"]:
+        df[f"{columns[name]}_floor"] = found[name].to_numpy(np.float32)
 
 
 def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:

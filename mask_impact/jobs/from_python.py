@@ -12,8 +12,10 @@ from mask_impact.jobs import session
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.jobs.resume import options_as_json
 from mask_impact.model import find, load
+from mask_impact.model.handed_over import measurable, unwrapped
 from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Option, Request, Settings, check_extension, named, options_of, positive
+from mask_impact.prompt.messages import given_messages
 from mask_impact.prompt.vision import picture_list
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def as_request(
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"unknown keyword {name!r}; {hint}valid keywords: {', '.join(known)}")
     values = {name: value_of(known[name], value) for name, value in given.items()}
+    if "messages" in values:
+        values["messages"] = given_messages(values["messages"])
     return request_type(images=tuple(picture_list(images)), effects=effects, **arguments, **values)
 
 
@@ -135,6 +139,7 @@ def prepared_model(
     if (model is None) != (reader is None):
         raise UserError(f"give both model and {'processor' if vision else 'tokenizer'}, or neither and a model_name")
     if model is not None:
+        model = unwrapped(model)
         return model, prepare(reader, model.config, request, vision), {}
     source = find.find_model(model_name, vision=vision)
     prepared = prepare(session.load_reader(source), source.config, request, vision)
@@ -153,13 +158,15 @@ def measured_table(request: Request, model_name: str, model: Any, reader: Any, *
     import pandas as pd
 
     model, prepared, source = prepared_model(request, model_name, model, reader, **where)
-    if request.effects:
-        manifest, tables = session.effects_alone(model, prepared)
-        table = pd.DataFrame(tables["effects"])
-    else:
-        blocks: list[results.Block] = []
-        run, _ = session.run_prepared(model, prepared, blocks.append)
-        manifest, table = run.manifest, results.to_dataframe(blocks)
+    with measurable(model) as notes:
+        if request.effects:
+            manifest, tables = session.effects_alone(model, prepared)
+            table = pd.DataFrame(tables["effects"])
+        else:
+            blocks: list[results.Block] = []
+            run, _ = session.run_prepared(model, prepared, blocks.append)
+            manifest, table = run.manifest, results.to_dataframe(blocks)
+    manifest["notes"] = [*notes, *manifest["notes"]]
     manifest["model"] |= source
     manifest["request"] = options_as_json(request)
     session.name_options(manifest, NAMES)

@@ -95,7 +95,12 @@ class Session:
         self.device = load.choose_device(settings.device)
         self.dtype = load.choose_dtype(settings.dtype, self.device)
         self.source = find.find_model(
-            settings.model, settings.trust_remote_code, settings.allow_pickle, settings.vision
+            settings.model,
+            settings.trust_remote_code,
+            settings.allow_pickle,
+            settings.vision,
+            settings.revision,
+            settings.adapter,
         )
         self.reader = load_reader(self.source)
 
@@ -119,6 +124,11 @@ class Session:
         settings = self.settings
         limits = dict(settings.max_memory) if settings.max_memory else None
         return load.load_model(self.source, self.device, self.dtype, settings.device_map, limits)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, added or chosen as the model was loaded; nothing before it is."""
+        return list(load.notes_of(vars(self)["model"])) if "model" in vars(self) else []
 
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""

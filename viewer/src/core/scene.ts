@@ -149,8 +149,21 @@ export function importance(
   return { value, peak };
 }
 
-/** The manifest's noise floor for a variant: differences below it are rounding. 0 where it is not known. */
-export function noiseFloor(run: Pick<Run, "manifest">, state: Pick<State, "metric" | "variant">): number {
-  const kind = isHead(state.variant) ? "Head" : "Full";
-  return run.manifest?.noise_floor?.[kind]?.[state.metric] ?? 0;
+/**
+ * The noise floor of a variant in a layer, or the largest of all layers: values below it can be rounding. 0 where it is
+ * not known. Older runs have one for all layers.
+ */
+export function noiseFloor(
+  run: Pick<Run, "manifest">,
+  { metric, variant }: Pick<State, "metric" | "variant">,
+  layer?: number,
+): number {
+  const { by_layer: fine, Full, Head } = run.manifest?.noise_floor ?? {};
+  if (!fine?.values) return (isHead(variant) ? Head : Full)?.[metric] ?? 0;
+  const [column, place] = [fine.variants?.indexOf(variant) ?? -1, fine.metrics?.indexOf(metric) ?? -1];
+  const floors = fine.values.map((variants) => variants[column]?.[place] ?? 0);
+  return layer === undefined ? Math.max(0, ...floors) : (floors[fine.layers?.indexOf(layer) ?? -1] ?? 0);
 }
+
+/** Whether a value can be rounding. One of 0 is exact: there the mask changes nothing. */
+export const isNoise = (value: number, floor: number) => value !== 0 && Math.abs(value) < floor;
