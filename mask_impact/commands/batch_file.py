@@ -34,7 +34,8 @@ from mask_impact.commands.yaml_values import (
     scalar,
 )
 from mask_impact.errors import UserError
-from mask_impact.options import Request, Settings, options_of, output_name
+from mask_impact.options import Request, Settings, options_of
+from mask_impact.parsers import output_name
 from mask_impact.prompt.messages import Messages, checked_messages, read_messages
 
 OWN = ("name", "enabled", "prompt", "prompt_file", "messages")  # of one prompt; all others may also stand in `defaults`

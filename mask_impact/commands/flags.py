@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from mask_impact import __version__
 from mask_impact.commands.terminal import one_line
-from mask_impact.options import Option, Request, Settings, check_extension, options_of, output_name
+from mask_impact.options import Option, Request, Settings, check_extension, options_of
+from mask_impact.parsers import output_name
 
 PROMPT_FILE = "prompt.txt"
 TAKEN = (  # names that the command itself uses

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mask_impact.errors import UserError
-from mask_impact.options import BLOCKS, Request, layer_list
+from mask_impact.options import BLOCKS, Request
+from mask_impact.parsers import layer_list
 from mask_impact.prompt.token_text import ids_of_text, token_text
 
 

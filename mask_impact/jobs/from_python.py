@@ -14,7 +14,8 @@ from mask_impact.jobs.resume import options_as_json
 from mask_impact.model import find, load
 from mask_impact.model.handed_over import measurable, unwrapped
 from mask_impact.model.quiet import quiet_libraries
-from mask_impact.options import Option, Request, Settings, check_extension, named, options_of, positive
+from mask_impact.options import Option, Request, Settings, check_extension, named, options_of
+from mask_impact.parsers import positive
 from mask_impact.prompt.messages import given_messages
 from mask_impact.prompt.vision import picture_list
 
