@@ -103,6 +103,11 @@ def _in_source(tokens: Sequence[Token], source: Source) -> tuple[str, list[tuple
             places.append((reached + added, reached + added + len(token.text)))
             added += len(token.text)
             continue
+        lost = re.match(r"\S*", source.text[reached:start])
+        if reached and lost and lost[0]:  # an accent that a normalizer took away from the token before
+            pieces.append(lost[0])
+            places[-1] = (places[-1][0], places[-1][1] + len(lost[0]))
+            reached += len(lost[0])
         start, end = _widened(source.text, token.text, start, end, reached)
         pieces.append(source.text[reached:end])
         places.append((start + added, max(start, end) + added))
