@@ -269,11 +269,10 @@ def check_choices(request: Request) -> None:
         value = getattr(request, name)
         if not each.choices or (value is None and each.default is None):
             continue
-        what, choices = name.replace("_", " "), f"choose from {', '.join(each.choices)}"
-        if each.kind == "list":
-            what = what.removesuffix("s")
-            if not value:
-                raise UserError(f"no {what} was chosen; {choices}")
+        what = name.replace("_", " ").removesuffix("s" if each.kind == "list" else "")
+        choices = f"choose from {', '.join(each.choices)}"
+        if each.kind == "list" and not value:
+            raise UserError(f"no {what} was chosen; {choices}")
         for part in value if each.kind == "list" else [value]:
             if part not in each.choices:
                 raise UserError(f"unknown {what} {part!r}; {choices}")
@@ -287,10 +286,9 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
     """
     own = {name: each for name, each in options_of(kind).items() if name not in options_of(Request)}
     known = options_of(Settings) | options_of(Request)
-    flags = {f"--{word.replace('_', '-')}" for word in taken}
     for name, each in own.items():
         keys = {*taken, *(one.key for one in known.values())}
-        flagged = {*flags, *(one.flag for one in known.values())}
+        flagged = {f"--{word.replace('_', '-')}" for word in taken} | {one.flag for one in known.values()}
         places = ("name", name, {*taken, *known}), ("flag", each.flag, flagged), ("YAML key", each.key, keys)
         for what, value, others in places:
             if value in others:
