@@ -228,9 +228,7 @@ class Settings:
         metavar="DEVICE", parse=device_name,
     )  # fmt: skip
     dtype: str = option("auto", "default: the checkpoint's own on an accelerator, float32 on the CPU", choices=DTYPES)
-    device_map: str | None = option(
-        None, "spread a model that does not fit one device over all of them, the CPU and the disk", choices=("auto",)
-    )
+    device_map: str | None = option(None, "spread a large model over all devices and the disk", choices=("auto",))
     max_memory: "tuple[tuple[int | str, str], ...] | None" = option(
         None, "how much --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list",
         metavar="LIST", parse=memory_limits,

@@ -87,7 +87,9 @@ def test_fp8_without_a_gpu_is_refused_by_name(fp8: Path) -> None:
 def test_what_needs_another_package_is_refused_with_its_name(tmp_path: Path, method: str) -> None:
     folder = checkpoints.qwen3(tmp_path / "model")
     checkpoints.change_config(folder, quantization_config={"quant_method": method, "bits": 4, "weights": "int8"})
-    with pytest.raises(UserError, match=rf"(?i)cannot be loaded: .*{method[:4]}.*") as refused:
+    with pytest.raises(
+        UserError, match=rf"(cannot be loaded|needs the package).*; the weights are quantised \({method}\)$"
+    ) as refused:
         loaded(folder)
     assert "\n" not in str(refused.value)
 

@@ -152,7 +152,7 @@ class Meter:
             The vectors without a mask: [C] of Full and Attn, [H, D] or [H, C] of the heads.
             [C] the update without a mask.
         """
-        rows = self._replayed(record, query, rounding.row_added(attention.masked([[], *masks])))
+        rows = self._replayed(record, query, rounding.into_last(attention.masked([[], *masks, []])))
         vectors = self._vectors(record, rows)
         if self.wanted.full:
             rounding.of_stream(vectors[0], query.output.flatten().to(vectors[0].change))

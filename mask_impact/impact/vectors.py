@@ -44,11 +44,12 @@ class Rounding:
     def __init__(self, dtype: torch.dtype) -> None:
         self.step = torch.finfo(dtype).eps
 
-    def row_added(self, masked: Masked) -> Masked:
-        """With a further row: the first, which is without a mask, rounded in another way."""
-        output = masked.output[:1]
-        rounded = output * (1 + self.step * signs(output.shape).to(output))
-        return Masked(torch.cat([masked.output, rounded]), torch.cat([masked.change, rounded - output]))
+    def into_last(self, masked: Masked) -> Masked:
+        """`masked` with its last row, which is without a mask as the first, rounded in another way. In place."""
+        output = masked.output[0]
+        masked.output[-1] = output * (1 + self.step * signs(output.shape).to(output))
+        masked.change[-1] = masked.output[-1] - output
+        return masked
 
     def of_stream(self, full: Vectors, output: torch.Tensor) -> None:
         """Add to the last row of `full` that updates are differences from the layer's output [C], and are rounded as it

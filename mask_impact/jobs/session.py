@@ -125,6 +125,11 @@ class Session:
         limits = dict(settings.max_memory) if settings.max_memory else None
         return load.load_model(self.source, self.device, self.dtype, settings.device_map, limits)
 
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, added or chosen as the model was loaded; nothing before it is."""
+        return list(load.notes_of(vars(self)["model"])) if "model" in vars(self) else []
+
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""
         return prepare(self.reader, self.source.config, request, self.settings.vision)

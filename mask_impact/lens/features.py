@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mask_impact.commands.summary import counted
+from mask_impact.commands.summary import counted, noted
 from mask_impact.commands.terminal import ProgressBar, complain, described, show
 from mask_impact.errors import UserError
 from mask_impact.files.folder import output_folder
@@ -62,14 +62,15 @@ def command(args: argparse.Namespace) -> int:
             seconds = time.perf_counter() - started
             written = files.finish(
                 {
-                    "model": source.manifest | {"blocks": source.num_layers, "hidden_size": files.width},
+                    "model": source.manifest
+                    | {"blocks": source.num_layers, "hidden_size": files.width, "notes": session.notes},
                     "over_all_images": over_all(files.records, layers),
                     "skipped": skipped,
                     "seconds": {"total": seconds, "images": extraction.seconds},
                 }
             )
     if not args.quiet:
-        show(report(files.records, layers, extraction, written))
+        show("\n".join([report(files.records, layers, extraction, written), *noted(session.notes)]))
     for lost in skipped[:SHOWN]:
         complain(f"skipped: {lost['path']}: {lost['reason']}")
     if skipped:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 import mask_impact
+from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
 from mask_impact.files import notebook, page
@@ -98,7 +99,8 @@ def command(args: argparse.Namespace) -> int | None:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "argv": args.argv,
             "request": request,
-            "model": source.manifest | {"blocks": source.num_layers, "hidden_size": bank.hidden_size},
+            "model": source.manifest
+            | {"blocks": source.num_layers, "hidden_size": bank.hidden_size, "notes": session.notes},
             "bank": bank.identity,
             "prompt": args.prompt,
             "prompt_length": len(inputs.tokens),
@@ -115,7 +117,7 @@ def command(args: argparse.Namespace) -> int | None:
         if reason := files.write(found.columns(), manifest, inputs.pictures):
             progress.say(reason)
     if not args.quiet:
-        show(report(found, files.paths[-1], seconds))
+        show("\n".join([report(found, files.paths[-1], seconds), *noted(session.notes)]))
     return None
 
 

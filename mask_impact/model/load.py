@@ -16,12 +16,11 @@ from accelerate.utils import convert_file_size_to_int, get_max_memory
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mask_impact.errors import UserError
-from mask_impact.model import adapters, gguf, weights
+from mask_impact.model import adapters, gguf, quantized, weights
 from mask_impact.model.find import Source
 from mask_impact.model.implementations import without_kernels
 from mask_impact.model.loading import loading
 from mask_impact.model.memory import explained
-from mask_impact.model.quantized import dequantising
 from mask_impact.model.quiet import environment
 from mask_impact.model.stored import Stored
 
@@ -129,7 +128,7 @@ def load_model(
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
     config, notes = without_kernels(source.config)
-    stay_quantised, more = dequantising(config)
+    stay_quantised, more = quantized.dequantising(config)
     if stay_quantised and source.adapter:
         raise UserError(
             f"`adapter` {source.adapter!r} cannot be merged into quantised weights without rounding them anew; give "
@@ -137,7 +136,8 @@ def load_model(
         )
     if stay_quantised and not spread:
         spread = {"device_map": {"": device}}  # some of them cannot be moved
-    model, found = _read(source, config, dtype, spread)
+    with quantized.named(more):
+        model, found = _read(source, config, dtype, spread)
     _NOTES[model] = (*notes, *more, *found)
     if device_map is not None:
         weakref.finalize(model, folder.cleanup)  # at the latest when the program ends

@@ -5,12 +5,14 @@ UnsupportedModel for a method that this transformers does not know and would lea
 """
 
 import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import transformers
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from mask_impact.errors import UnsupportedModel
+from mask_impact.errors import UnsupportedModel, UserError
 
 
 def dequantising(config: Any) -> tuple[bool, list[str]]:
@@ -34,3 +36,14 @@ def dequantising(config: Any) -> tuple[bool, list[str]]:
         config.quantization_config = settings | {"dequantize": True}
         return False, [f"the weights are quantised ({method}), and were dequantised as they were loaded"]
     return True, [f"the weights are quantised ({method}), and were computed with as they are"]
+
+
+@contextmanager
+def named(notes: Sequence[str]) -> Iterator[None]:
+    """Errors in here also say how the weights are quantised: a missing package's name does not always tell."""
+    try:
+        yield
+    except UserError as error:
+        if notes:
+            error.args = (f"{error}; {notes[0].partition(',')[0]}",)
+        raise
