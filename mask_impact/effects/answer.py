@@ -18,6 +18,7 @@ from mask_impact.effects.carry import Carried, Carrier, Forwards
 from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
+from mask_impact.effects.routes import Mask, route_to
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
@@ -52,6 +53,7 @@ class Effect:
     contrast: float | None = None  # logit of the first contrast token minus that of the second, under the mask
     contrast_change: float | None = None
     interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
+    head: int | None = None  # the only one in which the mask held; None: several
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Trace:
     layer: int
     l2_distance: float
     cosine_distance: float
+    head: int | None = None
 
 
 class Effects:
@@ -119,44 +122,45 @@ class Effects:
         block: str,
         trace: bool = False,
     ) -> tuple[list[Effect], list[Trace]]:
-        """One row for each step and for each unit that begins at its position or before, in this order.
+        """The rows of all units, which the last position (block "last") or every later one ("all") stops reading."""
+        return self.measure_masks(route_to(block).masks(units, self.passage.length), window, trace)
+
+    def measure_masks(
+        self, masks: Sequence[Mask], window: Window, trace: bool = False
+    ) -> tuple[list[Effect], list[Trace]]:
+        """One row for each step and for each mask that begins at its position or before, in this order.
 
         With `trace` also one for each layer from the first masked on.
         """
-        length = self.passage.length
         calls: Sequence[Call | DecoderCall] = self.passage.calls
-        edits = [
-            Edit(
-                tuple(sorted(each for each in unit.positions if each < length)),
-                (length - 1,) if block == "last" else None,
-            )
-            for unit in units
-        ]
+        edits = [mask.edit for mask in masks]
         reach = self.runner.reach(window.first, window.last, edits)
-        jobs = [Job(*each) for each in zip(reach.starts, range(len(units)), edits, reach.moved, strict=True)]
+        jobs = [Job(*each) for each in zip(reach.starts, range(len(masks)), edits, reach.moved, strict=True)]
         jobs.sort(key=lambda job: -job.start)
         without = Carried(self.passage.logits[None], {layer: end[None] for layer, end in enumerate(self.passage.ends)})
         still = torch.zeros(1, len(calls) - window.first, self.passage.steps, dtype=torch.bool)
         (unchanged,) = self._found(without, still, window, trace)
-        found: dict[int, list[_Found]] = {job.unit: unchanged for job in jobs if not job.moved[-1].any()}
+        found: dict[int, list[_Found]] = {job.mask: unchanged for job in jobs if not job.moved[-1].any()}
         for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)
-                found |= {job.unit: row for job, row in zip(part, rows, strict=True)}
+                found |= {job.mask: row for job, row in zip(part, rows, strict=True)}
         effects: list[Effect] = []
         traces: list[Trace] = []
         for step, base in enumerate(self.bases):
-            for index, unit in ((index, unit) for index, unit in enumerate(units) if self.sees(unit, self.step + step)):
-                where = (self.step + step, unit.label, unit.positions[0], window.first, window.last, block)
+            for index, mask in ((index, mask) for index, mask in enumerate(masks) if self.sees(mask, self.step + step)):
+                where = (self.step + step, mask.label, mask.position, window.first, window.last, mask.block)
                 prediction, apart = found[index][step]
-                effects.append(self._effect(base, where, prediction, *apart[len(calls) - 1]))
-                traces += [Trace(*where, layer, *apart[layer]) for layer in apart] if trace else []
+                effects.append(self._effect(base, where, prediction, apart[len(calls) - 1], mask.head))
+                if trace:
+                    traces += [Trace(*where, layer, l2, cosine, mask.head) for layer, (l2, cosine) in apart.items()]
         return effects, traces
 
-    def sees(self, unit: Unit, step: int) -> bool:
-        """Whether the unit begins at the position that predicts a generation step's token, or before."""
-        return unit.positions[0] < self.passage.length - self.passage.steps + 1 + step - self.step
+    def sees(self, masked: Mask | Unit, step: int) -> bool:
+        """Whether a mask, or a unit, begins at the position that predicts a generation step's token, or before."""
+        begins = masked.begins if isinstance(masked, Mask) else masked.positions[0]
+        return begins is not None and begins < self.passage.length - self.passage.steps + 1 + step - self.step
 
     def _pieces(self, jobs: Sequence["Job"]) -> Iterator[list["Job"]]:
         """Jobs of about the same length, as many at once as the memory budget allows.
@@ -232,7 +236,9 @@ class Effects:
             for row, changes in enumerate(moved[:, -1].tolist())
         ]
 
-    def _effect(self, step: "_Base", where: "_Where", found: "_Prediction", l2: float, cosine: float) -> Effect:
+    def _effect(
+        self, step: "_Base", where: "_Where", found: "_Prediction", apart: Sequence[float], head: int | None
+    ) -> Effect:
         base, contrast = step.prediction, step.contrast is not None
         return Effect(
             *where,
@@ -241,10 +247,11 @@ class Effects:
             rank=int(found.rank),
             top_token=token_text(self.tokenizer, int(found.top)),
             kl=found.kl,
-            final_l2=l2,
-            final_cosine=cosine,
+            final_l2=apart[0],
+            final_cosine=apart[1],
             contrast=found.contrast if contrast else None,
             contrast_change=found.contrast - base.contrast if contrast else None,
+            head=head,
         )
 
 
@@ -252,7 +259,7 @@ class Job(NamedTuple):
     """A mask to carry on."""
 
     start: int  # the first position that changes
-    unit: int  # its place among the units
+    mask: int  # its place among the masks
     edit: Edit
     moved: torch.Tensor  # [L, S] whether a predicting position changes, after each layer from the first masked one on
 

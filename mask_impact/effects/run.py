@@ -1,8 +1,7 @@
 """All effects of a run: every unit, window and block at every generation step, as tables.
 
-Masks that every later position stops reading are run once for the whole answer. The predicting position is another one
-at every step, so masks that it alone stops reading are run step by step; and so is everything where positions depend on
-the length of the text.
+Masks are run once for the whole answer, but for those of the predicting position, which is another one at every step:
+they are run step by step; and so is everything where positions depend on the length of the text.
 
 In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
@@ -16,6 +15,7 @@ import torch
 
 from mask_impact.effects.answer import Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
+from mask_impact.effects.routes import Route
 from mask_impact.model.generation import decoder_start, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.untouched import check_untouched, is_checked
@@ -47,7 +47,7 @@ def effect_tables(
     masked = answer_units(prepared, start, generated)
     found = _Found(wanted)
     with torch.no_grad():
-        for blocks, first, count in parts(model, prepared, len(generated)):
+        for routes, first, count in parts(model, prepared, len(generated)):
             progress(f"effects step {first + 1}/{len(generated)}")
             chosen = generated[first : first + count]
             given = longer(tensors, list(generated[: first + count - 1]))
@@ -57,19 +57,20 @@ def effect_tables(
             how = "while its forward is recorded for effects"
             if first == 0 and count == 1 and not together and not request.no_check and not is_checked(model, how):
                 check_untouched(model, prompt, effects.passage.logits[0], how)
-            found.add(effects, masked, blocks)
+            found.add(effects, masked, routes)
     return found.tables(), wanted.manifest | found.manifest()
 
 
-def parts(model: Any, prepared: Prepared, count: int) -> list[tuple[list[str], int, int]]:
-    """(blocks, first step, number of steps) of every recorded forward that `count` output tokens need."""
-    blocks = list(prepared.effects.blocks)
+def parts(model: Any, prepared: Prepared, count: int) -> list[tuple[list[Route], int, int]]:
+    """(routes, first step, number of steps) of every recorded forward that `count` output tokens need."""
+    routes = list(prepared.effects.routes)
     config = model.config.get_text_config(decoder=True)
-    by_step = [(blocks, step, 1) for step in range(count)]
+    by_step = [(routes, step, 1) for step in range(count)]
     if count == 1 or length_dependent_positions(config, len(prepared.inputs.tokens) + count - 1):
         return by_step
-    at_once = [block for block in blocks if block != "last"]
-    alone = [(["last"], step, 1) for step in range(count)] if "last" in blocks else []
+    at_once = [route for route in routes if not route.by_step]
+    others = [route for route in routes if route.by_step]
+    alone = [(others, step, 1) for step in range(count)] if others else []
     return ([(at_once, 0, count)] if at_once else []) + alone
 
 
@@ -98,14 +99,16 @@ class _Found:
         self.notes: list[str] = []
         self.noise: dict[str, float] = {}
 
-    def add(self, effects: Effects, units: Sequence[Unit], blocks: Sequence[str]) -> None:
+    def add(self, effects: Effects, units: Sequence[Unit], routes: Sequence[Route]) -> None:
         """Measure all that is asked for on one recorded forward."""
-        for place, window in enumerate(self.wanted.windows):
-            for block in blocks:
-                order = self.wanted.blocks.index(block)
-                rows, traces = effects.measure(units, window, block, self.wanted.trace)
-                if self.wanted.pairs:
-                    rows += pair_effects(effects, units, rows, window, block, self.wanted.pairs)
+        wanted = self.wanted
+        for place, window in enumerate(wanted.windows):
+            for route in routes:
+                order = wanted.routes.index(route)
+                masks = wanted.masks(route, units, window, effects.passage.length)
+                rows, traces = effects.measure_masks(masks, window, wanted.trace)
+                if wanted.pairs:
+                    rows += pair_effects(effects, units, rows, window, route, wanted)
                 self.effects += [((row.generation_step, place, order), row) for row in rows]
                 self.traces += [((row.generation_step, place, order), row) for row in traces]
         self.notes += [note for note in effects.notes if note not in self.notes]
@@ -119,21 +122,22 @@ class _Found:
 
     def manifest(self) -> dict[str, Any]:
         strong = strongest([row for _, row in sorted(self.effects, key=lambda keyed: keyed[0])])
-        return {"noise": self.noise, "notes": self.notes, "strongest": strong}
+        return {"noise": self.noise, "notes": [*self.wanted.notes, *self.notes], "strongest": strong}
 
 
 def pair_effects(
-    found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, block: str, count: int
+    found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, route: Route, wanted: Asked
 ) -> list[Effect]:
-    """The effects of all pairs among the `count` units that change each step's log-probability most, and how much more
-    or less a pair does than its two units do alone."""
+    """The effects of all pairs among the `wanted.pairs` units that change each step's log-probability most, and how
+    much more or less a pair does than its two units do alone."""
     interacting: list[Effect] = []
     for step in dict.fromkeys(row.generation_step for row in rows):
         alone = [row for row in rows if row.generation_step == step]
         seen = [unit for unit in units if found.sees(unit, step)]
-        places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[:count])
+        places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[: wanted.pairs])
         pairs = [(pair, places[a], places[b]) for pair, a, b in paired([seen[place] for place in places])]
-        measured, _ = found.measure([pair for pair, _, _ in pairs], window, block)
+        masks = wanted.masks(route, [pair for pair, _, _ in pairs], window, found.passage.length)
+        measured, _ = found.measure_masks(masks, window)
         for row, (_, a, b) in zip((row for row in measured if row.generation_step == step), pairs, strict=True):
             apart = row.logprob_change - alone[a].logprob_change - alone[b].logprob_change
             interacting.append(replace(row, interaction=apart))

@@ -6,6 +6,7 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.routes import names_in
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
 from mask_impact.model import lengths
@@ -14,7 +15,8 @@ from mask_impact.options import Request, check_choices, chosen_layers
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
 from mask_impact.prompt.messages import images_of
 from mask_impact.prompt.prepared import Prepared
-from mask_impact.prompt.unit_syntax import Chosen
+from mask_impact.prompt.sets import Sets
+from mask_impact.prompt.unit_syntax import Chosen, by_name
 from mask_impact.prompt.units import Unit, units
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
@@ -38,6 +40,7 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
 def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> Prepared:
     """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
     tower, layers, heads = check_model(config, request)
+    asking.check_needed(request)
     asked = asked_units(request)
     check_images(inputs, request)
     lengths.check_length(config.get_text_config(decoder=True), len(inputs.tokens), request.num_tokens)
@@ -46,7 +49,6 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     if request.queries is None:
         request = replace(request, queries="all" if tower.only_reads else "last")
     places.queries(request.queries or ())
-    effects = asking.asked(request, tokenizer, tower.size(config)[0])
     in_prompt = units(asked, tokenizer, inputs, inputs.tokens, request.mask_mode)
 
     def together(tokens: Sequence[Token]) -> Sequence[Unit]:
@@ -56,6 +58,8 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
 
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
+    sets = Sets(tokenizer, inputs, places, named_spans(tokenizer, inputs, request), _sees_ahead(request))
+    effects = asking.asked(request, tokenizer, tower.size(config), sets, in_prompt)
     return Prepared(
         request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects
     )  # fmt: skip
@@ -91,8 +95,30 @@ def check_images(inputs: ModelInputs, request: Request) -> None:
 
 
 def asked_units(request: Request) -> Chosen:
-    """What is masked together. Raises UserError for spans and regions that are not written as such."""
-    return Chosen.of(request.mask_unit, request.spans, request.regions, request.region_masks)
+    """What is masked together. Raises UserError for spans and regions that are not written as such.
+
+    Those that readers or a route name are sets of positions, and no units.
+    """
+    Chosen.of(None, **_places(request))
+    own, _ = by_name(_places(request), names_in(request) if request.effects else ())
+    return Chosen.of(request.mask_unit, **own)
+
+
+def named_spans(tokenizer: Any, inputs: ModelInputs, request: Request) -> dict[str, tuple[int, ...]]:
+    """The positions of the spans and regions that readers or a route name. Raises UserError."""
+    _, sets = by_name(_places(request), names_in(request) if request.effects else ())
+    if not any(sets.values()):
+        return {}
+    found = units(Chosen.of(None, **sets), tokenizer, inputs, inputs.tokens, request.mask_mode)
+    return {unit.label: unit.positions for unit in found}
+
+
+def _places(request: Request) -> dict[str, tuple[str, ...]]:
+    return {"spans": request.spans, "regions": request.regions, "region_masks": request.region_masks}
+
+
+def _sees_ahead(request: Request) -> bool:
+    return request.vision_attention == "bidirectional"
 
 
 def output_bytes(prepared: Prepared, formats: Sequence[str]) -> int:

@@ -41,7 +41,7 @@ def rendered(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     Raises UserError where the template fails, and where it leaves out what a user or system message says.
     """
     try:
-        text = _applied(reader, messages)
+        text = applied(reader, messages)
         why = _left_out(text, messages)
     except UserError:
         raise
@@ -64,7 +64,7 @@ def _counted(messages: Sequence[Mapping[str, Any]]) -> str:
     return "message" if len(messages) == 1 else "conversation"
 
 
-def _applied(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+def applied(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     continued = messages[-1]["role"] == "assistant"
     copies = [copied(each) for each in messages]  # transformers changes what it is given
     return str(
@@ -98,7 +98,7 @@ def _other_form(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str | Non
     else:
         other = [{**each, "content": parts_of(each)} for each in messages]
     try:
-        if _left_out(_applied(reader, other), other):
+        if _left_out(applied(reader, other), other):
             return None
     except Exception:
         return None
@@ -151,8 +151,8 @@ def _marks(reader: Any) -> tuple[str, list[str], list[str]]:
     user's text; and the one before the answer. Of the words each as it is and without the tokens that begin and end
     texts: "</s><s>[INST]" and "[INST]"."""
     names = _tokenizer(reader)
-    one = _around(reader, PROBES[:1])
-    several = _around(reader, PROBES) or one
+    one = around(reader, PROBES[:1])
+    several = around(reader, PROBES) or one
     if not one or not several:
         return "", [], []
     special = [str(found.content) for found in names.added_tokens_decoder.values()]
@@ -166,14 +166,14 @@ def _marks(reader: Any) -> tuple[str, list[str], list[str]]:
     return begins, _last_words(user), _last_words(answer)
 
 
-def _around(reader: Any, texts: Sequence[str]) -> list[str]:
+def around(reader: Any, texts: Sequence[str]) -> list[str]:
     """The template's own text before, between and after these, in turn the user's and the assistant's."""
     roles = ["user", "assistant"] * len(texts)
     messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
     if reader is not _tokenizer(reader):  # a processor's template takes parts
         messages = [{**each, "content": parts_of(each)} for each in messages]
     try:
-        found = re.split("|".join(map(re.escape, texts)), _applied(reader, messages))
+        found = re.split("|".join(map(re.escape, texts)), applied(reader, messages))
     except Exception:  # `rendered` will say so
         return []
     return found if len(found) == len(texts) + 1 else []
