@@ -98,7 +98,8 @@ class Sets:
         if not count:
             raise UserError(f"{what}: the set is of a picture's tokens, and this prompt has no picture; give another")
         if image is not None and image >= count:
-            raise UserError(f"{what}: there is no picture {image}; the prompt has pictures 0 to {count - 1}")
+            there = f"pictures 0 to {count - 1} are" if count > 1 else "only picture 0 is"
+            raise UserError(f"{what}: there is no picture {image}; {there} there (the first is picture 0)")
         tokens = (each for each in self.inputs.tokens if each.kind == "image")
         return tuple(each.position for each in tokens if image in (None, each.image))
 
