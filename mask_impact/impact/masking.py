@@ -85,6 +85,10 @@ class QueryAttention:
         values = self.values[0] if positions is None else self.values[0].index_select(1, positions)
         return values.repeat_interleave(self.query.shape[1] // values.shape[0], dim=0)
 
+    @property
+    def heads(self) -> int:
+        return len(self.output)
+
     def visible(self) -> torch.Tensor:
         """[T] bool: positions that at least one head can see."""
         return ~self.bias.isneginf().all(dim=1)[0, 0]

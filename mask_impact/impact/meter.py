@@ -10,9 +10,9 @@ from mask_impact.distances import DEFAULT_METRICS, METRICS, compare
 from mask_impact.impact.masking import Masks, QueryAttention
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
-from mask_impact.model.memory import Portion, explained, is_out_of_memory
+from mask_impact.model.memory import Portion, explained
 from mask_impact.model.rounding import ROUNDING
-from mask_impact.model.towers import unsupported
+from mask_impact.model.towers import refusing, unsupported
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class Impact:
 
 class Meter:
     """Measures recorded layers of one model."""
+
+    way = "rows"  # how layers are called again; in the manifest
+    failure = "it cannot be called on single rows"
 
     def __init__(
         self,
@@ -101,12 +104,11 @@ class Meter:
 
         def measured(part: Masks) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
             # every call has its own no-mask row: matrix products may round differently for another number of rows
-            change = attention.changes([[], *part])
-            replayed = self._replayed(record, query, attention.output, change)
+            replayed = self._replayed(record, query, attention, [[], *part])
             return *self._compare(record, replayed, self._weights(attention, part)), replayed.update[0].clone()
 
         with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
-            parts, unmasked, bases = zip(*self.replayed.pieces(todo, rows_at_once(query) - 1, measured), strict=True)
+            parts, unmasked, bases = zip(*self.replayed.pieces(todo, self.rows_at_once(record, query) - 1, measured), strict=True)
         values = torch.cat(parts)[: len(rows)]
         if len(rows) < len(masks):
             places = torch.tensor(rows, dtype=torch.int64, device=values.device)
@@ -118,19 +120,21 @@ class Meter:
             values=values,
             lengths=torch.cat([base.norm(dim=-1).view(-1) for base in unmasked[0]]),
             noise=self._check(record, query, bases, attention),
-            heads=attention.output.shape[0],
+            heads=attention.heads,
             blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
         )
 
-    def _replayed(self, record: LayerRecord, query: QueryRecord, base: torch.Tensor, change: torch.Tensor) -> Rows:
-        """The layer on one row per change, or a refusal."""
-        try:
-            return self.replay.rows(record, query, base, change)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            if is_out_of_memory(error):
-                raise
-            what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
-            raise unsupported(self.model, record.index, what) from error
+    def _replayed(self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks) -> Rows:
+        """The layer on one row for each mask, or a refusal."""
+        with refusing(self.model, self.failure, record.index):
+            return self._rows(record, query, attention, masks)
+
+    def _rows(self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks) -> Rows:
+        return self.replay.rows(record, query, attention.output, attention.changes(masks))
+
+    def rows_at_once(self, record: LayerRecord, query: QueryRecord) -> int:
+        """How many rows fit the memory budget."""
+        return rows_at_once(query)
 
     def _weights(self, attention: QueryAttention, masks: Masks) -> torch.Tensor | None:
         """[R, H] the attention weight that each mask removes; None where it is not known, and no metric needs it."""
@@ -152,9 +156,16 @@ class Meter:
             pairs.append(_base_and_change(rows.update))
         if self.wanted.attn:
             if rows.attention is None:
-                raise unsupported(self.model, record.index, "no addition of attention to the residual stream was found")
+                raise unsupported(
+                    self.model,
+                    record.index,
+                    "no addition of attention alone to the residual stream was found; measure it with `variants` full",
+                )
             pairs.append(_base_and_change(rows.attention))
         if self.wanted.heads:
+            if rows.heads is None:
+                what = "its heads cannot be told apart before an output projection; measure it with `variants` full"
+                raise unsupported(self.model, record.index, what)
             change = rows.heads - rows.heads[0] if rows.head_change is None else rows.head_change
             base = self._heads(record, rows, rows.heads[:1])[0]
             pairs.append((base, self._heads(record, rows, change[1:])))
@@ -183,7 +194,9 @@ class Meter:
         output, heads = query.output.to(precise).flatten(), query.heads.to(precise)
         recorded = output - query.hidden.to(precise).flatten()
         limit = ROUNDING[query.hidden.dtype]
-        cases = [("Full", base, recorded, output) for base in bases] + [("Head", attention.output, heads, heads)]
+        cases = [("Full", base, recorded, output) for base in bases]
+        if heads.numel():
+            cases.append(("Head", attention.output, heads, heads))
         norms = [vector.norm() for _, ours, theirs, scale in cases for vector in (ours - theirs, theirs, scale)]
         read = iter(torch.stack(norms).tolist())  # one transfer from the device
         noise: dict[str, tuple[float, float]] = {}

@@ -4,17 +4,46 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from mask_impact.errors import UnsupportedModel
 from mask_impact.impact.measurement import Measurement
 from mask_impact.impact.record import QueryRecord, Recording, record_generation
+from mask_impact.impact.rerun import RerunMeter
 from mask_impact.impact.self_check import check_before_work
+from mask_impact.impact.whole_calls import record_calls
 from mask_impact.model.call_rows import changed
 from mask_impact.model.generation import longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.memory import memory_budget
+from mask_impact.model.towers import named, reason
 from mask_impact.prompt.inputs import stop_ids
 
 
-def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple[int, int]]]]:
+Recorded = Iterator[tuple[Recording, list[tuple[int, int]]]]
+
+
+def recordings(measurement: Measurement) -> Recorded:
+    """Recordings and the (generation step, query position) pairs to measure in each, in the table's order.
+
+    A family whose layers cannot be replayed on rows is recorded and measured by whole calls of its layers, if that is
+    found out before the first recording is given away. Raises UnsupportedModel where that cannot be done either.
+    """
+    begun = False
+    try:
+        for each in _recordings(measurement):
+            begun = True
+            yield each
+    except UnsupportedModel as refusal:
+        if begun or named(measurement.model.config, measurement.request.tower).reads_encoder:
+            raise
+        measurement.start(RerunMeter)
+        measurement.findings.note(
+            f"layers could not be replayed on single rows ({reason(refusal)}): each was called again on its whole "
+            "input, with masks set where it takes the softmax of its attention"
+        )
+        yield from _recordings(measurement)
+
+
+def _recordings(measurement: Measurement) -> Recorded:
     """Recordings and the (generation step, query position) pairs to measure in each, in the table's order.
 
     One recorded generation serves all steps, except where positions depend on the total length (dynamic NTK, long-rope
@@ -29,8 +58,10 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
     length = len(inputs.tokens) + options.num_tokens - 1
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     first, predicting = measurement.places.first, measurement.places.predicting
-    fresh = not measurement.places.tower and options.num_tokens > 1 and length_dependent_positions(config, length)
-    if fresh:
+    whole = measurement.meter.way == RerunMeter.way
+    record = record_calls if whole else record_generation
+    fresh = not measurement.places.tower and options.num_tokens > 1 and (whole or length_dependent_positions(config, length))
+    if fresh and not whole:
         measurement.findings.note(
             "positions depend on the total length: every generation step was recorded in a forward of its own"
         )
@@ -40,7 +71,7 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
         say = measurement.progress
-        recording = record_generation(
+        recording = record(
             model, tensors, count, stops, wanted, together, lambda: say("generate and record"), options.tower
         )
         measurement.findings.seconds["recorded_forward"] += recording.seconds[0]

@@ -4,14 +4,17 @@ In: a model, or only its config. Out: a `Tower`, which knows its layers in a mod
 query positions are. What differs between towers is a row of this module. It also has the refusals that name the family.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.errors import OutOfMemory, UnsupportedModel, UserError
+from mask_impact.model.memory import is_out_of_memory
 from mask_impact.options import ATTENTIONS, TOWERS
 from mask_impact.prompt.positions import QueryRange, after_encoder, in_encoder, in_text
 
@@ -24,6 +27,31 @@ def family(model: PreTrainedModel) -> str:
 def unsupported(model: PreTrainedModel, layer: int, what: str) -> UnsupportedModel:
     """The refusal of a model whose replay is not truthful."""
     return UnsupportedModel(f"model family '{family(model)}' cannot be measured truthfully: layer {layer}: {what}")
+
+
+def reason(refusal: UnsupportedModel) -> str:
+    """Why, without the family's name."""
+    return re.sub(r"^model family '[^']*' (is not supported|cannot be measured truthfully): ", "", str(refusal))
+
+
+@contextmanager
+def refusing(model: PreTrainedModel, what: str, layer: int | None = None) -> Iterator[None]:
+    """Raise UnsupportedModel with `what`, and why, where the model's own code fails in the block.
+
+    What fails there is of any class: families check their input with assertions, or look up what they lack. Memory that
+    runs out is not the family's fault, and passes.
+    """
+    try:
+        yield
+    except (UserError, OutOfMemory):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        why = f"{what} ({' '.join(str(error).split())[:200] or type(error).__name__})"
+        if layer is None:
+            raise UnsupportedModel(f"model family '{family(model)}' is not supported: {why}") from error
+        raise unsupported(model, layer, why) from error
 
 
 def _layers_of_decoder_alone(model: PreTrainedModel) -> list[nn.Module]:

@@ -1,0 +1,201 @@
+"""Find where a layer takes the softmax of its attention, and take keys out there, whatever module or function it is in.
+
+In: a call of a layer. Out: the attention's weights, or a call in which chosen rows do not read chosen keys.
+
+This is for families whose attention does not go through transformers' interface (Falcon, Bloom, MPT), or more than once
+in a layer (DiffLlama): the torch functions that the layer calls are watched. An attention's softmax is one whose result,
+unchanged in shape, goes into a matrix product with another activation: the values. So a router's, which chooses experts,
+is none.
+
+B prompts or copies of one, n query positions, T keys, H query heads, D head width.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+# A logit below this is that of a key that the model hides, with -inf, its dtype's minimum, or -1e4 as older families do;
+# ALiBi takes no more than the distance from a true one.
+INVISIBLE = -5e3
+PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum", "baddbmm"}
+SDPA = "scaled_dot_product_attention"
+
+
+@dataclass
+class Site:
+    """A place in a layer where attention is computed, seen in one call on one prompt."""
+
+    place: int  # its number among the layer's calls of softmax and attention
+    weights: torch.Tensor  # [H, n, T]
+    visible: torch.Tensor  # [H, n, T] bool
+    values: torch.Tensor | None = None  # [H, T, D], where they could be read off
+    output: torch.Tensor | None = None  # [H, n, D]
+
+
+class _Watching(TorchFunctionMode):
+    """Counts the calls of softmax and attention in a layer; `_softmax` and `_attention` compute them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name == "softmax":
+            self.calls += 1
+            return self._softmax(func, args, kwargs)
+        if name == SDPA:
+            self.calls += 1
+            return self._attention(func, args, kwargs)
+        return self._other(func, name, args, kwargs)
+
+    def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _other(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+class SoftmaxFinder(_Watching):
+    """Finds the attention of a layer that is called on one prompt; changes nothing."""
+
+    def __init__(self, rows: int, keys: int) -> None:
+        super().__init__()
+        self.shape = (rows, keys)
+        self.sites: list[Site] = []
+        self.elsewhere = False  # attention that is not over the layer's tokens: compressed, in blocks
+        self.followed: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}  # by id: tensor, place, the softmax's input
+
+    def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        weights = func(*args, **kwargs)
+        if weights.ndim > 2:
+            self.followed[id(weights)] = weights, self.calls, _argument(args, kwargs, 0, "input")
+        return weights
+
+    def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        output = func(*args, **kwargs)
+        logits, values = sdpa_logits(*args, **kwargs)
+        if logits.shape[-2:] == self.shape:
+            visible, weights = logits >= INVISIBLE, logits.softmax(dim=-1)
+            self.sites.append(Site(self.calls, weights[0], visible[0], values[0], output[0]))
+        else:
+            self.elsewhere = True
+        return output
+
+    def _other(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else (arg,))]
+        ours = [item for item in flat if isinstance(item, torch.Tensor) and id(item) in self.followed]
+        if ours and isinstance(result, torch.Tensor):
+            tensor, place, logits = self.followed[id(ours[0])]
+            others = [item for item in flat if isinstance(item, torch.Tensor) and item is not ours[0]]
+            if name not in PRODUCTS:
+                self.followed[id(result)] = result, place, logits
+            elif tensor.numel() == logits.numel() and others and not isinstance(others[-1], nn.Parameter):
+                self._found(place, tensor, logits, others[-1] if name != "einsum" else None, result)
+        return result
+
+    def _found(
+        self, place: int, weights: torch.Tensor, logits: torch.Tensor, values: torch.Tensor | None, output: torch.Tensor
+    ) -> None:
+        if place in {site.place for site in self.sites}:
+            return
+        if logits.shape[-2:] != self.shape:
+            self.elsewhere = True
+            return
+        heads = logits.reshape(-1, *self.shape)
+        site = Site(place, weights.reshape(heads.shape), heads >= INVISIBLE)
+        rows, keys = self.shape
+        if values is not None and values.numel() == len(heads) * keys * values.shape[-1] and values.shape[-2] == keys:
+            site.values = values.reshape(len(heads), keys, -1)
+            site.output = output.reshape(len(heads), rows, -1)
+        self.sites.append(site)
+
+
+class SoftmaxMasks(_Watching):
+    """Takes keys out of the attention of a layer that is called on B copies of one prompt."""
+
+    def __init__(
+        self,
+        places: Collection[int],
+        hidden: torch.Tensor,
+        zero_values: bool = False,
+        made: Callable[[torch.Tensor], None] = lambda tensor: None,
+    ) -> None:
+        """
+        Args:
+            places: of the `Site`s.
+            hidden: [B, 1, n, T] bool, the keys that each row does not read.
+            zero_values: they keep their weight, and give nothing.
+            made: called with each attention's weights, or with its output where the weights are not seen.
+        """
+        super().__init__()
+        self.places, self.hidden, self.zero_values, self.made = places, hidden, zero_values, made
+
+    def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        if self.calls not in self.places:
+            return func(*args, **kwargs)
+        logits = _argument(args, kwargs, 0, "input")
+        by_copy = logits.reshape(len(self.hidden), -1, *logits.shape[-2:])
+        dim = _argument(args, kwargs, 1, "dim")
+        dtype = _argument(args, kwargs, 3 if func is nn.functional.softmax else 2, "dtype")
+        assert dim in (-1, logits.ndim - 1), f"a softmax over axis {dim} of {logits.ndim}"
+        weights = self._weights(by_copy, dtype).reshape(logits.shape)
+        self.made(weights)
+        return weights
+
+    def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        if self.calls not in self.places:
+            return func(*args, **kwargs)
+        logits, values = sdpa_logits(*args, **kwargs)
+        by_copy = logits.reshape(len(self.hidden), -1, *logits.shape[-2:])
+        output = self._weights(by_copy, None).reshape(logits.shape).to(values.dtype) @ values
+        self.made(output)
+        return output
+
+    def _weights(self, logits: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        """[B, H, n, T] for logits of that shape; 0 in a row that is left nothing to see."""
+        if self.zero_values:
+            return logits.softmax(dim=-1, dtype=dtype).masked_fill(self.hidden, 0.0)
+        changed = self.hidden.any(dim=-1, keepdim=True)
+        gone = self.hidden | (changed & (logits < INVISIBLE))
+        masked = logits.masked_fill(gone, float("-inf"))
+        blind = changed & masked.isneginf().all(dim=-1, keepdim=True)
+        return masked.softmax(dim=-1, dtype=dtype).masked_fill(blind, 0.0)
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name)
+
+
+def sdpa_logits(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits [B, H, n, T] and values [B, H, T, D] of torch's attention with these arguments."""
+    groups = query.shape[1] // key.shape[1] if enable_gqa else 1
+    key, value = (each.repeat_interleave(groups, dim=1) if groups > 1 else each for each in (key, value))
+    logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+        logits = logits.masked_fill(~seen, float("-inf"))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    return logits, value
