@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from families import COMMON, TABLES, redraw
+from families import COMMON, DELTA_NET, HEAD16, MLA, MOE, ROUTED_MOE, TABLES, redraw
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
@@ -30,8 +30,66 @@ OLDER_NAMES: dict[str, Any] = {  # what older families call the sizes in COMMON
     **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts"), 4),
     "is_decoder": True, "is_encoder_decoder": False,
 }  # fmt: skip
-NESTED = {"text_config": COMMON | {"head_dim": 12}}
-SETTINGS: dict[str, dict[str, Any]] = {}  # of types that need more than sizes, beside the rows of families.py
+LINEAR_FULL = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+VISION = {  # sizes of a vision tower, whatever it calls them
+    **dict.fromkeys(("hidden_size", "embed_dim", "d_model"), 32), "intermediate_size": 48,
+    **dict.fromkeys(("num_hidden_layers", "depth", "num_layers", "num_global_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "attention_heads"), 4),
+}  # fmt: skip
+TEXT = COMMON | OLDER_NAMES | {"head_dim": 12}
+GEMMA4 = COMMON | {
+    "head_dim": 16, "vocab_size_per_layer_input": 500, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 5,
+}  # fmt: skip
+MLA_ROUTED = COMMON | OLDER_NAMES | MLA | ROUTED_MOE
+INDEXED = {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 2}
+SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, beside the rows of families.py
+    **dict.fromkeys(("axk1", "axk2", "glm4_moe_lite", "minicpm3", "sarvam_mla"), MLA_ROUTED),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), MLA_ROUTED | INDEXED),
+    "bailing_hybrid": COMMON | MLA | MOE | LINEAR_FULL | {
+        "q_lora_rank": None, "num_experts_per_token": 2, "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "linear_head_dim": 8, "linear_num_heads": 4, "num_expert_group": 1, "topk_group": 1,
+    },
+    "cohere_compass_text": TEXT | {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), GEMMA4),
+    "gemma4": {"text_config": GEMMA4, "vision_config": VISION, "audio_config": None},
+    "gemma3": {"text_config": TEXT, "vision_config": VISION | {"image_size": 28, "patch_size": 14}},
+    "got_ocr2": {"text_config": TEXT | {"model_type": "qwen2"}, "vision_config": VISION},
+    "git": COMMON | {"vision_config": VISION},
+    "phi4_multimodal": COMMON | {"vision_config": VISION, "audio_config": VISION},
+    "marian": COMMON | OLDER_NAMES | {"pad_token_id": 0, "decoder_start_token_id": 0},
+    **dict.fromkeys(("musicgen", "musicgen_melody"), {}),
+    "reformer": COMMON | {
+        "is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh", "local"], "feed_forward_size": 64,
+        "attention_head_size": 12, "num_buckets": 4, "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
+    },
+    "prophetnet": {
+        "hidden_size": 48, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_encoder_layers": 3,
+        "num_decoder_layers": 3, "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4,
+    },
+    "xlnet": {"d_model": 48, "n_layer": 3, "n_head": 4, "d_inner": 64, "bos_token_id": 1, "eos_token_id": 2},
+    "zamba": COMMON | {
+        "num_hidden_layers": 4, "num_key_value_heads": 4, "attention_head_dim": 24, "attention_hidden_size": 96,
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "use_mamba_kernels": False,
+        "mamba_d_state": 8, "mamba_dt_rank": 4,
+    },
+    **dict.fromkeys(("qwen3_5_moe_text", "qwen4_exp_text"), COMMON | HEAD16 | MOE | DELTA_NET | LINEAR_FULL),
+    **dict.fromkeys(
+        ("qwen3_5", "qwen3_5_moe"),
+        {"text_config": COMMON | HEAD16 | MOE | DELTA_NET | LINEAR_FULL, "vision_config": VISION},
+    ),
+    "dory": COMMON | HEAD16 | {
+        "num_hidden_layers": 6, "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp"] + ["full_attention", "mlp"],
+        "n_input_layers": 2, "n_recurrent_layers": 2, "n_output_layers": 2,
+    },
+    "hrm_text": COMMON | {"num_layers_per_stack": 2, "num_hidden_layers": 16, "head_dim": 12},
+    "xlstm": COMMON | {"num_blocks": 3, "num_heads": 4, "embedding_dim": 48},
+}  # fmt: skip
+NESTED = (
+    {"text_config": TEXT, "vision_config": VISION, "audio_config": VISION},
+    {"text_config": TEXT, "vision_config": VISION},
+    {"text_config": TEXT},
+)
 
 
 def settings_of(model_type: str) -> Iterator[dict[str, Any]]:
@@ -43,7 +101,7 @@ def settings_of(model_type: str) -> Iterator[dict[str, Any]]:
         yield COMMON | rows[0]
     yield COMMON | OLDER_NAMES
     yield COMMON | {"is_decoder": True, "is_encoder_decoder": False}
-    yield NESTED
+    yield from NESTED
 
 
 def build(model_type: str, vocabulary: int, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
@@ -60,7 +118,9 @@ def build(model_type: str, vocabulary: int, dtype: torch.dtype = torch.float64) 
             if weights > MOST_WEIGHTS:
                 raise ValueError(f"{weights:,} weights with these settings")
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+            with torch.no_grad():  # settings that do not fit each other are the reason, not the family
+                model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), use_cache=False)
         except Exception as error:  # of many classes, from every family's own checks
             reasons.append(" ".join(str(error).split())[:160])
             continue
@@ -94,7 +154,7 @@ class WithoutKeys(TorchFunctionMode):
         return func(logits, *args[1:], **kwargs).masked_fill(blind, 0.0)
 
     def _over_tokens(self, shape: Sequence[int]) -> bool:
-        return shape[-1] == self.length and shape[-2] in (1, self.length)
+        return shape[-1] in (self.length, self.length + 1) and shape[-2] in (1, self.length)  # + 1: a sink, at the end
 
 
 @contextmanager
