@@ -112,6 +112,7 @@ def build(model_type: str, vocabulary: int, dtype: torch.dtype = torch.float64) 
             config = AutoConfig.for_model(model_type, **settings)
             for part in {id(each): each for each in (config, config.get_text_config(decoder=True))}.values():
                 part.vocab_size = vocabulary
+                part.unpadded_vocab_size = part.decoder_vocab_size = vocabulary  # Inkling's, Marian's
                 part._experts_implementation = "eager"  # the grouped matrix product has no float64
             with torch.device("meta"):
                 weights = AutoModelForCausalLM.from_config(config, attn_implementation="eager").num_parameters()
@@ -141,7 +142,9 @@ class WithoutKeys(TorchFunctionMode):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name == "scaled_dot_product_attention":
             raise AssertionError("the reference is for eager attention")
-        if name != "softmax" or args[0].ndim < 3 or not self._over_tokens(args[0].shape):
+        if name not in ("softmax", "logsumexp") or args[0].ndim < 3 or not self._over_tokens(args[0].shape):
+            return func(*args, **kwargs)
+        if name == "logsumexp" and self.zero_values:
             return func(*args, **kwargs)
         if self.zero_values:
             weights = func(*args, **kwargs).clone()
@@ -151,7 +154,8 @@ class WithoutKeys(TorchFunctionMode):
         logits[..., -1, :] = logits[..., -1, :].masked_fill(logits[..., -1, :] < INVISIBLE, float("-inf"))
         logits[..., -1, self.keys] = float("-inf")
         blind = logits.isneginf().all(-1, keepdim=True)
-        return func(logits, *args[1:], **kwargs).masked_fill(blind, 0.0)
+        found = func(logits, *args[1:], **kwargs)
+        return found if name == "logsumexp" else found.masked_fill(blind, 0.0)
 
     def _over_tokens(self, shape: Sequence[int]) -> bool:
         return shape[-1] in (self.length, self.length + 1) and shape[-2] in (1, self.length)  # + 1: a sink, at the end
@@ -188,7 +192,7 @@ def update(
         seen["input"] = last(args[0] if args else kwargs["hidden_states"]).clone()
 
     def after(_: nn.Module, __: tuple, output: Any) -> None:
-        seen["output"] = last(output[0] if isinstance(output, tuple) else output).clone()
+        seen["output"] = last(output[0] if isinstance(output, tuple | list) else output).clone()
 
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=False, pad_token_id=0)
     with ExitStack() as undo:

@@ -169,6 +169,8 @@ def at_row(record: CalledLayer, states: torch.Tensor | None, row: int) -> torch.
     """[B, C] one token of what is inside a layer: laid out as its input, or one stream of several."""
     assert states is not None
     hidden = layer_input(record.layer, record.args, record.kwargs)
+    if states.ndim == 2:  # GPT-1's Conv1D puts the tokens of all copies one after the other
+        return states.unflatten(0, (-1, hidden.shape[record.axes[1]]))[:, row]
     return record.at(states, row) if states.ndim == hidden.ndim else states[:, row].flatten(1)
 
 

@@ -5,7 +5,7 @@ In: a call of a layer. Out: the attention's weights, or a call in which chosen r
 This is for families whose attention does not go through transformers' interface (Falcon, Bloom, MPT), or more than once
 in a layer (DiffLlama): the torch functions that the layer calls are watched. An attention's softmax is one whose result,
 unchanged in shape, goes into a matrix product with another activation: the values. So a router's, which chooses experts,
-is none.
+is none. One more key than tokens, at the end, is a sink, whose weight is dropped before the product.
 
 B prompts or copies of one, n query positions, T keys, H query heads, D head width.
 """
@@ -93,14 +93,17 @@ class SoftmaxFinder(_Watching):
 
     def _other(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
+        if name == "logsumexp" and result.ndim > 1:  # a softmax in two steps, or a sink beside it: keys count there too
+            self.elsewhere = True
         flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else (arg,))]
         ours = [item for item in flat if isinstance(item, torch.Tensor) and id(item) in self.followed]
         if ours and isinstance(result, torch.Tensor):
             tensor, place, logits = self.followed[id(ours[0])]
             others = [item for item in flat if isinstance(item, torch.Tensor) and item is not ours[0]]
             if name not in PRODUCTS:
-                self.followed[id(result)] = result, place, logits
-            elif tensor.numel() == logits.numel() and others and not isinstance(others[-1], nn.Parameter):
+                if name != "__getitem__" or result.storage_offset() == tensor.storage_offset():  # else other keys first
+                    self.followed[id(result)] = result, place, logits
+            elif tensor.shape[:-1] == logits.shape[:-1] and others and not isinstance(others[-1], nn.Parameter):
                 self._found(place, tensor, logits, others[-1] if name != "einsum" else None, result)
         return result
 
@@ -109,12 +112,15 @@ class SoftmaxFinder(_Watching):
     ) -> None:
         if place in {site.place for site in self.sites}:
             return
-        if logits.shape[-2:] != self.shape:
+        rows = self.shape[0]
+        if weights.shape[-2] != rows and rows in weights.shape[:-2]:
+            return  # every token attends to something of its own, such as earlier layers' outputs (Inkling 2)
+        if weights.shape[-2:] != self.shape or not 0 <= logits.shape[-1] - self.shape[1] <= 1:
             self.elsewhere = True
             return
-        heads = logits.reshape(-1, *self.shape)
+        heads = logits[..., : self.shape[1]].reshape(-1, *self.shape)
         site = Site(place, weights.reshape(heads.shape), heads >= INVISIBLE)
-        rows, keys = self.shape
+        keys = self.shape[1]
         if values is not None and values.numel() == len(heads) * keys * values.shape[-1] and values.shape[-2] == keys:
             site.values = values.reshape(len(heads), keys, -1)
             site.output = output.reshape(len(heads), rows, -1)
@@ -163,11 +169,12 @@ class SoftmaxMasks(_Watching):
         return output
 
     def _weights(self, logits: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-        """[B, H, n, T] for logits of that shape; 0 in a row that is left nothing to see."""
+        """[B, H, n, T] for logits of that shape, or one more for a sink; 0 in a row that is left nothing to see."""
+        hidden = nn.functional.pad(self.hidden, (0, logits.shape[-1] - self.hidden.shape[-1]))
         if self.zero_values:
-            return logits.softmax(dim=-1, dtype=dtype).masked_fill(self.hidden, 0.0)
-        changed = self.hidden.any(dim=-1, keepdim=True)
-        gone = self.hidden | (changed & (logits < INVISIBLE))
+            return logits.softmax(dim=-1, dtype=dtype).masked_fill(hidden, 0.0)
+        changed = hidden.any(dim=-1, keepdim=True)
+        gone = hidden | (changed & (logits < INVISIBLE))
         masked = logits.masked_fill(gone, float("-inf"))
         blind = changed & masked.isneginf().all(dim=-1, keepdim=True)
         return masked.softmax(dim=-1, dtype=dtype).masked_fill(blind, 0.0)
