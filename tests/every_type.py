@@ -42,6 +42,18 @@ GEMMA4 = COMMON | {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 5,
 }  # fmt: skip
 MLA_ROUTED = COMMON | OLDER_NAMES | MLA | ROUTED_MOE
+QWEN35 = COMMON | HEAD16 | MOE | DELTA_NET | LINEAR_FULL
+QWEN35_VL = {"text_config": QWEN35, "vision_config": VISION}
+QWEN4 = QWEN35 | {
+    "layer_types": ["linear_attention", "indexed_attention", "linear_attention"], "indexer_n_heads": 2,
+    "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4, "indexer_compress_ratio": 1,
+    "shared_expert_intermediate_size": 32, "hc_lowrank": 8, "ngram_vocab_size_base": 50, "ple_embed_dim": 16,
+}  # fmt: skip
+DOTS3 = COMMON | OLDER_NAMES | MLA | ROUTED_MOE | {
+    "index_topk": 4, "index_head_dim": 16, "index_n_heads": 2, "sliding_window": 5, "per_layer_config": {}, "head_dim": 16,
+    "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+    "shared_experts_intermediate_size": 32,
+}  # fmt: skip
 INDEXED = {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 2}
 SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, beside the rows of families.py
     **dict.fromkeys(("axk1", "axk2", "glm4_moe_lite", "minicpm3", "sarvam_mla"), MLA_ROUTED),
@@ -58,7 +70,6 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, b
     "git": COMMON | {"vision_config": VISION},
     "phi4_multimodal": COMMON | {"vision_config": VISION, "audio_config": VISION},
     "marian": COMMON | OLDER_NAMES | {"pad_token_id": 0, "decoder_start_token_id": 0},
-    **dict.fromkeys(("musicgen", "musicgen_melody"), {}),
     "reformer": COMMON | {
         "is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh", "local"], "feed_forward_size": 64,
         "attention_head_size": 12, "num_buckets": 4, "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
@@ -73,13 +84,23 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, b
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "use_mamba_kernels": False,
         "mamba_d_state": 8, "mamba_dt_rank": 4,
     },
-    **dict.fromkeys(("qwen3_5_moe_text", "qwen4_exp_text"), COMMON | HEAD16 | MOE | DELTA_NET | LINEAR_FULL),
-    **dict.fromkeys(
-        ("qwen3_5", "qwen3_5_moe"),
-        {"text_config": COMMON | HEAD16 | MOE | DELTA_NET | LINEAR_FULL, "vision_config": VISION},
-    ),
+    "qwen3_5_moe_text": QWEN35,
+    "qwen4_exp_text": QWEN4,
+    "qwen4_exp": {"text_config": QWEN4, "vision_config": VISION},
+    "gemma4_assistant": {"text_config": GEMMA4 | {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 3}},
+    "gemma4_unified_assistant": {"text_config": GEMMA4 | {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 3}},
+    "dots3_note_text": DOTS3,
+    "dots3_note": {"text_config": DOTS3, "vision_config": VISION, "audio_config": VISION},
+    "xmod": COMMON | {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"},
+    "blt": {
+        part: COMMON | {"num_key_value_heads": 4, "cross_attn_k": 1, "hidden_size_global": 48, "head_dim": 12,
+                        "cross_attn_all_layers": False}
+        for part in ("patcher_config", "encoder_config", "decoder_config", "global_config")
+    } | {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3], "cross_attn_k": 1},
+    "qwen3_5": QWEN35_VL,
+    "qwen3_5_moe": QWEN35_VL,
     "dory": COMMON | HEAD16 | {
-        "num_hidden_layers": 6, "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp"] + ["full_attention", "mlp"],
+        "num_hidden_layers": 6, "layer_types": [*["sliding_attention", "mlp"], *["full_attention", "mlp"] * 2],
         "n_input_layers": 2, "n_recurrent_layers": 2, "n_output_layers": 2,
     },
     "hrm_text": COMMON | {"num_layers_per_stack": 2, "num_hidden_layers": 16, "head_dim": 12},
@@ -123,11 +144,11 @@ def build(model_type: str, vocabulary: int, dtype: torch.dtype = torch.float64) 
             with torch.no_grad():  # settings that do not fit each other are the reason, not the family
                 model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), use_cache=False)
         except Exception as error:  # of many classes, from every family's own checks
-            reasons.append(" ".join(str(error).split())[:160])
+            reasons.append(" ".join(str(error).split())[:160] or type(error).__name__)
             continue
         redraw(model, gain=1.5, seed=0)
         return model.to(dtype).eval()
-    raise ValueError(min(reasons, key=len))
+    raise ValueError(reasons[0])  # of the settings that were meant for it
 
 
 class WithoutKeys(TorchFunctionMode):

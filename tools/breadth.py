@@ -34,6 +34,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact.run import run
 from mask_impact.jobs.prepared import fitted
+from mask_impact.model.find import Source, _check_is_text_model
 from mask_impact.model.towers import decoder_layers
 from mask_impact.options import Request
 from mask_impact.prompt.inputs import text_inputs
@@ -105,13 +106,14 @@ def _measured(model_type: str, words: Any) -> str:
         model = every_type.build(model_type, len(words))
     except ValueError as error:
         raise NotBuilt(str(error)) from error
+    _check_is_text_model(Source(model_type, "", model.config))
     replay = ""
     with true_float64():
         for ablation in ("neg-inf", "zero-value"):
             request = Request(PROMPT, num_tokens=STEPS, variants=("full",), ablation=ablation)
             manifest, blocks = measured(model, words, request)
-            error = worst_error(model, manifest, blocks, ablation)
-            assert error < 1, f"{ablation}: {error:.3g} times the allowed error"
+            worst = worst_error(model, manifest, blocks, ablation)
+            assert worst < 1, f"{ablation}: {worst:.3g} times the allowed error"
             replay = manifest.get("replay", "rows")
     return f"measured, {replay}"
 

@@ -78,7 +78,8 @@ class QueryAttention:
             return None
         again = torch.einsum("ht,htd->hd", weights[0, :, 0], self._head_values())
         error = (again - self.output).abs().max() / self.output.abs().max().clamp_min(1e-30)
-        return weights[0, :, 0] if error < 1e-4 else None
+        limit = 1e-5 if again.dtype == torch.float32 else 1e-11  # a sink's factor (Granite SWA) can be nearly 1
+        return weights[0, :, 0] if error < limit else None
 
     def _head_values(self, positions: torch.Tensor | None = None) -> torch.Tensor:
         """[H, T, D], or at `positions`: each query head's values (grouped-query attention shares them)."""

@@ -108,7 +108,9 @@ class Meter:
             return *self._compare(record, replayed, self._weights(attention, part)), replayed.update[0].clone()
 
         with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
-            parts, unmasked, bases = zip(*self.replayed.pieces(todo, self.rows_at_once(record, query) - 1, measured), strict=True)
+            parts, unmasked, bases = zip(
+                *self.replayed.pieces(todo, self.rows_at_once(record, query) - 1, measured), strict=True
+            )
         values = torch.cat(parts)[: len(rows)]
         if len(rows) < len(masks):
             places = torch.tensor(rows, dtype=torch.int64, device=values.device)

@@ -17,7 +17,6 @@ from mask_impact.model.memory import memory_budget
 from mask_impact.model.towers import named, reason
 from mask_impact.prompt.inputs import stop_ids
 
-
 Recorded = Iterator[tuple[Recording, list[tuple[int, int]]]]
 
 
@@ -60,7 +59,11 @@ def _recordings(measurement: Measurement) -> Recorded:
     first, predicting = measurement.places.first, measurement.places.predicting
     whole = measurement.meter.way == RerunMeter.way
     record = record_calls if whole else record_generation
-    fresh = not measurement.places.tower and options.num_tokens > 1 and (whole or length_dependent_positions(config, length))
+    fresh = (
+        not measurement.places.tower
+        and options.num_tokens > 1
+        and (whole or length_dependent_positions(config, length))
+    )
     if fresh and not whole:
         measurement.findings.note(
             "positions depend on the total length: every generation step was recorded in a forward of its own"

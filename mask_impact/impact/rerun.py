@@ -1,7 +1,7 @@
 """Measure families whose layers cannot be replayed on single rows: each layer runs again on its whole input.
 
-In: a recorded layer call (`whole_calls.py`) and masks. Out: what the layer then adds to the residual stream at the query
-position, for each mask.
+In: a recorded layer call (`whole_calls.py`) and masks. Out: what the layer then adds to the residual stream at the
+query position, for each mask.
 
 The layer runs on copies of its input, one for each mask, and what a mask takes away is taken at the query's row alone,
 where the layer's own code computes its softmax (`model/softmax.py`). That costs a layer over the whole prompt for every
@@ -175,8 +175,8 @@ def at_row(record: CalledLayer, states: torch.Tensor | None, row: int) -> torch.
 
 
 def copied(tensor: torch.Tensor, count: int) -> torch.Tensor:
-    """`count` copies of an argument along the axis of the one prompt, its first of length 1; always a tensor of its own,
-    because a layer may write into it."""
+    """`count` copies of an argument along the axis of the one prompt, its first of length 1; always a tensor of its
+    own, because a layer may write into it."""
     axes = [axis for axis, size in enumerate(tensor.shape[:-1]) if size == 1]
     if not axes:
         return tensor.clone()

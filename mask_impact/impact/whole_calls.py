@@ -65,7 +65,6 @@ class CallRecorder:
             CalledLayer(index, layer) for index, layer in enumerate(chosen.layers(model))
         ]
         self.hidden = torch.empty(0)  # of the running layer
-        self.done: set[int] = set()
         self.finding = ExitStack()
 
     @contextmanager
@@ -77,8 +76,6 @@ class CallRecorder:
 
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self.records[index]
-        if index in self.done:
-            raise unsupported(self.model, index, "it runs more than once in a forward")
         seen: dict[int, Any] = {}
         record.args, record.kwargs = (changed(each, torch.clone, seen) for each in (args, kwargs))
         self.hidden = layer_input(record.layer, record.args, record.kwargs)
@@ -97,11 +94,13 @@ class CallRecorder:
                 for axis in others:
                     if sizes[axis] == count:
                         return copies, axis
-        raise unsupported(self.model, index, f"its input has shape {sizes}, which is not one vector for every token")
+        what = (
+            f"its input has shape {sizes} where there are {self.count} tokens: it adds tokens of its own, or mixes them"
+        )
+        raise unsupported(self.model, index, what)
 
     def _leaving(self, index: int, output: Any) -> None:
         self.finding.close()
-        self.done.add(index)
         record, sites = self.records[index], self.finder.sites
         if self.finder.elsewhere:
             what = "it attends to something other than its tokens one by one (blocks, compressed or added keys)"
@@ -160,5 +159,8 @@ def record_calls(
     with recorder.recording():
         generated = generate(model, inputs, 1, stop_ids, progress, use_cache=False)
     if not any(record.attends for record in recorder.records):
-        raise UnsupportedModel(f"model family '{family(model)}' is not supported: it has no softmax attention")
+        raise UnsupportedModel(
+            f"model family '{family(model)}' is not supported: no softmax of attention to its tokens was found in its "
+            "layers"
+        )
     return Recording(list(recorder.records), *generated)

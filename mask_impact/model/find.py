@@ -5,8 +5,10 @@ a UserError that says in one line why there is none.
 """
 
 import hashlib
+import inspect
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 import transformers
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -25,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.memory import explained, is_out_of_memory
+from mask_impact.model.towers import layer_count
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -62,7 +65,7 @@ class Source:
 
     @property
     def num_layers(self) -> int:
-        return int(self.text_config.num_hidden_layers)
+        return layer_count(self.text_config)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -157,6 +160,21 @@ def _check_is_text_model(source: Source) -> None:
         raise UnsupportedModel(
             f"{what} with architecture {architectures[0]}, which does not generate text; choose one that does"
         )
+    if known is not None and not _attends(config, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM):
+        raise UnsupportedModel(f"model family '{model_type}' is not supported: it has no attention")
+
+
+def _attends(config: Any, auto_class: Any) -> bool:
+    """Whether the file with the model's code computes softmax attention anywhere; without it, Mamba's and RWKV's kind
+    would be found out only after the weights were loaded.
+    """
+    model_class = auto_class._model_mapping.get(type(config), None)
+    if model_class is None:
+        return True
+    code = inspect.getsource(sys.modules[model_class.__module__])
+    return (
+        re.search("softmax|scaled_dot_product_attention|AttentionInterface|ALL_ATTENTION_FUNCTIONS", code) is not None
+    )
 
 
 def fingerprint(source: Source) -> str:

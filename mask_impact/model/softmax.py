@@ -3,9 +3,9 @@
 In: a call of a layer. Out: the attention's weights, or a call in which chosen rows do not read chosen keys.
 
 This is for families whose attention does not go through transformers' interface (Falcon, Bloom, MPT), or more than once
-in a layer (DiffLlama): the torch functions that the layer calls are watched. An attention's softmax is one whose result,
-unchanged in shape, goes into a matrix product with another activation: the values. So a router's, which chooses experts,
-is none. One more key than tokens, at the end, is a sink, whose weight is dropped before the product.
+in a layer (DiffLlama): the torch functions that the layer calls are watched. An attention's softmax is one whose result
+goes into a matrix product with another activation: the values. So a router's, which chooses experts, is none. One more
+key than tokens, at the end, is a sink, whose weight is dropped before the product.
 
 B prompts or copies of one, n query positions, T keys, H query heads, D head width.
 """
@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-# A logit below this is that of a key that the model hides, with -inf, its dtype's minimum, or -1e4 as older families do;
-# ALiBi takes no more than the distance from a true one.
+# A logit below this is that of a key that the model hides, with -inf, its dtype's minimum, or -1e4 as older families
+# do; ALiBi takes no more than the distance from a true one.
 INVISIBLE = -5e3
 PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum", "baddbmm"}
 SDPA = "scaled_dot_product_attention"
@@ -73,7 +73,9 @@ class SoftmaxFinder(_Watching):
         self.shape = (rows, keys)
         self.sites: list[Site] = []
         self.elsewhere = False  # attention that is not over the layer's tokens: compressed, in blocks
-        self.followed: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}  # by id: tensor, place, the softmax's input
+        self.followed: dict[
+            int, tuple[torch.Tensor, int, torch.Tensor]
+        ] = {}  # by id: tensor, place, the softmax's input
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         weights = func(*args, **kwargs)
