@@ -303,6 +303,9 @@ class Request:
         0, "also mask all pairs among the K strongest units, and report how they interact", metavar="K",
         parse=positive, table="effects",
     )  # fmt: skip
+    no_check: bool = option(
+        False, "do not compare the recorded forward of a model's first prompt with an untouched one", kind="switch"
+    )
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
     tower: str = option(
         "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"

@@ -70,8 +70,11 @@ class ProgressBar:
     def __init__(self, what: str, quiet: bool) -> None:
         from tqdm import tqdm
 
+        class Bar(tqdm):
+            monitor_interval = 0  # no thread, which would stay
+
         pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds
-        self.bar = tqdm(
+        self.bar = Bar(
             desc=what, disable=quiet, file=sys.stderr, leave=False, bar_format=f"{self.FORMAT}?", mininterval=pause,
             delay=0 if sys.stderr.isatty() else pause,
         )  # fmt: skip
@@ -120,13 +123,24 @@ def remaining(seconds: float, done: int, total: float | None) -> str:
 
 
 @contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable that has this value, unless it is set, until the block ends."""
+    known = name in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if not known:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
 def quiet_libraries(verbose: bool) -> Iterator[None]:
     """No warnings of torch and transformers, which would hide what this program has to say, unless `verbose`.
 
-    Logging levels, warning filters and progress bars are as they were afterwards.
+    Logging levels, warning filters, progress bars and the environment are as they were afterwards.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _environment("TOKENIZERS_PARALLELISM", "false"):
         if verbose:
             yield
             return

@@ -17,6 +17,7 @@ from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decod
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.errors import UnsupportedModel
+from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
 from mask_impact.prompt.units import Unit
 
@@ -96,8 +97,12 @@ class Effects:
             else:
                 passage = record_passage(model, inputs, together)
                 self.runner = whole = Forwards(model, passage, inputs, together, ablation)
+                looped = {layer: call.passes for layer, call in enumerate(passage.calls) if call.passes > 1}
                 try:
-                    self.runner = Carrier(model, passage, whole)
+                    if looped:
+                        self.notes += [last_pass_only(looped), WHOLE]
+                    else:
+                        self.runner = Carrier(model, passage, whole)
                 except UnsupportedModel:
                     self.notes.append(WHOLE)
         self.passage: Passage | Decoding = self.runner.passage

@@ -215,9 +215,13 @@ class Forwards:
     def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         unread = edited_positions([edit], 0, self.passage.length)
         states: dict[int, torch.Tensor] = {}
+        passes = [0] * len(self.passage.calls)
+
+        def entering(index: int, *_: Any) -> None:
+            passes[index] += 1
 
         def attending(index: int, call: AttentionCall) -> AttentionResult | None:
-            if not first <= index <= last:
+            if not first <= index <= last or passes[index] < self.passage.calls[index].passes:
                 return None
             recorded = additive_mask(call.mask, call.query, call.key, call.causal)
             bias = Bias.of(recorded, unread.to(call.key.device), self.ablation)
@@ -226,4 +230,4 @@ class Forwards:
         def leaving(index: int, output: Any) -> None:
             states[index] = layer_output(output)[0, -1].clone()
 
-        return last_logits(self.model, self.inputs, self.together, attending, leaving), states
+        return last_logits(self.model, self.inputs, self.together, attending, leaving, entering), states

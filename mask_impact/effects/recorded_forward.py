@@ -37,6 +37,7 @@ class Call:
     keys: torch.Tensor | None = None  # [1, G, T, D]; None: the layer has no attention
     values: torch.Tensor | None = None
     bias: torch.Tensor | None = None  # [1, 1 or H, T, T] added to the logits; -inf: cannot be seen
+    passes: int = 0  # how often the model calls the layer in a forward; all else is of the last
 
     def arguments(self, state: torch.Tensor, start: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call for `state` [B, T - start, C] in place of its input from position `start` on."""
@@ -130,6 +131,7 @@ def record_passage(
 
     def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = calls[index]
+        call.passes += 1
         seen: dict[int, Any] = {}
         call.args, call.kwargs = (changed(each, torch.clone, seen) for each in (args, kwargs))
         call.hidden = layer_input(call.layer, call.args, call.kwargs)

@@ -13,6 +13,7 @@ import torch
 from mask_impact.effects.answer import Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
 from mask_impact.model.generation import decoder_start, longer, model_tensors
+from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import tokens_of
 from mask_impact.prompt.prepared import Prepared
@@ -38,15 +39,18 @@ def effect_tables(
     notes: list[str] = []
     noise: dict[str, float] = {}
     together = inputs.image_ranges() if request.vision_attention == "bidirectional" else []
-    tensors = model_tensors(model, inputs)
+    prompt = tensors = model_tensors(model, inputs)
     start = decoder_start(model)
     if start:
-        tensors["decoder_input_ids"] = torch.tensor([start], device=tensors["input_ids"].device)
+        tensors = tensors | {"decoder_input_ids": torch.tensor([start], device=prompt["input_ids"].device)}
     tokens = [*inputs.tokens, *tokens_of(tokenizer, [*start, *generated], first=len(inputs.tokens))]
     with torch.no_grad():
         for step, chosen in enumerate(generated):
             progress(f"effects step {step + 1}/{len(generated)}")
             found = Effects(model, tokenizer, tensors, step, together, request.ablation, wanted.contrast_ids, chosen)
+            how = "while its forward is recorded for effects"
+            if step == 0 and not together and not request.no_check and not is_checked(model, how):
+                check_untouched(model, prompt, found.passage.logits, how)
             masked = prepared.units(tokens[: len(inputs.tokens) + len(start) + step])
             for window in wanted.windows:
                 for block in wanted.blocks:

@@ -18,6 +18,7 @@ from mask_impact.impact.meter import Impact, Meter, Wanted
 from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
+from mask_impact.model.layers import last_pass_only
 from mask_impact.options import VARIANTS, Progress
 from mask_impact.prompt.inputs import Token, tokens_of
 from mask_impact.prompt.prepared import Prepared
@@ -70,6 +71,8 @@ class Measurement:
         self.findings.skipped_layers = [
             _skipped(record) for record in recording.without_attention() if record.index in chosen
         ]
+        if looped := [record for record in recording.with_attention() if record.passes > 1]:
+            self.findings.note(last_pass_only({record.index: record.passes for record in looped}))
         if not self.findings.layers:
             raise UserError(
                 f"none of the chosen layers has softmax attention; this model has it in layers "

@@ -70,7 +70,7 @@ class Meter:
         self.metrics = metrics if "l2" in metrics else (*metrics, "l2")
         self.wanted = wanted
         self.ablation = ablation
-        self.replay = Replay(model)
+        self.replay = Replay()
         self.replayed = Portion()  # masked rows in one call of a layer
         self.attended = Portion()  # rows in one call of its attention
 

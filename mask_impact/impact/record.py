@@ -59,6 +59,7 @@ class LayerRecord:
     # In an encoder-decoder's decoder: the same layer with its cross-attention; of that one, with its self-attention.
     other: "LayerRecord | None" = None
     is_cross: bool = False  # the attention is to the encoder
+    passes: int = 0  # in the last forward; of a layer that runs more than once, the last pass is recorded
 
     @property
     def attends(self) -> bool:
@@ -74,6 +75,7 @@ class Recording:
     tokens: list[int]  # generated ids
     probabilities: list[float]  # of each generated token, 0 to 1
     seconds: list[float]  # of each forward: the prompt's, then one per further token
+    logits: torch.Tensor  # [V] after the prompt
 
     def with_attention(self) -> list[LayerRecord]:
         """The layers with softmax attention."""
@@ -101,6 +103,7 @@ class Recorder:
         self.layers = chosen.layers(model)
         self.reads_encoder = chosen.reads_encoder
         self.records = [LayerRecord(index, layer) for index, layer in enumerate(self.layers)]
+        self.ended = True  # the last forward; the next layer called begins one
         self.position = 0  # of the running forward's first token
         self.count = 0  # tokens in the running forward
         self.rows: list[int] = []  # which of them are at query positions
@@ -115,6 +118,7 @@ class Recorder:
             for layer in self.layers:
                 for name, child in layer.named_children():
                     undo.callback(child.register_forward_hook(self._branch(name)).remove)
+            undo.callback(self.model.register_forward_hook(self._end).remove)
             undo.enter_context(
                 inside(
                     self.model,
@@ -126,12 +130,19 @@ class Recorder:
             )
             yield
 
+    def _end(self, *_: Any) -> None:
+        self.ended = True
+
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = layer_input(self.layers[index], args, kwargs)
-        if index == 0:
+        if self.ended:
+            self.ended = False
+            for record in self.records:
+                record.passes = 0
             self.position += self.count
             self.count = hidden.shape[-2]
             self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
+        self.records[index].passes += 1
         self.parts, self.cross_parts, self.cut = {}, {}, {}
         for row in self.rows:
             position = self.position + row
@@ -234,9 +245,11 @@ def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int
 
 
 @contextmanager
-def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None]) -> Iterator[None]:
-    """Append the duration of each forward of `model`; the first begins here, since `generate` may compute image
-    features before it."""
+def _timed(
+    model: nn.Module, seconds: list[float], logits: list[torch.Tensor], progress: Callable[[], None]
+) -> Iterator[None]:
+    """Append the duration of each forward of `model`, and of the first its last logits [V]. The first begins here,
+    since `generate` may compute image features before it."""
     devices = {
         device for device in (input_device(model), *(p.device for p in model.parameters())) if device.type == "cuda"
     }
@@ -246,8 +259,10 @@ def _timed(model: nn.Module, seconds: list[float], progress: Callable[[], None])
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    def after(*_: Any) -> None:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
         seconds.append(now() - started.pop())
+        if not logits:
+            logits.append(output.logits[0, -1].clone())
         release_free_memory()
         progress()
 
@@ -324,13 +339,15 @@ def generate(
     stop_ids: list[int],
     progress: Callable[[], None],
     use_cache: bool = True,
-) -> tuple[list[int], list[float], list[float]]:
-    """The ids that the model generates greedily, the probability of each, and the seconds that each forward took.
+) -> tuple[list[int], list[float], list[float], torch.Tensor]:
+    """The ids that the model generates greedily, the probability of each, the seconds that each forward took, and the
+    logits [V] of the first.
 
     Raises as `record_generation`.
     """
     prompt_length = inputs["input_ids"].shape[1]
     seconds: list[float] = []
+    logits: list[torch.Tensor] = []
     settings = GenerationConfig(
         max_new_tokens=num_tokens,
         do_sample=False,
@@ -353,8 +370,8 @@ def generate(
         _offloaded_weights_found(model),
         torch.no_grad(),
         greedy(model),
-        _timed(model, seconds, progress),
+        _timed(model, seconds, logits, progress),
     ):
         found = model.generate(**inputs, generation_config=settings)
     probabilities = [scores[0].float().softmax(dim=-1).max().item() for scores in found.scores]
-    return found.sequences[0, -len(probabilities) :].tolist(), probabilities, seconds
+    return found.sequences[0, -len(probabilities) :].tolist(), probabilities, seconds, logits[0]

@@ -1,6 +1,6 @@
 """Which recorded forwards a run needs, and which query positions are measured in each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -15,6 +15,7 @@ from mask_impact.model.generation import longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.memory import memory_budget
 from mask_impact.model.towers import named, reason
+from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.prompt.inputs import stop_ids
 
 Recorded = Iterator[tuple[Recording, list[tuple[int, int]]]]
@@ -51,6 +52,7 @@ def _recordings(measurement: Measurement) -> Recorded:
     forwards over the prompt as keep the record within the memory budget.
     """
     model, inputs, options = measurement.model, measurement.prepared.inputs, measurement.request
+    findings = measurement.findings
     tensors = model_tensors(model, inputs)
     config = model.config.get_text_config(decoder=True)
     stops = stop_ids(measurement.tokenizer, model.generation_config, model.config, config)
@@ -65,11 +67,15 @@ def _recordings(measurement: Measurement) -> Recorded:
         and (whole or length_dependent_positions(config, length))
     )
     if fresh and not whole:
-        measurement.findings.note(
+        findings.note(
             "positions depend on the total length: every generation step was recorded in a forward of its own"
         )
 
-    def recorded(count: int, wanted: Callable[[int], bool] = (predicting - first).__le__) -> Recording:
+    def recorded(
+        count: int,
+        wanted: Callable[[int], bool] = (predicting - first).__le__,
+        together: Sequence[tuple[int, int]] = together,
+    ) -> Recording:
         if length_dependent_positions(config, length + 1):
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
@@ -77,14 +83,18 @@ def _recordings(measurement: Measurement) -> Recorded:
         recording = record(
             model, tensors, count, stops, wanted, together, lambda: say("generate and record"), options.tower
         )
-        measurement.findings.seconds["recorded_forward"] += recording.seconds[0]
-        measurement.findings.seconds["decode"] += sum(recording.seconds[1:])
+        findings.seconds["recorded_forward"] += recording.seconds[0]
+        findings.seconds["decode"] += sum(recording.seconds[1:])
         return recording
 
     for start in range(options.num_tokens if fresh else 1):
         recording = recorded(1 if fresh else options.num_tokens)
         measurement.add_generated(recording, stops)
         if start == 0:
+            how = f"while its {options.tower} is recorded" + (" by whole calls of layers" if whole else "")
+            if not options.no_check and not is_checked(model, how):
+                plain = recorded(1, together=()) if together else recording
+                findings.seconds["untouched"] = check_untouched(model, tensors, plain.logits, how)
             check_before_work(measurement, recording)
             earlier = [position for position in measurement.positions if position < predicting]
             at_once = queries_at_once(recording, predicting - first)

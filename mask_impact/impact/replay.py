@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache
 
 from mask_impact.impact import masking
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.trace import RowTrace, tensors_in
 from mask_impact.model import memory
-from mask_impact.model.attention import add_encoded, configs_of, implementation, routed_attention
+from mask_impact.model.attention import add_encoded, configs_of, renamed_attention
 from mask_impact.model.call_rows import changed
 from mask_impact.model.layers import layer_output, replaced_forward
 from mask_impact.model.memory import VECTORS_PER_ROW
@@ -64,14 +64,14 @@ class LayerParts:
             for name, child in record.layer.named_children()
             if not any(module is attention for module in child.modules())
         }
-        return cls(attentions, configs_of(attentions), beside)
+        inner = [module for outer in attentions for module in outer.modules()]
+        return cls(attentions, configs_of(inner), beside)
 
 
 class Replay:
     """Replays recorded layers of one model."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.implementation = implementation(model)
+    def __init__(self) -> None:
         self.share_rows = True
         self.parts: dict[nn.Module, LayerParts] = {}  # by the attention that masks change
 
@@ -123,7 +123,7 @@ class Replay:
         landing = attention.register_forward_hook(lambda module, inputs, output: trace.land(layer_output(output)))
         try:
             with (
-                routed_attention(attend, parts.configs, self.implementation, parts.attentions),
+                renamed_attention(attend, parts.attentions, parts.configs),
                 answered_branches(parts.branches, query.branches, count),
                 trace,
             ):

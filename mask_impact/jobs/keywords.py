@@ -15,6 +15,7 @@ class MaskingRequest(TypedDict, total=False):
     queries: str | Sequence[tuple[int, int]] | None
     mask_unit: str | None
     spans: str | Sequence[str]
+    no_check: bool
     chat: bool
     tower: str
     attention: str | Sequence[str]
@@ -30,6 +31,7 @@ class EffectsRequest(TypedDict, total=False):
     blocks: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
+    no_check: bool
     chat: bool
 
 
@@ -44,6 +46,7 @@ class VLMaskingRequest(TypedDict, total=False):
     queries: str | Sequence[tuple[int, int]] | None
     mask_unit: str | None
     spans: str | Sequence[str]
+    no_check: bool
     vision_attention: str
     max_pixels: int | None
     regions: str | Sequence[str]
@@ -60,6 +63,7 @@ class VLEffectsRequest(TypedDict, total=False):
     blocks: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
+    no_check: bool
     vision_attention: str
     max_pixels: int | None
     regions: str | Sequence[str]

@@ -1,21 +1,24 @@
 """Route a model's attention through a handler of ours, and put everything back.
 
-In: a handler, and the modules or configs whose attention it is to compute. Out: while `routed_attention` is open, their
-calls of attention go to `handler(module, query, key, value, mask, **kwargs)`.
+In: a handler, and the modules whose attention it is to compute. Out: until a block ends, their calls of attention go to
+`handler(module, query, key, value, mask, **kwargs)`.
 
 transformers models call their attention through `AttentionInterface`, a table from name to function
-(https://huggingface.co/docs/transformers/attention_interface). `watching.py` routes a whole forward, `impact/replay.py`
-one layer, whose attention it answers with what was recorded. The vision tower of a vision-language model has its own
-config and is left alone.
+(https://huggingface.co/docs/transformers/attention_interface); with "eager", they call the `eager_attention_forward` of
+their modeling file. `watching.py` routes a whole forward, and `impact/replay.py` one layer, whose attention it answers
+with what was recorded. In a forward the entry is exchanged and not the name: some families compute something else where
+they do not know the name (DeepSeek V3.2 leaves out its sparse mask). Other modules may call the same entry, a vision
+tower for example; a handler passes on what it does not answer to `attention_function`.
 
 Shapes, here and in all modules of the engine:
 R rows (one per set of masked positions), N tokens of one forward, T keys, H query heads, G key/value heads,
 D head width, C hidden size. The batch is always one prompt.
 """
 
+import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +26,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from mask_impact.errors import UnsupportedModel
@@ -32,7 +34,8 @@ from mask_impact.model.layers import replaced_forward
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
-ROUTE = "mask_impact"  # the name under which the handler is registered
+ROUTE = "mask_impact"  # the name of a handler in the table
+EAGER = "eager_attention_forward"  # what modeling files call their own attention
 
 
 @dataclass
@@ -60,17 +63,29 @@ def implementation(model: PreTrainedModel) -> str:
     return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
 
 
+def _kind(module: nn.Module) -> Any:
+    return type(module)
+
+
+@functools.cache
+def _scopes(kind: Any) -> tuple[dict[str, Any], ...]:
+    """The global names of the files that define a class of modules and its forward."""
+    return inspect.unwrap(kind.forward).__globals__, vars(sys.modules[kind.__module__])
+
+
+def _own(function: AttentionFunction) -> AttentionFunction:
+    """The model's function, also where a handler stands in its place."""
+    return getattr(function, "in_place_of", function)
+
+
 def eager_attention(module: nn.Module) -> AttentionFunction:
     """The family's own eager attention: the function its modeling file falls back to for `module`.
 
     It carries what is particular to the family (soft-capping, sinks, position bias). Raises UnsupportedModel.
     """
-    for scope in (
-        inspect.unwrap(type(module).forward).__globals__,
-        vars(sys.modules[type(module).__module__]),
-    ):
-        if "eager_attention_forward" in scope:
-            return scope["eager_attention_forward"]
+    for scope in _scopes(_kind(module)):
+        if EAGER in scope:
+            return _own(scope[EAGER])
     if t5.computes_itself(module):
         return t5.eager_attention
     raise UnsupportedModel(f"{type(module).__name__} is not supported: its modeling file has no eager attention")
@@ -78,15 +93,24 @@ def eager_attention(module: nn.Module) -> AttentionFunction:
 
 def attention_function(name: str, module: nn.Module) -> AttentionFunction:
     """The function transformers would call for `module` with implementation `name`."""
-    return eager_attention(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+    if name == "eager":
+        return eager_attention(module)
+    interfaces = [table for table in _interfaces(_kind(module)) if name in table]
+    return _own((interfaces or [ALL_ATTENTION_FUNCTIONS])[0][name])
+
+
+@functools.cache
+def _interfaces(kind: Any) -> list[AttentionInterface]:
+    """The tables that modules of a class may look their attention up in: a modeling file can have one of its own."""
+    return [table for scope in _scopes(kind) for table in scope.values() if isinstance(table, AttentionInterface)]
 
 
 def configs_of(modules: Iterable[nn.Module], *configs: Any) -> list[Any]:
-    """The distinct config objects that these modules, and all in them, read their attention implementation from;
-    `configs` are among them in any case.
+    """The distinct config objects that these modules read their attention implementation from; `configs` are among
+    them in any case.
     """
     found = {id(config): config for config in configs}
-    for module in (inner for outer in modules for inner in outer.modules()):
+    for module in modules:
         config = getattr(module, "config", None)
         if hasattr(config, "_attn_implementation_internal"):
             found[id(config)] = config
@@ -94,30 +118,72 @@ def configs_of(modules: Iterable[nn.Module], *configs: Any) -> list[Any]:
 
 
 @contextmanager
-def routed_attention(
-    handler: AttentionFunction, configs: list[Any], masks_of: str, modules: Iterable[nn.Module] = ()
+def exchanged_attention(
+    handler: AttentionFunction, modules: Sequence[nn.Module], name: str, *configs: Any
 ) -> Iterator[None]:
-    """Send the attention calls of all modules with one of `configs` to `handler`, until the block ends.
+    """Send the attention calls of a forward to `handler`, until the block ends.
 
     Args:
-        masks_of: the implementation whose masks the model then makes.
-        modules: those among them, and in them, that compute attention without the interface (`t5`) are routed as well.
+        modules: those whose attention is wanted, and all in them; others that call the same function reach it too.
+        name: the attention implementation that is measured; the modules' configs have it meanwhile, and `configs`.
 
     Everything is put back at the end, also after an exception.
     """
-    before = [config._attn_implementation_internal for config in configs]
-    AttentionMaskInterface.register(ROUTE, ALL_MASK_ATTENTION_FUNCTIONS[masks_of])
-    AttentionInterface.register(ROUTE, handler)
+    inner = [module for outer in modules for module in outer.modules()]
+    with ExitStack() as undo:
+        for config in configs_of(inner, *configs):
+            if config._attn_implementation_internal != name:
+                undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
+                config._attn_implementation_internal = name
+        for table, key in _entries(inner, name):
+            undo.callback(table.__setitem__, key, table[key])
+            table[key] = _in_place_of(_own(table[key]), handler)
+        _exchange_uncalled(undo, handler, inner)
+        yield
+
+
+@contextmanager
+def renamed_attention(handler: AttentionFunction, modules: Sequence[nn.Module], configs: list[Any]) -> Iterator[None]:
+    """The same for one layer whose attention `handler` answers with what is known, whatever the layer passes to it.
+
+    Here the name is exchanged: with a name that they do not know, layers leave out what they do to the mask, which the
+    single rows of a replay would not fit. What they compute is compared with the record.
+    """
     with ExitStack() as undo:
         undo.callback(AttentionInterface._global_mapping.pop, ROUTE, None)
-        undo.callback(AttentionMaskInterface._global_mapping.pop, ROUTE, None)
-        for config, name in zip(configs, before, strict=True):
-            undo.callback(setattr, config, "_attn_implementation_internal", name)
+        AttentionInterface.register(ROUTE, handler)
+        for config in configs:
+            undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
             config._attn_implementation_internal = ROUTE
-        for module in (inner for outer in modules for inner in outer.modules()):
-            if t5.computes_itself(module):
-                undo.enter_context(replaced_forward(module, t5.through(handler, module)))
+        _exchange_uncalled(undo, handler, modules)
         yield
+
+
+def _entries(modules: Iterable[nn.Module], name: str) -> list[tuple[dict[str, Any], str]]:
+    """The tables in which these modules find implementation `name`, and its key there."""
+    kinds = dict.fromkeys(_kind(module) for module in modules)
+    if name == "eager":
+        scopes = {id(scope): scope for kind in kinds for scope in _scopes(kind) if EAGER in scope}
+        return [(scope, EAGER) for scope in scopes.values()]
+    own = {id(table): table._local_mapping for kind in kinds for table in _interfaces(kind)}
+    return [(table, name) for table in (AttentionInterface._global_mapping, *own.values()) if name in table]
+
+
+def _exchange_uncalled(undo: ExitStack, handler: AttentionFunction, modules: Iterable[nn.Module]) -> None:
+    """Route those among `modules` that compute attention without the interface."""
+    for module in modules:
+        if t5.computes_itself(module):
+            undo.enter_context(replaced_forward(module, t5.through(handler, module)))
+
+
+def _in_place_of(function: AttentionFunction, handler: AttentionFunction) -> AttentionFunction:
+    """`handler`, with the function that it replaces."""
+
+    def routed(*args: Any, **kwargs: Any) -> Any:
+        return handler(*args, **kwargs)
+
+    routed.in_place_of = function  # type: ignore[attr-defined]
+    return routed
 
 
 def add_encoded(cache: EncoderDecoderCache, cross: Attention) -> None:

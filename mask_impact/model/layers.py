@@ -35,3 +35,9 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = before
         else:
             del module.forward
+
+
+def last_pass_only(passes: Mapping[int, int]) -> str:
+    """The note on layers that a model calls more than once in every forward, {layer: how often}."""
+    said = ", ".join(f"{layer} ({count} times)" for layer, count in passes.items())
+    return f"the model runs these layers more than once: {said}; masks act, and changes are measured, in the last pass"

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.model.attention import attention_function, configs_of, implementation, routed_attention
+from mask_impact.model.attention import attention_function, exchanged_attention, implementation
 from mask_impact.model.masks import ALL_ROWS, additive_mask, rows_of
 from mask_impact.model.towers import unsupported
 
@@ -120,13 +120,14 @@ def inside(
             undo.callback(layer.register_forward_hook(after(index)).remove)
         if attending is not None:
             name = implementation(model)
-            configs = configs_of(layers, model.config.get_text_config(decoder=True))
-            undo.enter_context(routed_attention(_handler(name, running, attending), configs, name, layers))
+            handler, config = _handler(name, running, attending), model.config.get_text_config(decoder=True)
+            undo.enter_context(exchanged_attention(handler, layers, name, config))
         yield
 
 
 def _handler(name: str, running: Sequence[int], attending: Attending) -> Callable[..., AttentionResult]:
-    """What transformers calls in place of its attention function; `running`: the running layer's index, or nothing."""
+    """What transformers calls in place of its attention function; `running`: the running layer's index, or nothing,
+    as where a vision tower calls the same function."""
 
     def handler(
         module: nn.Module,
