@@ -50,8 +50,8 @@ QWEN4 = QWEN35 | {
     "shared_expert_intermediate_size": 32, "hc_lowrank": 8, "ngram_vocab_size_base": 50, "ple_embed_dim": 16,
 }  # fmt: skip
 DOTS3 = COMMON | OLDER_NAMES | MLA | ROUTED_MOE | {
-    "index_topk": 4, "index_head_dim": 16, "index_n_heads": 2, "sliding_window": 5, "per_layer_config": {}, "head_dim": 16,
-    "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+    "index_topk": 4, "index_head_dim": 16, "index_n_heads": 2, "sliding_window": 5, "per_layer_config": {},
+    "head_dim": 16, "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
     "shared_experts_intermediate_size": 32,
 }  # fmt: skip
 INDEXED = {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 2}
@@ -182,14 +182,27 @@ class WithoutKeys(TorchFunctionMode):
         return shape[-1] in (self.length, self.length + 1) and shape[-2] in (1, self.length)  # + 1: a sink, at the end
 
 
+def passes_of(model: PreTrainedModel, layer: nn.Module) -> int:
+    """How often a forward runs `layer`."""
+    calls: list[None] = []
+    handle = layer.register_forward_hook(lambda *_: calls.append(None))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), use_cache=False)
+    handle.remove()
+    return len(calls)
+
+
 @contextmanager
-def without(layer: nn.Module, length: int, keys: Collection[int], zero_values: bool) -> Iterator[None]:
-    """`layer` runs without the keys until the block ends."""
+def without(layer: nn.Module, length: int, keys: Collection[int], zero_values: bool, passes: int) -> Iterator[None]:
+    """`layer` runs without the keys in the last of its passes, until the block ends."""
     modes: list[ExitStack] = []
+    done: list[None] = []
 
     def enter(*_: Any) -> None:
+        done.append(None)
         modes.append(ExitStack())
-        modes[-1].enter_context(WithoutKeys(length, keys, zero_values))
+        if len(done) == passes:
+            modes[-1].enter_context(WithoutKeys(length, keys, zero_values))
 
     with ExitStack() as undo:
         undo.callback(layer.register_forward_pre_hook(enter).remove)
@@ -199,7 +212,12 @@ def without(layer: nn.Module, length: int, keys: Collection[int], zero_values: b
 
 @torch.no_grad()
 def update(
-    model: PreTrainedModel, layer: nn.Module, ids: Tensor, keys: Collection[int] = (), zero_values: bool = False
+    model: PreTrainedModel,
+    layer: nn.Module,
+    ids: Tensor,
+    keys: Collection[int] = (),
+    zero_values: bool = False,
+    passes: int = 1,
 ) -> Tensor:
     """[C] what `layer` adds at the last position of `ids` [1, T]; of several streams, all of them."""
     length, seen = ids.shape[1], {}
@@ -220,6 +238,6 @@ def update(
         undo.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
         undo.callback(layer.register_forward_hook(after).remove)
         if keys:
-            undo.enter_context(without(layer, length, keys, zero_values))
+            undo.enter_context(without(layer, length, keys, zero_values, passes))
         model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     return seen["output"] - seen["input"]

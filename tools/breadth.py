@@ -73,8 +73,10 @@ def worst_error(model: Any, manifest: dict[str, Any], blocks: Sequence[Block], a
     for block in blocks:
         upto = ids[:, : manifest["prompt_length"] + block.generation_step]
         base = every_type.update(model, layers[block.layer], upto)
+        passes = every_type.passes_of(model, layers[block.layer])
         for position, found in zip(block.positions.tolist(), block.l2[:, 0].tolist(), strict=True):
-            changed = every_type.update(model, layers[block.layer], upto, [position], ablation == "zero-value")
+            zero_values = ablation == "zero-value"
+            changed = every_type.update(model, layers[block.layer], upto, [position], zero_values, passes)
             expected = (base - changed).norm().item()
             worst = max(worst, abs(found - expected) / (RELATIVE * expected + ROUNDING * base.norm().item()))
     return worst

@@ -76,6 +76,7 @@ class CallRecorder:
 
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self.records[index]
+        record.passes += 1
         seen: dict[int, Any] = {}
         record.args, record.kwargs = (changed(each, torch.clone, seen) for each in (args, kwargs))
         self.hidden = layer_input(record.layer, record.args, record.kwargs)

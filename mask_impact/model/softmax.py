@@ -105,7 +105,11 @@ class SoftmaxFinder(_Watching):
             if name not in PRODUCTS:
                 if name != "__getitem__" or result.storage_offset() == tensor.storage_offset():  # else other keys first
                     self.followed[id(result)] = result, place, logits
-            elif tensor.shape[:-1] == logits.shape[:-1] and others and not isinstance(others[-1], nn.Parameter):
+            elif (
+                tensor.shape[:-1].numel() == logits.shape[:-1].numel()
+                and others
+                and not isinstance(others[-1], nn.Parameter)
+            ):
                 self._found(place, tensor, logits, others[-1] if name != "einsum" else None, result)
         return result
 

@@ -19,11 +19,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from mask_impact.model.attention import attention_function, exchanged_attention, implementation
 from mask_impact.model.masks import ALL_ROWS, additive_mask, rows_of
-from mask_impact.model.towers import unsupported
 
 AttentionResult = tuple[torch.Tensor, torch.Tensor | None]  # output [B, n, H, D]; weights, where there are any
 Entering = Callable[[int, tuple[Any, ...], dict[str, Any]], None]
@@ -84,19 +82,12 @@ def inside(
         layers: of the model, those to watch. Calls of attention outside of them go on as they would have.
         attending: returns the attention's result, or None for the model's own. Without it, attention is left alone.
 
-    Raises UnsupportedModel, where attention is computed, for a family without an attention function, and where a layer
-    runs twice in one forward (Dory).
+    Raises UnsupportedModel, where attention is computed, for a family without an attention function.
     """
     running: list[int] = []
-    entered: set[int] = set()  # in the running forward
 
     def before(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if index in entered:
-                raise unsupported(
-                    model, index, "it runs more than once in a forward, and a mask would act in every pass"
-                )
-            entered.add(index)
             running[:] = [index]
             if entering is not None:
                 entering(index, args, kwargs)
@@ -112,9 +103,6 @@ def inside(
         return hook
 
     with ExitStack() as undo:
-        for whole in (module for module in model.modules() if isinstance(module, PreTrainedModel)):
-            if any(module is layers[0] for module in whole.modules()):
-                undo.callback(whole.register_forward_pre_hook(lambda *_: entered.clear()).remove)
         for index, layer in enumerate(layers):
             undo.callback(layer.register_forward_pre_hook(before(index), with_kwargs=True).remove)
             undo.callback(layer.register_forward_hook(after(index)).remove)
