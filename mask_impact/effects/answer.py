@@ -15,6 +15,7 @@ from mask_impact.effects.asked import Window
 from mask_impact.effects.carry import Carried, Carrier, Forwards
 from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.effects.edits import Edit
+from mask_impact.effects.masked_forwards import MaskedForwards
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
@@ -95,18 +96,31 @@ class Effects:
             if "decoder_input_ids" in inputs:
                 self.runner = DecoderCarrier(model, inputs, ablation)
             else:
-                passage = record_passage(model, inputs, together)
-                self.runner = whole = Forwards(model, passage, inputs, together, ablation)
-                looped = {layer: call.passes for layer, call in enumerate(passage.calls) if call.passes > 1}
-                try:
-                    if looped:
-                        self.notes += [last_pass_only(looped), WHOLE]
-                    else:
-                        self.runner = Carrier(model, passage, whole)
-                except UnsupportedModel:
-                    self.notes.append(WHOLE)
+                self.runner = self._runner_of_decoder(model, inputs, together, ablation)
         self.passage: Passage | Decoding = self.runner.passage
         self.base = _Base(self.passage.logits, chosen, contrast)
+
+    def _runner_of_decoder(
+        self, model: Any, inputs: Mapping[str, torch.Tensor], together: Sequence[tuple[int, int]], ablation: str
+    ) -> Carrier | Forwards:
+        """By rows where that is possible, else by forwards of the whole model, which a note then says."""
+        try:
+            passage = record_passage(model, inputs, together)
+        except UnsupportedModel:
+            passage = None
+        if passage is None or all(call.keys is None for call in passage.calls):
+            self.notes.append(WHOLE)
+            return MaskedForwards(model, inputs, ablation)
+        whole = Forwards(model, passage, inputs, together, ablation)
+        looped = {layer: call.passes for layer, call in enumerate(passage.calls) if call.passes > 1}
+        if looped:
+            self.notes += [last_pass_only(looped), WHOLE]
+            return whole
+        try:
+            return Carrier(model, passage, whole)
+        except UnsupportedModel:
+            self.notes.append(WHOLE)
+            return whole
 
     def measure(
         self,

@@ -76,6 +76,12 @@ class AlonePath(RowTrace):
         self.places += 1
         super().start(attention_output)
 
+    def _is_activation(self, other: Any, ours: torch.Tensor) -> bool:
+        if not super()._is_activation(other, ours):
+            return False
+        axes = [axis for axis in range(other.ndim - 1) if other.shape[axis] > 1]
+        return not axes or any(other.stride(axis) for axis in axes)  # else it is a bias, the same for all tokens
+
     def _follow(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.projected and name in PRODUCTS and any(isinstance(each, nn.Parameter) for each in tensors_in(args)):
             self.mixed = True

@@ -39,6 +39,7 @@ class CalledLayer(LayerRecord):
     kwargs: dict[str, Any] = field(default_factory=dict)
     axes: tuple[int, int] = (0, 1)  # of the hidden states: that of the one prompt, that of its tokens
     sites: list[Site] = field(default_factory=list)
+    seen: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # [n, T] bool: the keys that each row sees
 
     @property
     def attends(self) -> bool:
@@ -74,6 +75,14 @@ class CallRecorder:
         with self.finding, inside(self.model, layers, entering=self._entering, leaving=self._leaving):
             yield
 
+    def check_attends(self) -> None:
+        """Raises UnsupportedModel where no layer was found to have softmax attention."""
+        if not any(record.attends for record in self.records):
+            raise UnsupportedModel(
+                f"model family '{family(self.model)}' is not supported: no softmax of attention to its tokens was "
+                "found in its layers"
+            )
+
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self.records[index]
         record.passes += 1
@@ -107,7 +116,10 @@ class CallRecorder:
             what = "it attends to something other than its tokens one by one (blocks, compressed or added keys)"
             raise unsupported(self.model, index, what)
         rows = self.hidden.shape[record.axes[1]]
-        for position in range(self.count - rows, self.count) if sites else ():
+        record.seen = torch.ones(rows, self.count, dtype=torch.bool, device=self.hidden.device)
+        if sites:
+            record.seen = torch.cat([site.visible for site in sites]).any(dim=0)
+        for position in range(self.count - rows, self.count):
             if self.wanted(position):
                 row = position - (self.count - rows)
                 record.queries[position] = self._query(record, position, row, layer_output(output))
@@ -118,7 +130,8 @@ class CallRecorder:
 
     def _query(self, record: CalledLayer, position: int, row: int, output: torch.Tensor) -> WholeQuery:
         sites = self.finder.sites
-        visible = torch.cat([site.visible[:, row] for site in sites])[None, :, None]  # [1, H, 1, T]
+        heads = [site.visible[:, row] for site in sites] or [record.seen[row : row + 1]]
+        visible = torch.cat(heads)[None, :, None]  # [1, H, 1, T]
         bias = torch.zeros_like(visible, dtype=self.hidden.dtype).masked_fill_(~visible, float("-inf"))
         if bias[..., position + 1 :].isneginf().all():
             bias = bias[..., : position + 1]
@@ -159,9 +172,5 @@ def record_calls(
     recorder = CallRecorder(model, inputs["input_ids"].shape[1], queries, tower)
     with recorder.recording():
         generated = generate(model, inputs, 1, stop_ids, progress, use_cache=False)
-    if not any(record.attends for record in recorder.records):
-        raise UnsupportedModel(
-            f"model family '{family(model)}' is not supported: no softmax of attention to its tokens was found in its "
-            "layers"
-        )
+    recorder.check_attends()
     return Recording(list(recorder.records), *generated)
