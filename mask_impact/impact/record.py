@@ -135,6 +135,8 @@ class Recorder:
 
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = layer_input(self.layers[index], args, kwargs)
+        if hidden.ndim != 3:
+            raise self._unsupported(f"the input of layer {index} is not one vector for every token")
         if self.ended:
             self.ended = False
             for record in self.records:

@@ -18,7 +18,7 @@ from mask_impact.impact.masking import Masks
 from mask_impact.impact.meter import Meter
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Rows
-from mask_impact.impact.trace import PRODUCTS, RowTrace, tensors_in
+from mask_impact.impact.trace import PRODUCTS, RowTrace, is_weight, tensors_in
 from mask_impact.impact.whole_calls import CalledLayer, WholeQuery
 from mask_impact.model.call_rows import changed
 from mask_impact.model.layers import layer_input, layer_output
@@ -83,7 +83,7 @@ class AlonePath(RowTrace):
         return not axes or any(other.stride(axis) for axis in axes)  # else it is a bias, the same for all tokens
 
     def _follow(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.projected and name in PRODUCTS and any(isinstance(each, nn.Parameter) for each in tensors_in(args)):
+        if self.projected and name in PRODUCTS and any(is_weight(each) for each in tensors_in(args)):
             self.mixed = True
         return super()._follow(func, name, args, kwargs)
 

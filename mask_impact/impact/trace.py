@@ -41,6 +41,13 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return found
 
 
+def is_weight(value: Any) -> bool:
+    """Whether `value` is a weight of the model, or a view of one: Falcon multiplies with its transpose."""
+    return isinstance(value, nn.Parameter) or (
+        isinstance(value, torch.Tensor) and isinstance(value._base, nn.Parameter)
+    )
+
+
 class RowTrace(TorchFunctionMode):
     """Follows the attention output through the layer call, and computes equal rows once.
 
@@ -95,7 +102,7 @@ class RowTrace(TorchFunctionMode):
     def _is_activation(self, other: Any, ours: torch.Tensor) -> bool:
         return (
             isinstance(other, torch.Tensor)
-            and not isinstance(other, nn.Parameter)
+            and not is_weight(other)
             and id(other) not in self.made
             and other.ndim > 1
             and other.shape[-1] == ours.shape[-1]
@@ -103,7 +110,7 @@ class RowTrace(TorchFunctionMode):
 
     def _note_projection(self, name: str, args: tuple[Any, ...]) -> None:
         left, right = args[1:3] if name == "addmm" else args[:2]
-        if id(left) in self.made and isinstance(right, nn.Parameter) and right.ndim == 2:
+        if id(left) in self.made and is_weight(right) and right.ndim == 2:
             self.received = left
             self.weight = right if name == "linear" else right.T
             self.projected = True

@@ -95,8 +95,8 @@ class SoftmaxFinder(_Watching):
 
     def _other(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
-        if name == "logsumexp" and result.ndim > 1:  # a softmax in two steps, or a sink beside it: keys count there too
-            self.elsewhere = True
+        if name == "logsumexp" and _argument(args, kwargs, 0, "input").shape[-2:] == self.shape:
+            self.elsewhere = True  # a sink beside the softmax (Granite SWA): keys count there too
         flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else (arg,))]
         ours = [item for item in flat if isinstance(item, torch.Tensor) and id(item) in self.followed]
         if ours and isinstance(result, torch.Tensor):
@@ -127,7 +127,10 @@ class SoftmaxFinder(_Watching):
         heads = logits[..., : self.shape[1]].reshape(-1, *self.shape)
         site = Site(place, weights.reshape(heads.shape), heads >= INVISIBLE)
         keys = self.shape[1]
-        if values is not None and values.numel() == len(heads) * keys * values.shape[-1] and values.shape[-2] == keys:
+        if values is not None and values.shape[-2] == keys and output.ndim == weights.ndim:
+            values = values.expand(
+                *weights.shape[:-2], *values.shape[-2:]
+            )  # all heads of multi-query attention have one
             site.values = values.reshape(len(heads), keys, -1)
             site.output = output.reshape(len(heads), rows, -1)
         self.sites.append(site)
