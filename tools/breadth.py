@@ -29,12 +29,13 @@ import torch
 import transformers
 from checkpoints import tokenizer
 from float64 import true_float64
+from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact.run import run
 from mask_impact.jobs.prepared import fitted
-from mask_impact.model.find import Source, _check_is_text_model
+from mask_impact.model.find import check_attends
 from mask_impact.model.towers import decoder_layers
 from mask_impact.options import Request
 from mask_impact.prompt.inputs import text_inputs
@@ -108,7 +109,7 @@ def _measured(model_type: str, words: Any) -> str:
         model = every_type.build(model_type, len(words))
     except ValueError as error:
         raise NotBuilt(str(error)) from error
-    _check_is_text_model(Source(model_type, "", model.config))
+    check_attends(model.config, AutoModelForCausalLM)
     replay = ""
     with true_float64():
         for ablation in ("neg-inf", "zero-value"):

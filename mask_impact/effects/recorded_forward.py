@@ -152,27 +152,28 @@ def record_passage(
 def last_logits(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
-    together: Sequence[tuple[int, int]],
-    attending: Attending,
-    leaving: Leaving,
+    together: Sequence[tuple[int, int]] = (),
+    attending: Attending | None = None,
+    leaving: Leaving | None = None,
     entering: Entering | None = None,
 ) -> torch.Tensor:
     """[V] the model's own logits at the last position, from a forward that is watched in every layer of its decoder.
 
     Args:
         together: as in `record_passage`; `attending` is given the calls with such a mask.
-        attending, leaving, entering: as in `watching.inside`.
+        attending, leaving, entering: as in `watching.inside`; without the first, the forward has no cache.
     """
     logits: list[torch.Tensor] = []
-    settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True, pad_token_id=0)
+    settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=attending is not None, pad_token_id=0)
 
     def attend(index: int, call: AttentionCall) -> AttentionResult | None:
         if together:
             call.mask = seeing_each_other(call.mask, call.query, together)
-        return attending(index, call)
+        return attending(index, call) if attending is not None else None
 
+    routed = None if attending is None else attend
     with torch.no_grad(), ExitStack() as undo:
-        undo.enter_context(inside(model, decoder_layers(model), entering=entering, attending=attend, leaving=leaving))
+        undo.enter_context(inside(model, decoder_layers(model), entering=entering, attending=routed, leaving=leaving))
         undo.callback(model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -1].clone())).remove)
         undo.enter_context(greedy(model))
         model.generate(**inputs, generation_config=settings)

@@ -1,6 +1,7 @@
 """Which recorded forwards a run needs, and which query positions are measured in each."""
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -61,11 +62,7 @@ def _recordings(measurement: Measurement) -> Recorded:
     first, predicting = measurement.places.first, measurement.places.predicting
     whole = measurement.meter.way == RerunMeter.way
     record = record_calls if whole else record_generation
-    fresh = (
-        not measurement.places.tower
-        and options.num_tokens > 1
-        and (whole or length_dependent_positions(config, length))
-    )
+    fresh = _each_step_anew(measurement, whole or length_dependent_positions(config, length))
     if fresh and not whole:
         findings.note(
             "positions depend on the total length: every generation step was recorded in a forward of its own"
@@ -91,10 +88,8 @@ def _recordings(measurement: Measurement) -> Recorded:
         recording = recorded(1 if fresh else options.num_tokens)
         measurement.add_generated(recording, stops)
         if start == 0:
-            how = f"while its {options.tower} is recorded" + (" by whole calls of layers" if whole else "")
-            if not options.no_check and not is_checked(model, how):
-                plain = recorded(1, together=()) if together else recording
-                findings.seconds["untouched"] = check_untouched(model, tensors, plain.logits, how)
+            again = functools.partial(recorded, 1, together=()) if together else None
+            _check_untouched(measurement, tensors, recording, again)
             check_before_work(measurement, recording)
             earlier = [position for position in measurement.positions if position < predicting]
             at_once = queries_at_once(recording, predicting - first)
@@ -107,6 +102,28 @@ def _recordings(measurement: Measurement) -> Recorded:
         if recording.tokens[-1] in stops:
             return
         tensors = longer(tensors, recording.tokens)
+
+
+def _each_step_anew(measurement: Measurement, needed: bool) -> bool:
+    """Whether every generation step gets a recorded forward of its own. An encoder-decoder's are cached."""
+    return needed and not measurement.places.tower and measurement.request.num_tokens > 1
+
+
+def _check_untouched(
+    measurement: Measurement,
+    tensors: Mapping[str, torch.Tensor],
+    recording: Recording,
+    again: Callable[[], Recording] | None,
+) -> None:
+    """Compare what was recorded with the untouched model, once for a model; `again` records it under the model's own
+    mask, where `recording` has another. Raises UnsupportedModel."""
+    model, request = measurement.model, measurement.request
+    how = f"while its {request.tower} is recorded"
+    if measurement.meter.way == RerunMeter.way:
+        how += " by whole calls of layers"
+    if not request.no_check and not is_checked(model, how):
+        plain = again() if again is not None else recording
+        measurement.findings.seconds["untouched"] = check_untouched(model, tensors, plain.logits, how)
 
 
 def queries_at_once(recording: Recording, position: int) -> int:

@@ -21,19 +21,21 @@ from mask_impact.impact.replay import Rows
 from mask_impact.impact.trace import PRODUCTS, RowTrace, is_weight, tensors_in
 from mask_impact.impact.whole_calls import CalledLayer, WholeQuery
 from mask_impact.model.call_rows import changed
-from mask_impact.model.layers import layer_input, layer_output
+from mask_impact.model.layers import layer_output
 from mask_impact.model.memory import VECTORS_PER_ROW, is_out_of_memory, memory_budget
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.softmax import SoftmaxMasks
+from mask_impact.model.whole_calls import WholeCall
 
 
 class SeenAttention:
     """One query's attention in one layer, as the layer itself computed it; with several sites, their heads in a row."""
 
     def __init__(self, record: CalledLayer, query: WholeQuery, ablation: str) -> None:
-        self.record, self.query, self.zero_values = record, query, ablation == "zero-value"
+        assert record.call is not None
+        self.call, self.query, self.zero_values = record.call, query, ablation == "zero-value"
         self.weights = torch.cat(query.weights) if len(query.weights) == 1 else None  # [H, T]
-        values = record.sites[0].values if self.weights is not None else None
+        values = record.call.sites[0].values if self.weights is not None else None
         if values is None or self.weights is None:
             self.output = query.heads  # [0, 0]
         else:
@@ -50,7 +52,7 @@ class SeenAttention:
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
         """As `QueryAttention.pull`, the largest of any site; None where the values are not known."""
         pulls = []
-        for weights, site in zip(self.query.weights, self.record.sites, strict=True):
+        for weights, site in zip(self.query.weights, self.call.sites, strict=True):
             if site.values is None:
                 return None
             values = site.values.to(weights.dtype)
@@ -104,8 +106,8 @@ class RerunMeter(Meter):
 
     def rows_at_once(self, record: LayerRecord, query: QueryRecord) -> int:
         assert isinstance(record, CalledLayer) and isinstance(query, WholeQuery)
-        hidden = layer_input(record.layer, record.args, record.kwargs)
-        rows = hidden.shape[record.axes[1]]
+        assert record.call is not None
+        hidden, rows = record.call.hidden, record.call.rows
         weights = 4 * sum(len(each) for each in query.weights) * rows * query.weights[0].shape[-1]
         size = max(hidden.element_size(), 4) * (hidden.numel() * VECTORS_PER_ROW + weights)
         return max(2, memory_budget(hidden.device) // size)
@@ -133,37 +135,36 @@ class RerunMeter(Meter):
 
     def _rerun(self, record: CalledLayer, query: WholeQuery, masks: Masks) -> Rows:
         """The layer on one copy of its input for each mask."""
-        count = len(masks)
-        hidden = layer_input(record.layer, record.args, record.kwargs)
-        rows, keys = hidden.shape[record.axes[1]], query.weights[0].shape[-1]
-        gone = torch.zeros(count, 1, rows, keys, dtype=torch.bool)
+        call, count = record.call, len(masks)
+        assert call is not None
+        gone = torch.zeros(count, 1, call.rows, query.weights[0].shape[-1], dtype=torch.bool)
         for copy, mask in enumerate(masks):
             gone[copy, 0, query.row, list(mask)] = True
         trace = AlonePath()
         masked = SoftmaxMasks(
-            {site.place for site in record.sites}, gone.to(hidden.device), self.ablation == "zero-value", trace.start
+            {site.place for site in call.sites}, gone.to(call.hidden.device), self.ablation == "zero-value", trace.start
         )
-        args, kwargs = changed((record.args, record.kwargs), lambda tensor: copied(tensor, count), {})
+        args, kwargs = changed((call.args, call.kwargs), lambda tensor: copied(tensor, count), {})
         with trace, masked:
-            output = record.at(layer_output(record.layer(*args, **kwargs)), query.row)
+            output = call.at(layer_output(record.layer(*args, **kwargs)), query.row)
         precise = torch.promote_types(output.dtype, torch.float32)
         clear = trace.places == 1 and trace.addend is not None and not trace.mixed
         return Rows(
             update=output.to(precise) - query.hidden[0].to(precise),
-            attention=at_row(record, trace.addend, query.row) if clear else None,
-            heads=self._heads_received(record, query, trace, count, gone),
+            attention=at_row(call, trace.addend, query.row) if clear else None,
+            heads=self._heads_received(call, query, trace, count, gone),
             head_change=None,
             projection=trace.weight if trace.places == 1 else None,
         )
 
     def _heads_received(
-        self, record: CalledLayer, query: WholeQuery, trace: AlonePath, count: int, gone: torch.Tensor
+        self, call: WholeCall, query: WholeQuery, trace: AlonePath, count: int, gone: torch.Tensor
     ) -> torch.Tensor | None:
         """[R, H, D] what the output projection receives, where it is the heads' outputs side by side."""
         received, heads = trace.received, query.heads
         if trace.places != 1 or received is None or not heads.numel() or received.shape[-1] != heads.numel():
             return None
-        found = at_row(record, received, query.row).reshape(count, *heads.shape)
+        found = at_row(call, received, query.row).reshape(count, *heads.shape)
         unmasked = [copy for copy in range(count) if not gone[copy].any()]
         limit = ROUNDING[heads.dtype] * heads.norm()
         if any((found[copy] - heads).norm() > limit for copy in unmasked):
@@ -171,13 +172,12 @@ class RerunMeter(Meter):
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
-def at_row(record: CalledLayer, states: torch.Tensor | None, row: int) -> torch.Tensor:
+def at_row(call: WholeCall, states: torch.Tensor | None, row: int) -> torch.Tensor:
     """[B, C] one token of what is inside a layer: laid out as its input, or one stream of several."""
     assert states is not None
-    hidden = layer_input(record.layer, record.args, record.kwargs)
     if states.ndim == 2:  # GPT-1's Conv1D puts the tokens of all copies one after the other
-        return states.unflatten(0, (-1, hidden.shape[record.axes[1]]))[:, row]
-    return record.at(states, row) if states.ndim == hidden.ndim else states[:, row].flatten(1)
+        return states.unflatten(0, (-1, call.rows))[:, row]
+    return call.at(states, row) if states.ndim == call.hidden.ndim else states[:, row].flatten(1)
 
 
 def copied(tensor: torch.Tensor, count: int) -> torch.Tensor:

@@ -160,21 +160,19 @@ def _check_is_text_model(source: Source) -> None:
         raise UnsupportedModel(
             f"{what} with architecture {architectures[0]}, which does not generate text; choose one that does"
         )
-    if known is not None and not _attends(config, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM):
-        raise UnsupportedModel(f"model family '{model_type}' is not supported: it has no attention")
+    check_attends(config, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM)
 
 
-def _attends(config: Any, auto_class: Any) -> bool:
-    """Whether the file with the model's code computes softmax attention anywhere; without it, Mamba's and RWKV's kind
-    would be found out only after the weights were loaded.
+def check_attends(config: Any, auto_class: Any) -> None:
+    """Raises UnsupportedModel where the file with the model's code computes no softmax attention anywhere: Mamba's and
+    RWKV's kind would else be found out only after the weights were loaded.
     """
     model_class = auto_class._model_mapping.get(type(config), None)
-    if model_class is None:
-        return True
+    if model_class is None or config.get_text_config(decoder=True) is not config:  # a part of it may be in another file
+        return
     code = inspect.getsource(sys.modules[model_class.__module__])
-    return (
-        re.search("softmax|scaled_dot_product_attention|AttentionInterface|ALL_ATTENTION_FUNCTIONS", code) is not None
-    )
+    if not re.search(r"softmax\(|scaled_dot_product_attention|AttentionInterface|ALL_ATTENTION_FUNCTIONS", code):
+        raise UnsupportedModel(f"model family '{config.model_type}' is not supported: it has no attention")
 
 
 def fingerprint(source: Source) -> str:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 # A logit below this is that of a key that the model hides, with -inf, its dtype's minimum, or -1e4 as older families
 # do; ALiBi takes no more than the distance from a true one.
 INVISIBLE = -5e3
+NOWHERE = "no softmax of attention to its tokens was found in its layers"
 PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum", "baddbmm"}
 SDPA = "scaled_dot_product_attention"
 
