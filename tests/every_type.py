@@ -161,8 +161,8 @@ class WithoutKeys(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name == "scaled_dot_product_attention":
-            raise AssertionError("the reference is for eager attention")
+        if name == "scaled_dot_product_attention" and args[1].shape[-2] == self.length:
+            return self._attention(func, *args, **kwargs)
         if name not in ("softmax", "logsumexp") or args[0].ndim < 3 or not self._over_tokens(args[0].shape):
             return func(*args, **kwargs)
         if name == "logsumexp" and self.zero_values:
@@ -177,6 +177,34 @@ class WithoutKeys(TorchFunctionMode):
         blind = logits.isneginf().all(-1, keepdim=True)
         found = func(logits, *args[1:], **kwargs)
         return found if name == "logsumexp" else found.masked_fill(blind, 0.0)
+
+    def _attention(
+        self,
+        func: Callable,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """The same where torch computes all of it."""
+        bias = query.new_zeros(*query.shape[:-1], key.shape[-2])
+        if is_causal:
+            bias.masked_fill_(torch.ones(bias.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
+        if attn_mask is not None:
+            bias = bias.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else bias + attn_mask
+        output = func(query, key, value, attn_mask=bias, **options).clone()
+        value = value.clone()
+        if self.zero_values:
+            value[..., self.keys, :] = 0
+        else:
+            bias[..., -1, self.keys] = float("-inf")
+        last = func(query[..., -1:, :], key, value, attn_mask=bias[..., -1:, :], **options)
+        blind = (bias[..., -1:, :] < INVISIBLE).all(-1, keepdim=True)
+        output[..., -1:, :] = last.masked_fill(blind, 0.0)
+        return output
 
     def _over_tokens(self, shape: Sequence[int]) -> bool:
         return shape[-1] in (self.length, self.length + 1) and shape[-2] in (1, self.length)  # + 1: a sink, at the end

@@ -66,8 +66,8 @@ def whole_calls(
     finding = ExitStack()
 
     def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        copies: dict[int, Any] = {}
-        args, kwargs = (changed(each, torch.clone, copies) for each in (args, kwargs))
+        copies: dict[int, Any] = {}  # a cache that is passed all the same is empty, and none says so, too
+        args, kwargs = (changed(each, torch.clone, copies, None) for each in (args, kwargs))
         hidden = layer_input(layers[index], args, kwargs)
         axes = _axes(list(hidden.shape), count)
         if axes is None:
