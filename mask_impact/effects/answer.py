@@ -108,7 +108,8 @@ class Effects:
             passage = record_passage(model, inputs, together)
         except UnsupportedModel:
             passage = None
-        if passage is None or all(call.keys is None for call in passage.calls):
+        streams = passage is not None and any(call.hidden.ndim != 3 for call in passage.calls)
+        if passage is None or streams or all(call.keys is None for call in passage.calls):
             self.notes.append(WHOLE)
             return MaskedForwards(model, inputs, ablation)
         whole = Forwards(model, passage, inputs, together, ablation)

@@ -71,7 +71,8 @@ class Carrier:
         kept = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.one_row = {"logits_to_keep": 1} if kept else {}  # the head is the largest matrix of a small model
         calls = passage.calls
-        self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
+        with refusing(model, "it cannot be carried on by rows", layer=0):  # its streams can have changing shapes
+            self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
         self.noise = self._check(whole)
 
     def _check(self, whole: "Forwards") -> dict[str, float]:

@@ -17,10 +17,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from mask_impact.effects.edits import Edit
 from mask_impact.model.call_rows import CacheStandIn, at_row, changed
-from mask_impact.model.generation import greedy
+from mask_impact.model.generation import all_rows, greedy
 from mask_impact.model.layers import layer_input, layer_output
 from mask_impact.model.masks import additive_mask, seeing_each_other
-from mask_impact.model.towers import decoder_layers
+from mask_impact.model.towers import decoder_layers, refusing
 from mask_impact.model.watching import Attending, AttentionCall, AttentionResult, Entering, Leaving, inside
 
 
@@ -164,7 +164,9 @@ def last_logits(
         attending, leaving, entering: as in `watching.inside`; without the first, the forward has no cache.
     """
     logits: list[torch.Tensor] = []
-    settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=attending is not None, pad_token_id=0)
+    settings = GenerationConfig(
+        max_new_tokens=1, do_sample=False, use_cache=attending is not None, pad_token_id=0, **all_rows(model)
+    )
 
     def attend(index: int, call: AttentionCall) -> AttentionResult | None:
         if together:
@@ -176,5 +178,6 @@ def last_logits(
         undo.enter_context(inside(model, decoder_layers(model), entering=entering, attending=routed, leaving=leaving))
         undo.callback(model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -1].clone())).remove)
         undo.enter_context(greedy(model))
+        undo.enter_context(refusing(model, "its own code fails when it generates"))
         model.generate(**inputs, generation_config=settings)
     return logits[0]
