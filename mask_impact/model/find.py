@@ -171,7 +171,9 @@ def check_attends(config: Any, auto_class: Any) -> None:
     if model_class is None or config.get_text_config(decoder=True) is not config:  # a part of it may be in another file
         return
     code = inspect.getsource(sys.modules[model_class.__module__])
-    if not re.search(r"softmax\(|scaled_dot_product_attention|AttentionInterface|ALL_ATTENTION_FUNCTIONS", code):
+    if not re.search(
+        r"softmax\(|logsumexp\(|scaled_dot_product_attention|AttentionInterface|ALL_ATTENTION_FUNCTIONS", code
+    ):
         raise UnsupportedModel(f"model family '{config.model_type}' is not supported: it has no attention")
 
 
