@@ -27,7 +27,7 @@ DEFAULT_NAME = "masking"
 
 
 def run_masking_experiment(
-    prompt: str,
+    prompt: str = "",
     model_name: str = DEFAULT_MODEL,
     device: str = "auto",
     num_output_tokens: int = 1,
@@ -57,7 +57,7 @@ def run_masking_experiment(
 
 
 def run_effects_experiment(
-    prompt: str,
+    prompt: str = "",
     model_name: str = DEFAULT_MODEL,
     device: str = "auto",
     num_output_tokens: int = 1,

@@ -32,7 +32,7 @@ DEFAULT_NAME = "vl_masking"
 
 
 def run_vl_masking_experiment(
-    prompt: str,
+    prompt: str = "",
     image_path: "str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image] | None" = None,
     mask_mode: str = "text",
     model_name: str = DEFAULT_MODEL,
@@ -69,7 +69,7 @@ def run_vl_masking_experiment(
 
 
 def run_vl_effects_experiment(
-    prompt: str,
+    prompt: str = "",
     image_path: "str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image] | None" = None,
     model_name: str = DEFAULT_MODEL,
     device: str = "auto",

@@ -275,7 +275,8 @@ def test_five_checks_on_the_demo_model() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from mask_impact.commands import exit_codes, flags, terminal
+    from mask_impact.commands import exit_codes, flags
+    from mask_impact.model.quiet import quiet_libraries
 
     parser = flags.Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", metavar="NAME_OR_PATH", default="demo", help="default: demo")
@@ -286,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.exit_code = 0
 
     def command(args: argparse.Namespace) -> None:
-        with terminal.quiet_libraries(args.verbose):
+        with quiet_libraries(args.verbose):
             subject = load(args.model, args.image, args.prompt)
             for check in CHECKS:
                 result = check(subject)

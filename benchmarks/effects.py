@@ -65,7 +65,7 @@ def effects_sample(model: Any, inputs: Inputs) -> Sample:
     _, found["last"] = timed(lambda: [effects.measure(units, window, "last") for window in from_each])
     loop = Forwards(model, passage, inputs)
     masked = sorted({length // 4, length // 2, length - 2})
-    edits = [Edit((position,), False) for position in masked]
+    edits = [Edit((position,)) for position in masked]
     expected, seconds = timed(lambda: loop.run(0, layers - 1, 0, edits))
     found["loop"] = seconds / len(edits)
     carried = effects.runner.run(0, layers - 1, min(masked), edits)

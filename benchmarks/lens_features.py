@@ -16,7 +16,7 @@ from benchmarks.machine import timed
 from benchmarks.models import IMAGE_PAD, TEXT_TOKENS, Inputs, Setup
 from benchmarks.tables import Sample, Table, say
 from benchmarks.work import plain_forward
-from mask_impact.commands.terminal import ProgressBar, quiet_libraries
+from mask_impact.commands.terminal import ProgressBar
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles
 from mask_impact.lens.features import Extraction, Waiting, features_of
@@ -24,6 +24,7 @@ from mask_impact.lens.image_files import drawn
 from mask_impact.lens.states import chosen
 from mask_impact.model.generation import model_tensors
 from mask_impact.model.memory import Portion
+from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Settings
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 

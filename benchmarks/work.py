@@ -15,7 +15,7 @@ from benchmarks.machine import timed
 from benchmarks.models import IMAGE_PAD, Inputs
 from mask_impact.files.results import Block, ResultFiles
 from mask_impact.impact import meter as metering
-from mask_impact.impact import run
+from mask_impact.impact import run, vectors
 from mask_impact.impact.record import Recording, record_generation
 from mask_impact.jobs.prepared import fitted
 from mask_impact.options import Request
@@ -40,14 +40,14 @@ def record(model: Any, inputs: Inputs, tokens: int) -> Recording:
 def timed_distances() -> Iterator[list[float]]:
     """The seconds of each comparison (`distances.compare`) that the replay makes until the block ends."""
     spent: list[float] = []
-    original = metering.compare
+    original = vectors.compare
 
     def compare(*args: Any) -> torch.Tensor:
         result, seconds = timed(lambda: original(*args))
         spent.append(seconds)
         return result
 
-    with mock.patch.object(metering, "compare", compare):
+    with mock.patch.object(vectors, "compare", compare):
         yield spent
 
 

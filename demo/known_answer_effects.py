@@ -62,7 +62,7 @@ class Places:
 def all_layers(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: list[int]) -> Values:
     """How far the log-probability of the right answer falls when no later position reads a token in any layer."""
     inputs = text_inputs(tokenizer, prompt.prompt)
-    effects = Effects(model, tokenizer, inputs.tensors, 0, chosen=tokenizer(prompt.answer)["input_ids"][0])
+    effects = Effects(model, tokenizer, inputs.tensors, 0, chosen=tokenizer(prompt.answer)["input_ids"][:1])
     (window,) = windows_of("all", model.config.num_hidden_layers)
     rows, _ = effects.measure([Unit(inputs.tokens[each].text, (each,)) for each in positions], window, "all")
     return {row.token_position: -row.logprob_change for row in rows}

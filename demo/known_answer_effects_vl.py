@@ -86,7 +86,7 @@ def ask(model: Any, processor: Any, scene: Scene, question: Question, rng: rando
     inputs = vision_inputs(processor, model.config, question.text, open_pictures(draw(scene)))
     asked = Asked(scene, question, [token for token in inputs.tokens if token.kind == "image"])
     answer = processor.tokenizer(question.answer)["input_ids"][0]
-    effects = Effects(model, processor.tokenizer, inputs.tensors, 0, chosen=answer)
+    effects = Effects(model, processor.tokenizer, inputs.tensors, 0, chosen=[answer])
     masked = regions(asked, rng)
     windows = windows_of("from", model.config.get_text_config().num_hidden_layers)
     return [row for window in windows for row in effects.measure(masked, window, "all")[0]]

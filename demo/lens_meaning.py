@@ -26,9 +26,9 @@ from captions import CAPTIONS
 from scenes import COLORS, NOTHING, SHAPES, Scene, draw, make_scene, squares
 
 import latent_lens
-from mask_impact.commands.terminal import quiet_libraries
 from mask_impact.jobs.session import Session
 from mask_impact.lens.neighbors import Lens, open_bank
+from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Settings
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 

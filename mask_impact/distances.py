@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_METRICS = ("l2", "cosine")
+NOTHING_LEFT = 84  # steps of rounding (eps): 1e-5 in float32, where a direction is known to within a percent
 MetricFunction = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
 
 
@@ -30,7 +31,7 @@ class Metric:
     column: str  # in the tables
     title: str  # for people, short
     unit: str  # "" for none
-    range: tuple[float, float | None]  # smallest and largest value; None: no largest
+    range: tuple[float | None, float | None]  # smallest and largest value; None: no limit
     # (base [..., C], change [R, ..., C], weights) -> [R, ...]. Change is masked minus base, because that difference
     # loses digits where the two are almost equal. Both are float32, or float64 for float64 models. Weights [R, H] is
     # the attention weight that each mask removes from each head, None where it is not known or not asked for.
@@ -55,12 +56,15 @@ class Metric:
         return named | {"range": list(self.range)}
 
 
-def distances(base: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distances(
+    base: torch.Tensor, change: torch.Tensor, masked: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """L2 and cosine distance between `base` and `base + change`; the two share most of their work.
 
     Args:
         base: [..., C], any float dtype.
         change: [R, ..., C], the same dtype; masked minus base.
+        masked: [R, ..., C] base + change, where it was computed by itself and not as this sum.
 
     Returns:
         l2: [R, ...] ||change||, in the model's own units, 0 to infinity.
@@ -72,22 +76,35 @@ def distances(base: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, t
     (d - u (|w| - |u|) / |u|) / |w|, and |w| - |u| = (2 u.d + |d|^2) / (|w| + |u|): every term is as small as d, so that
     nothing cancels. 1 - cos itself has no digits left in float32 once the cosine is within 1e-7 of 1.
 
-    Where a mask leaves almost nothing (|w| below 1e-6 |u|), w = u + d itself cancels in float32, and the cosine keeps
-    only the digits that u and d leave it.
+    Where w is shorter than half of u, the terms of that difference cancel instead, and the two unit vectors are
+    subtracted as they are. A sum u + d that is shorter than NOTHING_LEFT steps of u's rounding (1e-5 of its length in
+    float32) has no digits: nothing is left, as of a zero vector. A `masked` of that length has all of its own.
     """
     import torch
 
     precise = torch.promote_types(base.dtype, torch.float32)
     base, change = base.to(precise), change.to(precise)
-    tiny = torch.finfo(precise).tiny
+    smallest = torch.finfo(precise).tiny
     l2 = change.norm(dim=-1)
     length = base.norm(dim=-1)
-    masked_length = (base + change).norm(dim=-1)
-    longer = (2 * (change * base).sum(dim=-1) + l2.square()) / (masked_length + length).clamp_min(tiny)
-    apart = change - base * (longer / length.clamp_min(tiny)).unsqueeze(-1)
-    cosine = (apart.norm(dim=-1) / masked_length.clamp_min(tiny)).square() / 2
-    no_direction = (masked_length == 0) | (length == 0)
-    return l2, torch.where(no_direction, (l2 != 0).to(precise), cosine)
+    gone = 0.0 if masked is not None else NOTHING_LEFT * torch.finfo(precise).eps
+    masked = base + change if masked is None else masked.to(precise)
+    masked_length = masked.norm(dim=-1)
+    longer = (2 * (change * base).sum(dim=-1) + l2.square()) / (masked_length + length).clamp_min(smallest)
+    apart = change - base * (longer / length.clamp_min(smallest)).unsqueeze(-1)
+    cosine = (apart.norm(dim=-1) / masked_length.clamp_min(smallest)).square() / 2
+    short = (masked_length < length / 2).nonzero(as_tuple=True)
+    if len(short[0]):
+        units = [unit(vectors[short]) for vectors in (base.expand_as(change), masked)]
+        cosine[short] = (units[0] - units[1]).square().sum(dim=-1) / 2
+    no_direction = (masked_length <= gone * length) | (length == 0)
+    return l2, torch.where(no_direction, (l2 != 0).to(precise), cosine.clamp_max(2))
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """[..., C] with length 1, however short they are; zero vectors stay."""
+    scaled = vectors / vectors.abs().amax(dim=-1, keepdim=True)
+    return (scaled / scaled.norm(dim=-1, keepdim=True)).nan_to_num(0.0)
 
 
 def l2_distance(base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -140,18 +157,23 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def compare(
-    names: Sequence[str], base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None = None
+    names: Sequence[str],
+    base: torch.Tensor,
+    change: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    masked: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[R, ..., M] the metrics `names` between base [..., C] and base + change [R, ..., C].
 
-    In float32, or float64 for float64 input. L2 and cosine are computed together where both are chosen.
+    `masked` is that sum where it is known better, see `distances`. In float32, or float64 for float64 input. L2 and
+    cosine are computed together.
     """
     import torch
 
     precise = torch.promote_types(base.dtype, torch.float32)
     base, change = base.to(precise), change.to(precise)
     together = {}
-    if {"l2", "cosine"} <= set(names):
-        together = dict(zip(("l2", "cosine"), distances(base, change), strict=True))
+    if "cosine" in names:
+        together = dict(zip(("l2", "cosine"), distances(base, change, masked), strict=True))
     found = [together[name] if name in together else METRICS[name].function(base, change, weights) for name in names]
     return torch.stack(found, dim=-1)

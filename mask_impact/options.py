@@ -10,13 +10,11 @@ option is one new field:
 
     mask_impact_analysis.main(argv, request=MyRequest)
 
-A parser takes a text and raises argparse.ArgumentTypeError, whose message says what was given and what is valid. No
-torch here: wrong input is reported before torch is imported.
+No torch here: wrong input is reported before torch is imported.
 """
 
 # ruff: noqa: RUF009 - `option` gives a dataclass field with an immutable default
 
-import argparse
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.errors import UserError
+from mask_impact.parsers import device_name, layer_list, memory_limits, one_of, one_of_list, positive, query_list
 from mask_impact.table import FORMAT_NAMES
 
 if TYPE_CHECKING:
@@ -44,98 +43,7 @@ BLOCKS = ("last", "all")  # which positions stop reading a masked token: the pre
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
 
-MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
-
-# Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
-
 Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
-
-
-# --- parsers -----------------------------------------------------------------------------------------------
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
-def one_of(choices: Collection[str]) -> Callable[[str], str]:
-    """The parser of one choice. `choices` are read when a text is parsed: a registry may have grown by then."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(f"unknown {text!r}; choose from {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def one_of_list(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    """The parser of comma-separated choices; they come in the order of `choices`."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        chosen = [part.strip() for part in text.split(",") if part.strip()]
-        for part in chosen:
-            one_of(choices)(part)
-        if not chosen:
-            raise argparse.ArgumentTypeError(f"nothing chosen; choose from {', '.join(choices)}")
-        return tuple(choice for choice in choices if choice in chosen)
-
-    return parse
-
-
-def layer_list(text: str) -> tuple[tuple[int, int], ...]:
-    """ "0,8,20-27" -> ((0, 0), (8, 8), (20, 27)), () for "all". Only the model knows which layers exist."""
-    if text == "all":
-        return ()
-    found = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers; write for example 0,8,20-27")
-        found.append((int(first), int(last or first)))
-        if found[-1][0] > found[-1][1]:
-            raise argparse.ArgumentTypeError(f"{text!r}: the range {part.strip()} runs backwards; write {last}-{first}")
-    return tuple(found)
-
-
-def query_list(text: str) -> str | tuple[tuple[int, int], ...]:
-    """ "last", "all", or positions written like layers: "4,8-10"."""
-    if text in ("last", "all"):
-        return text
-    try:
-        return layer_list(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not known; write last, all, or positions such as 4,8-10"
-        ) from error
-
-
-def device_name(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"unknown {text!r}; choose auto, cpu, cuda, cuda:N or mps")
-    return text
-
-
-def memory_limits(text: str) -> tuple[tuple[int | str, str], ...]:
-    """ "0=20GiB,cpu=60GiB" -> ((0, "20GiB"), ("cpu", "60GiB")): what `--device-map auto` may use of each device."""
-    found = re.findall(r"(?:^|,)\s*(\d+|cpu)=(\d+(?:\.\d+)?[KMG]i?B)\s*(?=,|$)", text)
-    if len(found) != text.count(",") + 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of limits; write for example 0=20GiB,cpu=60GiB")
-    return tuple((int(device) if device.isdecimal() else device, amount) for device, amount in found)
-
-
-def output_name(text: str) -> str:
-    """A name that is a file name on every system."""
-    if not text or text[0] in ". " or text[-1] in ". " or re.search(r'[/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]', text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain file name; use letters, digits, - and _ (the folder goes into --output-dir)"
-        )
-    if len(text.encode()) > MAX_NAME:
-        raise argparse.ArgumentTypeError(f"a name of {len(text.encode())} bytes is too long; at most {MAX_NAME}")
-    if text.split(".")[0].rstrip().lower() in RESERVED:
-        raise argparse.ArgumentTypeError(f"{text!r} is a name that Windows reserves; choose another")
-    return text
 
 
 # --- a field -----------------------------------------------------------------------------------------------
@@ -192,10 +100,14 @@ def options_of(kind: type[Any]) -> dict[str, Option]:
     return found
 
 
+def named(message: str, names: Mapping[str, str]) -> str:
+    """A message of the engine, where an option is its field's name in backticks, in the words of who asked."""
+    return re.sub("`([a-z_]+)`", lambda found: names.get(found[1], found[0]), message)
+
+
 def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
-    if value is None:
-        return ()
-    return layer_list(value if isinstance(value, str) else ",".join(str(layer) for layer in value))
+    written = value if value is None or isinstance(value, str) else ",".join(map(str, value))
+    return layer_list("all" if written is None else written)
 
 
 def _windows_from_python(value: str | Sequence[str | int]) -> str:
@@ -214,18 +126,18 @@ class Settings:
     """What all prompts of one command share: the model, and where results go."""
 
     model: str = option(
-        MISSING, "a hub name, a checkpoint folder, or demo for the bundled model (default: %(default)s)",
+        MISSING, "a hub name, a checkpoint folder, a GGUF file, or demo for the bundled model (default: %(default)s)",
         metavar="NAME_OR_PATH",
     )  # fmt: skip
+    revision: str | None = option(None, "of a model on the hub: a branch, a tag or a commit", metavar="REV")
+    adapter: str | None = option(None, "a folder with an adapter (LoRA), to be merged into the weights", metavar="DIR")
     vision: bool = False  # a model that takes pictures
     device: str = option(
         "auto", "auto, cpu, cuda, cuda:N or mps; auto is CUDA, then MPS, then CPU (default: auto)",
         metavar="DEVICE", parse=device_name,
     )  # fmt: skip
     dtype: str = option("auto", "default: the checkpoint's own on an accelerator, float32 on the CPU", choices=DTYPES)
-    device_map: str | None = option(
-        None, "spread a model that does not fit one device over all of them, the CPU and the disk", choices=("auto",)
-    )
+    device_map: str | None = option(None, "spread a large model over all devices and the disk", choices=("auto",))
     max_memory: "tuple[tuple[int | str, str], ...] | None" = option(
         None, "how much --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list",
         metavar="LIST", parse=memory_limits,
@@ -234,9 +146,7 @@ class Settings:
     formats: tuple[str, ...] = option(
         DEFAULT_FORMATS, "comma-separated: {choices}", flag="--format", kind="list", choices=FORMAT_NAMES
     )
-    trust_remote_code: bool = option(
-        False, "let a model run the Python code that comes with it", kind="switch", in_files=False
-    )
+    trust_remote_code: bool = option(False, "let a model run its own Python code", kind="switch", in_files=False)
     allow_pickle: bool = option(
         False, "also load pickled weights; a pickle can run any code when loaded, so use only files you trust",
         kind="switch", in_files=False,
@@ -307,6 +217,11 @@ class Request:
         False, "do not compare the recorded forward of a model's first prompt with an untouched one", kind="switch"
     )
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
+    system: str | None = option(None, "a system message; implies the model's chat template", metavar="TEXT")
+    messages: "tuple[dict[str, Any], ...]" = option(  # as prompt/messages.py gives them
+        (), "a JSON file with a conversation, in place of a prompt and its images", metavar="FILE", parse=Path,
+        keyword_type="str | Sequence[Mapping[str, Any]]",
+    )  # fmt: skip
     tower: str = option(
         "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
     )
@@ -326,9 +241,7 @@ class Request:
         "model", "the checkpoint's own mask, or one in which the tokens of a picture see each other",
         choices=VISION_ATTENTION, scope="vision",
     )  # fmt: skip
-    max_pixels: int | None = option(
-        None, "shrink pictures to at most N pixels", metavar="N", parse=positive, scope="vision"
-    )
+    max_pixels: int | None = option(None, "shrink pictures to N pixels", metavar="N", parse=positive, scope="vision")
     regions: tuple[str, ...] = option(
         (), "mask the patches of this rectangle of the grid together; 1:0,0,2,3 is in picture 1; repeat it for more",
         kind="repeated", flag="--region", key="region", metavar="ROW,COL,ROW,COL", scope="vision",
@@ -354,11 +267,10 @@ def check_choices(request: Request) -> None:
         value = getattr(request, name)
         if not each.choices or (value is None and each.default is None):
             continue
-        what, choices = name.replace("_", " "), f"choose from {', '.join(each.choices)}"
-        if each.kind == "list":
-            what = what.removesuffix("s")
-            if not value:
-                raise UserError(f"no {what} was chosen; {choices}")
+        what = name.replace("_", " ").removesuffix("s" if each.kind == "list" else "")
+        choices = f"choose from {', '.join(each.choices)}"
+        if each.kind == "list" and not value:
+            raise UserError(f"no {what} was chosen; {choices}")
         for part in value if each.kind == "list" else [value]:
             if part not in each.choices:
                 raise UserError(f"unknown {what} {part!r}; {choices}")
@@ -373,24 +285,18 @@ def check_extension(kind: type[Request], taken: Collection[str]) -> None:
     own = {name: each for name, each in options_of(kind).items() if name not in options_of(Request)}
     known = options_of(Settings) | options_of(Request)
     for name, each in own.items():
-        for what, value, others in (
-            ("name", name, {*taken, *known}),
-            (
-                "flag",
-                each.flag,
-                {f"--{word.replace('_', '-')}" for word in taken} | {one.flag for one in known.values()},
-            ),
-            ("YAML key", each.key, {*taken, *(one.key for one in known.values())}),
-        ):
+        keys = {*taken, *(one.key for one in known.values())}
+        flagged = {f"--{word.replace('_', '-')}" for word in taken} | {one.flag for one in known.values()}
+        places = ("name", name, {*taken, *known}), ("flag", each.flag, flagged), ("YAML key", each.key, keys)
+        for what, value, others in places:
             if value in others:
-                raise UserError(
-                    f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
-                )
+                message = f"the field {name!r} of {kind.__name__} clashes: its {what} {value} is taken; choose another"
+                raise UserError(message)
         known[name] = each
 
 
 def chosen_layers(ranges: Sequence[tuple[int, int]] | None, count: int) -> tuple[int, ...] | None:
-    """((0, 0), (20, 27)), as `options.layer_list` gives them -> (0, 20, ..., 27); none are all. Raises UserError."""
+    """((0, 0), (20, 27)), as `parsers.layer_list` gives them -> (0, 20, ..., 27); none are all. Raises UserError."""
     if not ranges:
         return None
     last = max(last for _, last in ranges)

@@ -26,21 +26,26 @@ def carried(
     inputs: Tensor | Mapping[str, Tensor],
     window: tuple[int, int] = (0, -1),
     positions: Collection[int] = (),
-    last_only: bool = False,
+    readers: Collection[int] | None = None,
     ablation: str = "neg-inf",
+    heads: Mapping[int, Collection[int]] | None = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Logits [V] and states [C] by layer at the last position; in layers `window` `positions` are not read.
 
-    By the last position only, or by every position after them. A row with nothing left to attend to has attention 0.
-    With `ablation` "zero-value" they keep their attention weight and have value vectors of 0.
+    By `readers`, or by every position after them; in these `heads` of each layer, or in all. A head with nothing left
+    to attend to in a row gives 0. With `ablation` "zero-value" the positions keep their attention weight and have value
+    vectors of 0; then in all heads.
     """
     edit = {"neg-inf": hide_in, "zero-value": zero_in}[ablation]
+    last = int((inputs if isinstance(inputs, Tensor) else inputs["input_ids"]).shape[1]) - 1
+    unread = {row: unread_by(row, positions, readers) for row in range(last + 1)}
     states: dict[int, Tensor] = {}
     with using_attention(model, "eager"), ExitStack() as hooks:
         for index, layer in enumerate(decoder_layers(model, family)):
             hooks.callback(layer.register_forward_hook(keep(states, index)).remove)
             if window[0] <= index <= window[1] and index in family.attends:
-                for handle in edit(layer, family, sorted(positions), last_only):
+                chosen = None if heads is None else sorted(heads.get(index, ()))
+                for handle in edit(layer, family, unread, chosen):
                     hooks.callback(handle.remove)
         named = {"input_ids": inputs} if isinstance(inputs, Tensor) else inputs
         logits = model(**named, use_cache=False).logits[0, -1]
@@ -54,9 +59,16 @@ def keep(states: dict[int, Tensor], index: int) -> Any:
     return hook
 
 
-def hide_in(layer: nn.Module, family: Family, positions: list[int], last_only: bool) -> list[Any]:
+def unread_by(row: int, positions: Collection[int], readers: Collection[int] | None) -> list[int]:
+    """Of `positions`, those that a row does not read."""
+    if readers is None:
+        return sorted(m for m in positions if m < row)
+    return sorted(m for m in positions if m <= row) if row in readers else []
+
+
+def hide_in(layer: nn.Module, family: Family, unread: Mapping[int, list[int]], heads: list[int] | None) -> list[Any]:
     attention, o_proj = submodule(layer, family.attention), submodule(layer, family.o_proj)
-    blocked: list[int] = []
+    blocked: list[tuple[int, Tensor]] = []  # rows, and their heads [H]
 
     def edit_mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -65,23 +77,24 @@ def hide_in(layer: nn.Module, family: Family, positions: list[int], last_only: b
         mask = call.arguments["attention_mask"]
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, float("-inf"))
-        mask = mask[..., :length].clone()
+        count = module.config.num_attention_heads
+        mask = mask[..., :length].expand(-1, count, -1, -1).clone() if heads is not None else mask[..., :length].clone()
         blocked.clear()
-        for row in range(length):
-            columns = [m for m in positions if m < row or (last_only and m == row)]
-            if not columns or (last_only and row < length - 1):
-                continue
-            before = mask[..., row, :].clone()
-            mask[..., row, columns] = float("-inf")
-            if (before > INVISIBLE).any() and not (mask[..., row, :] > INVISIBLE).any():
-                mask[..., row, :] = before
-                blocked.append(row)
+        for row in (row for row, columns in unread.items() if columns):
+            before = mask[:, :, row, :].clone()
+            for head in range(mask.shape[1]) if heads is None else heads:
+                mask[:, head, row, unread[row]] = float("-inf")
+            gone = (before > INVISIBLE).any(dim=-1) & ~(mask[:, :, row, :] > INVISIBLE).any(dim=-1)
+            if gone.any():
+                mask[:, :, row, :] = torch.where(gone.unsqueeze(-1), before, mask[:, :, row, :])
+                blocked.append((row, gone[0].expand(count)))
         call.arguments["attention_mask"] = mask
         return call.args, call.kwargs
 
     def projection_input(module: nn.Module, args: tuple) -> tuple:
         received = args[0].clone()
-        received[:, blocked] = 0
+        for row, gone in blocked:
+            received[:, row] = received[:, row].unflatten(-1, (len(gone), -1)).masked_fill(gone[:, None], 0).flatten(-2)
         return received, *args[1:]
 
     return [
@@ -90,18 +103,15 @@ def hide_in(layer: nn.Module, family: Family, positions: list[int], last_only: b
     ]
 
 
-def zero_in(layer: nn.Module, family: Family, positions: list[int], last_only: bool) -> list[Any]:
+def zero_in(layer: nn.Module, family: Family, unread: Mapping[int, list[int]], heads: list[int] | None) -> list[Any]:
     """The attention module once for each set of positions that some row does not read, their values 0; its own rows."""
     attention, v_proj = submodule(layer, family.attention), submodule(layer, f"{family.attention}.v_proj")
     own = attention.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        length = hidden.shape[1]
         result, *rest = own(*args, **kwargs)
         result = result.clone()
-        for row in [length - 1] if last_only else range(length):
-            zeroed = [m for m in positions if m < row or (last_only and m == row)]
+        for row, zeroed in unread.items():
             handle = v_proj.register_forward_hook(lambda _, __, values: without(values, zeroed))  # noqa: B023
             try:
                 result[:, row] = own(*args, **kwargs)[0][:, row]

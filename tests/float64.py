@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from mask_impact.impact.record import Recording
+from mask_impact.model.call_rows import changed
 
 LOW = {torch.float32, torch.float16, torch.bfloat16}
 TO_DOUBLE = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
@@ -46,3 +51,24 @@ def true_float64() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(default)
+
+
+def doubled(recording: Recording) -> Recording:
+    """The same recording with every number in float64. Its layers are those of the model, and stay what they are."""
+    seen: dict[int, Any] = {}
+
+    def double(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, nn.Module | type):
+            if id(value) not in seen:
+                seen[id(value)] = replace(value)
+                for each in fields(value):
+                    setattr(seen[id(value)], each.name, double(getattr(value, each.name)))
+            return seen[id(value)]
+        if isinstance(value, dict):
+            return {key: double(item) for key, item in value.items()}
+        if isinstance(value, list | tuple) and any(is_dataclass(item) for item in value):
+            return type(value)(double(item) for item in value)
+        return changed(value, lambda each: each.double() if each.is_floating_point() else each, tensors)
+
+    tensors: dict[int, Any] = {}
+    return double(recording)

@@ -4,7 +4,8 @@ In:  a config, a folder for an uninterrupted batch, one for the killed batch, ho
 Out: what was seen after each kill, as JSON on stdout: finished prompts and the moment after the one that was waited
      for, torn prompts, temporaries.
 
-The process that is killed is a fork of this one: torch is imported once, and every kill falls into the batch itself.
+The process that is killed is a fork of this one, which has run a prompt before: everything is imported once (that takes
+longer than the batch), and every kill falls into the batch itself.
 """
 
 import json
@@ -13,6 +14,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,6 +63,10 @@ def main() -> None:
     file, undisturbed, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     kills, seed = map(int, sys.argv[4:])
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        assert (
+            mask_impact_analysis.main(["--model", "demo", "--prompt", "Tom", "--quiet", "--output-dir", elsewhere]) == 0
+        )
     argv = ["--config", file, "--resume", "--quiet", "--output-dir"]
     chance = random.Random(seed)
     started = time.perf_counter()

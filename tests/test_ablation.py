@@ -93,7 +93,9 @@ def test_the_two_ablations_of_one_token_differ_by_its_weight(name: str) -> None:
             )
             weights = removing.weights
             assert weights is not None
-            removed, zeroed = (a.output + a.changes(singles(LENGTH - 1)) for a in (removing, zeroing))  # [T, H, D]
+            removed, zeroed = (
+                a.output + a.masked(singles(LENGTH - 1)).change for a in (removing, zeroing)
+            )  # [T, H, D]
             apart = (zeroed - (1 - weights.T).unsqueeze(-1) * removed).abs().amax(dim=(1, 2))
             assert apart.max() < 1e-12 * zeroed.abs().max(), f"layer {layer.index}: {apart}"
 
@@ -109,7 +111,7 @@ def test_the_closed_form_equals_the_explicit_one(name: str, monkeypatch: pytest.
     query = layer.queries[LENGTH - 1]
     attention = QueryAttention(layer.attention, query, ablation="zero-value")
     assert attention.weights is not None
-    apart = (attention.changes(masks) - (attention.explicit(masks) - attention.output)).abs().max()
+    apart = (attention.masked(masks).change - (attention.explicit(masks) - attention.output)).abs().max()
     assert apart < 1e-6 * attention.output.abs().max(), f"{apart:.3g}"
     expected = Meter(model, Wanted(), "zero-value").impact(layer, query, masks).l2
     monkeypatch.setattr(QueryAttention, "_usable", lambda self, weights: None)
@@ -129,7 +131,7 @@ def test_all_tokens_zeroed_is_output_zero(name: str, usable: bool, monkeypatch: 
         query = layer.queries[length - 1]
         everything = [tuple(reversed(range(length)))]  # summed in another order: rounded otherwise
         attention = QueryAttention(layer.attention, query, ablation="zero-value")
-        assert (attention.output + attention.changes(everything) == 0).all()
+        assert (attention.masked(everything).output == 0).all()
         impact = Meter(model, Wanted(), "zero-value").impact(layer, query, everything)
         assert not impact.blind
         torch.testing.assert_close(impact.l2[0, 2:], query.heads.norm(dim=-1))
@@ -150,12 +152,15 @@ def test_a_run_says_which_ablation_it_was() -> None:
     assert found.manifest["ablation"] == "zero-value"
     assert (zeroed[0].l2 != removed[0].l2).any() and (zeroed[0].positions == removed[0].positions).all()
     _, found = analyse("llama", length=1, ablation="zero-value")
-    assert found.manifest["notes"] == []
+    assert found.manifest["notes"] == [
+        "a mask left nothing of a vector, or no more than rounding (1e-5 of it); its cosine distance is 1"
+    ]
     with pytest.raises(UserError, match=r"unknown ablation 'zero'; choose from neg-inf, zero-value"):
         analyse("llama", ablation="zero")
 
 
 def test_masks_that_do_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QueryAttention, "changes", lambda self, masks: torch.zeros(len(masks), *self.output.shape))
+    honest = QueryAttention.masked
+    monkeypatch.setattr(QueryAttention, "masked", lambda self, masks: honest(self, [[] for _ in masks]))
     with pytest.raises(UnsupportedModel, match=r"'llama' cannot be measured truthfully.*changes nothing"):
         analyse("llama", ablation="zero-value")

@@ -12,12 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mask_impact"
-CONTRACTS = ("errors", "table", "distances")
+CONTRACTS = ("errors", "table", "distances", "parsers")
 BASE = (*CONTRACTS, "options")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "table": (),
     "distances": (),
+    "parsers": (),
     "options": CONTRACTS,
     "prompt": BASE,
     "model": (*BASE, "prompt"),

@@ -18,6 +18,9 @@ from mask_impact.errors import UnsupportedModel
 WHOLE = {*HYBRIDS, "doge"}  # one forward for each mask; doge's mask is made of the values
 WINDOWS = [(0, 2), (1, 1), (2, 2), (0, 0)]
 SETS = [(3,), (0,), (2, 5, 6), (PROMPT_LENGTH - 1,)]
+LAST = (PROMPT_LENGTH - 1,)
+HEADS = ("llama", "mistral", "gemma2", "gpt_neox")
+READERS = [LAST, None, (3, 5, 9)]  # None: every later position
 
 
 # Both ways of zero-value and every kind of attention that has a projection of values by itself.
@@ -37,12 +40,12 @@ def agree(name: str, dtype: torch.dtype, tolerance: float, ablation: str = "neg-
     else:
         runner = Carrier(model, passage, runner)
     for window in WINDOWS:
-        for last_only in (True, False):
-            edits = [Edit(members, last_only) for members in SETS]
+        for readers in READERS if window == WINDOWS[0] else READERS[:2]:
+            edits = [Edit(members, readers) for members in SETS]
             start = min(*runner.reach(*window, edits).starts, PROMPT_LENGTH - 1)
             found = runner.run(*window, start, edits)
             for row, members in enumerate(SETS):
-                logits, states = carried(model, family, ids, window, members, last_only, ablation)
+                logits, states = carried(model, family, ids, window, members, readers, ablation)
                 close(found.logits[row], logits, tolerance)
                 for layer, state in found.states.items():
                     close(state[row], states[layer], tolerance)
@@ -89,9 +92,9 @@ def test_whole_forwards_equal_the_carried_ones(name: str) -> None:
     passage = record_passage(model, {"input_ids": ids})
     for ablation in ("neg-inf", "zero-value"):
         whole = Forwards(model, passage, {"input_ids": ids}, ablation=ablation)
-        found = whole.run(1, 2, 0, [Edit((2, 5), False), Edit((2, 5), True)])
-        for row, last_only in enumerate((False, True)):
-            logits, states = carried(model, family, ids, (1, 2), (2, 5), last_only, ablation)
+        found = whole.run(1, 2, 0, [Edit((2, 5), readers) for readers in READERS])
+        for row, readers in enumerate(READERS):
+            logits, states = carried(model, family, ids, (1, 2), (2, 5), readers, ablation)
             close(found.logits[row], logits, 1e-9)
             close(found.states[2][row], states[2], 1e-9)
 
@@ -102,7 +105,7 @@ def test_sets_that_reach_into_what_changes() -> None:
     passage = record_passage(model, {"input_ids": ids})
     for ablation in ("neg-inf", "zero-value"):
         runner = Carrier(model, passage, Forwards(model, passage, {"input_ids": ids}, ablation=ablation))
-        edits = [Edit(each, False) for each in ((4, 5, 6, 9), (8,), (10,), (6, 11))]
+        edits = [Edit(each) for each in ((4, 5, 6, 9), (8,), (10,), (6, 11))]
         assert runner.reach(0, 2, edits).starts == [5, 9, 11, 7]
         found = runner.run(0, 2, 5, edits)
         for row, edit in enumerate(edits):
@@ -111,20 +114,45 @@ def test_sets_that_reach_into_what_changes() -> None:
 
 
 @pytest.mark.parametrize("name", [*available(FAMILIES), "qwen3_next", "falcon_h1"])
-@pytest.mark.parametrize("last_only", [False, True])
-def test_what_is_out_of_reach_stays_exactly_as_it_is(name: str, last_only: bool) -> None:
+@pytest.mark.parametrize("readers", [None, LAST], ids=["later", "last"])
+def test_what_is_out_of_reach_stays_exactly_as_it_is(name: str, readers: tuple[int, ...] | None) -> None:
     """Of the whole model, too: where `reach` says that nothing can change, reruns give the same numbers."""
-    if name == "falcon_h1" and last_only:
+    if name == "falcon_h1" and readers:
         return
     model, family, ids = build(name), find(name), prompt()
     passage = record_passage(model, {"input_ids": ids})
-    edits = [Edit((position,), last_only) for position in range(0, PROMPT_LENGTH, 1 if name == "mistral" else 4)]
+    edits = [Edit((position,), readers) for position in range(0, PROMPT_LENGTH, 1 if name == "mistral" else 4)]
     base = carried(model, family, ids)[1]
     for first, last in [(0, 2), (1, 1), (2, 2)]:
         reach = passage.reach(first, last, edits, stateful=name in WHOLE)
         for edit, moved in zip(edits, reach.moved, strict=True):
-            _, states = carried(model, family, ids, (first, last), edit.positions, last_only)
-            for layer, can in zip(range(first, 3), moved.tolist(), strict=True):
+            _, states = carried(model, family, ids, (first, last), edit.positions, readers)
+            for layer, can in zip(range(first, 3), moved[:, -1].tolist(), strict=True):
                 assert can or torch.equal(states[layer], base[layer]), (edit, layer)
                 if name == "mistral":  # and no more than that
                     assert can != torch.equal(states[layer], base[layer]), (edit, layer)
+
+
+@pytest.mark.parametrize(
+    "name", available({name: FAMILIES[name] for name in ("llama", "mistral", "gemma2", "gpt_neox")})
+)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_heads_of_layers(name: str, attention: str) -> None:
+    """Edges taken out in some heads of some layers, in one forward with edits of all heads."""
+    model, family, ids = build(name, torch.float64), find(name), prompt()
+    model.set_attn_implementation(attention if family.sdpa else "eager")
+    edits = [
+        Edit((3,), heads={0: (1,), 2: (0, 3)}),
+        Edit((2, 5), readers=LAST, heads={1: (2,)}),
+        Edit((0, *range(1, PROMPT_LENGTH)), readers=(4, PROMPT_LENGTH - 1), heads={1: (0, 1, 2)}),  # nothing is left
+        Edit((7,)),
+    ]
+    with true_float64():
+        passage = record_passage(model, {"input_ids": ids})
+        whole = Forwards(model, passage, {"input_ids": ids})
+        for runner in (Carrier(model, passage, whole), whole):
+            found = runner.run(0, 2, 0, edits)
+            for row, edit in enumerate(edits):
+                logits, states = carried(model, family, ids, (0, 2), edit.positions, edit.readers, heads=edit.heads)
+                close(found.logits[row], logits, 1e-9)
+                close(found.states[2][row], states[2], 1e-9)

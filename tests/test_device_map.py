@@ -96,8 +96,8 @@ def check_same(found: tuple[list[Block], Run], expected: tuple[list[Block], Run]
     for ours, theirs in zip(here["generated"], there["generated"], strict=True):
         assert ours | {"probability": 0} == theirs | {"probability": 0}
         assert ours["probability"] == pytest.approx(theirs["probability"], rel=1e-5)
-    for name, floor in here["noise_floor"].items():
-        assert floor["l2"] <= 2 * there["noise_floor"][name]["l2"] + 1e-6
+    for name in ("Full", "Head"):
+        assert here["noise_floor"][name]["l2"] <= 2 * there["noise_floor"][name]["l2"] + 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,8 @@ def test_vision_models(name: str, way: str, attention: str, vl_checkpoint: Calla
 def test_weights_are_read_twice_for_each_step(
     checkpoint: Callable[[str], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once in the recorded forward, once in the replay of all rows; the check before the work reads one layer more."""
+    """Once in the recorded forward, once in the replay of all rows; the first prompt of a model is also run untouched, and
+    the check before the work reads one layer more."""
     source, read = checkpoint("qwen3"), []
     plain = load_model(source, CPU, torch.float32)
     spread = load_model(source, CPU, torch.float32, on_disk(plain, "model.layers"))
@@ -167,14 +168,14 @@ def test_weights_are_read_twice_for_each_step(
     monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", counted)
     measured(spread, Words(), inputs())  # two steps
     counts = [read.count(f"model.layers.{layer}.mlp.up_proj.weight") for layer in range(3)]
-    assert counts == [5, 0, 4]
+    assert counts == [6, 0, 5]
 
 
 def test_everything_on_disk(checkpoint: Callable[[str], Source]) -> None:
     """Where nothing fits: transformers 5 computes even so, 4 cannot, and says what to do."""
     source, nothing = checkpoint("gpt2"), {"cpu": "1KiB"}
     if transformers.__version__ < "5":
-        with pytest.raises(UserError, match=r"'gpt2' would have to stay on disk as a whole.*raise --max-memory"):
+        with pytest.raises(UserError, match=r"'gpt2' would have to stay on disk as a whole.*raise `max_memory`"):
             load_model(source, CPU, torch.float32, "auto", nothing)
         return
     expected = measured(load_model(source, CPU, torch.float32), Words(), inputs())
@@ -226,10 +227,10 @@ def test_weights_written_to_disk_are_gone_after_the_program(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("device", "device_map", "limits", "message"),
     [
-        ("cpu", None, {"cpu": "1GiB"}, "--max-memory says how --device-map auto is to spread.*add --device-map auto"),
-        ("cpu", "auto", {0: "1GiB"}, "--max-memory names device 0, but with --device cpu there are: cpu"),
-        ("cpu", "auto", {"cpu": "much"}, "--max-memory: .*much.*; write for example 0=20GiB,cpu=60GiB"),
-        ("cuda:1", "auto", None, "--device cuda:1 is one device, and --device-map auto takes all"),
+        ("cpu", None, {"cpu": "1GiB"}, "`max_memory` says how `device_map` auto is to spread.*add `device_map` auto"),
+        ("cpu", "auto", {0: "1GiB"}, "`max_memory` names device 0, but with `device` cpu there are: cpu"),
+        ("cpu", "auto", {"cpu": "much"}, "`max_memory`: .*much.*; write for example 0=20GiB,cpu=60GiB"),
+        ("cuda:1", "auto", None, "`device` cuda:1 is one device, and `device_map` auto takes all"),
     ],
 )
 def test_combinations_that_make_no_sense(
@@ -247,7 +248,7 @@ def test_limits_leave_a_part_of_what_is_free(monkeypatch: pytest.MonkeyPatch) ->
     assert load.device_limits(cuda, None) == {0: 900, 1: 1800, "cpu": 2700}
     assert load.device_limits(cuda, {1: "1KB", "cpu": 5}) == {0: 900, 1: 1000, "cpu": 5}
     assert load.device_limits(CPU, None) == {"cpu": 2700}
-    with pytest.raises(UserError, match="names device 2, but with --device cuda there are: 0, 1, cpu"):
+    with pytest.raises(UserError, match="names device 2, but with `device` cuda there are: 0, 1, cpu"):
         load.device_limits(cuda, {2: "1GiB"})
     monkeypatch.setattr(load, "get_max_memory", lambda: {"mps": 1000})
     assert load.device_limits(CPU, None) == {"cpu": 900}
@@ -328,5 +329,5 @@ def test_fingerprint_of_the_demo_is_of_its_contents(tmp_path: Path, monkeypatch:
 def test_fingerprint_of_a_hub_model_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("someone/model", "someone/model", AutoConfig.for_model("qwen3"))
     cached = "/cache/models--someone--model/snapshots/0123abc/config.json"
-    monkeypatch.setattr(finding, "try_to_load_from_cache", lambda *_: cached)
+    monkeypatch.setattr(finding, "try_to_load_from_cache", lambda *_, **__: cached)
     assert fingerprint(source) == "0123abc"

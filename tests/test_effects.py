@@ -42,13 +42,21 @@ class Unit:
 
 
 class Words:
-    """A tokenizer: each of "abc..." is a token, and so is its id in angle brackets."""
+    """A tokenizer: each of "abc..." is a token, whose text is its id in angle brackets."""
+
+    all_special_ids: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return 26
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         assert not add_special_tokens
         return {"input_ids": [ord(letter) - 97 for letter in text]}
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        return chr(token_id + 97)
+
+    def decode(self, ids: Sequence[int], **how: bool) -> str:
         return "".join(f"<{each}>" for each in ids)
 
 
@@ -89,13 +97,13 @@ def agree(
     whole = Forwards(model, passage, given, together, ablation)
     runner = Carrier(model, passage, whole)
     for window in [(0, 2), (1, 1), (0, 0)]:
-        for last_only in (False, True):
-            edits = [Edit(each, last_only) for each in sets]
+        for readers in (None, (passage.length - 1,)):
+            edits = [Edit(each, readers) for each in sets]
             start = min(*runner.reach(*window, edits).starts, passage.length - 1)
             carried_on, rerun = runner.run(*window, start, edits), whole.run(*window, start, edits[:1])
             for index, each in enumerate(sets):
-                logits, states = carried(model, row(name), reference or given, window, each, last_only, ablation)
-                where = f"layers {window}, positions {each}, last only {last_only}"
+                logits, states = carried(model, row(name), reference or given, window, each, readers, ablation)
+                where = f"layers {window}, positions {each}, readers {readers}"
                 assert apart(carried_on.logits[index], logits) < tolerance, where
                 for layer, state in carried_on.states.items():
                     assert apart(state[index], states[layer]) < tolerance, f"{where}, state after layer {layer}"
@@ -142,8 +150,8 @@ def test_a_picture_that_sees_itself_changes_from_its_first_token_on(load: Any) -
     inputs = loaded.inputs(PROMPT, *images())
     places = [found.position for found in inputs.tokens if found.kind == "image"]
     passage = record_passage(loaded.model, tensors(inputs))
-    assert passage.reach(0, 2, [Edit((places[3],), False)]).starts == [places[0]]
-    assert passage.reach(2, 2, [Edit((places[3],), False)]).starts == [places[4]]
+    assert passage.reach(0, 2, [Edit((places[3],))]).starts == [places[0]]
+    assert passage.reach(2, 2, [Edit((places[3],))]).starts == [places[4]]
 
 
 def test_pictures_are_carried_on_at_the_second_step(load: Any) -> None:  # noqa: F811
@@ -168,14 +176,16 @@ def test_rows_are_what_the_whole_models_logits_say(name: str, attention: str, wi
         base, unmasked = (each for each in carried(model, find(name), ids))
         if not find(name).sdpa:
             model.set_attn_implementation(attention)
-        found = Effects(model, Words(), {"input_ids": ids}, 4, contrast=contrast, chosen=chosen)
+        found = Effects(model, Words(), {"input_ids": ids}, 4, contrast=contrast, chosen=[chosen])
         assert found.notes == ([WHOLE] if name == "qwen3_next" else [])
         for block in BLOCKS:
             rows, traces = found.measure(units(*SETS), Window(*window), block, trace=True)
             expected, moves = [], []
             for unit in units(*SETS):
                 members = [each for each in unit.positions if each < LENGTH]
-                logits, states = carried(model, find(name), ids, window, members, block == "last")
+                logits, states = carried(
+                    model, find(name), ids, window, members, (LENGTH - 1,) if block == "last" else None
+                )
                 where = (4, unit.label, unit.positions[0], *window, block)
                 l2_and_cosine = {layer: distances(unmasked[layer], states[layer]) for layer in range(window[0], 3)}
                 numbers = by_definition(base.numpy(), logits.numpy(), chosen, contrast)
@@ -238,7 +248,7 @@ def test_what_nothing_reads_changes_nothing_at_all(attention: str) -> None:
     cases = [("last", (0, 2), 6), ("all", (2, 2), 6), ("all", (1, 2), 2), ("all", (0, 2), LAST), ("all", (0, 0), LAST)]
     for block, window, position in cases:
         (row, other), traces = found.measure(units((position,), (9,)), Window(*window), block, trace=True)
-        base = found.base.prediction
+        base = found.bases[0].prediction
         numbers = (row.logprob, row.logprob_change, row.rank, row.kl, row.final_l2, row.final_cosine)
         assert numbers == (base.logprob, 0.0, base.rank, 0.0, 0.0, 0.0), (block, window, position)
         assert (row.contrast, row.contrast_change) == (base.contrast, 0.0)
@@ -266,8 +276,8 @@ def test_a_prompt_of_one_token(attention: str, ablation: str) -> None:
         found = Effects(model, Words(), {"input_ids": ids}, 0, ablation=ablation)
         (gone,), _ = found.measure(units((0,)), Window(0, 2), "last")
         (same,), _ = found.measure(units((0,)), Window(0, 2), "all")
-        logits, _ = carried(model, find("llama"), ids, (0, 2), (0,), True, ablation)
-        assert gone.logprob == pytest.approx(float(logits.log_softmax(-1)[found.base.chosen]), rel=1e-9)
+        logits, _ = carried(model, find("llama"), ids, (0, 2), (0,), (ids.shape[1] - 1,), ablation)
+        assert gone.logprob == pytest.approx(float(logits.log_softmax(-1)[found.bases[0].chosen]), rel=1e-9)
     assert gone.kl > 0 and (same.kl, same.logprob_change) == (0.0, 0.0)
 
 
@@ -371,7 +381,7 @@ def test_windows(text: str, expected: list[tuple[int, int]]) -> None:
     assert windows_of(text, 4) == [Window(*each) for each in expected]
 
 
-NOT_KNOWN = "--mask-layers {!r} is not a list of layers; write for example 0,8,20-27, or all, from, window:3"
+NOT_KNOWN = "`mask_layers` {!r} is not a list of layers; write for example 0,8,20-27, or all, from, window:3"
 MALFORMED = {
     **{
         each: NOT_KNOWN.format(each) for each in ("", "every", "window:", "window:0", "window:x", "window:-1", "window")
@@ -379,11 +389,11 @@ MALFORMED = {
     **{
         each: NOT_KNOWN.format(each) for each in ("1-", "-1", "1-2-3", "1,,2", "1,", "1.5", "all,2", "²", "0-²", "1--2")
     },
-    "window:5": "--mask-layers window:5: the model has 4 layers, so a window has at most 4",
-    "3-1": "--mask-layers '3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
-    "0, 3-1": "--mask-layers '0, 3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
-    "4": "--mask-layers '4': there is no layer 4; this model has 0 to 3",
-    "0,2-9": "--mask-layers '0,2-9': there is no layer 9; this model has 0 to 3",
+    "window:5": "`mask_layers` window:5: the model has 4 layers, so a window has at most 4",
+    "3-1": "`mask_layers` '3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
+    "0, 3-1": "`mask_layers` '0, 3-1': the range 3-1 runs backwards; write 1-3, or all, from, window:3",
+    "4": "`mask_layers` '4': there is no layer 4; this model has 0 to 3",
+    "0,2-9": "`mask_layers` '0,2-9': there is no layer 9; this model has 0 to 3",
 }
 
 
@@ -395,15 +405,18 @@ def test_windows_that_are_none(text: str) -> None:
 
 
 def test_contrast() -> None:
-    assert contrast_ids(Words(), ["c", "a"]) == (2, 0)
-    for texts, count, pieces in ((["a", "bc"], 2, "('<1>', '<2>')"), (["", "a"], 0, "")):
+    assert contrast_ids(Words(), ["<2>", "<0>"]) == (2, 0)
+    for texts, count, pieces in (
+        (["<0>", "bc"], "2 tokens", " ('<1>', '<2>')"),
+        (["<0>", "b"], "another token", " ('<1>')"),
+        (["", "<0>"], "0 tokens", ""),
+    ):
         with pytest.raises(UserError) as caught:
             contrast_ids(Words(), texts)
-        text = texts[1] if count else texts[0]
-        listed = f" {pieces}" if pieces else ""
+        text = next(text for text in texts if text != "<0>")
         assert str(caught.value) == (
-            f"--contrast {text!r} is {count} tokens for this model{listed}; give texts of one token each, often with a "
-            "space before the word"
+            f"`contrast` {text!r} is {count} for this model{pieces}; give texts of one token each, as the tables show "
+            "them, often with a space before the word"
         )
 
 
@@ -471,7 +484,9 @@ def test_a_layer_that_writes_into_its_input() -> None:
         rows, traces = found.measure(units((3,), (5,), (3,)), Window(0, 2), block, trace=True)
         assert replace(rows[2], token_masked=rows[0].token_masked) == rows[0]
         for unit, effect in zip([(3,), (5,)], rows, strict=False):
-            logits, states = carried(model, find("qwen3"), ids, (0, 2), unit, block == "last")
+            logits, states = carried(
+                model, find("qwen3"), ids, (0, 2), unit, (LENGTH - 1,) if block == "last" else None
+            )
             moves = [each.l2_distance for each in traces if each.token_masked == effect.token_masked]
             assert moves == pytest.approx([distances(base[layer], states[layer])[0] for layer in range(3)], rel=1e-6)
-            assert effect.logprob == pytest.approx(float(logits.log_softmax(-1)[found.base.chosen]), rel=1e-6)
+            assert effect.logprob == pytest.approx(float(logits.log_softmax(-1)[found.bases[0].chosen]), rel=1e-6)

@@ -141,7 +141,7 @@ def test_leave_one_out_equals_explicit(name: str) -> None:
         attention = QueryAttention(layer.attention, layer.queries[LENGTH - 1])
         assert attention.weights is not None, "this family has leave-one-out"
         masks = [*singles(LENGTH - 1), (), (0, 3), tuple(range(LENGTH - 1)), tuple(range(LENGTH))]
-        apart = (attention.changes(masks) - (attention.explicit(masks) - attention.output)).abs().max()
+        apart = (attention.masked(masks).change - (attention.explicit(masks) - attention.output)).abs().max()
         assert apart < 2e-6 * attention.output.abs().max(), f"layer {layer.index}: {apart:.3g}"
 
 
@@ -155,7 +155,7 @@ def test_leave_one_out_of_nearly_all_weight() -> None:
     query.bias[..., 4] += 20.0
     attention = QueryAttention(layer.attention, query)
     assert attention.weights is not None and attention.weights[:, 4].max() > 0.99999
-    apart = (attention.changes([(4,)]) - (attention.explicit([(4,)]) - attention.output)).abs().max()
+    apart = (attention.masked([(4,)]).change - (attention.explicit([(4,)]) - attention.output)).abs().max()
     assert apart < 1e-6, f"{apart:.3g}"
 
 
@@ -188,11 +188,11 @@ def test_equal_rows_are_computed_once_and_the_same(name: str) -> None:
         assert layer.attention is not None
         query = layer.queries[LENGTH - 1]
         attention = QueryAttention(layer.attention, query)
-        change = attention.changes([(), (0,), (1, 2)])
+        masked = attention.masked([(), (0,), (1, 2)])
         meter = Meter(model, Wanted())
-        shared = meter.replay.rows(layer, query, attention.output, change)
+        shared = meter.replay.rows(layer, query, masked)
         meter.replay.share_rows = False
-        copied = meter.replay.rows(layer, query, attention.output, change)
+        copied = meter.replay.rows(layer, query, masked)
         apart = (shared.update - copied.update).abs().max()
     assert apart < 1e-12, f"{apart:.3g}"
 
@@ -229,10 +229,10 @@ def test_a_share_of_each_head_adds_up_to_attn() -> None:
         assert layer.attention is not None
         query = layer.queries[LENGTH - 1]
         attention = QueryAttention(layer.attention, query)
-        change = attention.changes([(), (0,), (3,), (2, 5)])
-        rows = Meter(model, Wanted()).replay.rows(layer, query, attention.output, change)
+        masked = attention.masked([(), (0,), (3,), (2, 5)])
+        rows = Meter(model, Wanted()).replay.rows(layer, query, masked)
         assert rows.attention is not None and rows.projection is not None
-        total = head_shares(change, rows.projection).sum(dim=1)
+        total = head_shares(masked.change, rows.projection).sum(dim=1)
         apart = (total - (rows.attention - rows.attention[0])).abs().max()
     assert apart < 1e-12, f"{apart:.3g}"
 

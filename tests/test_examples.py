@@ -57,11 +57,11 @@ def test_the_flag_of_the_recipes(output: Path, monkeypatch: pytest.MonkeyPatch) 
     assert '"note": "first try"' in (output / "masking_run.json").read_text("utf-8")
 
 
-def test_reading_effects_with_pandas(output: Path) -> None:
+def test_reading_effects(output: Path) -> None:
     flags = ["--model", "demo", "--prompt", PROMPT, "--effects", "--layers", "3", "--variants", "full", "--quiet"]
     assert mask_impact_analysis.main(flags) == 0
     scope: dict[str, Any] = {}
-    exec(code("docs/effects.md", "read_json"), scope)
+    exec(code("docs/effects.md", 'load("output/masking_effects'), scope)
     table = scope["effects"].sort_values("logprob_change")
     assert table.token_position.tolist()[:3] == [14, 10, 9] and table.top_token.map(type).eq(str).all()
 

@@ -14,7 +14,7 @@ from value_zeroing import values_zeroed
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.files.results import Block
-from mask_impact.impact.masking import QueryAttention
+from mask_impact.impact.masking import Masked, QueryAttention
 from mask_impact.impact.run import Run, run
 from mask_impact.options import ABLATIONS
 from mask_impact.prompt.inputs import ModelInputs, Token
@@ -25,6 +25,9 @@ class Words:
 
     all_special_ids: tuple[int, ...] = (0, 1, 2)
     eos_token_id = None
+
+    def __len__(self) -> int:
+        return 0
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return " ".join(f"w{i}" for i in ids)
@@ -107,22 +110,20 @@ def test_a_one_token_prompt_says_so_once() -> None:
 
 
 def test_masks_that_do_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(self: QueryAttention, masks: Any) -> torch.Tensor:
-        return torch.zeros(len(masks), *self.output.shape)
-
-    monkeypatch.setattr(QueryAttention, "changes", nothing)
+    honest = QueryAttention.masked
+    monkeypatch.setattr(QueryAttention, "masked", lambda self, masks: honest(self, [[] for _ in masks]))
     with pytest.raises(UnsupportedModel, match=r"'llama' cannot be measured truthfully.*changes nothing"):
         analyse("llama")
 
 
 def test_one_token_that_is_never_masked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check at the end: a token with real weight that moved nothing in any layer."""
-    honest = QueryAttention.changes
+    honest = QueryAttention.masked
 
-    def all_but_position_4(self: QueryAttention, masks: Any) -> torch.Tensor:
+    def all_but_position_4(self: QueryAttention, masks: Any) -> Masked:
         return honest(self, [[p for p in mask if p != 4] for mask in masks])
 
-    monkeypatch.setattr(QueryAttention, "changes", all_but_position_4)
+    monkeypatch.setattr(QueryAttention, "masked", all_but_position_4)
     with pytest.raises(UnsupportedModel, match=r"position 4 bears on its attention, but masking it changed nothing"):
         analyse("llama")
 
@@ -274,11 +275,11 @@ def test_a_unit_without_a_visible_member_moves_nothing() -> None:
 
 
 def test_a_unit_that_is_never_masked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = QueryAttention.changes
+    honest = QueryAttention.masked
 
-    def all_but_pairs(self: QueryAttention, masks: Any) -> torch.Tensor:
+    def all_but_pairs(self: QueryAttention, masks: Any) -> Masked:
         return honest(self, [mask if len(mask) == 1 else [] for mask in masks])
 
-    monkeypatch.setattr(QueryAttention, "changes", all_but_pairs)
+    monkeypatch.setattr(QueryAttention, "masked", all_but_pairs)
     with pytest.raises(UnsupportedModel, match=r"position 4, 5 bears on its attention, but masking it changed nothing"):
         analyse("llama", units=lambda tokens: [Unit("one", (3,)), Unit("two", (4, 5))])

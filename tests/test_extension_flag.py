@@ -11,7 +11,8 @@ import mask_impact_analysis
 import mask_impact_vl
 from mask_impact.errors import UserError
 from mask_impact.impact import run as impact_run
-from mask_impact.options import Request, option, positive
+from mask_impact.options import Request, option
+from mask_impact.parsers import positive
 
 PROMPT = "The capital of France is"
 MOODS = ["calm", "wild"]

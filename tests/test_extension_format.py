@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from test_results import ALL, make_block, names, save
 
+import mask_impact_analysis
 from mask_impact.files.columns import columns_of
 from mask_impact.files.formats import FORMATS, Format, bytes_needed, register
 from mask_impact.files.results import existing_files, load, load_many, to_dataframe
@@ -114,29 +115,22 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_command_takes_it(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("tsv")
+def test_a_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A script of one's own that registers the format and hands over to ours."""
-
-    def command(*flags: str) -> subprocess.CompletedProcess[str]:
-        code = COMMAND.format(root=str(ROOT), tests=str(ROOT / "tests"))
-        few = ["--model", "demo", "--device", "cpu", "--layers", "1", "--variants", "full", "--quiet"]
-        where = ["--output-dir", str(tmp_path), "--output", "run", "--prompt", "The capital of France is"]
-        argv = [sys.executable, "-c", code, *few, *where, *flags]
-        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    first = command("--format", "csv,tsv", "--pairs", "2")
+    code = COMMAND.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    few = ["--model", "demo", "--device", "cpu", "--layers", "1", "--variants", "full", "--quiet"]
+    flags = [*few, "--output-dir", str(tmp_path), "--output", "run", "--prompt", "The capital of France is"]
+    command = [sys.executable, "-c", code, *flags, "--format", "csv,tsv", "--pairs", "2"]
+    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     found = json.loads((tmp_path / "run_run.json").read_bytes())
     assert found["files"] == ["run_results.csv", "run_results.tsv"] and "run_pairs.tsv" in found["tables"]
-    register(TSV)
-    try:
-        pd.testing.assert_frame_equal(load(tmp_path / "run_results.tsv"), load(tmp_path / "run_results.csv"))
-        pairs = [pd.read_csv(tmp_path / f"run_pairs.{end}", sep=sep) for end, sep in (("csv", ","), ("tsv", "\t"))]
-        pd.testing.assert_frame_equal(*pairs)
-    finally:
-        del FORMATS["tsv"]
-        FORMAT_NAMES.remove("tsv")
-    again = command("--format", "csv", "--overwrite")
-    assert again.returncode == 0, again.stderr
+    pd.testing.assert_frame_equal(load(tmp_path / "run_results.tsv"), load(tmp_path / "run_results.csv"))
+    pairs = [pd.read_csv(tmp_path / f"run_pairs.{end}", sep=sep) for end, sep in (("csv", ","), ("tsv", "\t"))]
+    pd.testing.assert_frame_equal(*pairs)
+    assert mask_impact_analysis.main([*flags, "--format", "csv", "--overwrite"]) == 0
     assert not list(tmp_path.glob("*.tsv"))
-    assert "tsv" in command("--format", "xlsx").stderr
+    with pytest.raises(SystemExit):
+        mask_impact_analysis.main([*flags, "--format", "xlsx"])
+    assert "tsv" in capsys.readouterr().err

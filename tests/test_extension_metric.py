@@ -4,6 +4,7 @@ pytest tests/test_extension_metric.py
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from test_report import embedded
 
+import mask_impact_analysis
 from mask_impact import distances, run_masking_experiment
 from mask_impact.distances import METRICS, Metric
 from mask_impact.errors import UserError
@@ -27,6 +29,10 @@ ASKED = {"layers": ((0, 0), (3, 3)), "pairs": 2, "num_tokens": 2}
 
 def length_ratio(base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     return (base + change).norm(dim=-1) / base.norm(dim=-1)
+
+
+def along(base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return (change * base).sum(dim=-1) / base.norm(dim=-1)
 
 
 def removed_weight(base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
@@ -128,6 +134,30 @@ def test_a_mask_that_is_not_seen_has_the_value_of_no_change(tmp_path: Path) -> N
         and not unseen[["l2_distance", "removed_weight"]].any(axis=None)
     )
     assert (seen.length_ratio != 1).any() and (seen.l2_distance > 0).any()
+
+
+def test_a_metric_that_can_be_below_0_ranks_by_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the manifest, in the summary, and in which pairs are masked: by the table, the value furthest from 0 first."""
+    row = Metric("along", "change_along", "Change along", "model units", (None, None), along)
+    monkeypatch.setitem(METRICS, "along", row)
+    flags = ["--model", "demo", "--prompt", BALLS, "--metrics", "along", "--variants", "full", "--pairs", "3"]
+    assert mask_impact_analysis.main([*flags, "--output-dir", str(tmp_path), "--format", "csv,html"]) == 0
+    df = load(tmp_path / "masking_results.csv")
+    furthest = df.loc[df.groupby("token_position").change_along.apply(lambda values: values.abs().idxmax())]
+    ranked = furthest.sort_values("change_along", key=abs, ascending=False)
+    wanted = ranked[ranked.token_position > 0][["token_position", "change_along", "layer"]].head(5)
+    top = df.attrs["run"]["top_tokens"]
+    found = [(each["position"], np.float32(each["value"]), each["layer"]) for each in top if each["position"]]
+    assert found == list(wanted.itertuples(index=False, name=None))
+    assert wanted.change_along.min() < 0 < wanted.change_along.max(), "else this shows nothing"
+    assert wanted.change_along.abs().tolist() != sorted(wanted.change_along, reverse=True)
+    assert df.attrs["run"]["metrics"][0]["range"] == [None, None]
+    printed = capsys.readouterr().out.partition("most important tokens")[2].splitlines()[2:7]
+    assert [int(re.search(r"(\d+) +-?[\d.]+ +\d+$", line)[1]) for line in printed] == wanted.token_position.tolist()
+    pairs = load(tmp_path / "masking_pairs.csv")
+    assert {*pairs.token_position, *pairs.second_position} == set(ranked.token_position.head(3))
 
 
 # --- relative distance ------------------------------------------------------------------------------------

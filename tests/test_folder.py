@@ -23,7 +23,7 @@ from mask_impact.files.folder import LOCK_NAME, output_folder, remove_temporarie
 from mask_impact.files.results import ResultFiles
 
 ROOT = Path(__file__).resolve().parents[1]
-BUSY = "another run is writing into {}; wait for it to end, or choose another --output-dir"
+BUSY = "another run is writing into {}; wait for it to end, or choose another `output_dir`"
 FOREIGN = ".other_results.another.machine.999999999-abc_12.tmp"  # of a process that may live, elsewhere
 
 HOLDING = """
@@ -183,7 +183,7 @@ def test_a_relative_folder_and_one_that_is_there(tmp_path, monkeypatch):
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"is not a folder; choose another --output-dir"), output_folder(folder):
+        with pytest.raises(UserError, match=r"is not a folder; choose another `output_dir`"), output_folder(folder):
             pytest.fail("it was opened")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -200,14 +200,14 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch, call, number):
         return before(path, *args, **kwargs)
 
     monkeypatch.setattr(os, call, refuse)
-    wanted = rf"the output folder {folder} cannot be written \({os.strerror(number)}\), or choose another --output-dir"
+    wanted = rf"the output folder {folder} cannot be written \({os.strerror(number)}\), or choose another `output_dir`"
     with pytest.raises(UserError, match=wanted), output_folder(folder):
         pytest.fail("it was opened")
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(("error", "wanted"), [
-    (OSError(errno.ENOSPC, "no"), "is full; nothing was written; make room, or choose another --output-dir"),
+    (OSError(errno.ENOSPC, "no"), "is full; nothing was written; make room, or choose another `output_dir`"),
     (OSError(errno.EDQUOT, "no"), "is full"), (OSError(errno.EIO, "Input/output error"), r"\(Input/output error\)"),
     (OSError("odd"), r"cannot be written \(odd\)"),
 ])  # fmt: skip

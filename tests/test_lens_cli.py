@@ -63,7 +63,7 @@ def test_help_does_not_wait_for_torch() -> None:
         (["features", "--feature-dtype", "int8"], "choose from float16, bfloat16, float32"),
         (["features", "--num-images", "0"], "'0' is not a whole number of 1 or more"),
         (["features", "--resume", "--overwrite"], "not allowed with"),
-        (["features", "--save"], "unrecognized arguments: --save"),
+        (["features", "--save"], "unknown flag --save; did you mean --save-features?"),
         (["bank"], "the following arguments are required: --captions"),
         (["neighbors", "--image", "a.png"], "the following arguments are required: --bank"),
         (["inspect", "--size", "12"], "write for example 640x480"),

@@ -152,8 +152,8 @@ class Memory:
 
 
 def limit_replay(memory: Memory, most: int) -> None:
-    """At most `most` masked rows in one call of a layer, besides its row without a mask."""
-    memory.limit(Replay, "_call", lambda self, record, query, base, change: len(change) - 1, most)
+    """At most `most` masked rows in one call of a layer, besides its two rows without a mask."""
+    memory.limit(Replay, "_call", lambda self, record, query, masked: len(masked.output) - 2, most)
 
 
 def limit_attention(memory: Memory, most: int) -> None:
@@ -184,7 +184,7 @@ def test_replay_in_smaller_calls_gives_the_same(name: str, most: int, monkeypatc
     apart = worst(found, expected)
     assert apart < 1e-5, f"{apart:.3g}"
     used = {1: 1, 3: 2, 7: 4}[most]
-    assert run.manifest["notes"] == [f"memory ran out with 10 rows at once; {used + 1} were used"]
+    assert run.manifest["notes"] == [f"memory ran out with 11 rows at once; {used + 2} were used"]
     assert len([rows for rows in memory.asked if rows > most]) == {1: 3, 3: 2, 7: 1}[most], "only the first layer fails"
 
 
@@ -224,7 +224,7 @@ def test_never_enough_names_the_layer_and_the_size_and_leaves_the_model_as_it_wa
     with monkeypatch.context() as full:
         limit_replay(Memory(full), 0)
         with pytest.raises(
-            OutOfMemory, match=r"layer 0 with one masked row of \d.*8\.0 GB.*--device-map auto"
+            OutOfMemory, match=r"layer 0 with one masked row of \d.*8\.0 GB.*`device_map` auto"
         ) as raised:
             analyse("qwen3", model=model)
     assert "\n" not in str(raised.value)
@@ -327,5 +327,5 @@ def test_a_real_limit() -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     plain, limited, apart = done.stdout.splitlines()
-    assert plain == "[]" and "memory ran out with 401 rows at once" in limited
+    assert plain == "[]" and "memory ran out with 402 rows at once" in limited
     assert float(apart) < 1e-5

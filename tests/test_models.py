@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import checkpoints
 import pytest
@@ -18,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import find, lengths
 from mask_impact.model import load as loading
-from mask_impact.prompt.inputs import stop_ids, text_inputs, token_text
+from mask_impact.prompt.inputs import stop_ids, text_inputs
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
@@ -60,7 +61,8 @@ def test_demo_is_the_bundled_model_and_no_folder_of_that_name(
     (tmp_path / "demo" / "text").symlink_to(good)
     source = find.find_model("demo")
     assert source.path == str(tmp_path / "demo" / "text")
-    assert source.manifest == {"name": "demo", "path_or_id": "demo", "revision": None}
+    where = {"name": "demo", "path_or_id": "demo", "revision": None}
+    assert source.manifest == where | {"requested_revision": None, "adapter": None}
 
 
 HUB_SCRIPT = """
@@ -69,27 +71,30 @@ import mask_impact_analysis
 import transformers
 import mask_impact.jobs.session
 
-def run(model, output):
+def run(model, output, *more):
     started = time.perf_counter()
-    arguments = ["--prompt", "The capital of France is", "--output", output, "--model", model, "--quiet"]
+    arguments = ["--prompt", "The capital of France is", "--output", output, "--model", model, "--quiet", *more]
     code = mask_impact_analysis.main(arguments)
     print(output, code, "slow" if time.perf_counter() - started > 10 else "quick", flush=True)
 
 run("org/tiny", "online")
+run("org/tiny", "tagged", "--revision", "v1")
+run("org/tiny", "untagged", "--revision", "v2")
 run("org/absent", "absent")
 open("stop", "w").close()
 while os.path.exists("stop"):  # until the hub is gone
     time.sleep(0.01)
 run("org/tiny", "offline")
+run("org/tiny", "tagged-offline", "--revision", "v1")
 run("org/never-seen", "unreachable")
 """
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """What a model hub answers: the checkpoint org/tiny at one commit, and nothing else."""
+    """What a model hub answers: the checkpoint org/tiny at two commits, and nothing else."""
 
-    folder: Path
-    commit = "0123456789abcdef0123456789abcdef01234567"
+    folders: dict[str, Path]  # by revision
+    commits: ClassVar[dict[str, str]] = {"main": f"{1:040x}", "v1": f"{2:040x}"}
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -99,20 +104,25 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self) -> bytes:
         repository, _, name = self.path.partition("/resolve/")
-        path, known = self.folder / name.partition("/")[2], repository.removeprefix("/api/models") == "/org/tiny"
+        asked = name.partition("/")[0] if name else self.path.partition("/revision/")[2] or "main"
+        revision = next((tag for tag, commit in self.commits.items() if asked in (tag, commit)), None)
+        path = self.folders[revision or "main"] / name.partition("/")[2]
+        known = repository.removeprefix("/api/models") == "/org/tiny" and revision
         content = None
         if self.path == "/":
             content = b"hello"
         elif known and path.is_file():
             content = path.read_bytes()
-        elif self.path.startswith("/api/models/org/tiny"):  # about the repository, or a listing of a folder
-            content = b"[]" if "/tree/" in self.path else b'{"id": "org/tiny", "tags": [], "siblings": []}'
+        elif self.path.startswith("/api/models/org/tiny") and revision:  # about the repository, or a folder's listing
+            about = {"id": "org/tiny", "tags": [], "siblings": [], "sha": self.commits[revision]}
+            content = b"[]" if "/tree/" in self.path else json.dumps(about).encode()
         self.send_response(404 if content is None else 200)
         if content is None:
-            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            missing = "EntryNotFound" if known else "RepoNotFound" if revision else "RevisionNotFound"
+            self.send_header("X-Error-Code", missing)
             content = b""
-        self.send_header("ETag", f'"{path.name}-1"')
-        self.send_header("X-Repo-Commit", self.commit)
+        self.send_header("ETag", f'"{path.name}-{revision}"')
+        self.send_header("X-Repo-Commit", self.commits.get(revision or "main", ""))
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         return content
@@ -122,8 +132,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 def test_the_hub_and_what_was_downloaded_from_it(tmp_path: Path, good: Path) -> None:
-    """Four runs in one process: from a hub, a name it does not have, and the same two when it is gone."""
-    handler = type("Hub", (Hub,), {"folder": good})
+    """Runs in one process: from a hub, two revisions, names it does not have, and the same when it is gone."""
+    other = checkpoints.qwen3(tmp_path / "other", seed=5)
+    handler = type("Hub", (Hub,), {"folders": {"main": good, "v1": other}})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -143,18 +154,37 @@ def test_the_hub_and_what_was_downloaded_from_it(tmp_path: Path, good: Path) -> 
             hub.server_close()
             (tmp_path / "stop").unlink(missing_ok=True)
             stdout, stderr = process.communicate(timeout=300)
-    codes = ["online 0 quick", "absent 2 quick", "offline 0 quick", "unreachable 2 quick"]
-    assert stdout.splitlines() == codes, stderr
-    absent, unreachable = stderr.splitlines()
+    expected = {
+        "online": 0,
+        "tagged": 0,
+        "untagged": 2,
+        "absent": 2,
+        "offline": 0,
+        "tagged-offline": 0,
+        "unreachable": 2,
+    }
+    assert stdout.splitlines() == [f"{name} {code} quick" for name, code in expected.items()], stderr
+    untagged, absent, unreachable = stderr.splitlines()
+    assert untagged.startswith("error: model 'org/tiny' has no revision 'v2'; ")
     assert absent.startswith("error: no model 'org/absent', neither a folder here nor on the hub")
     assert unreachable.startswith(
         "error: there is no folder 'org/never-seen' here, and the model hub cannot be reached"
     )
     assert "local checkpoint folder" in unreachable and "--model demo" in unreachable
-    online, cached = ((tmp_path / "output" / f"{name}_results.csv").read_bytes() for name in ("online", "offline"))
-    assert online == cached
-    source = json.loads((tmp_path / "output" / "online_run.json").read_text())["model"]
-    assert (source["name"], source["path_or_id"], source["revision"]) == ("org/tiny", "org/tiny", Hub.commit)
+    names = ("online", "offline", "tagged", "tagged-offline")
+    online, cached, tagged, tagged_cached = (
+        (tmp_path / "output" / f"{name}_results.csv").read_bytes() for name in names
+    )
+    assert online == cached != tagged == tagged_cached
+    for name, revision, asked in (("online", "main", None), ("tagged", "v1", "v1"), ("tagged-offline", "v1", "v1")):
+        source = json.loads((tmp_path / "output" / f"{name}_run.json").read_text())["model"]
+        assert (source["name"], source["path_or_id"]) == ("org/tiny", "org/tiny")
+        assert (source["revision"], source["requested_revision"]) == (Hub.commits[revision], asked)
+
+
+def test_a_revision_of_a_folder_is_refused(good: Path) -> None:
+    with pytest.raises(UserError, match=r"`revision` v1 was given, but .* is on this machine"):
+        find.find_model(str(good), revision="v1")
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "a/b/c", "no such thing", "", "weights.bin", "."])
@@ -186,11 +216,11 @@ def test_other_kinds_of_model_are_refused_by_family(tmp_path: Path, make, messag
 
 BROKEN = {
     "missing_weight": r"lacks weights: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
-    "unexpected_weight": r"does not know: model\.layers\.1\.self_attn\.gate\.weight; use a complete checkpoint",
+    "unexpected_weight": r"has no place: model\.layers\.1\.self_attn\.gate\.weight; without them another model",
     "misfitting_weight": r"another shape: model\.layers\.1\.mlp\.up_proj\.weight; use a complete checkpoint",
     "damaged": "cannot be loaded: .*header",
     "without_weights": "no safetensors weights",
-    "pickled": "no safetensors weights; convert it, or pass --allow-pickle if you trust its author .*run any code",
+    "pickled": "no safetensors weights; convert it, or give `allow_pickle` if you trust its author .*run any code",
     "without_config": r"has no config\.json",
     "with_broken_config": "cannot be loaded: .*not a valid JSON",
     "with_nonsense_config": "cannot be loaded: .*num_hidden_layers",
@@ -238,7 +268,7 @@ def test_a_models_own_code_runs_only_with_trust_remote_code(
     monkeypatch.setattr(sys, "path", list(sys.path))
     marker = tmp_path / "it ran"
     folder = checkpoints.with_own_code(tmp_path / "own", good, marker)
-    with pytest.raises(UserError, match=r"runs its own Python code; .* --trust-remote-code"):
+    with pytest.raises(UserError, match=r"runs its own Python code; .* `trust_remote_code`"):
         find.find_model(str(folder))
     assert not marker.exists()
     model = load(folder, trust_remote_code=True)
@@ -288,6 +318,7 @@ def settings(**values: object) -> SimpleNamespace:
     [
         (settings(max_position_embeddings=64), 64),
         (settings(n_positions=32), 32),
+        (settings(max_seq_len=48), 48),
         (settings(), None),
         (settings(max_position_embeddings=64, rope_scaling={"rope_type": "linear", "factor": 4.0}), 256),
         (settings(max_position_embeddings=64, rope_parameters={"rope_type": "default", "rope_theta": 1e4}), 64),
@@ -315,8 +346,28 @@ def test_max_positions(config: SimpleNamespace, expected: int | None) -> None:
 
 
 def test_max_positions_of_real_configs() -> None:
-    found = {name: lengths.max_positions(AutoConfig.for_model(name)) for name in ("gpt2", "bloom", "qwen3", "llama")}
-    assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048}
+    names = ("gpt2", "bloom", "qwen3", "llama", "mpt")
+    found = {name: lengths.max_positions(AutoConfig.for_model(name)) for name in names}
+    assert found == {"gpt2": 1024, "bloom": None, "qwen3": 32768, "llama": 2048, "mpt": 2048}
+    led = AutoConfig.for_model("led")
+    assert [lengths.max_positions(led, half) for half in ("encoder", "decoder")] == [16384, 1024]
+
+
+def test_both_halves_of_an_encoder_decoder_have_a_limit() -> None:
+    config = settings(is_encoder_decoder=True, max_encoder_position_embeddings=64, max_decoder_position_embeddings=16)
+    lengths.check_length(config, 64, 16)
+    for prompt, tokens, said in ((65, 1, "65 positions, but this model has 64"), (1, 17, "17 positions, .* has 16")):
+        with pytest.raises(UserError, match=said):
+            lengths.check_length(config, prompt, tokens)
+
+
+def test_a_model_computes_as_many_positions_as_it_is_said_to_have_and_no_more() -> None:
+    config = AutoConfig.for_model("mpt", d_model=32, n_heads=4, n_layers=1, max_seq_len=16, vocab_size=50)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    limit = lengths.max_positions(config)
+    model(torch.ones(1, limit, dtype=torch.long))
+    with pytest.raises((RuntimeError, IndexError)):
+        model(torch.ones(1, limit + 1, dtype=torch.long))
 
 
 def rotations(model: PreTrainedModel, length: int) -> torch.Tensor:
@@ -398,12 +449,3 @@ def test_chat_is_the_models_own_template_once() -> None:
 def test_prompts_that_are_none(prompt: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         text_inputs(checkpoints.tokenizer(), prompt)
-
-
-def test_sentencepiece_keeps_the_space_of_the_first_piece() -> None:
-    pieces = {5: "▁The", 6: "re"}
-    plain = SimpleNamespace(
-        decode=lambda ids, **options: pieces[ids[0]].lstrip("▁"),
-        convert_ids_to_tokens=pieces.get,
-    )
-    assert [token_text(plain, 5), token_text(plain, 6)] == [" The", "re"]

@@ -102,7 +102,7 @@ def test_image_is_no_text_of_an_image_token(encode):
     tokenizer, inputs = encode("demo", "What is in this image?", TESTIMG)
     (unit,) = units(Chosen.of(spans="image"), tokenizer, inputs, inputs.tokens, "text")
     assert unit.label == "image"
-    with pytest.raises(UserError, match=r"--span '<\|image_pad\|>' stands at 16 places: .*, and 12 more; "):
+    with pytest.raises(UserError, match=r"`spans` '<\|image_pad\|>' stands at 16 places: .*, and 12 more; "):
         units(Chosen.of(spans="<|image_pad|>"), tokenizer, inputs, inputs.tokens, "text")
 
 
@@ -135,20 +135,21 @@ def test_regions_and_spans_together(encode):
     [
         (
             Chosen(regions=("0,0,4,1",)),
-            "--region '0,0,4,1' goes beyond the 4 x 3 grid of picture 0; give rows from 0 to 3 and columns from 0 to 2",
+            "`regions` '0,0,4,1' goes beyond the 4 x 3 grid of picture 0; give rows from 0 to 3 and columns from 0 to "
+            "2",
         ),
         (
             Chosen(regions=("sky=0,0,0,3",)),
-            "--region 'sky=0,0,0,3' goes beyond the 4 x 3 grid of picture 0; give rows from 0 to 3 and columns from 0 "
+            "`regions` 'sky=0,0,0,3' goes beyond the 4 x 3 grid of picture 0; give rows from 0 to 3 and columns from 0 "
             "to 2",
         ),
         (
             Chosen(regions=("1:0,0,0,0",)),
-            "--region '1:0,0,0,0': there is no picture 1; only picture 0 is there (the first is picture 0)",
+            "`regions` '1:0,0,0,0': there is no picture 1; only picture 0 is there (the first is picture 0)",
         ),
         (
             Chosen(spans=("image:7",)),
-            "--span 'image:7': there is no picture 7; only picture 0 is there (the first is picture 0)",
+            "`spans` 'image:7': there is no picture 7; only picture 0 is there (the first is picture 0)",
         ),
         (
             Chosen(region_masks=("nowhere.png",)),
@@ -176,10 +177,10 @@ def test_region_without_a_grid(encode):
         chosen = Chosen.of(**more)
         with pytest.raises(UserError) as error:
             units(chosen, tokenizer, inputs, inputs.tokens, "both")
-        flag, text = chosen.given[0]
+        field, text = chosen.given[0]
         assert str(error.value) == (
-            f"{flag} {text!r}: this model's tokens of picture 0 lie in no grid ({inputs.images[0]['layout']}); give "
-            f"--span image:0, or positions from {first} to {last}"
+            f"`{field}` {text!r}: this model's tokens of picture 0 lie in no grid ({inputs.images[0]['layout']}); give "
+            f"`spans` image:0, or positions from {first} to {last}"
         )
     (whole,) = units(Chosen.of(spans="image:0"), tokenizer, inputs, inputs.tokens, "both")
     assert len(whole.positions) == inputs.images[0]["tokens"]
@@ -312,4 +313,4 @@ def test_masks_that_mask_nothing(encode, tmp_path):
         drawn.save(path)
         with pytest.raises(UserError) as error:
             units(Chosen.of(region_masks=str(path)), tokenizer, inputs, inputs.tokens, "text")
-        assert str(error.value) == f"--region-mask {str(path)!r} {message}"
+        assert str(error.value) == f"`region_masks` {str(path)!r} {message}"

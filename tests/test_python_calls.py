@@ -9,11 +9,14 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
+from huggingface_hub import utils as hub
 from test_report import embedded
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 import mask_impact_analysis
 from mask_impact import load, load_many, run_effects_experiment, run_masking_experiment, run_vl_masking_experiment
+from mask_impact.distances import METRICS, Metric
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.files.notebook import write_report
 from mask_impact.options import Request, option
@@ -36,8 +39,10 @@ def test_effects_of_a_model_that_computes_nan_are_refused(folder: Path) -> None:
     given = loaded(folder)
     with torch.no_grad():
         given["model"].model.layers[0].self_attn.o_proj.weight.fill_(float("nan"))
-    with pytest.raises(UnsupportedModel, match=r"replayed without a mask.* by nan"):
+    with pytest.raises(UserError, match=r"not numbers \(NaN\) in torch.float32; take another `dtype`"):
         run_effects_experiment(PROMPT, **given)
+    with pytest.raises(UnsupportedModel, match=r"replayed without a mask.* by nan"):
+        run_effects_experiment(PROMPT, **given, no_check=True)
 
 
 def test_effects_of_a_model_that_cannot_be_replayed_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +51,7 @@ def test_effects_of_a_model_that_cannot_be_replayed_are_refused(folder: Path, mo
     before = layer.forward
     monkeypatch.setattr(layer, "forward", lambda *a, **k: before(*a, **k) + 0.5 * torch.randn(1))
     with pytest.raises(UnsupportedModel, match="replayed without a mask"):
-        run_effects_experiment(PROMPT, **given)
+        run_effects_experiment(PROMPT, **given, no_check=True)
 
 
 def test_the_manifest_of_effects_says_what_was_masked(folder: Path) -> None:
@@ -56,6 +61,24 @@ def test_the_manifest_of_effects_says_what_was_masked(folder: Path) -> None:
     assert run["noise_floor"]["Full"]["relative"] < 1e-5 and run["metrics"] == []
     assert run["request"]["mask_unit"] == "word"
     assert run_effects_experiment(PROMPT, str(folder), "cpu").attrs["run"]["units"] is None
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_nothing_is_printed_and_what_libraries_print_is_put_back(
+    capfd: pytest.CaptureFixture[str], shown: bool
+) -> None:
+    """The bar of "Loading weights" above all, which transformers shows unless it is told not to."""
+    before = transformers_logging.is_progress_bar_enabled()
+    switch = {True: transformers_logging.enable_progress_bar, False: transformers_logging.disable_progress_bar}
+    switch[shown]()
+    try:
+        run_masking_experiment(PROMPT, "demo", "cpu")
+        run_effects_experiment(PROMPT, "demo", "cpu")
+        assert capfd.readouterr() == ("", "")
+        assert transformers_logging.is_progress_bar_enabled() == shown
+        assert hub.are_progress_bars_disabled() != shown
+    finally:
+        switch[before]()
 
 
 # --- values -----------------------------------------------------------------------------------------------
@@ -141,18 +164,16 @@ def test_help_may_hold_a_percent_sign(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 # --- files ------------------------------------------------------------------------------------------------
-def test_a_metric_of_another_program_is_read_by_its_manifest(tmp_path: Path, folder: Path) -> None:
-    code = f"""
-import sys
-from mask_impact.distances import METRICS, Metric
-import mask_impact_analysis
-METRICS["length"] = Metric("length", "length_change", "Length", "", (0, None), lambda b, c, w: c.norm(dim=-1))
-flags = ["--model", {str(folder)!r}, "--prompt", {PROMPT!r}, "--output-dir", {str(tmp_path)!r}, "--device", "cpu"]
-flags += ["--format", "csv,json,parquet,html", "--quiet"]
-sys.exit(mask_impact_analysis.main([*flags, "--output", "own", "--metrics", "length"])
-         or mask_impact_analysis.main([*flags, "--output", "plain"]))
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+def test_a_metric_of_another_program_is_read_by_its_manifest(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--model", str(folder), "--prompt", PROMPT, "--output-dir", str(tmp_path), "--device", "cpu", "--quiet"]
+    flags += ["--format", "csv,json,parquet,html"]
+    own = Metric("length", "length_change", "Length", "", (0, None), lambda base, change, weights: change.norm(dim=-1))
+    with monkeypatch.context() as while_there:
+        while_there.setitem(METRICS, "length", own)
+        assert mask_impact_analysis.main([*flags, "--output", "own", "--metrics", "length"]) == 0
+    assert mask_impact_analysis.main([*flags, "--output", "plain"]) == 0
     for end in ("results.csv", "results.json", "results.parquet", "results.html", "run.json"):
         found = load(tmp_path / f"own_{end}")
         assert list(found.columns)[5:] == ["length_change"] and found.length_change.dtype == "float32", end

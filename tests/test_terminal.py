@@ -18,7 +18,8 @@ from huggingface_hub import utils as hub
 from transformers.utils import logging as transformers_logging
 
 from mask_impact.commands import terminal
-from mask_impact.commands.terminal import ProgressBar, quiet_libraries, remaining
+from mask_impact.commands.terminal import ProgressBar, remaining
+from mask_impact.model.quiet import quiet_libraries
 
 ROOT = Path(__file__).resolve().parent.parent
 

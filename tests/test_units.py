@@ -75,6 +75,9 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tokenizer, name)
 
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
     def __call__(self, *args: Any, **settings: Any) -> Any:
         assert "return_offsets_mapping" not in settings
         return self.tokenizer(*args, **settings)
@@ -138,24 +141,24 @@ def test_spans_are_implied():
     ("make", "message"),
     [
         (lambda: Chosen.of("letter"), "unknown unit 'letter'; choose from token, word, sentence, span"),
-        (lambda: Chosen.of("word", "a"), "unit 'word' and --span 'a' were both given; leave one of them out"),
+        (lambda: Chosen.of("word", "a"), "unit 'word' and `spans` 'a' were both given; leave one of them out"),
         (
             lambda: Chosen.of("sentence", regions="0,0,1,1"),
-            "unit 'sentence' and --region '0,0,1,1' were both given; leave one of them out",
+            "unit 'sentence' and `regions` '0,0,1,1' were both given; leave one of them out",
         ),
         (
             lambda: Chosen.of("token", region_masks="a.png"),
-            "unit 'token' and --region-mask 'a.png' were both given; leave one of them out",
+            "unit 'token' and `region_masks` 'a.png' were both given; leave one of them out",
         ),
         (
             lambda: Chosen.of("span"),
-            "unit 'span' was chosen, but no span; give --span, --region or --region-mask",
+            "unit 'span' was chosen, but no span; give `spans`, `regions` or `region_masks`",
         ),
         (lambda: Chosen.of(spans=["a=x", "b=y", "a=z"]), "2 spans have the name 'a'; give each a name of its own"),
-        (lambda: Chosen.of(spans="9-3"), "--span '9-3': the positions run backwards; write 3-9"),
+        (lambda: Chosen.of(spans="9-3"), "`spans` '9-3': the positions run backwards; write 3-9"),
         (
             lambda: Chosen.of(regions="9"),
-            "--region '9' is no region; write row0,col0,row1,col1 such as 0,0,2,3, and for picture 1 1:0,0,2,3",
+            "`regions` '9' is no region; write row0,col0,row1,col1 such as 0,0,2,3, and for picture 1 1:0,0,2,3",
         ),
     ],
 )
@@ -590,30 +593,33 @@ def test_spans_of_random_places(tokenizer):
     [
         (
             ["cup"],
-            "--span 'cup' stands at 2 places: at position 10 in \"… has a blue cup. Ann's cup …\", at position 14 in "
+            "`spans` 'cup' stands at 2 places: at position 10 in \"… has a blue cup. Ann's cup …\", at position 14 in "
             '"… cup. Ann\'s cup is blue."; give more of the text around it, or positions such as 10',
         ),
         (
             ["/[Aa]nn('s)? \\w+/"],
-            "--span \"/[Aa]nn('s)? \\\\w+/\" stands at 2 places: at positions 6-7 in '…a red ball. Ann has a blue "
+            "`spans` \"/[Aa]nn('s)? \\\\w+/\" stands at 2 places: at positions 6-7 in '…a red ball. Ann has a blue "
             "cup.…', at positions 12-14 in \"…a blue cup. Ann's cup is blue.\"; give more of the text around it, or "
             "positions such as 6-7",
         ),
         (
             ["Cup"],
-            f"--span 'Cup' stands nowhere in the prompt {TOM!r}; "
+            f"`spans` 'Cup' stands nowhere in the prompt {TOM!r}; "
             "give a text that does, exactly as it is written there, or positions from 0 to 17",
         ),
         (
             ["/x*/"],
-            f"--span '/x*/' stands nowhere in the prompt {TOM!r}; "
+            f"`spans` '/x*/' stands nowhere in the prompt {TOM!r}; "
             "give a text that does, exactly as it is written there, or positions from 0 to 17",
         ),
-        (["3-18"], "--span '3-18': there is no position 18; the prompt has 0 to 17 (digits that are a text: /18/)"),
-        (["image:0"], "--span 'image:0' needs an image, but none was given; add --image, or give a text of the prompt"),
+        (["3-18"], "`spans` '3-18': there is no position 18; the prompt has 0 to 17 (digits that are a text: /18/)"),
+        (
+            ["image:0"],
+            "`spans` 'image:0' needs an image, but none was given; add `images`, or give a text of the prompt",
+        ),
         (
             ["red", "/r.d/"],
-            "--span 'red' and --span '/r.d/' would both stand in the table as 'red' at position 3; leave one out, or "
+            "`spans` 'red' and `spans` '/r.d/' would both stand in the table as 'red' at position 3; leave one out, or "
             "give it a name: NAME=...",
         ),
     ],
@@ -628,7 +634,7 @@ def test_many_places_are_not_all_listed():
     with pytest.raises(UserError) as error:
         span(byte_level(), "aaaaaa" + " b" * 40, "aa")
     assert str(error.value) == (
-        "--span 'aa' stands at 5 places: at positions 0-1 in 'aaaaaa b b b b…', at positions 1-2 in "
+        "`spans` 'aa' stands at 5 places: at positions 0-1 in 'aaaaaa b b b b…', at positions 1-2 in "
         "'aaaaaa b b b b …', at positions 2-3 in 'aaaaaa b b b b b…', at positions 3-4 in 'aaaaaa b b b b b …', and 1 "
         "more; give more of the text around it, or positions such as 0-1"
     )
@@ -638,8 +644,8 @@ def test_many_places_are_not_all_listed():
 
 def test_region_of_a_text():
     inputs, tokens = with_tokens(TOM)
-    for more, what in (({"regions": "0,0,1,1"}, "--region '0,0,1,1'"), ({"region_masks": "m"}, "--region-mask 'm'")):
+    for more, what in (({"regions": "0,0,1,1"}, "`regions` '0,0,1,1'"), ({"region_masks": "m"}, "`region_masks` 'm'")):
         with pytest.raises(UserError) as error:
             units(Chosen.of(**more), byte_level(), inputs, tokens, "text")
-        expected = "needs an image, but none was given; add --image, or give a text of the prompt"
+        expected = "needs an image, but none was given; add `images`, or give a text of the prompt"
         assert str(error.value) == f"{what} {expected}"

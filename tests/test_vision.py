@@ -24,19 +24,18 @@ from vl_families import VL_FAMILIES, available, make_vl_checkpoint, picture
 
 from mask_impact.errors import UserError
 from mask_impact.model import find
-from mask_impact.model.processors import NoVideos, _Nothing, _pictures_only, load_processor
+from mask_impact.model.processors import LeftOut, _Nothing, _pictures_only, load_processor
 from mask_impact.prompt import vision
 from mask_impact.prompt.grids import Encoded, Layout, layout, side
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.vision import (
     image_token_id,
-    message,
     open_pictures,
-    rendered,
     tokens_per_picture,
     vision_inputs,
     within,
 )
+from mask_impact.prompt.wording import in_template, message, own_tokens
 
 WITH_TEMPLATE = [name for name in available() if VL_FAMILIES[name].chat_template]
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
@@ -87,21 +86,21 @@ def ids_of(inputs: ModelInputs) -> list[int]:
     ],
 )
 def test_pictures_stand_at_their_markers_or_first(prompt, count, parts):
-    assert message(SimpleNamespace(), prompt, count) == parts
+    assert message(prompt, count, ()) == parts
 
 
 @pytest.mark.parametrize(("prompt", "count"), [("a <image>", 0), ("a <image>", 2), ("<image> a <image>", 1)])
 def test_other_numbers_of_markers(prompt, count):
     with pytest.raises(UserError, match=f"given is {count}; write one <image> for every image"):
-        message(SimpleNamespace(), prompt, count)
+        message(prompt, count, ())
 
 
 def test_prompt_with_what_stands_for_a_picture():
     """For the processor, or for the model: in Gemma 3 and Aya these are two tokens."""
     for prompt in ("see <start>", "see <soft>", "<image><start>", "<image><soft>"):
         with pytest.raises(UserError, match=r"the model's own token <(start|soft)>; write <image>"):
-            message(SimpleNamespace(image_token="<start>"), prompt, 1, "<soft>")
-    assert message(SimpleNamespace(image_token="<image>"), "a <image>", 1, "<image>") == [words("a "), PICTURE]
+            message(prompt, 1, own_tokens(SimpleNamespace(image_token="<start>"), "<soft>"))
+    assert message("a <image>", 1, ("<image>", "<image>")) == [words("a "), PICTURE]
 
 
 @pytest.mark.parametrize("name", available())
@@ -114,17 +113,18 @@ def test_every_family_refuses_its_own_image_token_in_a_prompt(name, source, proc
 
 def test_rendered_without_a_template():
     plain = SimpleNamespace(chat_template=None, tokenizer=SimpleNamespace(chat_template=None), image_token="<pic>")
-    assert rendered(plain, [words("Is "), PICTURE, words(" it?")]) == "Is <pic> it?"
+    assert in_template(plain, [words("Is "), PICTURE, words(" it?")]) == "Is <pic> it?"
 
 
 @pytest.mark.parametrize("place", ["processor", "tokenizer"])
 def test_rendered_with_a_template(source, monkeypatch, place):
     """The processor's is taken before the tokenizer's; some checkpoints have only this one."""
     fresh = load_processor(source("llava"))
-    template = "{% for part in messages[0]['content'] %}{{ part['type'] }} {% endfor %}{{ add_generation_prompt }}"
+    parts = "{% for part in messages[0]['content'] %}{{ part['type'] }} {{ part['text'] }}{% endfor %}"
+    template = parts + " {{ add_generation_prompt }}"
     monkeypatch.setattr(fresh, "chat_template", template if place == "processor" else None)
     monkeypatch.setattr(fresh.tokenizer, "chat_template", template if place == "tokenizer" else "wrong")
-    assert rendered(fresh, [PICTURE, words("Why?")]) == "image text True"
+    assert in_template(fresh, [PICTURE, words("Why?")]) == "image text Why? True"
 
 
 # --- ids --------------------------------------------------------------------------------------------------
@@ -362,8 +362,8 @@ PATCHED = ("_get_arguments_from_pretrained", "check_argument_for_proper_class")
 @pytest.mark.parametrize("name", [*QWEN, "llava_onevision", "smolvlm", "internvl", "glm4v"])
 def test_videos_are_refused(name, processor):
     own = processor(name)
-    assert isinstance(own.video_processor, NoVideos)
-    with pytest.raises(ImportError, match="videos cannot be read without torchvision"):
+    assert isinstance(own.video_processor, LeftOut)
+    with pytest.raises(ImportError, match=r"video_processor was left out: .* torchvision"):
         own.video_processor([[picture(56, 56)] * 2])
 
 

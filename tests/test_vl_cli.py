@@ -172,11 +172,11 @@ def test_picture_that_the_processor_refuses(refused, tmp_path, model):
 
 @pytest.mark.parametrize("mode", ["vision", "both"])
 def test_mask_mode_without_a_picture(refused, mode):
-    refused(["--mask-mode", mode], f"mask mode '{mode}' needs an image", "--image")
+    refused(["--mask-mode", mode], f"--mask-mode {mode} needs an image", "--image")
 
 
 def test_vision_attention_without_a_picture(refused):
-    refused(["--vision-attention", "bidirectional"], "vision attention 'bidirectional' needs an image", "--image")
+    refused(["--vision-attention", "bidirectional"], "--vision-attention bidirectional needs an image", "--image")
 
 
 # --- bad input: the prompt and flags ----------------------------------------------------------------------

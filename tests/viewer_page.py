@@ -6,6 +6,7 @@ network) is kept in `Viewer.trouble`, and the tests look at it at their end.
 """
 
 import base64
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from playwright.sync_api import Browser, Download, Locator, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 LOCAL = ("file:", "blob:", "data:", "about:")
 # Before the page's own script: `painted(n)` is there n frames later, or when the page has no more frames to draw.
@@ -40,6 +42,8 @@ GO = """async (fragment) => {
   location.hash = fragment;
   await changed;
 }"""
+TITLE = """(wanted) => [...document.querySelectorAll("h1")]
+  .some((h1) => h1.checkVisibility() && new RegExp(wanted).test(h1.textContent))"""
 TABLE = """() => {
   const table = document.querySelector(".heatmap-numbers table");
   return {
@@ -198,7 +202,10 @@ class Viewer:
 
     def shows(self, *names: str) -> None:
         """Waits until exactly these runs are in front."""
-        expect(self.page.locator("h1:visible")).to_have_text(re.compile("^" + "(, | and )".join(names) + "$"))
+        wanted = "^" + "(, | and )".join(names) + "$"
+        with contextlib.suppress(PlaywrightTimeout):  # `expect` has the better message, but looks seldom
+            self.page.wait_for_function(TITLE, arg=wanted, timeout=5000)
+        expect(self.page.locator("h1:visible")).to_have_text(re.compile(wanted))
         self.settle()
 
     def message(self, text: str | re.Pattern[str]) -> Locator:

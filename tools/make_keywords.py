@@ -43,8 +43,8 @@ def module() -> str:
     lines = [
         '"""The keywords of the Python functions, as types. Made by tools/make_keywords.py from `options.Request`."""',
         "",
-        "from collections.abc import Sequence",
-        "from typing import TypedDict",
+        "from collections.abc import Mapping, Sequence",
+        "from typing import Any, TypedDict",
     ]
     for name, (function, vision, effects) in CLASSES.items():
         lines += ["", "", f"class {name}(TypedDict, total=False):", f'    """Of `{function}`."""', ""]

@@ -33,9 +33,12 @@ from mask_impact.commands.yaml_values import (
     reader_of,
     scalar,
 )
-from mask_impact.options import Request, Settings, options_of, output_name
+from mask_impact.errors import UserError
+from mask_impact.options import Request, Settings, options_of
+from mask_impact.parsers import output_name
+from mask_impact.prompt.messages import Messages, checked_messages, read_messages
 
-OWN = ("name", "enabled", "prompt", "prompt_file")  # of one prompt; all others may also stand in `defaults`
+OWN = ("name", "enabled", "prompt", "prompt_file", "messages")  # of one prompt; all others may also stand in `defaults`
 OWN_READERS: dict[str, Any] = {
     "name": lambda node: parse(output_name, scalar(node)), "enabled": flag, "prompt_file": file_path
 }  # fmt: skip
@@ -80,7 +83,7 @@ class Reader:
         self.fields = options_of(request)
         settings = options_of(Settings)
         scopes = {scope: [each.key for each in self.fields.values() if each.scope == scope] for scope in SCOPES}
-        shared = [key for key in scopes["both"] if key != "prompt"]
+        shared = [key for key in scopes["both"] if key not in OWN]
         self.shared = (*shared, *scopes["vision" if vision else "text"])
         self.settings = tuple(each.key for each in settings.values() if each.in_files)
         self.readers = OWN_READERS | {each.key: reader_of(each) for each in (*settings.values(), *self.fields.values())}
@@ -144,12 +147,13 @@ class Reader:
         values = self.values(members)
         if "name" not in members:
             self.errors.append((line, "name is missing"))
-        if "prompt" not in members and "prompt_file" not in members:
-            self.errors.append((line, "prompt is missing; give prompt or prompt_file"))
-        if "prompt" in members and "prompt_file" in members:
-            self.errors.append((line, "prompt and prompt_file are both given; keep one"))
-        mode = values.get("mask_mode", "text")
-        if mode != "text" and not values.get("image", "image" in members):  # one that is wrong has its own error
+        said = [key for key in ("prompt", "prompt_file", "messages") if key in members]
+        if not said:
+            self.errors.append((line, "prompt is missing; give prompt, prompt_file or messages"))
+        if said[1:]:
+            self.errors.append((line, f"{said[0]} and {said[1]} are both given; keep one"))
+        mode, having = values.get("mask_mode", "text"), "image" in members or "messages" in members
+        if mode != "text" and not values.get("image", having):  # one that is wrong has its own error
             self.errors.append((line, f"mask_mode {mode} needs an image; give one, or choose text"))
         name, enabled = values.pop("name", ""), values.pop("enabled", True)
         self.find_files(members, values, enabled)
@@ -166,6 +170,9 @@ class Reader:
         if (file := values.pop("prompt_file", None)) and enabled:
             with self.collecting(members["prompt_file"].line, "prompt_file"):
                 values["prompt"] = read_prompt(folder / file)
+        if "messages" in values:
+            with self.collecting(members["messages"].line, "messages:"):
+                values["messages"] = _messages(values["messages"], folder) if enabled else ()
 
     def check_names(self, entries: Iterable[Entry]) -> None:
         """A name is a file's. To macOS and Windows "Cup" and "cup" are one, to macOS also the two codes of an "é"."""
@@ -215,3 +222,11 @@ class Reader:
             own.setdefault(near[0], member)  # so that nothing is said to be missing
         else:
             self.errors.append((member.line, f"unknown key {quoted(name)}; valid keys: {', '.join(valid)}"))
+
+
+def _messages(given: Any, folder: Path) -> Messages:
+    """Of a file, or as they stand in the batch file. Raises Wrong."""
+    try:
+        return read_messages(folder / given) if isinstance(given, Path) else checked_messages(given, "the list", folder)
+    except UserError as error:
+        raise Wrong(str(error)) from error

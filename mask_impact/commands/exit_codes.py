@@ -13,6 +13,7 @@ from mask_impact.commands.terminal import (
     one_line,
 )
 from mask_impact.errors import UserError
+from mask_impact.options import named
 
 
 def guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
@@ -30,8 +31,8 @@ def guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Nam
             traceback.print_exc()
         if isinstance(error, UserError):
             for line in getattr(error, "errors", [error]):  # a YAML file can have several
-                complain(f"error: {one_line(line)}")
+                complain(f"error: {named(one_line(line), args.flags)}")
             return 2
         where = "" if args.verbose else " (--verbose shows where)"
-        complain(f"error: {described(error)}{where}")
+        complain(f"error: {described(error, args.flags)}{where}")
         return 1

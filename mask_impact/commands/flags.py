@@ -4,23 +4,57 @@ torch and transformers are imported after the flags are parsed, so that `--help`
 """
 
 import argparse
+import difflib
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mask_impact import __version__
 from mask_impact.commands.terminal import one_line
-from mask_impact.options import Option, Request, Settings, check_extension, options_of, output_name
+from mask_impact.options import Option, Request, Settings, check_extension, options_of
+from mask_impact.parsers import output_name
 
 PROMPT_FILE = "prompt.txt"
 TAKEN = (  # names that the command itself uses
-    "argv", "config", "default_name", "dry_run", "enabled", "flag", "given", "help", "name", "output", "overwrite",
+    "argv", "config", "default_name", "dry_run", "enabled", "flags", "given", "help", "name", "output", "overwrite",
     "prompt_file", "quiet", "request", "resume", "verbose", "version", "vision",
 )  # fmt: skip
 
 
+SCRIPTS = {  # which of them have the flags of a scope
+    "text": "mask_impact_analysis.py has it", "vision": "mask_impact_vl.py has it",
+    "both": "mask_impact_analysis.py and mask_impact_vl.py have it",
+}  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a wrong flag in one line, and knows which flags were given."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but an unknown flag is refused here, before a required one that may have been meant is
+        missed. What was parsed has `flags`, see there; of a parser with commands those of the chosen command."""
+        words = sys.argv[1:] if args is None else list(args)
+        known = self._option_string_actions
+        for word in words if self._subparsers is None else ():
+            if re.match(r"--\w[^ ]*$", word) and word.partition("=")[0] not in known:
+                self.error(self._unknown(word.partition("=")[0]))
+        found, rest = super().parse_known_args(words, namespace)
+        if rest:
+            self.error(self._unknown(rest[0]))
+        found.flags = getattr(found, "flags", None) or self.flags
+        return found, rest
+
+    def _unknown(self, word: str) -> str:
+        """What to say of a word that is neither a flag nor a flag's value."""
+        if not word.startswith("-"):
+            return f"{word!r} belongs to no flag; put a text with spaces in quotes"
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        elsewhere = {each.flag: each.scope for kind in (Settings, Request) for each in options_of(kind).values()}
+        near = [flag for flag in known if flag.startswith(word)] or difflib.get_close_matches(word, known, 1)
+        hint = f"; {SCRIPTS[elsewhere[word]]}" if word in elsewhere else f"; did you mean {near[0]}?" if near else ""
+        return f"unknown flag {word}{hint}"
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
@@ -30,9 +64,11 @@ class Parser(argparse.ArgumentParser):
         nothing = argparse.Namespace(**{action.dest: None for action in self._actions})
         return {name: value for name, value in vars(self.parse_args(argv, nothing)).items() if value is not None}
 
-    def flag(self, name: str) -> str:
-        """ "num_tokens" -> "--num-tokens"."""
-        return next(action.option_strings[-1] for action in self._actions if action.dest == name)
+    @property
+    def flags(self) -> dict[str, str]:
+        """Of every option by its name, {"num_tokens": "--num-tokens"}: this parser's, and those of other scripts."""
+        known = {name: each.flag for kind in (Settings, Request) for name, each in options_of(kind).items()}
+        return known | {found.dest: found.option_strings[-1] for found in self._actions if found.option_strings}
 
 
 def script_parser(doc: str, default_model: str, default_name: str, request: type[Request], vision: bool) -> Parser:
@@ -50,7 +86,7 @@ def script_parser(doc: str, default_model: str, default_name: str, request: type
     )  # fmt: skip
     parser.set_defaults(default_name=default_name, vision=vision, request=request)
     fields = options_of(request)
-    add_prompts(parser, fields.pop("prompt"))
+    add_prompts(parser, fields.pop("prompt"), fields.pop("messages"))
     add_loading(parser, default_model)
     add_output(parser)
     wanted = ("both", "vision" if vision else "text")
@@ -81,13 +117,14 @@ def add_field(parser: Any, option: Option, **changes: Any) -> None:
     parser.add_argument(option.flag, **details | changes)
 
 
-def add_prompts(parser: Parser, option: Option) -> None:
+def add_prompts(parser: Parser, option: Option, messages: Option) -> None:
     """The flags that give one prompt, or a file with many."""
     prompt = parser.add_mutually_exclusive_group()
     add_field(prompt, option, default=None)
     prompt.add_argument(
         "--prompt-file", metavar="FILE", type=Path, help=f"a UTF-8 text file with the prompt (default: {PROMPT_FILE})"
     )
+    add_field(prompt, messages, default=None)
     prompt.add_argument(
         "--config", metavar="FILE", type=Path, help="a YAML file with many prompts; other flags override what it says"
     )

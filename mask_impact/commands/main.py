@@ -9,9 +9,11 @@ from pathlib import Path
 
 from mask_impact.commands.exit_codes import guarded
 from mask_impact.commands.flags import PROMPT_FILE, Parser
-from mask_impact.commands.terminal import ProgressBar, quiet_libraries, show
+from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
+from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Request, Settings, merged
+from mask_impact.prompt.messages import read_messages
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ def main(parser: Parser, argv: Sequence[str] | None) -> int:
     """A script's whole command; the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
-    args.argv, args.given, args.flag = argv, parser.given(argv), parser.flag
+    args.argv, args.given = argv, parser.given(argv)
     return guarded(command, args)
 
 
@@ -80,7 +82,9 @@ def read_prompt(args: argparse.Namespace) -> str:
 def single(args: argparse.Namespace) -> Wanted:
     """The prompt of the command line. Raises UserError."""
     settings = Settings(**merged(Settings, vars(args)))
-    request = args.request(**merged(args.request, vars(args), {"prompt": read_prompt(args)}))
+    given = read_messages(args.messages) if args.messages else ()
+    said = {"prompt": "" if given else read_prompt(args), "messages": given}
+    request = args.request(**merged(args.request, vars(args), said))
     name = args.output or args.default_name
     return Wanted(name, settings, [(name, request, True)], [])
 
@@ -98,5 +102,7 @@ def batch(args: argparse.Namespace) -> Wanted:
         prompts.append((entry.name, args.request(**values), entry.enabled))
     said = [file.settings, *(entry.values for entry in file.entries)]
     given = merged(Settings, args.given) | merged(args.request, args.given)
-    overriding = [args.flag(name) for name in given if any(name in each and each[name] != given[name] for each in said)]
+    overriding = [
+        args.flags[name] for name in given if any(name in each and each[name] != given[name] for each in said)
+    ]
     return Wanted(args.output or args.config.stem, settings, prompts, overriding)

@@ -100,7 +100,7 @@ class Runner:
         self.processes = Processes(settings.device, settings.device_map)
         self.settings = replace(settings, device=self.processes.device)
         self.folder = settings.output_dir
-        self.session = Session(self.settings)
+        self.session = Session(self.settings, args.flags)
 
     def run(self) -> int:
         """0 if every enabled prompt has its results, 1 if any has not. Raises UserError if nothing can be started."""
@@ -146,9 +146,9 @@ class Runner:
         try:
             prepared = self.session.prepare(task.request)
             self.session.check_report(prepared)
-            identity = resume.identity(self.session, task.request)
+            identity = resume.identity(self.session, task.request, prepared.inputs)
         except self.telling.survivable as error:
-            return Plan(task, "failed", described(error))
+            return Plan(task, "failed", described(error, self.args.flags))
         action, reason = "run", None
         if self.args.resume:
             reason = resume.why_again(self.session, task.request, task.name, identity)
@@ -170,7 +170,9 @@ class Runner:
             except Exception as error:
                 if self.processes.count == 1:
                     raise  # nothing was started
-                yield from (Outcome(plan.task.name, "failed", error=described(error)) for _, plan in mine)
+                yield from (
+                    Outcome(plan.task.name, "failed", error=described(error, self.args.flags)) for _, plan in mine
+                )
                 return
         for number, plan in mine:
             title = f"{number}/{len(work)} {plan.task.name}"
@@ -192,7 +194,7 @@ class Runner:
         except self.telling.survivable as error:
             if self.args.verbose:
                 traceback.print_exc()
-            failed = described(error)
+            failed = described(error, self.args.flags)
         else:
             seconds = time.perf_counter() - started
             self.telling.done(plan, run, paths, seconds)

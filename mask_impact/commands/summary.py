@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact.distances import METRICS
+from mask_impact.impact.noise_floors import floor_of
 from mask_impact.impact.run import Run
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
@@ -66,10 +67,15 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
         + f", total {total:.2f}",
     ]
     lines += [f"skipped    layer {found['layer']}: {found['reason']}" for found in manifest["skipped_layers"]]
-    lines += [f"note       {note}" for note in manifest["notes"]]
+    lines += noted(manifest["notes"])
     lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
     effects = ["", *effects_table(manifest)] if manifest["effects"] else []
     return "\n".join([*lines, "", *top_table(manifest), *effects])
+
+
+def noted(notes: Sequence[str]) -> list[str]:
+    """A line for each note."""
+    return [f"note       {note}" for note in notes]
 
 
 def token_label(found: dict[str, Any]) -> str:
@@ -95,14 +101,15 @@ def top_token(manifest: dict[str, Any]) -> str | None:
 
 def top_table(manifest: dict[str, Any]) -> list[str]:
     """The most important tokens, by the rule of impact/top_tokens.py; position 0 comes last, with a remark."""
-    metric = METRICS[manifest["metrics"][0]["name"]].brief
-    variant = manifest["variants"][0]
+    name, first = manifest["metrics"][0]["name"], manifest["variants"][0]
+    metric, variant = METRICS[name].brief, first
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
     labels = unit_labels(manifest)
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
         + ["(apart: the first position often just absorbs attention)"] * (row["position"] == 0)
+        + ["(below the noise floor)"] * (0 < row["value"] < floor_of(manifest, row["layer"], first, name))
         for row in manifest["top_tokens"]
     ]
     count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])

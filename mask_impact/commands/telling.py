@@ -77,7 +77,9 @@ class Batch:
             show(f"redo {plan.task.name}: {plan.reason}")
 
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
-        pass
+        if not self.args.quiet:
+            for note in prepared.inputs.notes:
+                show(f"note {plan.task.name}: {note}")
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         pass

@@ -1,15 +1,13 @@
 """What is printed: lines on stdout and stderr, the progress, and what libraries may say meanwhile."""
 
-import contextlib
 import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from logging import ERROR, getLogger
+from collections.abc import Mapping
 from typing import Self
 
 from mask_impact.errors import CannotPrint, OutOfMemory, UserError
+from mask_impact.options import named
 
 ENOUGH = 5.0  # seconds of measuring after which the remaining time is shown
 HEAD_START = 60.0  # seconds, for the first process to start and to read its files
@@ -19,10 +17,10 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def described(error: Exception) -> str:
-    """A failure in one line."""
+def described(error: Exception, flags: Mapping[str, str]) -> str:
+    """A failure in one line, which names options by their flags."""
     if isinstance(error, UserError | OutOfMemory | CannotPrint):
-        return one_line(error)
+        return named(one_line(error), flags)
     return f"{type(error).__name__}: {one_line(error)[:500]}"
 
 
@@ -120,51 +118,3 @@ def remaining(seconds: float, done: int, total: float | None) -> str:
     left = round(seconds / done * max(0, total - done))
     hours, minutes = divmod(left // 60, 60)
     return (f"{hours}:" if hours else "") + f"{minutes:02}:{left % 60:02}"
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """A variable that has this value, unless it is set, until the block ends."""
-    known = name in os.environ
-    os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        if not known:
-            os.environ.pop(name, None)
-
-
-@contextlib.contextmanager
-def quiet_libraries(verbose: bool) -> Iterator[None]:
-    """No warnings of torch and transformers, which would hide what this program has to say, unless `verbose`.
-
-    Logging levels, warning filters, progress bars and the environment are as they were afterwards.
-    """
-    with warnings.catch_warnings(), _environment("TOKENIZERS_PARALLELISM", "false"):
-        if verbose:
-            yield
-            return
-        warnings.simplefilter("ignore")
-        from huggingface_hub import utils as hub
-        from transformers.utils import logging
-
-        logging.get_verbosity()  # sets up its logger, which would set the level again later
-        loggers = [getLogger(name) for name in ("huggingface_hub", "transformers", "accelerate")]
-        levels, bars = (
-            [logger.level for logger in loggers],
-            (logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()),
-        )
-        for logger in loggers:
-            logger.setLevel(ERROR)  # accelerate lists the device of every layer, which the manifest has
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            if bars[0]:
-                logging.enable_progress_bar()
-            if bars[1]:
-                hub.enable_progress_bars()
-            elif bars[0]:  # transformers has enabled the hub's with its own
-                hub.disable_progress_bars()

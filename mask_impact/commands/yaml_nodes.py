@@ -18,7 +18,7 @@ MAX_DEPTH = 50
 MAX_NODES = 100_000  # about 10,000 prompts; aliases count as often as they are used
 MAX_ERRORS = 50
 MAX_VALUE = 60  # characters of a value in a message
-MAX_MESSAGE = 250
+MAX_MESSAGE = 400
 
 PREFIX = "tag:yaml.org,2002:"
 PLAIN = {PREFIX + name for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "seq", "map")}

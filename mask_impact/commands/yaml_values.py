@@ -96,6 +96,20 @@ def file_paths(node: yaml.Node) -> tuple[Path, ...]:
     return tuple(Path(os.path.expanduser(text)) for text in scalars(node, "a path or a list of paths"))
 
 
+def messages(node: yaml.Node) -> Path | list[Any]:
+    """The path of a JSON file, or the messages themselves."""
+    return _plain(node) if isinstance(node, yaml.SequenceNode) else file_path(node)
+
+
+def _plain(node: yaml.Node) -> Any:
+    """What a node holds, with every value as text."""
+    if isinstance(node, yaml.MappingNode):
+        return {scalar(key): _plain(value) for key, value in expect(node, yaml.MappingNode, "a mapping")}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item) for item in expect(node, yaml.SequenceNode, "a list")]
+    return scalar(node)
+
+
 def texts(node: yaml.Node) -> tuple[str, ...]:
     return tuple(scalars(node, "text or a list of texts"))
 
@@ -119,7 +133,9 @@ def reader_of(option: Option) -> Callable[[yaml.Node], Any]:
     return parsed
 
 
-READERS: dict[str, Callable[[yaml.Node], Any]] = {"model": model_name, "prompt": prompt_text}  # by the field's name
+READERS: dict[str, Callable[[yaml.Node], Any]] = {  # by the field's name
+    "model": model_name, "prompt": prompt_text, "system": prompt_text, "messages": messages
+}  # fmt: skip
 
 
 # --- files that a value names -------------------------------------------------------------------------------

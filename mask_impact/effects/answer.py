@@ -1,7 +1,9 @@
 """What a mask does to the answer when it holds over a range of layers and is carried on to the logits.
 
 In: a model, its inputs, units (what is masked together), a window (first and last layer in which the mask holds) and a
-block (which positions stop reading it). Out: one row for each: what happens to the chosen token and the last state.
+block (which positions stop reading it). Out: one row for each, and for each token of the answer: what happens to the
+chosen token and the last state. Positions after a token do not change what predicts it, so one masked run over prompt
+and answer gives the rows of all steps.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
+from mask_impact.prompt.token_text import token_text
 from mask_impact.prompt.units import Unit
 
 # Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
@@ -68,7 +71,7 @@ class Trace:
 
 
 class Effects:
-    """The effects of masks on the prediction after one input."""
+    """The effects of masks on the tokens that are predicted at the end of one input."""
 
     def __init__(
         self,
@@ -79,39 +82,45 @@ class Effects:
         together: Sequence[tuple[int, int]] = (),
         ablation: str = "neg-inf",
         contrast: tuple[int, int] | None = None,
-        chosen: int | None = None,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
-            inputs: the model's, up to the position that predicts; "input_ids" [1, T], of an encoder-decoder also
+            inputs: the model's, up to the last position that predicts; "input_ids" [1, T], of an encoder-decoder also
                 "decoder_input_ids" [1, M].
-            step: the generation step, for the table.
-            chosen: the id of the output token; None: the likeliest.
+            step: the first generation step, for the table.
+            chosen: the ids of the S tokens that the last positions predict; None: the likeliest, at the last one.
         """
         self.tokenizer, self.step = tokenizer, step
-        length = inputs["input_ids"].shape[1]
+        length, steps = inputs["input_ids"].shape[1], 1 if chosen is None else len(chosen)
         self.notes: list[str] = []
         self.runner: Carrier | Forwards | DecoderCarrier
         with explained(f"a forward over {length} tokens"):
             if "decoder_input_ids" in inputs:
-                self.runner = DecoderCarrier(model, inputs, ablation)
+                self.runner = DecoderCarrier(model, inputs, ablation, steps)
             else:
-                self.runner = self._runner_of_decoder(model, inputs, together, ablation)
+                self.runner = self._runner_of_decoder(model, inputs, together, ablation, steps)
         self.passage: Passage | Decoding = self.runner.passage
-        self.base = _Base(self.passage.logits, chosen, contrast)
+        ids = [None] * steps if chosen is None else chosen
+        self.bases = [_Base(*each, contrast) for each in zip(self.passage.logits, ids, strict=True)]
 
     def _runner_of_decoder(
-        self, model: Any, inputs: Mapping[str, torch.Tensor], together: Sequence[tuple[int, int]], ablation: str
+        self,
+        model: Any,
+        inputs: Mapping[str, torch.Tensor],
+        together: Sequence[tuple[int, int]],
+        ablation: str,
+        steps: int,
     ) -> Carrier | Forwards:
         """By rows where that is possible, else by forwards of the whole model, which a note then says."""
         try:
-            passage = record_passage(model, inputs, together)
+            passage = record_passage(model, inputs, together, steps)
         except UnsupportedModel:
             passage = None
         streams = passage is not None and any(call.hidden.ndim != 3 for call in passage.calls)
         if passage is None or streams or all(call.keys is None for call in passage.calls):
             self.notes.append(WHOLE)
-            return MaskedForwards(model, inputs, ablation)
+            return MaskedForwards(model, inputs, ablation, steps)
         whole = Forwards(model, passage, inputs, together, ablation)
         looped = {layer: call.passes for layer, call in enumerate(passage.calls) if call.passes > 1}
         if looped:
@@ -130,31 +139,44 @@ class Effects:
         block: str,
         trace: bool = False,
     ) -> tuple[list[Effect], list[Trace]]:
-        """One row for each unit, in order; with `trace` also one for each unit and layer from the first masked on."""
+        """One row for each step and for each unit that begins at its position or before, in this order.
+
+        With `trace` also one for each layer from the first masked on.
+        """
         length = self.passage.length
         calls: Sequence[Call | DecoderCall] = self.passage.calls
         edits = [
-            Edit(tuple(sorted(each for each in unit.positions if each < length)), block == "last") for unit in units
+            Edit(
+                tuple(sorted(each for each in unit.positions if each < length)),
+                (length - 1,) if block == "last" else None,
+            )
+            for unit in units
         ]
         reach = self.runner.reach(window.first, window.last, edits)
         jobs = [Job(*each) for each in zip(reach.starts, range(len(units)), edits, reach.moved, strict=True)]
         jobs.sort(key=lambda job: -job.start)
-        without = Carried(self.passage.logits[None], {layer: call.output[:, -1] for layer, call in enumerate(calls)})
-        (unchanged,) = self._found(without, torch.zeros(1, len(calls) - window.first, dtype=torch.bool), window, trace)
-        found: dict[int, _Found] = {job.unit: unchanged for job in jobs if not job.moved[-1]}
-        for piece in self._pieces([job for job in jobs if job.moved[-1]]):
+        without = Carried(self.passage.logits[None], {layer: end[None] for layer, end in enumerate(self.passage.ends)})
+        still = torch.zeros(1, len(calls) - window.first, self.passage.steps, dtype=torch.bool)
+        (unchanged,) = self._found(without, still, window, trace)
+        found: dict[int, list[_Found]] = {job.unit: unchanged for job in jobs if not job.moved[-1].any()}
+        for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)
                 found |= {job.unit: row for job, row in zip(part, rows, strict=True)}
         effects: list[Effect] = []
         traces: list[Trace] = []
-        for index, unit in enumerate(units):
-            where = (self.step, unit.label, unit.positions[0], window.first, window.last, block)
-            prediction, apart = found[index]
-            effects.append(self._effect(where, prediction, *apart[len(calls) - 1]))
-            traces += [Trace(*where, layer, *apart[layer]) for layer in apart] if trace else []
+        for step, base in enumerate(self.bases):
+            for index, unit in ((index, unit) for index, unit in enumerate(units) if self.sees(unit, self.step + step)):
+                where = (self.step + step, unit.label, unit.positions[0], window.first, window.last, block)
+                prediction, apart = found[index][step]
+                effects.append(self._effect(base, where, prediction, *apart[len(calls) - 1]))
+                traces += [Trace(*where, layer, *apart[layer]) for layer in apart] if trace else []
         return effects, traces
+
+    def sees(self, unit: Unit, step: int) -> bool:
+        """Whether the unit begins at the position that predicts a generation step's token, or before."""
+        return unit.positions[0] < self.passage.length - self.passage.steps + 1 + step - self.step
 
     def _pieces(self, jobs: Sequence["Job"]) -> Iterator[list["Job"]]:
         """Jobs of about the same length, as many at once as the memory budget allows.
@@ -181,7 +203,9 @@ class Effects:
     def _size(self, rows: int) -> int:
         """About how many bytes one edit takes: its rows, their attention over all positions, its logits."""
         state = self.passage.calls[0].hidden
-        numbers = rows * state.shape[-1] * VECTORS_PER_ROW + self.runner.attended(rows) + 3 * len(self.passage.logits)
+        numbers = (
+            rows * state.shape[-1] * VECTORS_PER_ROW + self.runner.attended(rows) + 3 * self.passage.logits.numel()
+        )
         return max(state.element_size(), 4) * numbers
 
     def _carried(self, piece: list["Job"], window: Window) -> Iterator[tuple[list["Job"], Carried]]:
@@ -201,31 +225,41 @@ class Effects:
             return
         yield piece, found
 
-    def _found(self, carried: Carried, moved: torch.Tensor, window: Window, trace: bool) -> list["_Found"]:
-        """Each row's prediction and distances by layer: of all layers from the first masked one on, or of the last.
+    def _found(self, carried: Carried, moved: torch.Tensor, window: Window, trace: bool) -> list[list["_Found"]]:
+        """Of each edit and step the prediction, and distances by layer: of all layers from the first masked one on, or
+        of the last.
 
         Args:
-            moved: [B, layers from the first masked one on] bool; where not, the distance is 0 and not rounding.
+            moved: [B, layers from the first masked one on, S] bool; where not, nothing changes, not even by rounding.
         """
         last = len(self.passage.calls) - 1
         apart = {}
         for layer in range(window.first if trace else last, last + 1):
-            base = self.passage.calls[layer].output[0, -1]
-            precise = torch.promote_types(base.dtype, torch.float32)
-            change = carried.states[layer].to(precise) - base.to(precise)
-            pair = torch.stack(distances(base.to(precise), change)).cpu()  # [2, B]
-            apart[layer] = pair.masked_fill(~moved[:, layer - window.first], 0.0).T.tolist()
-        predictions = self.base.compared(carried.logits)
-        return [(each, {layer: apart[layer][row] for layer in apart}) for row, each in enumerate(predictions)]
+            end = self.passage.ends[layer]
+            precise = torch.promote_types(end.dtype, torch.float32)
+            base, masked = end.to(precise), carried.states[layer].to(precise)  # [S, C], [B, S, C]
+            pair = torch.stack(distances(base, masked - base, masked), dim=-1).cpu()  # [B, S, 2]
+            apart[layer] = pair.masked_fill(~moved[:, layer - window.first, :, None], 0.0).tolist()
+        predictions = [base.compared(carried.logits[:, step]) for step, base in enumerate(self.bases)]
+        return [
+            [
+                (
+                    predictions[step][row] if can else base.prediction,
+                    {layer: apart[layer][row][step] for layer in apart},
+                )
+                for step, (base, can) in enumerate(zip(self.bases, changes, strict=True))
+            ]
+            for row, changes in enumerate(moved[:, -1].tolist())
+        ]
 
-    def _effect(self, where: "_Where", found: "_Prediction", l2: float, cosine: float) -> Effect:
-        base, contrast = self.base.prediction, self.base.contrast is not None
+    def _effect(self, step: "_Base", where: "_Where", found: "_Prediction", l2: float, cosine: float) -> Effect:
+        base, contrast = step.prediction, step.contrast is not None
         return Effect(
             *where,
             logprob=found.logprob,
             logprob_change=found.logprob - base.logprob,
             rank=int(found.rank),
-            top_token=self.tokenizer.decode([int(found.top)]),
+            top_token=token_text(self.tokenizer, int(found.top)),
             kl=found.kl,
             final_l2=l2,
             final_cosine=cosine,
@@ -240,7 +274,7 @@ class Job(NamedTuple):
     start: int  # the first position that changes
     unit: int  # its place among the units
     edit: Edit
-    moved: torch.Tensor  # [L] whether the last position changes, after each layer from the first masked one on
+    moved: torch.Tensor  # [L, S] whether a predicting position changes, after each layer from the first masked one on
 
 
 class _Prediction(NamedTuple):

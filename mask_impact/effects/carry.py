@@ -1,7 +1,7 @@
 """Carry what a mask changes on through the layers above it, to the logits.
 
 In: a recorded forward, edits (what is masked together), and the layers in which they hold. Out: for each edit the
-logits at the last position, and its state after every layer.
+logits at the positions that predict, and their states after every layer.
 
 A carried run begins at the first masked layer and at the first position that can change, for B edits at once. Layers
 below and positions before are those of the record. The layers, the final norm and the head are the model's own code,
@@ -11,7 +11,6 @@ What a model adds between two layers (DeepStack's image features) is the differe
 layer and its output of the layer before, and is added to every row.
 """
 
-import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,11 +24,11 @@ from mask_impact.effects.edits import (
     Bias,
     Edit,
     EditedBiases,
+    EditedLayers,
     attend_with_shared_keys,
     edited_attention,
-    edited_positions,
 )
-from mask_impact.effects.recorded_forward import Call, Passage, Reach, last_logits
+from mask_impact.effects.recorded_forward import Call, Passage, Reach, last_logits, takes_logits_to_keep
 from mask_impact.model.attention import implementation
 from mask_impact.model.layers import layer_output, replaced_forward
 from mask_impact.model.masks import additive_mask
@@ -40,17 +39,17 @@ from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 @dataclass
 class Carried:
-    """What B edits lead to at the last position."""
+    """What B edits lead to at the S positions that predict."""
 
-    logits: torch.Tensor  # [B, V]
-    states: dict[int, torch.Tensor]  # after each layer from the first masked one on: [B, C]
+    logits: torch.Tensor  # [B, S, V]
+    states: dict[int, torch.Tensor]  # after each layer from the first masked one on: [B, S, C]
 
     def check_against(
         self, model: PreTrainedModel, state: torch.Tensor, logits: torch.Tensor, how: str
     ) -> dict[str, float]:
-        """How far the first edit's last state and logits are from the model's own, `state` [C] and `logits` [V].
+        """How far the first edit's last states and logits are from the model's own, `state` [S, C] and `logits` [S, V].
 
-        Raises UnsupportedModel if the state differs by more than rounding; `how` it was carried begins the message.
+        Raises UnsupportedModel if the states differ by more than rounding; `how` it was carried begins the message.
         """
         last = max(self.states)
         expected = state.cpu().double()  # Metal has no float64
@@ -66,10 +65,9 @@ class Carrier:
 
     def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
         """Raises UnsupportedModel where a carried run does not end as the record, or as `whole`, does."""
-        self.model, self.passage, self.ablation = model, passage, whole.ablation
+        self.model, self.passage, self.ablation, self.heads = model, passage, whole.ablation, whole.heads
         self.name = implementation(model)
-        kept = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.one_row = {"logits_to_keep": 1} if kept else {}  # the head is the largest matrix of a small model
+        self.keeps = takes_logits_to_keep(model)
         calls = passage.calls
         with refusing(model, "it cannot be carried on by rows", layer=0):  # its streams can have changing shapes
             self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
@@ -79,8 +77,8 @@ class Carrier:
         """How far carried runs are from the model's own: without a mask, and without one token in the middle."""
         length, last = self.passage.length, len(self.passage.calls) - 1
         middle = (length - 1) // 2
-        nothing, gone, unread = Edit((), False), Edit((middle,), False), Edit((middle,), True)
-        recorded = self.passage.calls[last].output[0, -1]
+        nothing, gone, unread = Edit(()), Edit((middle,)), Edit((middle,), readers=(length - 1,))
+        recorded = self.passage.ends[last]
         noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
         for start, edit, expected in (
             (0, nothing, (recorded, self.passage.logits)),
@@ -106,9 +104,8 @@ class Carrier:
         biases, or weights.
         """
         keys = next(call.keys for call in self.passage.calls if call.keys is not None)
-        heads = self.model.config.get_text_config(decoder=True).num_attention_heads
-        weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * heads
-        copies = 0 if self.shares_keys(rows) else 2 * (keys.shape[1] + heads) * keys.shape[3]
+        weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * self.heads
+        copies = 0 if self.shares_keys(rows) else 2 * (keys.shape[1] + self.heads) * keys.shape[3]
         return self.passage.length * (copies + rows * weights)
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
@@ -117,15 +114,16 @@ class Carrier:
         `start` must not be after the first position that changes. All B edits are run in one forward.
         """
         calls, count, rows = self.passage.calls, len(edits), self.passage.length - start
-        unread = edited_positions(edits, start, self.passage.length)  # [B, 1, n, T]
+        unread = EditedLayers(edits, range(first, last + 1), self.heads, start, self.passage.length)
         shared = self.shares_keys(rows)
         biases = EditedBiases(self.ablation, count if shared else None)
         states: dict[int, torch.Tensor] = {}
+        steps = min(rows, self.passage.steps)  # the earlier ones stay as they are
 
         def attending(index: int, call: AttentionCall) -> AttentionResult:
             recorded = calls[index]
             assert recorded.keys is not None and recorded.values is not None and recorded.bias is not None
-            bias = biases.of(recorded.bias, unread if first <= index <= last else None, start)
+            bias = biases.of(recorded.bias, unread.of(index), start)
             before = [each[:, :, :start] for each in (recorded.keys, recorded.values)]  # [1, G, start, D]
             own = [call.key, call.value]
             if shared:
@@ -137,7 +135,7 @@ class Carrier:
 
         def leaving(index: int, output: Any) -> None:
             if index >= first:
-                states[index] = layer_output(output)[:, -1].clone()  # without all other rows
+                states[index] = self._with_earlier(self.passage.ends[index], layer_output(output)[:, -steps:])
 
         ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
         with torch.no_grad(), ExitStack() as undo:
@@ -146,8 +144,15 @@ class Carrier:
                 undo.enter_context(replaced_forward(call.layer, forward))
             layers = [call.layer for call in calls]
             undo.enter_context(inside(self.model, layers, attending=attending, leaving=leaving))
-            output = self.model(input_ids=ids, use_cache=False, **self.one_row)
-        return Carried(output.logits[:, -1], states)
+            kept = {"logits_to_keep": steps} if self.keeps else {}  # the head is the largest matrix of a small model
+            output = self.model(input_ids=ids, use_cache=False, **kept)
+        return Carried(self._with_earlier(self.passage.logits, output.logits[:, -steps:]), states)
+
+    @staticmethod
+    def _with_earlier(recorded: torch.Tensor, carried: torch.Tensor) -> torch.Tensor:
+        """[B, S, X] `carried` [B, s, X] of the last steps, after those of the record [S, X] before them."""
+        earlier = recorded[: len(recorded) - carried.shape[1]]
+        return torch.cat([earlier.expand(len(carried), -1, -1), carried], dim=1)
 
     def _carrying(self, index: int, first: int, start: int, count: int) -> Callable[..., Any]:
         """A function in place of a layer's own forward. Below layer `first` it returns its input. In layer `first` it
@@ -191,6 +196,7 @@ class Forwards:
     ) -> None:
         self.model, self.passage, self.inputs, self.together = model, passage, inputs, together
         self.ablation, self.name = ablation, implementation(model)
+        self.heads = model.config.get_text_config(decoder=True).num_attention_heads
         self.noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
@@ -209,12 +215,12 @@ class Forwards:
         return Carried(torch.stack([logits for logits, _ in found]), states)
 
     def end(self, edit: Edit) -> tuple[torch.Tensor, torch.Tensor]:
-        """[C] last state and [V] logits where `edit` holds in every layer."""
+        """[S, C] last states and [S, V] logits where `edit` holds in every layer."""
         logits, states = self._one(0, len(self.passage.calls) - 1, edit)
         return states[len(states) - 1], logits
 
     def _one(self, first: int, last: int, edit: Edit) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        unread = edited_positions([edit], 0, self.passage.length)
+        unread = EditedLayers([edit], range(first, last + 1), self.heads, 0, self.passage.length)
         states: dict[int, torch.Tensor] = {}
         passes = [0] * len(self.passage.calls)
 
@@ -222,13 +228,15 @@ class Forwards:
             passes[index] += 1
 
         def attending(index: int, call: AttentionCall) -> AttentionResult | None:
-            if not first <= index <= last or passes[index] < self.passage.calls[index].passes:
+            edited = unread.of(index)
+            if edited is None or passes[index] < self.passage.calls[index].passes:
                 return None
             recorded = additive_mask(call.mask, call.query, call.key, call.causal)
-            bias = Bias.of(recorded, unread.to(call.key.device), self.ablation)
+            bias = Bias.of(recorded, edited.to(call.key.device), self.ablation)
             return edited_attention(self.name, call.module, call.query, call.key, call.value, bias, call.named)
 
         def leaving(index: int, output: Any) -> None:
-            states[index] = layer_output(output)[0, -1].clone()
+            states[index] = layer_output(output)[0, -steps:].clone()
 
-        return last_logits(self.model, self.inputs, self.together, attending, leaving, entering), states
+        steps = self.passage.steps
+        return last_logits(self.model, self.inputs, self.together, attending, leaving, entering, steps), states

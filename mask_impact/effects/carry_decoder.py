@@ -18,12 +18,12 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mask_impact.effects.carry import Carried
-from mask_impact.effects.edits import Edit, EditedBiases, edited_attention, edited_positions
+from mask_impact.effects.edits import Edit, EditedBiases, EditedLayers, edited_attention, edited_positions
 from mask_impact.effects.recorded_forward import Reach
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.attention import Attention, add_encoded, implementation
 from mask_impact.model.layers import layer_input, layer_output
-from mask_impact.model.towers import decoder_layers, family, refusing
+from mask_impact.model.towers import decoder_layers, family, named, refusing
 from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
@@ -50,7 +50,7 @@ class Decoding:
     """A recorded forward over N encoder and M decoder positions."""
 
     calls: list[DecoderCall]
-    logits: torch.Tensor  # [V] at the last position
+    logits: torch.Tensor  # [S, V] at the decoder's last S positions, which predict a token of the answer each
     encoded: torch.Tensor  # [1, N, C] what the encoder gave
     answer: torch.Tensor  # [1, M] the decoder's tokens
 
@@ -63,6 +63,16 @@ class Decoding:
     def length(self) -> int:
         return self.start + self.answer.shape[1]
 
+    @property
+    def steps(self) -> int:
+        """Predicted tokens S."""
+        return len(self.logits)
+
+    @property
+    def ends(self) -> list[torch.Tensor]:
+        """[S, C] by layer: the states after it, at the positions that predict."""
+        return [call.output[0, -self.steps :] for call in self.calls]
+
     def cross_attentions(self) -> list[tuple[nn.Module, Read]]:
         return [list(call.reads.items())[1] for call in self.calls]
 
@@ -70,19 +80,23 @@ class Decoding:
 class DecoderCarrier:
     """Runs masked forwards of one recorded decoder."""
 
-    def __init__(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], ablation: str = "neg-inf") -> None:
+    def __init__(
+        self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], ablation: str = "neg-inf", steps: int = 1
+    ) -> None:
         """
         Args:
             inputs: the model's, "decoder_input_ids" [1, M] with them.
+            steps: how many of the last decoder positions predict a token.
 
         Raises UnsupportedModel where the decoder, run again without a mask, does not end as the model's own forward.
         """
         self.model, self.inputs, self.ablation = model, inputs, ablation
         self.name = implementation(model)
-        self.passage = self._record()
+        self.heads = named(model.config, "decoder").size(model.config)[1]
+        self.passage = self._record(steps)
         self.noise = self._check()
 
-    def _record(self) -> Decoding:
+    def _record(self, steps: int) -> Decoding:
         """The model's own forward."""
         layers = decoder_layers(self.model)
         calls = [DecoderCall() for _ in layers]
@@ -109,25 +123,23 @@ class DecoderCarrier:
                 "self-attention and one cross-attention each"
             )
         return Decoding(
-            calls, output.logits[0, -1].clone(), output.encoder_last_hidden_state, self.inputs["decoder_input_ids"]
+            calls, output.logits[0, -steps:].clone(), output.encoder_last_hidden_state, self.inputs["decoder_input_ids"]
         )
 
     def _check(self) -> dict[str, float]:
         """How far the decoder, run again without a mask, is from the record."""
         passage, last = self.passage, len(self.passage.calls) - 1
         with refusing(self.model, "its decoder cannot be run alone", layer=0):
-            found = self.run(0, last, passage.start, [Edit((), False)])
-        end = passage.calls[last].output[0, -1], passage.logits
+            found = self.run(0, last, passage.start, [Edit(())])
+        end = passage.ends[last], passage.logits
         return found.check_against(self.model, *end, "run again alone")
 
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
         """Every decoder position sees all of the encoder's, and the decoder's up to itself."""
         start, length = self.passage.start, self.passage.length
-        moves = [
-            any(member < start or edit.last_only or member < length - 1 for member in edit.positions) for edit in edits
-        ]
-        moved = torch.tensor(moves, dtype=torch.bool).unsqueeze(1).expand(-1, len(self.passage.calls) - first)
-        return Reach([start if move else length for move in moves], moved)
+        reads = edited_positions(edits, start, length).any(dim=-1)[:, 0].cumsum(dim=-1) > 0  # [B, M] from the first on
+        moved = reads[:, None, -self.passage.steps :].expand(-1, len(self.passage.calls) - first, -1)
+        return Reach([start if move else length for move in reads.any(dim=-1).tolist()], moved)
 
     def attended(self, rows: int) -> int:
         """About how many numbers one edit's attention takes: keys and values for each head, biases and weights."""
@@ -138,8 +150,9 @@ class DecoderCarrier:
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
         """Mask in layers `first` to `last`, and carry on to the end; all B edits in one forward of the decoder."""
         passage, count = self.passage, len(edits)
-        members = edited_positions(edits, passage.start, passage.length)  # [B, 1, M, N + M]
-        unread = (members[..., passage.start :], members[..., : passage.start])  # of self-attention, of cross-attention
+        unread = EditedLayers(edits, range(first, last + 1), self.heads, passage.start, passage.length)
+        parts = slice(passage.start, None), slice(passage.start)  # what self-attention reads, and cross-attention
+        cut: dict[tuple[int, int], torch.Tensor] = {}  # one tensor for all layers, whose biases are then one too
         biases = EditedBiases(self.ablation)  # T5's layers share theirs
         cross = [Attention(module, read.keys, read.values) for module, read in passage.cross_attentions()]
         states: dict[int, torch.Tensor] = {}
@@ -149,14 +162,16 @@ class DecoderCarrier:
             add_encoded(cache, cross[index])
 
         def attending(index: int, call: AttentionCall) -> AttentionResult:
-            reads = passage.calls[index].reads
-            edited = unread[list(reads).index(call.module)] if first <= index <= last else None
+            reads, edited = passage.calls[index].reads, unread.of(index)
+            if edited is not None:
+                which = list(reads).index(call.module)
+                edited = cut.setdefault((id(edited), which), edited[..., parts[which]])
             bias = biases.of(reads[call.module].bias, edited)
             keys, values = (each.expand(count, -1, -1, -1) for each in (call.key, call.value))
             return edited_attention(self.name, call.module, call.query, keys, values, bias, call.options)
 
         def leaving(index: int, output: Any) -> None:
-            states[index] = layer_output(output)[:, -1].clone()
+            states[index] = layer_output(output)[:, -passage.steps :].clone()
 
         layers = decoder_layers(self.model)
         with (
@@ -169,4 +184,6 @@ class DecoderCarrier:
                 decoder_input_ids=passage.answer.expand(count, -1),
                 use_cache=True,  # the model makes an empty one, and every layer finds the encoder's keys in it
             )
-        return Carried(output.logits[:, -1], {index: states[index] for index in range(first, len(passage.calls))})
+        return Carried(
+            output.logits[:, -passage.steps :], {index: states[index] for index in range(first, len(passage.calls))}
+        )

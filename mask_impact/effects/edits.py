@@ -6,7 +6,7 @@ output without them.
 B edits, n rows (query positions), T keys, H query heads, G key/value heads, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ from mask_impact.model.attention import attention_function, eager_attention
 
 @dataclass(frozen=True)
 class Edit:
-    """Positions that are masked together, and who stops reading them."""
+    """Edges of attention that are taken out together: from some positions to those that stop reading them."""
 
-    positions: tuple[int, ...]  # sorted
-    last_only: bool  # only the last position stops reading them; else every later one
+    positions: tuple[int, ...]  # sorted, those that are not read
+    readers: tuple[int, ...] | None = None  # sorted; None: every later position, a position itself not among them
+    heads: Mapping[int, tuple[int, ...]] | None = None  # query heads by layer; None: all heads of all masked layers
 
 
 def edited_positions(edits: Sequence[Edit], start: int, length: int) -> torch.Tensor:
@@ -29,11 +30,39 @@ def edited_positions(edits: Sequence[Edit], start: int, length: int) -> torch.Te
     edited = torch.zeros(len(edits), 1, length - start, length, dtype=torch.bool)
     for row, edit in enumerate(edits):
         members = list(edit.positions)
-        if edit.last_only:
-            edited[row, 0, -1, members] = True
-        else:
+        if edit.readers is None:
             edited[row, 0, :, members] = torch.arange(start, length)[:, None] > torch.tensor(members)
+        else:
+            readers = torch.tensor([reader - start for reader in edit.readers if reader >= start], dtype=torch.int64)
+            edited[row, 0, readers[:, None], members] = True
     return edited
+
+
+class EditedLayers:
+    """What each row does not read, layer by layer; where no edit is limited to heads, one tensor serves all layers."""
+
+    def __init__(self, edits: Sequence[Edit], window: range, heads: int, start: int, length: int) -> None:
+        """
+        Args:
+            window: the layers in which the edits hold.
+            heads: query heads H of a layer.
+        """
+        self.edits, self.window, self.heads = edits, window, heads
+        self.edges = edited_positions(edits, start, length)
+        self.by_layer: dict[int, torch.Tensor] = {}
+
+    def of(self, layer: int) -> torch.Tensor | None:
+        """[B, 1 or H, n, T] bool in one layer; None where no edit holds."""
+        if layer not in self.window:
+            return None
+        if all(edit.heads is None for edit in self.edits):
+            return self.edges
+        if layer not in self.by_layer:
+            limited = torch.zeros(len(self.edits), self.heads, 1, 1, dtype=torch.bool)
+            for row, edit in enumerate(self.edits):
+                limited[row, slice(None) if edit.heads is None else list(edit.heads.get(layer, ()))] = True
+            self.by_layer[layer] = self.edges & limited
+        return self.by_layer[layer]
 
 
 @dataclass
@@ -42,11 +71,11 @@ class Bias:
 
     added: torch.Tensor  # [B or 1, 1 or H, n, T]
     blind: torch.Tensor | None  # [B or 1, n, 1 or H, 1] bool, rows that see nothing; None: every row sees something
-    zeroed: torch.Tensor | None = None  # [B, 1, n, T] bool, what keeps its weight and gives nothing
+    zeroed: torch.Tensor | None = None  # [B, 1 or H, n, T] bool, what keeps its weight and gives nothing
 
     @classmethod
     def of(cls, bias: torch.Tensor, edited: torch.Tensor | None, ablation: str) -> "Bias":
-        """`bias` [1, 1 or H, n, T] without the keys that are `edited` [B, 1, n, T].
+        """`bias` [1, 1 or H, n, T] without the keys that are `edited` [B, 1 or H, n, T].
 
         `ablation`: one of options.ABLATIONS. With "zero-value" the keys stay, and `zeroed` says which.
         """
@@ -76,7 +105,7 @@ class EditedBiases:
         self.made: dict[tuple[int, int], tuple[Bias, Any]] = {}
 
     def of(self, recorded: torch.Tensor, edited: torch.Tensor | None, start: int = 0) -> Bias:
-        """`recorded` [1, 1 or H, T', T] from row `start` on, without the keys that are `edited` [B, 1, n, T]."""
+        """`recorded` [1, 1 or H, T', T] from row `start` on, without the keys that are `edited` [B, 1 or H, n, T]."""
         key = id(recorded), id(edited)
         if key not in self.made:
             hidden = None if edited is None else edited.to(recorded.device)

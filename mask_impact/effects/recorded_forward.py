@@ -1,11 +1,13 @@
 """Record one whole forward, and find what an edit of its attention can reach.
 
 In: a model and its inputs. Out: a `Passage`: what every decoder layer was called with on all T positions, its keys,
-values and attention mask, and the logits at the last position. `carry` runs parts of it again.
+values and attention mask, and the logits at the positions that predict. `carry` runs parts of it again.
 
-B edits, T positions, L layers, H query heads, G key/value heads, D head width, C hidden size, V vocabulary.
+B edits, T positions, S predicted tokens, L layers, H query heads, G key/value heads, D head width, C hidden size,
+V vocabulary.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -57,7 +59,7 @@ class Reach:
     """What B edits can change; all else stays exactly as it is."""
 
     starts: list[int]  # the first position whose state can change in any layer; T where none can
-    moved: torch.Tensor  # [B, L] bool: whether the last position's can, after each of L layers from the first masked on
+    moved: torch.Tensor  # [B, layers from the first masked one on, S] bool, whether a predicting position can change
 
 
 @dataclass
@@ -65,11 +67,21 @@ class Passage:
     """A recorded forward over T positions."""
 
     calls: list[Call]
-    logits: torch.Tensor  # [V] at the last position
+    logits: torch.Tensor  # [S, V] at the last S positions, which predict a token of the answer each
 
     @property
     def length(self) -> int:
         return self.calls[0].hidden.shape[1]
+
+    @property
+    def steps(self) -> int:
+        """Predicted tokens S."""
+        return len(self.logits)
+
+    @property
+    def ends(self) -> list[torch.Tensor]:
+        """[S, C] by layer: the states after it, at the positions that predict."""
+        return [call.output[0, -self.steps :] for call in self.calls]
 
     def reach(self, first: int, last: int, edits: Sequence[Edit], stateful: bool = False) -> Reach:
         """What edits that hold in layers `first` to `last` can change, by what every position can see.
@@ -78,11 +90,13 @@ class Passage:
             stateful: layers may also carry a state from position to position (Mamba), or make masks of their input.
         """
         length = self.length
-        last_only = torch.tensor([edit.last_only for edit in edits], dtype=torch.bool).unsqueeze(1)
+        later = torch.tensor([edit.readers is None for edit in edits], dtype=torch.bool).unsqueeze(1)
+        reading = torch.zeros(len(edits), length, dtype=torch.bool)  # who stops reading, where readers are named
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         members = torch.zeros(len(edits), length)
         for row, edit in enumerate(edits):
             members[row, list(edit.positions)] = 1
+            reading[row, list(edit.readers or ())] = True
         seen = {id(call.bias): _visible(call.bias, length) for call in self.calls[first:]}
         changed = torch.zeros(len(edits), length, dtype=torch.bool)  # the states that an edit can change
         done: set[tuple[int, bool]] = set()  # what cannot change any more
@@ -93,14 +107,13 @@ class Passage:
                 sees = seen[id(call.bias)]
                 further = _any(changed, sees | causal if stateful else sees)
                 if index <= last:
-                    reads = _any(members, sees)
-                    reads[:, :-1] = False
-                    further |= torch.where(last_only, reads, _any(members, sees & causal.tril(-1)))
+                    named = _any(members, sees) & reading
+                    further |= torch.where(later, _any(members, sees & causal.tril(-1)), named)
                 if (further & ~changed).any():
                     changed, done = changed | further, set()
                 else:
                     done.add(step)
-            moved.append(changed[:, -1])
+            moved.append(changed[:, -self.steps :])
         starts = torch.where(changed.any(dim=1), changed.int().argmax(dim=1), length)
         return Reach(starts.tolist(), torch.stack(moved, dim=1))
 
@@ -118,12 +131,12 @@ def _any(positions: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
 
 
 def record_passage(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], together: Sequence[tuple[int, int]] = ()
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], together: Sequence[tuple[int, int]] = (), steps: int = 1
 ) -> Passage:
     """One forward of the model over its whole input, recorded.
 
     Args:
-        inputs: the model's inputs; "input_ids" [1, T].
+        inputs: the model's inputs; "input_ids" [1, T], of which the last `steps` predict a token of the answer each.
         together: ranges [first, last) of positions that see each other, whatever the model's own mask says.
     """
     calls = [Call(layer) for layer in decoder_layers(model)]
@@ -146,7 +159,12 @@ def record_passage(
         calls[index].output = layer_output(output).clone()
         calls[index].rest = output[1:] if isinstance(output, tuple) else None
 
-    return Passage(calls, last_logits(model, inputs, together, attending, leaving, entering))
+    return Passage(calls, last_logits(model, inputs, together, attending, leaving, entering, steps))
+
+
+def takes_logits_to_keep(model: PreTrainedModel) -> bool:
+    """Whether the model can be told at how many positions its logits are wanted."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def last_logits(
@@ -156,8 +174,10 @@ def last_logits(
     attending: Attending | None = None,
     leaving: Leaving | None = None,
     entering: Entering | None = None,
+    steps: int = 1,
 ) -> torch.Tensor:
-    """[V] the model's own logits at the last position, from a forward that is watched in every layer of its decoder.
+    """[S, V] the model's own logits at the last S = `steps` positions, from a forward that is watched in every layer of
+    its decoder.
 
     Args:
         together: as in `record_passage`; `attending` is given the calls with such a mask.
@@ -173,10 +193,17 @@ def last_logits(
             call.mask = seeing_each_other(call.mask, call.query, together)
         return attending(index, call) if attending is not None else None
 
+    def keeping(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs | {"logits_to_keep": steps}  # some families write a number of their own into it
+
     routed = None if attending is None else attend
     with torch.no_grad(), ExitStack() as undo:
+        if takes_logits_to_keep(model):
+            undo.callback(model.register_forward_pre_hook(keeping, with_kwargs=True).remove)
         undo.enter_context(inside(model, decoder_layers(model), entering=entering, attending=routed, leaving=leaving))
-        undo.callback(model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -1].clone())).remove)
+        undo.callback(
+            model.register_forward_hook(lambda _, __, out: logits.append(out.logits[0, -steps:].clone())).remove
+        )
         undo.enter_context(greedy(model))
         undo.enter_context(refusing(model, "its own code fails when it generates"))
         model.generate(**inputs, generation_config=settings)

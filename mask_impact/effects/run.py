@@ -1,5 +1,9 @@
 """All effects of a run: every unit, window and block at every generation step, as tables.
 
+Masks that every later position stops reading are run once for the whole answer. The predicting position is another one
+at every step, so masks that it alone stops reading are run step by step; and so is everything where positions depend on
+the length of the text.
+
 In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
 """
@@ -13,11 +17,12 @@ import torch
 from mask_impact.effects.answer import Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
 from mask_impact.model.generation import decoder_start, longer, model_tensors
+from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import tokens_of
 from mask_impact.prompt.prepared import Prepared
-from mask_impact.prompt.units import Unit, paired
+from mask_impact.prompt.units import MASKED, Unit, paired
 from mask_impact.table import Columns
 
 
@@ -32,53 +37,107 @@ def effect_tables(
 
     Raises OutOfMemory when not even one mask fits the memory.
     """
-    inputs, tokenizer, request = prepared.inputs, prepared.tokenizer, prepared.request
+    inputs, request = prepared.inputs, prepared.request
     wanted: Asked = prepared.effects
-    effects: list[Effect] = []
-    traces: list[Trace] = []
-    notes: list[str] = []
-    noise: dict[str, float] = {}
     together = inputs.image_ranges() if request.vision_attention == "bidirectional" else []
     prompt = tensors = model_tensors(model, inputs)
     start = decoder_start(model)
     if start:
         tensors = tensors | {"decoder_input_ids": torch.tensor([start], device=prompt["input_ids"].device)}
-    tokens = [*inputs.tokens, *tokens_of(tokenizer, [*start, *generated], first=len(inputs.tokens))]
+    masked = answer_units(prepared, start, generated)
+    found = _Found(wanted)
     with torch.no_grad():
-        for step, chosen in enumerate(generated):
-            progress(f"effects step {step + 1}/{len(generated)}")
-            found = Effects(model, tokenizer, tensors, step, together, request.ablation, wanted.contrast_ids, chosen)
+        for blocks, first, count in parts(model, prepared, len(generated)):
+            progress(f"effects step {first + 1}/{len(generated)}")
+            chosen = generated[first : first + count]
+            given = longer(tensors, list(generated[: first + count - 1]))
+            effects = Effects(
+                model, prepared.tokenizer, given, first, together, request.ablation, wanted.contrast_ids, chosen
+            )
             how = "while its forward is recorded for effects"
-            if step == 0 and not together and not request.no_check and not is_checked(model, how):
-                check_untouched(model, prompt, found.passage.logits, how)
-            masked = prepared.units(tokens[: len(inputs.tokens) + len(start) + step])
-            for window in wanted.windows:
-                for block in wanted.blocks:
-                    rows, traced = found.measure(masked, window, block, wanted.trace)
-                    effects += rows
-                    traces += traced
-                    if wanted.pairs:
-                        effects += pair_effects(found, masked, rows, window, block, wanted.pairs)
-            notes += [note for note in found.notes if note not in notes]
-            noise = {name: max(value, noise.get(name, 0.0)) for name, value in found.runner.noise.items()}
-            tensors = longer(tensors, [chosen])
-    tables = {"effects": columns(Effect, effects)} | ({"trace": columns(Trace, traces)} if wanted.trace else {})
-    return tables, wanted.manifest | {"noise": noise, "notes": notes, "strongest": strongest(effects)}
+            if first == 0 and count == 1 and not together and not request.no_check and not is_checked(model, how):
+                check_untouched(model, prompt, effects.passage.logits[0], how)
+            found.add(effects, masked, blocks)
+    return found.tables(), wanted.manifest | found.manifest()
+
+
+def parts(model: Any, prepared: Prepared, count: int) -> list[tuple[list[str], int, int]]:
+    """(blocks, first step, number of steps) of every recorded forward that `count` output tokens need."""
+    blocks = list(prepared.effects.blocks)
+    config = model.config.get_text_config(decoder=True)
+    by_step = [(blocks, step, 1) for step in range(count)]
+    if count == 1 or length_dependent_positions(config, len(prepared.inputs.tokens) + count - 1):
+        return by_step
+    at_once = [block for block in blocks if block != "last"]
+    alone = [(["last"], step, 1) for step in range(count)] if "last" in blocks else []
+    return ([(at_once, 0, count)] if at_once else []) + alone
+
+
+def answer_units(prepared: Prepared, start: Sequence[int], generated: Sequence[int]) -> list[Unit]:
+    """The units of the prompt, which are the same at every step, and every further token as a unit of its own.
+
+    Args:
+        start: of an encoder-decoder, the token that the answer begins with.
+    """
+    inputs = prepared.inputs
+    units = list(prepared.units(inputs.tokens))
+    if prepared.plain or prepared.request.mask_unit in ("word", "sentence"):
+        more = tokens_of(prepared.tokenizer, [*start, *generated[:-1]], first=len(inputs.tokens))
+        maskable = MASKED[prepared.request.mask_mode]
+        units += [Unit(token.text, (token.position,)) for token in more if maskable(token)]
+    return units
+
+
+class _Found:
+    """The rows of a run, which come by window and block, and are written by step."""
+
+    def __init__(self, wanted: Asked) -> None:
+        self.wanted = wanted
+        self.effects: list[tuple[tuple[int, int, int], Effect]] = []  # step, window, block
+        self.traces: list[tuple[tuple[int, int, int], Trace]] = []
+        self.notes: list[str] = []
+        self.noise: dict[str, float] = {}
+
+    def add(self, effects: Effects, units: Sequence[Unit], blocks: Sequence[str]) -> None:
+        """Measure all that is asked for on one recorded forward."""
+        for place, window in enumerate(self.wanted.windows):
+            for block in blocks:
+                order = self.wanted.blocks.index(block)
+                rows, traces = effects.measure(units, window, block, self.wanted.trace)
+                if self.wanted.pairs:
+                    rows += pair_effects(effects, units, rows, window, block, self.wanted.pairs)
+                self.effects += [((row.generation_step, place, order), row) for row in rows]
+                self.traces += [((row.generation_step, place, order), row) for row in traces]
+        self.notes += [note for note in effects.notes if note not in self.notes]
+        self.noise = {name: max(value, self.noise.get(name, 0.0)) for name, value in effects.runner.noise.items()}
+
+    def tables(self) -> dict[str, Columns]:
+        effects, traces = (
+            [row for _, row in sorted(rows, key=lambda keyed: keyed[0])] for rows in (self.effects, self.traces)
+        )
+        return {"effects": columns(Effect, effects)} | ({"trace": columns(Trace, traces)} if self.wanted.trace else {})
+
+    def manifest(self) -> dict[str, Any]:
+        strong = strongest([row for _, row in sorted(self.effects, key=lambda keyed: keyed[0])])
+        return {"noise": self.noise, "notes": self.notes, "strongest": strong}
 
 
 def pair_effects(
     found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, block: str, count: int
 ) -> list[Effect]:
-    """The effects of all pairs among the `count` units with the largest change of log-probability, and how much more or
-    less a pair does than its two units do alone."""
-    ranked = sorted(range(len(units)), key=lambda place: -abs(rows[place].logprob_change))[:count]
-    places = sorted(ranked)
-    pairs = [(pair, places[a], places[b]) for pair, a, b in paired([units[place] for place in places])]
-    measured, _ = found.measure([pair for pair, _, _ in pairs], window, block)
-    return [
-        replace(row, interaction=row.logprob_change - rows[a].logprob_change - rows[b].logprob_change)
-        for row, (_, a, b) in zip(measured, pairs, strict=True)
-    ]
+    """The effects of all pairs among the `count` units that change each step's log-probability most, and how much more
+    or less a pair does than its two units do alone."""
+    interacting: list[Effect] = []
+    for step in dict.fromkeys(row.generation_step for row in rows):
+        alone = [row for row in rows if row.generation_step == step]
+        seen = [unit for unit in units if found.sees(unit, step)]
+        places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[:count])
+        pairs = [(pair, places[a], places[b]) for pair, a, b in paired([seen[place] for place in places])]
+        measured, _ = found.measure([pair for pair, _, _ in pairs], window, block)
+        for row, (_, a, b) in zip((row for row in measured if row.generation_step == step), pairs, strict=True):
+            apart = row.logprob_change - alone[a].logprob_change - alone[b].logprob_change
+            interacting.append(replace(row, interaction=apart))
+    return interacting
 
 
 def strongest(effects: Sequence[Effect], count: int = 5) -> list[dict[str, Any]]:

@@ -51,13 +51,13 @@ def writing(folder: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"the output folder {folder} is not a folder; choose another --output-dir") from error
+        raise UserError(f"the output folder {folder} is not a folder; choose another `output_dir`") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"the disk of the output folder {folder} is full; nothing was written; make room"
         else:
             message = f"the output folder {folder} cannot be written ({error.strerror or error})"
-        raise UserError(f"{message}, or choose another --output-dir") from error
+        raise UserError(f"{message}, or choose another `output_dir`") from error
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def _locked(folder: Path, remove_after_failure: bool) -> Iterator[bool]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another run is writing into {folder}; wait for it to end, or choose another --output-dir"
+            f"another run is writing into {folder}; wait for it to end, or choose another `output_dir`"
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:

@@ -4,7 +4,7 @@ A format of an extension is one more row, given to `register` before a command s
 
     register(Format("tsv", TsvWriter, read_tsv, bytes_per_row=50))
 
-`--format` then takes it, `load` reads NAME_results.tsv, the manifest lists it, and --overwrite removes it.
+It can then be chosen, `load` reads NAME_results.tsv, the manifest lists it, and overwriting a run removes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Format:
     """One kind of result file, NAME_results.<name>."""
 
-    name: str  # the end of its files' names, and what --format takes
+    name: str  # the end of its files' names, by which it is chosen
     writer: Callable[[Path], Writer]
     reader: Reader
     bytes_per_row: float  # with two metrics, rounded up; includes what is needed while the file is written
@@ -86,7 +86,15 @@ def bytes_needed(rows: int, formats: Sequence[str], metrics: int = 2) -> float:
 for _row in (
     Format("csv", CsvWriter, readers.read_csv_file, 50, side_tables=side_tables.write_csv),
     Format("json", JsonWriter, readers.read_json, 60, side_tables=side_tables.write_json),
-    Format("parquet", ParquetWriter, readers.read_parquet, 12, side_tables=side_tables.write_parquet, checksummed=True),
-    Format("html", ReportWriter, readers.read_html, 20, bytes_per_file=1_000_000),
+    Format(
+        "parquet",
+        ParquetWriter,
+        readers.read_parquet,
+        12,
+        bytes_per_file=20_000,
+        side_tables=side_tables.write_parquet,
+        checksummed=True,
+    ),
+    Format("html", ReportWriter, readers.read_html, 20, bytes_per_file=300_000),
 ):
     register(_row)

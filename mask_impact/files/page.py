@@ -45,8 +45,8 @@ def find_page() -> Path:
         if (root / PAGE_NAME).is_file():
             return root / PAGE_NAME
     raise UserError(
-        f"the viewer is missing: no {PAGE_NAME} beside {PACKAGE}; get it from the repository, or leave html out of the "
-        "formats (--format csv,json)"
+        f"the viewer is missing: no {PAGE_NAME} beside {PACKAGE}; get it from the repository, or leave html out of "
+        "`formats`"
     )
 
 

@@ -77,13 +77,13 @@ def read_json(path: Path) -> Content:
     for name in list(columns):
         values = columns.pop(name)  # popped, so that the table is not there twice
         if types.get(name) == pa.float32():
-            table[name] = pa.array(_float32(pa.array(values, pa.float64()).to_numpy(zero_copy_only=True)))
+            table[name] = pa.array(exact_float32(pa.array(values, pa.float64()).to_numpy(zero_copy_only=True)))
         else:
             table[name] = pa.array(values, types.get(name))
     return pa.table(table), None
 
 
-def _float32(numbers: np.ndarray) -> np.ndarray:
+def exact_float32(numbers: np.ndarray) -> np.ndarray:
     """The float32 that were written as the shortest text that reads back as them, and read as float64.
 
     Rounding gives them back, except from exactly between two float32, where the text tells which (7.038531e-26).

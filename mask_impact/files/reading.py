@@ -1,17 +1,19 @@
 """Result files read back: one file, or every run of a folder.
 
-In:  NAME_results.csv, .json, .parquet or .html, or NAME_run.json; a folder of them.
+In:  NAME_results.csv, .json, .parquet or .html, or NAME_run.json; a folder of them. Or a table beside them, such as
+     NAME_effects.csv.
 Out: the table as `to_dataframe` gives it, number for number, with the manifest in `attrs`.
 
     df = load("output/masking_run.json")  # df.attrs["run"]
     df = load_many("output")              # df.name, df.attrs["runs"]["masking"]
 
 Unknown columns are kept. pyarrow and pandas are imported where they are used: results.py needs this module, and
-`--help` must answer at once.
+help texts must appear at once.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,12 @@ import orjson
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
+from mask_impact.files import side_readers
 from mask_impact.files.arrow import arrow_schema, to_pandas
 from mask_impact.files.columns import known_columns, metrics_in
 from mask_impact.files.formats import FORMATS, Format, best_first
 from mask_impact.files.readers import csv_table
+from mask_impact.files.side_tables import KINDS
 from mask_impact.files.writers import reproducible
 from mask_impact.table import QUERY_POSITION
 
@@ -37,10 +41,14 @@ if TYPE_CHECKING:
 
 MANIFEST_END = "_run.json"
 VALID = f"give NAME_results.csv, .json, .parquet or .html, or NAME{MANIFEST_END}"
+BESIDE = re.compile(
+    rf"(?P<name>.+)_(?P<kind>{'|'.join(KINDS)}|neighbors)\.(csv|json|parquet|html)(\.gz)?", re.IGNORECASE
+)
 
 
-def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
-    """The table of one file of a run; of NAME_run.json, that of the best of its files.
+def load(path: str | Path, relative: bool = False, floors: bool = False) -> pd.DataFrame:
+    """The table of one file of a run; of NAME_run.json, that of the best of its files. Tables beside the results are
+    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths and neighbors.
 
     `attrs["run"]` is the manifest: NAME_run.json if it is beside the file and of the same run, else the copy in a
     Parquet file or a report, which lacks `writers.VOLATILE`, else not there.
@@ -48,15 +56,22 @@ def load(path: str | Path, relative: bool = False) -> pd.DataFrame:
     Args:
         relative: also give the column relative_distance: l2_distance divided by the length of the unmasked vector,
             float32. A change of a vector of length 0 has none: the cell is empty.
+        floors: also give each metric's noise floor, as l2_distance_floor: a value below it can be rounding, and one of
+            0 is exact.
 
-    Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative`, for a run whose
-    unmasked lengths were not measured (by an older version) or are not beside it.
+    Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative` or `floors`, for a
+    run whose unmasked lengths or noise floors were not measured (by an older version) or are not beside it.
     """
     path = Path(path)
-    table, manifest = _read_run(path) if path.name.endswith(MANIFEST_END) else _read_with_manifest(path)
+    if beside := BESIDE.fullmatch(path.name):
+        table, manifest = _read_beside(path, beside, "relative" * relative or "floors" * floors)
+    else:
+        table, manifest = _read_run(path) if path.name.endswith(MANIFEST_END) else _read_with_manifest(path)
     df = to_pandas(table)
     if manifest is not None:
         df.attrs["run"] = manifest
+    if floors:
+        _add_floors(path, df)
     if relative:
         _add_relative(path, df)
     return df
@@ -121,6 +136,21 @@ def _read_with_manifest(path: Path) -> Content:
     return table, manifest
 
 
+def _read_beside(path: Path, found: re.Match[str], more: str) -> Content:
+    """A table beside the results, and the manifest beside it or in it."""
+    if more:
+        raise UserError(f"{path} is a table of {found['kind']}; {more}=True is for the results, NAME_results.csv")
+    if found[3].lower() == "html":
+        raise UserError(f"{path} is a page to look at; give {path.with_suffix('.csv').name}, .json or .parquet")
+    table, embedded = _readable(path, side_readers.read)
+    ends = (f"_{found['kind']}{MANIFEST_END}", MANIFEST_END)  # the lens has a manifest for each table
+    for beside in filter(Path.is_file, (path.with_name(found["name"] + end) for end in ends)):
+        manifest = _read_manifest(beside)
+        if path.name.removesuffix(".gz") in manifest.get("tables", []):
+            return table, manifest
+    return table, embedded
+
+
 def _table_of_run(manifest_path: Path, manifest: Manifest) -> pa.Table:
     """The table that a manifest tells of, from the best of its files."""
     names = [Path(name).name for row in best_first() for name in manifest["files"] if name.endswith(f".{row.name}")]
@@ -129,6 +159,10 @@ def _table_of_run(manifest_path: Path, manifest: Manifest) -> pa.Table:
         if reason := _difference(table, embedded, manifest):
             raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
         return table
+    if not manifest["files"] and (tables := manifest.get("tables")):
+        raise UserError(
+            f"{manifest_path} is of a run without result files; give one of its tables: {', '.join(tables)}"
+        )
     told = ", ".join(manifest["files"]) or "no result file"
     raise UserError(f"{manifest_path} names {told}, and nothing of it is beside it; put them into one folder")
 
@@ -261,6 +295,28 @@ def _in_manifest(described: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["generation_step", "layer", "variant", "unmasked_length"])
 
 
+def _add_floors(path: Path, df: pd.DataFrame) -> None:
+    """Add a column with the noise floor of each metric. Raises UserError for a run that has none."""
+    import pandas as pd
+
+    described = df.attrs.get("run", {}).get("noise_floor", {}).get("by_layer")
+    if described is None:
+        raise UserError(
+            f"{path} has no noise floors by layer and variant (there is no manifest beside it or in it, or an older "
+            "version measured this run); measure it again, or load without floors=True"
+        )
+    rows = [
+        (layer, variant, *(values or [None] * len(described["metrics"])))
+        for layer, variants in zip(described["layers"], described["values"], strict=True)
+        for variant, values in zip(described["variants"], variants, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["layer", "variant", *described["metrics"]])
+    found = df[["layer", "variant"]].merge(table, how="left", on=["layer", "variant"])
+    columns = {metric["name"]: metric["column"] for metric in df.attrs["run"]["metrics"]}
+    for name in described["metrics"]:
+        df[f"{columns[name]}_floor"] = found[name].to_numpy(np.float32)
+
+
 def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:
     """The table NAME_KIND of a run, from the best of its files."""
     end = MANIFEST_END if path.name.endswith(MANIFEST_END) else "_results" + path.suffix
@@ -268,6 +324,6 @@ def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:
     for row in best_first():
         name = f"{stem}_{kind}.{row.name}"
         if name in manifest.get("tables", []) and (file := path.with_name(name)).is_file():
-            table, _ = _readable(file, row.reader)
+            table, _ = _readable(file, side_readers.read)
             return to_pandas(table)
     raise UserError(f"there is no {stem}_{kind}.csv, .json or .parquet of the same run beside {path}")

@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 
 import mask_impact
 from mask_impact.distances import DEFAULT_METRICS, METRICS
+from mask_impact.impact.noise_floors import NoiseFloors
 from mask_impact.impact.unmasked import UnmaskedLengths
 from mask_impact.model.attention import implementation
-from mask_impact.model.load import input_device, place_name
+from mask_impact.model.load import input_device, notes_of, place_name
 from mask_impact.model.towers import decoder_layers, family, named
 from mask_impact.prompt.inputs import ModelInputs, Token
 
@@ -37,8 +38,12 @@ class Findings:
     variants: list[str] = field(default_factory=list)
     lengths: UnmaskedLengths = field(default_factory=UnmaskedLengths)
     noise_floor: dict[str, dict[str, float]] = field(default_factory=dict)
+    floors: NoiseFloors = field(init=False)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.floors = NoiseFloors(self.metrics)
 
     def note(self, text: str) -> None:
         """Keep `text`, once."""
@@ -89,6 +94,7 @@ def manifest(
         "git_commit": git_commit(),
         "prompt": inputs.prompt,
         "chat": inputs.chat,
+        "messages": inputs.messages,
         "prompt_length": len(inputs.tokens),
         "tokens": [asdict(token) for token in findings.tokens],
         "images": inputs.images,
@@ -100,19 +106,22 @@ def manifest(
         "masks": "every token by itself",
         **chosen,
         "unmasked_length": findings.lengths.described(predicting, findings.layers, findings.variants),
-        "noise_floor": findings.noise_floor,
+        "noise_floor": findings.noise_floor
+        | {"by_layer": findings.floors.described(findings.layers, findings.variants)},
         "skipped_layers": findings.skipped_layers,
-        "notes": findings.notes,
+        "notes": [*notes_of(model), *findings.notes],
         "seconds": findings.seconds,
         "peak_memory_mb": peak_memory_mb(),
     }
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """The number of weights, tied ones once, also where accelerate took them apart to offload them."""
+    """The number of weights, tied ones once, also where accelerate took them apart to offload them, or bitsandbytes
+    packed several into one."""
     tied = getattr(model, "all_tied_weights_keys", ())  # of transformers 5; 4 keeps them together
     own = [weight for name, weight in model.named_parameters(remove_duplicate=False) if name not in tied]
-    return sum({id(weight): weight.numel() for weight in own}.values())
+    packed = {id(weight): weight.quant_state.shape for weight in own if hasattr(weight, "quant_state")}
+    return sum({id(weight): packed.get(id(weight), weight.shape).numel() for weight in own}.values())
 
 
 def device_map(model: PreTrainedModel) -> str | None:

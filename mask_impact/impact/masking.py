@@ -6,6 +6,7 @@ output, per head.
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import align_module_device
@@ -19,6 +20,15 @@ Masks = Sequence[Sequence[int]]  # R sets of masked positions; the empty set mas
 
 # Leave-one-out divides by 1 - p: at p = 0.5 it loses one bit, at 0.99999 all digits of float32.
 LEAVE_OUT_LIMIT = 0.5
+# What is left of an output is its sum with the change: a hundredth of it has two digits fewer.
+SHORT = 0.01
+
+
+class Masked(NamedTuple):
+    """The attention output under R masks. Each field is computed by itself where the other has not all digits of it."""
+
+    output: torch.Tensor  # [R, H, D]
+    change: torch.Tensor  # [R, H, D] from the output without a mask
 
 
 class QueryAttention:
@@ -34,8 +44,9 @@ class QueryAttention:
     all weights and takes what the tokens give: Value Zeroing, Mohebbi et al. 2023, "Quantifying Context Mixing in
     Transformers" (https://aclanthology.org/2023.eacl-main.245).
 
-    Rows of the first with more than half of the weight masked, and families whose weights do not reproduce their
-    output, are computed by the same function with -inf at the masked keys, or 0 for their values (`explicit`).
+    Rows of the first with more than half of the weight masked, rows that leave little of the output, and families whose
+    weights do not reproduce their output, are computed by the same function with -inf at the masked keys, or 0 for
+    their values (`explicit`).
     """
 
     def __init__(
@@ -109,13 +120,31 @@ class QueryAttention:
             bearing = torch.stack([bearing[:, list(mask)].sum(dim=1) for mask in masks], dim=1)  # [H, R, D]
         return (bearing.norm(dim=-1) / self.output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
 
-    def changes(self, masks: Masks) -> torch.Tensor:
-        """[R, H, D] what each mask changes in the attention output `self.output`."""
+    def masked(self, masks: Masks) -> Masked:
+        """The attention output under each mask, and how it differs from `self.output`."""
         if self.weights is None:
-            return self.explicit(masks) - self.output
+            explicit = self.explicit(masks)
+            return Masked(explicit, explicit - self.output)
+        if not any(masks):
+            none = self.output.new_zeros(len(masks), *self.output.shape)
+            return Masked(self.output.repeat(len(masks), 1, 1), none)
+        change, mass = self._left_out(masks)
+        output = self.output + change
+        again = output.norm(dim=-1) < SHORT * self.output.norm(dim=-1)  # [R, H]
+        if mass is not None:
+            again |= mass > LEAVE_OUT_LIMIT
+        rows = again.any(dim=1).nonzero().flatten()
+        if len(rows):
+            explicit = self.explicit([masks[row] for row in rows.tolist()])
+            by_rows = again.index_select(0, rows).unsqueeze(-1)
+            for ours, exact in ((output, explicit), (change, explicit - self.output)):
+                ours.index_copy_(0, rows, torch.where(by_rows, exact, ours.index_select(0, rows)))
+        return Masked(output, change)
+
+    def _left_out(self, masks: Masks) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[R, H, D] the change in closed form, and [R, H] the weight that was masked (None where it stays)."""
+        assert self.weights is not None
         masked = sorted({position for mask in masks for position in mask})  # M positions: fewer rows, a smaller table
-        if not masked:
-            return self.output.new_zeros(len(masks), *self.output.shape)
         place = {position: index for index, position in enumerate(masked)}
         members = [place[position] for mask in masks for position in mask]  # of one mask after the other
         starts = list(accumulate((len(mask) for mask in masks[:-1]), initial=0))  # where each mask's members begin
@@ -129,19 +158,10 @@ class QueryAttention:
         shares = weights.unsqueeze(-1) * self._head_values(taken).transpose(0, 1)  # [M, H, D]
         removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
         if self.zero_values:
-            seen = (~self.bias[0, :, 0].isneginf()).T.to(weights)  # [T, 1 or H]
-            nothing_left = removed(seen.index_select(0, taken)) == seen.sum(dim=0)  # the output is then 0, not rounding
-            return torch.where(nothing_left.unsqueeze(-1), -self.output, -removed_shares)
+            return -removed_shares, None
         mass = removed(weights)  # [R, H]
         left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
-        change = (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left)
-        heavy = mass > LEAVE_OUT_LIMIT  # [R, H]
-        rows = heavy.any(dim=1).nonzero().flatten()
-        if len(rows):
-            exact = self.explicit([masks[row] for row in rows.tolist()]) - self.output
-            by_rows = heavy.index_select(0, rows).unsqueeze(-1)
-            change.index_copy_(0, rows, torch.where(by_rows, exact, change.index_select(0, rows)))
-        return change
+        return (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left), mass
 
     def explicit(self, masks: Masks) -> torch.Tensor:
         """[R, H, D] attention output under each mask, by the family's attention with -inf added at the masked keys, or

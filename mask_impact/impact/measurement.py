@@ -49,6 +49,7 @@ class Measurement:
         tokens = self.prepared.inputs.tokens
         start = tokens_of(self.tokenizer, decoder_start(self.model), len(tokens))
         self.findings = Findings(tokens=[*tokens, *start], metrics=self.metrics, replay=meter.way)
+        self.findings.notes = list(self.prepared.inputs.notes)
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
         self.top = TopTokens()
         self.masked: Sequence[Unit] = []  # at the query measured last
@@ -169,12 +170,24 @@ class Measurement:
         l2 = block.l2 if "l2" in block.metrics else impact.l2.float().cpu().numpy()
         for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):
             self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
-        self.findings.lengths.add(position, block.layer, block.variants, impact.lengths.float().cpu().numpy())
+        lengths = impact.lengths.float().cpu().numpy()
+        self.findings.lengths.add(position, block.layer, block.variants, lengths)
         self.findings.noise(impact.noise)
+        floors = impact.floors[..., : len(self.metrics)].float().cpu().numpy()
+        self.findings.floors.add(block.layer, block.variants, floors, block.values)
         if impact.blind:
             self.findings.note(
                 "a mask left the query nothing to attend to (a one-token prompt or window); its attention output is 0"
             )
+        elif "cosine" in self.metrics and _emptied(block.of("cosine"), l2, lengths):
+            self.findings.note(
+                "a mask left nothing of a vector, or no more than rounding (1e-5 of it); its cosine distance is 1"
+            )
+
+
+def _emptied(cosine: np.ndarray, l2: np.ndarray, lengths: np.ndarray) -> bool:
+    """Whether a mask takes all of a vector: its change is as long as the vector was, and it has no direction left."""
+    return bool(((cosine == 1) & (l2 > 0) & (np.abs(l2 - lengths) <= 1e-5 * lengths)).any())
 
 
 def _skipped(record: LayerRecord) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from mask_impact.distances import DEFAULT_METRICS, METRICS, compare
-from mask_impact.impact.masking import Masks, QueryAttention
+from mask_impact.distances import DEFAULT_METRICS, METRICS
+from mask_impact.impact.masking import SHORT, Masked, Masks, QueryAttention
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
+from mask_impact.impact.vectors import Rounding, Vectors
 from mask_impact.model.memory import Portion, explained
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import refusing, unsupported
@@ -36,6 +37,7 @@ class Impact:
 
     metrics: tuple[str, ...]  # [M] the chosen ones, as in distances.METRICS; L2 comes last where it was not chosen
     values: torch.Tensor  # [P, V, M] float32 (float64 for float64 models)
+    floors: torch.Tensor  # [V, M] values that rounding alone can give, the same dtype
     lengths: torch.Tensor  # [V] lengths of the unmasked vectors, the same dtype
     noise: dict[str, tuple[float, float]]  # Full, Head: L2 of the no-mask replay from the record, and relative to it
     heads: int  # query heads H
@@ -56,7 +58,6 @@ class Meter:
     """Measures recorded layers of one model."""
 
     way = "rows"  # how layers are called again; in the manifest
-    failure = "it cannot be called on single rows"
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Meter:
         self.metrics = metrics if "l2" in metrics else (*metrics, "l2")
         self.wanted = wanted
         self.ablation = ablation
-        self.replay = Replay()
+        self.replay = Replay(model)
         self.replayed = Portion()  # masked rows in one call of a layer
         self.attended = Portion()  # rows in one call of its attention
 
@@ -81,8 +82,8 @@ class Meter:
             return QueryAttention(record.attention, query, self.attended, self.ablation)
 
     def memory_notes(self) -> list[str]:
-        """What to say where rows did not fit at once. A call of a layer has its row without a mask besides."""
-        kinds = (("rows", self.replayed, 1), ("rows of attention", self.attended, 0))
+        """What to say where rows did not fit at once. A call of a layer has two rows without a mask besides."""
+        kinds = (("rows", self.replayed, 2), ("rows of attention", self.attended, 0))
         return [
             f"memory ran out with {portion.too_many + more} {rows} at once; {portion.most + more} were used"
             for rows, portion, more in kinds
@@ -102,41 +103,49 @@ class Meter:
         rows = [index for index, mask in enumerate(seen) if mask]
         todo = [seen[index] for index in rows] or [[]]
 
-        def measured(part: Masks) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        dtype = self.dtype(record, query)
+
+        def measured(part: Masks) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
             # every call has its own no-mask row: matrix products may round differently for another number of rows
-            replayed = self._replayed(record, query, attention, [[], *part])
-            return *self._compare(record, replayed, self._weights(attention, part)), replayed.update[0].clone()
+            return self._measured(record, query, attention, part, Rounding(dtype))
 
         with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
-            parts, unmasked, bases = zip(
-                *self.replayed.pieces(todo, self.rows_at_once(record, query) - 1, measured), strict=True
-            )
+            at_once = max(1, self.rows_at_once(record, query) - 2)  # two rows are no masks
+            parts, floors, unmasked, bases = zip(*self.replayed.pieces(todo, at_once, measured), strict=True)
         values = torch.cat(parts)[: len(rows)]
         if len(rows) < len(masks):
             places = torch.tensor(rows, dtype=torch.int64, device=values.device)
             none = self._weights(attention, [[]])
-            same = [self._columns(base, torch.zeros_like(base)[None], none) for base in unmasked[0]]
+            same = [Vectors(base, torch.zeros_like(base)[None]).metrics(self.metrics, none) for base in unmasked[0]]
             values = torch.cat(same, dim=1).repeat(len(masks), 1, 1).index_copy_(0, places, values)
         return Impact(
             metrics=self.metrics,
             values=values,
+            floors=torch.stack(floors).amax(dim=0),
             lengths=torch.cat([base.norm(dim=-1).view(-1) for base in unmasked[0]]),
             noise=self._check(record, query, bases, attention),
             heads=attention.heads,
             blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
         )
 
-    def _replayed(self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks) -> Rows:
-        """The layer on one row for each mask, or a refusal."""
-        with refusing(self.model, self.failure, record.index):
-            return self._rows(record, query, attention, masks)
+    def _replayed(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
+        """The layer on one row per mask, or a refusal."""
+        with refusing(self.model, "it cannot be called on single rows", record.index):
+            return self.replay.rows(record, query, masked)
 
-    def _rows(self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks) -> Rows:
-        return self.replay.rows(record, query, attention.output, attention.changes(masks))
+    def _rows(
+        self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks, rounding: Rounding
+    ) -> Rows:
+        """The layer without a mask, under each, and once more without one, rounded in another way."""
+        return self._replayed(record, query, rounding.into_last(attention.masked([[], *masks, []])))
 
     def rows_at_once(self, record: LayerRecord, query: QueryRecord) -> int:
         """How many rows fit the memory budget."""
         return rows_at_once(query)
+
+    def dtype(self, record: LayerRecord, query: QueryRecord) -> torch.dtype:
+        """What the layer is called again in."""
+        return self.replay.dtype(record, query)
 
     def _weights(self, attention: QueryAttention, masks: Masks) -> torch.Tensor | None:
         """[R, H] the attention weight that each mask removes; None where it is not known, and no metric needs it."""
@@ -144,18 +153,34 @@ class Meter:
             return None
         return torch.stack([attention.weights[:, list(mask)].sum(dim=1) for mask in masks])
 
-    def _compare(
-        self, record: LayerRecord, rows: Rows, weights: torch.Tensor | None
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Each row against the first, which is without a mask and not among the R.
+    def _measured(
+        self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks, rounding: Rounding
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """One call of the layer.
 
         Returns:
-            [R, V, M] the metrics.
+            [R, V, M] the metrics of R masks, and [V, M] their noise floors.
             The vectors without a mask: [C] of Full and Attn, [H, D] or [H, C] of the heads.
+            [C] the update without a mask.
         """
-        pairs = []
+        rows = self._rows(record, query, attention, masks, rounding)
+        vectors = self._vectors(record, rows)
         if self.wanted.full:
-            pairs.append(_base_and_change(rows.update))
+            rounding.of_stream(vectors[0], query.output.flatten().to(vectors[0].change))
+        for each in vectors:
+            rounding.widen(each)
+        weights = self._weights(attention, [*masks, []])
+        values = torch.cat([each.metrics(self.metrics, weights) for each in vectors], dim=1)
+        values, floors = values[:-1], values[-1].nan_to_num(0.0, posinf=0.0)
+        self._move_the_unmoved(record, query, attention, masks, values, floors)
+        # clones: a view of one row would keep the rows of the whole replay
+        return values, floors, [each.base.clone() for each in vectors], rows.update[0].clone()
+
+    def _vectors(self, record: LayerRecord, rows: Rows) -> list[Vectors]:
+        """Each row against the first, which is without a mask and not among the R."""
+        found = []
+        if self.wanted.full:
+            found.append(Vectors.of(rows.update, sums=True))
         if self.wanted.attn:
             if rows.attention is None:
                 raise unsupported(
@@ -163,28 +188,62 @@ class Meter:
                     record.index,
                     "no addition of attention alone to the residual stream was found; measure it with `variants` full",
                 )
-            pairs.append(_base_and_change(rows.attention))
+            found.append(Vectors.of(rows.attention))
         if self.wanted.heads:
             if rows.heads is None:
                 what = "its heads cannot be told apart before an output projection; measure it with `variants` full"
                 raise unsupported(self.model, record.index, what)
             change = rows.heads - rows.heads[0] if rows.head_change is None else rows.head_change
             base = self._heads(record, rows, rows.heads[:1])[0]
-            pairs.append((base, self._heads(record, rows, change[1:])))
-        # clones: a view of one row would keep the rows of the whole replay
-        return torch.cat([self._columns(*pair, weights) for pair in pairs], dim=1), [base.clone() for base, _ in pairs]
+            found.append(Vectors(base, self._heads(record, rows, change[1:]), rows.heads[1:]))
+            if self.wanted.head_space == "residual":
+                found[-1].masked = self._shares_left(record, rows, found[-1])
+        return found
 
-    def _columns(self, base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        """[R, 1, M] for base [C] and change [R, C]; [R, H, M] for heads."""
-        found = compare(self.metrics, base, change, weights)
-        return found.unsqueeze(1) if base.ndim == 1 else found
+    def _shares_left(self, record: LayerRecord, rows: Rows, shares: Vectors) -> torch.Tensor:
+        """[R, H, C] the shares under each mask; computed by themselves where that little is left of one."""
+        left = shares.base + shares.change
+        short = (left.norm(dim=-1) < SHORT * shares.base.norm(dim=-1)).any(dim=1).nonzero().flatten()
+        if len(short) and rows.heads is not None:
+            left[short] = self._heads(record, rows, rows.heads[1:][short])
+        return left
+
+    def _move_the_unmoved(
+        self,
+        record: LayerRecord,
+        query: QueryRecord,
+        attention: QueryAttention,
+        masks: Masks,
+        values: torch.Tensor,
+        floors: torch.Tensor,
+    ) -> None:
+        """Give rows of `values` [R, V, M] that are 0 what their masks change below rounding.
+
+        Only a mask that changes nothing has distance 0. Where a change is too small for the layer's arithmetic, it is
+        replayed magnified, and what comes out is made smaller by as much; it stays below the noise floor [V, M].
+        """
+        l2 = values[..., self.metrics.index("l2")]
+        still = (l2[:, : self.wanted.full + self.wanted.attn] == 0).any(dim=1).nonzero().flatten().tolist()
+        rows = [row for row in still if masks[row]]
+        if not rows:
+            return
+        rounding = Rounding(self.replay.dtype(record, query))
+        small = attention.masked([[], *(masks[row] for row in rows)])
+        magnified, factor = rounding.magnified(small, attention.output)
+        again = self._vectors(record, self._replayed(record, query, magnified))
+        for each in again:
+            each.change /= factor[1:].view(-1, *[1] * each.base.ndim)
+            each.masked = None
+        weights = self._weights(attention, [masks[row] for row in rows])
+        found = torch.cat([each.metrics(self.metrics, weights) for each in again], dim=1).minimum(floors)
+        values[rows] = torch.where((l2[rows] == 0).unsqueeze(-1), found, values[rows])
 
     def _heads(self, record: LayerRecord, rows: Rows, heads: torch.Tensor) -> torch.Tensor:
         if self.wanted.head_space == "output":
             return heads
         if rows.projection is None:
             raise unsupported(
-                self.model, record.index, "--head-space residual needs an output projection with a weight"
+                self.model, record.index, "`head_space` residual needs an output projection with a weight"
             )
         return head_shares(heads, rows.projection)
 
@@ -213,9 +272,3 @@ class Meter:
                     f"length (rounding in {query.hidden.dtype} explains {limit:.2g} at most)",
                 )
         return noise
-
-
-def _base_and_change(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[C] the first row of [1 + R, C], and [R, C] how the others differ from it; float32 or better."""
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    return rows[0], rows[1:] - rows[0]

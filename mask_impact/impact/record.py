@@ -298,7 +298,7 @@ def _offloaded_weights_found(model: PreTrainedModel) -> Iterator[None]:
             raise
         raise UnsupportedModel(
             f"model family '{family(model)}' cannot be computed with weights off its device ({error}); raise "
-            "--max-memory until all of it fits, or leave out --device-map"
+            "`max_memory` until all of it fits, or leave out `device_map`"
         ) from error
 
 

@@ -7,8 +7,11 @@ Only the query row of one layer can change when a token is masked there, and its
 come from the unmasked input. So the layer itself is called on R copies of the recorded row, and its attention call is
 answered with the attention output of R different masks. Norms, MoE, gates, multipliers and parallel blocks are
 the model's own code; no family is named here.
+
+A layer in bfloat16 or float16 is replayed in float32: rounding in its own dtype would be most of a small change.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,9 +19,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from mask_impact.impact import masking
+from mask_impact.impact.masking import Masked
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.trace import RowTrace, tensors_in
 from mask_impact.model import memory
@@ -26,6 +30,10 @@ from mask_impact.model.attention import add_encoded, configs_of, renamed_attenti
 from mask_impact.model.call_rows import changed
 from mask_impact.model.layers import layer_output, replaced_forward
 from mask_impact.model.memory import VECTORS_PER_ROW
+from mask_impact.model.precision import LOW, in_float32, why_not, widened
+
+# A product of two dtypes, as torch says it: the layer's code cast one of them itself.
+MIXED = re.compile(r"same dtype|scalar type|dtypes? (?:do not match|mismatch)", re.IGNORECASE)
 
 
 @dataclass
@@ -71,47 +79,64 @@ class LayerParts:
 class Replay:
     """Replays recorded layers of one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
         self.share_rows = True
         self.parts: dict[nn.Module, LayerParts] = {}  # by the attention that masks change
+        self.copies: list[torch.Tensor] = []  # in float32, of the weights of the layer that was replayed last
+        self.as_it_is: dict[nn.Module, str | None] = {}  # layers, and why their own dtype is kept (None: it is not)
 
-    def rows(self, record: LayerRecord, query: QueryRecord, base: torch.Tensor, change: torch.Tensor) -> Rows:
+    def rows(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
         """Call the layer on R copies of the query's row.
 
         Args:
             query: of `record`, whose attention is the one that masks change.
-            base: [H, D] the attention output without a mask.
-            change: [R, H, D] what each mask changes in it.
+            masked: the attention output of each row.
         """
+        if self.dtype(record, query) == query.hidden.dtype:
+            return self._rows(record, query, masked)
         try:
-            return self._call(record, query, base, change)
+            with in_float32(record.layer, self.copies):
+                return self._rows(record, query, masked)
+        except RuntimeError as error:
+            if not MIXED.search(str(error)):
+                raise
+        self.as_it_is[record.layer] = "the family's code asks for that dtype"
+        return self._rows(record, query, masked)
+
+    def dtype(self, record: LayerRecord, query: QueryRecord) -> torch.dtype:
+        """What the layer is replayed in."""
+        own = query.hidden.dtype
+        if own in LOW and record.layer not in self.as_it_is:
+            self.as_it_is[record.layer] = why_not(self.model, record.layer)
+        return torch.float32 if own in LOW and not self.as_it_is[record.layer] else own
+
+    def notes(self) -> list[str]:
+        """What to say where layers were replayed in low precision."""
+        return [
+            f"layers were replayed in the model's own dtype, where small distances are rounding: {why}"
+            for why in dict.fromkeys(self.as_it_is.values())
+            if why
+        ]
+
+    def _rows(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
+        try:
+            return self._call(record, query, masked)
         except RuntimeError as error:
             if not self.share_rows or "single memory location" not in str(error):
                 raise
         self.share_rows = False  # the layer writes into its input; it then needs real copies
-        return self._call(record, query, base, change)
+        return self._call(record, query, masked)
 
-    def _call(self, record: LayerRecord, query: QueryRecord, base: torch.Tensor, change: torch.Tensor) -> Rows:
+    def _call(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
         assert record.attention is not None
-        layer, attention, count = record.layer, record.attention.module, change.shape[0]
+        layer, attention, count = record.layer, record.attention.module, len(masked.output)
         if attention not in self.parts:
             self.parts[attention] = LayerParts.of(record)
-        parts = self.parts[attention]
-        hidden = query.hidden.expand(count, -1, -1)
-        if not self.share_rows:
-            hidden = hidden.contiguous()
-        cache = None  # the replay has the keys already; a cross-attention looks for the encoder's in a cache
-        if record.other is not None:
-            cross = record if record.is_cross else record.other
-            assert cross.attention is not None
-            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            add_encoded(cache, cross.attention)
-        given = query.args, query.kwargs
-        args, kwargs = changed(given, lambda tensor: hidden if tensor is query.hidden else tensor, {}, cache)
-        if "use_cache" in kwargs:
-            kwargs["use_cache"] = False
-        heads = base + change
-        answer = heads.to(query.heads.dtype).unsqueeze(1)  # [R, 1, H, D]
+        parts, dtype = self.parts[attention], self.dtype(record, query)
+        args, kwargs, branches = self._arguments(record, query, count, dtype)
+        heads = masked.output
+        answer = heads.to(dtype).unsqueeze(1)  # [R, 1, H, D]
         trace = RowTrace(count)
 
         def attend(module: nn.Module, row: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
@@ -124,7 +149,7 @@ class Replay:
         try:
             with (
                 renamed_attention(attend, parts.attentions, parts.configs),
-                answered_branches(parts.branches, query.branches, count),
+                answered_branches(parts.branches, branches, count),
                 trace,
             ):
                 output = layer_output(layer(*args, **kwargs))
@@ -133,9 +158,11 @@ class Replay:
         received, weight = trace.received, trace.weight
         if received is not None and received.numel() != answer.numel():
             received, weight = None, None  # not a projection of all heads side by side
+        if weight is not None and weight.shape[0] != query.hidden.shape[-1]:
+            weight = None  # not one into the residual stream: the first half of an adapter beside quantised weights
         unchanged = received is None or received.data_ptr() == answer.data_ptr()
         if received is None or unchanged:  # in full precision, where nothing came between
-            seen, head_change = heads, change
+            seen, head_change = heads, masked.change
         else:
             seen, head_change = received.reshape(heads.shape).to(heads.dtype), None
         return Rows(
@@ -146,12 +173,34 @@ class Replay:
             projection=weight,
         )
 
+    def _arguments(self, record: LayerRecord, query: QueryRecord, count: int, dtype: torch.dtype) -> tuple[Any, ...]:
+        """The layer's recorded arguments, by place and by name, for `count` rows, and what its branches gave."""
+        hidden = query.hidden.to(dtype).expand(count, -1, -1)
+        if not self.share_rows:
+            hidden = hidden.contiguous()
+        cache = None  # the replay has the keys already; a cross-attention looks for the encoder's in a cache
+        if record.other is not None:
+            cross = record if record.is_cross else record.other
+            assert cross.attention is not None
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            add_encoded(cache, cross.attention)
+
+        def given(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor is query.hidden:
+                return hidden
+            return tensor if dtype == query.hidden.dtype else widened(tensor)
+
+        args, kwargs = changed((query.args, query.kwargs), given, {}, cache)
+        if "use_cache" in kwargs:
+            kwargs["use_cache"] = False
+        return args, kwargs, changed(query.branches, given, {}, cache)
+
     def _other(self, record: LayerRecord, query: QueryRecord, rows: torch.Tensor) -> torch.Tensor:
         """[R, 1, H, D] what the layer's other attention gives queries [R, H, 1, D]. Masks do not act there."""
         assert record.other is not None and record.other.attention is not None
         seen = record.other.queries[query.position]
         if record.is_cross:  # self-attention comes first, and does not change
-            return seen.heads[None, None].expand(len(rows), -1, -1, -1)
+            return seen.heads[None, None].to(rows.dtype).expand(len(rows), -1, -1, -1)
         return masking.read(record.other.attention, seen, rows)
 
 

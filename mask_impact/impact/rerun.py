@@ -19,12 +19,14 @@ from mask_impact.impact.meter import Meter
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Rows
 from mask_impact.impact.trace import PRODUCTS, RowTrace, is_weight, tensors_in
+from mask_impact.impact.vectors import Rounding, signs
 from mask_impact.impact.whole_calls import CalledLayer, WholeQuery
 from mask_impact.model.call_rows import changed
 from mask_impact.model.layers import layer_output
 from mask_impact.model.memory import VECTORS_PER_ROW, is_out_of_memory, memory_budget
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.softmax import SoftmaxMasks
+from mask_impact.model.towers import refusing
 from mask_impact.model.whole_calls import WholeCall
 
 
@@ -94,7 +96,6 @@ class RerunMeter(Meter):
     """Measures layers that were recorded whole."""
 
     way = "fallback"
-    failure = "it cannot be called again on its whole input"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,14 +113,22 @@ class RerunMeter(Meter):
         size = max(hidden.element_size(), 4) * (hidden.numel() * VECTORS_PER_ROW + weights)
         return max(2, memory_budget(hidden.device) // size)
 
-    def _rows(self, record: LayerRecord, query: QueryRecord, attention: Any, masks: Masks) -> Rows:
+    def dtype(self, record: LayerRecord, query: QueryRecord) -> torch.dtype:
+        return query.hidden.dtype
+
+    def _rows(self, record: LayerRecord, query: QueryRecord, attention: Any, masks: Masks, rounding: Rounding) -> Rows:
         assert isinstance(record, CalledLayer) and isinstance(query, WholeQuery)
-        kind = type(record.layer)
-        if kind not in self.copies:
-            self.copies[kind] = self._takes_copies(record, query)
-        if self.copies[kind]:
-            return self._rerun(record, query, masks)
-        return _stacked([self._rerun(record, query, [mask]) for mask in masks])
+        with refusing(self.model, "it cannot be called again on its whole input", record.index):
+            kind = type(record.layer)
+            if kind not in self.copies:
+                self.copies[kind] = self._takes_copies(record, query)
+            if self.copies[kind]:
+                return self._rerun(record, query, [[], *masks, []], rounding)
+            each = [self._rerun(record, query, [mask]) for mask in ([], *masks)]
+            return _stacked([*each, self._rerun(record, query, [[]], rounding)])
+
+    def _move_the_unmoved(self, *_: Any) -> None:
+        """What is below rounding stays 0 here: there is no attention output that could be magnified."""
 
     def _takes_copies(self, record: CalledLayer, query: WholeQuery) -> bool:
         """Whether the layer gives the same on several copies at once as on one after the other."""
@@ -133,17 +142,17 @@ class RerunMeter(Meter):
             return False
         return bool((together - apart).norm() <= ROUNDING[query.hidden.dtype] * (apart[0] - apart[1]).norm())
 
-    def _rerun(self, record: CalledLayer, query: WholeQuery, masks: Masks) -> Rows:
-        """The layer on one copy of its input for each mask."""
+    def _rerun(self, record: CalledLayer, query: WholeQuery, masks: Masks, rounding: Rounding | None = None) -> Rows:
+        """The layer on one copy of its input for each mask; with `rounding`, the last is rounded in another way."""
         call, count = record.call, len(masks)
         assert call is not None
         gone = torch.zeros(count, 1, call.rows, query.weights[0].shape[-1], dtype=torch.bool)
         for copy, mask in enumerate(masks):
             gone[copy, 0, query.row, list(mask)] = True
         trace = AlonePath()
-        masked = SoftmaxMasks(
-            {site.place for site in call.sites}, gone.to(call.hidden.device), self.ablation == "zero-value", trace.start
-        )
+        places, zero_values = {site.place for site in call.sites}, self.ablation == "zero-value"
+        factors = None if rounding is None else 1 + rounding.step * signs(query.weights[0].shape[-1:])
+        masked = SoftmaxMasks(places, gone.to(call.hidden.device), zero_values, trace.start, factors)
         args, kwargs = changed((call.args, call.kwargs), lambda tensor: copied(tensor, count), {})
         with trace, masked:
             output = call.at(layer_output(record.layer(*args, **kwargs)), query.row)

@@ -51,8 +51,10 @@ def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress
             del recording  # before the next one is made
     check_reached(measurement)
     found = measurement.findings
-    for note in measurement.meter.memory_notes():
-        found.note(note)
+    meter = measurement.meter
+    for note in (*meter.memory_notes(), *meter.replay.notes(), found.floors.note()):
+        if note:
+            found.note(note)
     found.seconds["measure_total"] = time.perf_counter() - started
     chosen = chosen_of(prepared, measurement.masked)
     tables = {} if prepared.request.queries == "last" else {"lengths": found.lengths.table()}

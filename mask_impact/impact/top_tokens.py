@@ -1,9 +1,9 @@
 """Which tokens matter most: the one rule for the summary, the manifest's top_tokens, pairs, and the page.
 
 A masked unit counts with the largest value of the first metric of the first variant, over all layers and generation
-steps. (With the default options that is the L2 distance of Full. Of queries other than those that predict the output,
-only positions that predict it count, if there are any.) The page ranks by the same rule in
-viewer/src, over what is shown there.
+steps; where a metric can be below 0, with the value furthest from 0. (With the default options that is the L2 distance
+of Full. Of queries other than those that predict the output, only positions that predict it count, if there are any.)
+The page ranks by the same rule in viewer/src, over what is shown there.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ class TopTokens:
 
     def add(self, layer: int, positions: Sequence[int], values: Sequence[float]) -> None:
         for position, value in zip(positions, values, strict=True):
-            if position not in self.best or value > self.best[position][0]:
+            if position not in self.best or abs(value) > abs(self.best[position][0]):
                 self.best[position] = (value, layer)
 
     def ranked(self) -> list[tuple[int, float, int]]:
-        """(position, value, layer), largest value first."""
-        return sorted(((p, v, layer) for p, (v, layer) in self.best.items()), key=lambda row: -row[1])
+        """(position, value, layer), the value furthest from 0 first."""
+        return sorted(((p, v, layer) for p, (v, layer) in self.best.items()), key=lambda row: -abs(row[1]))
 
     def listed(self, count: int = LISTED) -> list[dict[str, Any]]:
         """The manifest's top_tokens: the first `count` of the ranking, then position 0, which often just absorbs

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from mask_impact.model.rounding import ROUNDING
+
 ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 # Functions that treat every row alone, so that equal rows need computing only once. A function missing
@@ -46,6 +48,16 @@ def is_weight(value: Any) -> bool:
     return isinstance(value, nn.Parameter) or (
         isinstance(value, torch.Tensor) and isinstance(value._base, nn.Parameter)
     )
+
+
+def _dequantised(name: str, args: tuple[Any, ...], result: torch.Tensor) -> torch.Tensor | None:
+    """The weight of a product with quantised weights (torchao's tensors), None where activations are quantised too: the
+    result is then no product with a matrix."""
+    place = 2 if name == "addmm" else 1
+    weight = args[place].dequantize()
+    multiply: Any = nn.functional.linear if name == "linear" else getattr(torch, name.strip("_"))
+    again = multiply(*args[:place], weight, *args[place + 1 :])
+    return weight if (again - result).norm() <= ROUNDING[result.dtype] * result.norm() else None
 
 
 class RowTrace(TorchFunctionMode):
@@ -92,9 +104,9 @@ class RowTrace(TorchFunctionMode):
                 self.addend = ours.clone() * kwargs.get("alpha", 1)
                 self.made = {}
                 return func(*args, **kwargs)
-        if not self.projected and name in PRODUCTS:
-            self._note_projection(name, args)
         result = func(*args, **kwargs)
+        if name in PRODUCTS:
+            self._note_projection(name, args, result)
         for tensor in tensors_in(result):
             self.made[id(tensor)] = tensor
         return result
@@ -108,11 +120,17 @@ class RowTrace(TorchFunctionMode):
             and other.shape[-1] == ours.shape[-1]
         )
 
-    def _note_projection(self, name: str, args: tuple[Any, ...]) -> None:
+    def _note_projection(self, name: str, args: tuple[Any, ...], result: torch.Tensor) -> None:
         left, right = args[1:3] if name == "addmm" else args[:2]
-        if id(left) in self.made and is_weight(right) and right.ndim == 2:
+        if id(left) not in self.made or not is_weight(right) or right.ndim != 2:
+            return
+        if self.projected:
+            self.weight = None  # there are more matrices on the way, such as an adapter's
+        else:
             self.received = left
-            self.weight = right if name == "linear" else right.T
+            quantised = isinstance(right, nn.Parameter) and type(right) is not nn.Parameter
+            weight = _dequantised(name, args, result) if quantised else right
+            self.weight = weight if weight is None or name == "linear" else weight.T
             self.projected = True
 
     def _once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

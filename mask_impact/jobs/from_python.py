@@ -1,17 +1,22 @@
 """What both scripts' Python functions share: from keywords and a model's name, or a loaded model, to a DataFrame."""
 
 import argparse
+import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mask_impact.errors import UserError
+from mask_impact.errors import OutOfMemory, UserError
 from mask_impact.files import results
 from mask_impact.jobs import session
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.jobs.resume import options_as_json
 from mask_impact.model import find, load
-from mask_impact.options import Option, Request, check_extension, options_of, positive
+from mask_impact.model.handed_over import measurable, unwrapped
+from mask_impact.model.quiet import quiet_libraries
+from mask_impact.options import Option, Request, Settings, check_extension, named, options_of
+from mask_impact.parsers import positive
+from mask_impact.prompt.messages import given_messages
 from mask_impact.prompt.vision import picture_list
 
 if TYPE_CHECKING:
@@ -22,6 +27,22 @@ SPELLINGS = {  # what a field or flag is called elsewhere -> here
     "region_mask": ["region_masks"], "images": ["image_path"], "image": ["image_path"],
 }  # fmt: skip
 ARGUMENTS = ("prompt", "images", "num_tokens", "mask_mode")  # fields that the functions take under names of their own
+
+FUNCTIONS_TAKE = ("model", "device", "dtype")  # of the fields of Settings
+NAMES = {  # what messages call a field
+    **{name: f"the command's {each.flag}" for name, each in options_of(Settings).items() if name not in FUNCTIONS_TAKE},
+    "model": "`model_name`", "num_tokens": "`num_output_tokens`", "images": "`image_path`",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def as_keywords() -> Iterator[None]:
+    """Errors call the options as the functions do."""
+    try:
+        yield
+    except (UserError, OutOfMemory) as error:
+        error.args = (named(str(error), NAMES),)
+        raise
 
 
 def keywords_of(request_type: type[Request], vision: bool, effects: bool) -> dict[str, Option]:
@@ -34,6 +55,7 @@ def keywords_of(request_type: type[Request], vision: bool, effects: bool) -> dic
     }
 
 
+@as_keywords()
 def as_request(
     given: Mapping[str, Any],
     request_type: type[Request] | None = None,
@@ -65,6 +87,8 @@ def as_request(
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"unknown keyword {name!r}; {hint}valid keywords: {', '.join(known)}")
     values = {name: value_of(known[name], value) for name, value in given.items()}
+    if "messages" in values:
+        values["messages"] = given_messages(values["messages"])
     return request_type(images=tuple(picture_list(images)), effects=effects, **arguments, **values)
 
 
@@ -116,6 +140,7 @@ def prepared_model(
     if (model is None) != (reader is None):
         raise UserError(f"give both model and {'processor' if vision else 'tokenizer'}, or neither and a model_name")
     if model is not None:
+        model = unwrapped(model)
         return model, prepare(reader, model.config, request, vision), {}
     source = find.find_model(model_name, vision=vision)
     prepared = prepare(session.load_reader(source), source.config, request, vision)
@@ -123,6 +148,8 @@ def prepared_model(
     return load.load_model(source, chosen, load.choose_dtype(dtype, chosen)), prepared, source.manifest
 
 
+@as_keywords()
+@quiet_libraries(verbose=False)
 def measured_table(request: Request, model_name: str, model: Any, reader: Any, **where: Any) -> "pd.DataFrame":
     """The table of the effects where the request has any, else of the results; `attrs["run"]` is the manifest.
 
@@ -132,14 +159,17 @@ def measured_table(request: Request, model_name: str, model: Any, reader: Any, *
     import pandas as pd
 
     model, prepared, source = prepared_model(request, model_name, model, reader, **where)
-    if request.effects:
-        manifest, tables = session.effects_alone(model, prepared)
-        table = pd.DataFrame(tables["effects"])
-    else:
-        blocks: list[results.Block] = []
-        run, _ = session.run_prepared(model, prepared, blocks.append)
-        manifest, table = run.manifest, results.to_dataframe(blocks)
+    with measurable(model) as notes:
+        if request.effects:
+            manifest, tables = session.effects_alone(model, prepared)
+            table = pd.DataFrame(tables["effects"])
+        else:
+            blocks: list[results.Block] = []
+            run, _ = session.run_prepared(model, prepared, blocks.append)
+            manifest, table = run.manifest, results.to_dataframe(blocks)
+    manifest["notes"] = [*notes, *manifest["notes"]]
     manifest["model"] |= source
     manifest["request"] = options_as_json(request)
+    session.name_options(manifest, NAMES)
     table.attrs["run"] = manifest
     return table

@@ -1,7 +1,7 @@
 """The keywords of the Python functions, as types. Made by tools/make_keywords.py from `options.Request`."""
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 
 class MaskingRequest(TypedDict, total=False):
@@ -17,6 +17,8 @@ class MaskingRequest(TypedDict, total=False):
     spans: str | Sequence[str]
     no_check: bool
     chat: bool
+    system: str | None
+    messages: str | Sequence[Mapping[str, Any]]
     tower: str
     attention: str | Sequence[str]
 
@@ -33,6 +35,8 @@ class EffectsRequest(TypedDict, total=False):
     pairs: int
     no_check: bool
     chat: bool
+    system: str | None
+    messages: str | Sequence[Mapping[str, Any]]
 
 
 class VLMaskingRequest(TypedDict, total=False):
@@ -47,6 +51,8 @@ class VLMaskingRequest(TypedDict, total=False):
     mask_unit: str | None
     spans: str | Sequence[str]
     no_check: bool
+    system: str | None
+    messages: str | Sequence[Mapping[str, Any]]
     vision_attention: str
     max_pixels: int | None
     regions: str | Sequence[str]
@@ -64,6 +70,8 @@ class VLEffectsRequest(TypedDict, total=False):
     contrast: str | Sequence[str]
     pairs: int
     no_check: bool
+    system: str | None
+    messages: str | Sequence[Mapping[str, Any]]
     vision_attention: str
     max_pixels: int | None
     regions: str | Sequence[str]

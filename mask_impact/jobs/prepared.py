@@ -12,6 +12,7 @@ from mask_impact.model import lengths
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
+from mask_impact.prompt.messages import images_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.unit_syntax import Chosen
 from mask_impact.prompt.units import Unit, units
@@ -22,10 +23,15 @@ __all__ = ["Prepared", "fitted", "output_bytes", "prepare"]
 
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
     """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError."""
+    prompt, system, messages = request.prompt, request.system, request.messages
+    for given, what in ((prompt, "a prompt"), (request.images, "images")):
+        if messages and given:
+            raise UserError(f"`messages` and {what} were both given; leave one of the two out")
     if not vision:
-        return fitted(reader, config, text_inputs(reader, request.prompt, request.chat), request)
-    pictures = open_pictures(request.images)
-    inputs = vision_inputs(reader, config, request.prompt, pictures, request.max_pixels)
+        continued = not getattr(config, "is_encoder_decoder", False)
+        return fitted(reader, config, text_inputs(reader, prompt, request.chat, system, messages, continued), request)
+    pictures = open_pictures(images_of(messages) if messages else request.images)
+    inputs = vision_inputs(reader, config, prompt, pictures, request.max_pixels, system, messages)
     return fitted(reader.tokenizer, config, inputs, request)
 
 
@@ -61,7 +67,7 @@ def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], 
     check_choices(request)
     tower = tower_of(config, request.tower, request.attention, request.num_tokens)
     if tower.only_reads and request.effects:
-        raise UserError("--effects are on the decoder's answer; leave out --tower encoder or --effects")
+        raise UserError("`effects` are on the decoder's answer; leave out `tower` encoder or `effects`")
     count, heads = tower.size(config)
     return tower, chosen_layers(request.layers, count) or tuple(range(count)), heads
 
@@ -77,11 +83,11 @@ def ordered_metrics(request: Request) -> tuple[str, ...]:
 def check_images(inputs: ModelInputs, request: Request) -> None:
     """Raises UserError for options about images when there is none."""
     for name, value, plain in (
-        ("mask mode", request.mask_mode, "text"),
-        ("vision attention", request.vision_attention, "model"),
+        ("mask_mode", request.mask_mode, "text"),
+        ("vision_attention", request.vision_attention, "model"),
     ):
         if value != plain and not inputs.images:
-            raise UserError(f"{name} {value!r} needs an image, but none was given; add --image, or use {plain}")
+            raise UserError(f"`{name}` {value} needs an image, but none was given; add `images`, or use {plain}")
 
 
 def asked_units(request: Request) -> Chosen:

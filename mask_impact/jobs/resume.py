@@ -13,31 +13,44 @@ from mask_impact.files.results import SCHEMA_VERSION, existing_files
 from mask_impact.jobs.session import Session
 from mask_impact.options import Request, options_of
 from mask_impact.prompt.images import file_sha256
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.messages import as_recorded, images_of
 
 NEW = "new"  # no results yet
 
 # Where only a hash is kept, what it stands for.
-HASHED = {"prompt_sha256": "the prompt", "images_sha256": "an image", "model_fingerprint": "the model"}
+HASHED = {
+    "prompt_sha256": "the prompt", "images_sha256": "an image", "model_fingerprint": "the model",
+    "messages_sha256": "the conversation", "tokens_sha256": "the list of the prompt's tokens",
+}  # fmt: skip
+NOT_OPTIONS = ("prompt", "images", "messages")  # fields of which only a hash is kept
 
 
-def identity(session: Session, request: Request) -> dict[str, Any]:
-    """Everything the numbers depend on: hashes of model, prompt and images, and the options.
+def identity(session: Session, request: Request, inputs: ModelInputs) -> dict[str, Any]:
+    """Everything the numbers depend on: hashes of model, prompt, images and tokens, and the options.
 
     Raises UserError for an image that cannot be read.
     """
-    images: Sequence[Any] = request.images
+    images: Sequence[Any] = images_of(request.messages) if request.messages else request.images
     found = {
         "mask_impact": mask_impact.__version__,
         **session.identity,
         "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
         "images_sha256": [file_sha256(path) for path in images],
     }
-    return as_json(found) | options_as_json(request)
+    if request.messages:
+        found["messages_sha256"] = _sha256(as_recorded(request.messages))
+    # The tokens last: if an option changed them, too, the option is the reason
+    return as_json(found) | options_as_json(request) | {"tokens_sha256": _sha256([each.id for each in inputs.tokens])}
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def options_as_json(request: Request) -> dict[str, Any]:
-    """The options of a request, without its prompt and images, as a manifest has them."""
-    return as_json({name: value for name, value in asdict(request).items() if name not in ("prompt", "images")})
+    """The options of a request, without its prompt, images and messages, as a manifest has them."""
+    return as_json({name: value for name, value in asdict(request).items() if name not in NOT_OPTIONS})
 
 
 def why_again(session: Session, request: Request, name: str, wanted: dict[str, Any]) -> str | None:
@@ -55,6 +68,8 @@ def why_again(session: Session, request: Request, name: str, wanted: dict[str, A
         found = json.loads(manifest.read_text("utf-8"))
         before, files, version = dict(found["request"]), found["files"] + found["tables"], found["schema_version"]
         left_out = " ".join(found["notes"])
+        # From the tokens themselves: manifests of before there was the hash have them, too
+        before["tokens_sha256"] = _sha256([each["id"] for each in found["tokens"][: found["prompt_length"]]])
     except FileNotFoundError:
         return f"no {manifest.name}, so it was not finished"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -71,8 +86,7 @@ def why_again(session: Session, request: Request, name: str, wanted: dict[str, A
 def defaults(request_type: type[Request]) -> dict[str, Any]:
     """The default of every option: the value in a manifest that was written before there was the option."""
     known = {name: each.default for name, each in options_of(request_type).items() if each.default is not MISSING}
-    known.pop("images")  # of which only a hash is kept
-    return as_json(known)
+    return as_json({name: value for name, value in known.items() if name not in NOT_OPTIONS})
 
 
 def _difference(before: dict[str, Any], wanted: dict[str, Any]) -> str | None:
@@ -95,6 +109,6 @@ def check_kept(folder: Path, names: Sequence[str]) -> None:
     if existing:
         others = f" and results of {len(existing) - 1} more exist" if existing[1:] else " exists"
         raise UserError(
-            f"{existing[0]}{others} already; choose another name, keep what is done with --resume, or replace it with "
-            "--overwrite"
+            f"{existing[0]}{others} already; choose another name, keep what is done with `resume`, or replace it with "
+            "`overwrite`"
         )

@@ -27,7 +27,7 @@ from mask_impact.impact.run import Run
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
-from mask_impact.options import Progress, Request, Settings
+from mask_impact.options import Progress, Request, Settings, named
 from mask_impact.table import Block, Columns
 
 
@@ -70,6 +70,12 @@ def add_effects(manifest: dict[str, Any], model: Any, prepared: Prepared, progre
     return tables
 
 
+def name_options(manifest: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Have the notes call the options as `names` does."""
+    for part in (manifest, manifest["effects"] or {}):
+        part["notes"] = [named(note, names) for note in part.get("notes", ())]
+
+
 def load_reader(source: find.Source) -> Any:
     """The processor of a vision-language model, the tokenizer of a text model. Raises UserError."""
     return processors.load_processor(source) if source.vision else load.load_tokenizer(source)
@@ -78,13 +84,23 @@ def load_reader(source: find.Source) -> Any:
 class Session:
     """One model for one request or many; its weights are loaded when they are first needed."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises UserError for a device or a model that is not available."""
-        self.settings = settings
+    def __init__(self, settings: Settings, names: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            names: what notes call the options, {"num_tokens": "--num-tokens"}; as the fields are called if None.
+
+        Raises UserError for a device or a model that is not available.
+        """
+        self.settings, self.names = settings, names or {}
         self.device = load.choose_device(settings.device)
         self.dtype = load.choose_dtype(settings.dtype, self.device)
         self.source = find.find_model(
-            settings.model, settings.trust_remote_code, settings.allow_pickle, settings.vision
+            settings.model,
+            settings.trust_remote_code,
+            settings.allow_pickle,
+            settings.vision,
+            settings.revision,
+            settings.adapter,
         )
         self.reader = load_reader(self.source)
 
@@ -95,7 +111,7 @@ class Session:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What numbers depend on besides the request, as a manifest keeps it for --resume."""
+        """What numbers depend on besides the request, as a manifest keeps it for `resume`."""
         return {
             "model": self.settings.model,
             "model_fingerprint": self.fingerprint,
@@ -109,6 +125,11 @@ class Session:
         limits = dict(settings.max_memory) if settings.max_memory else None
         return load.load_model(self.source, self.device, self.dtype, settings.device_map, limits)
 
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, added or chosen as the model was loaded; nothing before it is."""
+        return list(load.notes_of(vars(self)["model"])) if "model" in vars(self) else []
+
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""
         return prepare(self.reader, self.source.config, request, self.settings.vision)
@@ -119,7 +140,7 @@ class Session:
         if needed > free:
             raise UserError(
                 f"the results need about {needed / 1e6:,.0f} MB, but the disk of {self.settings.output_dir} has "
-                f"{free / 1e6:,.0f} MB free; choose another --output-dir, or fewer --layers or --variants"
+                f"{free / 1e6:,.0f} MB free; choose another `output_dir`, or fewer `layers` or `variants`"
             )
 
     def check_report(self, prepared: Prepared) -> None:
@@ -130,7 +151,7 @@ class Session:
         if size > page.MAX_BASE64:
             raise UserError(
                 f"the report would be {size / 1e6:,.0f} MB; a page holds at most {page.MAX_BASE64 / 1e6:,.0f} MB; "
-                "choose --format parquet and open it with visualize_results.html, or fewer --layers or --variants"
+                "choose `formats` parquet and open it with visualize_results.html, or fewer `layers` or `variants`"
             )
 
     def run(
@@ -156,6 +177,7 @@ class Session:
                 files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest
             run.manifest["top_tokens"] = run.top.listed()
+            name_options(run.manifest, self.names)
             spent["total"] = spent["prepare"] + time.perf_counter() - started
             run.manifest["seconds"] |= spent
             paths = files.commit({"name": name, **(about or {}), **run.manifest}, prepared.inputs.pictures)

@@ -23,6 +23,7 @@ import torch
 
 import mask_impact
 from mask_impact.commands.processes import Processes
+from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, complain, show
 from mask_impact.errors import UserError
 from mask_impact.files.folder import output_folder
@@ -35,7 +36,7 @@ from mask_impact.model.lengths import max_positions
 from mask_impact.model.load import input_device
 from mask_impact.model.memory import Portion
 from mask_impact.options import Settings, merged
-from mask_impact.prompt.inputs import token_text
+from mask_impact.prompt.token_text import token_text
 
 SHARD_VALUES = 1 << 24  # rows x hidden of a shard: 32 MB per layer
 EARLY = (1, 2, 4, 8, 16, 24)  # with the last two before the final one, the layers of the published banks
@@ -79,7 +80,7 @@ def command(args: argparse.Namespace) -> int | None:
                 manifest = about | build.manifest(args.captions.name, digest)
                 manifest["seconds"] = {"total": time.perf_counter() - started, "forwards": build.seconds}
                 bank_files.write_manifest(folder, manifest)
-                line = report(folder, manifest, build)
+                line = "\n".join([report(folder, manifest, build), *noted(session.notes)])
     processes.end()
     if processes.first and not args.quiet:
         show(line)
@@ -219,7 +220,8 @@ class Build:
         bank_files.write_contexts(self.folder / CONTEXTS, columns)
         lengths = np.diff(corpus.starts)
         return {
-            "model": self.session.source.manifest | {"fingerprint": self.session.fingerprint},
+            "model": self.session.source.manifest
+            | {"fingerprint": self.session.fingerprint, "notes": self.session.notes},
             "hidden_size": self.hidden,
             "layers": list(self.layers),
             "rows": len(contexts.token),

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mask_impact.commands.exit_codes import guarded
 from mask_impact.commands.flags import Parser, add_field, add_loading, add_volume
-from mask_impact.commands.terminal import quiet_libraries
-from mask_impact.options import Request, one_of, one_of_list, options_of, output_name, positive
+from mask_impact.model.quiet import quiet_libraries
+from mask_impact.options import Request, options_of
+from mask_impact.parsers import one_of, one_of_list, output_name, positive
 
 DEFAULT_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 PROMPT = "Describe this image."

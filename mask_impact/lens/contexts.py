@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.inputs import special_ids
+from mask_impact.prompt.token_text import special_ids
 
 LONGEST = 512  # further tokens of a caption are ignored
 SEED = 0

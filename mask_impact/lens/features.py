@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mask_impact.commands.summary import counted
+from mask_impact.commands.summary import counted, noted
 from mask_impact.commands.terminal import ProgressBar, complain, described, show
 from mask_impact.errors import UserError
 from mask_impact.files.folder import output_folder
@@ -31,7 +31,8 @@ from mask_impact.model.memory import Portion, explained
 from mask_impact.options import Settings, merged
 from mask_impact.prompt.images import file_sha256
 from mask_impact.prompt.inputs import ModelInputs
-from mask_impact.prompt.vision import image_token_id, message, open_pictures, vision_inputs
+from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inputs
+from mask_impact.prompt.wording import own_tokens, wording
 
 WAITING_BYTES = 256 * 2**20  # of inputs that wait for others of the same size
 TOKENS_AT_ONCE = 16384  # in one forward
@@ -40,10 +41,11 @@ SHOWN = 5  # how many skipped images are listed
 
 def command(args: argparse.Namespace) -> int:
     started = time.perf_counter()
-    session = Session(Settings(**merged(Settings, vars(args))))
+    session = Session(Settings(**merged(Settings, vars(args))), args.flags)
     source, folder = session.source, session.settings.output_dir
     layers = chosen(args.layers or (), source.num_layers)
-    message(session.reader, args.prompt, 1, session.reader.tokenizer.convert_ids_to_tokens(_image_id(session)))
+    own = own_tokens(session.reader, session.reader.tokenizer.convert_ids_to_tokens(_image_id(session)))
+    wording(session.reader, args.prompt, 1, None, own)  # its errors are not those of an image
     with output_folder(folder), ProgressBar(f"reading {source.name}", args.quiet) as progress:
         paths = image_files(args, folder)
         files = FeatureFiles(
@@ -60,14 +62,15 @@ def command(args: argparse.Namespace) -> int:
             seconds = time.perf_counter() - started
             written = files.finish(
                 {
-                    "model": source.manifest | {"blocks": source.num_layers, "hidden_size": files.width},
+                    "model": source.manifest
+                    | {"blocks": source.num_layers, "hidden_size": files.width, "notes": session.notes},
                     "over_all_images": over_all(files.records, layers),
                     "skipped": skipped,
                     "seconds": {"total": seconds, "images": extraction.seconds},
                 }
             )
     if not args.quiet:
-        show(report(files.records, layers, extraction, written))
+        show("\n".join([report(files.records, layers, extraction, written), *noted(session.notes)]))
     for lost in skipped[:SHOWN]:
         complain(f"skipped: {lost['path']}: {lost['reason']}")
     if skipped:
@@ -144,7 +147,7 @@ class Extraction:
                         continue
                     waiting = self.prepared(path)
                 except UserError as error:
-                    skipped.append({"path": str(path), "reason": described(error)})
+                    skipped.append({"path": str(path), "reason": described(error, self.session.names)})
                     progress("skipped")
                     continue
                 yield waiting

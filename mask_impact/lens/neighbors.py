@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 import mask_impact
+from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
 from mask_impact.files import notebook, page
@@ -43,7 +44,8 @@ from mask_impact.model.lengths import check_length
 from mask_impact.model.load import input_device
 from mask_impact.options import Settings
 from mask_impact.options import merged as merged_settings
-from mask_impact.prompt.inputs import ModelInputs, Token, token_text
+from mask_impact.prompt.inputs import ModelInputs, Token
+from mask_impact.prompt.token_text import token_text
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact.table import Columns
 
@@ -97,7 +99,8 @@ def command(args: argparse.Namespace) -> int | None:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "argv": args.argv,
             "request": request,
-            "model": source.manifest | {"blocks": source.num_layers, "hidden_size": bank.hidden_size},
+            "model": source.manifest
+            | {"blocks": source.num_layers, "hidden_size": bank.hidden_size, "notes": session.notes},
             "bank": bank.identity,
             "prompt": args.prompt,
             "prompt_length": len(inputs.tokens),
@@ -114,7 +117,7 @@ def command(args: argparse.Namespace) -> int | None:
         if reason := files.write(found.columns(), manifest, inputs.pictures):
             progress.say(reason)
     if not args.quiet:
-        show(report(found, files.paths[-1], seconds))
+        show("\n".join([report(found, files.paths[-1], seconds), *noted(session.notes)]))
     return None
 
 

@@ -27,7 +27,7 @@ from mask_impact.options import chosen_layers
 
 
 def chosen(ranges: Sequence[tuple[int, int]], blocks: int) -> tuple[int, ...]:
-    """((0, 0), (20, 27)), as `options.layer_list` gives them -> (0, 20, ..., 27), rising; none are all, 0 to `blocks`.
+    """((0, 0), (20, 27)), as `parsers.layer_list` gives them -> (0, 20, ..., 27), rising; none are all, 0 to `blocks`.
 
     Raises UserError for a layer the model does not have.
     """

@@ -1,7 +1,7 @@
 """Find a model and check, from its config alone, that it can be measured; the bundled demo models.
 
-In: a name, which is a folder, a name on the hub, or "demo". Out: a `Source`, from which `load.py` reads the weights; or
-a UserError that says in one line why there is none.
+In: a name, which is a folder, a GGUF file, a name on the hub, "demo" or "smollm2". Out: a `Source`, from which
+`load.py` reads the weights; or a UserError that says in one line why there is none.
 """
 
 import hashlib
@@ -9,13 +9,11 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import transformers
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -26,10 +24,13 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mask_impact.errors import UnsupportedModel, UserError
-from mask_impact.model.memory import explained, is_out_of_memory
+from mask_impact.model import adapters, gguf
+from mask_impact.model.loading import loading
 from mask_impact.model.towers import layer_count
 
 PACKAGE = Path(__file__).resolve().parents[1]
+BUNDLED = ("demo", gguf.SMOLLM2)
+NAMES = "a checkpoint folder, a GGUF file, a hub name such as Qwen/Qwen3-0.6B, or demo"
 
 
 @dataclass(frozen=True)
@@ -37,27 +38,52 @@ class Source:
     """A model that was found and can be loaded; its weights are not read yet."""
 
     name: str  # as the user gave it
-    path: str  # local folder or hub id
+    path: str  # local folder (of a GGUF file, the one it is in) or hub id
     config: Any
     trust_remote_code: bool = False
     allow_pickle: bool = False
     offline: bool = False  # the hub does not answer: only what was downloaded before
     vision: bool = False  # to be loaded with its vision tower, for pictures
+    revision: str | None = None  # of a model on the hub, as asked for: a branch, a tag or a commit
+    gguf_file: str | None = None  # its name, in the folder `path`
+    adapter: str | None = None  # a folder with what is added to the weights
 
     @property
     def manifest(self) -> dict[str, Any]:
         """Where the model came from, for the run's manifest."""
+        file = [self.path, self.gguf_file] if self.gguf_file else [self.path]
         return {
             "name": self.name,
-            "path_or_id": "demo" if self.name == "demo" else self.path,
-            "revision": self.revision,
+            "path_or_id": self.name if self.name in BUNDLED else "/".join(file),
+            "revision": self.commit,
+            "requested_revision": self.revision,
+            "adapter": self.adapter,
         }
 
     @property
-    def revision(self) -> str | None:
+    def folder(self) -> Path | None:
+        """Where its files are on this machine; of a model from the hub, once they were downloaded."""
+        if Path(self.path).is_dir():
+            return Path(self.path)
+        config = try_to_load_from_cache(self.path, "config.json", revision=self.revision)
+        return Path(config).parent if isinstance(config, str) else None
+
+    @property
+    def commit(self) -> str | None:
         """The commit of a model from the hub: the folder of the cache it is in; transformers 5 does not tell."""
-        config = None if Path(self.path).is_dir() else try_to_load_from_cache(self.path, "config.json")
-        return Path(config).parent.name if isinstance(config, str) else None
+        folder = self.folder
+        return None if folder is None or Path(self.path).is_dir() else folder.name
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where files of the model are, for functions of transformers that read one, with `path`."""
+        return {"local_files_only": self.offline, **({"revision": self.revision} if self.revision else {})}
+
+    @property
+    def place_and_trust(self) -> dict[str, Any]:
+        """The same for `from_pretrained`."""
+        file = {"gguf_file": self.gguf_file} if self.gguf_file else {}
+        return {"trust_remote_code": self.trust_remote_code, **self.place, **file}
 
     @property
     def text_config(self) -> Any:
@@ -80,32 +106,74 @@ def demo_folder(name: str) -> Path:
     raise UserError(f"the bundled demo model is missing: no demo/{name} folder beside {PACKAGE}")
 
 
-def find_model(name: str, trust_remote_code: bool = False, allow_pickle: bool = False, vision: bool = False) -> Source:
-    """Read a model's config from a local folder, the hub, or the bundled demo. Raises UserError.
+def find_model(
+    name: str,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    vision: bool = False,
+    revision: str | None = None,
+    adapter: str | None = None,
+) -> Source:
+    """Read a model's config from a local folder, a GGUF file, the hub, or a bundled model. Raises UserError.
 
     `vision` asks for a vision-language model; without it, one is refused.
     """
-    path = str(demo_folder("vl" if vision else "text")) if name == "demo" else name
-    folder, offline = Path(path), False
-    if not name:
-        raise UserError("the model's name is empty; give a checkpoint folder, a hub name, or demo")
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
-    elif folder.exists():
-        raise UserError(f"{name!r} is a file; give the folder of a checkpoint, a hub name, or demo")
-    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or name.startswith("."):
-        raise UserError(f"no folder {name!r}; give a checkpoint folder, a hub name such as Qwen/Qwen3-0.6B, or demo")
-    else:
+    path = _path(name, vision)
+    file, offline = gguf.file_at(path), False
+    if file:
+        path = str(file.parent)
+    elif not Path(path).exists():
         offline = not hub_answers()
-    with loading(name):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=offline)
-    source = Source(name, path, config, trust_remote_code, allow_pickle, offline, vision)
+    if revision and Path(path).exists():
+        raise UserError(
+            f"`revision` {revision} was given, but {name!r} is on this machine; it is for models of the hub"
+        )
+    source = Source(
+        name,
+        path,
+        None,
+        trust_remote_code,
+        allow_pickle,
+        offline,
+        vision,
+        revision,
+        file.name if file else None,
+        adapter,
+    )
+    if not file:
+        with loading(name):
+            adapters.check_none_beside(name, path, **source.place)
+    if Path(path).is_dir() and not file and not (Path(path) / "config.json").is_file():
+        raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
+    if adapter:
+        adapters.check(adapter)
+    with loading(name), gguf.read_once(source.gguf_file):
+        config = AutoConfig.from_pretrained(path, **source.place_and_trust)
+    source = replace(source, config=config)
     if vision:
         _check_sees_images(source)
     else:
         _check_is_text_model(source)
     return source
+
+
+def _path(name: str, vision: bool) -> str:
+    """The folder, the file or the hub name that `name` stands for. Raises UserError."""
+    if not name:
+        raise UserError(f"the model's name is empty; give {NAMES}")
+    if name == "demo":
+        return str(demo_folder("vl" if vision else "text"))
+    if name == gguf.SMOLLM2:
+        return str(gguf.smollm2_file())
+    path = Path(name)
+    if path.exists() and not path.is_dir() and path.suffix != gguf.SUFFIX:
+        raise UserError(f"{name!r} is a file; give {NAMES}")
+    if not path.exists() and (
+        not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name[0] == "." or path.suffix == gguf.SUFFIX
+    ):
+        what = "file" if path.suffix == gguf.SUFFIX else "folder"
+        raise UserError(f"no {what} {name!r}; give {NAMES}")
+    return name
 
 
 def hub_answers(timeout: float = 5) -> bool:
@@ -182,61 +250,26 @@ def fingerprint(source: Source) -> str:
 
     For a model from the hub it is the commit. For a folder it covers the names, sizes and times of the files, because
     hashing the gigabytes of a checkpoint can take longer than a run. For the small bundled model it covers what is in
-    them.
+    them. An adapter's folder is covered in the same way.
     """
-    if not Path(source.path).is_dir():
-        return source.revision or _short_hash([source.config.to_json_string()])
-    folder = Path(source.path)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    model = _files_hash(Path(source.path), source.name == "demo", source.gguf_file or "*")
+    model = model or source.commit or _short_hash([source.config.to_json_string()])
+    return _short_hash([model, _files_hash(Path(source.adapter))]) if source.adapter else model
+
+
+def _files_hash(folder: Path, contents: bool = False, pattern: str = "*") -> str | None:
+    """Of the files of a folder; None where there is no such folder."""
+    if not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.rglob(pattern) if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
     seen = [
         (name, path) for name, path in zip(names, files, strict=True) if not re.search(r"(^|/)(\.|__pycache__/)", name)
     ]
-    if source.name == "demo":
+    if contents:
         return _short_hash([name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in seen)
     return _short_hash([name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in seen)
 
 
 def _short_hash(parts: Iterable[Any]) -> str:
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def loading(name: str) -> Iterator[None]:
-    """Turn what transformers raises for a model that cannot be loaded into a UserError of one line."""
-    with explained(f"loading {name}"):
-        try:
-            yield
-        except Exception as error:  # of many classes: OSError, ValueError, SafetensorError, validation errors, ...
-            if is_out_of_memory(error):
-                raise
-            raise UserError(_loading_message(name, error)) from error
-
-
-def _loading_message(name: str, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    low = text.lower()
-    if not Path(name).exists() and ("connect" in low or "offline" in low):
-        return (
-            f"there is no folder {name!r} here, and the model hub cannot be reached; use a local checkpoint folder or "
-            "--model demo"
-        )
-    if "trust_remote_code" in low:
-        return f"model {name!r} runs its own Python code; read that code first, then allow it with --trust-remote-code"
-    if "safetensors" in low and ("no file named" in low or "does not appear" in low):
-        return (
-            f"model {name!r} has no safetensors weights; convert it, or pass --allow-pickle if you trust its author (a "
-            "pickle can run any code when it is loaded)"
-        )
-    if "not a local folder" in low or "not a valid model identifier" in low:
-        return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
-    if "protobuf library" in low or "sentencepiece library" in low:  # what transformers 4 makes of no tokenizer files
-        return f"model {name!r} has no tokenizer files; add them to the checkpoint"
-    if "device disk is invalid" in low:  # what transformers 4 says where not even one part fits in memory
-        return (
-            f"model {name!r} would have to stay on disk as a whole, which transformers {transformers.__version__} "
-            "cannot do; raise --max-memory to twice its largest part (a layer, or the embeddings) or more"
-        )
-    if "does not recognize this architecture" in low:
-        return f"model {name!r} is of a family that transformers {transformers.__version__} does not know; update it"
-    return f"model {name!r} cannot be loaded: {text[:300]}"

@@ -10,14 +10,16 @@ from mask_impact.errors import UserError
 
 def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
     """Raises UserError when the prompt and the generated tokens need more positions than the text config allows."""
-    limit = max_positions(config)
-    apart = getattr(config, "is_encoder_decoder", False)  # the decoder counts its positions anew
-    needed = max(prompt_length, num_tokens) if apart else prompt_length + num_tokens - 1
-    if limit is not None and needed > limit:
-        raise UserError(
-            f"the prompt has {prompt_length} tokens and {num_tokens} are to be generated: {needed} positions, but this "
-            f"model has {limit}; shorten the prompt or lower --num-tokens"
-        )
+    needed = {"decoder": prompt_length + num_tokens - 1}
+    if getattr(config, "is_encoder_decoder", False):
+        needed = {"encoder": prompt_length, "decoder": num_tokens}  # the decoder counts its positions anew
+    for half, positions in needed.items():
+        limit = max_positions(config, half)
+        if limit is not None and positions > limit:
+            raise UserError(
+                f"the prompt has {prompt_length} tokens and {num_tokens} are to be generated: {positions} positions, "
+                f"but this model has {limit}; shorten the prompt or lower `num_tokens`"
+            )
 
 
 def rope_settings(config: Any) -> list[dict[str, Any]]:
@@ -27,9 +29,19 @@ def rope_settings(config: Any) -> list[dict[str, Any]]:
     return nested or [settings]
 
 
-def max_positions(config: Any) -> int | None:
-    """The longest input the text config allows, None if it sets no limit."""
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+def max_positions(config: Any, half: str = "decoder") -> int | None:
+    """The longest input the text config allows, None if it sets no limit.
+
+    Args:
+        half: of an encoder-decoder. LED's have limits of their own.
+    """
+    names = (
+        "max_position_embeddings",
+        "n_positions",
+        f"max_{half}_position_embeddings",
+        "max_seq_len",
+    )  # the last: MPT
+    limit = next((found for name in names if (found := getattr(config, name, None))), None)
     if hasattr(config, "relative_attention_num_buckets"):  # T5's n_positions is the length it was trained on
         return None
     if not isinstance(limit, int) or limit < 0:  # XLNet's is -1

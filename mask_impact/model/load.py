@@ -1,39 +1,55 @@
 """Load a model that was found: device, dtype, weights, tokenizer.
 
 In: a `Source` from `find.py`, and what was asked for in words ("auto", "cuda:1", "bfloat16"). Out: the model in eval
-mode, with every weight of the checkpoint where it belongs, or a UserError.
+mode, with every weight of the checkpoint where it belongs, or a UserError. What was chosen on the way is in `notes_of`.
 """
 
-import os
 import tempfile
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate.utils import convert_file_size_to_int, get_max_memory
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mask_impact.errors import UserError
-from mask_impact.model.find import Source, loading
+from mask_impact.model import adapters, gguf, quantized, weights
+from mask_impact.model.find import Source
+from mask_impact.model.implementations import without_kernels
+from mask_impact.model.loading import loading
 from mask_impact.model.memory import explained
+from mask_impact.model.quiet import environment
+from mask_impact.model.stored import Stored
 
 DTYPES = ("float32", "bfloat16", "float16")
+OTHER_TOKENIZER_FILES = ("tokenizer.*json", "tekken.json", "*.tiktoken", "*.gguf")
 FREE_TO_USE = 0.9  # of the free memory of each device, for weights; the rest is for what is computed with them
 
 
 def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer. Raises UserError."""
-    with loading(source.name):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.path, trust_remote_code=source.trust_remote_code, local_files_only=source.offline
-        )
+    with loading(source.name), gguf.read_once(source.gguf_file):
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.place_and_trust)
     check_tokenizer(tokenizer, source)
     return tokenizer
 
 
 def check_tokenizer(tokenizer: Any, source: Source) -> None:
-    """Raises UserError for what transformers 5 makes of no tokenizer files: a tokenizer of special tokens alone."""
+    """Raises UserError for what transformers 5 makes of files that it does not find or read: a tokenizer of special
+    tokens alone, or (T5, XGLM) with a few pieces beside them."""
+    if isinstance(tokenizer, bool):  # False, of transformers 4 for a damaged SentencePiece file
+        raise UserError(f"the tokenizer files of model {source.name!r} cannot be read; download them again")
+    names = set(getattr(type(tokenizer), "vocab_files_names", {}).values())
+    folder = Path(source.path)
+    files = [path for pattern in (*names, *OTHER_TOKENIZER_FILES) for path in folder.glob(pattern)]
+    if names and folder.is_dir() and not files and not source.trust_remote_code:
+        raise UserError(
+            f"model {source.name!r} has no tokenizer files that transformers {transformers.__version__} reads for it; "
+            f"add {' or '.join(sorted(names))} to the checkpoint"
+        )
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise UserError(f"model {source.name!r} has no tokenizer files; add them to the checkpoint")
 
@@ -50,10 +66,10 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(
-            f"device {device!r} was asked for, but torch finds {found} CUDA devices; use --device cpu or auto"
+            f"device {device!r} was asked for, but torch finds {found} CUDA devices; use `device` cpu or auto"
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' was asked for, but torch finds no MPS here; use --device cpu or auto")
+        raise UserError("device 'mps' was asked for, but torch finds no MPS here; use `device` cpu or auto")
     return chosen
 
 
@@ -72,18 +88,18 @@ def device_limits(device: torch.device, given: Mapping[int | str, int | str] | N
     Raises UserError.
     """
     if device.index is not None:
-        raise UserError(f"--device {device} is one device, and --device-map auto takes all; leave one of the two out")
+        raise UserError(f"`device` {device} is one device, and `device_map` auto takes all; leave one of the two out")
     free = {name: int(FREE_TO_USE * size) for name, size in get_max_memory().items()}
     if device.type == "cpu":
         free = {"cpu": free.get("cpu", max(free.values()))}  # a Mac's GPU shares it, and alone is named
     for name in given or ():
         if name not in free:
             known = ", ".join(str(name) for name in free)
-            raise UserError(f"--max-memory names device {name}, but with --device {device} there are: {known}")
+            raise UserError(f"`max_memory` names device {name}, but with `device` {device} there are: {known}")
     try:
         return free | {name: convert_file_size_to_int(size) for name, size in (given or {}).items()}
     except ValueError as error:
-        raise UserError(f"--max-memory: {error}; write for example 0=20GiB,cpu=60GiB") from error
+        raise UserError(f"`max_memory`: {error}; write for example 0=20GiB,cpu=60GiB") from error
 
 
 def load_model(
@@ -103,50 +119,74 @@ def load_model(
 
     Raises UserError for weights that are missing, unknown or of another shape, OutOfMemory.
     """
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers has the hub convert pickles
     if max_memory and device_map != "auto":
-        raise UserError("--max-memory says how --device-map auto is to spread the model; add --device-map auto")
+        raise UserError("`max_memory` says how `device_map` auto is to spread the model; add `device_map` auto")
     spread: dict[str, Any] = {}
     if device_map is not None:
         folder = tempfile.TemporaryDirectory(prefix="mask_impact_")  # for weights not stored as they are computed with
         spread = {"device_map": device_map, "offload_folder": folder.name}
     if device_map == "auto":
         spread["max_memory"] = device_limits(device, max_memory)
-    with loading(source.name):
-        text = AutoModelForSeq2SeqLM if source.encoder_decoder else AutoModelForCausalLM
-        auto_class = AutoModelForImageTextToText if source.vision else text
-        model, info = auto_class.from_pretrained(
-            source.path,
-            dtype=dtype,
-            trust_remote_code=source.trust_remote_code,
-            local_files_only=source.offline,
-            use_safetensors=None if source.allow_pickle else True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-            **spread,
+    config, notes = without_kernels(source.config)
+    stay_quantised, more = quantized.dequantising(config)
+    if stay_quantised and source.adapter:
+        raise UserError(
+            f"`adapter` {source.adapter!r} cannot be merged into quantised weights without rounding them anew; give "
+            "the `model` that is not quantised"
         )
-    _check_complete(source, model, info)
-    if spread:
+    if stay_quantised and not spread:
+        spread = {"device_map": {"": device}}  # some of them cannot be moved
+    with quantized.named(more):
+        model, found = _read(source, config, dtype, spread)
+    _NOTES[model] = (*notes, *more, *found)
+    if device_map is not None:
         weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
+    if spread:
         return model.eval()
     with explained(f"moving {source.name} to {device}"):
         return aligned(model.eval().to(device))
 
 
-def _check_complete(source: Source, model: Any, info: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that is not the model's; `info` is what transformers tells about the loading."""
-    for kind, what in (
-        ("mismatched_keys", "has weights of another shape"),
-        ("missing_keys", "lacks weights"),
-        ("unexpected_keys", "has weights the model does not know"),
+def _read(source: Source, config: Any, dtype: torch.dtype | str, spread: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """The model with the weights of the checkpoint, and of its adapter if there is one; and notes."""
+    with (
+        loading(source.name),
+        environment("DISABLE_SAFETENSORS_CONVERSION", "1"),  # else transformers has the hub convert pickles
+        gguf.read_once(source.gguf_file),
+        weights.ignored_keys() as ignored,
     ):
-        keys = sorted(key if isinstance(key, str) else key[0] for key in info.get(kind) or ())
-        if keys:
-            more = f" and {len(keys) - 1} more" if keys[1:] else ""
-            raise UserError(
-                f"the checkpoint {source.name!r} {what}: {keys[0]}{more}; "
-                f"use a complete checkpoint of {type(model).__name__}"
-            )
+        model, info = _auto_class(source).from_pretrained(
+            source.path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=None if source.allow_pickle else True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            **source.place_and_trust,
+            **(gguf.dense() if source.gguf_file else {}),
+            **spread,
+        )
+    notes = [gguf.note(source.gguf_file)] if source.gguf_file else []
+    stored = Stored(None if source.gguf_file else source.folder)
+    notes += weights.check_complete(source.name, model, info, ignored, stored)
+    if source.adapter:
+        model, note = adapters.merged(model, source.adapter)
+        notes.append(note)
+    return model, notes
+
+
+def _auto_class(source: Source) -> Any:
+    if source.vision:
+        return AutoModelForImageTextToText
+    return AutoModelForSeq2SeqLM if source.encoder_decoder else AutoModelForCausalLM
+
+
+_NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def notes_of(model: Any) -> tuple[str, ...]:
+    """What was left out, added or chosen as `model` was loaded, for the manifest."""
+    return _NOTES.get(model, ())
 
 
 def aligned(model: Any) -> Any:

@@ -32,8 +32,8 @@ SIZE = re.compile(r"(?:to allocate|buffer size:?|unable to mmap) ([\d.]+) ?(byte
 UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 ADVICE = (
-    "shorten the prompt, lower --num-tokens or --max-pixels, take a narrower --dtype, another --device, or spread the "
-    "model over devices with --device-map auto"
+    "shorten the prompt, lower `num_tokens` (with pictures `max_pixels`), take a narrower `dtype`, another `device`, "
+    "or spread the model over devices with `device_map` auto"
 )
 
 

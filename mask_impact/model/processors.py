@@ -1,25 +1,26 @@
-"""Load the processor of a vision-language checkpoint, for pictures only where torchvision is not installed.
+"""Load the processor of a vision-language checkpoint, for pictures only where packages for other inputs are missing.
 
 In: a model that was found. Out: the processor that transformers chooses for it: text and pictures in, model inputs
-out. transformers' video processors need torchvision, and its processors need their video processor, also for pictures:
-without torchvision a stand-in that refuses videos takes its place.
+out. transformers' video processors need torchvision, some audio parts other packages, and its processors need all of
+their parts, also for pictures: a stand-in that refuses its input takes the place of a part that cannot be loaded.
 """
 
 import importlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ImageProcessingMixin, ProcessorMixin
+from transformers import AutoProcessor, ImageProcessingMixin, ProcessorMixin
 from transformers.utils import cached_file, is_torchvision_available
 
 from mask_impact.errors import UserError
-from mask_impact.model.find import Source, loading
+from mask_impact.model.find import Source
 from mask_impact.model.load import check_tokenizer
+from mask_impact.model.loading import loading
 
 # Processors whose module imports one that needs torchvision, for what has nothing to do with pictures: (package,
 # module, class) -> the module they would import.
@@ -41,10 +42,8 @@ def load_processor(source: Source) -> Any:
             f"model {source.name!r} has no image processor settings (preprocessor_config.json); add the file to the "
             "checkpoint"
         )
-    with loading(source.name), nullcontext() if is_torchvision_available() else _pictures_only():
-        processor = AutoProcessor.from_pretrained(
-            source.path, local_files_only=source.offline, trust_remote_code=source.trust_remote_code
-        )
+    with loading(source.name), _pictures_only():
+        processor = AutoProcessor.from_pretrained(source.path, **source.place_and_trust)
     if not hasattr(processor, "image_processor"):  # AutoProcessor falls back to a tokenizer
         raise UserError(f"model {source.name!r} has no processor for images, only a {type(processor).__name__}")
     check_tokenizer(processor.tokenizer, source)
@@ -56,7 +55,7 @@ def load_processor(source: Source) -> Any:
 def _keep_size(image_processor: Any, source: Source) -> None:
     """Give transformers 4's Qwen2VLImageProcessor, also Qwen3-VL's, the checkpoint's `size`, which it replaces by its
     default (4.57.1, image_processing_qwen2_vl.py, __init__)."""
-    settings, _ = image_processor.get_image_processor_dict(source.path, local_files_only=source.offline)
+    settings, _ = image_processor.get_image_processor_dict(source.path, **source.place)
     size = settings.get("size") or {}
     if type(image_processor).__name__ != "Qwen2VLImageProcessor" or not isinstance(image_processor.size, dict):
         return
@@ -73,7 +72,7 @@ def _has_picture_settings(source: Source) -> bool:
         return cached_file(
             source.path,
             name,
-            local_files_only=source.offline,
+            **source.place,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
@@ -86,21 +85,31 @@ def _has_picture_settings(source: Source) -> bool:
 
 @contextmanager
 def _pictures_only() -> Iterator[None]:
-    """In here a processor with a video part gets `NoVideos` in its place, and accepts it. Class, chat template and all
-    other settings still come from where `AutoProcessor` finds them."""
-    for (package, module, name), needed in IMPORTED_IN_VAIN.items():
+    """In here a processor gets a `LeftOut` in the place of a part not for text or pictures that cannot be loaded,
+    and accepts it. Class, chat template and all other settings still come from where `AutoProcessor` finds them."""
+    for (package, module, name), needed in () if is_torchvision_available() else IMPORTED_IN_VAIN.items():
         _import_without(f"transformers.models.{package}", module, name, needed)
     before = {name: ProcessorMixin.__dict__[name] for name in (LOAD_PARTS, CHECK_PART)}
     load_all, of_right_class = before[LOAD_PARTS].__func__, before[CHECK_PART]
 
     def load_parts(cls: Any, path: str, *settings: Any, **options: Any) -> list[Any]:  # 4 passes no settings
         names = cls.get_attributes() if hasattr(cls, "get_attributes") else cls.attributes
-        if "video_processor" not in names or not PARTS.keys() >= set(names):
-            return list(load_all(cls, path, *settings, **options))
-        return [PARTS[name].from_pretrained(path, **options) for name in names]
+        return [part(cls, name, path, *settings, **options) for name in names]
+
+    def part(cls: Any, name: str, path: str, *settings: Any, **options: Any) -> Any:
+        if "video" in name and not is_torchvision_available():
+            return LeftOut(name)
+        one = {"attributes": [name], "get_attributes": classmethod(lambda own: [name])}
+        try:
+            (loaded,) = load_all(type(cls.__name__, (cls,), one), path, *settings, **options)  # as if it had no other
+        except ImportError:
+            if "image" in name or "tokenizer" in name:
+                raise
+            return LeftOut(name)
+        return loaded
 
     def check(self: Any, name: str, part: Any) -> Any:
-        return NoVideos if isinstance(part, NoVideos) else of_right_class(self, name, part)
+        return LeftOut if isinstance(part, LeftOut) else of_right_class(self, name, part)
 
     try:
         setattr(ProcessorMixin, LOAD_PARTS, classmethod(load_parts))
@@ -111,21 +120,18 @@ def _pictures_only() -> Iterator[None]:
             setattr(ProcessorMixin, name, original)
 
 
-class NoVideos(ImageProcessingMixin):
-    """In the place of a video processor."""
+class LeftOut(ImageProcessingMixin):
+    """In the place of a processor's part for videos or audio."""
 
     model_input_names: ClassVar[list[str]] = []
-    num_frames = fps = None  # SmolVLM's chat template asks for them, video or not
+    num_frames = fps = sampling_rate = None  # SmolVLM's chat template and Gemma's processors ask for them, used or not
 
-    @classmethod
-    def from_pretrained(cls, path: str, **options: Any) -> "NoVideos":
-        return cls()
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        raise ImportError("videos cannot be read without torchvision")
-
-
-PARTS = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer, "video_processor": NoVideos}
+        raise ImportError(f"the {self.name} was left out: what it needs (for videos torchvision) is not installed")
 
 
 class _Nothing(ModuleType):

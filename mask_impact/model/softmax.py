@@ -146,16 +146,19 @@ class SoftmaxMasks(_Watching):
         hidden: torch.Tensor,
         zero_values: bool = False,
         made: Callable[[torch.Tensor], None] = lambda tensor: None,
+        rounding: torch.Tensor | None = None,
     ) -> None:
         """
         Args:
             places: of the `Site`s.
-            hidden: [B, 1, n, T] bool, the keys that each row does not read.
+            hidden: [B, 1 or H, n, T] bool, the keys that each row does not read.
             zero_values: they keep their weight, and give nothing.
             made: called with each attention's weights, or with its output where the weights are not seen.
+            rounding: [T] factors for the last copy's weights, which tell what rounding does.
         """
         super().__init__()
         self.places, self.hidden, self.zero_values, self.made = places, hidden, zero_values, made
+        self.rounding = rounding
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         if self.calls not in self.places:
@@ -182,12 +185,17 @@ class SoftmaxMasks(_Watching):
         """[B, H, n, T] for logits of that shape, or one more for a sink; 0 in a row that is left nothing to see."""
         hidden = nn.functional.pad(self.hidden, (0, logits.shape[-1] - self.hidden.shape[-1]))
         if self.zero_values:
-            return logits.softmax(dim=-1, dtype=dtype).masked_fill(hidden, 0.0)
+            return self._rounded(logits.softmax(dim=-1, dtype=dtype).masked_fill(hidden, 0.0))
         changed = hidden.any(dim=-1, keepdim=True)
         gone = hidden | (changed & (logits < INVISIBLE))
         masked = logits.masked_fill(gone, float("-inf"))
         blind = changed & masked.isneginf().all(dim=-1, keepdim=True)
-        return masked.softmax(dim=-1, dtype=dtype).masked_fill(blind, 0.0)
+        return self._rounded(masked.softmax(dim=-1, dtype=dtype).masked_fill(blind, 0.0))
+
+    def _rounded(self, weights: torch.Tensor) -> torch.Tensor:
+        if self.rounding is not None:
+            weights[-1, ..., : len(self.rounding)] *= self.rounding.to(weights)
+        return weights
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:

@@ -149,7 +149,7 @@ def named(config: Any, name: str) -> Tower:
     if name not in TOWERS:
         raise UserError(f"unknown tower {name!r}; choose from {', '.join(TOWERS)}")
     if name not in towers(config):
-        raise UserError(f"--tower {name} was given, but this model has no {name}; leave it out")
+        raise UserError(f"`tower` {name} was given, but this model has no {name}; leave it out")
     return towers(config)[name]
 
 
@@ -164,11 +164,11 @@ def tower_of(config: Any, tower: str, attention: Sequence[str], num_tokens: int 
         raise UserError(f"unknown attention {', '.join(attention)!r}; choose from {', '.join(ATTENTIONS)}")
     if not chosen.reads_encoder and "self" not in attention:
         lacking = "this model has no cross-attention" if chosen.half is None else f"an {chosen.half} has none"
-        raise UserError(f"--attention cross was given, but {lacking}; choose self")
+        raise UserError(f"`attention` cross was given, but {lacking}; choose self")
     if chosen.only_reads and num_tokens > 1:
         raise UserError(
-            f"--num-tokens {num_tokens} was given, but the {tower} only reads the prompt; leave out --num-tokens or "
-            f"--tower {tower}"
+            f"`num_tokens` {num_tokens} was given, but the {tower} only reads the prompt; leave out `num_tokens` or "
+            f"`tower` {tower}"
         )
     return chosen
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from mask_impact.errors import UnsupportedModel
+from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.attention import implementation
 from mask_impact.model.generation import decoder_beginning, greedy
 from mask_impact.model.memory import explained
@@ -50,13 +50,18 @@ def check_untouched(
         inputs: of the prompt alone.
         how: the way of recording, for messages; each is checked once for a model.
 
-    Raises UnsupportedModel where they differ by more than rounding.
+    Raises UnsupportedModel where they differ by more than rounding, UserError where the model's own are no numbers.
     """
     started = time.perf_counter()
     known = _MODELS.setdefault(model, _Untouched())
     if known.ids is None or not torch.equal(known.ids, inputs["input_ids"]):
         known.ids, known.logits = inputs["input_ids"], untouched_logits(model, inputs)
     assert known.logits is not None
+    if known.logits.isnan().any():
+        raise UserError(
+            f"the model's own logits are not numbers (NaN) in {model.dtype}; take another `dtype`, or a checkpoint "
+            "whose weights are all finite"
+        )
     difference = relative_difference(logits, known.logits)
     limit = ROUNDING[model.dtype]
     if not difference <= limit:

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.chat import continuing, opening, rendered, taken_as_it_is, template_of
+from mask_impact.prompt.messages import as_recorded, images_of, last_text, with_system
+from mask_impact.prompt.token_text import special_ids, token_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +30,14 @@ class Token:
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the picture
 
 
+@dataclass(frozen=True)
+class Source:
+    """What was tokenized."""
+
+    text: str
+    offsets: list[tuple[int, int]]  # [first, last) character of each token; (0, 0) of one that the tokenizer added
+
+
 @dataclass
 class ModelInputs:
     """What the model is called with, and what each position is."""
@@ -36,6 +48,9 @@ class ModelInputs:
     chat: bool
     images: list[dict[str, Any]] = field(default_factory=list)  # what the manifest says about each picture
     pictures: "list[Image.Image]" = field(default_factory=list)  # the pictures as the model got them, upright RGB
+    messages: list[dict[str, Any]] | None = None  # of a conversation that was given, as the manifest has them
+    notes: list[str] = field(default_factory=list)  # what was done to the prompt that it does not say
+    source: Source | None = None  # None where it is not known which part of the text a token is
 
     def image_ranges(self) -> list[tuple[int, int]]:
         """[first, last) position of the tokens of each picture, including other tokens between them."""
@@ -44,21 +59,6 @@ class ModelInputs:
             if found.image is not None:
                 places.setdefault(found.image, []).append(found.position)
         return [(positions[0], positions[-1] + 1) for positions in places.values()]
-
-
-def token_text(tokenizer: Any, token_id: int) -> str:
-    """The text of one token, with its leading space. Bytes that are only part of a character become U+FFFD."""
-    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    piece = tokenizer.convert_ids_to_tokens(token_id)
-    if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
-        return " " + text  # SentencePiece decoders drop the space of the first piece
-    return text
-
-
-def special_ids(tokenizer: Any) -> set[int]:
-    """The ids of special tokens. Some are marked only among the tokens added to the vocabulary."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {*tokenizer.all_special_ids, *(token_id for token_id, found in added.items() if found.special)}
 
 
 def tokens_of(tokenizer: Any, ids: Sequence[int], first: int = 0) -> list[Token]:
@@ -73,32 +73,90 @@ def tokens_of(tokenizer: Any, ids: Sequence[int], first: int = 0) -> list[Token]
 def check_prompt(prompt: str) -> None:
     """Raises UserError for a prompt that is empty or not valid text."""
     if not prompt.strip():
-        raise UserError("the prompt is empty; give some text with --prompt or --prompt-file")
+        raise UserError("the prompt is empty; give some text with `prompt`")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"the prompt is not valid text (character {error.start}); give it as UTF-8") from error
 
 
-def text_inputs(tokenizer: Any, prompt: str, chat: bool = False) -> ModelInputs:
-    """Tokenize `prompt`, wrapped in the model's chat template if `chat`.
+def text_inputs(
+    tokenizer: Any,
+    prompt: str,
+    chat: bool = False,
+    system: str | None = None,
+    messages: Sequence[dict[str, Any]] = (),
+    continued: bool = True,
+) -> ModelInputs:
+    """Tokenize `prompt`, or `messages` in its place.
 
-    Raises UserError for a prompt that is empty or not valid text, and for `chat` if the model has no chat template.
+    Args:
+        chat: wrap the prompt in the model's chat template; `system` and `messages` imply it.
+        continued: the model continues the prompt, so an end of text that the tokenizer adds is left out.
+
+    Raises UserError for a prompt that is empty or not valid text, and for what the model's chat template cannot take.
     """
-    check_prompt(prompt)
-    if chat and not tokenizer.chat_template:
-        raise UserError("--chat was given, but this model has no chat template; leave --chat out")
-    if chat:
-        messages = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-    else:
-        encoded = tokenizer(prompt, return_tensors="pt")
+    if not messages:
+        check_prompt(prompt)
+    text, complete = prompt, False
+    notes: list[str] = []
+    if chat or system is not None or messages:
+        text, complete, notes = _in_chat(tokenizer, prompt, system, messages)
+    fast = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
+    encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not complete, **fast)
     ids = encoded["input_ids"]
+    if continued and (count := added_ends(tokenizer, ids[0].tolist(), text)):
+        notes.append(ends_note(tokenizer, ids[0].tolist(), count))
+        ids = ids[:, :-count]
     if ids.shape[1] == 0:
         raise UserError(f"the tokenizer makes no tokens of the prompt {prompt!r}; give some text")
-    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return ModelInputs(tensors, tokens_of(tokenizer, ids[0].tolist()), prompt, chat)
+    return ModelInputs(
+        tensors={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        tokens=tokens_of(tokenizer, ids[0].tolist()),
+        prompt=last_text(messages) if messages else prompt,
+        chat=chat or system is not None or bool(messages),
+        messages=as_recorded(messages) if messages else None,
+        notes=notes,
+        source=Source(text, encoded["offset_mapping"][0].tolist()[: ids.shape[1]]) if fast else None,
+    )
+
+
+def _in_chat(
+    tokenizer: Any, prompt: str, system: str | None, messages: Sequence[dict[str, Any]]
+) -> tuple[str, bool, list[str]]:
+    """The text in the chat template; whether it begins as the model's texts begin; and what is to be noted."""
+    option = "`messages` were" if messages else "`chat` was" if system is None else "`system` was"
+    if template_of(tokenizer) is None:
+        raise UserError(
+            f"{option} given, but this model has no chat template; leave {option.split()[0]} out and write the "
+            "prompt as the model is to read it"
+        )
+    if images_of(messages):
+        raise UserError("`messages` have an image, and this model takes text alone; use mask_impact_vl.py for images")
+    if messages:
+        return rendered(tokenizer, with_system(messages, system)), True, continuing(messages)
+    if mark := opening(tokenizer, prompt):
+        return prompt, begins_as_texts_do(tokenizer, prompt), [taken_as_it_is(mark, system)]
+    return rendered(tokenizer, with_system([{"role": "user", "content": prompt}], system)), True, []
+
+
+def begins_as_texts_do(tokenizer: Any, text: str) -> bool:
+    """Whether the token that begins every text is there already."""
+    return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+
+
+def added_ends(tokenizer: Any, ids: Sequence[int], text: str) -> int:
+    """How many tokens at the end of `ids`, which are those of `text`, say that a text ends and are not in the text."""
+    ends = {tokenizer.eos_token_id, getattr(tokenizer, "sep_token_id", None)}
+    own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if ids and ids[-1] in ends else []
+    there, written = (sum(1 for _ in takewhile(ends.__contains__, reversed(found))) for found in (ids, list(own)))
+    return max(0, there - written)
+
+
+def ends_note(tokenizer: Any, ids: Sequence[int], count: int) -> str:
+    """What the manifest says of ends that were left out."""
+    ends = "".join(token_text(tokenizer, token_id) for token_id in ids[-count:])
+    return f"the tokenizer ends every text with {ends!r}; it was left out, so that the model continues the prompt"
 
 
 def stop_ids(tokenizer: Any, *configs: Any) -> list[int]:

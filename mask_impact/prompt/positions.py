@@ -66,4 +66,4 @@ def in_encoder(prompt: int, num_tokens: int) -> QueryRange:
 
 def after_encoder(prompt: int, num_tokens: int) -> QueryRange:
     """The query positions of an encoder-decoder's decoder: its start token and the output, counted after the prompt."""
-    return QueryRange(prompt, prompt, prompt, prompt + num_tokens, "decoder", before="--tower encoder")
+    return QueryRange(prompt, prompt, prompt, prompt + num_tokens, "decoder", before="`tower` encoder")

@@ -44,9 +44,9 @@ class Chosen:
 
     @property
     def given(self) -> list[tuple[str, str]]:
-        """(flag, text) of every span and region, in the order of their units."""
-        flags = (("--span", self.spans), ("--region", self.regions), ("--region-mask", self.region_masks))
-        return [(flag, text) for flag, texts in flags for text in texts]
+        """(field, text) of every span and region, in the order of their units."""
+        fields = (("spans", self.spans), ("regions", self.regions), ("region_masks", self.region_masks))
+        return [(field, text) for field, texts in fields for text in texts]
 
     def parsed(self) -> list[tuple[str, Place]]:
         """For each span and region its name in messages, and its meaning. Raises UserError."""
@@ -55,13 +55,13 @@ class Chosen:
         if self.unit in ("word", "sentence"):
             _check_alone(self)
         if self.unit == "span" and not self.given:
-            raise UserError("unit 'span' was chosen, but no span; give --span, --region or --region-mask")
+            raise UserError("unit 'span' was chosen, but no span; give `spans`, `regions` or `region_masks`")
         places: list[tuple[str, Place]] = []
-        for flag, text in self.given:
+        for field, text in self.given:
             try:
-                places.append((f"{flag} {text!r}", PARSERS[flag](text)))
+                places.append((f"`{field}` {text!r}", PARSERS[field](text)))
             except argparse.ArgumentTypeError as error:
-                raise UserError(f"{flag} {error}") from error
+                raise UserError(f"`{field}` {error}") from error
         names = [place.name for _, place in places if place.name]
         for name in names:
             if names.count(name) > 1:
@@ -70,8 +70,8 @@ class Chosen:
 
 
 def _check_alone(chosen: Chosen) -> None:
-    for flag, text in chosen.given:
-        raise UserError(f"unit {chosen.unit!r} and {flag} {text!r} were both given; leave one of them out")
+    for field, text in chosen.given:
+        raise UserError(f"unit {chosen.unit!r} and `{field}` {text!r} were both given; leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _of_picture(given: str) -> tuple[int, str]:
 
 
 PARSERS: dict[str, Callable[[str], Place]] = {
-    "--span": parse_span,
-    "--region": parse_region,
-    "--region-mask": parse_region_mask,
+    "spans": parse_span,
+    "regions": parse_region,
+    "region_masks": parse_region_mask,
 }

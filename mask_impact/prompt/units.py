@@ -24,7 +24,7 @@ import numpy as np
 from mask_impact.errors import UserError
 from mask_impact.prompt.inputs import ModelInputs, Token
 from mask_impact.prompt.unit_syntax import Chosen, Place, Region, RegionMask, Span
-from mask_impact.prompt.words import STARTS, Reading, reading, text_parts
+from mask_impact.prompt.words import STARTS, Reading, as_tokens_say, reading, text_parts
 
 # Which tokens each mask mode masks. The first two share no token; together they are the third.
 MASKED: dict[str, Callable[[Token], bool]] = {
@@ -55,12 +55,13 @@ def units(chosen: Chosen, tokenizer: Any, inputs: ModelInputs, tokens: Sequence[
     """
     places = chosen.parsed()
     if places:
-        prompt = reading(tokenizer, inputs.tokens, len(inputs.tokens))
-        return _distinct([(what, _resolved(what, place, prompt, inputs)) for what, place in places])
+        prompt = reading(tokenizer, inputs.tokens, len(inputs.tokens), inputs.source)
+        said = as_tokens_say(tokenizer, inputs.tokens)
+        return _distinct([(what, _resolved(what, place, (prompt, said), inputs)) for what, place in places])
     masked = MASKED[mask_mode]
     if chosen.unit == "token":
         return [Unit(token.text, (token.position,)) for token in tokens if masked(token)]
-    shown = reading(tokenizer, tokens, len(inputs.tokens))
+    shown = reading(tokenizer, tokens, len(inputs.tokens), inputs.source)
     parts = text_parts(shown, STARTS[chosen.unit])
     return [Unit(shown.label(part), tuple(part)) for part in parts if masked(tokens[part[0]])]
 
@@ -80,8 +81,8 @@ def _distinct(found: list[tuple[str, Unit]]) -> list[Unit]:
 
 
 # --- spans and regions ------------------------------------------------------------------------------------
-def _resolved(what: str, place: Place, prompt: Reading, inputs: ModelInputs) -> Unit:
-    """The unit of one span or region, which messages call `what`."""
+def _resolved(what: str, place: Place, prompts: tuple[Reading, Reading], inputs: ModelInputs) -> Unit:
+    """The unit of one span or region, which messages call `what`; the prompt as it was given, and as its tokens say."""
     if isinstance(place, Region):
         image = f"{place.image}:" if place.image else ""
         label = f"region {image}{place.row0},{place.col0},{place.row1},{place.col1}"
@@ -94,14 +95,17 @@ def _resolved(what: str, place: Place, prompt: Reading, inputs: ModelInputs) -> 
         label = f"image:{place.image}"
         positions = tuple(token.position for token in _picture(what, place.image, inputs))
     else:
-        positions = _positions(what, place, prompt, inputs)
-        label = prompt.label(positions)
+        positions = _positions(what, place, prompts, inputs)
+        label = prompts[0].label(positions)
     return Unit(place.name or label, positions)
 
 
-def _positions(what: str, span: Span, prompt: Reading, inputs: ModelInputs) -> tuple[int, ...]:
-    """The positions of a span that is given as positions or text. Raises UserError."""
-    end = len(prompt.tokens) - 1
+def _positions(what: str, span: Span, prompts: tuple[Reading, Reading], inputs: ModelInputs) -> tuple[int, ...]:
+    """The positions of a span that is given as positions or text. Raises UserError.
+
+    A text is looked for in the prompt as it was given, and only if it is not there, in what its tokens say.
+    """
+    end = len(inputs.tokens) - 1
     if span.positions:
         first, last = span.positions
         if last > end:
@@ -109,12 +113,15 @@ def _positions(what: str, span: Span, prompt: Reading, inputs: ModelInputs) -> t
                 f"{what}: there is no position {last}; the prompt has 0 to {end} (digits that are a text: /{last}/)"
             )
         return tuple(range(first, last + 1))
-    found = list(_occurrences(span, prompt))
-    if not found:
-        excerpt = inputs.prompt if len(inputs.prompt) <= EXCERPT else inputs.prompt[:EXCERPT] + "…"
+    for prompt in prompts:
+        if found := list(_occurrences(span, prompt)):
+            break
+    else:
+        given, said = ("".join(reading.text.split()) for reading in prompts)
+        changed = "" if given == said else f" (to the tokenizer: {_excerpt(prompts[1].text)!r})"
         raise UserError(
-            f"{what} stands nowhere in the prompt {excerpt!r}; give a text that does, exactly as it is written there, "
-            f"or positions from 0 to {end}"
+            f"{what} stands nowhere in the prompt {_excerpt(inputs.prompt)!r}{changed}; give a text that does, exactly "
+            f"as it is written there, or positions from 0 to {end}"
         )
     if len(found) > 1:
         shown = [_range(prompt, *place) for place in found[:LISTED]]
@@ -128,6 +135,10 @@ def _positions(what: str, span: Span, prompt: Reading, inputs: ModelInputs) -> t
             f"positions such as {shown[0]}"
         )
     return prompt.overlapping(*found[0])
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
 
 
 def _occurrences(span: Span, prompt: Reading) -> Iterator[tuple[int, int]]:
@@ -162,7 +173,7 @@ def _picture(what: str, image: int, inputs: ModelInputs) -> list[Token]:
     """The tokens of a picture. Raises UserError if there is no such picture."""
     count = len(inputs.images)
     if not count:
-        raise UserError(f"{what} needs an image, but none was given; add --image, or give a text of the prompt")
+        raise UserError(f"{what} needs an image, but none was given; add `images`, or give a text of the prompt")
     if image >= count:
         there = f"pictures 0 to {count - 1} are" if count > 1 else "only picture 0 is"
         raise UserError(f"{what}: there is no picture {image}; {there} there (the first is picture 0)")
@@ -177,7 +188,7 @@ def _grid(what: str, image: int, inputs: ModelInputs) -> tuple[list[Token], int,
         first, last = described["positions"]
         raise UserError(
             f"{what}: this model's tokens of picture {image} lie in no grid ({described['layout']}); give "
-            f"--span image:{image}, or positions from {first} to {last}"
+            f"`spans` image:{image}, or positions from {first} to {last}"
         )
     rows, cols = described["grid"]
     return tokens, rows, cols

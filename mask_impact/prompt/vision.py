@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.chat import continuing
 from mask_impact.prompt.grids import Encoded, Layout, layout, side
 from mask_impact.prompt.images import Picture, open_picture
-from mask_impact.prompt.inputs import ModelInputs, check_prompt, tokens_of
-
-MARKER = "<image>"  # where a picture stands in the user's prompt
+from mask_impact.prompt.inputs import ModelInputs, Token, added_ends, begins_as_texts_do, ends_note, tokens_of
+from mask_impact.prompt.messages import as_recorded, last_text
+from mask_impact.prompt.wording import check_images_there, conversation, in_template, message, own_tokens, wording
 
 ImageSource = str | os.PathLike[str] | Image.Image
 
@@ -33,7 +34,13 @@ def open_pictures(paths: ImageSource | Sequence[ImageSource] | None) -> list[Pic
 
 
 def vision_inputs(
-    processor: Any, config: Any, prompt: str, pictures: Sequence[Picture], max_pixels: int | None = None
+    processor: Any,
+    config: Any,
+    prompt: str,
+    pictures: Sequence[Picture],
+    max_pixels: int | None = None,
+    system: str | None = None,
+    messages: Sequence[dict[str, Any]] = (),
 ) -> ModelInputs:
     """The prompt in the model's chat template with its pictures, as the model's processor makes it.
 
@@ -42,18 +49,48 @@ def vision_inputs(
         config: of the model.
         prompt: has one `<image>` per picture, or none; then the pictures come first.
         max_pixels: larger pictures are shrunk to this many pixels.
+        system: a message before the prompt.
+        messages: a conversation in place of the prompt; it has a part for each picture.
 
     Raises UserError for a prompt or pictures that the processor rejects.
     """
     if max_pixels is not None and max_pixels < 1:
         raise UserError(f"max_pixels is {max_pixels}; it must be 1 or more")
     image_id = image_token_id(processor, config)
-    image_token = processor.tokenizer.convert_ids_to_tokens(image_id)
-    content = message(processor, prompt, len(pictures), image_token)
-    text = rendered(processor, content)
-    outputs = encoded(processor, text, pictures, max_pixels)
+    own = own_tokens(processor, processor.tokenizer.convert_ids_to_tokens(image_id))
+    if messages:
+        text, notes = conversation(processor, messages, system, own), continuing(messages)
+    else:
+        text, notes = wording(processor, prompt, len(pictures), system, own)
+    outputs, ends = without_ends(processor.tokenizer, text, encoded(processor, text, pictures, max_pixels))
+    tokens, images = placed(processor, config, outputs, pictures, max_pixels, image_id)
+    # PaliGemma's processor also returns labels, which are for training
+    tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
+    return ModelInputs(
+        tensors,
+        tokens,
+        last_text(messages) if messages else prompt,
+        chat=True,
+        images=images,
+        pictures=[picture.image for picture in pictures],
+        messages=as_recorded(messages) if messages else None,
+        notes=[*notes, *ends],
+    )
+
+
+def placed(
+    processor: Any,
+    config: Any,
+    outputs: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    max_pixels: int | None,
+    image_id: int,
+) -> tuple[list[Token], list[dict[str, Any]]]:
+    """The tokens, those of pictures with their places, and what the manifest says of each picture."""
     ids = outputs["input_ids"][0].tolist()
     places = [position for position, found in enumerate(ids) if found == image_id]
+    if pictures:
+        check_images_there(processor, len(places))
     counts = tokens_per_picture(processor, len(places), pictures, max_pixels, image_id)
     layouts = [
         layout(Encoded(config, processor, outputs, index, count, picture.original_size))
@@ -67,10 +104,20 @@ def vision_inputs(
         for position, row, col, box in own:
             tokens[position] = replace(tokens[position], kind="image", image=index, row=row, col=col, box=box)
         images.append(described(picture, found, own[0][0], own[-1][0]))
-    # PaliGemma's processor also returns labels, which are for training
-    tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
-    shown = [picture.image for picture in pictures]
-    return ModelInputs(tensors, tokens, prompt, chat=True, images=images, pictures=shown)
+    return tokens, images
+
+
+def without_ends(tokenizer: Any, text: str, outputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """The processor's output without an end of text that the tokenizer added, and what is to be noted."""
+    ids = outputs["input_ids"]
+    count = added_ends(tokenizer, ids[0].tolist(), text)
+    if not count:
+        return outputs, []
+    shorter = {
+        name: found[:, :-count] if torch.is_tensor(found) and found.shape == ids.shape else found
+        for name, found in outputs.items()
+    }
+    return shorter, [ends_note(tokenizer, ids[0].tolist(), count)]
 
 
 def image_token_id(processor: Any, config: Any) -> int:
@@ -84,37 +131,6 @@ def image_token_id(processor: Any, config: Any) -> int:
     )
 
 
-def message(processor: Any, prompt: str, count: int, image_token: str | None = None) -> list[dict[str, str]]:
-    """The user's message as parts: text, and `count` pictures in their order. Raises UserError, also for a prompt that
-    contains `image_token`, or the text that the processor replaces with a picture."""
-    check_prompt(prompt.replace(MARKER, ""))
-    pieces = prompt.split(MARKER)
-    if len(pieces) - 1 not in (0, count):
-        raise UserError(
-            f"the prompt has {len(pieces) - 1} {MARKER}, but the number of images given is {count}; write one {MARKER} "
-            "for every image, or none: then the images come first"
-        )
-    for own in (getattr(processor, "image_token", None), image_token):
-        if own and any(own in piece for piece in pieces):
-            raise UserError(f"the prompt holds the model's own token {own}; write {MARKER} where an image stands")
-    picture = {"type": "image"}
-    if len(pieces) == 1:
-        return [picture] * count + [{"type": "text", "text": prompt}]
-    parts = [part for piece in pieces for part in (picture, {"type": "text", "text": piece})][1:]
-    return [part for part in parts if part.get("text") != ""]
-
-
-def rendered(processor: Any, content: list[dict[str, str]]) -> str:
-    """The message in the model's chat template; without one, its parts one after the other."""
-    template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
-    if template is None:
-        return "".join(part.get("text", processor.image_token) for part in content)
-    messages = [{"role": "user", "content": content}]
-    return str(
-        processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
-    )
-
-
 def encoded(
     processor: Any, text: str, pictures: Sequence[Picture], max_pixels: int | None
 ) -> Mapping[str, torch.Tensor]:
@@ -125,12 +141,13 @@ def encoded(
         images, settings = within(processor, images, max_pixels)
     if pictures:  # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels
         settings["input_data_format"] = "channels_last"
-    bos = processor.tokenizer.bos_token
-    if bos is not None and text.startswith(bos):  # the template has already added it
+    if begins_as_texts_do(processor.tokenizer, text):  # the template has already added it
         settings["add_special_tokens"] = False
     try:
         return _taken(processor, text, images, settings)
     except (ValueError, ZeroDivisionError, IndexError) as error:
+        if pictures:
+            check_images_there(processor)
         sizes = ", ".join(f"{picture.image.width} x {picture.image.height}" for picture in pictures)
         raise UserError(
             f"the model's processor cannot take this prompt {f'with images of {sizes} pixels' if sizes else 'alone'} "
@@ -190,7 +207,7 @@ def tokens_per_picture(
     """
     if len(pictures) < 2:
         return [total] * len(pictures)
-    text = rendered(processor, message(processor, "two", 2))
+    text = in_template(processor, message("two", 2, ()))
     counts = [
         int((encoded(processor, text, [picture] * 2, max_pixels)["input_ids"] == image_id).sum()) // 2
         for picture in pictures

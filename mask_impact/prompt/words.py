@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from mask_impact.prompt.token_text import CUT, decoded
+
 if TYPE_CHECKING:
-    from mask_impact.prompt.inputs import Token
+    from mask_impact.prompt.inputs import Source, Token
 
 
 # Letters, digits and _, with ' ’ or - inside; a flag; or one other symbol. \0 replaces marks, see `_word_starts`.
@@ -36,9 +38,6 @@ SENTENCE_END = re.compile(
     rf"|[。！？]+{CLOSING}"  # Chinese and Japanese have no space after them
     r"|[\n\r\v\f\x85\u2028\u2029]"
 )
-
-
-CUT = "\ufffd"  # what a tokenizer gives for bytes that are part of a character
 
 
 MOST_PARTS = 16  # tokens of one character; it has at most 4 bytes, but they may be merged with neighbouring bytes
@@ -72,28 +71,63 @@ class Reading:
         return tuple(index for index, (first, last) in enumerate(self.places) if first < end and start < last)
 
 
-def reading(tokenizer: Any, tokens: Sequence[Token], prompt_length: int) -> Reading:
+def reading(tokenizer: Any, tokens: Sequence[Token], prompt_length: int, source: Source | None = None) -> Reading:
     """The tokens as text: the prompt by the tokenizer's own offsets, the generated tokens by their texts.
 
-    The prompt is read by the texts of its tokens too if the tokenizer has no offsets, or would not cut the text into
-    the same tokens again. Offsets are never used for generated tokens: a model may spell a word as no tokenizer would,
-    and the next token would then change the words of the prompt.
+    The prompt is what was tokenized, if `source` says so: a normalizer may have changed what the tokens say of it. It
+    is read by the texts of its tokens too if the tokenizer has no offsets, or would not cut the text into the same
+    tokens again. Offsets are never used for generated tokens: a model may spell a word as no tokenizer would, and the
+    next token would then change the words of the prompt.
     """
     prompt, generated = tokens[:prompt_length], tokens[prompt_length:]
-    text, places = _by_offsets(tokenizer, prompt) or _by_texts(tokenizer, prompt)
+    if source is not None:
+        text, places = _in_source(prompt, source)
+    else:
+        text, places = _by_offsets(tokenizer, prompt) or _by_texts(tokenizer, prompt)
     more, later = _by_texts(tokenizer, generated)
     places = places + [(len(text) + start, len(text) + end) for start, end in later]
     return Reading(tokens, text + more, places)
 
 
-def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+def as_tokens_say(tokenizer: Any, tokens: Sequence[Token]) -> Reading:
+    """The tokens as their own texts: what a normalizer made of the prompt, if there is one."""
+    return Reading(tokens, *_by_texts(tokenizer, tokens))
+
+
+def _in_source(tokens: Sequence[Token], source: Source) -> tuple[str, list[tuple[int, int]]]:
+    """The text that was tokenized, with the tokens that the tokenizer added to it, and the places of all tokens."""
+    pieces, places, reached, added = [], [], 0, 0  # reached: in the source; added: characters that are not in it
+    for token, (start, end) in zip(tokens, source.offsets, strict=True):
+        if start == end and token.kind != "text":
+            pieces.append(token.text)
+            places.append((reached + added, reached + added + len(token.text)))
+            added += len(token.text)
+            continue
+        lost = re.match(r"\S*", source.text[reached:start])
+        if reached and lost and lost[0]:  # an accent that a normalizer took away from the token before
+            pieces.append(lost[0])
+            places[-1] = (places[-1][0], places[-1][1] + len(lost[0]))
+            reached += len(lost[0])
+        start, end = _widened(source.text, token.text, start, end, reached)
+        pieces.append(source.text[reached:end])
+        places.append((start + added, max(start, end) + added))
+        reached = max(reached, end)
+    return "".join([*pieces, source.text[reached:]]), places
+
+
+def _widened(text: str, piece: str, start: int, end: int, reached: int) -> tuple[int, int]:
+    """The place of a token with the space around it, which some tokenizers leave out of its offsets (trim_offsets, as
+    in Llama 3), or which a normalizer took away. A space that the tokenizer put before the text has no place."""
+    if not piece.strip() and text[start:end].strip():
+        return start, start
+    start = min(start, reached)
+    return start, max(end, start + len(piece)) if text.startswith(piece, start) else end
 
 
 def _by_offsets(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[int, int]]] | None:
     """Text and places. None if tokenizing the text again does not give the same tokens, or gives no offsets."""
     ids = [token.id for token in tokens]
-    text = _decoded(tokenizer, ids)
+    text = decoded(tokenizer, ids)
     if not getattr(tokenizer, "is_fast", False):
         return None
     # not verbose: it would warn of a text too long for the model, which is checked elsewhere
@@ -102,10 +136,7 @@ def _by_offsets(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tupl
         return None
     places, reached = [], 0
     for token, (start, end) in zip(tokens, again["offset_mapping"], strict=True):
-        # Some tokenizers leave the space around a token out of its offsets (trim_offsets, as in Llama 3)
-        start = min(start, reached)
-        if text.startswith(token.text, start):
-            end = max(end, start + len(token.text))
+        start, end = _widened(text, token.text, start, end, reached)
         reached = max(reached, end)
         places.append((start, max(start, end)))
     return text, places
@@ -118,7 +149,7 @@ def _by_texts(tokenizer: Any, tokens: Sequence[Token]) -> tuple[str, list[tuple[
     waiting: list[Token] = []
     for index, token in enumerate(tokens):
         waiting.append(token)
-        whole = token.text if len(waiting) == 1 else _decoded(tokenizer, [part.id for part in waiting])
+        whole = token.text if len(waiting) == 1 else decoded(tokenizer, [part.id for part in waiting])
         unfinished = whole.endswith(CUT) and index + 1 < len(tokens) and CUT in tokens[index + 1].text
         if unfinished and len(waiting) < MOST_PARTS:
             continue

@@ -114,6 +114,28 @@ describe("scale", () => {
     const [sheet] = sheets(scene([run({ values: [[1, NaN, 0.01]], floor: 0.1 })]));
     expect([sheet.empty, sheet.below, sheet.floor]).toEqual([1, 1, 0.1]);
   });
+
+  test("has a noise floor of its own for each layer, and none for 0", () => {
+    const made = run({
+      values: [
+        [1, 0.05, 0],
+        [1, 0.05, 0.2],
+      ],
+    });
+    const by_layer = { layers: [0, 1], variants: ["Attn", "Full"], metrics: ["cosine", "l2"] };
+    made.manifest!.noise_floor = {
+      Full: { l2: 9 },
+      by_layer: {
+        ...by_layer,
+        values: [
+          [[], [7, 0.01]],
+          [[], [7, 0.1]],
+        ],
+      },
+    };
+    const [sheet] = sheets(scene([made]));
+    expect([sheet.below, sheet.floor, ...sheet.floors]).toEqual([1, 0.1, 0.01, 0.1]);
+  });
 });
 
 describe("folding", () => {

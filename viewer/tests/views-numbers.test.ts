@@ -65,6 +65,22 @@ const scene = (
 const growing = (step: number, _: number, layer: number, position: number) =>
   position === 3 && step === 0 ? NaN : (position + 1) * (layer + 1);
 
+describe("a metric that can be below 0", () => {
+  const run = makeRun([{}, {}, {}, {}], (_step, _variant, layer, position) => [9, 2, -5, 1][position] + layer / 8);
+
+  it("ranks tokens by the value furthest from 0, in the layer where that is", () => {
+    const found = scores(scene([run]));
+    expect(ranked(scene([run]), () => true)).toEqual([2, 1, 3]);
+    expect([found.value[2], found.peak[2], found.value[1], found.peak[1]]).toEqual([-5, 0, 2.5, 4]);
+    expect(found.text).toBe(5);
+  });
+
+  it("has the mean of its values where layers are joined so", () => {
+    const found = scores(scene([run], { join: "mean" }));
+    expect([found.value[2], found.peak[2], found.value[1]]).toEqual([-4.75, 0, 2.25]);
+  });
+});
+
 describe("promptText", () => {
   it("finds the generated tokens without a manifest", () => {
     const { prompt, generated } = promptText(makeRun([{}, {}, {}, { text: "new" }], growing));

@@ -168,7 +168,7 @@ export function points({ run, state }: Compared, { units }: Shown): Point[] {
   const { value } = importance(matrix(run, state), { from: null, to: null, join: "max" });
   return units.flatMap((unit) => {
     const place = tokenIndex(run, unit.position),
-      impact = value[place],
+      impact = Math.abs(value[place]), // of a metric that has one, without its sign
       size = Math.abs(unit.value);
     const same = run.tokens[place]?.text === unit.label && impact >= 0 && size >= 0 && (unit.position || state.first);
     return same ? { unit, impact, size } : [];

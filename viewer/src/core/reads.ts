@@ -48,7 +48,7 @@ function makeReads(from: Measured): Omit<Reads, "run" | "rows"> {
   const outside = first ? -1 : tokens.findIndex(({ position }) => position === 0);
   const most = (numbers: Float32Array, sofar = 0) => {
     for (let i = 0, token = 0; i < numbers.length; i++, token = token + 1 === T ? 0 : token + 1)
-      if (numbers[i] > sofar && token !== outside) sofar = numbers[i];
+      if (Math.abs(numbers[i]) > sofar && token !== outside) sofar = Math.abs(numbers[i]);
     return sofar;
   };
   const rows = Array.from({ length: Q }, (_, row) => row);

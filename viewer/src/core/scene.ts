@@ -117,7 +117,10 @@ export function rowMaxima(values: Float32Array, columns: number, skip: number): 
   return maxima;
 }
 
-/** Importance of each token: the largest or mean value over the layers `from` to `to`. NaN where there is none. */
+/**
+ * Importance of each token: over the layers `from` to `to` the largest value, whatever its sign (a metric may have one), or
+ * the mean. NaN where there is none.
+ */
 export function importance(
   found: Matrix,
   state: Pick<State, "from" | "to" | "join">,
@@ -131,23 +134,36 @@ export function importance(
   found.layers.forEach((layer, row) => {
     if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
     for (let token = 0, place = row * count; token < count; token++, place++) {
-      const here = found.values[place];
+      const here = found.values[place],
+        size = Math.abs(here);
       if (isNaN(here)) continue;
-      if (here > best[token]) {
-        best[token] = here;
+      if (size > best[token]) {
+        best[token] = size;
         peak[token] = layer;
+        if (!mean) value[token] = here;
       }
-      if (!seen[token]++) value[token] = here;
-      else if (mean) value[token] += here;
-      else if (here > value[token]) value[token] = here;
+      if (mean) value[token] = seen[token]++ ? value[token] + here : here;
     }
   });
   if (mean) value.forEach((sum, token) => (value[token] = sum / seen[token]));
   return { value, peak };
 }
 
-/** The manifest's noise floor for a variant: differences below it are rounding. 0 where it is not known. */
-export function noiseFloor(run: Pick<Run, "manifest">, state: Pick<State, "metric" | "variant">): number {
-  const kind = isHead(state.variant) ? "Head" : "Full";
-  return run.manifest?.noise_floor?.[kind]?.[state.metric] ?? 0;
+/**
+ * The noise floor of a variant in a layer, or the largest of all layers: values below it can be rounding. 0 where it is
+ * not known. Older runs have one for all layers.
+ */
+export function noiseFloor(
+  run: Pick<Run, "manifest">,
+  { metric, variant }: Pick<State, "metric" | "variant">,
+  layer?: number,
+): number {
+  const { by_layer: fine, Full, Head } = run.manifest?.noise_floor ?? {};
+  if (!fine?.values) return (isHead(variant) ? Head : Full)?.[metric] ?? 0;
+  const [column, place] = [fine.variants?.indexOf(variant) ?? -1, fine.metrics?.indexOf(metric) ?? -1];
+  const floors = fine.values.map((variants) => variants[column]?.[place] ?? 0);
+  return layer === undefined ? Math.max(0, ...floors) : (floors[fine.layers?.indexOf(layer) ?? -1] ?? 0);
 }
+
+/** Whether a value can be rounding. One of 0 is exact: there the mask changes nothing. */
+export const isNoise = (value: number, floor: number) => value !== 0 && Math.abs(value) < floor;

@@ -7,7 +7,7 @@
 
 import type { Run, TokenInfo } from "../data/types.ts";
 import { brief, inText, isOfModel, metricOf, metricsOf } from "./metrics.ts";
-import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
+import { isNoise, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import { remembered } from "./track.ts";
 import { isDifference, modelName } from "./words.ts";
 
@@ -28,6 +28,8 @@ export interface Sheet {
   /** Which position gave a folded column its value; same shape. Null if nothing is folded. */
   strongest: Int32Array | null;
   signed: boolean;
+  /** Noise floor of each layer, and the largest. */
+  floors: number[];
   floor: number;
   /** Column of position 0 if it is outside of the scale, or -1. */
   outside: number;
@@ -166,7 +168,8 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
       `Two models: their ${inText(metric.title)}s have different units, so this difference means little${better(scene)}.`,
     );
   }
-  sheet.floor = Math.max(sheet.floor, noiseFloor(second, scene.state));
+  sheet.floors = layers.map((layer, place) => Math.max(sheet.floors[place], noiseFloor(second, scene.state, layer)));
+  sheet.floor = Math.max(0, ...sheet.floors);
   const all = new Set([...first.tokens, ...second.tokens].map(({ position }) => position)).size;
   const lost = all - same.filter((other) => other >= 0).length;
   if (lost) {
@@ -203,7 +206,7 @@ function missing({ state }: Scene, run: Run): string[] {
 /** With the ends of the colour scale; position 0 does not count if it is outside. */
 function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "columns" | "values" | "strongest">): Sheet {
   const { values, columns, layers } = cells;
-  const floor = noiseFloor(run, state);
+  const floors = layers.map((layer) => noiseFloor(run, state, layer));
   const outside =
     !state.first && columns[0]?.positions[0] === 0 && columns[0].positions.length === 1 && columns.length > 1 ? 0 : -1;
   const by = state.range === "all" ? "all" : state.rows === "layers" ? "layer" : "column";
@@ -215,7 +218,7 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
     for (let column = 0; column < columns.length; column++, place++) {
       const size = Math.abs(values[place]);
       if (isNaN(size)) empty++;
-      else if (size < floor) below++;
+      else if (isNoise(size, floors[layer])) below++;
       if (column === outside) continue;
       if (size > overall) overall = size;
       const end = by === "all" ? 0 : by === "layer" ? layer : column;
@@ -229,7 +232,8 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
     title: run.name,
     run,
     signed: false,
-    floor,
+    floors,
+    floor: Math.max(0, ...floors),
     notes: [],
     outside,
     by,

@@ -87,7 +87,16 @@ const manifest = object<Manifest>({
   head_space: text,
   mask_mode: text,
   vision_attention: text,
-  noise_floor: record(record(number)),
+  noise_floor: object({
+    Full: record(number),
+    Head: record(number),
+    by_layer: object({
+      layers: list(number),
+      variants: list(text),
+      metrics: list(text),
+      values: places(places(numbers)),
+    }),
+  }),
   metrics: list(object<Partial<Metric>>({ name: text, column: text, title: text, unit: text, range: numbers })),
   unmasked_length: object({
     layers: list(number),

@@ -182,6 +182,14 @@ export function row(run: Run, metric: string, step: number, variant: number, lay
  * What the page uses of NAME_run.json, docs/output-format.md. Every key may be missing (undefined) or null: older and
  * newer versions, other tools. `cleanManifest` in manifest.ts checks the types, so what is there has the type given here.
  */
+/** values[layer][variant][metric] */
+export interface NoiseFloors {
+  layers?: number[];
+  variants?: string[];
+  metrics?: string[];
+  values?: (number | null)[][][];
+}
+
 export interface Manifest {
   schema_version?: number;
   name?: string;
@@ -196,8 +204,8 @@ export interface Manifest {
   head_space?: string;
   mask_mode?: string;
   vision_attention?: string;
-  /** By kind of variant, then by metric. */
-  noise_floor?: Record<string, Record<string, number>>;
+  /** How far replays are from the model, by kind of variant and metric; and the noise floors. */
+  noise_floor?: { Full?: Record<string, number>; Head?: Record<string, number>; by_layer?: NoiseFloors };
   metrics?: Partial<Metric>[];
   /** Of the updates without any mask; values[step][layer][variant]. */
   unmasked_length?: { layers?: number[]; variants?: string[]; values?: (number | null)[][][] };

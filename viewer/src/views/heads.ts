@@ -11,7 +11,7 @@ import { noiseFloor, rowMaxima, tokenIndex, type Scene } from "../core/scene.ts"
 import { toggled } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
 import { exact, named } from "../core/tokens.ts";
-import { crossing, isDifference, moreOrLess, subject } from "../core/words.ts";
+import { isHead, crossing, isDifference, moreOrLess, subject } from "../core/words.ts";
 import { captions, colourBar, ends, heading, ofRun } from "./figure.ts";
 import { headColour, shown } from "./head-marks.ts";
 import { emptyColour } from "./heatmap-paint.ts";
@@ -207,9 +207,12 @@ function whatText(scene: Scene): string {
   return `${cross}No token is selected: each cell shows ${signed ? "the token that differs most" : "its strongest token"}${without ? " (position 0 left out)" : ""}${of}.`;
 }
 
+const floorOfHeads = (run: Scene["run"], metric: Scene["state"]["metric"]) =>
+  Math.max(0, ...run.variants.filter(isHead).map((variant) => noiseFloor(run, { metric, variant })));
+
 function floorOf({ run, runs, state }: Scene): number {
   const compared = isDifference(state, runs) ? runs.slice(0, 2) : [run];
-  return Math.max(...compared.map((each) => noiseFloor(each, { metric: state.metric, variant: "Head_0" })));
+  return Math.max(...compared.map((each) => floorOfHeads(each, state.metric)));
 }
 
 const largestOf = ({ values }: HeadMatrix) =>

@@ -3,7 +3,7 @@
 import { isLight, paletteOf, share, table, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
-import type { Hover } from "../core/scene.ts";
+import { isNoise, type Hover } from "../core/scene.ts";
 import { columnOf, largestFor, type Sheet } from "../core/sheet.ts";
 import type { State } from "../core/state.ts";
 import { label } from "../core/tokens.ts";
@@ -204,7 +204,9 @@ function paintHatches(
     for (let column = c0; column < c1; column++) {
       const hatched = (c: number) => {
         const here = value(row, c);
-        return (columnAt(g, row, c) === sheet.outside && !isNaN(here)) || Math.abs(here) < sheet.floor;
+        return (
+          (columnAt(g, row, c) === sheet.outside && !isNaN(here)) || isNoise(here, sheet.floors[layerAt(g, row, c)])
+        );
       };
       if (!hatched(column)) continue;
       const start = column,

@@ -7,7 +7,7 @@ import { titleOf, type Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { valuesAt } from "../core/metrics.ts";
 import { part, type Drawing } from "../core/painter.ts";
-import { tokenIndex, type Scene, type View } from "../core/scene.ts";
+import { isNoise, matrix, noiseFloor, tokenIndex, type Scene, type View } from "../core/scene.ts";
 import { columnOf, sheets, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
 import { exact, named, number } from "../core/tokens.ts";
@@ -243,7 +243,9 @@ function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, la
         ? comesLater(run, state.step, token!) && "this step"
         : token! > state.query && `position ${state.query}`;
     if (!values) return `${of}no value${after ? ` (the token comes after ${after})` : ""}`;
-    return `${of}${values}`;
+    const value = matrix(run, state).values[layerPlace * run.tokens.length + place];
+    const noise = isNoise(value, noiseFloor(run, state, layer)) ? `, below the noise floor` : "";
+    return `${of}${values}${noise}`;
   });
   const shown = sheet.signed
     ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column])

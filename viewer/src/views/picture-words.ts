@@ -1,7 +1,7 @@
 /** What the picture view says. */
 
 import { titleOf } from "../core/metrics.ts";
-import type { Scene } from "../core/scene.ts";
+import { isNoise, type Scene } from "../core/scene.ts";
 import { exact, label, named, number } from "../core/tokens.ts";
 import { capital, isDifference, layerText, predicted, variantName } from "../core/words.ts";
 import { floorOf, patchesOf, type Figure, type Patch, type Scale, type Shown } from "./patches.ts";
@@ -91,7 +91,7 @@ function strongest(figures: Figure[], { values }: Shown): { figure: Figure; patc
 function valueText(patch: Patch, figure: Figure, { state, runs }: Scene, found: Shown): string {
   const value = found.values.get(figure.run)!.of[patch.place];
   const floor = floorOf(found, figure.run, state);
-  const noise = Math.abs(value) < floor ? `, below the noise floor (${number(floor)})` : "";
+  const noise = isNoise(value, floor) ? `, below the noise floor (${number(floor)})` : "";
   const run = runs.length > 1 && !isDifference(state, runs) ? `${figure.run.name}: ` : "";
   const where = named(figure.run.tokens[patch.place])
     .replace(/^patch /, "")

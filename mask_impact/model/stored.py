@@ -1,0 +1,45 @@
+"""The tensors in a checkpoint's folder, by name, read one at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+
+class Stored:
+    """The tensors in a checkpoint's folder, read one at a time."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """None: there is no such folder, and nothing is found."""
+        files = sorted(folder.glob("*.safetensors")) if folder else []
+        pickles = sorted(folder.glob("*.bin")) if folder and not files else []
+        self._files = {name: file for file in files for name in _names(file)}
+        self._pickled = dict(each for file in pickles for each in _pickled(file))
+        self.names = [*self._files, *self._pickled]
+
+    def __call__(self, key: str) -> torch.Tensor | None:
+        """By the model's name of it, which may begin in another way than the file's; None where there is none."""
+        for name in self.names:
+            if same(key, name):
+                return self._pickled[name] if name in self._pickled else _tensor(self._files[name], name)
+        return None
+
+
+def same(key: str, name: str) -> bool:
+    """Whether two names are one, apart from the modules that one of them begins with."""
+    return name == key or name.endswith(f".{key}") or key.endswith(f".{name}")
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, "pt") as tensors:
+        return list(tensors.keys())
+
+
+def _tensor(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, "pt") as tensors:
+        return tensors.get_tensor(name)
+
+
+def _pickled(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from torch.load(file, mmap=True, weights_only=True, map_location="cpu").items()
