@@ -64,6 +64,16 @@ def decoder_beginning(model: PreTrainedModel) -> dict[str, int]:
     return found
 
 
+def all_rows(model: PreTrainedModel) -> dict[str, bool]:
+    """What makes every layer compute all rows of a prompt.
+
+    Layers that share the keys of earlier ones (Gemma 4 E2B and E4B) need only the last row to generate, and are given
+    no other one unless all hidden states are asked for.
+    """
+    shared = getattr(model.config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
+    return {"output_hidden_states": True} if shared else {}
+
+
 @contextmanager
 def greedy(model: PreTrainedModel) -> Iterator[None]:
     """Set the checkpoint's own sampling settings (repetition penalties among them) aside until the block ends."""
