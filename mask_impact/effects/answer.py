@@ -29,6 +29,7 @@ from mask_impact.prompt.units import Unit
 # Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
+MOST = 128
 PREDICTION_NUMBERS = 2**22  # logits in double precision at once
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
@@ -196,7 +197,8 @@ class Effects:
             rows = self.passage.length - job.start
             together = (len(piece) + 1) * rows
             too_large = (len(piece) + 1) * self._size(rows) > memory_budget(device)
-            if piece and (too_large or (together > enough and changing + rows < 0.9 * together)):
+            too_many = rows == 1 and len(piece) >= MOST
+            if piece and (too_large or too_many or (together > enough and changing + rows < 0.9 * together)):
                 yield piece
                 piece, changing = [], 0
             piece.append(job)
