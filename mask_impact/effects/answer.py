@@ -29,8 +29,7 @@ from mask_impact.prompt.units import Unit
 # Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
-MOST = 128
-PREDICTION_NUMBERS = 2**22  # logits in double precision at once
+PREDICTION_NUMBERS = 2**21  # logits in double precision at once: 16 MB, which malloc keeps for the next time
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
 
@@ -196,8 +195,9 @@ class Effects:
         for job in jobs:
             rows = self.passage.length - job.start
             together = (len(piece) + 1) * rows
-            too_large = (len(piece) + 1) * self._size(rows) > memory_budget(device)
-            too_many = rows == 1 and len(piece) >= MOST
+            too_large = (len(piece) + 1) * self._size(rows, job.edit) > memory_budget(device)
+            # Rows of one position share their keys, and each looks at the others' own for nothing
+            too_many = rows == 1 and len(piece) >= max(2 * enough, self.passage.length)
             if piece and (too_large or too_many or (together > enough and changing + rows < 0.9 * together)):
                 yield piece
                 piece, changing = [], 0
@@ -206,12 +206,11 @@ class Effects:
         if piece:
             yield piece
 
-    def _size(self, rows: int) -> int:
-        """About how many bytes one edit takes: its rows, their attention over all positions, its logits."""
+    def _size(self, rows: int, edit: Edit) -> int:
+        """About how many bytes an edit takes: its rows, their attention over all positions, its logits."""
         state = self.passage.calls[0].hidden
-        numbers = (
-            rows * state.shape[-1] * VECTORS_PER_ROW + self.runner.attended(rows) + 3 * self.passage.logits.numel()
-        )
+        attended = self.runner.attended(rows, edit.heads is not None)
+        numbers = rows * state.shape[-1] * VECTORS_PER_ROW + attended + 3 * self.passage.logits.numel()
         return max(state.element_size(), 4) * numbers
 
     def _carried(self, piece: list["Job"], window: Window) -> Iterator[tuple[list["Job"], Carried]]:
@@ -308,8 +307,9 @@ class _Base:
         self.contrast = contrast
         logits = _where_float64_is(logits)
         self.chosen = int(logits.argmax()) if chosen is None else chosen
-        self.logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
-        self.probabilities = self.logprobs.exp()
+        self.probabilities = logits.softmax(dim=-1, dtype=torch.float64)
+        precise = logits[None].to(torch.float64)
+        (self.mean,) = (self._means(precise) - _log_sums(precise)).tolist()
         (self.prediction,) = self.compared(logits[None])
 
     def compared(self, logits: torch.Tensor) -> list[_Prediction]:
@@ -319,24 +319,30 @@ class _Base:
 
     def _compared(self, logits: torch.Tensor) -> torch.Tensor:
         """[B, 5] the fields of _Prediction."""
-        logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
+        precise = logits.to(torch.float64)
+        log_sums = _log_sums(precise)
         first, second = self.contrast or (0, 0)
         columns = [
-            logprobs[:, self.chosen],
-            (logits > logits[:, self.chosen, None]).sum(dim=-1) + 1,
+            precise[:, self.chosen] - log_sums,
+            (logits > logits[:, self.chosen, None]).count_nonzero(dim=-1) + 1,
             logits.argmax(dim=-1),
-            self._divergence(logprobs),
-            logprobs[:, first] - logprobs[:, second],
+            (self.mean - (self._means(precise) - log_sums)).clamp_min(0.0),  # KL(without the mask || with it)
+            precise[:, first] - precise[:, second],
         ]
-        return torch.stack([column.to(logprobs) for column in columns], dim=1)
+        return torch.stack([column.to(precise) for column in columns], dim=1)
 
-    def _divergence(self, logprobs: torch.Tensor) -> torch.Tensor:
-        """[B] KL(without the mask || with it)."""
-        gap = self.logprobs - logprobs
-        found = gap @ self.probabilities
+    def _means(self, logits: torch.Tensor) -> torch.Tensor:
+        """[B] the mean logit, by the probabilities without a mask."""
+        found = logits @ self.probabilities
         if found.isnan().any():  # tokens that the model rules out: 0 times infinity
-            found = (gap * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
-        return found.clamp_min(0.0)
+            found = (logits * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
+        return found
+
+
+def _log_sums(logits: torch.Tensor) -> torch.Tensor:
+    """[B] what turns logits [B, V] into log-probabilities."""
+    peaks = logits.amax(dim=-1)
+    return (logits - peaks[:, None]).exp_().sum(dim=-1).log() + peaks
 
 
 def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:

@@ -144,7 +144,7 @@ class DecoderCarrier:
         moved = reads[:, None, -self.passage.steps :] & acts[:, :, None]
         return Reach([start if move else length for move in moved.flatten(1).any(dim=-1).tolist()], moved)
 
-    def attended(self, rows: int) -> int:
+    def attended(self, rows: int, by_head: bool = False) -> int:
         """About how many numbers one edit's attention takes: keys and values for each head, biases and weights."""
         self_read, _ = self.passage.calls[0].reads.values()
         heads, width = self_read.keys.shape[1], self_read.keys.shape[3]
