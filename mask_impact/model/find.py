@@ -145,7 +145,7 @@ def find_model(
             adapters.check_none_beside(name, path, **source.place)
     if Path(path).is_dir() and not file and not (Path(path) / "config.json").is_file():
         raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
-    if adapter:
+    if adapter is not None:
         adapters.check(adapter)
     with loading(name), gguf.read_once(source.gguf_file):
         config = AutoConfig.from_pretrained(path, **source.place_and_trust)
