@@ -76,8 +76,8 @@ def check_plain(name: str, model: Any, stored: Stored) -> None:
     for packed, kind in stored.packed().items():
         if any(same(key, packed) for key in parameters):
             raise UserError(
-                f"the checkpoint {name!r} stores {packed} as {kind}, and its config.json has no quantization_config that "
-                "says how to make weights of it; use the whole checkpoint, or one that is not quantised"
+                f"the checkpoint {name!r} stores {packed} as {kind}, and its config.json has no quantization_config "
+                "that says how to make weights of it; use the whole checkpoint, or one that is not quantised"
             )
 
 
