@@ -29,6 +29,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers import __version__ as transformers_version
+from transformers.utils import is_torchvision_available
 
 TEXTS = ["What is in the picture? A red ball is on the left. A blue cup is on the right. system user assistant"]
 QUESTION = "What is on the left?"
@@ -117,10 +118,12 @@ class VLFamily:
     named: dict[str, str] = field(default_factory=dict)  # tokenizer attributes, extra_special_tokens on the hub
     extra_tokens: tuple[str, ...] = ()  # in the vocabulary, not special
     min_version: str = "4.57"
+    torchvision: bool = False  # whether its pictures can be prepared only with it
 
     @property
     def available(self) -> bool:
-        return Version(Version(transformers_version).base_version) >= Version(self.min_version)
+        new_enough = Version(Version(transformers_version).base_version) >= Version(self.min_version)
+        return new_enough and (is_torchvision_available() or not self.torchvision)
 
 
 QWEN_TOKENS = (
@@ -196,6 +199,17 @@ GLM_TOKENS = (
     "<|image|>", "<|begin_of_video|>", "<|end_of_video|>", "<|video|>",
 )  # fmt: skip
 INTERNVL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+IMAGE_MARK = "<image_placeholder>"  # DeepSeek's and Janus's
+DEEPSEEK_TOKENS = ("</s>", "<s>", "<pad>", IMAGE_MARK)
+DEEPSEEK_IDS = {"image_token_id": IMAGE_MARK, "tie_word_embeddings": False}
+DEEPSEEK_PIXELS = {  # 4 x 4 patches
+    **STEPS, **HALF_NORM, "do_pad": True, "min_size": 14, "resample": 3, "size": square(64),
+}  # fmt: skip
+DEEPSEEK_CHAT = chat(IMAGE_MARK, "User: ", "Assistant:", "\n\n", "</s>")
+MINICPM_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<image>", "</image>", "<slice>",
+    "</slice>", "<image_id>", "</image_id>",
+)  # fmt: skip
 
 VL_FAMILIES: dict[str, VLFamily] = {
     "qwen2_vl": VLFamily(
@@ -418,6 +432,136 @@ VL_FAMILIES: dict[str, VLFamily] = {
         video_processor={**CLIP_NORM, "size": {"shortest_edge": 4 * 28 * 28, "longest_edge": 32 * 28 * 28},
                          "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
                          "video_processor_type": "Glm4vVideoProcessor", "processor_class": "Glm4vProcessor"},
+    ),
+    "gemma4": VLFamily(
+        "google/gemma-4-E4B-it", "patches of any shape, padded to a number, and pooled 3 x 3",
+        {"model_type": "gemma4", "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": None,
+         "image_token_id": "<|image|>", "boi_token_id": "<|image>", "eoi_token_id": "<image|>",
+         "audio_token_id": "<|audio|>", "boa_token_id": "<|audio>", "eoa_token_index": "<audio|>",
+         "video_token_id": "<|video|>",
+         "text_config": {"model_type": "gemma4_text", **TEXT, **HEAD16, **WINDOW, **GEMMA_IDS, "global_head_dim": 16,
+                         "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 300,
+                         "num_kv_shared_layers": 0, "tie_word_embeddings": True},
+         "vision_config": {"model_type": "gemma4_vision", **ENCODER, "num_key_value_heads": 4, "head_dim": 8,
+                           "patch_size": 8, "pooling_kernel_size": 3, "position_embedding_size": 128}},
+        {"do_resize": True, "do_rescale": True, "do_normalize": False, "do_convert_rgb": True, "resample": 3,
+         "rescale_factor": 1 / 255, "image_mean": [0.0] * 3, "image_std": [1.0] * 3, "patch_size": 8,
+         "pooling_kernel_size": 3, "max_soft_tokens": 70, "image_processor_type": "Gemma4ImageProcessor",
+         "processor_class": "Gemma4Processor"},
+        (*GEMMA_TOKENS, "<|turn>", "<turn|>", "<|image|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>",
+         "<|video|>"),
+        "<|image|>",
+        chat("<|image|>", "<|turn>ROLE\n", "<|turn>model\n", "<turn|>\n", "<turn|>\n", start="<bos>"),
+        processor={"image_seq_length": 70, "processor_class": "Gemma4Processor"}, template_file="chat_template.jinja",
+        tokenizer_class="GemmaTokenizer", sentencepiece=True, bos="<bos>",
+        named={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>",
+               "boa_token": "<|audio>", "eoa_token": "<audio|>", "audio_token": "<|audio|>"},
+        min_version="5.24",
+    ),
+    "deepseek_vl": VLFamily(
+        "deepseek-community/deepseek-vl-1.3b-chat", "padded to a square after it was shrunk; 4 x 4 tokens",
+        {"model_type": "deepseek_vl", "architectures": ["DeepseekVLForConditionalGeneration"], **DEEPSEEK_IDS,
+         "text_config": {"model_type": "llama", **TEXT}, "vision_config": siglip(64, 16)},
+        {**DEEPSEEK_PIXELS, "image_processor_type": "DeepseekVLImageProcessor",
+         "processor_class": "DeepseekVLProcessor"},
+        DEEPSEEK_TOKENS, IMAGE_MARK, DEEPSEEK_CHAT,
+        processor={"num_image_tokens": 16, "processor_class": "DeepseekVLProcessor"},
+        bos="<s>", named={"image_token": IMAGE_MARK},
+    ),
+    "deepseek_vl_hybrid": VLFamily(
+        "deepseek-community/deepseek-vl-7b-chat", "as deepseek_vl, with a second tower (SAM) on a larger picture",
+        {"model_type": "deepseek_vl_hybrid", "architectures": ["DeepseekVLHybridForConditionalGeneration"],
+         **DEEPSEEK_IDS, "text_config": {"model_type": "llama", **TEXT}, "vision_config": siglip(64, 16),
+         "high_res_vision_config": {"model_type": "sam_vision_model", **ENCODER, "image_size": 128, "patch_size": 16,
+                                    "output_channels": 16, "window_size": 4, "global_attn_indexes": [1],
+                                    "mlp_dim": 48}},
+        {**DEEPSEEK_PIXELS, "high_res_size": square(128), "high_res_resample": 3, "high_res_image_mean": [0.5] * 3,
+         "high_res_image_std": [0.5] * 3, "image_processor_type": "DeepseekVLHybridImageProcessor",
+         "processor_class": "DeepseekVLHybridProcessor"},
+        DEEPSEEK_TOKENS, IMAGE_MARK, DEEPSEEK_CHAT,
+        processor={"num_image_tokens": 16, "processor_class": "DeepseekVLHybridProcessor"},
+        bos="<s>", named={"image_token": IMAGE_MARK},
+    ),
+    "janus": VLFamily(
+        "deepseek-community/Janus-Pro-1B", "as deepseek_vl; its generate drops logits processors",
+        {"model_type": "janus", "architectures": ["JanusForConditionalGeneration"], "image_token_id": IMAGE_MARK,
+         "tie_word_embeddings": False, "text_config": {"model_type": "llama", **TEXT},
+         "vision_config": {"model_type": "janus_vision_model", **ENCODER, "image_size": 64, "patch_size": 16,
+                           "num_image_tokens": 16, "projection_dim": 64, "depth": 2},
+         "vq_config": {"model_type": "janus_vqgan", "base_channels": 32, "channel_multiplier": [1], "embed_dim": 8,
+                       "num_embeddings": 8, "latent_channels": 32, "num_res_blocks": 1, "projection_dim": 64,
+                       "image_token_embed_dim": 64, "num_patches": 4}},
+        {**DEEPSEEK_PIXELS, "image_processor_type": "JanusImageProcessor", "processor_class": "JanusProcessor"},
+        (*DEEPSEEK_TOKENS, "<begin_of_image>", "<end_of_image>"), IMAGE_MARK, DEEPSEEK_CHAT,
+        processor={"num_image_tokens": 16, "processor_class": "JanusProcessor"}, template_file="chat_template.jinja",
+        bos="<s>", named={"image_token": IMAGE_MARK, "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"},
+    ),
+    "ovis2": VLFamily(
+        "thisisiron/Ovis2-2B-hf", "image tokens are mixtures of a visual vocabulary; 4 x 4 of one tile",
+        {"model_type": "ovis2", "architectures": ["Ovis2ForConditionalGeneration"], "image_token_id": "<IMG_ATOM>",
+         "visual_indicator_token_ids": ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"],
+         "hidden_size": 64, "tie_word_embeddings": False,
+         "text_config": {"model_type": "qwen2", **TEXT, "use_sliding_window": False},
+         "vision_config": {**ENCODER, "image_size": 64, "patch_size": 8, "hidden_stride": 2, "vocab_size": 48,
+                           "num_visual_indicator_tokens": 5}},
+        {**STEPS, **CLIP_NORM, "resample": 3, "size": square(64), "crop_to_patches": False,
+         "image_processor_type": "Ovis2ImageProcessor", "processor_class": "Ovis2Processor"},
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>",
+         "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"),
+        "<image>", chatml("<image>\n"), tokenizer_class="Qwen2Tokenizer", template_file="chat_template.jinja",
+        processor={"image_seq_length": 16, "processor_class": "Ovis2Processor"},
+    ),
+    "minicpmv4_6": VLFamily(
+        "openbmb/MiniCPM-V-4_6", "a grid of any shape, merged 2 x 2 twice; larger pictures are sliced",
+        {"model_type": "minicpmv4_6", "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
+         "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "insert_layer_id": 0,
+         "tie_word_embeddings": False, "image_size": 112,
+         "text_config": {"model_type": "qwen3_5_text", **TEXT, **HEAD16, "linear_num_value_heads": 4,
+                         "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+                         "layer_types": ["linear_attention", "full_attention", "full_attention"]},
+         "vision_config": {**ENCODER, "image_size": 112, "patch_size": 7}},
+        {**STEPS, **HALF_NORM, "resample": 3, "patch_size": 7, "scale_resolution": 112, "max_slice_nums": 4,
+         "image_processor_type": "MiniCPMV4_6ImageProcessor", "processor_class": "MiniCPMV4_6Processor"},
+        MINICPM_TOKENS, "<|image_pad|>", chatml("<|image_pad|>\n"), tokenizer_class="Qwen2Tokenizer",
+        video_processor={**STEPS, **HALF_NORM, "video_processor_type": "MiniCPMV4_6VideoProcessor",
+                         "processor_class": "MiniCPMV4_6Processor"},
+        template_file="chat_template.jinja",
+        named={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>",
+               "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
+               "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>"},
+        min_version="5.24",
+    ),
+    "got_ocr2": VLFamily(
+        "stepfun-ai/GOT-OCR-2.0-hf", "SAM and two convolutions, always 16 x 16 tokens; one flat list of pictures; no chat template",
+        {"model_type": "got_ocr2", "architectures": ["GotOcr2ForConditionalGeneration"],
+         "image_token_index": "<imgpad>", "image_seq_length": 256, "tie_word_embeddings": True,
+         "text_config": {"model_type": "qwen2", **TEXT, "use_sliding_window": False},
+         "vision_config": {**ENCODER, "image_size": 256, "patch_size": 4, "output_channels": 16, "window_size": 4,
+                           "global_attn_indexes": [1], "mlp_dim": 48}},
+        {**STEPS, **CLIP_NORM, "resample": 3, "size": square(256), "crop_to_patches": False,
+         "image_processor_type": "GotOcr2ImageProcessor", "processor_class": "GotOcr2Processor"},
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"), "<imgpad>", None,
+        tokenizer_class="Qwen2Tokenizer", processor={"processor_class": "GotOcr2Processor"},
+    ),
+    "llama4": VLFamily(
+        "meta-llama/Llama-4-Scout-17B-16E-Instruct", "shrunk into the corner of a tile; tiles, then the whole",
+        {"model_type": "llama4", "architectures": ["Llama4ForConditionalGeneration"], "image_token_index": "<|patch|>",
+         "boi_token_index": "<|image_start|>", "eoi_token_index": "<|image_end|>", "tie_word_embeddings": False,
+         "text_config": {"model_type": "llama4_text", **TEXT, **HEAD16, "intermediate_size_mlp": 96,
+                         "num_local_experts": 4, "pad_token_id": "<|finetune_right_pad|>"},
+         "vision_config": {"model_type": "llama4_vision_model", **ENCODER, "image_size": 64, "patch_size": 8,
+                           "intermediate_size": 128, "vision_output_dim": 32, "projector_input_dim": 32,
+                           "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5}},
+        {**STEPS, **HALF_NORM, "resample": 2, "size": square(64), "max_patches": 4,
+         "image_processor_type": "Llama4ImageProcessorFast", "processor_class": "Llama4Processor"},
+        ("<|eot|>", "<|finetune_right_pad|>", "<|begin_of_text|>", "<|header_start|>", "<|header_end|>", "<|image|>",
+         "<|patch|>", "<|image_start|>", "<|image_end|>", "<|tile_x_separator|>", "<|tile_y_separator|>"),
+        "<|image|>", chat("<|image|>", "<|header_start|>ROLE<|header_end|>\n\n",
+                          "<|header_start|>assistant<|header_end|>\n\n", "<|eot|>", "<|eot|>",
+                          start="<|begin_of_text|>"),
+        processor={"patch_size": 8, "pixel_shuffle_ratio": 0.5, "fake_image_token": "<|image|>",
+                   "image_token": "<|image|>", "processor_class": "Llama4Processor"},
+        bos="<|begin_of_text|>", template_file="chat_template.jinja", torchvision=True,
     ),
 }  # fmt: skip
 

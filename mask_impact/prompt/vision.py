@@ -93,7 +93,7 @@ def placed(
         check_images_there(processor, len(places))
     counts = tokens_per_picture(processor, len(places), pictures, max_pixels, image_id)
     layouts = [
-        layout(Encoded(config, processor, outputs, index, count, picture.original_size))
+        layout(Encoded(config, processor, outputs, index, count, picture.original_size, len(pictures)))
         for index, (picture, count) in enumerate(zip(pictures, counts, strict=True))
     ]
     tokens = tokens_of(processor.tokenizer, ids)
