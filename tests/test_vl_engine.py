@@ -315,8 +315,8 @@ def test_a_changed_cell_changes_its_token_most(name: str, load: Any, monkeypatch
     inputs = loaded.inputs(PROMPT, before)
     places = [found for found in inputs.tokens if found.kind == "image"]
     plain = embeddings(loaded, inputs)
-    hits = 0
-    for found in places:
+    hits, painted = 0, places[:: max(1, len(places) // 16)]
+    for found in painted:
         assert found.box is not None
         left, top, right, bottom = (round(edge) for edge in found.box)
         pixels = np.array(before)
@@ -324,7 +324,7 @@ def test_a_changed_cell_changes_its_token_most(name: str, load: Any, monkeypatch
         changed = embeddings(loaded, loaded.inputs(PROMPT, Image.fromarray(pixels)))
         moved = (changed - plain).norm(dim=-1)[[place.position for place in places]]
         hits += places[int(moved.argmax())] == found
-    assert hits >= 0.7 * len(places), f"{hits} of {len(places)}"
+    assert hits >= 0.7 * len(painted), f"{hits} of {len(painted)}"
 
 
 def embeddings(loaded: Loaded, inputs: ModelInputs) -> torch.Tensor:

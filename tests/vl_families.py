@@ -532,7 +532,7 @@ VL_FAMILIES: dict[str, VLFamily] = {
         min_version="5.24",
     ),
     "got_ocr2": VLFamily(
-        "stepfun-ai/GOT-OCR-2.0-hf", "SAM and two convolutions, always 16 x 16 tokens; one flat list of pictures; no chat template",
+        "stepfun-ai/GOT-OCR-2.0-hf", "SAM, always 16 x 16 tokens; one flat list of pictures; no chat template",
         {"model_type": "got_ocr2", "architectures": ["GotOcr2ForConditionalGeneration"],
          "image_token_index": "<imgpad>", "image_seq_length": 256, "tie_word_embeddings": True,
          "text_config": {"model_type": "qwen2", **TEXT, "use_sliding_window": False},
@@ -634,10 +634,14 @@ def with_ids(settings: Any, ids: dict[str, int]) -> Any:
     """The row's config with its tokens' texts replaced by their ids, and each text part told the vocabulary's size."""
     if not isinstance(settings, dict):
         return settings
-    return {
-        key: ids[value] if isinstance(value, str) and re.search("token_(id|ids|index)$", key) else with_ids(value, ids)
-        for key, value in settings.items()
-    }
+
+
+    def one(key: str, value: Any) -> Any:
+        if not re.search("token_(id|ids|index)$", key):
+            return with_ids(value, ids)
+        return [ids[each] for each in value] if isinstance(value, list) else ids.get(value, value)
+
+    return {key: one(key, value) for key, value in settings.items()}
 
 
 @torch.no_grad()
