@@ -42,9 +42,11 @@ STEPS = 2
 PROMPT = "What is on the left?"
 QWEN = [name for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v") if name in available()]
 # Where a layer's parts are, for the reference only; read in each family's modeling file.
-PLACES: dict[str, dict[str, str]] = {
+PLACES: dict[str, dict[str, Any]] = {
     "gemma3": {"attn_addend": "post_attention_layernorm"},
+    "gemma4": {"attn_addend": "post_attention_layernorm"},
     "glm4v": {"attn_addend": "post_self_attn_layernorm"},
+    "minicpmv4_6": {"attends": (1, 2), "before_o_proj": "sigmoid gate"},
     "smolvlm": {"layers": "model.text_model.layers"},
     "idefics3": {"layers": "model.text_model.layers"},
 }

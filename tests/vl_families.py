@@ -537,7 +537,7 @@ VL_FAMILIES: dict[str, VLFamily] = {
          "image_token_index": "<imgpad>", "image_seq_length": 256, "tie_word_embeddings": True,
          "text_config": {"model_type": "qwen2", **TEXT, "use_sliding_window": False},
          "vision_config": {**ENCODER, "image_size": 256, "patch_size": 4, "output_channels": 16, "window_size": 4,
-                           "global_attn_indexes": [1], "mlp_dim": 48}},
+                           "global_attn_indexes": [], "mlp_dim": 48}},
         {**STEPS, **CLIP_NORM, "resample": 3, "size": square(256), "crop_to_patches": False,
          "image_processor_type": "GotOcr2ImageProcessor", "processor_class": "GotOcr2Processor"},
         ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"), "<imgpad>", None,
@@ -672,7 +672,7 @@ def with_names_of_the_hub(path: Path, vision: str) -> None:
             for key, tensor in tensors.items()
         }
     for key, tensor in tensors.items():
-        if key.endswith("experts.down_proj") and tensor.shape[1] > tensor.shape[2]:  # [experts, inner, hidden] there
+        if key.endswith("mlp.experts.down_proj") and tensor.shape[1] > tensor.shape[2]:  # [experts, inner, hidden] there
             for each in (key, key.replace("down_proj", "gate_up_proj")):
                 tensors[each] = tensors[each].transpose(1, 2).contiguous()
     save_file(tensors, path, metadata={"format": "pt"})
