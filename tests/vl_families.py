@@ -29,7 +29,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers import __version__ as transformers_version
-from transformers.utils import is_torchvision_available
 
 TEXTS = ["What is in the picture? A red ball is on the left. A blue cup is on the right. system user assistant"]
 QUESTION = "What is on the left?"
@@ -118,12 +117,10 @@ class VLFamily:
     named: dict[str, str] = field(default_factory=dict)  # tokenizer attributes, extra_special_tokens on the hub
     extra_tokens: tuple[str, ...] = ()  # in the vocabulary, not special
     min_version: str = "4.57"
-    torchvision: bool = False  # whether its pictures can be prepared only with it
 
     @property
     def available(self) -> bool:
-        new_enough = Version(Version(transformers_version).base_version) >= Version(self.min_version)
-        return new_enough and (is_torchvision_available() or not self.torchvision)
+        return Version(Version(transformers_version).base_version) >= Version(self.min_version)
 
 
 QWEN_TOKENS = (
@@ -543,26 +540,6 @@ VL_FAMILIES: dict[str, VLFamily] = {
         ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"), "<imgpad>", None,
         tokenizer_class="Qwen2Tokenizer", processor={"processor_class": "GotOcr2Processor"},
     ),
-    "llama4": VLFamily(
-        "meta-llama/Llama-4-Scout-17B-16E-Instruct", "shrunk into the corner of a tile; tiles, then the whole",
-        {"model_type": "llama4", "architectures": ["Llama4ForConditionalGeneration"], "image_token_index": "<|patch|>",
-         "boi_token_index": "<|image_start|>", "eoi_token_index": "<|image_end|>", "tie_word_embeddings": False,
-         "text_config": {"model_type": "llama4_text", **TEXT, **HEAD16, "intermediate_size_mlp": 96,
-                         "num_local_experts": 4, "pad_token_id": "<|finetune_right_pad|>"},
-         "vision_config": {"model_type": "llama4_vision_model", **ENCODER, "image_size": 64, "patch_size": 8,
-                           "intermediate_size": 128, "vision_output_dim": 32, "projector_input_dim": 32,
-                           "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5}},
-        {**STEPS, **HALF_NORM, "resample": 2, "size": square(64), "max_patches": 4,
-         "image_processor_type": "Llama4ImageProcessorFast", "processor_class": "Llama4Processor"},
-        ("<|eot|>", "<|finetune_right_pad|>", "<|begin_of_text|>", "<|header_start|>", "<|header_end|>", "<|image|>",
-         "<|patch|>", "<|image_start|>", "<|image_end|>", "<|tile_x_separator|>", "<|tile_y_separator|>"),
-        "<|image|>", chat("<|image|>", "<|header_start|>ROLE<|header_end|>\n\n",
-                          "<|header_start|>assistant<|header_end|>\n\n", "<|eot|>", "<|eot|>",
-                          start="<|begin_of_text|>"),
-        processor={"patch_size": 8, "pixel_shuffle_ratio": 0.5, "fake_image_token": "<|image|>",
-                   "image_token": "<|image|>", "processor_class": "Llama4Processor"},
-        bos="<|begin_of_text|>", template_file="chat_template.jinja", torchvision=True,
-    ),
 }  # fmt: skip
 
 
@@ -635,7 +612,6 @@ def with_ids(settings: Any, ids: dict[str, int]) -> Any:
     if not isinstance(settings, dict):
         return settings
 
-
     def one(key: str, value: Any) -> Any:
         if not re.search("token_(id|ids|index)$", key):
             return with_ids(value, ids)
@@ -672,7 +648,9 @@ def with_names_of_the_hub(path: Path, vision: str) -> None:
             for key, tensor in tensors.items()
         }
     for key, tensor in tensors.items():
-        if key.endswith("mlp.experts.down_proj") and tensor.shape[1] > tensor.shape[2]:  # [experts, inner, hidden] there
+        if (
+            key.endswith("mlp.experts.down_proj") and tensor.shape[1] > tensor.shape[2]
+        ):  # [experts, inner, hidden] there
             for each in (key, key.replace("down_proj", "gate_up_proj")):
                 tensors[each] = tensors[each].transpose(1, 2).contiguous()
     save_file(tensors, path, metadata={"format": "pt"})

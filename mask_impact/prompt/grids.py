@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
 
 
@@ -90,12 +92,18 @@ def _instead(encoded: Encoded, has_rule: bool) -> str:
     """What the tokens are where they are not one grid."""
     if any(hasattr(encoded.config, part) for part in LEARNED):
         return "learned queries, each of which reads the whole picture"
-    if has_rule or len(encoded.outputs.get("pixel_values", ())) > encoded.pictures:
+    if has_rule or _views(encoded.outputs.get("pixel_values")) > encoded.pictures:
         return "several views of the picture (tiles, crops, a small copy of the whole)"
     return f"how the tokens of model family '{getattr(encoded.config, 'model_type', '')}' are arranged is not known"
 
 
-LEARNED = ("qformer_config", "perceiver_config", "resampler_config")  # configs of families with such queries
+def _views(pixels: torch.Tensor | None) -> int:
+    """How many there are in [..., 3, H, W] or [views, patches, values]; one where that cannot be seen."""
+    return 1 if pixels is None or pixels.ndim < 3 else pixels.shape[: max(1, pixels.ndim - 3)].numel()
+
+
+# What configs of families with such queries have: BLIP-2 and its like, Idefics, Kosmos-2, Aria.
+LEARNED = ("qformer_config", "perceiver_config", "latent_query_num", "projector_patch_to_query_dict")
 
 
 def _whole(encoded: Encoded, rows: int, cols: int, resized: tuple[int, int]) -> Layout:

@@ -139,7 +139,8 @@ def encoded(
     settings: dict[str, Any] = {}
     if max_pixels and pictures:
         images, settings = within(processor, images, max_pixels)
-    if pictures:  # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels
+    # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels; its torchvision processors do not
+    if pictures and not getattr(processor.image_processor, "is_fast", False):
         settings["input_data_format"] = "channels_last"
     if begins_as_texts_do(processor.tokenizer, text):  # the template has already added it
         settings["add_special_tokens"] = False
