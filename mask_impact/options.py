@@ -159,6 +159,10 @@ class Request:
 
     prompt: str = option(MISSING, "the prompt", metavar="TEXT")
     num_tokens: int = option(1, "output tokens to analyse", metavar="N", parse=positive)
+    answer: str | None = option(
+        None, "measure this answer in place of what the model would generate; it stands directly after the prompt",
+        metavar="TEXT",
+    )  # fmt: skip
     layers: tuple[tuple[int, int], ...] = option(  # (first, last) of each range; (): all
         (), "for example 0,8,20-27 (default: all)", kind="list", metavar="LIST", parse=layer_list, table="results",
         keyword_type="str | Sequence[int] | None", from_python=_layers_from_python,

@@ -50,15 +50,10 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
     """Model, tokens, times, notes, files and the most important tokens of a finished run."""
     manifest = run.manifest
     model, seconds = manifest["model"], manifest["seconds"]
-    generated = "".join(found["text"] for found in manifest["generated"])
-    chances = ", ".join(f"{found['probability']:.2f}" for found in manifest["generated"][:SHOWN])
-    chances += ", ..." if len(manifest["generated"]) > SHOWN else ""
     lines = [
         f"model      {model['name']} ({model['family']}, {model['layers']} layers, {model['heads']} heads, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {manifest['dtype']}, {manifest['device']})",
-        f"tokens     {manifest['prompt_length']} in the prompt, {len(manifest['generated'])} generated"
-        + (" (stopped at the end of the text)" if manifest["stop_reason"] != "length" else ""),
-        f"generated  {generated!r} (probability {chances})",
+        *answer_lines(manifest),
         "seconds    "
         + ", ".join(
             f"{name.replace('_', ' ')} {seconds[name]:.2f}"
@@ -71,6 +66,30 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
     lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
     effects = ["", *effects_table(manifest)] if manifest["effects"] else []
     return "\n".join([*lines, "", *top_table(manifest), *effects])
+
+
+def answer_lines(manifest: dict[str, Any]) -> list[str]:
+    """How many tokens there are; and the answer, generated or given, with its first tokens' probabilities."""
+    found, how = manifest["generated"], "given" if manifest["stop_reason"] == "given" else "generated"
+    more = ", ..." if len(found) > SHOWN else ""
+    chances = (
+        ", ".join(
+            f"{each['probability']:.2g}" if how == "given" else f"{each['probability']:.2f}" for each in found[:SHOWN]
+        )
+        + more
+    )
+    if how == "given":
+        own = ", ".join(repr(each["own_choice"]["text"]) for each in found[:SHOWN]) + more
+        chances += f"; the model's own choices: {own}"
+    stopped = " (stopped at the end of the text)" if manifest["stop_reason"] == "end of text" else ""
+    return [
+        f"tokens     {manifest['prompt_length']} in the prompt, {len(found)} {how}{stopped}",
+        f"{how:<10} {answer_text(manifest)!r} (probability {chances})",
+    ]
+
+
+def answer_text(manifest: dict[str, Any]) -> str:
+    return "".join(each["text"] for each in manifest["generated"])
 
 
 def noted(notes: Sequence[str]) -> list[str]:

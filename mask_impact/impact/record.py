@@ -67,10 +67,11 @@ class Recording:
     """A finished generation: the layers' records and the generated tokens."""
 
     layers: list[LayerRecord]
-    tokens: list[int]  # generated ids
-    probabilities: list[float]  # of each generated token, 0 to 1
+    tokens: list[int]  # generated ids, or those of a given answer
+    probabilities: list[float]  # of each of them, 0 to 1
     seconds: list[float]  # of each forward: the prompt's, then one per further token
     logits: torch.Tensor  # [V] after the prompt
+    own: list[tuple[int, float]]  # of each token, what the model itself would have chosen, and its probability
 
     def with_attention(self) -> list[LayerRecord]:
         """The layers with softmax attention."""
@@ -239,15 +240,25 @@ def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int
     return torch.cat([recorded, seen[:, :, -count:]], dim=2)
 
 
-class _Probability(LogitsProcessor):
-    """Keeps the probability of the likeliest token of each step; changes nothing."""
+class _Answer(LogitsProcessor):
+    """Keeps what each step predicts. Changes nothing, unless an answer is given: its tokens are then the only ones that
+    can be chosen, whatever the model predicts.
+    """
 
-    def __init__(self) -> None:
-        self.values: list[float] = []
+    def __init__(self, given: Sequence[int]) -> None:
+        self.given = given
+        self.probabilities: list[float] = []  # of the token that is chosen
+        self.own: list[tuple[int, float]] = []  # the likeliest token of each step, and its probability
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.values.append(scores[0].float().softmax(dim=-1).max().item())
-        return scores
+        probabilities = scores[0].float().softmax(dim=-1)
+        likeliest = int(probabilities.argmax())
+        chosen = self.given[len(self.own)] if self.given else likeliest
+        self.own.append((likeliest, probabilities[likeliest].item()))
+        self.probabilities.append(probabilities[chosen].item())
+        if not self.given:
+            return scores
+        return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([chosen], device=scores.device), 0.0)
 
 
 @contextmanager
@@ -305,17 +316,18 @@ def _offloaded_weights_found(model: PreTrainedModel) -> Iterator[None]:
 def record_generation(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
-    num_tokens: int,
+    answer: int | Sequence[int],
     stop_ids: list[int],
     queries: Callable[[int], bool] | None = None,
     together: Sequence[tuple[int, int]] = (),
     progress: Callable[[], None] = lambda: None,
     tower: str = "decoder",
 ) -> Recording:
-    """Generate up to `num_tokens` tokens greedily with the KV cache, recording every layer of the decoder.
+    """Generate greedily with the KV cache, or follow a given answer, recording every layer of the decoder.
 
     Args:
         inputs: the model's inputs; "input_ids" [1, N].
+        answer: how many tokens to generate at most, or the ids of the given answer.
         stop_ids: generation ends after one of these ids.
         queries: which positions are recorded; by default those that predict an output token.
         together: ranges [first, last) of prompt positions that see each other, whatever the model's own mask says.
@@ -328,11 +340,12 @@ def record_generation(
     prompt_length = inputs["input_ids"].shape[1]
     predicting = 0 if model.config.is_encoder_decoder else prompt_length - 1
     recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
-    probability = _Probability()
+    given = [] if isinstance(answer, int) else list(answer)
+    predicted = _Answer(given)
     seconds: list[float] = []
     logits: list[torch.Tensor] = []
     settings = GenerationConfig(
-        max_new_tokens=num_tokens,
+        max_new_tokens=answer if isinstance(answer, int) else len(given),
         do_sample=False,
         use_cache=True,
         eos_token_id=stop_ids or None,
@@ -352,9 +365,9 @@ def record_generation(
         greedy(model),
         _timed(model, seconds, logits, progress),
     ):
-        ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([probability]))
-    tokens = ids[0, -len(probability.values) :].tolist()
-    recording = Recording(recorder.records, tokens, probability.values, seconds, logits[0])
+        ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([predicted]))
+    tokens = ids[0, -len(predicted.own) :].tolist()
+    recording = Recording(recorder.records, tokens, predicted.probabilities, seconds, logits[0], predicted.own)
     if not recording.with_attention():
         raise UnsupportedModel(
             f"model family '{family(model)}' is not supported: it does not compute its attention through "

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from mask_impact.errors import UserError
 from mask_impact.impact.measurement import Measurement
 from mask_impact.impact.record import QueryRecord, Recording, record_generation
 from mask_impact.impact.self_check import check_before_work
 from mask_impact.model.call_rows import changed
-from mask_impact.model.generation import longer, model_tensors
+from mask_impact.model.generation import decoder_beginning, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.memory import memory_budget
 from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.prompt.inputs import stop_ids
+from mask_impact.prompt.token_text import token_text
 
 
 def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple[int, int]]]]:
@@ -27,7 +29,9 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
     findings = measurement.findings
     tensors = model_tensors(model, inputs)
     config = model.config.get_text_config(decoder=True)
-    stops = stop_ids(measurement.tokenizer, model.generation_config, model.config, config)
+    given = measurement.prepared.given  # to its end, whatever it holds
+    stops = [] if given else stop_ids(measurement.tokenizer, model.generation_config, model.config, config)
+    check_beginning(measurement)
     length = len(inputs.tokens) + options.num_tokens - 1
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     first, predicting = measurement.places.first, measurement.places.predicting
@@ -38,7 +42,7 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
         )
 
     def recorded(
-        count: int,
+        answer: int | Sequence[int],
         wanted: Callable[[int], bool] = (predicting - first).__le__,
         together: Sequence[tuple[int, int]] = together,
     ) -> Recording:
@@ -47,14 +51,15 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
             model(input_ids=tensors["input_ids"][:, :1])
         say = measurement.progress
         recording = record_generation(
-            model, tensors, count, stops, wanted, together, lambda: say("generate and record"), options.tower
+            model, tensors, answer, stops, wanted, together, lambda: say("generate and record"), options.tower
         )
         findings.seconds["recorded_forward"] += recording.seconds[0]
         findings.seconds["decode"] += sum(recording.seconds[1:])
         return recording
 
     for start in range(options.num_tokens if fresh else 1):
-        recording = recorded(1 if fresh else options.num_tokens)
+        count = 1 if fresh else options.num_tokens
+        recording = recorded(given[start : start + count] or count)
         measurement.add_generated(recording, stops)
         if start == 0:
             how = f"while its {options.tower} is recorded"
@@ -73,6 +78,17 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
         if recording.tokens[-1] in stops:
             return
         tensors = longer(tensors, recording.tokens)
+
+
+def check_beginning(measurement: Measurement) -> None:
+    """Raises UserError where a given answer does not begin with the token that the model puts before every answer."""
+    given, begins = measurement.prepared.given, decoder_beginning(measurement.model).get("forced_bos_token_id")
+    if given and begins not in (None, given[0]):
+        first, needed = (token_text(measurement.tokenizer, each) for each in (given[0], begins))
+        raise UserError(
+            f"`answer` begins with {first!r} as this tokenizer writes an answer, but the model begins every answer with "
+            f"{needed!r} (forced_bos_token_id); mend the tokenizer's target language or the checkpoint's config"
+        )
 
 
 def queries_at_once(recording: Recording, position: int) -> int:

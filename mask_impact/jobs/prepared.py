@@ -11,6 +11,7 @@ from mask_impact.files.formats import bytes_needed
 from mask_impact.model import lengths
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
+from mask_impact.prompt.given import given_ids
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
 from mask_impact.prompt.messages import images_of
 from mask_impact.prompt.prepared import Prepared
@@ -37,10 +38,14 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
 
 def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> Prepared:
     """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
+    given = given_answer(tokenizer, config, inputs, request)
+    if given:
+        request = replace(request, num_tokens=len(given))
     tower, layers, heads = check_model(config, request)
     asked = asked_units(request)
     check_images(inputs, request)
-    lengths.check_length(config.get_text_config(decoder=True), len(inputs.tokens), request.num_tokens)
+    text_config = config.get_text_config(decoder=True)
+    lengths.check_length(text_config, len(inputs.tokens), request.num_tokens, "answer" if given else "")
     places = tower.positions(len(inputs.tokens), request.num_tokens)
     request = replace(request, metrics=ordered_metrics(request))
     if request.queries is None:
@@ -57,8 +62,26 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
     return Prepared(
-        request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects
+        request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects,
+        given,
     )  # fmt: skip
+
+
+def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> tuple[int, ...]:
+    """The ids of `answer`, none if it is to be generated. Raises UserError."""
+    if request.answer is None:
+        return ()
+    if request.num_tokens != 1:
+        raise UserError(
+            f"`answer` and `num_tokens` {request.num_tokens} were both given; the answer says how many tokens there are, "
+            "so leave `num_tokens` out"
+        )
+    if request.tower == "encoder":
+        raise UserError(
+            "`answer` is the decoder's, and `tower` encoder only reads the prompt; leave one of the two out"
+        )
+    apart = bool(getattr(config, "is_encoder_decoder", False))
+    return tuple(given_ids("answer", request.answer, tokenizer, inputs, apart))
 
 
 def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], int]:

@@ -23,6 +23,7 @@ class Prepared:
     plain: bool  # every token of the mask mode alone
     unit_count: int  # in the prompt
     effects: Any = None  # effects.asked.Asked, None for no effects
+    given: tuple[int, ...] = ()  # the ids of a given answer, `request.num_tokens` of them; (): it is generated
 
     def masked(self, query: int) -> int:
         """The number of masks at a query position, the same in each layer and variant."""
