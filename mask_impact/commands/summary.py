@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact.distances import METRICS
+from mask_impact.effects.answer import WHOLE_ANSWER
 from mask_impact.impact.noise_floors import floor_of
 from mask_impact.impact.run import Run
 from mask_impact.prompt.inputs import ModelInputs
@@ -88,6 +89,11 @@ def answer_lines(manifest: dict[str, Any]) -> list[str]:
     ]
 
 
+def probability(value: float) -> str:
+    """With four decimals, or, of an answer that is less likely, its first digit."""
+    return f"{value:.4f}" if value >= 0.00005 or value == 0 else f"{value:.0e}"
+
+
 def answer_text(manifest: dict[str, Any]) -> str:
     return "".join(each["text"] for each in manifest["generated"])
 
@@ -144,9 +150,10 @@ def effects_table(manifest: dict[str, Any]) -> list[str]:
     for found in manifest["effects"]["strongest"]:
         layers = f"{found['first_layer']} to {found['last_layer']}"
         before, after = (math.exp(found["logprob"] - change) for change in (found["logprob_change"], 0))
-        answer = repr(generated[found["generation_step"]]["text"])
+        step = found["generation_step"]
+        answer = repr(answer_text(manifest) if step == WHOLE_ANSWER else generated[step]["text"])
         where = [repr(found["token_masked"]), str(found["token_position"]), layers, found["block"]]
-        rows.append([*where, answer, f"{before:.4f}", f"{after:.4f}", repr(found["top_token"])])
+        rows.append([*where, answer, *map(probability, (before, after)), repr(found["top_token"])])
     head = ["masked", "position", "in layers", "block", "answer", "probability", "masked", "then likeliest"]
     return ["what costs the answer most when it is masked:", *aligned([head, *rows], right=(1, 5, 6))]
 

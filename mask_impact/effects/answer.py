@@ -27,6 +27,7 @@ from mask_impact.prompt.units import Unit
 # Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
+WHOLE_ANSWER = -1  # the generation step of rows about all of them
 PREDICTION_NUMBERS = 2**22  # logits in double precision at once
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
@@ -36,7 +37,7 @@ WHOLE = "layers of this family cannot be carried on by rows: one forward of the 
 class Effect:
     """A mask, and what it does to the prediction of one output token. Logarithms are natural."""
 
-    generation_step: int
+    generation_step: int  # WHOLE_ANSWER: all of them
     token_masked: str
     token_position: int  # the unit's first
     first_layer: int
@@ -47,9 +48,9 @@ class Effect:
     rank: int  # of that token under the mask, 1 the likeliest
     top_token: str  # the likeliest under the mask
     kl: float  # KL(without the mask || with it)
-    final_l2: float  # of the state after the last layer, before the final norm
-    final_cosine: float
-    contrast: float | None = None  # logit of the first contrast token minus that of the second, under the mask
+    final_l2: float | None  # of the state after the last layer, before the final norm; None for the whole answer
+    final_cosine: float | None
+    contrast: float | None = None  # log-probability of the first text minus that of the second, under the mask
     contrast_change: float | None = None
     interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
 

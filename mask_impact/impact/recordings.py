@@ -86,7 +86,7 @@ def check_beginning(measurement: Measurement) -> None:
     if given and begins not in (None, given[0]):
         first, needed = (token_text(measurement.tokenizer, each) for each in (given[0], begins))
         raise UserError(
-            f"`answer` begins with {first!r} as this tokenizer writes an answer, but the model begins every answer with "
+            f"`answer` begins with {first!r} as this tokenizer writes it, but the model begins every answer with "
             f"{needed!r} (forced_bos_token_id); mend the tokenizer's target language or the checkpoint's config"
         )
 

@@ -11,7 +11,7 @@ from mask_impact.files.formats import bytes_needed
 from mask_impact.model import lengths
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
-from mask_impact.prompt.given import given_ids
+from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
 from mask_impact.prompt.messages import images_of
 from mask_impact.prompt.prepared import Prepared
@@ -29,7 +29,7 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
         if messages and given:
             raise UserError(f"`messages` and {what} were both given; leave one of the two out")
     if not vision:
-        continued = not getattr(config, "is_encoder_decoder", False)
+        continued = not is_encoder_decoder(config)
         return fitted(reader, config, text_inputs(reader, prompt, request.chat, system, messages, continued), request)
     pictures = open_pictures(images_of(messages) if messages else request.images)
     inputs = vision_inputs(reader, config, prompt, pictures, request.max_pixels, system, messages)
@@ -41,6 +41,8 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     given = given_answer(tokenizer, config, inputs, request)
     if given:
         request = replace(request, num_tokens=len(given))
+        if said := read_as(tokenizer, given, request.answer or ""):
+            inputs = replace(inputs, notes=[*inputs.notes, f"the tokenizer reads `answer` as {said!r}"])
     tower, layers, heads = check_model(config, request)
     asked = asked_units(request)
     check_images(inputs, request)
@@ -51,7 +53,9 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     if request.queries is None:
         request = replace(request, queries="all" if tower.only_reads else "last")
     places.queries(request.queries or ())
-    effects = asking.asked(request, tokenizer, tower.size(config)[0])
+    effects = asking.asked(request, tokenizer, tower.size(config)[0], inputs, is_encoder_decoder(config))
+    for ids in effects.contrast_ids if effects else ():
+        lengths.check_length(text_config, len(inputs.tokens), len(ids), "contrast")
     in_prompt = units(asked, tokenizer, inputs, inputs.tokens, request.mask_mode)
 
     def together(tokens: Sequence[Token]) -> Sequence[Unit]:
@@ -73,15 +77,18 @@ def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Requ
         return ()
     if request.num_tokens != 1:
         raise UserError(
-            f"`answer` and `num_tokens` {request.num_tokens} were both given; the answer says how many tokens there are, "
-            "so leave `num_tokens` out"
+            f"`answer` and `num_tokens` {request.num_tokens} were both given; the answer says how many tokens there "
+            "are, so leave `num_tokens` out"
         )
     if request.tower == "encoder":
         raise UserError(
             "`answer` is the decoder's, and `tower` encoder only reads the prompt; leave one of the two out"
         )
-    apart = bool(getattr(config, "is_encoder_decoder", False))
-    return tuple(given_ids("answer", request.answer, tokenizer, inputs, apart))
+    return tuple(given_ids("answer", request.answer, tokenizer, inputs, is_encoder_decoder(config)))
+
+
+def is_encoder_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], int]:

@@ -20,11 +20,11 @@ def check_length(config: Any, prompt_length: int, num_tokens: int, given: str = 
     for half, positions in needed.items():
         limit = max_positions(config, half)
         if limit is not None and positions > limit:
-            answer = f"`{given}` {num_tokens}" if given else f"{num_tokens} are to be generated"
+            answer = f"`{given}` has {num_tokens}" if given else f"{num_tokens} are to be generated"
             remedy = f"`{given}`" if given else "lower `num_tokens`"
             raise UserError(
-                f"the prompt has {prompt_length} tokens and {answer}: {positions} positions, but this model has {limit}; "
-                f"shorten the prompt or {remedy}"
+                f"the prompt has {prompt_length} tokens and {answer}: {positions} positions, but this model has "
+                f"{limit}; shorten the prompt or {remedy}"
             )
 
 

@@ -7,11 +7,12 @@ out as they are without the answer. An encoder-decoder's answer is a text of its
 is put after it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from mask_impact.errors import UserError
 from mask_impact.prompt.inputs import ModelInputs
-from mask_impact.prompt.token_text import token_text
+from mask_impact.prompt.token_text import decoded, special_ids, token_text
 
 SHOWN = 4  # tokens on each side of where a message says that they differ
 
@@ -33,6 +34,15 @@ def given_ids(option: str, text: str, tokenizer: Any, inputs: ModelInputs, apart
     if not text or not ids:
         raise UserError(f"`{option}` {text!r} has no tokens for this model; give a text of at least one")
     return ids
+
+
+def read_as(tokenizer: Any, ids: Sequence[int], text: str) -> str | None:
+    """What these tokens of `text` say, where that is another text: a normalizer changed it, or has no token for a part
+    of it. None where it is the same, but for spaces around it and special tokens.
+    """
+    special = special_ids(tokenizer)
+    said = [decoded(tokenizer, ids), decoded(tokenizer, [each for each in ids if each not in special])]
+    return None if text.strip() in (each.strip() for each in said) else said[0]
 
 
 def _continuing(option: str, text: str, tokenizer: Any, inputs: ModelInputs) -> list[int]:
