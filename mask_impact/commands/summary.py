@@ -73,12 +73,8 @@ def answer_lines(manifest: dict[str, Any]) -> list[str]:
     """How many tokens there are; and the answer, generated or given, with its first tokens' probabilities."""
     found, how = manifest["generated"], "given" if manifest["stop_reason"] == "given" else "generated"
     more = ", ..." if len(found) > SHOWN else ""
-    chances = (
-        ", ".join(
-            f"{each['probability']:.2g}" if how == "given" else f"{each['probability']:.2f}" for each in found[:SHOWN]
-        )
-        + more
-    )
+    digits = ".2g" if how == "given" else ".2f"  # of a given answer, they can be very small
+    chances = ", ".join(format(each["probability"], digits) for each in found[:SHOWN]) + more
     if how == "given":
         own = ", ".join(repr(each["own_choice"]["text"]) for each in found[:SHOWN]) + more
         chances += f"; the model's own choices: {own}"

@@ -245,8 +245,10 @@ class _Answer(LogitsProcessor):
     can be chosen, whatever the model predicts.
     """
 
-    def __init__(self, given: Sequence[int]) -> None:
-        self.given = given
+    def __init__(self, answer: int | Sequence[int]) -> None:
+        """`answer`: as in `record_generation`."""
+        self.given = [] if isinstance(answer, int) else list(answer)
+        self.count = answer if isinstance(answer, int) else len(answer)
         self.probabilities: list[float] = []  # of the token that is chosen
         self.own: list[tuple[int, float]] = []  # the likeliest token of each step, and its probability
 
@@ -340,12 +342,11 @@ def record_generation(
     prompt_length = inputs["input_ids"].shape[1]
     predicting = 0 if model.config.is_encoder_decoder else prompt_length - 1
     recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
-    given = [] if isinstance(answer, int) else list(answer)
-    predicted = _Answer(given)
+    predicted = _Answer(answer)
     seconds: list[float] = []
     logits: list[torch.Tensor] = []
     settings = GenerationConfig(
-        max_new_tokens=answer if isinstance(answer, int) else len(given),
+        max_new_tokens=predicted.count,
         do_sample=False,
         use_cache=True,
         eos_token_id=stop_ids or None,
