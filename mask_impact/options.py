@@ -223,8 +223,8 @@ class Request:
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
     system: str | None = option(None, "a system message; implies the model's chat template", metavar="TEXT")
     messages: "tuple[dict[str, Any], ...]" = option(  # as prompt/messages.py gives them
-        (), "a JSON file with a conversation of several messages, in place of a prompt and its images", metavar="FILE",
-        parse=Path, keyword_type="str | Sequence[Mapping[str, Any]]",
+        (), "a JSON file with a conversation, in place of a prompt and its images", metavar="FILE", parse=Path,
+        keyword_type="str | Sequence[Mapping[str, Any]]",
     )  # fmt: skip
     tower: str = option(
         "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
@@ -245,9 +245,7 @@ class Request:
         "model", "the checkpoint's own mask, or one in which the tokens of a picture see each other",
         choices=VISION_ATTENTION, scope="vision",
     )  # fmt: skip
-    max_pixels: int | None = option(
-        None, "shrink pictures to at most N pixels", metavar="N", parse=positive, scope="vision"
-    )
+    max_pixels: int | None = option(None, "shrink pictures to N pixels", metavar="N", parse=positive, scope="vision")
     regions: tuple[str, ...] = option(
         (), "mask the patches of this rectangle of the grid together; 1:0,0,2,3 is in picture 1; repeat it for more",
         kind="repeated", flag="--region", key="region", metavar="ROW,COL,ROW,COL", scope="vision",

@@ -1,15 +1,19 @@
 """How far the engine is from brute force: the worst of all layers, masks and variants, in both head spaces."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from brute_force import Rows, distances, observe, variants
+from every_type import update, without
 from families import Family
 from torch import nn
 from value_zeroing import values_zeroed
 
+from mask_impact.errors import UnsupportedModel
 from mask_impact.impact.meter import Meter, Wanted
 from mask_impact.impact.record import Recording
+from mask_impact.impact.rerun import RerunMeter
+from mask_impact.model.towers import decoder_layers
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 
@@ -52,6 +56,48 @@ def worst_error(
                     error = abs(impact.l2[index, column].item() - expected) / allowed
                     worst = max(worst, (error, f"{space} {variant} layer {layer.index} mask {mask} l2 {expected:.3g}"))
     return worst
+
+
+def worst_whole_error(
+    row: Family, model: nn.Module, ids: torch.Tensor, recording: Recording, ablation: str = "neg-inf"
+) -> tuple[float, str]:
+    """The same of whole calls of layers, at the last position of `ids`; of Full alone where no more is measured.
+
+    The keys are taken from the last position in a forward of the whole model, where its layers take a softmax.
+    """
+    query, zero_values, worst = ids.shape[1] - 1, ablation == "zero-value", (0.0, "")
+    layers = decoder_layers(model)
+    for layer in recording.with_attention():
+        every = {}
+        try:
+            impact = RerunMeter(model, Wanted(), ablation).impact(layer, layer.queries[query], singles(query))
+            every = dict(variants_at(row, model, ids, layer.index))
+        except UnsupportedModel as error:
+            assert "measure it with `variants` full" in str(error), error
+            impact = RerunMeter(model, Wanted(True, False, False), ablation).impact(
+                layer, layer.queries[query], singles(query)
+            )
+        full = update(model, layers[layer.index], ids)
+        assert impact.l2[:, 0].any(), f"layer {layer.index}: nothing was masked"
+        for (position,) in singles(query):
+            changed = {"Full": update(model, layers[layer.index], ids, [position], zero_values)}
+            if every:
+                with without(layers[layer.index], query + 1, [position], zero_values, passes=1):
+                    changed = dict(variants_at(row, model, ids, layer.index))
+            for column, (variant, after) in enumerate(changed.items()):
+                before = every.get(variant, full)
+                expected, _ = distances(before, after)
+                allowed = 1e-9 * expected + 1e-12 * before.double().norm().item()
+                error = abs(impact.l2[position, column].item() - expected) / allowed
+                worst = max(worst, (error, f"{variant} layer {layer.index} mask {position} l2 {expected:.3g}"))
+    return worst
+
+
+def variants_at(row: Family, model: nn.Module, ids: torch.Tensor, layer: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Full, Attn and the heads of one layer at the last position."""
+    rows = observe(model, row, ids, until=layer)[layer].at(ids.shape[1] - 1)
+    for variant, vector, _ in variants(rows, rows):
+        yield variant, vector
 
 
 def masked(

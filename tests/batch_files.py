@@ -17,7 +17,7 @@ VALID = (
     "queries, mask_unit, span, effects, mask_layers, block, contrast, trace_layers, pairs, no_check, system, chat, "
     "tower, attention"
 )
-TOP = "model, device, dtype, device_map, max_memory, output_dir, formats, defaults, prompts"
+TOP = "model, revision, adapter, device, dtype, device_map, max_memory, output_dir, formats, defaults, prompts"
 PLAIN = "is not a plain file name; use letters, digits, - and _ (the folder goes into --output-dir)"
 
 

@@ -155,7 +155,7 @@ def watch(layer: nn.Module, family: Family, columns: list[int], record: dict[str
     blocked: list[int] = []
 
     def layer_input(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        record["input"] = (args[0] if args else kwargs["hidden_states"])[0]
+        record["input"] = one_prompt(args[0] if args else kwargs["hidden_states"])
 
     def edit_mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if not columns:
@@ -179,7 +179,7 @@ def watch(layer: nn.Module, family: Family, columns: list[int], record: dict[str
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            record[name] = first(output)[0]
+            record[name] = one_prompt(first(output))
 
         return hook
 
@@ -236,6 +236,11 @@ def rows_of(layer: nn.Module, family: Family, record: dict[str, Tensor]) -> Rows
         projected=record["projected"],
         weights=record.get("weights"),
     )
+
+
+def one_prompt(states: Tensor) -> Tensor:
+    """[S, C] of a batch of one; of Gemma 3n's streams [4, 1, S, C] all, side by side."""
+    return states[0] if states.dim() == 3 else states[:, 0].transpose(0, 1).flatten(1)
 
 
 def first(output: Any) -> Tensor:

@@ -5,7 +5,8 @@ In: a row's name. Out: a seeded 3-layer model in eval mode, built from its confi
 FAMILIES     attention in every layer
 HYBRIDS      the same, with some layers that have no softmax attention (Mamba, linear attention, convolutions)
 ODD          a layer is not "x + attention, heads through o_proj"
-UNSUPPORTED  attention that went through transformers' AttentionInterface in no release so far, or no attention at all
+UNSUPPORTED  attention that went through transformers' AttentionInterface in no release so far, and is measured by whole
+             calls of its layers; or no attention at all
 
 Whether a family's attention goes through the interface differs from release to release, and is found out. A row's paths
 are relative to a decoder layer and were read in that family's modeling file. No mask_impact import here:
@@ -396,7 +397,11 @@ ODD: dict[str, Family] = {
 }  # fmt: skip
 
 UNSUPPORTED: dict[str, Family] = {
-    "bloom": Family("bloom", "ALiBi, own attention", {"n_head": 4, "n_layer": 3}),
+    "bloom": Family(
+        "bloom", "ALiBi, own attention, which also adds the residual", {"n_head": 4, "n_layer": 3},
+        layers="transformer.h", attention="self_attention", o_proj="self_attention.dense",
+        attn_addend="self_attention.dense",
+    ),
     "falcon": Family(
         "falcon", "own attention classes",
         layers="transformer.h", attention="self_attention", o_proj="self_attention.dense", attn_addend="self_attention",
@@ -414,7 +419,11 @@ UNSUPPORTED: dict[str, Family] = {
         "xglm", "own attention", {"d_model": 48, "attention_heads": 4, "num_layers": 3, "ffn_dim": 64},
         o_proj="self_attn.out_proj",
     ),
-    "gpt_neox_japanese": Family("gpt_neox_japanese", "own attention"),
+    "gpt_neox_japanese": Family(
+        "gpt_neox_japanese", "own attention; its bias is added apart",
+        layers="gpt_neox_japanese.layers", attention="attention", o_proj="attention.dense",
+        attn_addend="attention.dense",
+    ),
     "mamba": Family("mamba", "no attention at all", {"state_size": 8, "time_step_rank": 4}),
     "mamba2": Family("mamba2", "no attention at all", {"state_size": 8, "num_heads": 4, "head_dim": 24, "n_groups": 1}),
     "falcon_mamba": Family("falcon_mamba", "no attention at all", {"state_size": 8, "time_step_rank": 4}),

@@ -215,7 +215,7 @@ def test_just_not_too_long(run):
 
 def test_chat_without_a_template(run, tmp_path):
     folder = checkpoints.qwen3(tmp_path / "plain", chat_template=None)
-    refuses(run("--chat", model=folder), "no chat template", "leave it out")
+    refuses(run("--chat", model=folder), "no chat template", "leave --chat out")
 
 
 # --- bad input: other flags -------------------------------------------------------------------------------

@@ -48,9 +48,9 @@ def test_other_differences_fail(tmp_path: Path, found: dict[str, tested.Run]) ->
     families["another"] = row
     assert check(tmp_path, found) == 1
     del families["another"]
-    families["bloom"]["outcome"] = tested.MEASURED
+    families["mamba"]["outcome"] = tested.MEASURED
     assert check(tmp_path, found) == 1
-    families["bloom"]["outcome"] = REFUSAL
+    families["mamba"]["outcome"] = REFUSAL
     assert check(tmp_path, found) == 0
     found["here"]["versions"]["transformers"] = "0"
     assert check(tmp_path, found) == 1

@@ -80,9 +80,10 @@ def test_another_model_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
     words, model = checkpoints.tokenizer(), built(name, SPARSE_SIZES, torch.float32)
     monkeypatch.setattr(watching, "exchanged_attention", renamed)
-    for function in (run_masking_experiment, run_effects_experiment):
-        with pytest.raises(UnsupportedModel, match=f"{name}.*other logits than untouched"):
-            function(PROMPT, model=model, tokenizer=words)
+    with pytest.raises(UnsupportedModel, match=f"{name}.*other logits than untouched"):
+        run_effects_experiment(PROMPT, model=model, tokenizer=words)
+    found = run_masking_experiment(PROMPT, model=model, tokenizer=words, variants=("full",)).attrs["run"]
+    assert found["replay"] == "fallback" and "other logits than untouched" in found["notes"][0]
     run_masking_experiment(PROMPT, model=model, tokenizer=words, no_check=True)
 
 

@@ -205,7 +205,30 @@ def families_page(runs: dict[str, Run]) -> str:
         if reasons:
             lines += ["", "Reasons for refusal, in the program's words:", ""]
             lines += [f"- {name}, transformers {release}: {why}" for name, release, why in reasons]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *breadth_lines(json.loads((KEPT / "breadth.json").read_text("utf-8")))]) + "\n"
+
+
+def breadth_lines(found: dict[str, Any]) -> list[str]:
+    """What `tools/breadth.py` found: one row for each outcome, and a reason for each type that is not measured."""
+    by_outcome: dict[str, list[str]] = {}
+    for model_type, row in found["text"].items():
+        by_outcome.setdefault(row["outcome"], []).append(f"`{model_type}`")
+    lines = [
+        "",
+        "## Every causal language model",
+        "",
+        f"`make breadth` tries every causal language model of transformers {found['transformers']}: a tiny",
+        "random model of it is measured on two output tokens, with both ablations, and `Full` compared with masked",
+        "forwards of the whole model, in float64. *fallback*: its layers were called again on their whole input",
+        "([method.md](method.md#layers-that-cannot-be-replayed-on-rows)). *not built*: transformers makes no tiny",
+        "model of it from its config alone. Reasons stand below the table.",
+        "",
+        "| outcome | types | |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {outcome} | {len(types)} | {', '.join(types)} |" for outcome, types in sorted(by_outcome.items())]
+    reasons = [(name, reason(row["reason"])) for name, row in found["text"].items() if "reason" in row]
+    return [*lines, "", *(f"- {name}: {why}" for name, why in reasons)]
 
 
 def in_words(outcome: str) -> str:

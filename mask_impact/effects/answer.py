@@ -17,6 +17,7 @@ from mask_impact.effects.asked import Window
 from mask_impact.effects.carry import Carried, Carrier, Forwards
 from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.effects.edits import Edit
+from mask_impact.effects.masked_forwards import MaskedForwards
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
@@ -99,19 +100,38 @@ class Effects:
             if "decoder_input_ids" in inputs:
                 self.runner = DecoderCarrier(model, inputs, ablation, steps)
             else:
-                passage = record_passage(model, inputs, together, steps)
-                self.runner = whole = Forwards(model, passage, inputs, together, ablation)
-                looped = {layer: call.passes for layer, call in enumerate(passage.calls) if call.passes > 1}
-                try:
-                    if looped:
-                        self.notes += [last_pass_only(looped), WHOLE]
-                    else:
-                        self.runner = Carrier(model, passage, whole)
-                except UnsupportedModel:
-                    self.notes.append(WHOLE)
+                self.runner = self._runner_of_decoder(model, inputs, together, ablation, steps)
         self.passage: Passage | Decoding = self.runner.passage
         ids = [None] * steps if chosen is None else chosen
         self.bases = [_Base(*each, contrast) for each in zip(self.passage.logits, ids, strict=True)]
+
+    def _runner_of_decoder(
+        self,
+        model: Any,
+        inputs: Mapping[str, torch.Tensor],
+        together: Sequence[tuple[int, int]],
+        ablation: str,
+        steps: int,
+    ) -> Carrier | Forwards:
+        """By rows where that is possible, else by forwards of the whole model, which a note then says."""
+        try:
+            passage = record_passage(model, inputs, together, steps)
+        except UnsupportedModel:
+            passage = None
+        streams = passage is not None and any(call.hidden.ndim != 3 for call in passage.calls)
+        if passage is None or streams or all(call.keys is None for call in passage.calls):
+            self.notes.append(WHOLE)
+            return MaskedForwards(model, inputs, ablation, steps)
+        whole = Forwards(model, passage, inputs, together, ablation)
+        looped = {layer: call.passes for layer, call in enumerate(passage.calls) if call.passes > 1}
+        if looped:
+            self.notes += [last_pass_only(looped), WHOLE]
+            return whole
+        try:
+            return Carrier(model, passage, whole)
+        except UnsupportedModel:
+            self.notes.append(WHOLE)
+            return whole
 
     def measure(
         self,

@@ -12,8 +12,8 @@ layer and its output of the layer before, and is added to every row.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,8 @@ from mask_impact.effects.recorded_forward import Call, Passage, Reach, last_logi
 from mask_impact.model.attention import implementation
 from mask_impact.model.layers import layer_output, replaced_forward
 from mask_impact.model.masks import additive_mask
-from mask_impact.model.memory import is_out_of_memory
 from mask_impact.model.rounding import ROUNDING
-from mask_impact.model.towers import unsupported
+from mask_impact.model.towers import refusing, unsupported
 from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
@@ -70,7 +69,8 @@ class Carrier:
         self.name = implementation(model)
         self.keeps = takes_logits_to_keep(model)
         calls = passage.calls
-        self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
+        with refusing(model, "it cannot be carried on by rows", layer=0):  # its streams can have changing shapes
+            self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
         self.noise = self._check(whole)
 
     def _check(self, whole: "Forwards") -> dict[str, float]:
@@ -86,7 +86,7 @@ class Carrier:
             (min(*self.reach(0, last, [gone]).starts, length - 1), gone, whole.end(gone)),
             (length - 1, unread, whole.end(unread)),
         ):
-            with refused(self.model, "it cannot be carried on by rows"):
+            with refusing(self.model, "it cannot be carried on by rows", layer=0):
                 found = self.run(0, last, start, [edit])
             apart = found.check_against(self.model, *expected, "carried on by rows")
             noise = {name: max(value, apart[name]) for name, value in noise.items()}
@@ -178,17 +178,6 @@ class Carrier:
     @staticmethod
     def _as_returned(call: Call, output: torch.Tensor) -> Any:
         return output if call.rest is None else (output, *call.rest)
-
-
-@contextmanager
-def refused(model: PreTrainedModel, what: str) -> Iterator[None]:
-    """Raise UnsupportedModel, with `what` and why, where the model's own code fails in the block."""
-    try:
-        yield
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise unsupported(model, 0, f"{what} ({' '.join(str(error).split())[:200]})") from error
 
 
 class Forwards:

@@ -17,13 +17,13 @@ from torch import nn
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mask_impact.effects.carry import Carried, refused
+from mask_impact.effects.carry import Carried
 from mask_impact.effects.edits import Edit, EditedBiases, EditedLayers, edited_attention, edited_positions
 from mask_impact.effects.recorded_forward import Reach
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.attention import Attention, add_encoded, implementation
 from mask_impact.model.layers import layer_input, layer_output
-from mask_impact.model.towers import decoder_layers, family, named
+from mask_impact.model.towers import decoder_layers, family, named, refusing
 from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
@@ -129,7 +129,7 @@ class DecoderCarrier:
     def _check(self) -> dict[str, float]:
         """How far the decoder, run again without a mask, is from the record."""
         passage, last = self.passage, len(self.passage.calls) - 1
-        with refused(self.model, "its decoder cannot be run alone"):
+        with refusing(self.model, "its decoder cannot be run alone", layer=0):
             found = self.run(0, last, passage.start, [Edit(())])
         end = passage.ends[last], passage.logits
         return found.check_against(self.model, *end, "run again alone")

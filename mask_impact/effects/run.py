@@ -72,7 +72,10 @@ class Passages:
         tokenizer, request = self.prepared.tokenizer, self.prepared.request
         for blocks, first, count in parts(self.model, self.prepared, len(answer)):
             self.progress(f"effects step {first + 1}/{len(answer)}")
-            given, chosen = longer(self.tensors, list(answer[: first + count - 1])), answer[first : first + count]
+            given, chosen = (
+                longer(self.model, self.tensors, list(answer[: first + count - 1])),
+                answer[first : first + count],
+            )
             effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
             if first == 0 and not self.together and not request.no_check:
                 self._check(effects.passage.logits[0])

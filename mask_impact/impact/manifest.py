@@ -32,6 +32,7 @@ class Findings:
     metrics: tuple[str, ...] = DEFAULT_METRICS
     generated: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = "length"
+    replay: str = "rows"  # or "fallback": how layers were called again
     layers: list[int] = field(default_factory=list)  # measured ones
     skipped_layers: list[dict[str, Any]] = field(default_factory=list)
     variants: list[str] = field(default_factory=list)
@@ -81,6 +82,7 @@ def manifest(
         },
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention_implementation": implementation(model),
+        "replay": findings.replay,
         "device": str(input_device(model)),
         "device_map": device_map(model),
         "versions": {

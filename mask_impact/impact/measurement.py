@@ -33,20 +33,26 @@ class Measurement:
     def __init__(self, model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress) -> None:
         self.model, self.prepared, self.request = model, prepared, prepared.request
         self.write, self.progress = write, progress
-        self.tokenizer, inputs = prepared.tokenizer, prepared.inputs
+        self.tokenizer = prepared.tokenizer
         self.units = self._every_token if prepared.plain else prepared.units
         self.places = prepared.places
         self.positions = prepared.queries
         self.metrics = self.request.metrics
-        full, attn, heads = (variant in self.request.variants for variant in VARIANTS)
-        wanted = Wanted(full, attn, heads, self.request.head_space)
-        self.meter = Meter(model, wanted, self.request.ablation, self.metrics)
-        start = tokens_of(self.tokenizer, decoder_start(model), len(inputs.tokens))
-        self.findings = Findings(tokens=[*inputs.tokens, *start], metrics=self.metrics, notes=list(inputs.notes))
-        self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
-        self.top = TopTokens()
         predicting = self.places.predicting
         self.top_from = predicting if self.positions[-1] >= predicting else 0  # the first query that counts for it
+        self.start(Meter)
+
+    def start(self, meter: type[Meter]) -> None:
+        """Begin, or begin anew, with nothing found and this kind of meter."""
+        full, attn, heads = (variant in self.request.variants for variant in VARIANTS)
+        wanted = Wanted(full, attn, heads, self.request.head_space)
+        self.meter = meter(self.model, wanted, self.request.ablation, self.metrics)
+        tokens = self.prepared.inputs.tokens
+        start = tokens_of(self.tokenizer, decoder_start(self.model), len(tokens))
+        self.findings = Findings(tokens=[*tokens, *start], metrics=self.metrics, replay=meter.way)
+        self.findings.notes = list(self.prepared.inputs.notes)
+        self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
+        self.top = TopTokens()
         self.masked: Sequence[Unit] = []  # at the query measured last
         self.names: dict[str, list[str]] = {}  # of the variants, by their prefix
         self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step

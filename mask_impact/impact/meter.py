@@ -11,9 +11,9 @@ from mask_impact.impact.masking import SHORT, Masked, Masks, QueryAttention
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
 from mask_impact.impact.vectors import Rounding, Vectors
-from mask_impact.model.memory import Portion, explained, is_out_of_memory
+from mask_impact.model.memory import Portion, explained
 from mask_impact.model.rounding import ROUNDING
-from mask_impact.model.towers import unsupported
+from mask_impact.model.towers import refusing, unsupported
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Impact:
 
 class Meter:
     """Measures recorded layers of one model."""
+
+    way = "rows"  # how layers are called again; in the manifest
 
     def __init__(
         self,
@@ -101,14 +103,14 @@ class Meter:
         rows = [index for index, mask in enumerate(seen) if mask]
         todo = [seen[index] for index in rows] or [[]]
 
-        dtype = self.replay.dtype(record, query)
+        dtype = self.dtype(record, query)
 
         def measured(part: Masks) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
             # every call has its own no-mask row: matrix products may round differently for another number of rows
             return self._measured(record, query, attention, part, Rounding(dtype))
 
         with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
-            at_once = max(1, rows_at_once(query) - 2)  # two rows are no masks
+            at_once = max(1, self.rows_at_once(record, query) - 2)  # two rows are no masks
             parts, floors, unmasked, bases = zip(*self.replayed.pieces(todo, at_once, measured), strict=True)
         values = torch.cat(parts)[: len(rows)]
         if len(rows) < len(masks):
@@ -122,19 +124,28 @@ class Meter:
             floors=torch.stack(floors).amax(dim=0),
             lengths=torch.cat([base.norm(dim=-1).view(-1) for base in unmasked[0]]),
             noise=self._check(record, query, bases, attention),
-            heads=attention.output.shape[0],
+            heads=attention.heads,
             blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
         )
 
     def _replayed(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
         """The layer on one row per mask, or a refusal."""
-        try:
+        with refusing(self.model, "it cannot be called on single rows", record.index):
             return self.replay.rows(record, query, masked)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            if is_out_of_memory(error):
-                raise
-            what = f"it cannot be called on single rows ({' '.join(str(error).split())[:200]})"
-            raise unsupported(self.model, record.index, what) from error
+
+    def _rows(
+        self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks, rounding: Rounding
+    ) -> Rows:
+        """The layer without a mask, under each, and once more without one, rounded in another way."""
+        return self._replayed(record, query, rounding.into_last(attention.masked([[], *masks, []])))
+
+    def rows_at_once(self, record: LayerRecord, query: QueryRecord) -> int:
+        """How many rows fit the memory budget."""
+        return rows_at_once(query)
+
+    def dtype(self, record: LayerRecord, query: QueryRecord) -> torch.dtype:
+        """What the layer is called again in."""
+        return self.replay.dtype(record, query)
 
     def _weights(self, attention: QueryAttention, masks: Masks) -> torch.Tensor | None:
         """[R, H] the attention weight that each mask removes; None where it is not known, and no metric needs it."""
@@ -152,7 +163,7 @@ class Meter:
             The vectors without a mask: [C] of Full and Attn, [H, D] or [H, C] of the heads.
             [C] the update without a mask.
         """
-        rows = self._replayed(record, query, rounding.into_last(attention.masked([[], *masks, []])))
+        rows = self._rows(record, query, attention, masks, rounding)
         vectors = self._vectors(record, rows)
         if self.wanted.full:
             rounding.of_stream(vectors[0], query.output.flatten().to(vectors[0].change))
@@ -172,9 +183,16 @@ class Meter:
             found.append(Vectors.of(rows.update, sums=True))
         if self.wanted.attn:
             if rows.attention is None:
-                raise unsupported(self.model, record.index, "no addition of attention to the residual stream was found")
+                raise unsupported(
+                    self.model,
+                    record.index,
+                    "no addition of attention alone to the residual stream was found; measure it with `variants` full",
+                )
             found.append(Vectors.of(rows.attention))
         if self.wanted.heads:
+            if rows.heads is None:
+                what = "its heads cannot be told apart before an output projection; measure it with `variants` full"
+                raise unsupported(self.model, record.index, what)
             change = rows.heads - rows.heads[0] if rows.head_change is None else rows.head_change
             base = self._heads(record, rows, rows.heads[:1])[0]
             found.append(Vectors(base, self._heads(record, rows, change[1:]), rows.heads[1:]))
@@ -186,7 +204,7 @@ class Meter:
         """[R, H, C] the shares under each mask; computed by themselves where that little is left of one."""
         left = shares.base + shares.change
         short = (left.norm(dim=-1) < SHORT * shares.base.norm(dim=-1)).any(dim=1).nonzero().flatten()
-        if len(short):
+        if len(short) and rows.heads is not None:
             left[short] = self._heads(record, rows, rows.heads[1:][short])
         return left
 
@@ -237,7 +255,9 @@ class Meter:
         output, heads = query.output.to(precise).flatten(), query.heads.to(precise)
         recorded = output - query.hidden.to(precise).flatten()
         limit = ROUNDING[query.hidden.dtype]
-        cases = [("Full", base, recorded, output) for base in bases] + [("Head", attention.output, heads, heads)]
+        cases = [("Full", base, recorded, output) for base in bases]
+        if heads.numel():
+            cases.append(("Head", attention.output, heads, heads))
         norms = [vector.norm() for _, ours, theirs, scale in cases for vector in (ours - theirs, theirs, scale)]
         read = iter(torch.stack(norms).tolist())  # one transfer from the device
         noise: dict[str, tuple[float, float]] = {}

@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.attention import Attention
 from mask_impact.model.call_rows import at_row, changed
-from mask_impact.model.generation import decoder_beginning, greedy
+from mask_impact.model.generation import Following, all_rows, decoder_beginning, greedy
 from mask_impact.model.layers import layer_input, layer_output
 from mask_impact.model.load import input_device
 from mask_impact.model.masks import seeing_each_other
 from mask_impact.model.memory import explained, release_free_memory
-from mask_impact.model.towers import family, named
+from mask_impact.model.towers import family, named, refusing
 from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
@@ -61,6 +61,11 @@ class LayerRecord:
     is_cross: bool = False  # the attention is to the encoder
     passes: int = 0  # in the last forward; of a layer that runs more than once, the last pass is recorded
 
+    @property
+    def attends(self) -> bool:
+        """Whether it has softmax attention."""
+        return self.attention is not None
+
 
 @dataclass
 class Recording:
@@ -71,15 +76,15 @@ class Recording:
     probabilities: list[float]  # of each of them, 0 to 1
     seconds: list[float]  # of each forward: the prompt's, then one per further token
     logits: torch.Tensor  # [V] after the prompt
-    own: list[tuple[int, float]]  # of each token, what the model itself would have chosen, and its probability
+    own: list[tuple[int, float]]  # what the model itself would have chosen at each of them, and its probability
 
     def with_attention(self) -> list[LayerRecord]:
         """The layers with softmax attention."""
-        return [record for record in self.layers if record.attention is not None]
+        return [record for record in self.layers if record.attends]
 
     def without_attention(self) -> list[LayerRecord]:
         """The layers without softmax attention: state space, linear attention, convolution."""
-        return [record for record in self.layers if record.attention is None]
+        return [record for record in self.layers if not record.attends]
 
 
 class Recorder:
@@ -131,6 +136,8 @@ class Recorder:
 
     def _entering(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = layer_input(self.layers[index], args, kwargs)
+        if hidden.ndim != 3:
+            raise self._unsupported(f"the input of layer {index} is not one vector for every token")
         if self.ended:
             self.ended = False
             for record in self.records:
@@ -187,6 +194,10 @@ class Recorder:
                 f"layer {index} computes attention more than once, or not with the arguments of transformers' "
                 "attention interface"
             )
+        if not site.is_cross and self.position == 0 and call.key.shape[2] != self.count:  # Mllama's read the picture
+            raise self._unsupported(f"layer {index} attends to something other than the tokens of its input")
+        if not site.is_cross and self.position == 0 and call.key.shape[2] != self.count:  # Mllama's read the picture
+            raise self._unsupported(f"layer {index} attends to something other than the tokens of its input")
         self._keep_keys(site, call)
         parts = self.cross_parts if site.is_cross else self.parts
         for row in self.rows:
@@ -238,29 +249,6 @@ def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int
     if seen.shape[2] == total:
         return seen
     return torch.cat([recorded, seen[:, :, -count:]], dim=2)
-
-
-class _Answer(LogitsProcessor):
-    """Keeps what each step predicts. Changes nothing, unless an answer is given: its tokens are then the only ones that
-    can be chosen, whatever the model predicts.
-    """
-
-    def __init__(self, answer: int | Sequence[int]) -> None:
-        """`answer`: as in `record_generation`."""
-        self.given = [] if isinstance(answer, int) else list(answer)
-        self.count = answer if isinstance(answer, int) else len(answer)
-        self.probabilities: list[float] = []  # of the token that is chosen
-        self.own: list[tuple[int, float]] = []  # the likeliest token of each step, and its probability
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        probabilities = scores[0].float().softmax(dim=-1)
-        likeliest = int(probabilities.argmax())
-        chosen = self.given[len(self.own)] if self.given else likeliest
-        self.own.append((likeliest, probabilities[likeliest].item()))
-        self.probabilities.append(probabilities[chosen].item())
-        if not self.given:
-            return scores
-        return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([chosen], device=scores.device), 0.0)
 
 
 @contextmanager
@@ -336,22 +324,48 @@ def record_generation(
         progress: called after each forward.
         tower: of an encoder-decoder, "encoder" records the encoder's layers instead.
 
-    Raises UnsupportedModel when no layer calls transformers' attention interface, OutOfMemory when a forward does not
-    fit: it cannot be split.
+    Raises UnsupportedModel when no layer calls transformers' attention interface or the model's own code fails,
+    OutOfMemory when a forward does not fit: it cannot be split.
     """
-    prompt_length = inputs["input_ids"].shape[1]
-    predicting = 0 if model.config.is_encoder_decoder else prompt_length - 1
+    predicting = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1] - 1
     recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
-    predicted = _Answer(answer)
+    with recorder.recording():
+        generated = generate(model, inputs, answer, stop_ids, progress)
+    recording = Recording(recorder.records, *generated)
+    if not recording.with_attention():
+        raise UnsupportedModel(
+            f"model family '{family(model)}' is not supported: it does not compute its attention through "
+            "transformers' AttentionInterface, so its layers cannot be replayed"
+        )
+    return recording
+
+
+def generate(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    answer: int | Sequence[int],
+    stop_ids: list[int],
+    progress: Callable[[], None],
+    use_cache: bool = True,
+) -> tuple[list[int], list[float], list[float], torch.Tensor, list[tuple[int, float]]]:
+    """The fields of a `Recording` after its layers: of what the model generates greedily, or of the given answer.
+
+    Raises as `record_generation`.
+    """
+    following = Following([] if isinstance(answer, int) else answer)
+    prompt_length = inputs["input_ids"].shape[1]
     seconds: list[float] = []
     logits: list[torch.Tensor] = []
     settings = GenerationConfig(
-        max_new_tokens=predicted.count,
+        max_new_tokens=answer if isinstance(answer, int) else len(answer),
         do_sample=False,
-        use_cache=True,
+        use_cache=use_cache,
         eos_token_id=stop_ids or None,
         pad_token_id=stop_ids[0] if stop_ids else 0,
+        return_dict_in_generate=True,
+        output_scores=True,
         **decoder_beginning(model),
+        **all_rows(model),
     )
 
     def forward() -> str:
@@ -360,18 +374,15 @@ def record_generation(
 
     with (
         explained(forward),
+        refusing(model, "its own code fails when it generates"),
         _offloaded_weights_found(model),
         torch.no_grad(),
-        recorder.recording(),
         greedy(model),
         _timed(model, seconds, logits, progress),
     ):
-        ids = model.generate(**inputs, generation_config=settings, logits_processor=LogitsProcessorList([predicted]))
-    tokens = ids[0, -len(predicted.own) :].tolist()
-    recording = Recording(recorder.records, tokens, predicted.probabilities, seconds, logits[0], predicted.own)
-    if not recording.with_attention():
-        raise UnsupportedModel(
-            f"model family '{family(model)}' is not supported: it does not compute its attention through "
-            "transformers' AttentionInterface, so its layers cannot be replayed"
-        )
-    return recording
+        found = model.generate(**inputs, generation_config=settings, **following.processors())
+    predicted = [scores[0].float().softmax(dim=-1) for scores in following.scores or found.scores]  # [V] each
+    tokens = found.sequences[0, -len(predicted) :].tolist()
+    probabilities = [each[token].item() for each, token in zip(predicted, tokens, strict=True)]
+    own = [(int(each.argmax()), each.max().item()) for each in predicted]
+    return tokens, probabilities, seconds, logits[0], own

@@ -1,23 +1,51 @@
 """Which recorded forwards a run needs, and which query positions are measured in each."""
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from mask_impact.errors import UserError
+from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact.measurement import Measurement
 from mask_impact.impact.record import QueryRecord, Recording, record_generation
+from mask_impact.impact.rerun import RerunMeter
 from mask_impact.impact.self_check import check_before_work
+from mask_impact.impact.whole_calls import record_calls
 from mask_impact.model.call_rows import changed
 from mask_impact.model.generation import decoder_beginning, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.memory import memory_budget
+from mask_impact.model.towers import named, reason
 from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.prompt.inputs import stop_ids
 from mask_impact.prompt.token_text import token_text
 
+Recorded = Iterator[tuple[Recording, list[tuple[int, int]]]]
 
-def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple[int, int]]]]:
+
+def recordings(measurement: Measurement) -> Recorded:
+    """Recordings and the (generation step, query position) pairs to measure in each, in the table's order.
+
+    A family whose layers cannot be replayed on rows is recorded and measured by whole calls of its layers, if that is
+    found out before the first recording is given away. Raises UnsupportedModel where that cannot be done either.
+    """
+    begun = False
+    try:
+        for each in _recordings(measurement):
+            begun = True
+            yield each
+    except UnsupportedModel as refusal:
+        if begun or named(measurement.model.config, measurement.request.tower).reads_encoder:
+            raise
+        measurement.start(RerunMeter)
+        measurement.findings.note(
+            f"layers could not be replayed on single rows ({reason(refusal)}): each was called again on its whole "
+            "input, with masks set where it takes the softmax of its attention"
+        )
+        yield from _recordings(measurement)
+
+
+def _recordings(measurement: Measurement) -> Recorded:
     """Recordings and the (generation step, query position) pairs to measure in each, in the table's order.
 
     One recorded generation serves all steps, except where positions depend on the total length (dynamic NTK, long-rope
@@ -35,8 +63,10 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
     length = len(inputs.tokens) + options.num_tokens - 1
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     first, predicting = measurement.places.first, measurement.places.predicting
-    fresh = not measurement.places.tower and options.num_tokens > 1 and length_dependent_positions(config, length)
-    if fresh:
+    whole = measurement.meter.way == RerunMeter.way
+    record = record_calls if whole else record_generation
+    fresh = _each_step_anew(measurement, whole or length_dependent_positions(config, length))
+    if fresh and not whole:
         findings.note(
             "positions depend on the total length: every generation step was recorded in a forward of its own"
         )
@@ -50,7 +80,7 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
         say = measurement.progress
-        recording = record_generation(
+        recording = record(
             model, tensors, answer, stops, wanted, together, lambda: say("generate and record"), options.tower
         )
         findings.seconds["recorded_forward"] += recording.seconds[0]
@@ -62,10 +92,8 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
         recording = recorded(given[start : start + count] or count)
         measurement.add_generated(recording, stops)
         if start == 0:
-            how = f"while its {options.tower} is recorded"
-            if not options.no_check and not is_checked(model, how):
-                plain = recorded(1, together=()) if together else recording
-                findings.seconds["untouched"] = check_untouched(model, tensors, plain.logits, how)
+            again = functools.partial(recorded, 1, together=()) if together else None
+            _check_untouched(measurement, tensors, recording, again)
             check_before_work(measurement, recording)
             earlier = [position for position in measurement.positions if position < predicting]
             at_once = queries_at_once(recording, predicting - first)
@@ -77,7 +105,7 @@ def recordings(measurement: Measurement) -> Iterator[tuple[Recording, list[tuple
         yield recording, [(step, predicting + step) for step in steps if predicting + step in measurement.positions]
         if recording.tokens[-1] in stops:
             return
-        tensors = longer(tensors, recording.tokens)
+        tensors = longer(model, tensors, recording.tokens)
 
 
 def check_beginning(measurement: Measurement) -> None:
@@ -89,6 +117,28 @@ def check_beginning(measurement: Measurement) -> None:
             f"`answer` begins with {first!r} as this tokenizer writes it, but the model begins every answer with "
             f"{needed!r} (forced_bos_token_id); mend the tokenizer's target language or the checkpoint's config"
         )
+
+
+def _each_step_anew(measurement: Measurement, needed: bool) -> bool:
+    """Whether every generation step gets a recorded forward of its own. An encoder-decoder's are cached."""
+    return needed and not measurement.places.tower and measurement.request.num_tokens > 1
+
+
+def _check_untouched(
+    measurement: Measurement,
+    tensors: Mapping[str, torch.Tensor],
+    recording: Recording,
+    again: Callable[[], Recording] | None,
+) -> None:
+    """Compare what was recorded with the untouched model, once for a model; `again` records it under the model's own
+    mask, where `recording` has another. Raises UnsupportedModel."""
+    model, request = measurement.model, measurement.request
+    how = f"while its {request.tower} is recorded"
+    if measurement.meter.way == RerunMeter.way:
+        how += " by whole calls of layers"
+    if not request.no_check and not is_checked(model, how):
+        plain = again() if again is not None else recording
+        measurement.findings.seconds["untouched"] = check_untouched(model, tensors, plain.logits, how)
 
 
 def queries_at_once(recording: Recording, position: int) -> int:

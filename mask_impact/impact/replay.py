@@ -42,7 +42,7 @@ class Rows:
 
     update: torch.Tensor  # [R, C] layer output - layer input
     attention: torch.Tensor | None  # [R, C] what the attention sublayer adds to the residual stream
-    heads: torch.Tensor  # [R, H, D] what the output projection receives, per query head
+    heads: torch.Tensor | None  # [R, H, D] what the output projection receives, per query head; None: not known
     head_change: torch.Tensor | None  # [R, H, D] its change by the mask, where known with all digits
     projection: nn.Parameter | torch.Tensor | None  # [C, H * D] the output projection's weight
 

@@ -17,9 +17,11 @@ REAL_PULL = 0.01  # of a head's output: more than rounding in any dtype
 
 
 def check_before_work(measurement: Measurement, recording: Recording) -> None:
-    """Replay two rows of one layer of each kind: without a mask, and without the token with the largest effect on it.
+    """Replay one layer of each kind at the first and the last recorded query, on two rows: without a mask, and without
+    the token with the largest effect on it.
 
-    The first must give the model's own update (`Meter.impact` refuses otherwise), the second a different one.
+    The first must give the model's own update (`Meter.impact` refuses otherwise), the second a different one. (A cached
+    step can differ from the prompt's forward: MiniMax's does.)
     """
     started = time.perf_counter()
     model, places, findings = measurement.model, measurement.places, measurement.findings
@@ -29,14 +31,16 @@ def check_before_work(measurement: Measurement, recording: Recording) -> None:
         if record.index in findings.layers:
             first.setdefault((type(record.layer), kinds[record.index] if kinds else None), record)
     for record, _, _ in (view for each in first.values() for view in measurement.views(each)):
-        query = record.queries[places.predicting - places.first]
-        pull = measurement.meter.attention(record, query).pull()
-        if pull is None or pull.max() < REAL_PULL:
-            continue
-        impact = measurement.meter.impact(record, query, [[int(pull.argmax())]])
-        if not impact.l2.any():
-            what = "masking the token with the largest effect on its attention changes nothing"
-            raise unsupported(model, record.index, what)
+        for position in sorted({places.predicting - places.first, max(record.queries)}):
+            query = record.queries[position]
+            pull = measurement.meter.attention(record, query).pull()
+            if pull is None or pull.max() < REAL_PULL:
+                measurement.meter.impact(record, query, [[]])
+                continue
+            impact = measurement.meter.impact(record, query, [[int(pull.argmax())]])
+            if not impact.l2.any():
+                what = "masking the token with the largest effect on its attention changes nothing"
+                raise unsupported(model, record.index, what)
     findings.seconds["check"] += time.perf_counter() - started
 
 

@@ -43,6 +43,13 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return found
 
 
+def is_weight(value: Any) -> bool:
+    """Whether `value` is a weight of the model, or a view of one: Falcon multiplies with its transpose."""
+    return isinstance(value, nn.Parameter) or (
+        isinstance(value, torch.Tensor) and isinstance(value._base, nn.Parameter)
+    )
+
+
 def _dequantised(name: str, args: tuple[Any, ...], result: torch.Tensor) -> torch.Tensor | None:
     """The weight of a product with quantised weights (torchao's tensors), None where activations are quantised too: the
     result is then no product with a matrix."""
@@ -107,7 +114,7 @@ class RowTrace(TorchFunctionMode):
     def _is_activation(self, other: Any, ours: torch.Tensor) -> bool:
         return (
             isinstance(other, torch.Tensor)
-            and not isinstance(other, nn.Parameter)
+            and not is_weight(other)
             and id(other) not in self.made
             and other.ndim > 1
             and other.shape[-1] == ours.shape[-1]
@@ -115,13 +122,14 @@ class RowTrace(TorchFunctionMode):
 
     def _note_projection(self, name: str, args: tuple[Any, ...], result: torch.Tensor) -> None:
         left, right = args[1:3] if name == "addmm" else args[:2]
-        if id(left) not in self.made or not isinstance(right, nn.Parameter) or right.ndim != 2:
+        if id(left) not in self.made or not is_weight(right) or right.ndim != 2:
             return
         if self.projected:
             self.weight = None  # there are more matrices on the way, such as an adapter's
         else:
             self.received = left
-            weight = right if type(right) is nn.Parameter else _dequantised(name, args, result)
+            quantised = isinstance(right, nn.Parameter) and type(right) is not nn.Parameter
+            weight = _dequantised(name, args, result) if quantised else right
             self.weight = weight if weight is None or name == "linear" else weight.T
             self.projected = True
 

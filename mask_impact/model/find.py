@@ -5,8 +5,10 @@ In: a name, which is a folder, a GGUF file, a name on the hub, "demo" or "smollm
 """
 
 import hashlib
+import inspect
 import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -24,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import adapters, gguf
 from mask_impact.model.loading import loading
+from mask_impact.model.towers import layer_count
 
 PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLED = ("demo", gguf.SMOLLM2)
@@ -88,7 +91,7 @@ class Source:
 
     @property
     def num_layers(self) -> int:
-        return int(self.text_config.num_hidden_layers)
+        return layer_count(self.text_config)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -225,6 +228,21 @@ def _check_is_text_model(source: Source) -> None:
         raise UnsupportedModel(
             f"{what} with architecture {architectures[0]}, which does not generate text; choose one that does"
         )
+    check_attends(config, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM)
+
+
+def check_attends(config: Any, auto_class: Any) -> None:
+    """Raises UnsupportedModel where the file with the model's code computes no softmax attention anywhere: Mamba's and
+    RWKV's kind would else be found out only after the weights were loaded.
+    """
+    model_class = auto_class._model_mapping.get(type(config), None)
+    if model_class is None or config.get_text_config(decoder=True) is not config:  # a part of it may be in another file
+        return
+    code = inspect.getsource(sys.modules[model_class.__module__])
+    if not re.search(
+        r"softmax\(|logsumexp\(|scaled_dot_product_attention|AttentionInterface|ALL_ATTENTION_FUNCTIONS", code
+    ):
+        raise UnsupportedModel(f"model family '{config.model_type}' is not supported: it has no attention")
 
 
 def fingerprint(source: Source) -> str:

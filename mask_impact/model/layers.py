@@ -18,8 +18,9 @@ def layer_input(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 
 
 def layer_output(output: Any) -> torch.Tensor:
-    """A decoder layer's hidden states [1, N, C]: older transformers return a tuple, newer ones the tensor."""
-    return output[0] if isinstance(output, tuple) else output
+    """A decoder layer's hidden states [1, N, C]: older transformers return a tuple, newer ones the tensor, GPT-1's a
+    list."""
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def max_positions(config: Any, half: str = "decoder") -> int | None:
     limit = next((found for name in names if (found := getattr(config, name, None))), None)
     if hasattr(config, "relative_attention_num_buckets"):  # T5's n_positions is the length it was trained on
         return None
-    if not isinstance(limit, int):
+    if not isinstance(limit, int) or limit < 0:  # XLNet's is -1
         return None
     stretched = [
         int(float(item["factor"]) * (item.get("original_max_position_embeddings") or limit))

@@ -4,14 +4,17 @@ In: a model, or only its config. Out: a `Tower`, which knows its layers in a mod
 query positions are. What differs between towers is a row of this module. It also has the refusals that name the family.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.errors import OutOfMemory, UnsupportedModel, UserError
+from mask_impact.model.memory import is_out_of_memory
 from mask_impact.options import ATTENTIONS, TOWERS
 from mask_impact.prompt.positions import QueryRange, after_encoder, in_encoder, in_text
 
@@ -26,15 +29,52 @@ def unsupported(model: PreTrainedModel, layer: int, what: str) -> UnsupportedMod
     return UnsupportedModel(f"model family '{family(model)}' cannot be measured truthfully: layer {layer}: {what}")
 
 
+def reason(refusal: UnsupportedModel) -> str:
+    """Why, without the family's name."""
+    return re.sub(r"^model family '[^']*' (is not supported|cannot be measured truthfully): ", "", str(refusal))
+
+
+@contextmanager
+def refusing(model: PreTrainedModel, what: str, layer: int | None = None) -> Iterator[None]:
+    """Raise UnsupportedModel with `what`, and why, where the model's own code fails in the block.
+
+    What fails there is of any class: families check their input with assertions, or look up what they lack. Memory that
+    runs out is not the family's fault, and passes.
+    """
+    try:
+        yield
+    except (UserError, OutOfMemory):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        why = f"{what} ({' '.join(str(error).split())[:200] or type(error).__name__})"
+        if layer is None:
+            raise UnsupportedModel(f"model family '{family(model)}' is not supported: {why}") from error
+        raise unsupported(model, layer, why) from error
+
+
+def layer_count(config: Any) -> int:
+    """The decoder layers of a text config. LongCat's `num_hidden_layers` counts the attentions, of which a layer has
+    two. Raises UnsupportedModel."""
+    for name in ("num_layers", "num_hidden_layers"):
+        count = getattr(config, name, None)
+        if isinstance(count, int):
+            return count
+    raise UnsupportedModel(
+        f"model family '{getattr(config, 'model_type', '?')}' is not supported: its config tells no number of layers"
+    )
+
+
 def _layers_of_decoder_alone(model: PreTrainedModel) -> list[nn.Module]:
-    """The first ModuleList of the decoder that has `num_hidden_layers` entries.
+    """The first ModuleList of the decoder that has as many entries as the config has layers.
 
     In a vision-language model the decoder is the part with a config of the text config's class, so that a vision tower
     with the same number of blocks is not mistaken for it. Raises UnsupportedModel when there is none; no family's names
     are guessed.
     """
     config = model.config.get_text_config(decoder=True)
-    count = config.num_hidden_layers
+    count = layer_count(config)
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     textual = [m for m in decoder.modules() if isinstance(getattr(m, "config", None), type(config))]
     for root in (*textual[:1], decoder, model):
@@ -68,8 +108,8 @@ class Tower:
         """Layers and query heads, as the model's config has them."""
         half = self.half
         nested: Any = config.get_text_config(decoder=True) if half is None else getattr(config, half, None)
-        if hasattr(nested, "num_hidden_layers"):  # some encoder-decoders nest a config for each half
-            return nested.num_hidden_layers, nested.num_attention_heads
+        if half is None or hasattr(nested, "num_hidden_layers"):  # some encoder-decoders nest a config for each half
+            return layer_count(nested), nested.num_attention_heads
         if hasattr(config, f"{half}_layers"):  # BART and its kind
             return getattr(config, f"{half}_layers"), getattr(config, f"{half}_attention_heads")
         return getattr(config, self.layer_count), getattr(config, self.head_count)

@@ -159,8 +159,7 @@ def encoded(
     if begins_as_texts_do(processor.tokenizer, text):  # the template has already added it
         settings["add_special_tokens"] = False
     try:
-        # one list per text: LLaVA-OneVision tiles a picture only if it is the only one of its text
-        return processor(text=[text], images=[images] if images else None, return_tensors="pt", **settings)
+        return _taken(processor, text, images, settings)
     except (ValueError, ZeroDivisionError, IndexError) as error:
         if pictures:
             check_images_there(processor)
@@ -169,6 +168,19 @@ def encoded(
             f"the model's processor cannot take this prompt {f'with images of {sizes} pixels' if sizes else 'alone'} "
             f"({' '.join(str(error).split())[:200]}); give other images or another prompt"
         ) from error
+
+
+def _taken(
+    processor: Any, text: str, images: list[Image.Image], settings: Mapping[str, Any]
+) -> Mapping[str, torch.Tensor]:
+    """The processor's output. Images go in one list per text: LLaVA-OneVision tiles a picture only if it is the only
+    one of its text; GOT-OCR2 takes such a list for pages of one document."""
+    try:
+        return processor(text=[text], images=[images] if images else None, return_tensors="pt", **settings)
+    except ValueError as error:
+        if not images or "nested images" not in str(error).lower():
+            raise
+        return processor(text=[text], images=images, return_tensors="pt", **settings)
 
 
 def within(processor: Any, images: list[Image.Image], max_pixels: int) -> tuple[list[Image.Image], dict[str, Any]]:

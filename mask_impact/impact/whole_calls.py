@@ -1,0 +1,98 @@
+"""Record whole calls of layers, for families whose layers cannot be replayed on single rows.
+
+In: a model, its inputs, and which positions are query positions. Out: a `Recording`, as `record.py` makes it, whose
+layers are `CalledLayer`s. Every forward runs without a cache over its whole input.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from mask_impact.errors import UnsupportedModel
+from mask_impact.impact.record import LayerRecord, QueryRecord, Recording, generate
+from mask_impact.model.softmax import NOWHERE
+from mask_impact.model.towers import family, named
+from mask_impact.model.whole_calls import WholeCall, whole_calls
+
+
+@dataclass
+class WholeQuery(QueryRecord):
+    """One layer at one query position; `hidden` and `output` are the streams of that position, side by side."""
+
+    row: int = 0  # among those of the call
+    weights: list[torch.Tensor] = field(default_factory=list)  # [H, T] of each site
+
+
+@dataclass
+class CalledLayer(LayerRecord):
+    """One layer and its call on all tokens."""
+
+    call: WholeCall | None = None  # in the last of its passes
+
+    @property
+    def attends(self) -> bool:
+        return self.call is not None and bool(self.call.sites)
+
+
+def record_calls(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    answer: int | Sequence[int],
+    stop_ids: list[int],
+    queries: Callable[[int], bool],
+    together: Sequence[tuple[int, int]] = (),
+    progress: Callable[[], None] = lambda: None,
+    tower: str = "decoder",
+) -> Recording:
+    """As `record_generation`, of one generated token. Raises UnsupportedModel where no layer has softmax attention."""
+    assert answer == 1 or (not isinstance(answer, int) and len(answer) == 1), "every step has a forward of its own"
+    chosen, count = named(model.config, tower), inputs["input_ids"].shape[1]
+    if together:
+        raise UnsupportedModel(
+            f"model family '{family(model)}' computes attention in its own way, and its image tokens cannot be made to "
+            "see each other; choose `vision_attention` model"
+        )
+    records = [CalledLayer(index, layer) for index, layer in enumerate(chosen.layers(model))]
+
+    def done(index: int, call: WholeCall) -> None:
+        record, first = records[index], count - call.rows
+        record.call = call
+        record.passes += 1
+        record.queries.clear()
+        for position in range(first, count) if call.sites else ():
+            if queries(position):
+                record.queries[position] = _query(call, position, position - first)
+        call.output = call.output.new_empty(0)
+        for site in call.sites:  # of which only the rows above are needed
+            site.weights = site.visible = site.weights[:0]
+            site.output = None
+
+    with whole_calls(model, [record.layer for record in records], count, done):
+        generated = generate(model, inputs, answer, stop_ids, progress, use_cache=False)
+    if not any(record.attends for record in records):
+        raise UnsupportedModel(f"model family '{family(model)}' is not supported: {NOWHERE}")
+    return Recording(list(records), *generated)
+
+
+def _query(call: WholeCall, position: int, row: int) -> WholeQuery:
+    visible = torch.cat([site.visible[:, row] for site in call.sites])[None, :, None]  # [1, H, 1, T]
+    bias = torch.zeros_like(visible, dtype=call.hidden.dtype).masked_fill_(~visible, float("-inf"))
+    if bias[..., position + 1 :].isneginf().all():
+        bias = bias[..., : position + 1]
+    alone = call.sites[0].output if len(call.sites) == 1 else None
+    return WholeQuery(
+        position=position,
+        args=(),
+        kwargs={},
+        hidden=call.at(call.hidden, row)[None].clone(),
+        query=bias.new_empty(0),
+        bias=bias.clone(),
+        options={},
+        heads=bias.new_empty(0, 0) if alone is None else alone[:, row].clone(),
+        output=call.at(call.output, row)[None].clone(),
+        branches={},
+        row=row,
+        weights=[site.weights[:, row].clone() for site in call.sites],
+    )
