@@ -16,9 +16,13 @@ import torch
 
 from mask_impact.effects.answer import WHOLE_ANSWER, Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
+from mask_impact.effects.carry_decoder import Decoding
+from mask_impact.effects.recorded_forward import Passage
 from mask_impact.effects.whole import Sums, contrasted, whole_answers
 from mask_impact.model.generation import decoder_start, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
+from mask_impact.model.rounding import ROUNDING
+from mask_impact.model.towers import unsupported
 from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import tokens_of
@@ -64,40 +68,52 @@ class Passages:
         if self.start:
             device = self.prompt["input_ids"].device
             self.tensors = self.tensors | {"decoder_input_ids": torch.tensor([self.start], device=device)}
+        self.changes_with_length = False  # where an answer comes after it
+        self.prompt_end: torch.Tensor | None = None  # [C] the last state of the prompt, in the passage before
 
     def over(
         self, answer: Sequence[int], contrast: tuple[int, int] | None = None
     ) -> Iterator[tuple[list[str], Effects]]:
         """(blocks that are measured on it, a recorded forward), until every block has every token of `answer`."""
         tokenizer, request = self.prepared.tokenizer, self.prepared.request
+        self.changes_with_length = changes_with_length(self.model, self.prepared, len(answer))
         for blocks, first, count in parts(self.model, self.prepared, len(answer)):
             self.progress(f"effects step {first + 1}/{len(answer)}")
-            given, chosen = (
-                longer(self.model, self.tensors, list(answer[: first + count - 1])),
-                answer[first : first + count],
-            )
+            given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
+            chosen = answer[first : first + count]
             effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
-            if first == 0 and not self.together and not request.no_check:
-                self._check(effects.passage.logits[0])
+            self._check(effects.passage, first, count)
             yield blocks, effects
 
-    def _check(self, logits: torch.Tensor) -> None:
-        """That recording changes nothing; `logits` [V] are those after the prompt."""
-        how = "while its forward is recorded for effects"
-        if not is_checked(self.model, how):
-            check_untouched(self.model, self.prompt, logits, how)
+    def _check(self, passage: Passage | Decoding, first: int, count: int) -> None:
+        """That neither recording nor an answer after the prompt changes what follows the prompt: there are models whose
+        prompt reads what comes after it. Raises UnsupportedModel.
+        """
+        how = "while its forward is recorded for effects" + (", with the answer after the prompt" if count > 1 else "")
+        if first == 0 and not (self.together or self.prepared.request.no_check or is_checked(self.model, how)):
+            check_untouched(self.model, self.prompt, passage.logits[0], how)
+        last = passage.calls[-1].output[0]  # [T, C], or fewer rows where layers are not carried on
+        if isinstance(passage, Passage) and len(last) == passage.length and not self.changes_with_length:
+            end = last[len(self.prepared.inputs.tokens) - 1].to("cpu", torch.float64)
+            before, self.prompt_end = end if self.prompt_end is None else self.prompt_end, end
+            if not (end - before).norm() <= ROUNDING[self.model.dtype] * before.norm():
+                raise unsupported(self.model, len(passage.calls) - 1, "the prompt reads the answer that comes after it")
 
 
 def parts(model: Any, prepared: Prepared, count: int) -> list[tuple[list[str], int, int]]:
     """(blocks, first step, number of steps) of every recorded forward that `count` output tokens need."""
     blocks = list(prepared.effects.blocks)
-    config = model.config.get_text_config(decoder=True)
-    by_step = [(blocks, step, 1) for step in range(count)]
-    if count == 1 or length_dependent_positions(config, len(prepared.inputs.tokens) + count - 1):
-        return by_step
+    if count == 1 or changes_with_length(model, prepared, count):
+        return [(blocks, step, 1) for step in range(count)]
     at_once = [block for block in blocks if block != "last"]
     alone = [(["last"], step, 1) for step in range(count)] if "last" in blocks else []
     return ([(at_once, 0, count)] if at_once else []) + alone
+
+
+def changes_with_length(model: Any, prepared: Prepared, count: int) -> bool:
+    """Whether the positions of a prompt with `count` tokens after it depend on how long the text is."""
+    config = model.config.get_text_config(decoder=True)
+    return length_dependent_positions(config, len(prepared.inputs.tokens) + count - 1)
 
 
 def answer_units(prepared: Prepared, start: Sequence[int], generated: Sequence[int]) -> list[Unit]:
