@@ -206,9 +206,9 @@ class Request:
         "for --effects, the positions that stop reading: last (the predicting one), all (every later one; default)",
         kind="list", flag="--block", key="block", choices=BLOCKS, table="effects",
     )  # fmt: skip
-    contrast: tuple[str, ...] = option(  # two tokens' texts, or none
-        (), "for --effects, also report the difference of these two tokens' logits", kind="pair",
-        metavar=("TOKEN", "TOKEN"), table="effects",
+    contrast: tuple[str, ...] = option(  # two texts, or none
+        (), "for --effects, also report how much likelier one text is than another, in place of the answer", kind="pair",
+        metavar=("TEXT", "TEXT"), table="effects",
     )  # fmt: skip
     trace_layers: bool = option(
         False, "for --effects, also report how far the state has moved after every later layer", kind="switch", table=""
