@@ -305,12 +305,14 @@ test.each(["csv", "json"])("rows of the whole answer are a choice beside the ste
     ),
   );
   const all = [...one.map((row) => names.map((name) => at(row, name))), ...whole];
-  const cell = (text: string) => (text.startsWith('"') ? text.slice(1, -1) : text === "" ? null : Number(text));
-  const columns = Object.fromEntries(names.map((name, c) => [name, all.map((row) => cell(row[c]))]));
+  const texts = ["token_masked", "block", "top_token"];
+  const cell = (name: string, text: string) =>
+    texts.includes(name) ? text.replace(/^"|"$/g, "") : text === "" ? null : Number(text);
+  const columns = Object.fromEntries(names.map((name, c) => [name, all.map((row) => cell(name, row[c]))]));
   const file =
     kind === "csv"
-      ? textFile("reach_effects.csv", [names, ...all].map((row) => row.join()).join("\n") + "\n")
-      : textFile("reach_effects.json", JSON.stringify(columns));
+      ? textFile([names, ...all].map((row) => row.join()).join("\n") + "\n", "reach_effects.csv")
+      : textFile(JSON.stringify(columns), "reach_effects.json");
   const effects = await effectsOf(file);
   expect(effects.steps).toEqual([-1, 0]);
   const run = { ...(await runWith()), effects };
