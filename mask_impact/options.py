@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.errors import UserError
@@ -43,7 +43,15 @@ BLOCKS = ("last", "all")  # which positions stop reading a masked token: the pre
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
 
-Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
+
+class Progress(Protocol):
+    """Called with what is being done, as a part of the work begins; a forward and a replayed layer are 1 each."""
+
+    def __call__(self, what: str, work: float = 1.0, /) -> None: ...
+
+
+def unseen(what: str, work: float = 1.0, /) -> None:
+    """The progress of a run that shows none."""
 
 
 # --- a field -----------------------------------------------------------------------------------------------
@@ -207,7 +215,7 @@ class Request:
         kind="list", flag="--block", key="block", choices=BLOCKS, table="effects",
     )  # fmt: skip
     contrast: tuple[str, ...] = option(  # two texts, or none
-        (), "for --effects, also report how much likelier one text is than another, in place of the answer", kind="pair",
+        (), "for --effects, also report how much likelier one text is than the other as the answer", kind="pair",
         metavar=("TEXT", "TEXT"), table="effects",
     )  # fmt: skip
     trace_layers: bool = option(

@@ -170,6 +170,18 @@ def test_a_contrast_of_two_tokens_stays_that_of_their_logits() -> None:
     assert steps[0].contrast[9] == pytest.approx((logits[red] - logits[blue]).item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("block", ["all", "last"])
+@pytest.mark.parametrize("more", [{}, {"mask_layers": "from"}, {"contrast": (" red ball.", " blue cup")}])
+def test_the_work_that_is_expected_is_done(block: str, more: dict[str, Any]) -> None:
+    """By the progress, which is true at its end; nearly all of it is that of masks."""
+    ids = demo()[1](" red cup.", add_special_tokens=False)["input_ids"]
+    wanted, done = prepared(blocks=(block,), num_tokens=3, **more), list[float]()
+    effect_tables(demo()[0], wanted, ids, lambda what, work=1.0: done.append(work))
+    assert sum(done) == pytest.approx(wanted.effects_forwards * 4, rel=0.2)
+    begun = done[0]
+    assert max(done[1:]) < sum(done) and 0 < begun < sum(done)
+
+
 # --- every family ---------------------------------------------------------------------------------------------
 # 4.57's PaliGemma has no token types in a forward: all of its input sees itself both ways, an answer in it too.
 READS_THE_ANSWER = {"paligemma"} if transformers.__version__ < "5" else set()

@@ -6,7 +6,7 @@ chosen token and the last state. Positions after a token do not change what pred
 and answer gives the rows of all steps.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decod
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.masked_forwards import MaskedForwards
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
+from mask_impact.effects.work import masks_work
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
@@ -93,6 +94,7 @@ class Effects:
             chosen: the ids of the S tokens that the last positions predict; None: the likeliest, at the last one.
         """
         self.tokenizer, self.step = tokenizer, step
+        self.progress: Callable[[float], None] = lambda work: None  # called with the work of masks that begin to run
         length, steps = inputs["input_ids"].shape[1], 1 if chosen is None else len(chosen)
         self.notes: list[str] = []
         self.runner: Carrier | Forwards | DecoderCarrier
@@ -161,6 +163,8 @@ class Effects:
         (unchanged,) = self._found(without, still, window, trace)
         found: dict[int, list[_Found]] = {job.unit: unchanged for job in jobs if not job.moved[-1].any()}
         for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
+            starts = (job.start for job in piece)
+            self.progress(masks_work(starts, window, len(calls), length, block))
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)

@@ -8,6 +8,7 @@ In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -19,12 +20,13 @@ from mask_impact.effects.asked import Asked, Window
 from mask_impact.effects.carry_decoder import Decoding
 from mask_impact.effects.recorded_forward import Passage
 from mask_impact.effects.whole import Sums, contrasted, whole_answers
+from mask_impact.effects.work import RECORDING
 from mask_impact.model.generation import decoder_start, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.rounding import ROUNDING
-from mask_impact.model.towers import unsupported
+from mask_impact.model.towers import decoder_layers, unsupported
 from mask_impact.model.untouched import check_untouched, is_checked
-from mask_impact.options import Progress
+from mask_impact.options import Progress, unseen
 from mask_impact.prompt.inputs import tokens_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit, paired
@@ -34,7 +36,7 @@ NOT_AT_EVERY_STEP = "pairs that are not among the strongest units at every step 
 
 
 def effect_tables(
-    model: Any, prepared: Prepared, generated: Sequence[int], progress: Progress = lambda what: None
+    model: Any, prepared: Prepared, generated: Sequence[int], progress: Progress = unseen
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).
 
@@ -78,11 +80,13 @@ class Passages:
         tokenizer, request = self.prepared.tokenizer, self.prepared.request
         self.changes_with_length = changes_with_length(self.model, self.prepared, len(answer))
         for blocks, first, count in parts(self.model, self.prepared, len(answer)):
-            self.progress(f"effects step {first + 1}/{len(answer)}")
+            what = f"effects step {first + 1}/{len(answer)}"
+            self.progress(what, RECORDING * len(decoder_layers(self.model)))
             given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
             chosen = answer[first : first + count]
             effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
             self._check(effects.passage, first, count)
+            effects.progress = functools.partial(self.progress, what)
             yield blocks, effects
 
     def _check(self, passage: Passage | Decoding, first: int, count: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
 from mask_impact.model import lengths
@@ -65,9 +66,14 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
 
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
+    model_layers, work = tower.size(config)[0], 0.0
+    if effects:
+        length = len(inputs.tokens)
+        starts = [length if is_encoder_decoder(config) else unit.positions[0] for unit in in_prompt]
+        work = effects_work(effects, starts, length, request.num_tokens, model_layers)
     return Prepared(
         request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects,
-        given,
+        work / model_layers, model_layers, given,
     )  # fmt: skip
 
 
