@@ -154,8 +154,8 @@ def test_vision_models(name: str, way: str, attention: str, vl_checkpoint: Calla
 def test_weights_are_read_twice_for_each_step(
     checkpoint: Callable[[str], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once in the recorded forward, once in the replay of all rows; the first prompt of a model is also run untouched, and
-    the check before the work reads one layer more."""
+    """Once in the recorded forward, once in the replay of all rows, and of a model's first prompt once untouched; the
+    check before the work reads one layer more."""
     source, read = checkpoint("qwen3"), []
     plain = load_model(source, CPU, torch.float32)
     spread = load_model(source, CPU, torch.float32, on_disk(plain, "model.layers"))

@@ -426,7 +426,7 @@ def test_memory_of_a_report_is_small(tmp_path):
 # --- the viewer's page ------------------------------------------------------------------------------------
 def test_a_missing_page_is_found_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PACKAGE", tmp_path / "nowhere")
-    wanted = r"the viewer is missing: no visualize_results.html beside .*--format csv,json"
+    wanted = r"the viewer is missing: no visualize_results.html beside .*leave html out of `formats`"
     with pytest.raises(UserError, match=wanted), ResultFiles(tmp_path, "run", ["csv", "html"]):
         pytest.fail("it was opened")
     with pytest.raises(UserError, match=wanted):
