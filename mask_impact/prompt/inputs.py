@@ -1,6 +1,6 @@
 """From text to model inputs and a list of tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,8 @@ class ModelInputs:
     messages: list[dict[str, Any]] | None = None  # of a conversation that was given, as the manifest has them
     notes: list[str] = field(default_factory=list)  # what was done to the prompt that it does not say
     source: Source | None = None  # None where it is not known which part of the text a token is
+    # The ids of the prompt with a text after it, cut into tokens together; None for a prompt that was never a text
+    followed_by: Callable[[str], list[int]] | None = None
 
     def image_ranges(self) -> list[tuple[int, int]]:
         """[first, last) position of the tokens of each picture, including other tokens between them."""
@@ -110,6 +112,11 @@ def text_inputs(
         ids = ids[:, :-count]
     if ids.shape[1] == 0:
         raise UserError(f"the tokenizer makes no tokens of the prompt {prompt!r}; give some text")
+
+    def followed_by(more: str) -> list[int]:
+        both = tokenizer(text + more, add_special_tokens=not complete, verbose=False)["input_ids"]
+        return list(both[: len(both) - added_ends(tokenizer, both, text + more)])
+
     return ModelInputs(
         tensors={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         tokens=tokens_of(tokenizer, ids[0].tolist()),
@@ -118,6 +125,7 @@ def text_inputs(
         messages=as_recorded(messages) if messages else None,
         notes=notes,
         source=Source(text, encoded["offset_mapping"][0].tolist()[: ids.shape[1]]) if fast else None,
+        followed_by=followed_by,
     )
 
 
