@@ -60,10 +60,22 @@ class Route:
         return any(each is not None and each.is_last for each in (self.readers, self.source))
 
     @property
+    def at_every_step(self) -> bool:
+        """Whether it has a row at every step, and these are about the same positions of the prompt."""
+        sides = [each for each in (self.readers, self.source) if each is not None]
+        return all(each.fixed or each.is_last for each in sides) and not (self.source and self.source.is_last)
+
+    @property
     def manifest(self) -> dict[str, Any]:
         sides = {"source": self.source, "readers": self.readers}
         found = {side: each.manifest for side, each in sides.items() if each is not None}
         return {"route": self.name, "block": self.block, **found}
+
+    def begins(self, starts: Sequence[int], length: int) -> list[int]:
+        """Where its masks begin to change a text of `length` tokens; `starts`: the first position of each unit."""
+        read = () if self.readers is None else self.readers.at(length)
+        first = starts if self.source is None else self.source.at(length)[:1]
+        return [max(each, *read[:1]) if read else each for each in first]
 
     def masks(self, units: Sequence[Unit], length: int) -> list[Mask]:
         """Of each unit, or of the source, in a text of `length` tokens."""

@@ -1,6 +1,6 @@
 """From text to model inputs and a list of tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.chat import continuing, opening, rendered, taken_as_it_is, template_of
+from mask_impact.prompt.chat import beginning, continuing, opening, rendered, taken_as_it_is, template_of
 from mask_impact.prompt.messages import as_recorded, images_of, last_text, with_system
 from mask_impact.prompt.token_text import special_ids, token_text
 from mask_impact.prompt.turns import Said, said_as_written, said_in
@@ -53,6 +53,8 @@ class ModelInputs:
     notes: list[str] = field(default_factory=list)  # what was done to the prompt that it does not say
     source: Source | None = None  # None where it is not known which part of the text a token is
     said: Said | None = None  # where the prompt is in a chat template
+    # The ids of the prompt with a text after it, cut into tokens together; None for a prompt that was never a text
+    followed_by: Callable[[str], list[int]] | None = None
 
     def image_ranges(self) -> list[tuple[int, int]]:
         """[first, last) position of the tokens of each picture, including other tokens between them."""
@@ -112,6 +114,11 @@ def text_inputs(
         ids = ids[:, :-count]
     if ids.shape[1] == 0:
         raise UserError(f"the tokenizer makes no tokens of the prompt {prompt!r}; give some text")
+
+    def followed_by(more: str) -> list[int]:
+        both = tokenizer(text + more, add_special_tokens=not complete, verbose=False)["input_ids"]
+        return list(both[: len(both) - added_ends(tokenizer, both, text + more)])
+
     return ModelInputs(
         tensors={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         tokens=tokens_of(tokenizer, ids[0].tolist()),
@@ -121,6 +128,7 @@ def text_inputs(
         notes=notes,
         source=Source(text, encoded["offset_mapping"][0].tolist()[: ids.shape[1]]) if fast else None,
         said=said,
+        followed_by=followed_by,
     )
 
 
@@ -138,8 +146,8 @@ def _in_chat(
     if images_of(messages):
         raise UserError("`messages` have an image, and this model takes text alone; use mask_impact_vl.py for images")
     if not messages and (mark := opening(tokenizer, prompt)):
-        note = taken_as_it_is(mark, system)
-        return prompt, begins_as_texts_do(tokenizer, prompt), [note], said_as_written(tokenizer, prompt)
+        complete = begins_as_texts_do(tokenizer, prompt) or not begins_as_texts_do(tokenizer, beginning(tokenizer))
+        return prompt, complete, [taken_as_it_is(mark, system)], said_as_written(tokenizer, prompt)
     told = with_system(messages or [{"role": "user", "content": prompt}], system)
     text = rendered(tokenizer, told)
     return text, True, continuing(told) if messages else [], said_in(tokenizer, told, text)
