@@ -41,6 +41,8 @@ def test_rows_and_manifest_of_routes(run):  # noqa: F811
         (1, "blue", 9, "14-15"),
         (1, "generated", 16, "last"),
         (1, "text", 0, "last"),
+        (-1, "blue", 9, "14-15"),
+        (-1, "text", 0, "last"),
     ]
     said = manifest()["effects"]
     assert said["routes"][0] == {
@@ -51,6 +53,7 @@ def test_rows_and_manifest_of_routes(run):  # noqa: F811
     }
     assert said["routes"][1]["source"] == {"name": "generated", "positions": [], "and": "every position from 16 on"}
     assert "nothing left to attend to" in said["notes"][0] and "nothing left to attend to" in ended.out
+    assert said["notes"][-1].startswith("generated -> last: another mask at every step")
     assert manifest()["units"] is None  # the span is a set, and the results table masks tokens
 
 
