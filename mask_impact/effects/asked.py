@@ -46,6 +46,8 @@ def windows_of(text: str, count: int) -> list[Window]:
 def contrast_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:
     """The two tokens of `contrast`: those with exactly these texts. Raises UserError for a text that is none's."""
     first, second = (contrast_id(tokenizer, text) for text in texts)
+    if first == second:
+        raise UserError(f"`contrast` names the token {texts[0]!r} twice, which is no contrast; give two tokens")
     return first, second
 
 
