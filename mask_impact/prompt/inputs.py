@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.chat import continuing, opening, rendered, taken_as_it_is, template_of
+from mask_impact.prompt.chat import beginning, continuing, opening, rendered, taken_as_it_is, template_of
 from mask_impact.prompt.messages import as_recorded, images_of, last_text, with_system
 from mask_impact.prompt.token_text import special_ids, token_text
 
@@ -144,7 +144,8 @@ def _in_chat(
     if messages:
         return rendered(tokenizer, with_system(messages, system)), True, continuing(messages)
     if mark := opening(tokenizer, prompt):
-        return prompt, begins_as_texts_do(tokenizer, prompt), [taken_as_it_is(mark, system)]
+        complete = begins_as_texts_do(tokenizer, prompt) or not begins_as_texts_do(tokenizer, beginning(tokenizer))
+        return prompt, complete, [taken_as_it_is(mark, system)]
     return rendered(tokenizer, with_system([{"role": "user", "content": prompt}], system)), True, []
 
 

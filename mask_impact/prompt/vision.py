@@ -108,7 +108,7 @@ def placed(
         check_images_there(processor, len(places))
     counts = tokens_per_picture(processor, len(places), pictures, max_pixels, image_id)
     layouts = [
-        layout(Encoded(config, processor, outputs, index, count, picture.original_size))
+        layout(Encoded(config, processor, outputs, index, count, picture.original_size, len(pictures)))
         for index, (picture, count) in enumerate(zip(pictures, counts, strict=True))
     ]
     tokens = tokens_of(processor.tokenizer, ids)
@@ -154,7 +154,8 @@ def encoded(
     settings: dict[str, Any] = {}
     if max_pixels and pictures:
         images, settings = within(processor, images, max_pixels)
-    if pictures:  # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels
+    # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels; its torchvision processors do not
+    if pictures and not getattr(processor.image_processor, "is_fast", False):
         settings["input_data_format"] = "channels_last"
     if begins_as_texts_do(processor.tokenizer, text):  # the template has already added it
         settings["add_special_tokens"] = False
