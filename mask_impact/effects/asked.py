@@ -51,12 +51,14 @@ def windows_of(text: str, count: int) -> list[Window]:
 
 def contrast_ids(tokenizer: Any, texts: Sequence[str], inputs: ModelInputs, apart: bool) -> tuple[tuple[int, ...], ...]:
     """The tokens of each text of `contrast`: the one that has exactly this text, if there is one for each of the texts;
-    else the texts' tokens in the place of an answer. Raises UserError.
+    else the texts' tokens in the place of an answer. Raises UserError, also for the same tokens twice.
 
     Args:
         apart: as in `given_ids`.
     """
     alone = [contrast_id(tokenizer, text) for text in texts]
+    if len(set(texts)) < len(texts) or (None not in alone and len(set(alone)) < len(alone)):
+        raise UserError(f"`contrast` names {texts[0]!r} twice, which is no contrast; give two different texts")
     if None not in alone:
         return tuple((each,) for each in alone if each is not None)
     found = [tuple(given_ids("contrast", text, tokenizer, inputs, apart)) for text in texts]

@@ -87,9 +87,8 @@ def _recordings(measurement: Measurement) -> Recorded:
         findings.seconds["decode"] += sum(recording.seconds[1:])
         return recording
 
-    for start in range(options.num_tokens if fresh else 1):
-        count = 1 if fresh else options.num_tokens
-        recording = recorded(given[start : start + count] or count)
+    for start, answer in enumerate(_answers(given, options.num_tokens, fresh)):
+        recording = recorded(answer)
         measurement.add_generated(recording, stops)
         if start == 0:
             again = functools.partial(recorded, 1, together=()) if together else None
@@ -106,6 +105,11 @@ def _recordings(measurement: Measurement) -> Recorded:
         if recording.tokens[-1] in stops:
             return
         tensors = longer(model, tensors, recording.tokens)
+
+
+def _answers(given: Sequence[int], count: int, fresh: bool) -> list[int | Sequence[int]]:
+    """What each recorded generation follows: the given ids or a number of tokens; all of them, or one in each."""
+    return [given[start : start + 1] or 1 for start in range(count)] if fresh else [given or count]
 
 
 def check_beginning(measurement: Measurement) -> None:

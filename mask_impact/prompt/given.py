@@ -30,7 +30,7 @@ def given_ids(option: str, text: str, tokenizer: Any, inputs: ModelInputs, apart
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"`{option}` is not valid text (character {error.start}); give it as UTF-8") from error
-    ids = _target(tokenizer, text) if apart or not text else _continuing(option, text, tokenizer, inputs)
+    ids = _target(tokenizer, text) if apart else _continuing(option, text, tokenizer, inputs)
     if not text or not ids:
         raise UserError(f"`{option}` {text!r} has no tokens for this model; give a text of at least one")
     return ids
@@ -46,6 +46,8 @@ def read_as(tokenizer: Any, ids: Sequence[int], text: str) -> str | None:
 
 
 def _continuing(option: str, text: str, tokenizer: Any, inputs: ModelInputs) -> list[int]:
+    if not text:
+        return []
     if inputs.followed_by is None:
         raise UserError(f"`{option}` needs a prompt that is a text, and this one was given as tokens")
     prompt, both = [token.id for token in inputs.tokens], inputs.followed_by(text)
