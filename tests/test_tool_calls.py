@@ -75,6 +75,8 @@ def test_numbers_that_json_does_not_have(value: str, tmp_path: Path, capsys: pyt
 
 def test_a_contrast_of_one_token() -> None:
     from mask_impact.effects.asked import asked
+    from mask_impact.prompt.inputs import text_inputs
 
+    words = checkpoints.tokenizer()
     with pytest.raises(UserError, match="`contrast` names ' red' twice"):
-        asked(Request("x", effects=True, contrast=(" red", " red")), checkpoints.tokenizer(), 2)
+        asked(Request("x", effects=True, contrast=(" red", " red")), words, 2, text_inputs(words, "x"), apart=False)
