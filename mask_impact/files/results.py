@@ -107,8 +107,8 @@ class ResultFiles:
     def commit(self, manifest: dict[str, Any], pictures: Pictures = ()) -> dict[str, Path]:
         """Complete the files and move them into place. They replace all results of an earlier run.
 
-        `manifest` is written with schema_version, rows, files and their sizes filled in here, and a note for a report that is too
-        large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path of every
+        `manifest` is written with schema_version, rows, files and their sizes filled in here, and a note for a report
+        that is too large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path of every
         format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises OSError if
         a file cannot be completed or moved.
         """

@@ -97,7 +97,7 @@ def _plain_outputs(model: PreTrainedModel) -> Iterator[list[str]]:
     wanted = {"_output_attentions": False, "return_dict": True}
     configs = {id(module.config): module.config for module in model.modules() if isinstance(module, PreTrainedModel)}
     with ExitStack() as undo:
-        for values in map(vars, configs.values()):
+        for values in (config.__dict__ for config in configs.values()):
             undo.callback(values.update, {name: values[name] for name in wanted if name in values})
             values.update({name: value for name, value in wanted.items() if name in values})
         yield []
