@@ -108,9 +108,9 @@ class ResultFiles:
         """Complete the files and move them into place. They replace all results of an earlier run.
 
         `manifest` is written with schema_version, rows, files and their sizes filled in here, and a note for a report
-        that is too large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path of every
-        format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises OSError if
-        a file cannot be completed or moved.
+        that is too large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path
+        of every format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises
+        OSError if a file cannot be completed or moved.
         """
         with self._whole_or_unusable():
             formats = self._possible_formats(pictures)
