@@ -16,7 +16,7 @@ import torch
 from families import COMMON, DELTA_NET, HEAD16, MLA, MOE, ROUTED_MOE, TABLES, redraw
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 LAYERS = 3
 MOST_WEIGHTS = 60_000_000
@@ -113,6 +113,21 @@ NESTED = (
 )
 
 
+def parts_of(model_type: str) -> dict[str, Any]:
+    """Sizes for each config within this type's own, under the names that it has for them; empty if there is none."""
+    whole = AutoConfig.for_model(model_type)
+    found: dict[str, Any] = {}
+    for name, part in vars(whole).items():
+        if isinstance(part, PretrainedConfig):
+            sizes = TEXT if part is whole.get_text_config(decoder=True) else VISION | {"out_hidden_size": 48}
+            found[name] = {key: value for key, value in sizes.items() if hasattr(part, key)}
+            found[name]["model_type"] = part.model_type
+            if "mrope_section" in (getattr(part, "rope_parameters", None) or {}):
+                section = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
+                found[name]["rope_parameters"] = section
+    return found
+
+
 def settings_of(model_type: str) -> Iterator[dict[str, Any]]:
     """Settings to try, the most particular first."""
     rows = [row.config for table in TABLES for row in table.values() if row.model_type == model_type]
@@ -123,10 +138,14 @@ def settings_of(model_type: str) -> Iterator[dict[str, Any]]:
     yield COMMON | OLDER_NAMES
     yield COMMON | {"is_decoder": True, "is_encoder_decoder": False}
     yield from NESTED
+    if parts := parts_of(model_type):
+        yield parts
 
 
-def build(model_type: str, vocabulary: int, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """The tiny model. Raises ValueError, which says why, where none can be built."""
+def build(
+    model_type: str, vocabulary: int, auto_class: Any = AutoModelForCausalLM, dtype: torch.dtype = torch.float64
+) -> PreTrainedModel:
+    """The tiny model that `auto_class` makes. Raises ValueError, which says why, where none can be built."""
     reasons = []
     for settings in settings_of(model_type):
         try:
@@ -136,11 +155,11 @@ def build(model_type: str, vocabulary: int, dtype: torch.dtype = torch.float64) 
                 part.unpadded_vocab_size = part.decoder_vocab_size = vocabulary  # Inkling's, Marian's
                 part._experts_implementation = "eager"  # the grouped matrix product has no float64
             with torch.device("meta"):
-                weights = AutoModelForCausalLM.from_config(config, attn_implementation="eager").num_parameters()
+                weights = auto_class.from_config(config, attn_implementation="eager").num_parameters()
             if weights > MOST_WEIGHTS:
                 raise ValueError(f"{weights:,} weights with these settings")
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+            model = auto_class.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
             with torch.no_grad():  # settings that do not fit each other are the reason, not the family
                 model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), use_cache=False)
         except Exception as error:  # of many classes, from every family's own checks
@@ -148,7 +167,8 @@ def build(model_type: str, vocabulary: int, dtype: torch.dtype = torch.float64) 
             continue
         redraw(model, gain=1.5, seed=0)
         return model.to(dtype).eval()
-    raise ValueError(reasons[0])  # of the settings that were meant for it
+    nested = model_type not in SETTINGS and parts_of(model_type)
+    raise ValueError(reasons[-1 if nested else 0])  # of the settings that were meant for it
 
 
 class WithoutKeys(TorchFunctionMode):

@@ -76,5 +76,5 @@ def test_numbers_that_json_does_not_have(value: str, tmp_path: Path, capsys: pyt
 def test_a_contrast_of_one_token() -> None:
     from mask_impact.effects.asked import asked
 
-    with pytest.raises(UserError, match="`contrast` names the token ' red' twice"):
+    with pytest.raises(UserError, match="`contrast` names ' red' twice"):
         asked(Request("x", effects=True, contrast=(" red", " red")), checkpoints.tokenizer(), 2)

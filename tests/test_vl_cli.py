@@ -584,3 +584,26 @@ def test_real_process(tmp_path, made, photo):
     assert "mask mode  vision: 12 image tokens in 1 image (3 x 4 grid)" in done.stdout
     names = [f"vl_masking_{name}" for name in ("results.csv", "results.html", "results.json", "run.json")]
     assert sorted(everything(tmp_path / "output")) == names
+
+
+@pytest.mark.parametrize("family", ["janus", "got_ocr2"])
+def test_families_with_ways_of_their_own(
+    family: str, run: Callable, photo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Janus writes a `generate` of its own; GOT-OCR2's processor takes one flat list of pictures. The generated tokens
+    are those that transformers' own processor and forwards of the whole model give."""
+    folder = make_vl_checkpoint(family, tmp_path_factory.mktemp("own") / family)
+    second = saved(picture(80, 40, seed=1), folder / "second.png")
+    argv = ["--image", photo, "--image", second, "--mask-mode", "both", "--num-tokens", 3, *FEW]
+    _, found = succeeds(run(*argv, model=folder))
+    for index, described in enumerate(found["images"]):
+        assert len(image_tokens(found, index)) == described["grid"][0] * described["grid"][1]
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    pictures = processors.load_processor(find.find_model(str(folder), vision=True)).image_processor
+    pixels = pictures([Image.open(photo), Image.open(second)], return_tensors="pt")["pixel_values"]
+    ids = [token["id"] for token in found["tokens"]][: found["prompt_length"]]
+    for generated in found["generated"]:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids]), pixel_values=pixels, use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+        assert ids[-1] == generated["id"]

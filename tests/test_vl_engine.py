@@ -42,9 +42,11 @@ STEPS = 2
 PROMPT = "What is on the left?"
 QWEN = [name for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v") if name in available()]
 # Where a layer's parts are, for the reference only; read in each family's modeling file.
-PLACES: dict[str, dict[str, str]] = {
+PLACES: dict[str, dict[str, Any]] = {
     "gemma3": {"attn_addend": "post_attention_layernorm"},
+    "gemma4": {"attn_addend": "post_attention_layernorm"},
     "glm4v": {"attn_addend": "post_self_attn_layernorm"},
+    "minicpmv4_6": {"attends": (1, 2), "before_o_proj": "sigmoid gate"},
     "smolvlm": {"layers": "model.text_model.layers"},
     "idefics3": {"layers": "model.text_model.layers"},
 }
@@ -298,6 +300,7 @@ def test_model_is_causal_over_image_tokens(name: str, load: Any) -> None:
 TILED = ("llava_next", "llava_onevision", "smolvlm", "idefics3", "internvl", "aya_vision")
 GRIDS = {name: (150, 200) for name in available() if name not in TILED}
 GRIDS |= {"internvl": (64, 64), "aya_vision": (64, 64)}  # one tile
+GRIDS |= {"minicpmv4_6": (84, 112)}  # one slice
 GRIDS |= {"smolvlm": (150, 200), "idefics3": (150, 200)}  # told not to split
 
 
@@ -314,8 +317,8 @@ def test_a_changed_cell_changes_its_token_most(name: str, load: Any, monkeypatch
     inputs = loaded.inputs(PROMPT, before)
     places = [found for found in inputs.tokens if found.kind == "image"]
     plain = embeddings(loaded, inputs)
-    hits = 0
-    for found in places:
+    hits, painted = 0, places[:: max(1, len(places) // 16)]
+    for found in painted:
         assert found.box is not None
         left, top, right, bottom = (round(edge) for edge in found.box)
         pixels = np.array(before)
@@ -323,7 +326,7 @@ def test_a_changed_cell_changes_its_token_most(name: str, load: Any, monkeypatch
         changed = embeddings(loaded, loaded.inputs(PROMPT, Image.fromarray(pixels)))
         moved = (changed - plain).norm(dim=-1)[[place.position for place in places]]
         hits += places[int(moved.argmax())] == found
-    assert hits >= 0.7 * len(places), f"{hits} of {len(places)}"
+    assert hits >= 0.7 * len(painted), f"{hits} of {len(painted)}"
 
 
 def embeddings(loaded: Loaded, inputs: ModelInputs) -> torch.Tensor:

@@ -196,6 +196,17 @@ GLM_TOKENS = (
     "<|image|>", "<|begin_of_video|>", "<|end_of_video|>", "<|video|>",
 )  # fmt: skip
 INTERNVL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+IMAGE_MARK = "<image_placeholder>"  # DeepSeek's and Janus's
+DEEPSEEK_TOKENS = ("</s>", "<s>", "<pad>", IMAGE_MARK)
+DEEPSEEK_IDS = {"image_token_id": IMAGE_MARK, "tie_word_embeddings": False}
+DEEPSEEK_PIXELS = {  # 4 x 4 patches
+    **STEPS, **HALF_NORM, "do_pad": True, "min_size": 14, "resample": 3, "size": square(64),
+}  # fmt: skip
+DEEPSEEK_CHAT = chat(IMAGE_MARK, "User: ", "Assistant:", "\n\n", "</s>")
+MINICPM_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<image>", "</image>", "<slice>",
+    "</slice>", "<image_id>", "</image_id>",
+)  # fmt: skip
 
 VL_FAMILIES: dict[str, VLFamily] = {
     "qwen2_vl": VLFamily(
@@ -419,6 +430,116 @@ VL_FAMILIES: dict[str, VLFamily] = {
                          "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
                          "video_processor_type": "Glm4vVideoProcessor", "processor_class": "Glm4vProcessor"},
     ),
+    "gemma4": VLFamily(
+        "google/gemma-4-E4B-it", "patches of any shape, padded to a number, and pooled 3 x 3",
+        {"model_type": "gemma4", "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": None,
+         "image_token_id": "<|image|>", "boi_token_id": "<|image>", "eoi_token_id": "<image|>",
+         "audio_token_id": "<|audio|>", "boa_token_id": "<|audio>", "eoa_token_index": "<audio|>",
+         "video_token_id": "<|video|>",
+         "text_config": {"model_type": "gemma4_text", **TEXT, **HEAD16, **WINDOW, **GEMMA_IDS, "global_head_dim": 16,
+                         "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 300,
+                         "num_kv_shared_layers": 0, "tie_word_embeddings": True},
+         "vision_config": {"model_type": "gemma4_vision", **ENCODER, "num_key_value_heads": 4, "head_dim": 8,
+                           "patch_size": 8, "pooling_kernel_size": 3, "position_embedding_size": 128}},
+        {"do_resize": True, "do_rescale": True, "do_normalize": False, "do_convert_rgb": True, "resample": 3,
+         "rescale_factor": 1 / 255, "image_mean": [0.0] * 3, "image_std": [1.0] * 3, "patch_size": 8,
+         "pooling_kernel_size": 3, "max_soft_tokens": 70, "image_processor_type": "Gemma4ImageProcessor",
+         "processor_class": "Gemma4Processor"},
+        (*GEMMA_TOKENS, "<|turn>", "<turn|>", "<|image|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>",
+         "<|video|>"),
+        "<|image|>",
+        chat("<|image|>", "<|turn>ROLE\n", "<|turn>model\n", "<turn|>\n", "<turn|>\n", start="<bos>"),
+        processor={"image_seq_length": 70, "processor_class": "Gemma4Processor"}, template_file="chat_template.jinja",
+        tokenizer_class="GemmaTokenizer", sentencepiece=True, bos="<bos>",
+        named={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>",
+               "boa_token": "<|audio>", "eoa_token": "<audio|>", "audio_token": "<|audio|>"},
+        min_version="5.24",
+    ),
+    "deepseek_vl": VLFamily(
+        "deepseek-community/deepseek-vl-1.3b-chat", "padded to a square after it was shrunk; 4 x 4 tokens",
+        {"model_type": "deepseek_vl", "architectures": ["DeepseekVLForConditionalGeneration"], **DEEPSEEK_IDS,
+         "text_config": {"model_type": "llama", **TEXT}, "vision_config": siglip(64, 16)},
+        {**DEEPSEEK_PIXELS, "image_processor_type": "DeepseekVLImageProcessor",
+         "processor_class": "DeepseekVLProcessor"},
+        DEEPSEEK_TOKENS, IMAGE_MARK, DEEPSEEK_CHAT,
+        processor={"num_image_tokens": 16, "processor_class": "DeepseekVLProcessor"},
+        bos="<s>", named={"image_token": IMAGE_MARK},
+    ),
+    "deepseek_vl_hybrid": VLFamily(
+        "deepseek-community/deepseek-vl-7b-chat", "as deepseek_vl, with a second tower (SAM) on a larger picture",
+        {"model_type": "deepseek_vl_hybrid", "architectures": ["DeepseekVLHybridForConditionalGeneration"],
+         **DEEPSEEK_IDS, "text_config": {"model_type": "llama", **TEXT}, "vision_config": siglip(64, 16),
+         "high_res_vision_config": {"model_type": "sam_vision_model", **ENCODER, "image_size": 128, "patch_size": 16,
+                                    "output_channels": 16, "window_size": 4, "global_attn_indexes": [1],
+                                    "mlp_dim": 48}},
+        {**DEEPSEEK_PIXELS, "high_res_size": square(128), "high_res_resample": 3, "high_res_image_mean": [0.5] * 3,
+         "high_res_image_std": [0.5] * 3, "image_processor_type": "DeepseekVLHybridImageProcessor",
+         "processor_class": "DeepseekVLHybridProcessor"},
+        DEEPSEEK_TOKENS, IMAGE_MARK, DEEPSEEK_CHAT,
+        processor={"num_image_tokens": 16, "processor_class": "DeepseekVLHybridProcessor"},
+        bos="<s>", named={"image_token": IMAGE_MARK},
+    ),
+    "janus": VLFamily(
+        "deepseek-community/Janus-Pro-1B", "as deepseek_vl; its generate drops logits processors",
+        {"model_type": "janus", "architectures": ["JanusForConditionalGeneration"], "image_token_id": IMAGE_MARK,
+         "tie_word_embeddings": False, "text_config": {"model_type": "llama", **TEXT},
+         "vision_config": {"model_type": "janus_vision_model", **ENCODER, "image_size": 64, "patch_size": 16,
+                           "num_image_tokens": 16, "projection_dim": 64, "depth": 2},
+         "vq_config": {"model_type": "janus_vqgan", "base_channels": 32, "channel_multiplier": [1], "embed_dim": 8,
+                       "num_embeddings": 8, "latent_channels": 32, "num_res_blocks": 1, "projection_dim": 64,
+                       "image_token_embed_dim": 64, "num_patches": 4}},
+        {**DEEPSEEK_PIXELS, "image_processor_type": "JanusImageProcessor", "processor_class": "JanusProcessor"},
+        (*DEEPSEEK_TOKENS, "<begin_of_image>", "<end_of_image>"), IMAGE_MARK, DEEPSEEK_CHAT,
+        processor={"num_image_tokens": 16, "processor_class": "JanusProcessor"}, template_file="chat_template.jinja",
+        bos="<s>", named={"image_token": IMAGE_MARK, "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"},
+    ),
+    "ovis2": VLFamily(
+        "thisisiron/Ovis2-2B-hf", "image tokens are mixtures of a visual vocabulary; 4 x 4 of one tile",
+        {"model_type": "ovis2", "architectures": ["Ovis2ForConditionalGeneration"], "image_token_id": "<IMG_ATOM>",
+         "visual_indicator_token_ids": ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"],
+         "hidden_size": 64, "tie_word_embeddings": False,
+         "text_config": {"model_type": "qwen2", **TEXT, "use_sliding_window": False},
+         "vision_config": {**ENCODER, "image_size": 64, "patch_size": 8, "hidden_stride": 2, "vocab_size": 48,
+                           "num_visual_indicator_tokens": 5}},
+        {**STEPS, **CLIP_NORM, "resample": 3, "size": square(64), "crop_to_patches": False,
+         "image_processor_type": "Ovis2ImageProcessor", "processor_class": "Ovis2Processor"},
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>",
+         "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"),
+        "<image>", chatml("<image>\n"), tokenizer_class="Qwen2Tokenizer", template_file="chat_template.jinja",
+        processor={"image_seq_length": 16, "processor_class": "Ovis2Processor"},
+    ),
+    "minicpmv4_6": VLFamily(
+        "openbmb/MiniCPM-V-4_6", "a grid of any shape, merged 2 x 2 twice; larger pictures are sliced",
+        {"model_type": "minicpmv4_6", "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
+         "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "insert_layer_id": 0,
+         "tie_word_embeddings": False, "image_size": 112,
+         "text_config": {"model_type": "qwen3_5_text", **TEXT, **HEAD16, "linear_num_value_heads": 4,
+                         "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+                         "layer_types": ["linear_attention", "full_attention", "full_attention"]},
+         "vision_config": {**ENCODER, "image_size": 112, "patch_size": 7}},
+        {**STEPS, **HALF_NORM, "resample": 3, "patch_size": 7, "scale_resolution": 112, "max_slice_nums": 4,
+         "image_processor_type": "MiniCPMV4_6ImageProcessor", "processor_class": "MiniCPMV4_6Processor"},
+        MINICPM_TOKENS, "<|image_pad|>", chatml("<|image_pad|>\n"), tokenizer_class="Qwen2Tokenizer",
+        video_processor={**STEPS, **HALF_NORM, "video_processor_type": "MiniCPMV4_6VideoProcessor",
+                         "processor_class": "MiniCPMV4_6Processor"},
+        template_file="chat_template.jinja",
+        named={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>",
+               "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
+               "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>"},
+        min_version="5.24",
+    ),
+    "got_ocr2": VLFamily(
+        "stepfun-ai/GOT-OCR-2.0-hf", "SAM, always 16 x 16 tokens; one flat list of pictures; no chat template",
+        {"model_type": "got_ocr2", "architectures": ["GotOcr2ForConditionalGeneration"],
+         "image_token_index": "<imgpad>", "image_seq_length": 256, "tie_word_embeddings": True,
+         "text_config": {"model_type": "qwen2", **TEXT, "use_sliding_window": False},
+         "vision_config": {**ENCODER, "image_size": 256, "patch_size": 4, "output_channels": 16, "window_size": 4,
+                           "global_attn_indexes": [], "mlp_dim": 48}},
+        {**STEPS, **CLIP_NORM, "resample": 3, "size": square(256), "crop_to_patches": False,
+         "image_processor_type": "GotOcr2ImageProcessor", "processor_class": "GotOcr2Processor"},
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"), "<imgpad>", None,
+        tokenizer_class="Qwen2Tokenizer", processor={"processor_class": "GotOcr2Processor"},
+    ),
 }  # fmt: skip
 
 
@@ -490,10 +611,13 @@ def with_ids(settings: Any, ids: dict[str, int]) -> Any:
     """The row's config with its tokens' texts replaced by their ids, and each text part told the vocabulary's size."""
     if not isinstance(settings, dict):
         return settings
-    return {
-        key: ids[value] if isinstance(value, str) and re.search("token_(id|ids|index)$", key) else with_ids(value, ids)
-        for key, value in settings.items()
-    }
+
+    def one(key: str, value: Any) -> Any:
+        if not re.search("token_(id|ids|index)$", key):
+            return with_ids(value, ids)
+        return [ids[each] for each in value] if isinstance(value, list) else ids.get(value, value)
+
+    return {key: one(key, value) for key, value in settings.items()}
 
 
 @torch.no_grad()
@@ -524,7 +648,9 @@ def with_names_of_the_hub(path: Path, vision: str) -> None:
             for key, tensor in tensors.items()
         }
     for key, tensor in tensors.items():
-        if key.endswith("experts.down_proj") and tensor.shape[1] > tensor.shape[2]:  # [experts, inner, hidden] there
+        if (
+            key.endswith("mlp.experts.down_proj") and tensor.shape[1] > tensor.shape[2]
+        ):  # [experts, inner, hidden] there
             for each in (key, key.replace("down_proj", "gate_up_proj")):
                 tensors[each] = tensors[each].transpose(1, 2).contiguous()
     save_file(tensors, path, metadata={"format": "pt"})

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Which of transformers' model types are measured: right by brute force, or refused by name.
 
-In: the types in transformers' mapping of causal language models. Out: docs/tested/breadth.json, which
-`tools/tested.py write` puts into docs/families.md. Every type that can be built from its config is built tiny and
-random, measured in float64, and compared with forwards of the whole model (`tests/every_type.py`).
+In: the types in transformers' mappings of causal language models and of models that read pictures and text. Out:
+docs/tested/breadth.json, which `tools/tested.py write` puts into docs/families.md. Every type that can be built from
+its config is built tiny and random, given text alone, measured in float64, and compared with forwards of the whole
+model (`tests/every_type.py`).
 
-    python tools/breadth.py bloom falcon     # these types, without writing
-    python tools/breadth.py                  # all of them, and write
+    python tools/breadth.py text bloom falcon      # these types, without writing
+    python tools/breadth.py image_text llama4
+    python tools/breadth.py                        # all of them, and write
 """
 
 import json
@@ -15,7 +17,7 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,16 @@ import torch
 import transformers
 from checkpoints import tokenizer
 from float64 import true_float64
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact.run import run
 from mask_impact.jobs.prepared import fitted
-from mask_impact.model.find import check_attends
+from mask_impact.model.find import Source, check_attends, check_sees_images
 from mask_impact.model.towers import decoder_layers
 from mask_impact.options import Request
 from mask_impact.prompt.inputs import text_inputs
@@ -43,6 +48,10 @@ from mask_impact.table import Block
 
 PAGE = ROOT / "docs" / "tested" / "breadth.json"
 PROMPT = "Tom has a red ball. Ann has"
+KINDS: dict[str, tuple[Any, dict[str, str]]] = {  # how each kind is built, and the class of each type
+    "text": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "image_text": (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+}
 STEPS, SECONDS = 2, 120  # SECONDS: for one type at most
 RELATIVE, ROUNDING = 1e-6, 1e-7  # of the distance, and of the update's length: some families compute parts in float32
 
@@ -83,12 +92,12 @@ def worst_error(model: Any, manifest: dict[str, Any], blocks: Sequence[Block], a
     return worst
 
 
-def outcome(model_type: str, words: Any) -> dict[str, Any]:
+def outcome(model_type: str, words: Any, auto_class: Any) -> dict[str, Any]:
     """What is found of one type."""
     try:
         with within(SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {"outcome": _measured(model_type, words)}
+            return {"outcome": _measured(model_type, words, auto_class)}
     except UnsupportedModel as error:
         named = f"'{model_type}'" in str(error) or "family '" in str(error)
         return {"outcome": "refused" if named else "WRONG", "reason": str(error)}
@@ -104,12 +113,14 @@ class NotBuilt(Exception):
     """transformers makes no tiny model of this type from its config alone."""
 
 
-def _measured(model_type: str, words: Any) -> str:
+def _measured(model_type: str, words: Any, auto_class: Any) -> str:
+    if auto_class is AutoModelForImageTextToText:  # as the command does before it loads a model
+        check_sees_images(Source(model_type, model_type, AutoConfig.for_model(model_type), vision=True))
     try:
-        model = every_type.build(model_type, len(words))
+        model = every_type.build(model_type, len(words), auto_class)
     except ValueError as error:
         raise NotBuilt(str(error)) from error
-    check_attends(model.config, AutoModelForCausalLM)
+    check_attends(model.config, auto_class)
     replay = ""
     with true_float64():
         for ablation in ("neg-inf", "zero-value"):
@@ -125,15 +136,23 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     words = tokenizer()
-    found = {}
-    for model_type in argv or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        found[model_type] = outcome(model_type, words)
-        print(model_type, *found[model_type].values(), sep=" | ", flush=True)
-    print(Counter(each["outcome"] for each in found.values()))
+    kinds = argv[:1] or list(KINDS)
+    found = {kind: outcomes(kind, argv[1:] or KINDS[kind][1], words) for kind in kinds}
     if not argv:
-        page = {"transformers": transformers.__version__, "text": found}
+        page = {"transformers": transformers.__version__, **found}
         PAGE.write_text(json.dumps(page, indent=1) + "\n", "utf-8")
-    return 0 if not {each["outcome"] for each in found.values()} & {"WRONG", "CRASHED"} else 1
+    every = Counter(row["outcome"] for rows in found.values() for row in rows.values())
+    print(every)
+    return 0 if not every.keys() & {"WRONG", "CRASHED"} else 1
+
+
+def outcomes(kind: str, types: Iterable[str], words: Any) -> dict[str, dict[str, Any]]:
+    """What is found of each type."""
+    found = {}
+    for model_type in types:
+        found[model_type] = outcome(model_type, words, KINDS[kind][0])
+        print(kind, model_type, *found[model_type].values(), sep=" | ", flush=True)
+    return found
 
 
 if __name__ == "__main__":

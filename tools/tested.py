@@ -208,27 +208,45 @@ def families_page(runs: dict[str, Run]) -> str:
     return "\n".join([*lines, *breadth_lines(json.loads((KEPT / "breadth.json").read_text("utf-8")))]) + "\n"
 
 
+TEXT_TYPES = (
+    "## Every causal language model",
+    "",
+    "`make breadth` tries every causal language model of transformers {release}: a tiny",
+    "random model of it is measured on two output tokens, with both ablations, and `Full` compared with masked",
+    "forwards of the whole model, in float64. *fallback*: its layers were called again on their whole input",
+    "([method.md](method.md#layers-that-cannot-be-replayed-on-rows)). *not built*: transformers makes no tiny",
+    "model of it from its config alone. Reasons stand below the table.",
+)
+IMAGE_TEXT_TYPES = (
+    "## Every image-text model",
+    "",
+    "The same for every model of transformers {release} that reads pictures and text. **It was given text alone**:",
+    "this checks its decoder, as it is loaded with its vision tower. Families that were given pixels are in the table",
+    "[above](#vision-language-models-pixels-in).",
+)
+
+
 def breadth_lines(found: dict[str, Any]) -> list[str]:
-    """What `tools/breadth.py` found: one row for each outcome, and a reason for each type that is not measured."""
+    """What `tools/breadth.py` found."""
+    lines: list[str] = []
+    for kind, heading in (("text", TEXT_TYPES), ("image_text", IMAGE_TEXT_TYPES)):
+        lines += [
+            "",
+            *(line.format(release=found["transformers"]) for line in heading),
+            "",
+            *outcome_lines(found[kind]),
+        ]
+    return lines
+
+
+def outcome_lines(found: dict[str, dict[str, str]]) -> list[str]:
+    """One row for each outcome, and a reason for each type that is not measured."""
     by_outcome: dict[str, list[str]] = {}
-    for model_type, row in found["text"].items():
+    for model_type, row in found.items():
         by_outcome.setdefault(row["outcome"], []).append(f"`{model_type}`")
-    lines = [
-        "",
-        "## Every causal language model",
-        "",
-        f"`make breadth` tries every causal language model of transformers {found['transformers']}: a tiny",
-        "random model of it is measured on two output tokens, with both ablations, and `Full` compared with masked",
-        "forwards of the whole model, in float64. *fallback*: its layers were called again on their whole input",
-        "([method.md](method.md#layers-that-cannot-be-replayed-on-rows)). *not built*: transformers makes no tiny",
-        "model of it from its config alone. Reasons stand below the table.",
-        "",
-        "| outcome | types | |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {outcome} | {len(types)} | {', '.join(types)} |" for outcome, types in sorted(by_outcome.items())]
-    reasons = [(name, reason(row["reason"])) for name, row in found["text"].items() if "reason" in row]
-    return [*lines, "", *(f"- {name}: {why}" for name, why in reasons)]
+    rows = [f"| {outcome} | {len(types)} | {', '.join(types)} |" for outcome, types in sorted(by_outcome.items())]
+    reasons = [f"- {name}: {reason(row['reason'])}" for name, row in found.items() if "reason" in row]
+    return ["| outcome | types | |", "|---|---|---|", *rows, "", *reasons]
 
 
 def in_words(outcome: str) -> str:
@@ -237,7 +255,8 @@ def in_words(outcome: str) -> str:
 
 def reason(outcome: str) -> str:
     """A refusal without the family's name, which stands beside it."""
-    return re.sub(r"^model family '[^']*' (is not supported|cannot be measured truthfully): ", "", outcome)
+    refusal = r"^model family '[^']*' (is not supported|cannot be measured truthfully): "
+    return re.sub(rf"{refusal}|^model '[^']*' is of family '[^']*', ", "", outcome)
 
 
 def main(argv: Sequence[str]) -> int:

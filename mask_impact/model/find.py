@@ -146,7 +146,7 @@ def find_model(
             adapters.check_none_beside(name, path, **source.place)
     if Path(path).is_dir() and not file and not (Path(path) / "config.json").is_file():
         raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
-    if adapter:
+    if adapter is not None:
         adapters.check(adapter)
     if not file:
         check_ids(source.folder)
@@ -154,7 +154,7 @@ def find_model(
         config = AutoConfig.from_pretrained(path, **source.place_and_trust)
     source = replace(source, config=config)
     if vision:
-        _check_sees_images(source)
+        check_sees_images(source)
     else:
         _check_is_text_model(source)
     return source
@@ -201,7 +201,7 @@ def _sees_images(config: Any) -> bool:
     return known and getattr(config, "vision_config", None) is not None
 
 
-def _check_sees_images(source: Source) -> None:
+def check_sees_images(source: Source) -> None:
     """Refuse, by name, what is not a vision-language model with a decoder."""
     _, what = _described(source)
     if getattr(source.config, "is_encoder_decoder", False):

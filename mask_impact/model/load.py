@@ -175,6 +175,8 @@ def _read(source: Source, config: Any, dtype: torch.dtype | str, spread: Mapping
     notes = [gguf.note(source.gguf_file)] if source.gguf_file else []
     stored = Stored(None if source.gguf_file else source.folder)
     notes += weights.check_complete(source.name, model, info, ignored, stored)
+    if getattr(source.config, "quantization_config", None) is None:
+        weights.check_plain(source.name, model, stored)
     if source.adapter:
         model, note = adapters.merged(model, source.adapter)
         notes.append(note)

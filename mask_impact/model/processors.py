@@ -124,11 +124,15 @@ class LeftOut(ImageProcessingMixin):
     """In the place of a processor's part for videos or audio."""
 
     model_input_names: ClassVar[list[str]] = []
-    num_frames = fps = sampling_rate = None  # SmolVLM's chat template and Gemma's processors ask for them, used or not
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+
+    def __getattr__(self, setting: str) -> None:
+        """None for any setting: processors and chat templates ask for them, used or not (SmolVLM, Gemma, MiniCPM-V)."""
+        if setting.startswith("_"):
+            raise AttributeError(setting)
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         raise ImportError(f"the {self.name} was left out: what it needs (for videos torchvision) is not installed")

@@ -152,6 +152,11 @@ def opening(reader: Any, prompt: str) -> str | None:
     return next((user for user in users if user in prompt), begins)
 
 
+def beginning(reader: Any) -> str:
+    """What the template puts before the first text; nothing where it fails."""
+    return (_around(reader, PROBES[:1]) or [""])[0]
+
+
 def user_marks(reader: Any) -> list[str]:
     """The marks that open a user's turn."""
     return _marks(reader)[1]

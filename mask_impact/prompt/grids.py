@@ -5,12 +5,15 @@ Out: a Layout: rows and columns of the token grid and the part of the picture it
 
 Every rule takes its numbers from the processor's output and the model's config. There is no grid where the tokens of a
 family do not form one: tiles beside a thumbnail (LLaVA-NeXT, LLaVA-OneVision, InternVL and Idefics 3 with tiling,
-Gemma 3 with pan and scan), or a family that is not listed here.
+Gemma 3 with pan and scan), queries that were learned, or a family that no rule fits. Then the Layout says which.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
 
@@ -25,9 +28,14 @@ class Layout:
     cols: int | None = None
     region: Box | None = None  # what the grid covers; it extends beyond the picture if the processor pads
     resized: tuple[int, int] | None = None  # width and height of what the vision tower gets
+    instead: str = ""  # what there is in place of a grid
 
     def __str__(self) -> str:
-        return f"{self.rows} x {self.cols} grid" if self.rows else f"{self.tokens} tokens, no simple grid"
+        return f"{self.rows} x {self.cols} grid" if self.rows else f"{self.tokens} tokens, no simple grid{self._why}"
+
+    @property
+    def _why(self) -> str:
+        return f": {self.instead}" if self.instead else ""
 
     def places(self) -> Iterator[tuple[int | None, int | None, Box | None]]:
         """(row, column, box) of each token in order; the box is None in padding, all three where there is no grid."""
@@ -59,6 +67,7 @@ class Encoded:
     index: int  # which picture
     tokens: int  # how many image tokens the picture became
     size: tuple[int, int]  # width and height of the picture in pixels
+    pictures: int = 1  # how many there are
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -69,15 +78,32 @@ class Encoded:
 
 def layout(encoded: Encoded) -> Layout:
     """Where the tokens of a picture are: by the processor's grid if it gives one, else by the family's rule."""
-    rule = RULES.get(getattr(encoded.config, "model_type", ""))
-    if "image_grid_thw" in encoded.outputs:
-        rule = merged_patches
-    elif getattr(encoded.processor, "image_break_token", None):
+    rule = next((found for key, found in GIVEN.items() if key in encoded.outputs), None)
+    if getattr(encoded.processor, "image_break_token", None):
         rule = pixtral_rows
+    rule = rule or RULES.get(getattr(encoded.config, "model_type", ""))
     found = rule(encoded) if rule else None
     if found is None or (found.rows or 0) * (found.cols or 0) != encoded.tokens:
-        return Layout(encoded.tokens, encoded.size)
+        return Layout(encoded.tokens, encoded.size, instead=_instead(encoded, bool(rule)))
     return found
+
+
+def _instead(encoded: Encoded, has_rule: bool) -> str:
+    """What the tokens are where they are not one grid."""
+    if any(hasattr(encoded.config, part) for part in LEARNED):
+        return "learned queries, each of which reads the whole picture"
+    if has_rule or _views(encoded.outputs.get("pixel_values")) > encoded.pictures:
+        return "several views of the picture (tiles, crops, a small copy of the whole)"
+    return f"how the tokens of model family '{getattr(encoded.config, 'model_type', '')}' are arranged is not known"
+
+
+def _views(pixels: torch.Tensor | None) -> int:
+    """How many there are in [..., 3, H, W] or [views, patches, values]; one where that cannot be seen."""
+    return 1 if pixels is None or pixels.ndim < 3 else pixels.shape[: max(1, pixels.ndim - 3)].numel()
+
+
+# What configs of families with such queries have: BLIP-2 and its like, Idefics, Kosmos-2, Aria.
+LEARNED = ("qformer_config", "perceiver_config", "latent_query_num", "projector_patch_to_query_dict")
 
 
 def _whole(encoded: Encoded, rows: int, cols: int, resized: tuple[int, int]) -> Layout:
@@ -102,6 +128,26 @@ def pixtral_rows(encoded: Encoded) -> Layout:
     return _whole(encoded, height // cell, width // cell, (width, height))
 
 
+def positions_of_patches(encoded: Encoded) -> Layout | None:
+    """Gemma 4: `image_position_ids` has the column and row of each patch, -1 in padding."""
+    places = encoded.outputs["image_position_ids"][encoded.index]
+    cols, rows = (int(most) + 1 for most in places.max(dim=0).values)
+    return _pooled(encoded, rows, cols)
+
+
+def sizes_in_patches(encoded: Encoded) -> Layout | None:
+    """MiniCPM-V: `target_sizes` has the rows and columns of patches of every view of every picture."""
+    views = encoded.outputs["target_sizes"]
+    return _pooled(encoded, *views[encoded.index].tolist()) if len(views) == encoded.pictures else None
+
+
+def _pooled(encoded: Encoded, rows: int, cols: int) -> Layout | None:
+    """A grid over the whole picture, of square blocks of its rows x cols patches."""
+    side = math.isqrt(rows * cols // encoded.tokens)  # of a block; `layout` checks it against the tokens
+    patch = encoded.processor.image_processor.patch_size
+    return _whole(encoded, rows // side, cols // side, (cols * patch, rows * patch)) if side else None
+
+
 def gemma3(encoded: Encoded) -> Layout:
     """The picture squashed to a square, with its patches pooled to mm_tokens_per_image (Gemma3MultiModalProjector)."""
     across = int(encoded.config.mm_tokens_per_image**0.5)
@@ -109,22 +155,54 @@ def gemma3(encoded: Encoded) -> Layout:
 
 
 def one_tile(encoded: Encoded) -> Layout:
-    """The picture is squashed to a square; blocks of its patches become a token each. Several tiles have no grid."""
+    """The picture fills a square or is padded to one; blocks of patches become a token each. Several tiles: no grid."""
     config = encoded.config
     width, height = encoded.pixels
     patch = config.vision_config.patch_size
     patch_width, patch_height = patch if isinstance(patch, list | tuple) else (patch, patch)
     merge = MERGED[config.model_type](config)  # patches on each side of a block
-    return _whole(encoded, int(height / patch_height / merge), int(width / patch_width / merge), (width, height))
+    found = _whole(encoded, int(height / patch_height / merge), int(width / patch_width / merge), (width, height))
+    region = PADDED.get(config.model_type)
+    return replace(found, region=region(encoded)) if region else found
 
 
 # The side of a block in patches, under the name each family has for it. If the family tiles pictures: of one tile.
 MERGED: dict[str, Callable[[Any], float]] = {
-    "paligemma": lambda config: 1,
+    **dict.fromkeys(("paligemma", "deepseek_vl", "deepseek_vl_hybrid", "janus"), lambda config: 1),
     "internvl": lambda config: 1 / config.downsample_ratio,
-    "aya_vision": lambda config: config.downsample_factor,
-    "idefics3": lambda config: config.scale_factor,
-    "smolvlm": lambda config: config.scale_factor,
+    **dict.fromkeys(("aya_vision", "cohere2_vision"), lambda config: config.downsample_factor),
+    **dict.fromkeys(("idefics3", "smolvlm"), lambda config: config.scale_factor),
+    "llama4": lambda config: 1 / config.vision_config.pixel_shuffle_ratio,
+    "ovis2": lambda config: config.vision_config.hidden_stride,
+    "got_ocr2": lambda config: 4,  # GotOcr2MultiModalProjector: two convolutions that halve each side
+}
+
+
+def _middle(encoded: Encoded) -> Box:
+    """The square around a picture that was shrunk into its middle. DeepSeek-VL's larger tower shrinks first."""
+    square = encoded.outputs.get("high_res_pixel_values", encoded.outputs["pixel_values"]).shape[-1]
+    least = encoded.processor.image_processor.min_size
+    inner = [max(round(edge * square / max(encoded.size)), least) for edge in encoded.size]
+    return _around(encoded.size, inner, square, [(square - edge) // 2 for edge in inner])
+
+
+def _corner(encoded: Encoded) -> Box:
+    """The square around a picture that was shrunk into its upper left corner (Llama 4's pad_to_best_fit)."""
+    square = encoded.pixels[0]
+    inner = [max(edge * square // max(encoded.size), 1) for edge in encoded.size]
+    return _around(encoded.size, inner, square, [0, 0])
+
+
+def _around(size: tuple[int, int], inner: list[int], square: int, offset: list[int]) -> Box:
+    """A square in pixels of the picture of `size`, which became `inner` at `offset` in it."""
+    across, down = size[0] / inner[0], size[1] / inner[1]  # pixels of the picture per resized pixel
+    left, top = -offset[0] * across, -offset[1] * down
+    return (left, top, left + square * across, top + square * down)
+
+
+PADDED: dict[str, Callable[[Encoded], Box]] = {
+    **dict.fromkeys(("deepseek_vl", "deepseek_vl_hybrid", "janus"), _middle),
+    "llama4": _corner,
 }
 
 
@@ -154,6 +232,11 @@ def side(size: Any, name: str) -> int | None:
     return size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
 
 
+GIVEN: dict[str, Callable[[Encoded], Layout | None]] = {  # what a processor may give
+    "image_grid_thw": merged_patches,
+    "image_position_ids": positions_of_patches,
+    "target_sizes": sizes_in_patches,
+}
 RULES: dict[str, Callable[[Encoded], Layout | None]] = {
     "gemma3": gemma3,
     "llava": llava,

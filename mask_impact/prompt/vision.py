@@ -18,7 +18,15 @@ from mask_impact.prompt.grids import Encoded, Layout, layout, side
 from mask_impact.prompt.images import Picture, open_picture
 from mask_impact.prompt.inputs import ModelInputs, Token, added_ends, begins_as_texts_do, ends_note, tokens_of
 from mask_impact.prompt.messages import as_recorded, last_text
-from mask_impact.prompt.wording import check_images_there, conversation, in_template, message, own_tokens, wording
+from mask_impact.prompt.wording import (
+    check_images_there,
+    check_no_token,
+    conversation,
+    in_template,
+    message,
+    own_tokens,
+    wording,
+)
 
 ImageSource = str | os.PathLike[str] | Image.Image
 
@@ -66,6 +74,12 @@ def vision_inputs(
     tokens, images = placed(processor, config, outputs, pictures, max_pixels, image_id)
     # PaliGemma's processor also returns labels, which are for training
     tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
+
+    def followed_by(more: str) -> list[int]:
+        check_no_token(more, own, "the answer holds", "an answer has no images")
+        whole = encoded(processor, text + more, pictures, max_pixels)
+        return list(without_ends(processor.tokenizer, text + more, whole)[0]["input_ids"][0].tolist())
+
     return ModelInputs(
         tensors,
         tokens,
@@ -75,6 +89,7 @@ def vision_inputs(
         pictures=[picture.image for picture in pictures],
         messages=as_recorded(messages) if messages else None,
         notes=[*notes, *ends],
+        followed_by=followed_by,
     )
 
 
@@ -93,7 +108,7 @@ def placed(
         check_images_there(processor, len(places))
     counts = tokens_per_picture(processor, len(places), pictures, max_pixels, image_id)
     layouts = [
-        layout(Encoded(config, processor, outputs, index, count, picture.original_size))
+        layout(Encoded(config, processor, outputs, index, count, picture.original_size, len(pictures)))
         for index, (picture, count) in enumerate(zip(pictures, counts, strict=True))
     ]
     tokens = tokens_of(processor.tokenizer, ids)
@@ -139,7 +154,8 @@ def encoded(
     settings: dict[str, Any] = {}
     if max_pixels and pictures:
         images, settings = within(processor, images, max_pixels)
-    if pictures:  # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels
+    # transformers 4 takes the rows of a picture 1 or 3 pixels high for channels; its torchvision processors do not
+    if pictures and not getattr(processor.image_processor, "is_fast", False):
         settings["input_data_format"] = "channels_last"
     if begins_as_texts_do(processor.tokenizer, text):  # the template has already added it
         settings["add_special_tokens"] = False
