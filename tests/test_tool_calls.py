@@ -66,7 +66,7 @@ def test_a_call_without_an_answer_and_content_that_is_nothing() -> None:
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '[{"deep": NaN}]'])
 def test_numbers_that_json_does_not_have(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "m.json").write_text('[{"role": "user", "content": "Hi", "score": %s}]' % value)
+    (tmp_path / "m.json").write_text('[{"role": "user", "content": "Hi", "score": ' + value + "}]")
     given = ["--model", "demo", "--messages", str(tmp_path / "m.json"), "--output-dir", str(tmp_path)]
     assert mask_impact_analysis.main(given) == 2
     said = capsys.readouterr().err
