@@ -120,7 +120,8 @@ def parts_of(model_type: str) -> dict[str, Any]:
     for name, part in vars(whole).items():
         if isinstance(part, PretrainedConfig):
             sizes = TEXT if part is whole.get_text_config(decoder=True) else VISION | {"out_hidden_size": 48}
-            found[name] = {key: value for key, value in sizes.items() if hasattr(part, key)}
+            names = {*part.to_dict(), *part.attribute_map}  # of some, every layer may have its own: no attribute to ask
+            found[name] = {key: value for key, value in sizes.items() if key in names}
             found[name]["model_type"] = part.model_type
             if "mrope_section" in (getattr(part, "rope_parameters", None) or {}):
                 section = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
