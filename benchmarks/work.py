@@ -79,6 +79,9 @@ class StandInTokenizer:
     all_special_ids: Sequence[int] = ()
     eos_token_id: int | None = None
 
+    def __len__(self) -> int:
+        return 0  # none of its words is a letter to decode others beside
+
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return " ".join(f"word{each}" for each in ids)
 

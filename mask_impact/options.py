@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.errors import UserError
@@ -43,7 +43,15 @@ BLOCKS = ("last", "all")  # which positions stop reading a masked token: the pre
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_FORMATS = ("csv", "json", "html")
 
-Progress = Callable[[str], None]  # called with what is being done, once per forward and per replayed layer
+
+class Progress(Protocol):
+    """Called with what is being done, as a part of the work begins; a forward and a replayed layer are 1 each."""
+
+    def __call__(self, what: str, work: float = 1.0, /) -> None: ...
+
+
+def unseen(what: str, work: float = 1.0, /) -> None:
+    """The progress of a run that shows none."""
 
 
 # --- a field -----------------------------------------------------------------------------------------------
@@ -159,6 +167,10 @@ class Request:
 
     prompt: str = option(MISSING, "the prompt", metavar="TEXT")
     num_tokens: int = option(1, "output tokens to analyse", metavar="N", parse=positive)
+    answer: str | None = option(
+        None, "measure this answer in place of what the model would generate; it stands directly after the prompt",
+        metavar="TEXT",
+    )  # fmt: skip
     layers: tuple[tuple[int, int], ...] = option(  # (first, last) of each range; (): all
         (), "for example 0,8,20-27 (default: all)", kind="list", metavar="LIST", parse=layer_list, table="results",
         keyword_type="str | Sequence[int] | None", from_python=_layers_from_python,
@@ -202,9 +214,9 @@ class Request:
         "for --effects, the positions that stop reading: last (the predicting one), all (every later one; default)",
         kind="list", flag="--block", key="block", choices=BLOCKS, table="effects",
     )  # fmt: skip
-    contrast: tuple[str, ...] = option(  # two tokens' texts, or none
-        (), "for --effects, also report the difference of these two tokens' logits", kind="pair",
-        metavar=("TOKEN", "TOKEN"), table="effects",
+    contrast: tuple[str, ...] = option(  # two texts, or none
+        (), "for --effects, also report how much likelier one text is than the other as the answer", kind="pair",
+        metavar=("TEXT", "TEXT"), table="effects",
     )  # fmt: skip
     trace_layers: bool = option(
         False, "for --effects, also report how far the state has moved after every later layer", kind="switch", table=""

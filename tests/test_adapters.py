@@ -160,3 +160,9 @@ def test_the_command_says_it_in_one_line(base: Path, tmp_path: Path, capsys: pyt
     assert mask_impact_analysis.main(given) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not json.loads((base / "config.json").read_text()).get("adapter")
+
+
+def test_an_empty_name_is_no_adapter(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `--adapter "$UNSET"` in a script gives it."""
+    assert mask_impact_analysis.main(["--model", str(base), "--prompt", "The capital", "--adapter", ""]) == 2
+    assert "--adapter '' has no adapter_config.json" in capsys.readouterr().err

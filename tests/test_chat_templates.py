@@ -367,3 +367,21 @@ def test_changed_tokens_are_a_reason_to_run_again(tmp_path: Path) -> None:
     path.write_text(json.dumps(older))
     assert resume.why_again(session, request, "daily", identity("1 May")) is None
     assert resume.why_again(session, request, "daily", identity("2 May")) == changed
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_prompt_in_the_template_begins_as_the_template_does(begins: bool) -> None:
+    """The tokenizer begins every text with a token; the template writes it or, as Zephyr's, does not."""
+    template = "{{ bos_token }}" * begins + (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    tokenizer = words(template, bos="<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", pair="<|im_start|> $A $B", special_tokens=[("<|im_start|>", 1)]
+    )
+    given = text_inputs(tokenizer, "Tom", chat=True)
+    written = tokenizer.decode(given.tensors["input_ids"][0])
+    for prompt in (written, written.removeprefix("<|im_start|>")):
+        again = text_inputs(tokenizer, prompt, chat=True)
+        assert again.tensors["input_ids"].tolist() == given.tensors["input_ids"].tolist()

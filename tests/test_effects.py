@@ -33,6 +33,7 @@ from mask_impact.errors import OutOfMemory, UserError
 from mask_impact.model.masks import create_vl_attention_mask
 from mask_impact.model.towers import decoder_layers
 from mask_impact.options import BLOCKS
+from mask_impact.prompt.inputs import ModelInputs, tokens_of
 
 
 @dataclass(frozen=True)
@@ -405,19 +406,19 @@ def test_windows_that_are_none(text: str) -> None:
 
 
 def test_contrast() -> None:
-    assert contrast_ids(Words(), ["<2>", "<0>"]) == (2, 0)
-    for texts, count, pieces in (
-        (["<0>", "bc"], "2 tokens", " ('<1>', '<2>')"),
-        (["<0>", "b"], "another token", " ('<1>')"),
-        (["", "<0>"], "0 tokens", ""),
+    """Of single tokens by their text alone, whatever they would be after the prompt; else as an answer."""
+    ids = text_prompt()
+    tokens = tokens_of(Words(), ids[0].tolist())
+    inputs = ModelInputs({"input_ids": ids}, tokens, "", False, followed_by=lambda text: [*ids[0].tolist(), 3, 4])
+    assert contrast_ids(Words(), ["<2>", "<0>"], inputs, apart=False) == ((2,), (0,))
+    assert contrast_ids(Words(), ["<3><4>", "<3><4>"], inputs, apart=False) == ((3, 4), (3, 4))
+    for texts, said in (
+        (["<0>", "bc"], "`contrast` '<0>' is '<3><4>' for this model; give texts as the tables show them, often with"),
+        (["", "<0>"], "`contrast` '' has no tokens for this model; give a text of at least one"),
     ):
         with pytest.raises(UserError) as caught:
-            contrast_ids(Words(), texts)
-        text = next(text for text in texts if text != "<0>")
-        assert str(caught.value) == (
-            f"`contrast` {text!r} is {count} for this model{pieces}; give texts of one token each, as the tables show "
-            "them, often with a space before the word"
-        )
+            contrast_ids(Words(), texts, inputs, apart=False)
+        assert str(caught.value).startswith(said)
 
 
 # --- the model afterwards -------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_windows_and_blocks(run):
     )
     found = effects()
     assert set(zip(found.first_layer, found.last_layer, strict=True)) == {(layer, 3) for layer in range(4)}
-    assert len(found) == (16 + 17) * 4 * 2 and set(found.block) == {"last", "all"}
+    assert len(found) == (16 + 17 + 16) * 4 * 2 and set(found.block) == {"last", "all"}
     ended = run("--effects", "--mask-layers", "window:2", "--format", "csv", "--overwrite")
     assert ended.code == 0 and set(zip(effects().first_layer, effects().last_layer, strict=True)) == {
         (0, 1),
@@ -247,7 +247,7 @@ def test_in_a_batch(run, tmp_path):
         (["--effects", "--mask-layers", "window:9"], "a window has at most 4"),
         (["--effects", "--mask-layers", "late"], "or all, from, window:3"),
         (["--effects", "--block", "first"], "unknown 'first'; choose from last, all"),
-        (["--effects", "--contrast", "Paris Rome", " a"], "is 2 tokens for this model ('Paris', ' Rome')"),
+        (["--effects", "--contrast", "", " a"], "has no tokens for this model"),
         (["--span", "green"], "--span 'green'"),
         (["--span", "has"], "stands at 2 places"),
         (["--span", "10-20"], "--span '10-20'"),

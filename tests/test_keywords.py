@@ -55,7 +55,7 @@ def test_an_unknown_keyword_is_named_with_the_nearest_and_all_valid_ones(name: s
     [
         ({"mask_layers": "all"}, "unknown keyword 'mask_layers'"),  # of the effects
         ({"regions": ["0,0,1,1"]}, "unknown keyword 'regions'"),  # of pictures
-        ({"prompt_file": "x"}, "valid keywords: layers, variants, metrics"),
+        ({"prompt_file": "x"}, "valid keywords: answer, layers, variants, metrics"),
         ({"metrics": ["l1"]}, "unknown metric 'l1'; choose from l2, cosine"),
         ({"metrics": []}, "no metric was chosen"),
         ({"variants": "full,mlp"}, "variants unknown 'mlp'; choose from full, attn, head"),
@@ -83,7 +83,7 @@ def test_effects_alone_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"generated", "tokens", "stop_reason"} <= set(found)
     for key in ("generated", "tokens", "stop_reason", "model"):
         assert found[key] == expected[key], key
-    assert found["layers"] == found["variants"] == [] and set(table.generation_step) == {0, 1, 2}
+    assert found["layers"] == found["variants"] == [] and set(table.generation_step) == {-1, 0, 1, 2}
     window = windows_of("all", found["model"]["layers"])[0]
     assert set(table.last_layer) == {window.last}
 

@@ -113,18 +113,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes the third measured layer fail, in the middle of everything."""
+    """Makes the third replay fail, in the middle of everything."""
 
     def fail() -> None:
-        measured, before = [], Meter._compare
+        measured, before = [], Meter.impact
 
-        def compare(*given: Any) -> Any:
+        def impact(*given: Any) -> Any:
             measured.append(1)
             if len(measured) % 3 == 0:
                 raise RuntimeError("a failure in the middle")
             return before(*given)
 
-        monkeypatch.setattr(Meter, "_compare", compare)
+        monkeypatch.setattr(Meter, "impact", impact)
 
     return fail
 

@@ -121,3 +121,21 @@ def test_words_are_the_prompts_own() -> None:
     inputs = text_inputs(normalizing(LOWER, ACCENTS), "The CAFÉ is red")
     found = units(Chosen.of("word"), normalizing(LOWER, ACCENTS), inputs, inputs.tokens, "text")
     assert [unit.label for unit in found] == ["The", "CAFÉ", "is", "red"]
+
+
+def test_a_text_with_an_equals_sign_is_not_taken_for_a_name() -> None:
+    tokenizer = checkpoints.tokenizer()
+    for prompt, span in (("if a=b then", "a=b"), ("x=12 or y", "x=12")):
+        with pytest.raises(UserError, match=f"the prompt has this text.*write '={span}' for the text"):
+            of(tokenizer, prompt, span)
+        (unit,) = of(tokenizer, prompt, f"={span}")
+        assert unit.label == span
+    (unit,) = of(tokenizer, "if a=b then", "name=then")
+    assert unit.label == "name"
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_found_where_it_stands() -> None:
+    tokenizer = normalizing(NFKC)
+    assert tokenizer("the €uro is")["input_ids"].count(0) == 1  # the unknown token
+    for prompt, span in (("the € is", "€"), ("the € is", "€ is"), ("the €", "€")):
+        assert len(of(tokenizer, prompt, span)[0].positions) >= 1, (prompt, span)

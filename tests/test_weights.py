@@ -111,3 +111,14 @@ def test_transformers_is_put_back() -> None:
         assert PreTrainedModel._adjust_missing_and_unexpected_keys is not before
         raise ValueError("inside")
     assert PreTrainedModel._adjust_missing_and_unexpected_keys is before
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_numbers_that_need_a_scale_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    good = checkpoints.qwen3(tmp_path / "good")
+    name = "model.layers.1.mlp.up_proj.weight"
+    packed = checkpoints.change_weights(good, lambda tensors: tensors.update({name: (tensors[name] * 10).to(dtype)}))
+    with pytest.raises(
+        UserError, match=rf"stores {name} as (I8|F8_E4M3), and its config.json has no quantization_config"
+    ):
+        loaded(packed)

@@ -48,6 +48,7 @@ class Plan:
     tokens: int = 0  # in the prompt
     rows: int = 0  # at most
     bytes: int = 0
+    forwards: float = 0.0  # of the prompt, as long as which the effects take
     prepared: Prepared | None = None  # kept for a single prompt in a single process
 
 
@@ -157,7 +158,7 @@ class Runner:
             action, reason = ("run", None) if reason == resume.NEW else ("redo", reason)
         size = output_bytes(prepared, self.settings.formats)
         tokens, kept = len(prepared.inputs.tokens), prepared if self.alone and self.processes.count == 1 else None
-        return Plan(task, action, reason, identity, tokens, prepared.rows, size, kept)
+        return Plan(task, action, reason, identity, tokens, prepared.rows, size, prepared.effects_forwards, kept)
 
     # --- the work ----------------------------------------------------------------------------------------
     def _outcomes(self, work: Sequence[Plan]) -> Iterator[Outcome]:

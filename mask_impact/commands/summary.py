@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact.distances import METRICS
+from mask_impact.effects.answer import WHOLE_ANSWER
 from mask_impact.impact.noise_floors import floor_of
 from mask_impact.impact.run import Run
 from mask_impact.prompt.inputs import ModelInputs
@@ -50,15 +51,10 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
     """Model, tokens, times, notes, files and the most important tokens of a finished run."""
     manifest = run.manifest
     model, seconds = manifest["model"], manifest["seconds"]
-    generated = "".join(found["text"] for found in manifest["generated"])
-    chances = ", ".join(f"{found['probability']:.2f}" for found in manifest["generated"][:SHOWN])
-    chances += ", ..." if len(manifest["generated"]) > SHOWN else ""
     lines = [
         f"model      {model['name']} ({model['family']}, {model['layers']} layers, {model['heads']} heads, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {manifest['dtype']}, {manifest['device']})",
-        f"tokens     {manifest['prompt_length']} in the prompt, {len(manifest['generated'])} generated"
-        + (" (stopped at the end of the text)" if manifest["stop_reason"] != "length" else ""),
-        f"generated  {generated!r} (probability {chances})",
+        *answer_lines(manifest),
         "seconds    "
         + ", ".join(
             f"{name.replace('_', ' ')} {seconds[name]:.2f}"
@@ -71,6 +67,31 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
     lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
     effects = ["", *effects_table(manifest)] if manifest["effects"] else []
     return "\n".join([*lines, "", *top_table(manifest), *effects])
+
+
+def answer_lines(manifest: dict[str, Any]) -> list[str]:
+    """How many tokens there are; and the answer, generated or given, with its first tokens' probabilities."""
+    found, how = manifest["generated"], "given" if manifest["stop_reason"] == "given" else "generated"
+    more = ", ..." if len(found) > SHOWN else ""
+    digits = ".2g" if how == "given" else ".2f"  # of a given answer, they can be very small
+    chances = ", ".join(format(each["probability"], digits) for each in found[:SHOWN]) + more
+    if how == "given":
+        own = ", ".join(repr(each["own_choice"]["text"]) for each in found[:SHOWN]) + more
+        chances += f"; the model's own choices: {own}"
+    stopped = " (stopped at the end of the text)" if manifest["stop_reason"] == "end of text" else ""
+    return [
+        f"tokens     {manifest['prompt_length']} in the prompt, {len(found)} {how}{stopped}",
+        f"{how:<10} {answer_text(manifest)!r} (probability {chances})",
+    ]
+
+
+def probability(value: float) -> str:
+    """With four decimals, or, of an answer that is less likely, its first digit."""
+    return f"{value:.4f}" if value >= 0.00005 or value == 0 else f"{value:.0e}"
+
+
+def answer_text(manifest: dict[str, Any]) -> str:
+    return "".join(each["text"] for each in manifest["generated"])
 
 
 def noted(notes: Sequence[str]) -> list[str]:
@@ -125,9 +146,10 @@ def effects_table(manifest: dict[str, Any]) -> list[str]:
     for found in manifest["effects"]["strongest"]:
         layers = f"{found['first_layer']} to {found['last_layer']}"
         before, after = (math.exp(found["logprob"] - change) for change in (found["logprob_change"], 0))
-        answer = repr(generated[found["generation_step"]]["text"])
+        step = found["generation_step"]
+        answer = repr(answer_text(manifest) if step == WHOLE_ANSWER else generated[step]["text"])
         where = [repr(found["token_masked"]), str(found["token_position"]), layers, found["block"]]
-        rows.append([*where, answer, f"{before:.4f}", f"{after:.4f}", repr(found["top_token"])])
+        rows.append([*where, answer, *map(probability, (before, after)), repr(found["top_token"])])
     head = ["masked", "position", "in layers", "block", "answer", "probability", "masked", "then likeliest"]
     return ["what costs the answer most when it is masked:", *aligned([head, *rows], right=(1, 5, 6))]
 

@@ -19,6 +19,7 @@ from mask_impact.jobs.session import Session
 from mask_impact.options import Settings
 
 SCHEMA_VERSION = 1
+HOUR = 3600  # forwards of a second each
 
 
 class Single:
@@ -133,4 +134,10 @@ def preview(plans: Sequence[Plan], settings: Settings) -> str:
         rows.append((plan.task.name, plan.action, *sizes, plan.reason or ""))
     size = f"at most {sum(plan.rows for plan in plans):,} rows, {sum(plan.bytes for plan in plans) / 1e6:,.1f} MB"
     end = f"{size} as {', '.join(settings.formats)} in {settings.output_dir}; nothing was run"
-    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), end])
+    forwards = sum(plan.forwards for plan in plans)
+    effects = [f"effects: about as long as {forwards:,.0f} forwards of the prompt"] if forwards else []
+    if forwards > HOUR:
+        effects.append(
+            "an hour or more where a forward takes a second; --mask-unit, --region or --mask-layers shorten it"
+        )
+    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *effects, end])

@@ -57,7 +57,8 @@ def _discard_output() -> None:
 
 
 class ProgressBar:
-    """One line on stderr with what is being done, gone at the end: one unit per forward and per replayed layer.
+    """One line on stderr with what is being done, gone at the end: one unit per forward and per replayed layer,
+    and for masks carried on as many as they take.
 
     Where stderr is not a terminal, only runs that take long show it, and seldom. The remaining time is shown once
     `ENOUGH` seconds of measuring tell how long a unit takes; loading the model does not count.
@@ -77,9 +78,10 @@ class ProgressBar:
             delay=0 if sys.stderr.isatty() else pause,
         )  # fmt: skip
         self.began: float | None = None  # when the first unit began
-        self.units = 0  # begun
+        self.units = 0.0  # begun
+        self.phase = ("", 0.0, 0.0)  # what is being done, in a word; when it began, and after how many units
 
-    def expect(self, total: int) -> None:
+    def expect(self, total: float) -> None:
         self.bar.total = total
 
     def describe(self, what: str) -> None:
@@ -92,14 +94,21 @@ class ProgressBar:
             self.bar.clear()
         show(text)
 
-    def __call__(self, what: str) -> None:
-        """A unit of work begins; the one before it has ended."""
+    def __call__(self, what: str, work: float = 1.0, /) -> None:
+        """A part of the work begins, of so many units; what was before it has ended."""
         now = time.perf_counter()
         self.began = now if self.began is None else self.began
-        self.bar.bar_format = self.FORMAT + remaining(now - self.began, self.units, self.bar.total)
-        self.units += 1
+        if what.split()[0] != self.phase[0]:
+            self.phase = what.split()[0], now, self.units
+        _, began, before = self.phase
+        if now - began < ENOUGH:  # a unit does not take as long in every phase, so this one counts when it is known
+            began, before = self.began, 0.0
+        total = self.bar.total
+        left = remaining(now - began, self.units - before, None if total is None else total - before)
+        self.bar.bar_format = self.FORMAT + left
+        self.units += work
         self.bar.set_description_str(what, refresh=False)
-        self.bar.update()
+        self.bar.update(work)
 
     def close(self) -> None:
         self.bar.close()
@@ -111,7 +120,7 @@ class ProgressBar:
         self.close()
 
 
-def remaining(seconds: float, done: int, total: float | None) -> str:
+def remaining(seconds: float, done: float, total: float | None) -> str:
     """How long the rest takes, "01:30", when `done` of `total` units took `seconds`; "?" where too little is known."""
     if seconds < ENOUGH or not done or total is None:
         return "?"

@@ -6,7 +6,7 @@ chosen token and the last state. Positions after a token do not change what pred
 and answer gives the rows of all steps.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decod
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.masked_forwards import MaskedForwards
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
+from mask_impact.effects.work import masks_work
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
@@ -28,6 +29,7 @@ from mask_impact.prompt.units import Unit
 # Edits that begin at different positions run together, from the first of these positions on. A matrix product needs
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
+WHOLE_ANSWER = -1  # the generation step of rows about all of them
 PREDICTION_NUMBERS = 2**22  # logits in double precision at once
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
@@ -37,7 +39,7 @@ WHOLE = "layers of this family cannot be carried on by rows: one forward of the 
 class Effect:
     """A mask, and what it does to the prediction of one output token. Logarithms are natural."""
 
-    generation_step: int
+    generation_step: int  # WHOLE_ANSWER: all of them
     token_masked: str
     token_position: int  # the unit's first
     first_layer: int
@@ -48,9 +50,9 @@ class Effect:
     rank: int  # of that token under the mask, 1 the likeliest
     top_token: str  # the likeliest under the mask
     kl: float  # KL(without the mask || with it)
-    final_l2: float  # of the state after the last layer, before the final norm
-    final_cosine: float
-    contrast: float | None = None  # logit of the first contrast token minus that of the second, under the mask
+    final_l2: float | None  # of the state after the last layer, before the final norm; None for the whole answer
+    final_cosine: float | None
+    contrast: float | None = None  # log-probability of the first text minus that of the second, under the mask
     contrast_change: float | None = None
     interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
 
@@ -92,6 +94,7 @@ class Effects:
             chosen: the ids of the S tokens that the last positions predict; None: the likeliest, at the last one.
         """
         self.tokenizer, self.step = tokenizer, step
+        self.progress: Callable[[float], None] = lambda work: None  # called with the work of masks that begin to run
         length, steps = inputs["input_ids"].shape[1], 1 if chosen is None else len(chosen)
         self.notes: list[str] = []
         self.runner: Carrier | Forwards | DecoderCarrier
@@ -160,6 +163,8 @@ class Effects:
         (unchanged,) = self._found(without, still, window, trace)
         found: dict[int, list[_Found]] = {job.unit: unchanged for job in jobs if not job.moved[-1].any()}
         for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
+            starts = (job.start for job in piece)
+            self.progress(masks_work(starts, window, len(calls), length, block))
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)

@@ -1,4 +1,4 @@
-"""What is asked about the answer: windows of layers, who stops reading, a contrast of two tokens."""
+"""What is asked about the answer: windows of layers, who stops reading, a contrast of two texts."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ from typing import Any
 from mask_impact.errors import UserError
 from mask_impact.options import BLOCKS, Request
 from mask_impact.parsers import layer_list
-from mask_impact.prompt.token_text import ids_of_text, token_text
+from mask_impact.prompt.given import given_ids, read_as
+from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.token_text import ids_of_text
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,30 @@ def windows_of(text: str, count: int) -> list[Window]:
     return [Window(first, last) for first, last in ranges]
 
 
-def contrast_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[int, int]:
-    """The two tokens of `contrast`: those with exactly these texts. Raises UserError for a text that is none's."""
-    first, second = (contrast_id(tokenizer, text) for text in texts)
-    return first, second
+def contrast_ids(tokenizer: Any, texts: Sequence[str], inputs: ModelInputs, apart: bool) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each text of `contrast`: the one that has exactly this text, if there is one for each of the texts;
+    else the texts' tokens in the place of an answer. Raises UserError, also for the same tokens twice.
+
+    Args:
+        apart: as in `given_ids`.
+    """
+    alone = [contrast_id(tokenizer, text) for text in texts]
+    if len(set(texts)) < len(texts) or (None not in alone and len(set(alone)) < len(alone)):
+        raise UserError(f"`contrast` names {texts[0]!r} twice, which is no contrast; give two different texts")
+    if None not in alone:
+        return tuple((each,) for each in alone if each is not None)
+    found = [tuple(given_ids("contrast", text, tokenizer, inputs, apart)) for text in texts]
+    for text, ids in zip(texts, found, strict=True):
+        if said := read_as(tokenizer, ids, text):
+            raise UserError(
+                f"`contrast` {text!r} is {said!r} for this model; give texts as the tables show them, often with a "
+                "space before the word"
+            )
+    return tuple(found)
 
 
-def contrast_id(tokenizer: Any, text: str) -> int:
-    """The token with this text. Raises UserError if there is none, or several."""
+def contrast_id(tokenizer: Any, text: str) -> int | None:
+    """The token with this text, None if there is none. Raises UserError if there are several."""
     found = ids_of_text(tokenizer, text)
     if len(found) == 1:
         return found[0]
@@ -60,13 +78,7 @@ def contrast_id(tokenizer: Any, text: str) -> int:
         raise UserError(
             f"`contrast` {text!r} is the text of {len(found)} tokens of this model: {listed}; give another token"
         )
-    cut = [token_text(tokenizer, each) for each in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    pieces = f" ({', '.join(map(repr, cut))})" if cut else ""
-    count = f"{len(cut)} tokens" if len(cut) != 1 else "another token"
-    raise UserError(
-        f"`contrast` {text!r} is {count} for this model{pieces}; give texts of one token each, as the tables show "
-        "them, often with a space before the word"
-    )
+    return None
 
 
 @dataclass(frozen=True)
@@ -77,20 +89,41 @@ class Asked:
     windows: tuple[Window, ...]
     blocks: tuple[str, ...]
     contrast: tuple[str, ...]  # two texts, or none
-    contrast_ids: tuple[int, int] | None
+    contrast_ids: tuple[tuple[int, ...], ...]  # of each of the texts
     trace: bool
     pairs: int = 0  # of how many units, the strongest ones, all pairs are masked too
 
     @property
+    def two_tokens(self) -> tuple[int, int] | None:
+        """The contrast, if each of its texts is one token: their logits are compared at every step."""
+        if [len(ids) for ids in self.contrast_ids] != [1, 1]:
+            return None
+        (first,), (second,) = self.contrast_ids
+        return first, second
+
+    @property
+    def longer_contrast(self) -> tuple[tuple[int, ...], ...]:
+        """The texts of a contrast of which one has several tokens: each is put in the place of the answer."""
+        return () if self.two_tokens else self.contrast_ids
+
+    @property
     def manifest(self) -> dict[str, Any]:
-        contrast = list(self.contrast) or None
         return {
-            "mask_layers": self.mask_layers, "blocks": list(self.blocks), "contrast": contrast, "pairs": self.pairs
-        }  # fmt: skip
+            "mask_layers": self.mask_layers,
+            "blocks": list(self.blocks),
+            "contrast": list(self.contrast) or None,
+            "contrast_ids": [list(ids) for ids in self.contrast_ids] or None,
+            "pairs": self.pairs,
+        }
 
 
-def asked(request: Request, tokenizer: Any, layers: int) -> Asked | None:
-    """What a request asks for, None for no effects. Raises UserError."""
+def asked(request: Request, tokenizer: Any, layers: int, inputs: ModelInputs, apart: bool) -> Asked | None:
+    """What a request asks for, None for no effects. Raises UserError.
+
+    Args:
+        layers: the decoder's.
+        apart: as in `given_ids`.
+    """
     if request.pairs == 1:
         raise UserError("pairs of 1 unit: there are none; give `pairs` 2 or more")
     if not request.effects:
@@ -100,11 +133,11 @@ def asked(request: Request, tokenizer: Any, layers: int) -> Asked | None:
                 raise UserError(f"`{name}` is about effects on the answer; add `effects`, or leave it out")
         return None
     if len(request.contrast) not in (0, 2):
-        raise UserError(f"contrast has {len(request.contrast)} tokens; give two, such as ' Paris' and ' Rome'")
+        raise UserError(f"contrast has {len(request.contrast)} texts; give two, such as ' Paris' and ' Rome'")
     for block in request.blocks:
         if block not in BLOCKS:
             raise UserError(f"unknown block {block!r}; choose from {', '.join(BLOCKS)}")
-    ids = contrast_ids(tokenizer, request.contrast) if request.contrast else None
+    ids = contrast_ids(tokenizer, request.contrast, inputs, apart) if request.contrast else ()
     windows = tuple(windows_of(request.mask_layers, layers))
     return Asked(
         request.mask_layers, windows, request.blocks, request.contrast, ids, request.trace_layers, request.pairs

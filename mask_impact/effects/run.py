@@ -8,26 +8,35 @@ In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
 
-from mask_impact.effects.answer import Effect, Effects, Trace
+from mask_impact.effects.answer import WHOLE_ANSWER, Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
+from mask_impact.effects.carry_decoder import Decoding
+from mask_impact.effects.recorded_forward import Passage
+from mask_impact.effects.whole import Sums, contrasted, whole_answers
+from mask_impact.effects.work import RECORDING
 from mask_impact.model.generation import decoder_start, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
+from mask_impact.model.rounding import ROUNDING
+from mask_impact.model.towers import decoder_layers, unsupported
 from mask_impact.model.untouched import check_untouched, is_checked
-from mask_impact.options import Progress
+from mask_impact.options import Progress, unseen
 from mask_impact.prompt.inputs import tokens_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit, paired
 from mask_impact.table import Columns
 
+NOT_AT_EVERY_STEP = "pairs that are not among the strongest units at every step have no row for the whole answer"
+
 
 def effect_tables(
-    model: Any, prepared: Prepared, generated: Sequence[int], progress: Progress = lambda what: None
+    model: Any, prepared: Prepared, generated: Sequence[int], progress: Progress = unseen
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).
 
@@ -37,40 +46,78 @@ def effect_tables(
 
     Raises OutOfMemory when not even one mask fits the memory.
     """
-    inputs, request = prepared.inputs, prepared.request
     wanted: Asked = prepared.effects
-    together = inputs.image_ranges() if request.vision_attention == "bidirectional" else []
-    prompt = tensors = model_tensors(model, inputs)
-    start = decoder_start(model)
-    if start:
-        tensors = tensors | {"decoder_input_ids": torch.tensor([start], device=prompt["input_ids"].device)}
-    masked = answer_units(prepared, start, generated)
+    passages = Passages(model, prepared, progress)
+    masked = answer_units(prepared, passages.start, generated)
     found = _Found(wanted)
     with torch.no_grad():
-        for blocks, first, count in parts(model, prepared, len(generated)):
-            progress(f"effects step {first + 1}/{len(generated)}")
-            chosen = generated[first : first + count]
-            given = longer(tensors, list(generated[: first + count - 1]))
-            effects = Effects(
-                model, prepared.tokenizer, given, first, together, request.ablation, wanted.contrast_ids, chosen
-            )
-            how = "while its forward is recorded for effects"
-            if first == 0 and count == 1 and not together and not request.no_check and not is_checked(model, how):
-                check_untouched(model, prompt, effects.passage.logits[0], how)
+        for blocks, effects in passages.over(generated, wanted.two_tokens):
             found.add(effects, masked, blocks)
+        texts = [found.text_sums(passages, ids) for ids in wanted.longer_contrast]
+    found.complete(texts, len(generated), bool(prepared.given), len(prepared.inputs.tokens))
     return found.tables(), wanted.manifest | found.manifest()
+
+
+class Passages:
+    """Recorded forwards of the model over the prompt and an answer."""
+
+    def __init__(self, model: Any, prepared: Prepared, progress: Progress) -> None:
+        self.model, self.prepared, self.progress = model, prepared, progress
+        inputs, bidirectional = prepared.inputs, prepared.request.vision_attention == "bidirectional"
+        self.together = inputs.image_ranges() if bidirectional else []
+        self.start = decoder_start(model)
+        self.prompt = self.tensors = model_tensors(model, inputs)
+        if self.start:
+            device = self.prompt["input_ids"].device
+            self.tensors = self.tensors | {"decoder_input_ids": torch.tensor([self.start], device=device)}
+        self.changes_with_length = False  # where an answer comes after it
+        self.prompt_end: torch.Tensor | None = None  # [C] the last state of the prompt, in the passage before
+
+    def over(
+        self, answer: Sequence[int], contrast: tuple[int, int] | None = None
+    ) -> Iterator[tuple[list[str], Effects]]:
+        """(blocks that are measured on it, a recorded forward), until every block has every token of `answer`."""
+        tokenizer, request = self.prepared.tokenizer, self.prepared.request
+        self.changes_with_length = changes_with_length(self.model, self.prepared, len(answer))
+        for blocks, first, count in parts(self.model, self.prepared, len(answer)):
+            what = f"effects step {first + 1}/{len(answer)}"
+            self.progress(what, RECORDING * len(decoder_layers(self.model)))
+            given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
+            chosen = answer[first : first + count]
+            effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
+            self._check(effects.passage, first, count)
+            effects.progress = functools.partial(self.progress, what)
+            yield blocks, effects
+
+    def _check(self, passage: Passage | Decoding, first: int, count: int) -> None:
+        """That neither recording nor an answer after the prompt changes what follows the prompt: there are models whose
+        prompt reads what comes after it. Raises UnsupportedModel.
+        """
+        how = "while its forward is recorded for effects" + (", with the answer after the prompt" if count > 1 else "")
+        if first == 0 and not (self.together or self.prepared.request.no_check or is_checked(self.model, how)):
+            check_untouched(self.model, self.prompt, passage.logits[0], how)
+        last = passage.calls[-1].output[0]  # [T, C], or fewer rows where layers are not carried on
+        if isinstance(passage, Passage) and len(last) == passage.length and not self.changes_with_length:
+            end = last[len(self.prepared.inputs.tokens) - 1].to("cpu", torch.float64)
+            before, self.prompt_end = end if self.prompt_end is None else self.prompt_end, end
+            if not (end - before).norm() <= ROUNDING[self.model.dtype] * before.norm():
+                raise unsupported(self.model, len(passage.calls) - 1, "the prompt reads the answer that comes after it")
 
 
 def parts(model: Any, prepared: Prepared, count: int) -> list[tuple[list[str], int, int]]:
     """(blocks, first step, number of steps) of every recorded forward that `count` output tokens need."""
     blocks = list(prepared.effects.blocks)
-    config = model.config.get_text_config(decoder=True)
-    by_step = [(blocks, step, 1) for step in range(count)]
-    if count == 1 or length_dependent_positions(config, len(prepared.inputs.tokens) + count - 1):
-        return by_step
+    if count == 1 or changes_with_length(model, prepared, count):
+        return [(blocks, step, 1) for step in range(count)]
     at_once = [block for block in blocks if block != "last"]
     alone = [(["last"], step, 1) for step in range(count)] if "last" in blocks else []
     return ([(at_once, 0, count)] if at_once else []) + alone
+
+
+def changes_with_length(model: Any, prepared: Prepared, count: int) -> bool:
+    """Whether the positions of a prompt with `count` tokens after it depend on how long the text is."""
+    config = model.config.get_text_config(decoder=True)
+    return length_dependent_positions(config, len(prepared.inputs.tokens) + count - 1)
 
 
 def answer_units(prepared: Prepared, start: Sequence[int], generated: Sequence[int]) -> list[Unit]:
@@ -95,6 +142,8 @@ class _Found:
         self.wanted = wanted
         self.effects: list[tuple[tuple[int, int, int], Effect]] = []  # step, window, block
         self.traces: list[tuple[tuple[int, int, int], Trace]] = []
+        self.rows: list[Effect] = []  # all of them in the table's order, when complete
+        self.at_first: dict[tuple[Window, str], list[Unit]] = {}  # what was masked at the first step
         self.notes: list[str] = []
         self.noise: dict[str, float] = {}
 
@@ -104,46 +153,81 @@ class _Found:
             for block in blocks:
                 order = self.wanted.blocks.index(block)
                 rows, traces = effects.measure(units, window, block, self.wanted.trace)
-                if self.wanted.pairs:
-                    rows += pair_effects(effects, units, rows, window, block, self.wanted.pairs)
+                pairs = pair_effects(effects, units, rows, window, block, self.wanted.pairs)
+                rows += [row for row, _ in pairs]
                 self.effects += [((row.generation_step, place, order), row) for row in rows]
                 self.traces += [((row.generation_step, place, order), row) for row in traces]
+                if effects.step == 0:
+                    seen = [unit for unit in units if effects.sees(unit, 0)]
+                    self.at_first[window, block] = seen + [unit for row, unit in pairs if row.generation_step == 0]
+        self._hear(effects)
+
+    def _hear(self, effects: Effects) -> None:
         self.notes += [note for note in effects.notes if note not in self.notes]
         self.noise = {name: max(value, self.noise.get(name, 0.0)) for name, value in effects.runner.noise.items()}
 
+    def text_sums(self, passages: Passages, ids: Sequence[int]) -> Sums:
+        """The log-probability of these tokens in the place of the answer, under every mask of its first step."""
+        rows: list[Effect] = []
+        for blocks, effects in passages.over(ids):
+            for (window, block), units in self.at_first.items():
+                rows += effects.measure(units, window, block)[0] if block in blocks else []
+            self._hear(effects)
+        whole = whole_answers(rows, len(ids))
+        return {mask: (row.logprob, row.logprob_change) for mask, row in whole.items()}
+
+    def complete(self, texts: Sequence[Sums], steps: int, given: bool, prompt: int) -> None:
+        """Put the rows in order, and those for the whole answer after them, where it is more than one generated token.
+
+        Args:
+            texts: of a contrast of several tokens, for its two texts.
+            steps: tokens of the answer; whether it was `given`.
+            prompt: tokens of the prompt.
+        """
+        self.rows = [row for _, row in sorted(self.effects, key=lambda keyed: keyed[0])]
+        whole = []
+        if given or steps > 1:
+            whole = list(whole_answers((row for row in self.rows if row.token_position < prompt), steps).values())
+            pairs = [sum(row.interaction is not None for row in rows) for rows in (self.rows, whole)]
+            if pairs[0] > steps * pairs[1]:
+                self.notes.append(NOT_AT_EVERY_STEP)
+        if texts:
+            self.rows = [contrasted(row, texts) if row.generation_step == 0 else row for row in self.rows]
+            whole = [contrasted(row, texts) for row in whole]
+        self.rows += whole
+
     def tables(self) -> dict[str, Columns]:
-        effects, traces = (
-            [row for _, row in sorted(rows, key=lambda keyed: keyed[0])] for rows in (self.effects, self.traces)
-        )
-        return {"effects": columns(Effect, effects)} | ({"trace": columns(Trace, traces)} if self.wanted.trace else {})
+        traces = [row for _, row in sorted(self.traces, key=lambda keyed: keyed[0])]
+        trace = {"trace": columns(Trace, traces)} if self.wanted.trace else {}
+        return {"effects": columns(Effect, self.rows)} | trace
 
     def manifest(self) -> dict[str, Any]:
-        strong = strongest([row for _, row in sorted(self.effects, key=lambda keyed: keyed[0])])
-        return {"noise": self.noise, "notes": self.notes, "strongest": strong}
+        return {"noise": self.noise, "notes": self.notes, "strongest": strongest(self.rows)}
 
 
 def pair_effects(
     found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, block: str, count: int
-) -> list[Effect]:
+) -> list[tuple[Effect, Unit]]:
     """The effects of all pairs among the `count` units that change each step's log-probability most, and how much more
     or less a pair does than its two units do alone."""
-    interacting: list[Effect] = []
-    for step in dict.fromkeys(row.generation_step for row in rows):
+    interacting: list[tuple[Effect, Unit]] = []
+    for step in dict.fromkeys(row.generation_step for row in rows) if count else ():
         alone = [row for row in rows if row.generation_step == step]
         seen = [unit for unit in units if found.sees(unit, step)]
         places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[:count])
         pairs = [(pair, places[a], places[b]) for pair, a, b in paired([seen[place] for place in places])]
         measured, _ = found.measure([pair for pair, _, _ in pairs], window, block)
-        for row, (_, a, b) in zip((row for row in measured if row.generation_step == step), pairs, strict=True):
+        for row, (pair, a, b) in zip((row for row in measured if row.generation_step == step), pairs, strict=True):
             apart = row.logprob_change - alone[a].logprob_change - alone[b].logprob_change
-            interacting.append(replace(row, interaction=apart))
+            interacting.append((replace(row, interaction=apart), pair))
     return interacting
 
 
 def strongest(effects: Sequence[Effect], count: int = 5) -> list[dict[str, Any]]:
-    """The masks that cost the answer most, of each unit the worst."""
+    """The masks that cost the answer most, of each unit the worst: the whole answer, where there are rows for it."""
+    whole = [row for row in effects if row.generation_step == WHOLE_ANSWER]
     worst: dict[tuple[str, int], Effect] = {}
-    for row in sorted(effects, key=lambda row: row.logprob_change):
+    for row in sorted(whole or effects, key=lambda row: row.logprob_change):
         worst.setdefault((row.token_masked, row.token_position), row)
     return [asdict(row) for row in list(worst.values())[:count]]
 

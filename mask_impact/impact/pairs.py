@@ -11,7 +11,7 @@ from typing import Any
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.impact import run
-from mask_impact.options import Progress
+from mask_impact.options import Progress, unseen
 from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import Unit, paired
@@ -33,7 +33,7 @@ def pair_impacts(
     prepared: Prepared,
     ranked: Sequence[int],
     apart: int | None = None,
-    progress: Progress = lambda what: None,
+    progress: Progress = unseen,
 ) -> Columns:
     """All pairs among the `prepared.request.pairs` strongest units, measured in a run of their own.
 

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.attention import Attention
 from mask_impact.model.call_rows import at_row, changed
-from mask_impact.model.generation import all_rows, decoder_beginning, greedy
+from mask_impact.model.generation import Following, all_rows, decoder_beginning, greedy
 from mask_impact.model.layers import layer_input, layer_output
 from mask_impact.model.load import input_device
 from mask_impact.model.masks import seeing_each_other
@@ -72,10 +72,11 @@ class Recording:
     """A finished generation: the layers' records and the generated tokens."""
 
     layers: list[LayerRecord]
-    tokens: list[int]  # generated ids
-    probabilities: list[float]  # of each generated token, 0 to 1
+    tokens: list[int]  # generated ids, or those of a given answer
+    probabilities: list[float]  # of each of them, 0 to 1
     seconds: list[float]  # of each forward: the prompt's, then one per further token
     logits: torch.Tensor  # [V] after the prompt
+    own: list[tuple[int, float]]  # what the model itself would have chosen at each of them, and its probability
 
     def with_attention(self) -> list[LayerRecord]:
         """The layers with softmax attention."""
@@ -305,17 +306,18 @@ def _offloaded_weights_found(model: PreTrainedModel) -> Iterator[None]:
 def record_generation(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
-    num_tokens: int,
+    answer: int | Sequence[int],
     stop_ids: list[int],
     queries: Callable[[int], bool] | None = None,
     together: Sequence[tuple[int, int]] = (),
     progress: Callable[[], None] = lambda: None,
     tower: str = "decoder",
 ) -> Recording:
-    """Generate up to `num_tokens` tokens greedily with the KV cache, recording every layer of the decoder.
+    """Generate greedily with the KV cache, or follow a given answer, recording every layer of the decoder.
 
     Args:
         inputs: the model's inputs; "input_ids" [1, N].
+        answer: how many tokens to generate at most, or the ids of the given answer.
         stop_ids: generation ends after one of these ids.
         queries: which positions are recorded; by default those that predict an output token.
         together: ranges [first, last) of prompt positions that see each other, whatever the model's own mask says.
@@ -328,7 +330,7 @@ def record_generation(
     predicting = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1] - 1
     recorder = Recorder(model, queries or (lambda position: position >= predicting), together, tower)
     with recorder.recording():
-        generated = generate(model, inputs, num_tokens, stop_ids, progress)
+        generated = generate(model, inputs, answer, stop_ids, progress)
     recording = Recording(recorder.records, *generated)
     if not recording.with_attention():
         raise UnsupportedModel(
@@ -341,21 +343,21 @@ def record_generation(
 def generate(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
-    num_tokens: int,
+    answer: int | Sequence[int],
     stop_ids: list[int],
     progress: Callable[[], None],
     use_cache: bool = True,
-) -> tuple[list[int], list[float], list[float], torch.Tensor]:
-    """The ids that the model generates greedily, the probability of each, the seconds that each forward took, and the
-    logits [V] of the first.
+) -> tuple[list[int], list[float], list[float], torch.Tensor, list[tuple[int, float]]]:
+    """The fields of a `Recording` after its layers: of what the model generates greedily, or of the given answer.
 
     Raises as `record_generation`.
     """
+    following = Following([] if isinstance(answer, int) else answer)
     prompt_length = inputs["input_ids"].shape[1]
     seconds: list[float] = []
     logits: list[torch.Tensor] = []
     settings = GenerationConfig(
-        max_new_tokens=num_tokens,
+        max_new_tokens=answer if isinstance(answer, int) else len(answer),
         do_sample=False,
         use_cache=use_cache,
         eos_token_id=stop_ids or None,
@@ -378,6 +380,9 @@ def generate(
         greedy(model),
         _timed(model, seconds, logits, progress),
     ):
-        found = model.generate(**inputs, generation_config=settings)
-    probabilities = [scores[0].float().softmax(dim=-1).max().item() for scores in found.scores]
-    return found.sequences[0, -len(probabilities) :].tolist(), probabilities, seconds, logits[0]
+        found = model.generate(**inputs, generation_config=settings, **following.processors())
+    predicted = [scores[0].float().softmax(dim=-1) for scores in following.scores or found.scores]  # [V] each
+    tokens = found.sequences[0, -len(predicted) :].tolist()
+    probabilities = [each[token].item() for each, token in zip(predicted, tokens, strict=True)]
+    own = [(int(each.argmax()), each.max().item()) for each in predicted]
+    return tokens, probabilities, seconds, logits[0], own

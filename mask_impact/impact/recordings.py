@@ -5,19 +5,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from mask_impact.errors import UnsupportedModel
+from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.impact.measurement import Measurement
 from mask_impact.impact.record import QueryRecord, Recording, record_generation
 from mask_impact.impact.rerun import RerunMeter
 from mask_impact.impact.self_check import check_before_work
 from mask_impact.impact.whole_calls import record_calls
 from mask_impact.model.call_rows import changed
-from mask_impact.model.generation import longer, model_tensors
+from mask_impact.model.generation import decoder_beginning, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.memory import memory_budget
 from mask_impact.model.towers import named, reason
 from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.prompt.inputs import stop_ids
+from mask_impact.prompt.token_text import token_text
 
 Recorded = Iterator[tuple[Recording, list[tuple[int, int]]]]
 
@@ -56,7 +57,9 @@ def _recordings(measurement: Measurement) -> Recorded:
     findings = measurement.findings
     tensors = model_tensors(model, inputs)
     config = model.config.get_text_config(decoder=True)
-    stops = stop_ids(measurement.tokenizer, model.generation_config, model.config, config)
+    given = measurement.prepared.given  # to its end, whatever it holds
+    stops = [] if given else stop_ids(measurement.tokenizer, model.generation_config, model.config, config)
+    check_beginning(measurement)
     length = len(inputs.tokens) + options.num_tokens - 1
     together = inputs.image_ranges() if options.vision_attention == "bidirectional" else []
     first, predicting = measurement.places.first, measurement.places.predicting
@@ -69,7 +72,7 @@ def _recordings(measurement: Measurement) -> Recorded:
         )
 
     def recorded(
-        count: int,
+        answer: int | Sequence[int],
         wanted: Callable[[int], bool] = (predicting - first).__le__,
         together: Sequence[tuple[int, int]] = together,
     ) -> Recording:
@@ -78,14 +81,14 @@ def _recordings(measurement: Measurement) -> Recorded:
             model(input_ids=tensors["input_ids"][:, :1])
         say = measurement.progress
         recording = record(
-            model, tensors, count, stops, wanted, together, lambda: say("generate and record"), options.tower
+            model, tensors, answer, stops, wanted, together, lambda: say("generate and record"), options.tower
         )
         findings.seconds["recorded_forward"] += recording.seconds[0]
         findings.seconds["decode"] += sum(recording.seconds[1:])
         return recording
 
-    for start in range(options.num_tokens if fresh else 1):
-        recording = recorded(1 if fresh else options.num_tokens)
+    for start, answer in enumerate(_answers(given, options.num_tokens, fresh)):
+        recording = recorded(answer)
         measurement.add_generated(recording, stops)
         if start == 0:
             again = functools.partial(recorded, 1, together=()) if together else None
@@ -101,7 +104,23 @@ def _recordings(measurement: Measurement) -> Recorded:
         yield recording, [(step, predicting + step) for step in steps if predicting + step in measurement.positions]
         if recording.tokens[-1] in stops:
             return
-        tensors = longer(tensors, recording.tokens)
+        tensors = longer(model, tensors, recording.tokens)
+
+
+def _answers(given: Sequence[int], count: int, fresh: bool) -> list[int | Sequence[int]]:
+    """What each recorded generation follows: the given ids or a number of tokens; all of them, or one in each."""
+    return [given[start : start + 1] or 1 for start in range(count)] if fresh else [given or count]
+
+
+def check_beginning(measurement: Measurement) -> None:
+    """Raises UserError where a given answer does not begin with the token that the model puts before every answer."""
+    given, begins = measurement.prepared.given, decoder_beginning(measurement.model).get("forced_bos_token_id")
+    if given and begins not in (None, given[0]):
+        first, needed = (token_text(measurement.tokenizer, each) for each in (given[0], begins))
+        raise UserError(
+            f"`answer` begins with {first!r} as this tokenizer writes it, but the model begins every answer with "
+            f"{needed!r} (forced_bos_token_id); mend the tokenizer's target language or the checkpoint's config"
+        )
 
 
 def _each_step_anew(measurement: Measurement, needed: bool) -> bool:

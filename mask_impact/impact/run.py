@@ -14,7 +14,7 @@ from mask_impact.impact.recordings import recordings
 from mask_impact.impact.self_check import check_masks_acted, check_reached
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.memory import explained, release_free_memory
-from mask_impact.options import Progress
+from mask_impact.options import Progress, unseen
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import Unit
 from mask_impact.table import Block, Columns
@@ -29,7 +29,7 @@ class Run:
     tables: dict[str, Columns] = field(default_factory=dict)  # "lengths", with other queries than "last"
 
 
-def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None) -> Run:
+def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = unseen) -> Run:
     """Measure every mask of `prepared` at every query position.
 
     Args:

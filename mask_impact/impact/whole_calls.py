@@ -39,7 +39,7 @@ class CalledLayer(LayerRecord):
 def record_calls(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
-    num_tokens: int,
+    answer: int | Sequence[int],
     stop_ids: list[int],
     queries: Callable[[int], bool],
     together: Sequence[tuple[int, int]] = (),
@@ -47,7 +47,7 @@ def record_calls(
     tower: str = "decoder",
 ) -> Recording:
     """As `record_generation`, of one generated token. Raises UnsupportedModel where no layer has softmax attention."""
-    assert num_tokens == 1, "every step has a forward of its own"
+    assert answer == 1 or (not isinstance(answer, int) and len(answer) == 1), "every step has a forward of its own"
     chosen, count = named(model.config, tower), inputs["input_ids"].shape[1]
     if together:
         raise UnsupportedModel(
@@ -70,7 +70,7 @@ def record_calls(
             site.output = None
 
     with whole_calls(model, [record.layer for record in records], count, done):
-        generated = generate(model, inputs, 1, stop_ids, progress, use_cache=False)
+        generated = generate(model, inputs, answer, stop_ids, progress, use_cache=False)
     if not any(record.attends for record in records):
         raise UnsupportedModel(f"model family '{family(model)}' is not supported: {NOWHERE}")
     return Recording(list(records), *generated)

@@ -7,11 +7,11 @@ from mask_impact.impact.manifest import Findings
 from mask_impact.impact.measurement import Measurement
 from mask_impact.impact.recordings import recordings
 from mask_impact.impact.self_check import check_unmasked
-from mask_impact.options import Progress
+from mask_impact.options import Progress, unseen
 from mask_impact.prompt.prepared import Prepared
 
 
-def answer(model: Any, prepared: Prepared, progress: Progress = lambda what: None) -> Findings:
+def answer(model: Any, prepared: Prepared, progress: Progress = unseen) -> Findings:
     """What a run that masks layers finds besides its table: the same tokens and probabilities, and the noise floor.
 
     Raises UnsupportedModel where a layer, replayed without a mask, does not give what the model computed.

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 class MaskingRequest(TypedDict, total=False):
     """Of `run_masking_experiment`."""
 
+    answer: str | None
     layers: str | Sequence[int] | None
     variants: str | Sequence[str]
     metrics: str | Sequence[str]
@@ -26,6 +27,7 @@ class MaskingRequest(TypedDict, total=False):
 class EffectsRequest(TypedDict, total=False):
     """Of `run_effects_experiment`."""
 
+    answer: str | None
     ablation: str
     mask_unit: str | None
     spans: str | Sequence[str]
@@ -42,6 +44,7 @@ class EffectsRequest(TypedDict, total=False):
 class VLMaskingRequest(TypedDict, total=False):
     """Of `run_vl_masking_experiment`."""
 
+    answer: str | None
     layers: str | Sequence[int] | None
     variants: str | Sequence[str]
     metrics: str | Sequence[str]
@@ -62,6 +65,7 @@ class VLMaskingRequest(TypedDict, total=False):
 class VLEffectsRequest(TypedDict, total=False):
     """Of `run_vl_effects_experiment`."""
 
+    answer: str | None
     ablation: str
     mask_unit: str | None
     spans: str | Sequence[str]

@@ -6,11 +6,13 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
 from mask_impact.model import lengths
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
+from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
 from mask_impact.prompt.messages import images_of
 from mask_impact.prompt.prepared import Prepared
@@ -28,7 +30,7 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
         if messages and given:
             raise UserError(f"`messages` and {what} were both given; leave one of the two out")
     if not vision:
-        continued = not getattr(config, "is_encoder_decoder", False)
+        continued = not is_encoder_decoder(config)
         return fitted(reader, config, text_inputs(reader, prompt, request.chat, system, messages, continued), request)
     pictures = open_pictures(images_of(messages) if messages else request.images)
     inputs = vision_inputs(reader, config, prompt, pictures, request.max_pixels, system, messages)
@@ -37,16 +39,24 @@ def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepare
 
 def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> Prepared:
     """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
+    given = given_answer(tokenizer, config, inputs, request)
+    if given:
+        request = replace(request, num_tokens=len(given))
+        if said := read_as(tokenizer, given, request.answer or ""):
+            inputs = replace(inputs, notes=[*inputs.notes, f"the tokenizer reads `answer` as {said!r}"])
     tower, layers, heads = check_model(config, request)
     asked = asked_units(request)
     check_images(inputs, request)
-    lengths.check_length(config.get_text_config(decoder=True), len(inputs.tokens), request.num_tokens)
+    text_config = config.get_text_config(decoder=True)
+    lengths.check_length(text_config, len(inputs.tokens), request.num_tokens, "answer" if given else "")
     places = tower.positions(len(inputs.tokens), request.num_tokens)
     request = replace(request, metrics=ordered_metrics(request))
     if request.queries is None:
         request = replace(request, queries="all" if tower.only_reads else "last")
     places.queries(request.queries or ())
-    effects = asking.asked(request, tokenizer, tower.size(config)[0])
+    effects = asking.asked(request, tokenizer, tower.size(config)[0], inputs, is_encoder_decoder(config))
+    for ids in effects.contrast_ids if effects else ():
+        lengths.check_length(text_config, len(inputs.tokens), len(ids), "contrast")
     in_prompt = units(asked, tokenizer, inputs, inputs.tokens, request.mask_mode)
 
     def together(tokens: Sequence[Token]) -> Sequence[Unit]:
@@ -56,9 +66,35 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
 
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
+    model_layers, work = tower.size(config)[0], 0.0
+    if effects:
+        length = len(inputs.tokens)
+        starts = [length if is_encoder_decoder(config) else unit.positions[0] for unit in in_prompt]
+        work = effects_work(effects, starts, length, request.num_tokens, model_layers)
     return Prepared(
-        request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects
+        request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects,
+        work / model_layers, model_layers, given,
     )  # fmt: skip
+
+
+def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> tuple[int, ...]:
+    """The ids of `answer`, none if it is to be generated. Raises UserError."""
+    if request.answer is None:
+        return ()
+    if request.num_tokens != 1:
+        raise UserError(
+            f"`answer` and `num_tokens` {request.num_tokens} were both given; the answer says how many tokens there "
+            "are, so leave `num_tokens` out"
+        )
+    if request.tower == "encoder":
+        raise UserError(
+            "`answer` is the decoder's, and `tower` encoder only reads the prompt; leave one of the two out"
+        )
+    return tuple(given_ids("answer", request.answer, tokenizer, inputs, is_encoder_decoder(config)))
+
+
+def is_encoder_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], int]:

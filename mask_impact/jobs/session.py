@@ -27,12 +27,12 @@ from mask_impact.impact.run import Run
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
-from mask_impact.options import Progress, Request, Settings, named
+from mask_impact.options import Progress, Request, Settings, named, unseen
 from mask_impact.table import Block, Columns
 
 
 def run_prepared(
-    model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = lambda what: None
+    model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = unseen
 ) -> tuple[Run, dict[str, Columns]]:
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
     run = impact_run.run(model, prepared, write, progress)
@@ -47,7 +47,7 @@ def run_prepared(
 
 
 def effects_alone(
-    model: Any, prepared: Prepared, progress: Progress = lambda what: None
+    model: Any, prepared: Prepared, progress: Progress = unseen
 ) -> tuple[dict[str, Any], dict[str, Columns]]:
     """The manifest and the tables of a request with effects, without a run that masks single layers.
 
@@ -160,7 +160,7 @@ class Session:
         prepared: Prepared,
         about: Mapping[str, Any] | None = None,
         seconds: Mapping[str, float] | None = None,
-        progress: Progress = lambda what: None,
+        progress: Progress = unseen,
     ) -> tuple[Run, dict[str, Path]]:
         """The run and its files, by format; either all of them are written or none.
 

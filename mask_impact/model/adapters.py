@@ -12,10 +12,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
 from mask_impact.errors import UserError
+from mask_impact.model.checkpoint_files import not_fetched, wrong_field
+from mask_impact.model.memory import is_out_of_memory
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 INSTALL = "pip install peft"
@@ -73,6 +77,28 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
+def _wrong_value(config: dict[str, Any]) -> str | None:
+    """The first field of `config` of another kind than peft's default."""
+    from peft import get_peft_config
+
+    usual = get_peft_config({"peft_type": config["peft_type"]}).to_dict()
+    return wrong_field(config, {name: value for name, value in usual.items() if isinstance(value, int | float | dict)})
+
+
+def _weights(folder: str) -> dict[str, torch.Tensor]:
+    """The adapter's weights. Raises UserError for a file that cannot be read, or holds what are no numbers."""
+    path = Path(folder) / WEIGHTS
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        why = not_fetched(path) or f"cannot be read ({' '.join(str(error).split())}); save the adapter again"
+        raise UserError(f"`adapter` {folder!r}: its {WEIGHTS} {why}") from error
+    for name, weight in found.items():
+        if not weight.isfinite().all():
+            raise UserError(f"`adapter` {folder!r}: its weight {name} has values that are no numbers (NaN or infinite)")
+    return found
+
+
 def merged(model: Any, folder: str) -> tuple[Any, str]:
     """The model with the adapter in `folder` merged into its weights, and a note for the manifest.
 
@@ -83,14 +109,19 @@ def merged(model: Any, folder: str) -> tuple[Any, str]:
     config = _read(Path(folder) / CONFIG)
     base = config.get("base_model_name_or_path") or "an unnamed model"
     own = set(model.state_dict())  # peft also saves embeddings beside their adapters, under the model's own names
-    names = load_file(Path(folder) / WEIGHTS)
+    names = _weights(folder)
     saved = {name for name in names if name.removeprefix(PREFIX).replace(".base_layer.", ".") not in own}
     problem = ""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             adapted = PeftModel.from_pretrained(model, folder, torch_device=str(model.device))
-        except (ValueError, RuntimeError, KeyError) as error:  # no such modules; weights of another shape
+        except Exception as error:  # of any class: no such modules, weights of another shape, a wrong value in CONFIG
+            if is_out_of_memory(error):
+                raise
+            if not isinstance(error, ValueError | RuntimeError | KeyError) or _wrong_value(config):
+                said = _wrong_value(config) or f"a value that cannot be used ({' '.join(str(error).split())[:200]})"
+                raise UserError(f"`adapter` {folder!r}: its {CONFIG} has {said}; save the adapter again") from error
             problem = " ".join(str(error).split())[:200]
     if not problem and len(used := get_peft_model_state_dict(adapted, save_embedding_layers=False)) != len(saved):
         problem = f"it has {len(saved)} weights, and the model has a place for {len(used)}"

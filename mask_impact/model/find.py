@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import adapters, gguf
+from mask_impact.model.checkpoint_files import check_ids
 from mask_impact.model.loading import loading
 from mask_impact.model.towers import layer_count
 
@@ -145,8 +146,10 @@ def find_model(
             adapters.check_none_beside(name, path, **source.place)
     if Path(path).is_dir() and not file and not (Path(path) / "config.json").is_file():
         raise UserError(f"the folder {name!r} has no config.json, so it is not a transformers checkpoint")
-    if adapter:
+    if adapter is not None:
         adapters.check(adapter)
+    if not file:
+        check_ids(source.folder)
     with loading(name), gguf.read_once(source.gguf_file):
         config = AutoConfig.from_pretrained(path, **source.place_and_trust)
     source = replace(source, config=config)

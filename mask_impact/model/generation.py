@@ -4,12 +4,12 @@ In: a model and its inputs. Out: the inputs on its device, or longer by generate
 model that generates greedily until a block ends.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.load import input_device
@@ -24,8 +24,13 @@ def model_tensors(model: Any, inputs: ModelInputs) -> dict[str, torch.Tensor]:
     return tensors | {name: tensor.to(model.dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
-def longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
-    """The model's inputs with the generated ids at the end; each is visible, and of type 0 (text) if tokens have types.
+# What a token of the answer is in `token_type_ids`: in most families text is 0, but in PaliGemma 0 is the prompt, which
+# sees itself both ways (`_update_model_kwargs_for_generation` in its modeling file)
+ANSWER_TYPES = {"paligemma": 1}
+
+
+def longer(model: Any, tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[str, torch.Tensor]:
+    """The model's inputs with the answer's ids at the end; each is visible, and has the type of an answer's token.
 
     In an encoder-decoder they go to the decoder's inputs, and the encoder's stay.
     """
@@ -37,9 +42,26 @@ def longer(tensors: Mapping[str, torch.Tensor], generated: list[int]) -> dict[st
     grown = dict(tensors)
     for name, tensor in tensors.items():
         if tensor.shape == shape:
-            ids = new.get(name, torch.zeros(1, len(generated)))
+            kind = ANSWER_TYPES.get(model.config.model_type, 0) if name == "token_type_ids" else 0
+            ids = new.get(name, torch.full((1, len(generated)), kind))
             grown[name] = torch.cat([tensor, ids.to(tensor)], dim=1)
     return grown
+
+
+class Following(LogitsProcessor):
+    """Has the tokens of a given answer chosen, whatever the model predicts, and keeps what it predicts."""
+
+    def __init__(self, given: Sequence[int]) -> None:
+        self.given, self.scores = given, list[torch.Tensor]()  # [1, V] of each step
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen = torch.tensor([self.given[len(self.scores)]], device=scores.device)
+        self.scores.append(scores)
+        return torch.full_like(scores, float("-inf")).index_fill(1, chosen, 0.0)
+
+    def processors(self) -> dict[str, LogitsProcessorList]:
+        """Of `generate`; none where no answer is given."""
+        return {"logits_processor": LogitsProcessorList([self])} if self.given else {}
 
 
 def decoder_start(model: PreTrainedModel) -> list[int]:

@@ -8,17 +8,23 @@ from typing import Any
 from mask_impact.errors import UserError
 
 
-def check_length(config: Any, prompt_length: int, num_tokens: int) -> None:
-    """Raises UserError when the prompt and the generated tokens need more positions than the text config allows."""
+def check_length(config: Any, prompt_length: int, num_tokens: int, given: str = "") -> None:
+    """Raises UserError when the prompt and the answer's tokens need more positions than the text config allows.
+
+    Args:
+        given: the option that gives the answer, if it is not generated.
+    """
     needed = {"decoder": prompt_length + num_tokens - 1}
     if getattr(config, "is_encoder_decoder", False):
         needed = {"encoder": prompt_length, "decoder": num_tokens}  # the decoder counts its positions anew
     for half, positions in needed.items():
         limit = max_positions(config, half)
         if limit is not None and positions > limit:
+            answer = f"`{given}` has {num_tokens}" if given else f"{num_tokens} are to be generated"
+            remedy = f"`{given}`" if given else "lower `num_tokens`"
             raise UserError(
-                f"the prompt has {prompt_length} tokens and {num_tokens} are to be generated: {positions} positions, "
-                f"but this model has {limit}; shorten the prompt or lower `num_tokens`"
+                f"the prompt has {prompt_length} tokens and {answer}: {positions} positions, but this model has "
+                f"{limit}; shorten the prompt or {remedy}"
             )
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from mask_impact.errors import UserError
 from mask_impact.model import adapters, gguf, quantized, weights
+from mask_impact.model.checkpoint_files import check_ids
 from mask_impact.model.find import Source
 from mask_impact.model.implementations import without_kernels
 from mask_impact.model.loading import loading
@@ -166,9 +167,13 @@ def _read(source: Source, config: Any, dtype: torch.dtype | str, spread: Mapping
             **(gguf.dense() if source.gguf_file else {}),
             **spread,
         )
+    if not source.gguf_file:
+        check_ids(source.folder)  # of a model from the hub, they have come only now
     notes = [gguf.note(source.gguf_file)] if source.gguf_file else []
     stored = Stored(None if source.gguf_file else source.folder)
     notes += weights.check_complete(source.name, model, info, ignored, stored)
+    if getattr(source.config, "quantization_config", None) is None:
+        weights.check_plain(source.name, model, stored)
     if source.adapter:
         model, note = adapters.merged(model, source.adapter)
         notes.append(note)

@@ -9,6 +9,7 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 
 from mask_impact.errors import UserError
+from mask_impact.model.checkpoint_files import fault
 from mask_impact.model.memory import explained, is_out_of_memory
 from mask_impact.model.packages import missing_packages
 
@@ -33,14 +34,24 @@ def loading(name: str) -> Iterator[None]:
             raise UserError(_loading_message(name, error)) from error
 
 
+def without_class_names(error: Exception) -> str:
+    """What an exception says, in one line, without the names of Python's classes in it."""
+    text = re.sub(r"\b[A-Z]\w*(Error|Exception)\b(:\s*)?", "", " ".join(str(error).split())).strip()
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("NoneType", "null")
+    return f"{text} is unknown or missing" if isinstance(error, KeyError) else text or "it does not say why"
+
+
 def _loading_message(name: str, error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = without_class_names(error)
     low = text.lower()
     if not Path(name).exists() and ("connect" in low or "offline" in low):
         return (
             f"there is no folder {name!r} here, and the model hub cannot be reached; use a local checkpoint folder or "
             "`model` demo"
         )
+    folder = checkpoint_folder(name)
+    if folder and (wrong := fault(folder, text[:300])):
+        return f"model {name!r} cannot be loaded: {wrong}"
     if "trust_remote_code" in low:
         return f"model {name!r} runs its own Python code; read that code first, then allow it with `trust_remote_code`"
     if "safetensors" in low and ("no file named" in low or "does not appear" in low):
@@ -53,7 +64,7 @@ def _loading_message(name: str, error: Exception) -> str:
         return f"model {name!r} has no revision {revision!r}; give a branch, a tag or a commit of it as `revision`"
     if "not a local folder" in low or "not a valid model identifier" in low:
         return f"no model {name!r}, neither a folder here nor on the hub; give a checkpoint folder, a hub name, or demo"
-    if missing := missing_packages(error, checkpoint_folder(name)):
+    if missing := missing_packages(error, folder):
         what = "the package" if len(missing) == 1 else "the packages"
         return f"model {name!r} needs {what} {' and '.join(missing)}; install with: pip install {' '.join(missing)}"
     if any(words in low for words in NO_TOKENIZER_FILES):

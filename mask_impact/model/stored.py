@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+PACKED = ("I8", "U8", "I16", "U16", "F8_E4M3", "F8_E5M2")  # as safetensors calls them
+
 
 class Stored:
     """The tensors in a checkpoint's folder, read one at a time."""
@@ -17,6 +19,11 @@ class Stored:
         self._files = {name: file for file in files for name in _names(file)}
         self._pickled = dict(each for file in pickles for each in _pickled(file))
         self.names = [*self._files, *self._pickled]
+
+    def packed(self) -> dict[str, str]:
+        """The tensors whose numbers are not weights by themselves but need a scale, and how they are stored."""
+        kinds = {name: _kind(file, name) for name, file in self._files.items()}
+        return {name: kind for name, kind in kinds.items() if kind in PACKED}
 
     def __call__(self, key: str) -> torch.Tensor | None:
         """By the model's name of it, which may begin in another way than the file's; None where there is none."""
@@ -34,6 +41,11 @@ def same(key: str, name: str) -> bool:
 def _names(file: Path) -> list[str]:
     with safe_open(file, "pt") as tensors:
         return list(tensors.keys())
+
+
+def _kind(file: Path, name: str) -> str:
+    with safe_open(file, "pt") as tensors:
+        return str(tensors.get_slice(name).get_dtype())
 
 
 def _tensor(file: Path, name: str) -> torch.Tensor:

@@ -70,6 +70,17 @@ def check_complete(
     return [f"left out of the checkpoint: {counted(keys)} ({why})" for keys, why in left_out if keys]
 
 
+def check_plain(name: str, model: Any, stored: Stored) -> None:
+    """Raises UserError for numbers that need a scale, in a checkpoint whose config knows of no quantisation."""
+    parameters = {key for key, _ in model.named_parameters()}
+    for packed, kind in stored.packed().items():
+        if any(same(key, packed) for key in parameters):
+            raise UserError(
+                f"the checkpoint {name!r} stores {packed} as {kind}, and its config.json has no quantization_config "
+                "that says how to make weights of it; use the whole checkpoint, or one that is not quantised"
+            )
+
+
 def counted(keys: list[str]) -> str:
     """ "a.weight and 3 more"."""
     return keys[0] + (f" and {len(keys) - 1} more" if keys[1:] else "")

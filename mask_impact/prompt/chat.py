@@ -8,6 +8,7 @@ In:  a tokenizer or processor, and messages. Out: the text that the model gets.
 A template is a program that comes with the model and may fail in any way; every failure becomes one line.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,10 @@ from mask_impact.errors import UserError
 from mask_impact.prompt.messages import parts_of, texts_of
 
 PROBES = ["a first question", "a first answer", "a second question"]  # stand in a template to see what is around them
+TOOL = {  # stands in a template to see whether it needs any
+    "type": "function",
+    "function": {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}},
+}
 WHY = 200  # characters of the template's own complaint
 
 
@@ -64,20 +69,20 @@ def _counted(messages: Sequence[Mapping[str, Any]]) -> str:
     return "message" if len(messages) == 1 else "conversation"
 
 
-def _applied(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+def _applied(reader: Any, messages: Sequence[Mapping[str, Any]], **more: Any) -> str:
     continued = messages[-1]["role"] == "assistant"
     copies = [copied(each) for each in messages]  # transformers changes what it is given
     return str(
         reader.apply_chat_template(
             copies, chat_template=template_of(reader), tokenize=False, add_generation_prompt=not continued,
-            continue_final_message=continued,
+            continue_final_message=continued, **more,
         )
     )  # fmt: skip
 
 
 def copied(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message["content"]
-    return {**message, "content": content if isinstance(content, str) else [dict(part) for part in content]}
+    return {**message, "content": [dict(part) for part in content] if isinstance(content, list) else content}
 
 
 def _left_out(text: str, messages: Sequence[Mapping[str, Any]]) -> str | None:
@@ -86,13 +91,29 @@ def _left_out(text: str, messages: Sequence[Mapping[str, Any]]) -> str | None:
     for each in messages:
         if each["role"] in ("user", "system") and any("".join(part.split()) not in there for part in texts_of(each)):
             return f"it leaves out the {each['role']} message or a part of it"
-        if not isinstance(each["content"], str) and str(each["content"]) in text:
+        if each["content"] is None and "None" in text and "None" not in str([*map(texts_of, messages)]):
+            return "it writes None for the missing content of a message; give that message an empty text as content"
+        if isinstance(each["content"], list) and str(each["content"]) in text:
             return "it writes the parts of the message as a list"
+        if why := _calls_left_out(text, each):
+            return why
     return None
 
 
+def _calls_left_out(text: str, message: Mapping[str, Any]) -> str | None:
+    calls = message.get("tool_calls") or ()
+    functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
+    names = [str(each.get("name", "")) for each in functions if isinstance(each, Mapping)]
+    missing = [name for name in names if name not in text]
+    return f"it leaves out the call of the tool {missing[0]!r}" if missing else None
+
+
 def _other_form(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """Whether the template would have taken the messages' contents as texts in place of parts, or the reverse."""
+    """Whether the template would have taken the messages' contents as texts in place of parts, or the reverse, or the
+    messages as they are with a list of tools beside them."""
+    with contextlib.suppress(Exception):
+        if not _left_out(_applied(reader, messages, tools=[TOOL]), messages):
+            return "it needs a list of tools, which cannot be given here"
     if as_texts := any(not isinstance(each["content"], str) for each in messages):
         other = [{**each, "content": "\n".join(texts_of(each))} for each in messages]
     else:
@@ -129,6 +150,11 @@ def opening(reader: Any, prompt: str) -> str | None:
     if not begins or not start.startswith(begins):
         return None
     return next((user for user in users if user in prompt), begins)
+
+
+def beginning(reader: Any) -> str:
+    """What the template puts before the first text; nothing where it fails."""
+    return (_around(reader, PROBES[:1]) or [""])[0]
 
 
 def user_marks(reader: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """From text to model inputs and a list of tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.chat import continuing, opening, rendered, taken_as_it_is, template_of
+from mask_impact.prompt.chat import beginning, continuing, opening, rendered, taken_as_it_is, template_of
 from mask_impact.prompt.messages import as_recorded, images_of, last_text, with_system
 from mask_impact.prompt.token_text import special_ids, token_text
 
@@ -51,6 +51,8 @@ class ModelInputs:
     messages: list[dict[str, Any]] | None = None  # of a conversation that was given, as the manifest has them
     notes: list[str] = field(default_factory=list)  # what was done to the prompt that it does not say
     source: Source | None = None  # None where it is not known which part of the text a token is
+    # The ids of the prompt with a text after it, cut into tokens together; None for a prompt that was never a text
+    followed_by: Callable[[str], list[int]] | None = None
 
     def image_ranges(self) -> list[tuple[int, int]]:
         """[first, last) position of the tokens of each picture, including other tokens between them."""
@@ -110,6 +112,11 @@ def text_inputs(
         ids = ids[:, :-count]
     if ids.shape[1] == 0:
         raise UserError(f"the tokenizer makes no tokens of the prompt {prompt!r}; give some text")
+
+    def followed_by(more: str) -> list[int]:
+        both = tokenizer(text + more, add_special_tokens=not complete, verbose=False)["input_ids"]
+        return list(both[: len(both) - added_ends(tokenizer, both, text + more)])
+
     return ModelInputs(
         tensors={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         tokens=tokens_of(tokenizer, ids[0].tolist()),
@@ -118,6 +125,7 @@ def text_inputs(
         messages=as_recorded(messages) if messages else None,
         notes=notes,
         source=Source(text, encoded["offset_mapping"][0].tolist()[: ids.shape[1]]) if fast else None,
+        followed_by=followed_by,
     )
 
 
@@ -136,7 +144,8 @@ def _in_chat(
     if messages:
         return rendered(tokenizer, with_system(messages, system)), True, continuing(messages)
     if mark := opening(tokenizer, prompt):
-        return prompt, begins_as_texts_do(tokenizer, prompt), [taken_as_it_is(mark, system)]
+        complete = begins_as_texts_do(tokenizer, prompt) or not begins_as_texts_do(tokenizer, beginning(tokenizer))
+        return prompt, complete, [taken_as_it_is(mark, system)]
     return rendered(tokenizer, with_system([{"role": "user", "content": prompt}], system)), True, []
 
 

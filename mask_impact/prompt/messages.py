@@ -57,7 +57,10 @@ def checked_messages(found: Any, what: str, folder: Path | None = None) -> Messa
         raise UserError(f"{what} must hold a list of messages, not {_kind(found)}; write {EXAMPLE}")
     if not found:
         raise UserError(f"{what} has no messages; write {EXAMPLE}")
-    return tuple(_message(message, f"{what}, message {number}", folder) for number, message in enumerate(found, 1))
+    messages = tuple(_message(message, f"{what}, message {number}", folder) for number, message in enumerate(found, 1))
+    if not messages[-1].get("content"):
+        raise UserError(f"{what}: the last message calls a tool; add the tool's answer, a message of role tool")
+    return messages
 
 
 def _message(message: Any, what: str, folder: Path | None) -> dict[str, Any]:
@@ -67,14 +70,23 @@ def _message(message: Any, what: str, folder: Path | None) -> dict[str, Any]:
         given = f"role {message['role']!r}" if "role" in message else "no role"
         raise UserError(f"{what} has {given}; choose from {', '.join(ROLES)}")
     content = message.get("content")
-    if isinstance(content, str):
+    if not content and message["role"] == "assistant" and message.get("tool_calls"):
+        pass  # the calls alone, as chat interfaces write them
+    elif isinstance(content, str):
         _check_text(content, what)
     elif isinstance(content, list | tuple) and content:
         content = [_part(part, f"{what}, part {number}", folder) for number, part in enumerate(content, 1)]
     else:
         given = _kind(content) if content else "no content"
         raise UserError(f"{what} has {given}; write its content as a text, or as a list of parts")
-    return {**message, "content": content}
+    checked = {**message, "content": content}
+    try:
+        json.dumps(as_recorded([checked]), allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:  # NaN, 1e999, a date, a list in itself
+        raise UserError(
+            f"{what} has a value that no JSON file can hold (such as NaN or a date); leave it out"
+        ) from error
+    return checked
 
 
 def _part(part: Any, what: str, folder: Path | None) -> dict[str, Any]:
@@ -114,7 +126,7 @@ def _kind(value: Any) -> str:
 def parts_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The content as parts, also where it is one text."""
     content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())
 
 
 def texts_of(message: Mapping[str, Any]) -> list[str]:
@@ -152,7 +164,7 @@ def with_system(messages: Sequence[dict[str, Any]], system: str | None, parts: b
 def as_recorded(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """As the manifest has them: pictures in memory by a name."""
     return [
-        {**message, "content": content if isinstance(content := message["content"], str) else _recorded(content)}
+        {**message, "content": _recorded(content) if isinstance(content := message["content"], list) else content}
         for message in messages
     ]
 

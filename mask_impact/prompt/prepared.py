@@ -23,6 +23,9 @@ class Prepared:
     plain: bool  # every token of the mask mode alone
     unit_count: int  # in the prompt
     effects: Any = None  # effects.asked.Asked, None for no effects
+    effects_forwards: float = 0.0  # about as many forwards of the prompt as they take
+    model_layers: int = 0
+    given: tuple[int, ...] = ()  # the ids of a given answer, `request.num_tokens` of them; (): it is generated
 
     def masked(self, query: int) -> int:
         """The number of masks at a query position, the same in each layer and variant."""
@@ -54,7 +57,8 @@ class Prepared:
         return self.variants * len(self.layers) * sum(map(self.masked, self.queries))
 
     @property
-    def units_of_work(self) -> int:
-        """Forwards and replayed layers, for the progress."""
-        steps = self.request.num_tokens * (1 + (self.effects is not None))
-        return steps + len(self.queries) * len(self.layers)
+    def units_of_work(self) -> float:
+        """Forwards and replayed layers, and the work of effects, for the progress."""
+        return (
+            self.request.num_tokens + len(self.queries) * len(self.layers) + self.effects_forwards * self.model_layers
+        )

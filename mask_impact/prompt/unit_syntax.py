@@ -83,6 +83,7 @@ class Span:
     regex: str = ""
     positions: tuple[int, int] | None = None
     image: int | None = None
+    written: str = ""  # as it was given, with its name
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,15 @@ def parse_span(text: str) -> Span:
             "or image:0"
         )
     if found := re.fullmatch(r"image:([0-9]+)", given):
-        return Span(name, image=int(found[1]))
+        return Span(name, image=int(found[1]), written=text)
     if found := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", given):
         first, last = int(found[1]), int(found[2] or found[1])
         if first > last:
             raise argparse.ArgumentTypeError(f"{text!r}: the positions run backwards; write {last}-{first}")
-        return Span(name, positions=(first, last))
+        return Span(name, positions=(first, last), written=text)
     if len(given) > 1 and given[0] == given[-1] == "/":
-        return Span(name, regex=_checked_regex(text, given[1:-1]))
-    return Span(name, text=given)
+        return Span(name, regex=_checked_regex(text, given[1:-1]), written=text)
+    return Span(name, text=given, written=text)
 
 
 def _checked_regex(text: str, regex: str) -> str:

@@ -106,6 +106,11 @@ def _positions(what: str, span: Span, prompts: tuple[Reading, Reading], inputs: 
     A text is looked for in the prompt as it was given, and only if it is not there, in what its tokens say.
     """
     end = len(inputs.tokens) - 1
+    if span.name and any(span.written in prompt.text for prompt in prompts):
+        raise UserError(
+            f"{what}: the prompt has this text, and NAME= in front of a span also names it; write "
+            f"{'=' + span.written!r} for the text, or choose another name"
+        )
     if span.positions:
         first, last = span.positions
         if last > end:
@@ -147,7 +152,7 @@ def _occurrences(span: Span, prompt: Reading) -> Iterator[tuple[int, int]]:
     inside = {
         at
         for token, (start, end) in zip(prompt.tokens, prompt.places, strict=True)
-        if token.kind != "text"
+        if token.kind != "text" and token.text.strip() in prompt.text[start:end]  # not a word that is unknown
         for at in range(start + 1, end)
     }
     # Matches of a regular expression do not overlap; those of a text may: "aa" occurs twice in "aaa"

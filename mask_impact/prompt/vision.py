@@ -18,7 +18,15 @@ from mask_impact.prompt.grids import Encoded, Layout, layout, side
 from mask_impact.prompt.images import Picture, open_picture
 from mask_impact.prompt.inputs import ModelInputs, Token, added_ends, begins_as_texts_do, ends_note, tokens_of
 from mask_impact.prompt.messages import as_recorded, last_text
-from mask_impact.prompt.wording import check_images_there, conversation, in_template, message, own_tokens, wording
+from mask_impact.prompt.wording import (
+    check_images_there,
+    check_no_token,
+    conversation,
+    in_template,
+    message,
+    own_tokens,
+    wording,
+)
 
 ImageSource = str | os.PathLike[str] | Image.Image
 
@@ -66,6 +74,12 @@ def vision_inputs(
     tokens, images = placed(processor, config, outputs, pictures, max_pixels, image_id)
     # PaliGemma's processor also returns labels, which are for training
     tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
+
+    def followed_by(more: str) -> list[int]:
+        check_no_token(more, own, "the answer holds", "an answer has no images")
+        whole = encoded(processor, text + more, pictures, max_pixels)
+        return list(without_ends(processor.tokenizer, text + more, whole)[0]["input_ids"][0].tolist())
+
     return ModelInputs(
         tensors,
         tokens,
@@ -75,6 +89,7 @@ def vision_inputs(
         pictures=[picture.image for picture in pictures],
         messages=as_recorded(messages) if messages else None,
         notes=[*notes, *ends],
+        followed_by=followed_by,
     )
 
 

@@ -34,7 +34,7 @@ def conversation(processor: Any, messages: Sequence[dict[str, Any]], system: str
     if template_of(processor) is None:
         raise UserError("`messages` were given, but this model has no chat template; give a prompt and its images")
     for text in (text for each in messages for text in texts_of(each)):
-        _check_no_token(text, own, "`messages` hold", 'give each image as a part, {"type": "image", "path": ...}')
+        check_no_token(text, own, "`messages` hold", 'give each image as a part, {"type": "image", "path": ...}')
     return rendered(processor, with_system(messages, system, parts=True))
 
 
@@ -43,7 +43,7 @@ def message(prompt: str, count: int, own: Sequence[str]) -> list[dict[str, str]]
     holds one of the `own` tokens for pictures."""
     pieces = _pieces(prompt, count)
     for piece in pieces:
-        _check_no_token(piece, own, "the prompt holds", f"write {MARKER} where an image stands")
+        check_no_token(piece, own, "the prompt holds", f"write {MARKER} where an image stands")
     if len(pieces) == 1:
         return [PICTURE] * count + [{"type": "text", "text": prompt}]
     parts = [part for piece in pieces for part in (PICTURE, {"type": "text", "text": piece})][1:]
@@ -61,7 +61,7 @@ def _pieces(prompt: str, count: int) -> list[str]:
     return pieces
 
 
-def _check_no_token(text: str, own: Sequence[str], where: str, what_to_do: str) -> None:
+def check_no_token(text: str, own: Sequence[str], where: str, what_to_do: str) -> None:
     for token in own:
         if token in text:
             raise UserError(f"{where} the model's own token {token}; {what_to_do}")
@@ -90,7 +90,7 @@ def with_pictures(processor: Any, prompt: str, count: int, mark: str, own: Seque
     if len(pieces) == 1 and count and any(prompt.count(token) == count for token in own):
         return prompt
     for piece in pieces:
-        _check_no_token(piece, own, "the prompt holds", f"write {MARKER} where an image stands")
+        check_no_token(piece, own, "the prompt holds", f"write {MARKER} where an image stands")
     picture = picture_text(processor)
     if count and len(pieces) == 1:
         if mark not in user_marks(processor):

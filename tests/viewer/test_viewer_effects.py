@@ -34,7 +34,7 @@ def test_effects_are_those_of_pandas(reach, effects):
             assert table.to_numpy().tolist() == wide.to_numpy(np.float32).tolist(), (measure, block)
             caption = effects_of(reach).locator("caption").inner_text()
             assert EFFECTS[measure][1:] in caption
-            assert ("logit of ␣blue minus that of ␣red" in caption) == (measure == "contrast_change")
+            assert ("log-probability of ␣blue minus that of ␣red" in caption) == (measure == "contrast_change")
     reach.go(order="strength", mask="1-3")
     size = (
         effects[(effects.block == "all") & (effects.first_layer == 1)].set_index("token_position").logprob_change.abs()

@@ -288,3 +288,38 @@ test("the state in the address", () => {
   expect(fromFragment(toFragment(state))).toEqual(state);
   expect(fromFragment("effect=x&block=none&mask=a-b&order=1&shade=<b>")).toEqual(DEFAULTS);
 });
+
+// --- the whole answer -------------------------------------------------------------------------------
+test.each(["csv", "json"])("rows of the whole answer are a choice beside the steps: %s", async (kind) => {
+  const names = rows[0].filter((name) => !["contrast", "contrast_change", "interaction"].includes(name));
+  const one = rows.slice(1).filter((row) => at(row, "block") === "all" && at(row, "first_layer") === "0");
+  const whole = one.map((row) =>
+    names.map((name) =>
+      name === "generation_step"
+        ? "-1"
+        : name.startsWith("final")
+          ? ""
+          : name === "logprob_change"
+            ? "-7.5"
+            : at(row, name),
+    ),
+  );
+  const all = [...one.map((row) => names.map((name) => at(row, name))), ...whole];
+  const texts = ["token_masked", "block", "top_token"];
+  const cell = (name: string, text: string) =>
+    texts.includes(name) ? text.replace(/^"|"$/g, "") : text === "" ? null : Number(text);
+  const columns = Object.fromEntries(names.map((name, c) => [name, all.map((row) => cell(name, row[c]))]));
+  const file =
+    kind === "csv"
+      ? textFile([names, ...all].map((row) => row.join()).join("\n") + "\n", "reach_effects.csv")
+      : textFile(JSON.stringify(columns), "reach_effects.json");
+  const effects = await effectsOf(file);
+  expect(effects.steps).toEqual([-1, 0]);
+  const run = { ...(await runWith()), effects };
+  const shown = (answer: State["answer"]) => shownEffects(scene(run, { answer }))!;
+  expect(shown("whole").units.map(({ value }) => value)).toEqual(whole.map(() => -7.5));
+  expect(shown("step").units.map(({ value }) => value)).not.toContain(-7.5);
+  expect([shown("whole").step, shown("step").step]).toEqual([-1, 0]);
+  const without = { ...run, effects: { ...effects, steps: [0] } };
+  expect(shownEffects(scene(without, { answer: "whole" }))!.step).toBe(0);
+});

@@ -20,11 +20,16 @@ export const MEASURES: Record<Measure, string> = {
 /** The layers of `state.mask` that stand for each unit's strongest ones. */
 export const STRONGEST = "strongest";
 
+/** The generation step of rows about the whole answer. */
+export const WHOLE = -1;
+
 export interface Shown {
   effects: Effects;
   measures: Measure[];
   measure: Measure;
   block: string;
+  /** The generation step, or WHOLE. */
+  step: number;
   /** Place in effects.windows of the layers that stand for a unit, -1: its strongest. */
   window: number;
   /** By position, those that have a value; with what stands for each. */
@@ -61,6 +66,7 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
   const measures = (Object.keys(MEASURES) as Measure[]).filter((each) => numbers[each]);
   const measure = measures.includes(state.effect) ? state.effect : measures[0];
   const block = blocks.includes(state.block) ? state.block : blocks[0];
+  const step = state.answer === "whole" && effects.steps.includes(WHOLE) ? WHOLE : state.step;
   // Without a choice the widest layers; if there are several as wide, the strongest.
   const [widest, next] = windows.toSorted((a, b) => span(b) - span(a));
   const chosen =
@@ -75,7 +81,7 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     units: Shown["units"] = [];
   let largest = 0;
   for (const unit of effects.units) {
-    const at = windows.map((each) => rows.get([state.step, block, each, unit.key].join()) ?? -1);
+    const at = windows.map((each) => rows.get([step, block, each, unit.key].join()) ?? -1);
     // A pair is shown by its interaction; what it does as a whole is said, too.
     const pair = numbers.interaction && at.some((row) => numbers.interaction![row] > -Infinity);
     const own = at.map((row) => (!pair === (measure === "interaction") ? NaN : (numbers[measure]![row] ?? NaN)));
@@ -94,20 +100,35 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     values.push(...own);
   }
   const floor = measure === "kl" ? 0 : (manifest?.effects?.noise?.logit ?? 0);
-  const shown = { effects, measures, measure, block, window, units, values, largest, signed: measure !== "kl", floor };
+  const shown = {
+    effects,
+    measures,
+    measure,
+    block,
+    step,
+    window,
+    units,
+    values,
+    largest,
+    signed: measure !== "kl",
+    floor,
+  };
   return shown;
 }
 
 /** "change of log-probability with the unit hidden from every later position in layers 0 to 3" */
 export function effectWords(
-  { effects, measure, block, window }: Shown,
+  { effects, measure, block, step, window }: Shown,
   { manifest }: Run,
   layers = where(effects.windows[window]),
 ): string {
   const [first, second] = manifest?.effects?.contrast ?? [];
   const contrast =
-    measure === "contrast_change" && second ? ` (logit of ${visible(first)} minus that of ${visible(second)})` : "";
-  return `${MEASURES[measure]}${contrast} with the unit hidden from ${BLOCKS[block]} ${layers}`;
+    measure === "contrast_change" && second
+      ? ` (log-probability of ${visible(first)} minus that of ${visible(second)})`
+      : "";
+  const answer = step === WHOLE ? " of the whole answer" : "";
+  return `${MEASURES[measure]}${answer}${contrast} with the unit hidden from ${BLOCKS[block]} ${layers}`;
 }
 
 export const BLOCKS: Record<string, string> = { last: "the predicting position", all: "every later position" };

@@ -45,6 +45,8 @@ export interface State {
   block: "last" | "all";
   mask: string;
   order: "auto" | "position" | "strength";
+  /** Effects on the token of the step that is shown, or on the whole answer, where they were summed up. */
+  answer: "step" | "whole";
   /** What the prompt is shaded by. */
   shade: "impact" | "effect";
   /** Cells of the map of what each position reads that are large enough for a name in every row. */
@@ -84,6 +86,7 @@ export const DEFAULTS: Readonly<State> = {
   block: "all",
   mask: "",
   order: "auto",
+  answer: "step",
   shade: "impact",
   large: false,
   lens: 0,
@@ -106,6 +109,7 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   effect: ["logprob_change", "kl", "contrast_change", "interaction"],
   block: ["last", "all"],
   order: ["auto", "position", "strength"],
+  answer: ["step", "whole"],
   shade: ["impact", "effect"],
   tint: ["similarity", "bank", "impact"],
 };

@@ -9,7 +9,7 @@
 import { count, LoadError, plural } from "./errors.ts";
 import { float32At } from "./numbers.ts";
 import { Pending } from "./pending.ts";
-import { findColumns, wholeAt, type AnyColumn, type ColumnKind, type ColumnName, type Table } from "./table.ts";
+import { findColumns, type AnyColumn, type ColumnKind, type ColumnName, type Table } from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
 const LF = 10,
@@ -157,7 +157,7 @@ export class CsvParser {
       while (start < end && (buf[start] === SPACE || buf[start] === TAB)) start++;
       while (end > start && (buf[end - 1] === SPACE || buf[end - 1] === TAB)) end--;
       column.push(
-        kind === "integer" ? wholeAt(buf, start, end, name, where) : table.numberAt(buf, start, end, name, where),
+        kind === "integer" ? table.wholeAt(buf, start, end, name, where) : table.numberAt(buf, start, end, name, where),
       );
     }
     if (table.dropped.size > this.#dropped) {

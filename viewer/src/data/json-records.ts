@@ -14,7 +14,7 @@ import {
   stringEnd,
   valueEnd,
 } from "./json-bytes.ts";
-import { findColumns, malformed, needed, wholeAt, type ColumnKind, type ColumnName, type Table } from "./table.ts";
+import { findColumns, malformed, needed, type ColumnKind, type ColumnName, type Table } from "./table.ts";
 import { ColumnTexts, utf8 } from "./texts.ts";
 
 export class Values {
@@ -32,7 +32,7 @@ export class Values {
     if (kind === "number") {
       return this.#table.numberAt(buf, start, end, name, this.#where, beginsOther(buf[start]));
     }
-    if (kind === "integer") return wholeAt(buf, start, end, name, this.#where);
+    if (kind === "integer") return this.#table.wholeAt(buf, start, end, name, this.#where);
     if (buf[start] === QUOTE) return this.#textsOf(name).add(buf, start + 1, end - 1, jsonText);
     if (buf[start] !== NULL || end - start !== 4 || needed(name)) {
       throw malformed(utf8(buf.subarray(start, Math.min(end, start + 50))), name, this.#where(), "text");

@@ -10,7 +10,7 @@ import type { AsyncBuffer, DecodedArray, FileMetaData, RowGroup, SchemaElement }
 
 import { count, LoadError } from "./errors.ts";
 import { checkedPages } from "./parquet-guard.ts";
-import { findColumns, malformed, MAX_ROWS, needed, type ColumnName, type Table, wholeOf } from "./table.ts";
+import { findColumns, malformed, MAX_ROWS, needed, type ColumnName, type Table } from "./table.ts";
 
 export interface ParquetOptions {
   onProgress?: (bytes: number) => void;
@@ -193,7 +193,7 @@ function converter(table: Table, name: ColumnName): (value: unknown) => number {
       return (value) => {
         const number = typeof value === "bigint" ? Number(value) : value;
         const small = typeof number === "number" && number >= 0 && number === (number | 0);
-        return small ? number : wholeOf(there(value), name, where);
+        return small ? number : table.wholeOf(there(value), name, where);
       };
     case "number":
       return (value) => (there(value) === null ? NaN : table.numberOf(Number(value), name));

@@ -240,7 +240,7 @@ export class Table {
     return this.names.some((name) => this.columns[name].infinite);
   }
 
-  /** When all is read. Throws LoadError if the columns have different lengths. */
+  /** When all is read. Throws LoadError if the columns have different lengths, or results a step that effects have. */
   checkLengths(): void {
     const lengthOf = (name: ColumnName) => this.columns[name].length;
     for (const name of this.metrics)
@@ -252,6 +252,9 @@ export class Table {
       throw new LoadError(`the columns have different lengths, so the file is damaged: ${each}`);
     }
     if (this.of === "results" && !this.metrics.length) throw new NoMetric(this.names);
+    const step = this.of === "results" && this.columns["generation_step"];
+    if (step && step.data.subarray(0, step.length).includes(-1))
+      throw malformed("-1", "generation_step", "a row", "integer");
   }
 
   hasNumbers(name: ColumnName): boolean {
@@ -292,6 +295,26 @@ export class Table {
   }
 
   /** A number as the table holds it. */
+  wholeAt(buf: Uint8Array, start: number, end: number, column: ColumnName, where: () => string): number {
+    const value = integerAt(buf, start, end);
+    if (value < 0 && !(this.#canBeAll(column) && latin1(buf, start, end) === "-1"))
+      throw malformed(latin1(buf, start, end), column, where(), "integer");
+    return value;
+  }
+
+  wholeOf(value: unknown, column: ColumnName, where: () => string): number {
+    const number = typeof value === "number" || typeof value === "bigint" ? Number(value) : NaN;
+    const whole = checkedInteger(number);
+    if (whole < 0 && !(this.#canBeAll(column) && number === -1))
+      throw malformed(String(value), column, where(), "integer");
+    return whole;
+  }
+
+  /** Effects have rows for the whole answer; their step is -1. JSON is read as results until a column is missing. */
+  #canBeAll(column: ColumnName): boolean {
+    return this.of !== "neighbors" && column === "generation_step";
+  }
+
   numberOf(value: number, column: ColumnName): number {
     const rounded = Math.fround(value);
     if (rounded === Infinity || rounded === -Infinity) {
@@ -300,18 +323,6 @@ export class Table {
     }
     return rounded;
   }
-}
-
-export function wholeAt(buf: Uint8Array, start: number, end: number, column: string, where: () => string): number {
-  const value = integerAt(buf, start, end);
-  if (value < 0) throw malformed(latin1(buf, start, end), column, where(), "integer");
-  return value;
-}
-
-export function wholeOf(value: unknown, column: string, where: () => string): number {
-  const whole = typeof value === "number" || typeof value === "bigint" ? checkedInteger(Number(value)) : -1;
-  if (whole < 0) throw malformed(String(value), column, where(), "integer");
-  return whole;
 }
 
 export function malformed(text: string, column: string, where: string, kind: ColumnKind): LoadError {

@@ -10,6 +10,7 @@ import {
   STRONGEST,
   unitOrder,
   unitToken,
+  WHOLE,
   where,
   type Shown,
 } from "../core/effects.ts";
@@ -29,7 +30,13 @@ import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 const HIGH = 18,
   TOP = 30,
   TALLEST = 420;
-const CHOICES = { effect: "show", block: "hidden from", mask: "one value for a unit:", order: "sorted by" };
+const CHOICES = {
+  effect: "show",
+  answer: "on",
+  block: "hidden from",
+  mask: "one value for a unit:",
+  order: "sorted by",
+};
 const title = "Effects on the answer";
 
 /** What is shown, and the places of its units in the order of the screen. */
@@ -83,13 +90,23 @@ export class EffectsView extends MatrixView<Found> {
 
   protected explain(scene: Scene, { shown }: Found): Words {
     const { state } = scene,
-      { effects, measures, measure, block, window } = shown;
+      { effects, measures, measure, block, step, window } = shown;
     const layers = effects.windows.map((each) => [each, `layers ${each.replace("-", " to ")}`]);
     const sorted = layers.length > 1 ? "position" : "strength";
     this.#fill(
       "effect",
       measures.map((each) => [each, MEASURES[each]]),
       measure,
+    );
+    this.#fill(
+      "answer",
+      effects.steps.includes(WHOLE)
+        ? [
+            ["step", "this step's token"],
+            ["whole", "the whole answer"],
+          ]
+        : [],
+      step === WHOLE ? "whole" : "step",
     );
     this.#fill(
       "block",
@@ -245,13 +262,14 @@ export class EffectsView extends MatrixView<Found> {
       effects: { windows, numbers, rows, top },
       units,
       block,
+      step,
       measure,
       values,
     } = found.shown;
     return found.order.flatMap((place) =>
       windows.flatMap((window, column) => {
         const unit = units[place],
-          row = rows.get([scene.state.step, block, window, unit.key].join());
+          row = rows.get([step, block, window, unit.key].join());
         if (row === undefined) return [];
         const [first_layer, last_layer] = window.split("-");
         const others = Object.keys(numbers)
@@ -269,12 +287,12 @@ const whatText = (scene: Scene, shown: Shown) => capital(effectWords(shown, scen
 
 /** All about one mask. */
 function sentence(
-  { run, state }: Scene,
-  { effects: { rows, numbers, top }, block, floor }: Shown,
+  { run }: Scene,
+  { effects: { rows, numbers, top }, block, step, floor }: Shown,
   unit: Shown["units"][number],
   window: string,
 ): string {
-  const row = rows.get([state.step, block, window, unit.key].join());
+  const row = rows.get([step, block, window, unit.key].join());
   const name = `${named(unitToken(unit, run), 24)}, masked ${where(window)}`;
   if (row === undefined) return `${name}: not measured`;
   const said = (text: string, key: string, shown = signed) =>

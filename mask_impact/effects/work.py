@@ -1,0 +1,37 @@
+"""How much there is to do for effects, before anything is measured.
+
+In: what is asked for, and the sizes of prompt, answer and model. Out: an amount of work, in passes of the whole prompt
+through one layer, as the progress counts it: a replayed layer is about one, and a forward as many as there are layers.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from mask_impact.effects.asked import Asked, Window
+
+RECORDING = 6.0  # plain forwards that a recorded one and its checks take (docs/effects.md)
+
+
+def masks_work(starts: Iterable[int], window: Window, layers: int, length: int, block: str) -> float:
+    """Of masks that begin at these positions of a text of `length` tokens: each is carried from there to its end, from
+    the first masked layer on."""
+    rows = (1 if block == "last" else max(0, length - start) for start in starts)
+    return sum(rows) * (layers - window.first) / length
+
+
+def effects_work(asked: Asked, starts: Sequence[int], prompt: int, tokens: int, layers: int) -> float:
+    """Of the whole request, at most.
+
+    Args:
+        starts: the first position of each unit of the prompt.
+        prompt, tokens: of the prompt and of the answer.
+    """
+    pairs = asked.pairs * (asked.pairs - 1) // 2
+    masked = [*starts, *[prompt // 2] * pairs]
+    work = 0.0
+    for count in (tokens, *map(len, asked.longer_contrast)):
+        for block in asked.blocks:
+            times = count if block == "last" else 1
+            work += RECORDING * layers * times
+            for window in asked.windows:
+                work += times * masks_work(masked, window, layers, prompt + count - 1, block)
+    return work
