@@ -101,6 +101,8 @@ def value_of(option: Option, value: Any) -> Any:
     try:
         if option.from_python is not None:
             return option.from_python(value)
+        if value is None and option.default is None:
+            return None
         if option.kind in ("repeated", "pair"):
             return _texts(value)
         if option.kind == "list":
