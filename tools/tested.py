@@ -221,7 +221,8 @@ IMAGE_TEXT_TYPES = (
     "## Every image-text model",
     "",
     "The same for every model of transformers {release} that reads pictures and text. **It was given text alone**:",
-    "this checks its decoder, as it is loaded with its vision tower. Families that were given pixels are in the table",
+    "this checks its decoder, as it is loaded with its vision tower. *not built* is here also what takes no text alone",
+    "(BLIP), or fails on it by its own code (Llama 4). Families that were given pixels are in the table",
     "[above](#vision-language-models-pixels-in).",
 )
 
