@@ -57,7 +57,7 @@ versions: $(VENV)/ready-to-test $(WITH_NODE)
 	@mkdir -p $(RESULTS)
 	@$(PY) tools/tested.py versions $(WITH_NODE)
 
-breadth: $(VENV)/ready-to-test  ## every causal language model of the installed transformers: right, or refused by name; half an hour
+breadth: $(VENV)/ready-to-test  ## every causal language model and image-text model of the installed transformers: right, or refused by name; half an hour
 	$(PY) tools/breadth.py
 
 tested:  ## write what the last `make test` and `make test-newest` found into the documentation

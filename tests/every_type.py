@@ -36,6 +36,10 @@ VISION = {  # sizes of a vision tower, whatever it calls them
     **dict.fromkeys(("num_hidden_layers", "depth", "num_layers", "num_global_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "num_heads", "attention_heads"), 4),
 }  # fmt: skip
+ENCODER = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "head_dim": 8,
+}  # fmt: skip
 TEXT = COMMON | OLDER_NAMES | {"head_dim": 12}
 GEMMA4 = COMMON | {
     "head_dim": 16, "vocab_size_per_layer_input": 500, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
@@ -44,6 +48,7 @@ GEMMA4 = COMMON | {
 MLA_ROUTED = COMMON | OLDER_NAMES | MLA | ROUTED_MOE
 QWEN35 = COMMON | HEAD16 | MOE | DELTA_NET | LINEAR_FULL
 QWEN35_VL = {"text_config": QWEN35, "vision_config": VISION}
+MINICPM = {"text_config": QWEN35 | {"model_type": "qwen3_5_text"}, "vision_config": VISION, "insert_layer_id": 0}
 QWEN4 = QWEN35 | {
     "layer_types": ["linear_attention", "indexed_attention", "linear_attention"], "indexer_n_heads": 2,
     "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4, "indexer_compress_ratio": 1,
@@ -64,7 +69,8 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, b
     },
     "cohere_compass_text": TEXT | {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), GEMMA4),
-    "gemma4": {"text_config": GEMMA4, "vision_config": VISION, "audio_config": None},
+    "gemma4": {"text_config": GEMMA4, "vision_config": ENCODER, "audio_config": None},
+    **dict.fromkeys(("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"), MINICPM),
     "gemma3": {"text_config": TEXT, "vision_config": VISION | {"image_size": 28, "patch_size": 14}},
     "got_ocr2": {"text_config": TEXT | {"model_type": "qwen2"}, "vision_config": VISION},
     "git": COMMON | {"vision_config": VISION},
@@ -119,12 +125,14 @@ def parts_of(model_type: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, part in vars(whole).items():
         if isinstance(part, PretrainedConfig):
-            sizes = TEXT if part is whole.get_text_config(decoder=True) else VISION | {"out_hidden_size": 48}
-            found[name] = {key: value for key, value in sizes.items() if hasattr(part, key)}
+            sizes = (
+                TEXT
+                if part is whole.get_text_config(decoder=True)
+                else VISION | {"out_hidden_size": 48, "text_hidden_size": 48}
+            )
+            names = {*part.to_dict(), *part.attribute_map}  # of some, every layer may have its own: no attribute to ask
+            found[name] = {key: value for key, value in sizes.items() if key in names}
             found[name]["model_type"] = part.model_type
-            if "mrope_section" in (getattr(part, "rope_parameters", None) or {}):
-                section = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
-                found[name]["rope_parameters"] = section
     return found
 
 
@@ -140,6 +148,9 @@ def settings_of(model_type: str) -> Iterator[dict[str, Any]]:
     yield from NESTED
     if parts := parts_of(model_type):
         yield parts
+        for section in ([2, 2, 2], [1, 1, 1]):  # of 6 or 3 frequencies: those of all of a head, or of half of it
+            rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": section}
+            yield parts | {"text_config": parts.get("text_config", {}) | {"rope_parameters": rope}}
 
 
 def build(
@@ -168,7 +179,7 @@ def build(
         redraw(model, gain=1.5, seed=0)
         return model.to(dtype).eval()
     nested = model_type not in SETTINGS and parts_of(model_type)
-    raise ValueError(reasons[-1 if nested else 0])  # of the settings that were meant for it
+    raise ValueError(reasons[-3 if nested else 0])  # of the settings that were meant for it
 
 
 class WithoutKeys(TorchFunctionMode):

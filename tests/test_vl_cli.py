@@ -25,7 +25,7 @@ import torch
 from PIL import ExifTags, Image
 from test_cli import ROOT, Ended, everything, refuses
 from transformers import AutoModelForImageTextToText
-from vl_families import make_vl_checkpoint, picture
+from vl_families import VL_FAMILIES, make_vl_checkpoint, picture
 
 import mask_impact_analysis
 import mask_impact_vl
@@ -586,7 +586,7 @@ def test_real_process(tmp_path, made, photo):
     assert sorted(everything(tmp_path / "output")) == names
 
 
-@pytest.mark.parametrize("family", ["janus", "got_ocr2"])
+@pytest.mark.parametrize("family", [name for name in ("janus", "got_ocr2") if VL_FAMILIES[name].available])
 def test_families_with_ways_of_their_own(
     family: str, run: Callable, photo: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -477,7 +477,7 @@ VL_FAMILIES: dict[str, VLFamily] = {
          "processor_class": "DeepseekVLHybridProcessor"},
         DEEPSEEK_TOKENS, IMAGE_MARK, DEEPSEEK_CHAT,
         processor={"num_image_tokens": 16, "processor_class": "DeepseekVLHybridProcessor"},
-        bos="<s>", named={"image_token": IMAGE_MARK},
+        bos="<s>", named={"image_token": IMAGE_MARK}, min_version="5.24",  # 4.57 fails at these small sizes
     ),
     "janus": VLFamily(
         "deepseek-community/Janus-Pro-1B", "as deepseek_vl; its generate drops logits processors",
@@ -492,6 +492,7 @@ VL_FAMILIES: dict[str, VLFamily] = {
         (*DEEPSEEK_TOKENS, "<begin_of_image>", "<end_of_image>"), IMAGE_MARK, DEEPSEEK_CHAT,
         processor={"num_image_tokens": 16, "processor_class": "JanusProcessor"}, template_file="chat_template.jinja",
         bos="<s>", named={"image_token": IMAGE_MARK, "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"},
+        min_version="5.24",  # 4.57's processor always makes 576 tokens
     ),
     "ovis2": VLFamily(
         "thisisiron/Ovis2-2B-hf", "image tokens are mixtures of a visual vocabulary; 4 x 4 of one tile",
@@ -539,6 +540,7 @@ VL_FAMILIES: dict[str, VLFamily] = {
          "image_processor_type": "GotOcr2ImageProcessor", "processor_class": "GotOcr2Processor"},
         ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"), "<imgpad>", None,
         tokenizer_class="Qwen2Tokenizer", processor={"processor_class": "GotOcr2Processor"},
+        min_version="5.24",  # 4.57's processor makes one token of a picture where a text is given
     ),
 }  # fmt: skip
 

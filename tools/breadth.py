@@ -114,12 +114,15 @@ class NotBuilt(Exception):
 
 
 def _measured(model_type: str, words: Any, auto_class: Any) -> str:
-    if auto_class is AutoModelForImageTextToText:  # as the command does before it loads a model
-        check_sees_images(Source(model_type, model_type, AutoConfig.for_model(model_type), vision=True))
+    of_pictures = auto_class is AutoModelForImageTextToText
+    if of_pictures and getattr(AutoConfig.for_model(model_type), "is_encoder_decoder", False):
+        check_sees_images(Source(model_type, model_type, AutoConfig.for_model(model_type)))
     try:
         model = every_type.build(model_type, len(words), auto_class)
     except ValueError as error:
         raise NotBuilt(str(error)) from error
+    if of_pictures:  # as the command asks before it loads a model
+        check_sees_images(Source(model_type, model_type, model.config))
     check_attends(model.config, auto_class)
     replay = ""
     with true_float64():

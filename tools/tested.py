@@ -221,7 +221,8 @@ IMAGE_TEXT_TYPES = (
     "## Every image-text model",
     "",
     "The same for every model of transformers {release} that reads pictures and text. **It was given text alone**:",
-    "this checks its decoder, as it is loaded with its vision tower. Families that were given pixels are in the table",
+    "this checks its decoder, as it is loaded with its vision tower. *not built* is here also what takes no text alone",
+    "(BLIP), or fails on it by its own code (Llama 4). Families that were given pixels are in the table",
     "[above](#vision-language-models-pixels-in).",
 )
 
@@ -230,6 +231,8 @@ def breadth_lines(found: dict[str, Any]) -> list[str]:
     """What `tools/breadth.py` found."""
     lines: list[str] = []
     for kind, heading in (("text", TEXT_TYPES), ("image_text", IMAGE_TEXT_TYPES)):
+        if kind not in found:  # it was not tried
+            continue
         lines += [
             "",
             *(line.format(release=found["transformers"]) for line in heading),

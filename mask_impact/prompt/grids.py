@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
 
 
@@ -84,21 +82,25 @@ def layout(encoded: Encoded) -> Layout:
     rule = rule or RULES.get(getattr(encoded.config, "model_type", ""))
     found = rule(encoded) if rule else None
     if found is None or (found.rows or 0) * (found.cols or 0) != encoded.tokens:
-        return Layout(encoded.tokens, encoded.size, instead=_instead(encoded, bool(rule)))
+        return Layout(encoded.tokens, encoded.size, instead=_instead(encoded, found))
     return found
 
 
-def _instead(encoded: Encoded, has_rule: bool) -> str:
-    """What the tokens are where they are not one grid."""
+def _instead(encoded: Encoded, one: Layout | None) -> str:
+    """What the tokens are where they are not `one` grid."""
+    cells = (one.rows or 0) * (one.cols or 0) if one else 0
     if any(hasattr(encoded.config, part) for part in LEARNED):
         return "learned queries, each of which reads the whole picture"
-    if has_rule or _views(encoded.outputs.get("pixel_values")) > encoded.pictures:
+    if _views(encoded.outputs) > encoded.pictures or (cells and encoded.tokens % cells == 0):
         return "several views of the picture (tiles, crops, a small copy of the whole)"
     return f"how the tokens of model family '{getattr(encoded.config, 'model_type', '')}' are arranged is not known"
 
 
-def _views(pixels: torch.Tensor | None) -> int:
-    """How many there are in [..., 3, H, W] or [views, patches, values]; one where that cannot be seen."""
+def _views(outputs: Mapping[str, Any]) -> int:
+    """How many there are of all pictures: in `target_sizes`, or in pixels [..., 3, H, W] or [views, patches, values]."""
+    if "target_sizes" in outputs:
+        return len(outputs["target_sizes"])
+    pixels = outputs.get("pixel_values")
     return 1 if pixels is None or pixels.ndim < 3 else pixels.shape[: max(1, pixels.ndim - 3)].numel()
 
 
