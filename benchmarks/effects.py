@@ -15,6 +15,8 @@ from mask_impact.effects.answer import Effects
 from mask_impact.effects.asked import Window, windows_of
 from mask_impact.effects.carry import Carrier, Forwards
 from mask_impact.effects.edits import Edit
+from mask_impact.effects.routes import route_to
+from mask_impact.effects.some_heads import head_by_head
 from mask_impact.prompt.units import Unit
 
 REPETITIONS = 3  # at most; one takes as long as hundreds of forwards
@@ -32,13 +34,15 @@ LABELS: Labels = {
     "ratio last": "  / plain forward",
     "ratio last token": "  / plain forward / tokens",
     "speed-up last": "  speed-up over a forward for every mask",
+    "by head": "by head: every token in each head of the middle layer, read by the last position [s]",
+    "ratio by head": "  x layers / plain forward: all heads of all layers",
     "loop": "one forward of the model with hooks, for one mask [s]",
     "difference": "largest relative difference of the logits from those forwards",
 }
 NOTES = [
     f"median (smallest-largest) of at most {REPETITIONS} repetitions; all of a column is timed in turn in this process",
     "plain forward: no cache kept, logits of the last position only, as in generation's first forward;",
-    "  it is short beside the blocks: the median of 9, three before, between and after them",
+    "  it is short beside the blocks: the median of 12, three before, between, twice, and after them",
     "recording and its checks: Effects(...); the blocks: Effects.measure, rows of the table included",
     "block last: from each layer to the last one, so tokens x layers masks; block all: as many masks as tokens",
     "forward with hooks: carry.Forwards, which edits the attention and runs the whole model; 3 masks are timed,",
@@ -81,6 +85,10 @@ def effects_sample(model: Any, inputs: Inputs) -> Sample:
     plain_forwards()
     from_each = windows_of("from", layers)
     _, found["last"] = timed(lambda: [effects.measure(units, window, "last") for window in from_each])
+    middle = Window(layers // 2, layers // 2)
+    by_head = head_by_head(route_to("last").masks(units, length), middle.first, effects.runner.heads)
+    _, found["by head"] = timed(lambda: effects.measure_masks(by_head, middle))
+    plain_forwards()
     loop = Forwards(model, passage, inputs)
     masked = sorted({length // 4, length // 2, length - 2})
     edits = [Edit((position,)) for position in masked]
@@ -96,6 +104,7 @@ def effects_sample(model: Any, inputs: Inputs) -> Sample:
     found["speed-up all"] = found["loop"] * length / found["all"]
     found["ratio last"] = found["last"] / found["plain"]
     found["ratio last token"] = found["ratio last"] / length
+    found["ratio by head"] = found["by head"] * layers / found["plain"]
     found["speed-up last"] = found["loop"] * length * layers / found["last"]
     return found
 

@@ -314,7 +314,7 @@ class _Base:
         self.chosen = int(logits.argmax()) if chosen is None else chosen
         self.probabilities = logits.softmax(dim=-1, dtype=torch.float64)
         precise = logits[None].to(torch.float64)
-        (self.mean,) = (self._means(precise) - _log_sums(precise)).tolist()
+        (self.mean,) = (self._means(precise) - _log_sums(precise, precise.argmax(dim=-1))).tolist()
         (self.prediction,) = self.compared(logits[None])
 
     def compared(self, logits: torch.Tensor) -> list[_Prediction]:
@@ -324,17 +324,25 @@ class _Base:
 
     def _compared(self, logits: torch.Tensor) -> torch.Tensor:
         """[B, 5] the fields of _Prediction."""
-        precise = logits.to(torch.float64)
-        log_sums = _log_sums(precise)
+        precise, likeliest = logits.to(torch.float64), logits.argmax(dim=-1)
+        log_sums = _log_sums(precise, likeliest)
         first, second = self.contrast or (0, 0)
         columns = [
             precise[:, self.chosen] - log_sums,
-            (logits > logits[:, self.chosen, None]).count_nonzero(dim=-1) + 1,
-            logits.argmax(dim=-1),
+            self._ranks(logits, likeliest),
+            likeliest,
             (self.mean - (self._means(precise) - log_sums)).clamp_min(0.0),  # KL(without the mask || with it)
             precise[:, first] - precise[:, second],
         ]
         return torch.stack([column.to(precise) for column in columns], dim=1)
+
+    def _ranks(self, logits: torch.Tensor, likeliest: torch.Tensor) -> torch.Tensor:
+        """[B] of the chosen token; most masks leave it the likeliest, so that no others are counted."""
+        ranks = torch.ones_like(likeliest)
+        chosen = logits[:, self.chosen, None]
+        beaten = (logits.gather(1, likeliest[:, None]) > chosen)[:, 0]
+        ranks[beaten] += (logits[beaten] > chosen[beaten]).sum(dim=-1)
+        return ranks
 
     def _means(self, logits: torch.Tensor) -> torch.Tensor:
         """[B] the mean logit, by the probabilities without a mask."""
@@ -344,10 +352,10 @@ class _Base:
         return found
 
 
-def _log_sums(logits: torch.Tensor) -> torch.Tensor:
-    """[B] what turns logits [B, V] into log-probabilities."""
-    peaks = logits.amax(dim=-1)
-    return (logits - peaks[:, None]).exp_().sum(dim=-1).log() + peaks
+def _log_sums(logits: torch.Tensor, likeliest: torch.Tensor) -> torch.Tensor:
+    """[B] what turns logits [B, V] into log-probabilities; `likeliest` [B]: where each row is largest."""
+    peaks = logits.gather(1, likeliest[:, None])
+    return (logits - peaks).exp_().sum(dim=-1).log() + peaks[:, 0]
 
 
 def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:

@@ -153,6 +153,8 @@ class Carrier:
     def _with_earlier(recorded: torch.Tensor, carried: torch.Tensor) -> torch.Tensor:
         """[B, S, X] `carried` [B, s, X] of the last steps, after those of the record [S, X] before them."""
         earlier = recorded[: len(recorded) - carried.shape[1]]
+        if not len(earlier):
+            return carried  # no copy: logits are the largest of all
         return torch.cat([earlier.expand(len(carried), -1, -1), carried], dim=1)
 
     def _carrying(self, index: int, first: int, start: int, count: int) -> Callable[..., Any]:
