@@ -197,7 +197,7 @@ def test_the_steps_of_a_vision_language_model(name: str, load: Any) -> None:  # 
     several = [Unit("first", (2,)), Unit("middle", (count // 2, count // 2 + 1)), Unit("answer", (count,))]
     with true_float64():
         wanted = asked(loaded.model, loaded.processor.tokenizer, inputs, effects=True, num_tokens=3, no_check=True)
-        passages = Passages(loaded.model, wanted, lambda what: None)
+        passages = Passages(loaded.model, wanted, lambda what, work: None)
         if name in READS_THE_ANSWER:
             with pytest.raises(UnsupportedModel, match="truthfully"):
                 list(passages.over(answer[:1])) and list(passages.over(answer))
