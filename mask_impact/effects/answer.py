@@ -313,8 +313,7 @@ class _Base:
         logits = _where_float64_is(logits)
         self.chosen = int(logits.argmax()) if chosen is None else chosen
         self.probabilities = logits.softmax(dim=-1, dtype=torch.float64)
-        precise = logits[None].to(torch.float64)
-        (self.mean,) = (self._means(precise) - _log_sums(precise, precise.argmax(dim=-1))).tolist()
+        self.mean = float(self._means(logits[None])[2])
         (self.prediction,) = self.compared(logits[None])
 
     def compared(self, logits: torch.Tensor) -> list[_Prediction]:
@@ -324,38 +323,36 @@ class _Base:
 
     def _compared(self, logits: torch.Tensor) -> torch.Tensor:
         """[B, 5] the fields of _Prediction."""
-        precise, likeliest = logits.to(torch.float64), logits.argmax(dim=-1)
-        log_sums = _log_sums(precise, likeliest)
-        first, second = self.contrast or (0, 0)
+        peaks, log_sums, means = self._means(logits)
+        chosen, first, second = (logits[:, at].to(torch.float64) for at in (self.chosen, *(self.contrast or (0, 0))))
         columns = [
-            precise[:, self.chosen] - log_sums,
-            self._ranks(logits, likeliest),
-            likeliest,
-            (self.mean - (self._means(precise) - log_sums)).clamp_min(0.0),  # KL(without the mask || with it)
-            precise[:, first] - precise[:, second],
+            chosen - peaks - log_sums,
+            *self._ranks(logits, peaks),
+            (self.mean - means).clamp_min(0.0),  # KL(without the mask || with it)
+            first - second,
         ]
-        return torch.stack([column.to(precise) for column in columns], dim=1)
+        return torch.stack([column.to(torch.float64) for column in columns], dim=1)
 
-    def _ranks(self, logits: torch.Tensor, likeliest: torch.Tensor) -> torch.Tensor:
-        """[B] of the chosen token; most masks leave it the likeliest, so that no others are counted."""
-        ranks = torch.ones_like(likeliest)
-        chosen = logits[:, self.chosen, None]
-        beaten = (logits.gather(1, likeliest[:, None]) > chosen)[:, 0]
-        ranks[beaten] += (logits[beaten] > chosen[beaten]).sum(dim=-1)
-        return ranks
+    def _means(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[B] each: the largest logit; the logarithm of the sum of all exponentials, above it; and the mean
+        log-probability, by the probabilities without a mask."""
+        peaks = logits.amax(dim=-1).to(torch.float64)
+        shifted = logits - peaks[:, None]  # [B, V]
+        means = shifted @ self.probabilities
+        if means.isnan().any():  # tokens that the model rules out: 0 times infinity
+            means = (shifted * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
+        log_sums = shifted.exp_().sum(dim=-1).log()
+        return peaks, log_sums, means - log_sums
 
-    def _means(self, logits: torch.Tensor) -> torch.Tensor:
-        """[B] the mean logit, by the probabilities without a mask."""
-        found = logits @ self.probabilities
-        if found.isnan().any():  # tokens that the model rules out: 0 times infinity
-            found = (logits * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
-        return found
-
-
-def _log_sums(logits: torch.Tensor, likeliest: torch.Tensor) -> torch.Tensor:
-    """[B] what turns logits [B, V] into log-probabilities; `likeliest` [B]: where each row is largest."""
-    peaks = logits.gather(1, likeliest[:, None])
-    return (logits - peaks).exp_().sum(dim=-1).log() + peaks[:, 0]
+    def _ranks(self, logits: torch.Tensor, peaks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B] each: the rank of the chosen token, and the likeliest. Most masks leave the chosen one the likeliest, so
+        that no others have to be looked at."""
+        chosen = logits[:, self.chosen]
+        ranks, likeliest = (torch.full(chosen.shape, each, device=logits.device) for each in (1, self.chosen))
+        beaten = chosen < peaks
+        ranks[beaten] += (logits[beaten] > chosen[beaten, None]).sum(dim=-1)
+        likeliest[beaten] = logits[beaten].argmax(dim=-1)
+        return ranks, likeliest
 
 
 def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:

@@ -136,7 +136,8 @@ class Carrier:
 
         def leaving(index: int, output: Any) -> None:
             if index >= first:
-                states[index] = self._with_earlier(self.passage.ends[index], layer_output(output)[:, -steps:])
+                carried = layer_output(output)[:, -steps:].clone()  # the next layer may write into it
+                states[index] = self._with_earlier(self.passage.ends[index], carried)
 
         ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
         with torch.no_grad(), ExitStack() as undo:
