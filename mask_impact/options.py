@@ -122,6 +122,10 @@ def _windows_from_python(value: str | Sequence[str | int]) -> str:
     return value if isinstance(value, str) else ",".join(map(str, value))
 
 
+def _heads_from_python(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ",".join(value)
+
+
 def _queries_from_python(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return None if value is None else query_list(value)
@@ -209,10 +213,27 @@ class Request:
         kind="list", metavar="LIST", table="effects", from_python=_windows_from_python,
         keyword_type="str | Sequence[int | str]",
     )  # fmt: skip
-    blocks: tuple[str, ...] = option(
-        ("all",),
-        "for --effects, the positions that stop reading: last (the predicting one), all (every later one; default)",
-        kind="list", flag="--block", key="block", choices=BLOCKS, table="effects",
+    readers: tuple[str, ...] = option(
+        (), "for --effects, who stops reading: later (every later position; default), last (the predicting one), or a "
+        "set of positions such as question, image:0, 12-18 or a span's name; repeat it for more",
+        kind="repeated", metavar="SET", table="effects",
+    )  # fmt: skip
+    blocks: tuple[str, ...] | None = option(
+        None, "an older spelling of --readers: last, or all for later", kind="list", flag="--block", key="block",
+        choices=BLOCKS, table="effects",
+    )  # fmt: skip
+    routes: tuple[str, ...] = option(
+        (), 'for --effects, mask all that one set of positions reads of another, such as "image -> question", in place '
+        "of tokens; repeat it for more", kind="repeated", flag="--route", key="route", metavar="SET->SET",
+        table="effects",
+    )  # fmt: skip
+    by_head: bool = option(
+        False, "for --effects, mask in one head of one layer at a time", kind="switch", table="effects"
+    )
+    heads: str = option(
+        "", 'for --effects, mask in these heads alone, such as 3.1,5.0 (layer.head); "not 3.1,5.0" are all others',
+        kind="list", metavar="LIST", table="effects", from_python=_heads_from_python,
+        keyword_type="str | Sequence[str]",
     )  # fmt: skip
     contrast: tuple[str, ...] = option(  # two texts, or none
         (), "for --effects, also report how much likelier one text is than the other as the answer", kind="pair",

@@ -34,7 +34,7 @@ def carried(
 
     By `readers`, or by every position after them; in these `heads` of each layer, or in all. A head with nothing left
     to attend to in a row gives 0. With `ablation` "zero-value" the positions keep their attention weight and have value
-    vectors of 0; then in all heads.
+    vectors of 0.
     """
     edit = {"neg-inf": hide_in, "zero-value": zero_in}[ablation]
     last = int((inputs if isinstance(inputs, Tensor) else inputs["input_ids"]).shape[1]) - 1
@@ -63,7 +63,7 @@ def unread_by(row: int, positions: Collection[int], readers: Collection[int] | N
     """Of `positions`, those that a row does not read."""
     if readers is None:
         return sorted(m for m in positions if m < row)
-    return sorted(m for m in positions if m <= row) if row in readers else []
+    return sorted(positions) if row in readers else []
 
 
 def hide_in(layer: nn.Module, family: Family, unread: Mapping[int, list[int]], heads: list[int] | None) -> list[Any]:
@@ -104,28 +104,38 @@ def hide_in(layer: nn.Module, family: Family, unread: Mapping[int, list[int]], h
 
 
 def zero_in(layer: nn.Module, family: Family, unread: Mapping[int, list[int]], heads: list[int] | None) -> list[Any]:
-    """The attention module once for each set of positions that some row does not read, their values 0; its own rows."""
+    """The attention module once for each set of positions that some row does not read, their values 0; its own rows and
+    heads of what comes before the output projection."""
     attention, v_proj = submodule(layer, family.attention), submodule(layer, f"{family.attention}.v_proj")
-    own = attention.forward
+    o_proj, own = submodule(layer, family.o_proj), attention.forward
+
+    def read(args: Any, kwargs: Any, zeroed: Collection[int]) -> Tensor:
+        """What comes before the output projection, [1, T, H, D]."""
+        seen: list[Tensor] = []
+        with ExitStack() as hooks:
+            hooks.callback(v_proj.register_forward_hook(lambda _, __, values: without(values, zeroed)).remove)
+            hooks.callback(o_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0])).remove)
+            own(*args, **kwargs)
+        return seen[0].unflatten(-1, (attention.config.num_attention_heads, -1)).clone()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        result, *rest = own(*args, **kwargs)
-        result = result.clone()
+        mixed = read(args, kwargs, ())
         for row, zeroed in unread.items():
-            handle = v_proj.register_forward_hook(lambda _, __, values: without(values, zeroed))  # noqa: B023
-            try:
-                result[:, row] = own(*args, **kwargs)[0][:, row]
-            finally:
-                handle.remove()
-        return result, *rest
+            chosen = slice(None) if heads is None else heads
+            mixed[:, row, chosen] = read(args, kwargs, zeroed)[:, row, chosen]
+        handle = o_proj.register_forward_pre_hook(lambda _, given: (mixed.flatten(-2), *given[1:]))
+        try:
+            return own(*args, **kwargs)
+        finally:
+            handle.remove()
 
     attention.forward = forward
     return [Undo(attention)]
 
 
-def without(values: Tensor, positions: list[int]) -> Tensor:
+def without(values: Tensor, positions: Collection[int]) -> Tensor:
     values = values.clone()
-    values[:, positions] = 0
+    values[:, list(positions)] = 0
     return values
 
 

@@ -196,13 +196,14 @@ def answer(
     start: Tensor,
     layers: Collection[int],
     positions: Collection[int],
-    block: str,
+    block: str | Collection[int],
     zero_values: bool = False,
+    heads: Collection[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """[V] log-probabilities and [C] last layer's output after the decoder's tokens `start` [1, M].
 
-    In these layers the last decoder position (`block` "last"), or every later one ("all"), does not read `positions`,
-    which count the encoder's tokens first.
+    In these layers the last decoder position (`block` "last"), every later one ("all"), or exactly these do not read
+    `positions`, which count the encoder's tokens first; in these `heads`, or in all.
     """  # fmt: skip
     length, count, seen = ids.shape[1], start.shape[1], {}
     rows = torch.arange(count)[:, None]
@@ -213,7 +214,12 @@ def answer(
     for position in positions:
         kind, place = ("cross", position) if position < length else ("self", position - length)
         read = rows == count - 1 if block == "last" else (rows > place if kind == "self" else rows >= 0)
+        if not isinstance(block, str):
+            read = torch.tensor([[row + length in block] for row in range(count)])
         hidden[kind][:, place] |= read[:, 0]
+    if heads is not None:
+        chosen = torch.tensor([head in heads for head in range(FAMILIES[name].decoder_heads)])[:, None, None]
+        hidden = {kind: each & chosen for kind, each in hidden.items()}
     decoder = layers_of(model, name, "self")
     with using_attention(model, "eager"), ExitStack() as hooks:
         hooks.callback(

@@ -140,7 +140,7 @@ def test_what_is_out_of_reach_stays_exactly_as_it_is(name: str, readers: tuple[i
 def test_heads_of_layers(name: str, attention: str) -> None:
     """Edges taken out in some heads of some layers, in one forward with edits of all heads."""
     model, family, ids = build(name, torch.float64), find(name), prompt()
-    model.set_attn_implementation(attention if family.sdpa else "eager")
+    model.set_attn_implementation("eager" if family.sdpa else attention)
     edits = [
         Edit((3,), heads={0: (1,), 2: (0, 3)}),
         Edit((2, 5), readers=LAST, heads={1: (2,)}),

@@ -194,6 +194,42 @@ def test_what_cannot_be_measured_is_refused_in_one_line(folder: Path) -> None:
             table(model, folder)
 
 
+def across(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+    return output + output.roll(1, 1)
+
+
+def test_hooks_of_the_callers_own_are_named(folder: Path) -> None:
+    """The note where they take part, and the refusal where the layer could not be measured for them."""
+    model = plain(folder).eval()
+    model.lm_head.register_forward_hook(lambda module, args, output: output)
+    assert table(model, folder).attrs["run"]["notes"] == [
+        "the model has hooks of its own on 1 module (lm_head); they took part"
+    ]
+    model.model.layers[1].mlp.register_forward_hook(across)
+    with pytest.raises(UnsupportedModel, match=r"hooks of its own on 2 modules .*layers.1.mlp.*; take them off if"):
+        table(model, folder)
+
+
+def test_what_is_given_in_python(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    run = mask_impact_analysis.run_masking_experiment
+    with pytest.raises(UserError, match="has no output head for tokens"):
+        run(PROMPT, model=plain(folder).model, tokenizer=tokenizer)
+    with pytest.raises(UserError, match=r"tokenizer is '.*'; pass what AutoTokenizer.from_pretrained gives"):
+        run(PROMPT, model=plain(folder), tokenizer=str(folder))
+    with pytest.raises(UserError, match=r"`model_name` is 3; it must be"):
+        run(PROMPT, model_name=3)
+    assert run(PROMPT, model_name=folder).equals(run(PROMPT, model_name=str(folder)))
+
+
+@pytest.mark.parametrize("name, value", [("_output_attentions", True), ("return_dict", False)])
+def test_what_a_config_says_of_outputs(folder: Path, name: str, value: bool) -> None:
+    model = plain(folder).eval()
+    model.config.__dict__[name] = value
+    assert worst_difference(table(model, folder), plain(folder).eval(), folder) < 1e-5
+    assert model.config.__dict__[name] is value
+
+
 def test_measurable_is_nothing_for_a_model_that_is_ready(folder: Path) -> None:
     model = plain(folder).eval()
     before = state(model)

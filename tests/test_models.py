@@ -222,7 +222,7 @@ BROKEN = {
     "without_weights": "no safetensors weights",
     "pickled": "no safetensors weights; convert it, or give `allow_pickle` if you trust its author .*run any code",
     "without_config": r"has no config\.json",
-    "with_broken_config": "cannot be loaded: .*not a valid JSON",
+    "with_broken_config": "cannot be loaded: its config.json is not JSON",
     "with_nonsense_config": "cannot be loaded: .*num_hidden_layers",
     "of_unknown_family": r"of a family that transformers [\d.]+ does not know",
 }

@@ -66,7 +66,7 @@ def test_a_call_without_an_answer_and_content_that_is_nothing() -> None:
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '[{"deep": NaN}]'])
 def test_numbers_that_json_does_not_have(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "m.json").write_text('[{"role": "user", "content": "Hi", "score": %s}]' % value)
+    (tmp_path / "m.json").write_text('[{"role": "user", "content": "Hi", "score": ' + value + "}]")
     given = ["--model", "demo", "--messages", str(tmp_path / "m.json"), "--output-dir", str(tmp_path)]
     assert mask_impact_analysis.main(given) == 2
     said = capsys.readouterr().err
@@ -75,6 +75,8 @@ def test_numbers_that_json_does_not_have(value: str, tmp_path: Path, capsys: pyt
 
 def test_a_contrast_of_one_token() -> None:
     from mask_impact.effects.asked import asked
+    from mask_impact.prompt.inputs import text_inputs
 
+    words = checkpoints.tokenizer()
     with pytest.raises(UserError, match="`contrast` names ' red' twice"):
-        asked(Request("x", effects=True, contrast=(" red", " red")), checkpoints.tokenizer(), 2)
+        asked(Request("x", effects=True, contrast=(" red", " red")), words, 2, text_inputs(words, "x"), apart=False)

@@ -36,7 +36,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "effects": (
         "mask_impact_analysis",
         [*TEXT, "--effects", "--mask-layers", "window:2", "--block", "last,all", "--contrast", " blue", " red",
-         "--trace-layers", "--span", "first=/Tom.*ball/", "--span", "12-14"],
+         "--trace-layers", "--span", "start=/Tom.*ball/", "--span", "12-14"],
     ),
     "picture": ("mask_impact_vl", [*PICTURE, "--mask-mode", "both", "--num-tokens", "2"]),
     "regions": (

@@ -231,6 +231,8 @@ def breadth_lines(found: dict[str, Any]) -> list[str]:
     """What `tools/breadth.py` found."""
     lines: list[str] = []
     for kind, heading in (("text", TEXT_TYPES), ("image_text", IMAGE_TEXT_TYPES)):
+        if kind not in found:  # it was not tried
+            continue
         lines += [
             "",
             *(line.format(release=found["transformers"]) for line in heading),

@@ -63,7 +63,7 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
         + f", total {total:.2f}",
     ]
     lines += [f"skipped    layer {found['layer']}: {found['reason']}" for found in manifest["skipped_layers"]]
-    lines += noted(manifest["notes"])
+    lines += noted([*manifest["notes"], *(manifest["effects"] or {}).get("notes", ())])
     lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
     effects = ["", *effects_table(manifest)] if manifest["effects"] else []
     return "\n".join([*lines, "", *top_table(manifest), *effects])

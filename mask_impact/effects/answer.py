@@ -19,6 +19,7 @@ from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decod
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.masked_forwards import MaskedForwards
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
+from mask_impact.effects.routes import Mask, route_to
 from mask_impact.effects.work import masks_work
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.layers import last_pass_only
@@ -30,7 +31,7 @@ from mask_impact.prompt.units import Unit
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
 WHOLE_ANSWER = -1  # the generation step of rows about all of them
-PREDICTION_NUMBERS = 2**22  # logits in double precision at once
+PREDICTION_NUMBERS = 2**21  # logits in double precision at once: 16 MB, which malloc keeps for the next time
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
 
@@ -55,6 +56,7 @@ class Effect:
     contrast: float | None = None  # log-probability of the first text minus that of the second, under the mask
     contrast_change: float | None = None
     interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
+    head: int | None = None  # the only one in which the mask held; None: several
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Trace:
     layer: int
     l2_distance: float
     cosine_distance: float
+    head: int | None = None
 
 
 class Effects:
@@ -142,46 +145,47 @@ class Effects:
         block: str,
         trace: bool = False,
     ) -> tuple[list[Effect], list[Trace]]:
-        """One row for each step and for each unit that begins at its position or before, in this order.
+        """The rows of all units, which the last position (block "last") or every later one ("all") stops reading."""
+        return self.measure_masks(route_to(block).masks(units, self.passage.length), window, trace)
+
+    def measure_masks(
+        self, masks: Sequence[Mask], window: Window, trace: bool = False
+    ) -> tuple[list[Effect], list[Trace]]:
+        """One row for each step and for each mask that begins at its position or before, in this order.
 
         With `trace` also one for each layer from the first masked on.
         """
-        length = self.passage.length
         calls: Sequence[Call | DecoderCall] = self.passage.calls
-        edits = [
-            Edit(
-                tuple(sorted(each for each in unit.positions if each < length)),
-                (length - 1,) if block == "last" else None,
-            )
-            for unit in units
-        ]
+        edits = [mask.edit for mask in masks]
         reach = self.runner.reach(window.first, window.last, edits)
-        jobs = [Job(*each) for each in zip(reach.starts, range(len(units)), edits, reach.moved, strict=True)]
+        jobs = [Job(*each) for each in zip(reach.starts, range(len(masks)), edits, reach.moved, strict=True)]
         jobs.sort(key=lambda job: -job.start)
         without = Carried(self.passage.logits[None], {layer: end[None] for layer, end in enumerate(self.passage.ends)})
         still = torch.zeros(1, len(calls) - window.first, self.passage.steps, dtype=torch.bool)
         (unchanged,) = self._found(without, still, window, trace)
-        found: dict[int, list[_Found]] = {job.unit: unchanged for job in jobs if not job.moved[-1].any()}
+        found: dict[int, list[_Found]] = {job.mask: unchanged for job in jobs if not job.moved[-1].any()}
         for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
             starts = (job.start for job in piece)
-            self.progress(masks_work(starts, window, len(calls), length, block))
+            self.progress(masks_work(starts, window, len(calls), self.passage.length, masks[0].block))
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)
-                found |= {job.unit: row for job, row in zip(part, rows, strict=True)}
+                found |= {job.mask: row for job, row in zip(part, rows, strict=True)}
         effects: list[Effect] = []
         traces: list[Trace] = []
         for step, base in enumerate(self.bases):
-            for index, unit in ((index, unit) for index, unit in enumerate(units) if self.sees(unit, self.step + step)):
-                where = (self.step + step, unit.label, unit.positions[0], window.first, window.last, block)
+            for index, mask in ((index, mask) for index, mask in enumerate(masks) if self.sees(mask, self.step + step)):
+                where = (self.step + step, mask.label, mask.position, window.first, window.last, mask.block)
                 prediction, apart = found[index][step]
-                effects.append(self._effect(base, where, prediction, *apart[len(calls) - 1]))
-                traces += [Trace(*where, layer, *apart[layer]) for layer in apart] if trace else []
+                effects.append(self._effect(base, where, prediction, apart[len(calls) - 1], mask.head))
+                if trace:
+                    traces += [Trace(*where, layer, l2, cosine, mask.head) for layer, (l2, cosine) in apart.items()]
         return effects, traces
 
-    def sees(self, unit: Unit, step: int) -> bool:
-        """Whether the unit begins at the position that predicts a generation step's token, or before."""
-        return unit.positions[0] < self.passage.length - self.passage.steps + 1 + step - self.step
+    def sees(self, masked: Mask | Unit, step: int) -> bool:
+        """Whether a mask, or a unit, begins at the position that predicts a generation step's token, or before."""
+        begins = masked.begins if isinstance(masked, Mask) else masked.positions[0]
+        return begins is not None and begins < self.passage.length - self.passage.steps + 1 + step - self.step
 
     def _pieces(self, jobs: Sequence["Job"]) -> Iterator[list["Job"]]:
         """Jobs of about the same length, as many at once as the memory budget allows.
@@ -196,8 +200,10 @@ class Effects:
         for job in jobs:
             rows = self.passage.length - job.start
             together = (len(piece) + 1) * rows
-            too_large = (len(piece) + 1) * self._size(rows) > memory_budget(device)
-            if piece and (too_large or (together > enough and changing + rows < 0.9 * together)):
+            too_large = (len(piece) + 1) * self._size(rows, job.edit) > memory_budget(device)
+            # Rows of one position share their keys, and each looks at the others' own for nothing
+            too_many = rows == 1 and len(piece) >= max(2 * enough, self.passage.length)
+            if piece and (too_large or too_many or (together > enough and changing + rows < 0.9 * together)):
                 yield piece
                 piece, changing = [], 0
             piece.append(job)
@@ -205,12 +211,11 @@ class Effects:
         if piece:
             yield piece
 
-    def _size(self, rows: int) -> int:
-        """About how many bytes one edit takes: its rows, their attention over all positions, its logits."""
+    def _size(self, rows: int, edit: Edit) -> int:
+        """About how many bytes an edit takes: its rows, their attention over all positions, its logits."""
         state = self.passage.calls[0].hidden
-        numbers = (
-            rows * state.shape[-1] * VECTORS_PER_ROW + self.runner.attended(rows) + 3 * self.passage.logits.numel()
-        )
+        attended = self.runner.attended(rows, edit.heads is not None)
+        numbers = rows * state.shape[-1] * VECTORS_PER_ROW + attended + 3 * self.passage.logits.numel()
         return max(state.element_size(), 4) * numbers
 
     def _carried(self, piece: list["Job"], window: Window) -> Iterator[tuple[list["Job"], Carried]]:
@@ -257,7 +262,9 @@ class Effects:
             for row, changes in enumerate(moved[:, -1].tolist())
         ]
 
-    def _effect(self, step: "_Base", where: "_Where", found: "_Prediction", l2: float, cosine: float) -> Effect:
+    def _effect(
+        self, step: "_Base", where: "_Where", found: "_Prediction", apart: Sequence[float], head: int | None
+    ) -> Effect:
         base, contrast = step.prediction, step.contrast is not None
         return Effect(
             *where,
@@ -266,10 +273,11 @@ class Effects:
             rank=int(found.rank),
             top_token=token_text(self.tokenizer, int(found.top)),
             kl=found.kl,
-            final_l2=l2,
-            final_cosine=cosine,
+            final_l2=apart[0],
+            final_cosine=apart[1],
             contrast=found.contrast if contrast else None,
             contrast_change=found.contrast - base.contrast if contrast else None,
+            head=head,
         )
 
 
@@ -277,7 +285,7 @@ class Job(NamedTuple):
     """A mask to carry on."""
 
     start: int  # the first position that changes
-    unit: int  # its place among the units
+    mask: int  # its place among the masks
     edit: Edit
     moved: torch.Tensor  # [L, S] whether a predicting position changes, after each layer from the first masked one on
 
@@ -304,8 +312,9 @@ class _Base:
         self.contrast = contrast
         logits = _where_float64_is(logits)
         self.chosen = int(logits.argmax()) if chosen is None else chosen
-        self.logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
-        self.probabilities = self.logprobs.exp()
+        self.probabilities = logits.softmax(dim=-1, dtype=torch.float64)
+        precise = logits[None].to(torch.float64)
+        (self.mean,) = (self._means(precise) - _log_sums(precise)).tolist()
         (self.prediction,) = self.compared(logits[None])
 
     def compared(self, logits: torch.Tensor) -> list[_Prediction]:
@@ -315,24 +324,30 @@ class _Base:
 
     def _compared(self, logits: torch.Tensor) -> torch.Tensor:
         """[B, 5] the fields of _Prediction."""
-        logprobs = logits.log_softmax(dim=-1, dtype=torch.float64)
+        precise = logits.to(torch.float64)
+        log_sums = _log_sums(precise)
         first, second = self.contrast or (0, 0)
         columns = [
-            logprobs[:, self.chosen],
-            (logits > logits[:, self.chosen, None]).sum(dim=-1) + 1,
+            precise[:, self.chosen] - log_sums,
+            (logits > logits[:, self.chosen, None]).count_nonzero(dim=-1) + 1,
             logits.argmax(dim=-1),
-            self._divergence(logprobs),
-            logprobs[:, first] - logprobs[:, second],
+            (self.mean - (self._means(precise) - log_sums)).clamp_min(0.0),  # KL(without the mask || with it)
+            precise[:, first] - precise[:, second],
         ]
-        return torch.stack([column.to(logprobs) for column in columns], dim=1)
+        return torch.stack([column.to(precise) for column in columns], dim=1)
 
-    def _divergence(self, logprobs: torch.Tensor) -> torch.Tensor:
-        """[B] KL(without the mask || with it)."""
-        gap = self.logprobs - logprobs
-        found = gap @ self.probabilities
+    def _means(self, logits: torch.Tensor) -> torch.Tensor:
+        """[B] the mean logit, by the probabilities without a mask."""
+        found = logits @ self.probabilities
         if found.isnan().any():  # tokens that the model rules out: 0 times infinity
-            found = (gap * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
-        return found.clamp_min(0.0)
+            found = (logits * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
+        return found
+
+
+def _log_sums(logits: torch.Tensor) -> torch.Tensor:
+    """[B] what turns logits [B, V] into log-probabilities."""
+    peaks = logits.amax(dim=-1)
+    return (logits - peaks[:, None]).exp_().sum(dim=-1).log() + peaks
 
 
 def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,20 @@
-"""What is asked about the answer: windows of layers, who stops reading, a contrast of two texts."""
+"""What is asked about the answer: windows of layers, heads, who stops reading, a contrast of two texts."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mask_impact.effects.routes import Mask, Route, notes_of, routes_of
+from mask_impact.effects.some_heads import Heads, check_layers_for_heads, head_by_head, heads_of, in_heads
 from mask_impact.errors import UserError
-from mask_impact.options import BLOCKS, Request
+from mask_impact.options import Request
 from mask_impact.parsers import layer_list
 from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.sets import Sets
 from mask_impact.prompt.token_text import ids_of_text
+from mask_impact.prompt.units import Unit
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,21 @@ class Asked:
 
     mask_layers: str
     windows: tuple[Window, ...]
-    blocks: tuple[str, ...]
+    routes: tuple[Route, ...]
     contrast: tuple[str, ...]  # two texts, or none
     contrast_ids: tuple[tuple[int, ...], ...]  # of each of the texts
     trace: bool
     pairs: int = 0  # of how many units, the strongest ones, all pairs are masked too
+    by_head: int = 0  # query heads of a layer, each of which is masked by itself; 0: they are masked together
+    heads: Heads | None = None  # where masks hold; None: all
+    notes: tuple[str, ...] = ()
+
+    def masks(self, route: Route, units: Sequence[Unit], window: Window, length: int) -> list[Mask]:
+        """Those of a route in a text of `length` tokens."""
+        masks = route.masks(units, length)
+        if self.by_head:
+            return head_by_head(masks, window.first, self.by_head)
+        return masks if self.heads is None else in_heads(masks, self.heads)
 
     @property
     def two_tokens(self) -> tuple[int, int] | None:
@@ -110,35 +124,75 @@ class Asked:
     def manifest(self) -> dict[str, Any]:
         return {
             "mask_layers": self.mask_layers,
-            "blocks": list(self.blocks),
+            "blocks": list(dict.fromkeys(route.block for route in self.routes)),
+            "routes": [route.manifest for route in self.routes],
             "contrast": list(self.contrast) or None,
             "contrast_ids": [list(ids) for ids in self.contrast_ids] or None,
             "pairs": self.pairs,
+            "by_head": bool(self.by_head),
+            "heads": None if self.heads is None else {str(layer): list(found) for layer, found in self.heads.items()},
         }
 
 
-def asked(request: Request, tokenizer: Any, layers: int, inputs: ModelInputs, apart: bool) -> Asked | None:
+ABOUT_EFFECTS = (
+    "mask_layers", "readers", "blocks", "routes", "by_head", "heads", "contrast", "trace_layers"
+)  # fmt: skip
+
+
+def check_needed(request: Request) -> None:
+    """Raises UserError for options about effects where no effects are asked for."""
+    if request.pairs == 1:
+        raise UserError("pairs of 1 unit: there are none; give `pairs` 2 or more")
+    plain = Request("")
+    for name in ABOUT_EFFECTS if not request.effects else ():
+        if getattr(request, name) != getattr(plain, name):
+            raise UserError(f"`{name}` is about effects on the answer; add `effects`, or leave it out")
+
+
+def asked(request: Request, tokenizer: Any, size: tuple[int, int], sets: Sets, units: Sequence[Unit]) -> Asked | None:
     """What a request asks for, None for no effects. Raises UserError.
 
     Args:
-        layers: the decoder's.
-        apart: as in `given_ids`.
+        size: layers and query heads of the model.
+        units: of the prompt.
     """
-    if request.pairs == 1:
-        raise UserError("pairs of 1 unit: there are none; give `pairs` 2 or more")
     if not request.effects:
-        plain = Request("")
-        for name in ("mask_layers", "blocks", "contrast", "trace_layers"):
-            if getattr(request, name) != getattr(plain, name):
-                raise UserError(f"`{name}` is about effects on the answer; add `effects`, or leave it out")
         return None
     if len(request.contrast) not in (0, 2):
         raise UserError(f"contrast has {len(request.contrast)} texts; give two, such as ' Paris' and ' Rome'")
-    for block in request.blocks:
-        if block not in BLOCKS:
-            raise UserError(f"unknown block {block!r}; choose from {', '.join(BLOCKS)}")
-    ids = contrast_ids(tokenizer, request.contrast, inputs, apart) if request.contrast else ()
-    windows = tuple(windows_of(request.mask_layers, layers))
+    layers, heads = size
+    apart = bool(sets.places.first)  # in an encoder-decoder the answer is a text of its own
+    ids = contrast_ids(tokenizer, request.contrast, sets.inputs, apart) if request.contrast else ()
+    if request.by_head:
+        _check_by_head(request)
+    windows = windows_of(request.mask_layers, layers)
+    masked = sorted({layer for window in windows for layer in range(window.first, window.last + 1)})
+    routes = routes_of(request, sets, units)
     return Asked(
-        request.mask_layers, windows, request.blocks, request.contrast, ids, request.trace_layers, request.pairs
+        request.mask_layers,
+        tuple(Window(layer, layer) for layer in masked) if request.by_head else tuple(windows),
+        routes,
+        request.contrast,
+        ids,
+        request.trace_layers,
+        request.pairs,
+        heads if request.by_head else 0,
+        heads_of(request.heads, masked, layers, heads),
+        (*notes_of(routes, sets, units), *_unused(request)),
     )
+
+
+def _check_by_head(request: Request) -> None:
+    """Raises UserError for what does not go together with it."""
+    check_layers_for_heads(request.mask_layers)
+    for name in ("heads", "pairs"):
+        if getattr(request, name):
+            raise UserError(f"`by_head` masks each head by itself; leave out `{name}` or `by_head`")
+
+
+def _unused(request: Request) -> list[str]:
+    """What says what is masked in the results table alone."""
+    given = [name for name in ("mask_unit", "spans", "regions", "region_masks") if getattr(request, name)]
+    if not request.routes or not given:
+        return []
+    return [f"effects are of the routes; {', '.join(f'`{name}`' for name in given)} say what the results table masks"]

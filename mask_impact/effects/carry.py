@@ -99,12 +99,13 @@ class Carrier:
         """Whether the edits of a run of `rows` rows share their keys, and need no copies of them."""
         return rows == 1 and self.name == "sdpa" and self.ablation == "neg-inf"
 
-    def attended(self, rows: int) -> int:
+    def attended(self, rows: int, by_head: bool = False) -> int:
         """About how many numbers one edit's attention takes: keys, values, and copies of them for each query head;
-        biases, or weights.
+        biases, or weights. `by_head`: biases are another one in each head.
         """
         keys = next(call.keys for call in self.passage.calls if call.keys is not None)
-        weights = 2 if self.name == "sdpa" and self.ablation == "neg-inf" else 4 * self.heads
+        biases_alone = self.name == "sdpa" and self.ablation == "neg-inf"
+        weights = (2 if biases_alone else 4) * (1 if biases_alone and not by_head else self.heads)
         copies = 0 if self.shares_keys(rows) else 2 * (keys.shape[1] + self.heads) * keys.shape[3]
         return self.passage.length * (copies + rows * weights)
 
@@ -202,7 +203,7 @@ class Forwards:
     def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach:
         return self.passage.reach(first, last, edits, stateful=True)
 
-    def attended(self, rows: int) -> int:
+    def attended(self, rows: int, by_head: bool = False) -> int:
         """Edits are run one at a time, so that none adds to another."""
         return 0
 

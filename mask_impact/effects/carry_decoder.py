@@ -138,10 +138,13 @@ class DecoderCarrier:
         """Every decoder position sees all of the encoder's, and the decoder's up to itself."""
         start, length = self.passage.start, self.passage.length
         reads = edited_positions(edits, start, length).any(dim=-1)[:, 0].cumsum(dim=-1) > 0  # [B, M] from the first on
-        moved = reads[:, None, -self.passage.steps :].expand(-1, len(self.passage.calls) - first, -1)
-        return Reach([start if move else length for move in reads.any(dim=-1).tolist()], moved)
+        layers = range(first, len(self.passage.calls))
+        acts = torch.tensor([[layer <= last and edit.acts_in(layer) for layer in layers] for edit in edits])
+        acts = acts.cumsum(dim=-1) > 0  # [B, layers]
+        moved = reads[:, None, -self.passage.steps :] & acts[:, :, None]
+        return Reach([start if move else length for move in moved.flatten(1).any(dim=-1).tolist()], moved)
 
-    def attended(self, rows: int) -> int:
+    def attended(self, rows: int, by_head: bool = False) -> int:
         """About how many numbers one edit's attention takes: keys and values for each head, biases and weights."""
         self_read, _ = self.passage.calls[0].reads.values()
         heads, width = self_read.keys.shape[1], self_read.keys.shape[3]

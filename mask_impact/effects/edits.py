@@ -24,6 +24,10 @@ class Edit:
     readers: tuple[int, ...] | None = None  # sorted; None: every later position, a position itself not among them
     heads: Mapping[int, tuple[int, ...]] | None = None  # query heads by layer; None: all heads of all masked layers
 
+    def acts_in(self, layer: int) -> bool:
+        """Whether it takes edges out of this layer, if the layer is masked."""
+        return self.heads is None or bool(self.heads.get(layer))
+
 
 def edited_positions(edits: Sequence[Edit], start: int, length: int) -> torch.Tensor:
     """[B, 1, n, T] bool: which positions (last axis) each row from `start` on does not read."""

@@ -99,16 +99,17 @@ class Passage:
             reading[row, list(edit.readers or ())] = True
         seen = {id(call.bias): _visible(call.bias, length) for call in self.calls[first:]}
         changed = torch.zeros(len(edits), length, dtype=torch.bool)  # the states that an edit can change
-        done: set[tuple[int, bool]] = set()  # what cannot change any more
+        done: set[tuple[int, bytes]] = set()  # what cannot change any more
         moved = []
         for index, call in enumerate(self.calls[first:], start=first):
-            step = (id(call.bias), index <= last)
+            acts = torch.tensor([index <= last and edit.acts_in(index) for edit in edits]).unsqueeze(1)
+            step = id(call.bias), acts.numpy().tobytes()
             if step not in done:
                 sees = seen[id(call.bias)]
                 further = _any(changed, sees | causal if stateful else sees)
-                if index <= last:
+                if acts.any():
                     named = _any(members, sees) & reading
-                    further |= torch.where(later, _any(members, sees & causal.tril(-1)), named)
+                    further |= torch.where(later, _any(members, sees & causal.tril(-1)), named) & acts
                 if (further & ~changed).any():
                     changed, done = changed | further, set()
                 else:

@@ -1,8 +1,7 @@
 """All effects of a run: every unit, window and block at every generation step, as tables.
 
-Masks that every later position stops reading are run once for the whole answer. The predicting position is another one
-at every step, so masks that it alone stops reading are run step by step; and so is everything where positions depend on
-the length of the text.
+Masks are run once for the whole answer, but for those of the predicting position, which is another one at every step:
+they are run step by step; and so is everything where positions depend on the length of the text.
 
 In:  a run that is finished (what was generated), and what is asked for.
 Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for, as columns.
@@ -19,6 +18,7 @@ from mask_impact.effects.answer import WHOLE_ANSWER, Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
 from mask_impact.effects.carry_decoder import Decoding
 from mask_impact.effects.recorded_forward import Passage
+from mask_impact.effects.routes import Route
 from mask_impact.effects.whole import Sums, contrasted, whole_answers
 from mask_impact.effects.work import RECORDING
 from mask_impact.model.generation import decoder_start, longer, model_tensors
@@ -32,6 +32,7 @@ from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit, paired
 from mask_impact.table import Columns
 
+OF_EACH_STEP = "another mask at every step, so there is no row for the whole answer, and no contrast of several tokens"
 NOT_AT_EVERY_STEP = "pairs that are not among the strongest units at every step have no row for the whole answer"
 
 
@@ -51,8 +52,8 @@ def effect_tables(
     masked = answer_units(prepared, passages.start, generated)
     found = _Found(wanted)
     with torch.no_grad():
-        for blocks, effects in passages.over(generated, wanted.two_tokens):
-            found.add(effects, masked, blocks)
+        for routes, effects in passages.over(generated, wanted.two_tokens):
+            found.add(effects, masked, routes)
         texts = [found.text_sums(passages, ids) for ids in wanted.longer_contrast]
     found.complete(texts, len(generated), bool(prepared.given), len(prepared.inputs.tokens))
     return found.tables(), wanted.manifest | found.manifest()
@@ -75,11 +76,11 @@ class Passages:
 
     def over(
         self, answer: Sequence[int], contrast: tuple[int, int] | None = None
-    ) -> Iterator[tuple[list[str], Effects]]:
-        """(blocks that are measured on it, a recorded forward), until every block has every token of `answer`."""
+    ) -> Iterator[tuple[list[Route], Effects]]:
+        """(routes that are measured on it, a recorded forward), until every route has every token of `answer`."""
         tokenizer, request = self.prepared.tokenizer, self.prepared.request
         self.changes_with_length = changes_with_length(self.model, self.prepared, len(answer))
-        for blocks, first, count in parts(self.model, self.prepared, len(answer)):
+        for routes, first, count in parts(self.model, self.prepared, len(answer)):
             what = f"effects step {first + 1}/{len(answer)}"
             self.progress(what, RECORDING * len(decoder_layers(self.model)))
             given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
@@ -87,7 +88,7 @@ class Passages:
             effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
             self._check(effects.passage, first, count)
             effects.progress = functools.partial(self.progress, what)
-            yield blocks, effects
+            yield routes, effects
 
     def _check(self, passage: Passage | Decoding, first: int, count: int) -> None:
         """That neither recording nor an answer after the prompt changes what follows the prompt: there are models whose
@@ -104,13 +105,14 @@ class Passages:
                 raise unsupported(self.model, len(passage.calls) - 1, "the prompt reads the answer that comes after it")
 
 
-def parts(model: Any, prepared: Prepared, count: int) -> list[tuple[list[str], int, int]]:
-    """(blocks, first step, number of steps) of every recorded forward that `count` output tokens need."""
-    blocks = list(prepared.effects.blocks)
+def parts(model: Any, prepared: Prepared, count: int) -> list[tuple[list[Route], int, int]]:
+    """(routes, first step, number of steps) of every recorded forward that `count` output tokens need."""
+    routes = list(prepared.effects.routes)
     if count == 1 or changes_with_length(model, prepared, count):
-        return [(blocks, step, 1) for step in range(count)]
-    at_once = [block for block in blocks if block != "last"]
-    alone = [(["last"], step, 1) for step in range(count)] if "last" in blocks else []
+        return [(routes, step, 1) for step in range(count)]
+    at_once = [route for route in routes if not route.by_step]
+    others = [route for route in routes if route.by_step]
+    alone = [(others, step, 1) for step in range(count)] if others else []
     return ([(at_once, 0, count)] if at_once else []) + alone
 
 
@@ -143,23 +145,25 @@ class _Found:
         self.effects: list[tuple[tuple[int, int, int], Effect]] = []  # step, window, block
         self.traces: list[tuple[tuple[int, int, int], Trace]] = []
         self.rows: list[Effect] = []  # all of them in the table's order, when complete
-        self.at_first: dict[tuple[Window, str], list[Unit]] = {}  # what was masked at the first step
+        self.at_first: dict[tuple[Window, Route], list[Unit]] = {}  # what was masked at the first step
         self.notes: list[str] = []
         self.noise: dict[str, float] = {}
 
-    def add(self, effects: Effects, units: Sequence[Unit], blocks: Sequence[str]) -> None:
+    def add(self, effects: Effects, units: Sequence[Unit], routes: Sequence[Route]) -> None:
         """Measure all that is asked for on one recorded forward."""
-        for place, window in enumerate(self.wanted.windows):
-            for block in blocks:
-                order = self.wanted.blocks.index(block)
-                rows, traces = effects.measure(units, window, block, self.wanted.trace)
-                pairs = pair_effects(effects, units, rows, window, block, self.wanted.pairs)
+        wanted = self.wanted
+        for place, window in enumerate(wanted.windows):
+            for route in routes:
+                order = wanted.routes.index(route)
+                masks = wanted.masks(route, units, window, effects.passage.length)
+                rows, traces = effects.measure_masks(masks, window, wanted.trace)
+                pairs = pair_effects(effects, units, rows, window, route, wanted)
                 rows += [row for row, _ in pairs]
                 self.effects += [((row.generation_step, place, order), row) for row in rows]
                 self.traces += [((row.generation_step, place, order), row) for row in traces]
                 if effects.step == 0:
                     seen = [unit for unit in units if effects.sees(unit, 0)]
-                    self.at_first[window, block] = seen + [unit for row, unit in pairs if row.generation_step == 0]
+                    self.at_first[window, route] = seen + [unit for row, unit in pairs if row.generation_step == 0]
         self._hear(effects)
 
     def _hear(self, effects: Effects) -> None:
@@ -169,9 +173,10 @@ class _Found:
     def text_sums(self, passages: Passages, ids: Sequence[int]) -> Sums:
         """The log-probability of these tokens in the place of the answer, under every mask of its first step."""
         rows: list[Effect] = []
-        for blocks, effects in passages.over(ids):
-            for (window, block), units in self.at_first.items():
-                rows += effects.measure(units, window, block)[0] if block in blocks else []
+        for routes, effects in passages.over(ids):
+            for (window, route), units in self.at_first.items():
+                masks = self.wanted.masks(route, units, window, effects.passage.length) if route in routes else []
+                rows += effects.measure_masks(masks, window)[0]
             self._hear(effects)
         whole = whole_answers(rows, len(ids))
         return {mask: (row.logprob, row.logprob_change) for mask, row in whole.items()}
@@ -191,6 +196,9 @@ class _Found:
             pairs = [sum(row.interaction is not None for row in rows) for rows in (self.rows, whole)]
             if pairs[0] > steps * pairs[1]:
                 self.notes.append(NOT_AT_EVERY_STEP)
+        others = [route.name for route in self.wanted.routes if not route.at_every_step]
+        if others and (texts or whole or steps > 1):
+            self.notes.append(f"{', '.join(others)}: {OF_EACH_STEP}")
         if texts:
             self.rows = [contrasted(row, texts) if row.generation_step == 0 else row for row in self.rows]
             whole = [contrasted(row, texts) for row in whole]
@@ -202,21 +210,23 @@ class _Found:
         return {"effects": columns(Effect, self.rows)} | trace
 
     def manifest(self) -> dict[str, Any]:
-        return {"noise": self.noise, "notes": self.notes, "strongest": strongest(self.rows)}
+        notes = [*self.wanted.notes, *self.notes]
+        return {"noise": self.noise, "notes": notes, "strongest": strongest(self.rows)}
 
 
 def pair_effects(
-    found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, block: str, count: int
+    found: Effects, units: Sequence[Unit], rows: Sequence[Effect], window: Window, route: Route, wanted: Asked
 ) -> list[tuple[Effect, Unit]]:
-    """The effects of all pairs among the `count` units that change each step's log-probability most, and how much more
-    or less a pair does than its two units do alone."""
+    """The effects of all pairs among the `wanted.pairs` units that change each step's log-probability most, and how
+    much more or less a pair does than its two units do alone."""
     interacting: list[tuple[Effect, Unit]] = []
-    for step in dict.fromkeys(row.generation_step for row in rows) if count else ():
+    for step in dict.fromkeys(row.generation_step for row in rows) if wanted.pairs else ():
         alone = [row for row in rows if row.generation_step == step]
         seen = [unit for unit in units if found.sees(unit, step)]
-        places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[:count])
+        places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[: wanted.pairs])
         pairs = [(pair, places[a], places[b]) for pair, a, b in paired([seen[place] for place in places])]
-        measured, _ = found.measure([pair for pair, _, _ in pairs], window, block)
+        masks = wanted.masks(route, [pair for pair, _, _ in pairs], window, found.passage.length)
+        measured, _ = found.measure_masks(masks, window)
         for row, (pair, a, b) in zip((row for row in measured if row.generation_step == step), pairs, strict=True):
             apart = row.logprob_change - alone[a].logprob_change - alone[b].logprob_change
             interacting.append((replace(row, interaction=apart), pair))

@@ -51,6 +51,9 @@ def _whole(mask: Effect, by_step: Mapping[int, Effect]) -> Effect:
 
 
 def contrasted(row: Effect, texts: Sequence[Sums]) -> Effect:
-    """A row with the contrast of two texts in the place of the answer, under its mask."""
+    """A row with the contrast of two texts in the place of the answer, under its mask; without one where the mask is
+    another one at every step."""
+    if any(mask_of(row) not in sums for sums in texts):
+        return row
     (first, first_change), (second, second_change) = (sums[mask_of(row)] for sums in texts)
     return replace(row, contrast=first - second, contrast_change=first_change - second_change)

@@ -29,9 +29,11 @@ def effects_work(asked: Asked, starts: Sequence[int], prompt: int, tokens: int, 
     masked = [*starts, *[prompt // 2] * pairs]
     work = 0.0
     for count in (tokens, *map(len, asked.longer_contrast)):
-        for block in asked.blocks:
-            times = count if block == "last" else 1
-            work += RECORDING * layers * times
+        by_step = [route for route in asked.routes if route.by_step]
+        work += RECORDING * layers * (len(by_step[:1]) * count + (len(by_step) < len(asked.routes)))
+        for route in asked.routes:
+            times = (count if route.by_step else 1) * max(1, asked.by_head)
+            begins = route.begins(masked, prompt + count - 1)
             for window in asked.windows:
-                work += times * masks_work(masked, window, layers, prompt + count - 1, block)
+                work += times * masks_work(begins, window, layers, prompt + count - 1, route.block)
     return work

@@ -107,10 +107,10 @@ class ResultFiles:
     def commit(self, manifest: dict[str, Any], pictures: Pictures = ()) -> dict[str, Path]:
         """Complete the files and move them into place. They replace all results of an earlier run.
 
-        `manifest` is written with schema_version, rows and files filled in here, and a note for a report that is too
-        large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path of every
-        format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises OSError if
-        a file cannot be completed or moved.
+        `manifest` is written with schema_version, rows, files and their sizes filled in here, and a note for a report
+        that is too large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path
+        of every format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises
+        OSError if a file cannot be completed or moved.
         """
         with self._whole_or_unusable():
             formats = self._possible_formats(pictures)
@@ -121,14 +121,15 @@ class ResultFiles:
             manifest = version | manifest | version | {"rows": self.rows, "files": names, "tables": tables}
             if self.notes:
                 manifest["notes"] = [*manifest.get("notes", []), *self.notes]
-            text = manifest_text(manifest)
-            (self._temporary / self._manifest.name).write_bytes(text.encode())
             for fmt in formats:
                 self._writers[fmt].finish(manifest)
                 self._writers[fmt].close()
             for table in tables:
                 kind = table.removeprefix(f"{self.name}_").partition(".")[0]
                 write_side_table(self._temporary / table, self._tables[kind], manifest)
+            sizes = {name: (self._temporary / name).stat().st_size for name in (*names, *tables)}
+            text = manifest_text(manifest | {"bytes": sizes})
+            (self._temporary / self._manifest.name).write_bytes(text.encode())
             for name in (*names, *tables, self._manifest.name):
                 _sync_file(self._temporary / name)
             self._replace([*names, *tables])

@@ -19,6 +19,7 @@ from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
 from mask_impact.model.layers import last_pass_only
+from mask_impact.model.weights import check_finite
 from mask_impact.options import VARIANTS, Progress
 from mask_impact.prompt.inputs import Token, tokens_of
 from mask_impact.prompt.prepared import Prepared
@@ -116,6 +117,8 @@ class Measurement:
         query = record.queries[position - self.places.first]
         masks = [[member - first for member in unit.positions] for unit in masked]
         impact = self.meter.impact(record, query, masks)
+        if not torch.stack([impact.l2.amax(), impact.lengths.amax()]).isfinite().all():
+            raise too_large(self.model, record.index, float(torch.maximum(impact.l2.amax(), impact.lengths.amax())))
         block = self._block(record.index, self._names(prefix, impact), masked, step, position, impact)
         self.findings.seconds["replay"] += time.perf_counter() - started
         self._gather(block, masked, position, impact)
@@ -197,6 +200,18 @@ class Measurement:
 def _emptied(cosine: np.ndarray, l2: np.ndarray, lengths: np.ndarray) -> bool:
     """Whether a mask takes all of a vector: its change is as long as the vector was, and it has no direction left."""
     return bool(((cosine == 1) & (l2 > 0) & (np.abs(l2 - lengths) <= 1e-5 * lengths)).any())
+
+
+def too_large(model: Any, layer: int, length: float) -> UserError:
+    """What is said where the model's own vectors overflow: most often, weights that were damaged or badly converted.
+
+    Raises UserError for weights that are no numbers.
+    """
+    check_finite(model)
+    return UserError(
+        f"the model's own numbers are too large in {model.dtype}: a vector of layer {layer} has the length {length}; "
+        "take another `dtype`, or a checkpoint whose weights are of a usual size"
+    )
 
 
 def _skipped(record: LayerRecord) -> dict[str, Any]:

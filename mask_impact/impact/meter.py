@@ -14,6 +14,7 @@ from mask_impact.impact.vectors import Rounding, Vectors
 from mask_impact.model.memory import Portion, explained
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import refusing, unsupported
+from mask_impact.model.weights import check_finite
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,7 @@ class Meter:
             relative = l2 / max(length, 1e-30)
             noise[name] = max(noise.get(name, (0.0, 0.0)), (l2, relative))
             if not l2 <= limit * max(length, scale):
+                check_finite(self.model)
                 raise unsupported(
                     self.model,
                     record.index,

@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from mask_impact.errors import UserError
-from mask_impact.impact.measurement import Measurement
+from mask_impact.impact.measurement import Measurement, too_large
 from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.model.towers import unsupported
 
@@ -25,6 +27,7 @@ def check_before_work(measurement: Measurement, recording: Recording) -> None:
     """
     started = time.perf_counter()
     model, places, findings = measurement.model, measurement.places, measurement.findings
+    check_sizes(measurement, recording)
     kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or {}
     first: dict[Any, LayerRecord] = {}
     for record in recording.with_attention():
@@ -42,6 +45,15 @@ def check_before_work(measurement: Measurement, recording: Recording) -> None:
                 what = "masking the token with the largest effect on its attention changes nothing"
                 raise unsupported(model, record.index, what)
     findings.seconds["check"] += time.perf_counter() - started
+
+
+def check_sizes(measurement: Measurement, recording: Recording) -> None:
+    """Raises UserError where a layer's own numbers are too large to be compared, or none."""
+    for record in recording.with_attention():
+        precise = torch.promote_types(next(iter(record.queries.values())).output.dtype, torch.float32)
+        for query in record.queries.values():
+            if not (length := query.output.to(precise).norm()).isfinite():
+                raise too_large(measurement.model, record.index, float(length))
 
 
 def check_unmasked(measurement: Measurement, recording: Recording, position: int) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,8 @@ def value_of(option: Option, value: Any) -> Any:
     try:
         if option.from_python is not None:
             return option.from_python(value)
+        if value is None and option.default is None:
+            return None
         if option.kind in ("repeated", "pair"):
             return _texts(value)
         if option.kind == "list":
@@ -141,11 +144,21 @@ def prepared_model(
         raise UserError(f"give both model and {'processor' if vision else 'tokenizer'}, or neither and a model_name")
     if model is not None:
         model = unwrapped(model)
+        _check_reader(reader, vision)
         return model, prepare(reader, model.config, request, vision), {}
-    source = find.find_model(model_name, vision=vision)
+    if not isinstance(model_name, str | os.PathLike):
+        raise UserError(f"`model` is {model_name!r}; it must be {find.NAMES}")
+    source = find.find_model(os.fspath(model_name), vision=vision)
     prepared = prepare(session.load_reader(source), source.config, request, vision)
     chosen = load.choose_device(device)
     return load.load_model(source, chosen, load.choose_dtype(dtype, chosen)), prepared, source.manifest
+
+
+def _check_reader(reader: Any, vision: bool) -> None:
+    """Raises UserError for a tokenizer that is none, as the path of one."""
+    name, makes = ("processor", "AutoProcessor") if vision else ("tokenizer", "AutoTokenizer")
+    if not callable(reader) or not hasattr(getattr(reader, "tokenizer", None) if vision else reader, "get_vocab"):
+        raise UserError(f"{name} is {str(reader)[:100]!r}; pass what {makes}.from_pretrained gives")
 
 
 @as_keywords()

@@ -32,7 +32,11 @@ class EffectsRequest(TypedDict, total=False):
     mask_unit: str | None
     spans: str | Sequence[str]
     mask_layers: str | Sequence[int | str]
-    blocks: str | Sequence[str]
+    readers: str | Sequence[str]
+    blocks: tuple[str, ...] | None
+    routes: str | Sequence[str]
+    by_head: bool
+    heads: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
     no_check: bool
@@ -70,7 +74,11 @@ class VLEffectsRequest(TypedDict, total=False):
     mask_unit: str | None
     spans: str | Sequence[str]
     mask_layers: str | Sequence[int | str]
-    blocks: str | Sequence[str]
+    readers: str | Sequence[str]
+    blocks: tuple[str, ...] | None
+    routes: str | Sequence[str]
+    by_head: bool
+    heads: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
     no_check: bool

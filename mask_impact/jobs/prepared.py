@@ -6,6 +6,7 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.routes import names_in
 from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
@@ -16,7 +17,8 @@ from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
 from mask_impact.prompt.messages import images_of
 from mask_impact.prompt.prepared import Prepared
-from mask_impact.prompt.unit_syntax import Chosen
+from mask_impact.prompt.sets import Sets
+from mask_impact.prompt.unit_syntax import Chosen, by_name
 from mask_impact.prompt.units import Unit, units
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
@@ -45,6 +47,7 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
         if said := read_as(tokenizer, given, request.answer or ""):
             inputs = replace(inputs, notes=[*inputs.notes, f"the tokenizer reads `answer` as {said!r}"])
     tower, layers, heads = check_model(config, request)
+    asking.check_needed(request)
     asked = asked_units(request)
     check_images(inputs, request)
     text_config = config.get_text_config(decoder=True)
@@ -54,9 +57,6 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     if request.queries is None:
         request = replace(request, queries="all" if tower.only_reads else "last")
     places.queries(request.queries or ())
-    effects = asking.asked(request, tokenizer, tower.size(config)[0], inputs, is_encoder_decoder(config))
-    for ids in effects.contrast_ids if effects else ():
-        lengths.check_length(text_config, len(inputs.tokens), len(ids), "contrast")
     in_prompt = units(asked, tokenizer, inputs, inputs.tokens, request.mask_mode)
 
     def together(tokens: Sequence[Token]) -> Sequence[Unit]:
@@ -66,6 +66,10 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
 
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
+    sets = Sets(tokenizer, inputs, places, named_spans(tokenizer, inputs, request), _sees_ahead(request))
+    effects = asking.asked(request, tokenizer, tower.size(config), sets, in_prompt)
+    for ids in effects.contrast_ids if effects else ():
+        lengths.check_length(text_config, len(inputs.tokens), len(ids), "contrast")
     model_layers, work = tower.size(config)[0], 0.0
     if effects:
         length = len(inputs.tokens)
@@ -127,8 +131,30 @@ def check_images(inputs: ModelInputs, request: Request) -> None:
 
 
 def asked_units(request: Request) -> Chosen:
-    """What is masked together. Raises UserError for spans and regions that are not written as such."""
-    return Chosen.of(request.mask_unit, request.spans, request.regions, request.region_masks)
+    """What is masked together. Raises UserError for spans and regions that are not written as such.
+
+    Those that readers or a route name are sets of positions, and no units.
+    """
+    Chosen.of(None, **_places(request))
+    own, _ = by_name(_places(request), names_in(request) if request.effects else ())
+    return Chosen.of(request.mask_unit, **own)
+
+
+def named_spans(tokenizer: Any, inputs: ModelInputs, request: Request) -> dict[str, tuple[int, ...]]:
+    """The positions of the spans and regions that readers or a route name. Raises UserError."""
+    _, sets = by_name(_places(request), names_in(request) if request.effects else ())
+    if not any(sets.values()):
+        return {}
+    found = units(Chosen.of(None, **sets), tokenizer, inputs, inputs.tokens, request.mask_mode)
+    return {unit.label: unit.positions for unit in found}
+
+
+def _places(request: Request) -> dict[str, tuple[str, ...]]:
+    return {"spans": request.spans, "regions": request.regions, "region_masks": request.region_masks}
+
+
+def _sees_ahead(request: Request) -> bool:
+    return request.vision_attention == "bidirectional"
 
 
 def output_bytes(prepared: Prepared, formats: Sequence[str]) -> int:

@@ -21,7 +21,8 @@ OBJECTS = (
     "model.safetensors.index.json", "pytorch_model.bin.index.json",
 )  # fmt: skip
 MAPS_IN = {  # what a file is of no use without
-    "tokenizer.json": "model", "model.safetensors.index.json": "weight_map", "pytorch_model.bin.index.json": "weight_map",
+    "tokenizer.json": "model", "model.safetensors.index.json": "weight_map",
+    "pytorch_model.bin.index.json": "weight_map",
 }  # fmt: skip
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 KINDS: dict[str, Any] = {  # of fields whose default is none
@@ -46,9 +47,7 @@ def check_ids(folder: Path | None) -> None:
         for name in IDS:
             value = found.get(name)
             if not all(isinstance(each, int) for each in (value if isinstance(value, list) else [value or 0])):
-                raise UserError(
-                    f"{str(path)!r} has {name} {value!r}; it must be the number of a token, or a list of them"
-                )
+                raise UserError(f"{str(path)!r} has {name} {value!r}; it must be a token's number, or a list of them")
 
 
 def fault(folder: Path, said: str) -> str | None:
@@ -93,7 +92,7 @@ def _damage(path: Path) -> str | None:
     if path.name in OBJECTS and not isinstance(found, dict):
         return f"holds {_kind(found)}, not a mapping"
     needed = MAPS_IN.get(path.name)
-    return f"has no {needed}" if needed and not isinstance(found[needed] if needed in found else None, dict) else None
+    return f"has no {needed}" if needed and not isinstance(found.get(needed), dict) else None
 
 
 def _defaults(model_type: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.errors import UserError
+from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.adapters import is_adapted, is_tied
 from mask_impact.model.layers import replaced_forward
 
@@ -37,6 +37,11 @@ def unwrapped(model: Any) -> PreTrainedModel:
                 "model is neither a transformers model nor one wrapped by peft, DataParallel or torch.compile; pass "
                 "what from_pretrained gave"
             )
+    if not model.can_generate():
+        raise UserError(
+            f"model has no output head for tokens ({type(model).__name__}); pass the whole model, as "
+            "AutoModelForCausalLM gives it, not the part of it that computes states"
+        )
     if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):  # a DTensor
         raise UserError("the weights of the model are spread over processes; pass a model that is whole in one process")
     return model
@@ -62,9 +67,40 @@ def measurable(model: PreTrainedModel) -> Iterator[list[str]]:
     exception. Yields notes for the manifest."""
     notes: list[str] = []
     with ExitStack() as undo:
-        for enter in (_evaluating, _in_its_own_dtype, _not_compiled, _adapters_merged):
+        for enter in (_hooks_told, _evaluating, _plain_outputs, _in_its_own_dtype, _not_compiled, _adapters_merged):
             notes += undo.enter_context(enter(model))
         yield notes
+
+
+@contextmanager
+def _hooks_told(model: PreTrainedModel) -> Iterator[list[str]]:
+    """Hooks of the caller's own take part, and a refusal names them: it may be theirs and not the family's."""
+    hooked = [name or "the model" for name, module in model.named_modules() if _has_hooks(module)]
+    count = "1 module" if len(hooked) == 1 else f"{len(hooked)} modules"
+    has = f"the model has hooks of its own on {count} ({', '.join(hooked[:3])})"
+    try:
+        yield [f"{has}; they took part"] if hooked else []
+    except UnsupportedModel as error:
+        if not hooked:
+            raise
+        what = "take them off if they act across positions"
+        raise UnsupportedModel(f"{has}; {what}. Measured with them: {error}") from error
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+@contextmanager
+def _plain_outputs(model: PreTrainedModel) -> Iterator[list[str]]:
+    """Without what the caller has set about outputs: sdpa has no attention weights to give, and tuples no names."""
+    wanted = {"_output_attentions": False, "return_dict": True}
+    configs = {id(module.config): module.config for module in model.modules() if isinstance(module, PreTrainedModel)}
+    with ExitStack() as undo:
+        for values in (config.__dict__ for config in configs.values()):
+            undo.callback(values.update, {name: values[name] for name in wanted if name in values})
+            values.update({name: value for name, value in wanted.items() if name in values})
+        yield []
 
 
 @contextmanager

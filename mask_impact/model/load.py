@@ -139,6 +139,9 @@ def load_model(
         spread = {"device_map": {"": device}}  # some of them cannot be moved
     with quantized.named(more):
         model, found = _read(source, config, dtype, spread)
+    for part in model.modules():
+        if isinstance(part, transformers.PreTrainedModel):
+            part.config.return_dict = True  # outputs are read by name; old checkpoints may ask for tuples
     _NOTES[model] = (*notes, *more, *found)
     if device_map is not None:
         weakref.finalize(model, folder.cleanup)  # at the latest when the program ends

@@ -22,6 +22,7 @@ from mask_impact.model.generation import decoder_beginning, greedy
 from mask_impact.model.memory import explained
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import family
+from mask_impact.model.weights import check_finite
 
 
 @dataclass
@@ -57,14 +58,15 @@ def check_untouched(
     if known.ids is None or not torch.equal(known.ids, inputs["input_ids"]):
         known.ids, known.logits = inputs["input_ids"], untouched_logits(model, inputs)
     assert known.logits is not None
-    if known.logits.isnan().any():
+    if known.logits.isnan().any() or (known.logits == torch.inf).any():  # minus infinity is a token that is ruled out
         raise UserError(
-            f"the model's own logits are not numbers (NaN) in {model.dtype}; take another `dtype`, or a checkpoint "
-            "whose weights are all finite"
+            f"the model's own logits are not numbers (NaN or infinite) in {model.dtype}; take another `dtype`, or a "
+            "checkpoint whose weights are all finite"
         )
     difference = relative_difference(logits, known.logits)
     limit = ROUNDING[model.dtype]
     if not difference <= limit:
+        check_finite(model)
         raise UnsupportedModel(
             f"model family '{family(model)}' cannot be measured truthfully: {how}, it computes other logits than "
             f"untouched, {difference:.2g} of their spread apart (rounding in {model.dtype} explains {limit:.2g})"

@@ -70,6 +70,18 @@ def check_complete(
     return [f"left out of the checkpoint: {counted(keys)} ({why})" for keys, why in left_out if keys]
 
 
+def check_finite(model: Any) -> None:
+    """Raises UserError for weights that are no numbers. Asked where a check of the model has failed: attention may pass
+    over them (sdpa gives 0 where all of a row is NaN), so that the logits are numbers, and the family would be blamed.
+    """
+    wrong = [name for name, weight in model.named_parameters() if not (weight.is_meta or weight.isfinite().all())]
+    if wrong:
+        raise UserError(
+            f"the model has weights that are no numbers (NaN or infinite) in {model.dtype}: {counted(wrong)}; take "
+            "another `dtype`, or a checkpoint whose weights are all finite"
+        )
+
+
 def check_plain(name: str, model: Any, stored: Stored) -> None:
     """Raises UserError for numbers that need a scale, in a checkpoint whose config knows of no quantisation."""
     parameters = {key for key, _ in model.named_parameters()}

@@ -46,7 +46,7 @@ def rendered(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     Raises UserError where the template fails, and where it leaves out what a user or system message says.
     """
     try:
-        text = _applied(reader, messages)
+        text = applied(reader, messages)
         why = _left_out(text, messages)
     except UserError:
         raise
@@ -69,7 +69,7 @@ def _counted(messages: Sequence[Mapping[str, Any]]) -> str:
     return "message" if len(messages) == 1 else "conversation"
 
 
-def _applied(reader: Any, messages: Sequence[Mapping[str, Any]], **more: Any) -> str:
+def applied(reader: Any, messages: Sequence[Mapping[str, Any]], **more: Any) -> str:
     continued = messages[-1]["role"] == "assistant"
     copies = [copied(each) for each in messages]  # transformers changes what it is given
     return str(
@@ -112,14 +112,14 @@ def _other_form(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str | Non
     """Whether the template would have taken the messages' contents as texts in place of parts, or the reverse, or the
     messages as they are with a list of tools beside them."""
     with contextlib.suppress(Exception):
-        if not _left_out(_applied(reader, messages, tools=[TOOL]), messages):
+        if not _left_out(applied(reader, messages, tools=[TOOL]), messages):
             return "it needs a list of tools, which cannot be given here"
     if as_texts := any(not isinstance(each["content"], str) for each in messages):
         other = [{**each, "content": "\n".join(texts_of(each))} for each in messages]
     else:
         other = [{**each, "content": parts_of(each)} for each in messages]
     try:
-        if _left_out(_applied(reader, other), other):
+        if _left_out(applied(reader, other), other):
             return None
     except Exception:
         return None
@@ -154,7 +154,7 @@ def opening(reader: Any, prompt: str) -> str | None:
 
 def beginning(reader: Any) -> str:
     """What the template puts before the first text; nothing where it fails."""
-    return (_around(reader, PROBES[:1]) or [""])[0]
+    return (around(reader, PROBES[:1]) or [""])[0]
 
 
 def user_marks(reader: Any) -> list[str]:
@@ -177,8 +177,8 @@ def _marks(reader: Any) -> tuple[str, list[str], list[str]]:
     user's text; and the one before the answer. Of the words each as it is and without the tokens that begin and end
     texts: "</s><s>[INST]" and "[INST]"."""
     names = _tokenizer(reader)
-    one = _around(reader, PROBES[:1])
-    several = _around(reader, PROBES) or one
+    one = around(reader, PROBES[:1])
+    several = around(reader, PROBES) or one
     if not one or not several:
         return "", [], []
     special = [str(found.content) for found in names.added_tokens_decoder.values()]
@@ -192,14 +192,14 @@ def _marks(reader: Any) -> tuple[str, list[str], list[str]]:
     return begins, _last_words(user), _last_words(answer)
 
 
-def _around(reader: Any, texts: Sequence[str]) -> list[str]:
+def around(reader: Any, texts: Sequence[str]) -> list[str]:
     """The template's own text before, between and after these, in turn the user's and the assistant's."""
     roles = ["user", "assistant"] * len(texts)
     messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
     if reader is not _tokenizer(reader):  # a processor's template takes parts
         messages = [{**each, "content": parts_of(each)} for each in messages]
     try:
-        found = re.split("|".join(map(re.escape, texts)), _applied(reader, messages))
+        found = re.split("|".join(map(re.escape, texts)), applied(reader, messages))
     except Exception:  # `rendered` will say so
         return []
     return found if len(found) == len(texts) + 1 else []

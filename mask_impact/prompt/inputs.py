@@ -11,6 +11,7 @@ from mask_impact.errors import UserError
 from mask_impact.prompt.chat import beginning, continuing, opening, rendered, taken_as_it_is, template_of
 from mask_impact.prompt.messages import as_recorded, images_of, last_text, with_system
 from mask_impact.prompt.token_text import special_ids, token_text
+from mask_impact.prompt.turns import Said, said_as_written, said_in
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,6 +52,7 @@ class ModelInputs:
     messages: list[dict[str, Any]] | None = None  # of a conversation that was given, as the manifest has them
     notes: list[str] = field(default_factory=list)  # what was done to the prompt that it does not say
     source: Source | None = None  # None where it is not known which part of the text a token is
+    said: Said | None = None  # where the prompt is in a chat template
     # The ids of the prompt with a text after it, cut into tokens together; None for a prompt that was never a text
     followed_by: Callable[[str], list[int]] | None = None
 
@@ -100,10 +102,10 @@ def text_inputs(
     """
     if not messages:
         check_prompt(prompt)
-    text, complete = prompt, False
+    text, complete, said = prompt, False, None
     notes: list[str] = []
     if chat or system is not None or messages:
-        text, complete, notes = _in_chat(tokenizer, prompt, system, messages)
+        text, complete, notes, said = _in_chat(tokenizer, prompt, system, messages)
     fast = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
     encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not complete, **fast)
     ids = encoded["input_ids"]
@@ -125,14 +127,16 @@ def text_inputs(
         messages=as_recorded(messages) if messages else None,
         notes=notes,
         source=Source(text, encoded["offset_mapping"][0].tolist()[: ids.shape[1]]) if fast else None,
+        said=said,
         followed_by=followed_by,
     )
 
 
 def _in_chat(
     tokenizer: Any, prompt: str, system: str | None, messages: Sequence[dict[str, Any]]
-) -> tuple[str, bool, list[str]]:
-    """The text in the chat template; whether it begins as the model's texts begin; and what is to be noted."""
+) -> tuple[str, bool, list[str], Said | None]:
+    """The text in the chat template; whether it begins as the model's texts begin; what is to be noted; and what in it
+    are the messages' words."""
     option = "`messages` were" if messages else "`chat` was" if system is None else "`system` was"
     if template_of(tokenizer) is None:
         raise UserError(
@@ -141,12 +145,12 @@ def _in_chat(
         )
     if images_of(messages):
         raise UserError("`messages` have an image, and this model takes text alone; use mask_impact_vl.py for images")
-    if messages:
-        return rendered(tokenizer, with_system(messages, system)), True, continuing(messages)
-    if mark := opening(tokenizer, prompt):
+    if not messages and (mark := opening(tokenizer, prompt)):
         complete = begins_as_texts_do(tokenizer, prompt) or not begins_as_texts_do(tokenizer, beginning(tokenizer))
-        return prompt, complete, [taken_as_it_is(mark, system)]
-    return rendered(tokenizer, with_system([{"role": "user", "content": prompt}], system)), True, []
+        return prompt, complete, [taken_as_it_is(mark, system)], said_as_written(tokenizer, prompt)
+    told = with_system(messages or [{"role": "user", "content": prompt}], system)
+    text = rendered(tokenizer, told)
+    return text, True, continuing(told) if messages else [], said_in(tokenizer, told, text)
 
 
 def begins_as_texts_do(tokenizer: Any, text: str) -> bool:

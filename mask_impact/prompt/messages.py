@@ -83,9 +83,7 @@ def _message(message: Any, what: str, folder: Path | None) -> dict[str, Any]:
     try:
         json.dumps(as_recorded([checked]), allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:  # NaN, 1e999, a date, a list in itself
-        raise UserError(
-            f"{what} has a value that no JSON file can hold (such as NaN or a date); leave it out"
-        ) from error
+        raise UserError(f"{what} has a value that no JSON file can hold (NaN, or a date); leave it out") from error
     return checked
 
 

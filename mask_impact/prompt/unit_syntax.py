@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mask_impact.errors import UserError
 
 UNITS = ("token", "word", "sentence", "span")
+
+# The names of sets of positions (sets.py). Those of spans and regions stand beside them, so none may be the same.
+LATER = "later"  # whatever follows what is masked: no set by itself
+SETS = ("first", "last", LATER, "text", "image", "system", "question", "template", "generated")
+TAKEN = (*SETS, "all")  # as the effects table calls the readers `later`
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,20 @@ class Chosen:
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"{names.count(name)} spans have the name {name!r}; give each a name of its own")
+            if name in TAKEN:
+                raise UserError(
+                    f"a span or region cannot have the name {name!r}, which is that of a set of positions; give another"
+                )
         return places
+
+
+def by_name(texts: Mapping[str, Iterable[str]], names: Collection[str]) -> tuple[dict[str, tuple[str, ...]], ...]:
+    """Spans and regions, texts by field: those whose name is none of `names`, and those whose name is."""
+    found: tuple[dict[str, tuple[str, ...]], ...] = {}, {}
+    for field, given in texts.items():
+        for which in (False, True):
+            found[which][field] = tuple(text for text in given if (_named(text)[0] in names) == which)
+    return found
 
 
 def _check_alone(chosen: Chosen) -> None:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.chat import continuing
 from mask_impact.prompt.grids import Encoded, Layout, layout, side
 from mask_impact.prompt.images import Picture, open_picture
 from mask_impact.prompt.inputs import ModelInputs, Token, added_ends, begins_as_texts_do, ends_note, tokens_of
@@ -67,9 +66,9 @@ def vision_inputs(
     image_id = image_token_id(processor, config)
     own = own_tokens(processor, processor.tokenizer.convert_ids_to_tokens(image_id))
     if messages:
-        text, notes = conversation(processor, messages, system, own), continuing(messages)
+        text, notes, said = conversation(processor, messages, system, own)
     else:
-        text, notes = wording(processor, prompt, len(pictures), system, own)
+        text, notes, said = wording(processor, prompt, len(pictures), system, own)
     outputs, ends = without_ends(processor.tokenizer, text, encoded(processor, text, pictures, max_pixels))
     tokens, images = placed(processor, config, outputs, pictures, max_pixels, image_id)
     # PaliGemma's processor also returns labels, which are for training
@@ -89,6 +88,7 @@ def vision_inputs(
         pictures=[picture.image for picture in pictures],
         messages=as_recorded(messages) if messages else None,
         notes=[*notes, *ends],
+        said=said,
         followed_by=followed_by,
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.chat import opening, rendered, taken_as_it_is, template_of, user_marks
+from mask_impact.prompt.chat import continuing, opening, rendered, taken_as_it_is, template_of, user_marks
 from mask_impact.prompt.inputs import check_prompt
 from mask_impact.prompt.messages import texts_of, with_system
+from mask_impact.prompt.turns import Said, said_as_written, said_in
 
 MARKER = "<image>"  # where a picture stands in the user's prompt
 PICTURE = {"type": "image"}
@@ -20,22 +21,32 @@ def own_tokens(processor: Any, image_token: str | None = None) -> tuple[str, ...
     return tuple(own for own in (getattr(processor, "image_token", None), image_token) if own)
 
 
-def wording(processor: Any, prompt: str, count: int, system: str | None, own: Sequence[str]) -> tuple[str, list[str]]:
-    """A prompt with `count` pictures in the chat template, and what is to be noted. Raises UserError."""
+Worded = tuple[str, list[str], Said | None]  # the text, what is to be noted, and what in it are the messages' words
+
+
+def wording(processor: Any, prompt: str, count: int, system: str | None, own: Sequence[str]) -> Worded:
+    """A prompt with `count` pictures in the chat template. Raises UserError."""
     check_prompt(prompt.replace(MARKER, ""))
     if mark := opening(processor, prompt):
         note = taken_as_it_is(mark, system)
-        return with_pictures(processor, prompt, count, mark, own), [note]
-    return in_template(processor, message(prompt, count, own), system), []
+        text = with_pictures(processor, prompt, count, mark, own)
+        return text, [note], said_as_written(processor, text)
+    content = message(prompt, count, own)
+    text = in_template(processor, content, system)
+    if template_of(processor) is None:
+        return text, [], None
+    return text, [], said_in(processor, _told(content, system), text)
 
 
-def conversation(processor: Any, messages: Sequence[dict[str, Any]], system: str | None, own: Sequence[str]) -> str:
+def conversation(processor: Any, messages: Sequence[dict[str, Any]], system: str | None, own: Sequence[str]) -> Worded:
     """A conversation in the chat template. Raises UserError."""
     if template_of(processor) is None:
         raise UserError("`messages` were given, but this model has no chat template; give a prompt and its images")
     for text in (text for each in messages for text in texts_of(each)):
         check_no_token(text, own, "`messages` hold", 'give each image as a part, {"type": "image", "path": ...}')
-    return rendered(processor, with_system(messages, system, parts=True))
+    told = with_system(messages, system, parts=True)
+    text = rendered(processor, told)
+    return text, continuing(messages), said_in(processor, told, text)
 
 
 def message(prompt: str, count: int, own: Sequence[str]) -> list[dict[str, str]]:
@@ -70,10 +81,14 @@ def check_no_token(text: str, own: Sequence[str], where: str, what_to_do: str) -
 def in_template(processor: Any, content: list[dict[str, str]], system: str | None = None) -> str:
     """The message in the model's chat template; without one, its parts one after the other."""
     if template_of(processor) is not None:
-        return rendered(processor, with_system([{"role": "user", "content": content}], system, parts=True))
+        return rendered(processor, _told(content, system))
     if system is not None:
         raise UserError("`system` was given, but this model has no chat template; leave it out")
     return "".join(part.get("text", processor.image_token) for part in content)
+
+
+def _told(content: list[dict[str, str]], system: str | None) -> list[dict[str, Any]]:
+    return with_system([{"role": "user", "content": content}], system, parts=True)
 
 
 def check_images_there(processor: Any, tokens: int = 0) -> None:
@@ -108,12 +123,12 @@ def picture_text(processor: Any) -> str:
     """What the template writes for a picture: where it differs with a picture and without one."""
     text = {"type": "text", "text": "a question"}
     without, having = (in_template(processor, content) for content in ([text], [PICTURE, text]))
-    start = _shared(without, having)
-    end = _shared(without[start:][::-1], having[start:][::-1])
+    start = shared(without, having)
+    end = shared(without[start:][::-1], having[start:][::-1])
     return having[start : len(having) - end]
 
 
-def _shared(one: str, other: str) -> int:
+def shared(one: str, other: str) -> int:
     """How many characters they have in common at their beginning."""
     pairs = zip(one, other, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

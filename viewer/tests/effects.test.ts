@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { readFileSync } from "node:fs";
-import { effectScores, points, ranks, shownEffects, spearman, unitOrder } from "../src/core/effects.ts";
+import { effectScores, effectWords, points, ranks, shownEffects, spearman, unitOrder } from "../src/core/effects.ts";
 import { DEFAULTS, fromFragment, toFragment, type State } from "../src/core/state.ts";
 import { decodeRun } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
@@ -103,7 +103,6 @@ test("what is damaged, mixed or incomplete is one sentence", async () => {
     /^x_effects.csv: not a table of effects: the column kl is missing; found generation_step/,
   );
   expect(await changed("logprob_change", "other")).toContain("the column logprob_change is missing");
-  expect(await changed(",last,", ",some,")).toContain('row 1: a mask of layers 0 to 3 and block "some" cannot be');
   expect(await changed(",0,3,last", ",3,0,last")).toContain("row 1: a mask of layers 3 to 0");
   expect(await changed(/,1, blue/, ",first, blue")).toContain('line 2: rank is "first", which is not a whole number');
   expect(await changed(/\n[^\n]*\n$/, "\n0,a,1")).toContain("cut off in this row");
@@ -283,10 +282,31 @@ test("the prompt is shaded by the smallest unit a token is in", async () => {
   expect([spread[9], spread[10], spread[8]]).toEqual([of(" blue cup", 9), of(" blue cup", 9), NaN]);
 });
 
+test("rows of named readers and of heads have a cell each", async () => {
+  const [head, first] = csv.trimEnd().split("\n");
+  const masks = ["last", "question", "12-18"].flatMap((block) => [0, 10, 2].map((one) => [block, one] as const));
+  const lines = masks.map(([block, one], place) => {
+    const cells = first.split(",");
+    [cells[3], cells[4], cells[5], cells[7]] = ["3", "3", block, String(-1 - place)];
+    return `${cells.join()},${one}`;
+  });
+  const effects = await effectsOf(textFile([`${head},head`, ...lines].join("\n") + "\n", "some_effects.csv"));
+  expect(effects).toMatchObject({ windows: ["3-3.0", "3-3.2", "3-3.10"], notes: [] });
+  expect(effects.rows.size).toBe(9);
+  const run = { ...(await runWith()), effects };
+  for (const [place, [block, one]] of masks.entries()) {
+    const shown = shownEffects(scene(run, { block, mask: `3-3.${one}`, first: true }))!;
+    expect([shown.block, shown.units[0].value]).toEqual([block, -1 - place]);
+  }
+  expect(effectWords(shownEffects(scene(run, { block: "question", mask: "3-3.10" }))!, run)).toContain(
+    "hidden from the positions “question” in head 10 of layer 3",
+  );
+});
+
 test("the state in the address", () => {
   const state = { ...DEFAULTS, effect: "kl", block: "last", mask: "2-5", order: "strength", shade: "effect" } as const;
   expect(fromFragment(toFragment(state))).toEqual(state);
-  expect(fromFragment("effect=x&block=none&mask=a-b&order=1&shade=<b>")).toEqual(DEFAULTS);
+  expect(fromFragment("effect=x&block=&mask=a-b&order=1&shade=<b>")).toEqual(DEFAULTS);
 });
 
 // --- the whole answer -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /** What masks do to the answer, as it is shown: one measure, block and step; and beside the largest single-layer value. */
 
 import { plainToken } from "../data/cube.ts";
+import { partsOf } from "../data/effects.ts";
 import { membersOf } from "../data/manifest.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
@@ -45,8 +46,8 @@ export interface Shown {
 }
 
 const span = (window: string) => {
-  const [first, last] = window.split("-");
-  return Number(last) - Number(first);
+  const [first, last] = partsOf(window);
+  return last - first;
 };
 
 /** Null: this run has no effects. */
@@ -128,13 +129,19 @@ export function effectWords(
       ? ` (log-probability of ${visible(first)} minus that of ${visible(second)})`
       : "";
   const answer = step === WHOLE ? " of the whole answer" : "";
-  return `${MEASURES[measure]}${answer}${contrast} with the unit hidden from ${BLOCKS[block]} ${layers}`;
+  return `${MEASURES[measure]}${answer}${contrast} with the unit hidden from ${readersOf(block)} ${layers}`;
 }
 
-export const BLOCKS: Record<string, string> = { last: "the predicting position", all: "every later position" };
+const BLOCKS: Record<string, string> = { last: "the predicting position", all: "every later position" };
 
-export const where = (window: string | undefined) =>
-  window ? `in layers ${window.replace("-", " to ")}` : "in its strongest layers";
+/** Who stops reading, by the name in the table. */
+export const readersOf = (block: string) => BLOCKS[block] ?? `the positions “${visible(block)}”`;
+
+export function where(window: string | undefined): string {
+  if (!window) return "in its strongest layers";
+  const [first, last, head] = partsOf(window);
+  return head === undefined ? `in layers ${first} to ${last}` : `in head ${head} of layer ${first}`;
+}
 
 /** Places of the units in the order shown. */
 export function unitOrder({ units, effects }: Shown, order: string): number[] {

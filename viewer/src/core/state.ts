@@ -39,10 +39,10 @@ export interface State {
   /** Picture: share of the colour over the picture, 0 to 1; image tokens folded into one block in the heat map. */
   opacity: number;
   fold: boolean;
-  /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "strongest" or "": all
+  /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head, "strongest" or "": all
    * of them if masks were in all), the order of units. */
   effect: Measure;
-  block: "last" | "all";
+  block: string;
   mask: string;
   order: "auto" | "position" | "strength";
   /** Effects on the token of the step that is shown, or on the whole answer, where they were summed up. */
@@ -107,7 +107,6 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   join: ["max", "mean"],
   theme: ["auto", "light", "dark"],
   effect: ["logprob_change", "kl", "contrast_change", "interaction"],
-  block: ["last", "all"],
   order: ["auto", "position", "strength"],
   answer: ["step", "whole"],
   shade: ["impact", "effect"],
@@ -155,13 +154,14 @@ function valid(name: keyof State, value: unknown): boolean {
     case "heads":
       return Array.isArray(value) && value.every(whole);
     case "mask":
-      return /^(strongest|\d+-\d+)$/.test(value as string);
+      return /^(strongest|\d+-\d+(\.\d+)?)$/.test(value as string);
     case "near":
       return /^(merged|static|\d+)$/.test(value as string);
     case "find":
       return true;
     case "variant":
     case "metric":
+    case "block":
       return typeof value === "string" && value !== "";
     case "step":
     case "lens":

@@ -31,12 +31,13 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
       at("token_position"),
       list[at("token_masked")],
     ];
-    if (first > last || !/^(last|all)$/.test(block)) {
+    if (first > last || !block) {
       throw new LoadError(
-        `row ${count(row + 1)}: a mask of layers ${first} to ${last} and block ${quoted(block)} cannot be (block is last or all)`,
+        `row ${count(row + 1)}: a mask of layers ${first} to ${last} and block ${quoted(block)} cannot be`,
       );
     }
-    const window = `${first}-${last}`,
+    const head = columns.head.length ? columns.head.data[row] : NaN;
+    const window = head >= 0 ? `${first}-${last}.${head}` : `${first}-${last}`,
       key = `${position} ${label}`;
     steps.add(step);
     blocks.add(block);
@@ -53,9 +54,10 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     steps: [...steps].sort((a, b) => a - b),
     blocks: [...blocks].sort().reverse(),
     units: [...units.values()].sort((a, b) => a.position - b.position),
-    windows: [...windows].sort(
-      (a, b) => parseInt(a) - parseInt(b) || Number(a.split("-")[1]) - Number(b.split("-")[1]),
-    ),
+    windows: [...windows].sort((a, b) => {
+      const [one, other] = [partsOf(a), partsOf(b)];
+      return one[0] - other[0] || one[1] - other[1] || (one[2] ?? -1) - (other[2] ?? -1);
+    }),
     numbers: Object.fromEntries(numeric.map((column) => [column, columns[column].data])),
     top: [...columns.top_token.data.subarray(0, table.rows)].map((text) => list[text]),
     notes: twice
@@ -63,6 +65,9 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
       : notes,
   };
 }
+
+/** First and last layer in which a mask held, and the head if it was one: "3-3.5" -> [3, 3, 5]. */
+export const partsOf = (window: string) => window.split(/[-.]/).map(Number);
 
 /** The same from columnar JSON. */
 export function readEffects(json: string, name: string): Effects {

@@ -90,6 +90,7 @@ const TABLES: Record<TableOf, { what: string; names: readonly ColumnName[]; requ
       "contrast",
       "contrast_change",
       "interaction",
+      "head",
     ],
   },
   neighbors: { what: "table of neighbours", names: NEIGHBOR_COLUMNS, required: 5 },

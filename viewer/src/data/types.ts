@@ -101,9 +101,9 @@ export interface Effects {
   name: string;
   fileName: string;
   steps: number[];
-  /** "last": only the predicting position stops reading; "all": every later one. */
+  /** Who stops reading. "last": only the predicting position; "all": every later one; else a set of positions. */
   blocks: string[];
-  /** The layers a mask held in: "2-5". */
+  /** The layers a mask held in: "2-5"; and the head, if it was one: "3-3.5". */
   windows: string[];
   /** By position. `key` is the position and the label. */
   units: { key: string; label: string; position: number }[];

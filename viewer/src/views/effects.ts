@@ -3,9 +3,9 @@
 import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import {
-  BLOCKS,
   effectWords,
   MEASURES,
+  readersOf,
   shownEffects,
   STRONGEST,
   unitOrder,
@@ -22,6 +22,7 @@ import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
 import { capital } from "../core/words.ts";
+import { partsOf } from "../data/effects.ts";
 import { drawScatter, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
 import { caption, colourBar, cut, ends, heading, ofRun } from "./figure.ts";
 import { boxOf, eachColumn, eachRow, laidOut, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
@@ -91,7 +92,7 @@ export class EffectsView extends MatrixView<Found> {
   protected explain(scene: Scene, { shown }: Found): Words {
     const { state } = scene,
       { effects, measures, measure, block, step, window } = shown;
-    const layers = effects.windows.map((each) => [each, `layers ${each.replace("-", " to ")}`]);
+    const layers = effects.windows.map((each) => [each, where(each).slice(3)]);
     const sorted = layers.length > 1 ? "position" : "strength";
     this.#fill(
       "effect",
@@ -110,7 +111,7 @@ export class EffectsView extends MatrixView<Found> {
     );
     this.#fill(
       "block",
-      effects.blocks.map((each) => [each, BLOCKS[each]]),
+      effects.blocks.map((each) => [each, readersOf(each)]),
       block,
     );
     this.#fill(
@@ -218,7 +219,7 @@ export class EffectsView extends MatrixView<Found> {
     return {
       caption: (left) => `${whatText(scene, shown)}${left ? `; ${left} more in the CSV` : ""}`,
       corner: "unit",
-      columns: one ? [...names, "top_token"] : windows.map((each) => `layers ${each}`),
+      columns: one ? [...names, "top_token"] : windows.map((each) => where(each).slice(3)),
       rows: order.length,
       ofTokens: true,
       row: (row) => {
@@ -271,7 +272,7 @@ export class EffectsView extends MatrixView<Found> {
         const unit = units[place],
           row = rows.get([step, block, window, unit.key].join());
         if (row === undefined) return [];
-        const [first_layer, last_layer] = window.split("-");
+        const [first_layer, last_layer] = partsOf(window).map(String);
         const others = Object.keys(numbers)
           .slice(4)
           .map((each) => [each, exact(numbers[each]![row])]);
@@ -335,6 +336,12 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: L
   });
 }
 
+/** The two lines over a column: layers, or layer and head. */
+const namesOf = (window: string) => {
+  const [first, last, head] = partsOf(window);
+  return [first, head ?? last];
+};
+
 function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, order }: Found, layout: Layout): void {
   const {
       effects: { windows },
@@ -367,11 +374,11 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, ord
   const every = Math.ceil(18 / layout.wide);
   eachColumn(painter, layout, columns, (column, middle) => {
     if (column % every) return;
-    windows[column]
-      .split("-")
-      .forEach((layer, line) => painter.text(middle, 12 + 13 * line, layer, { ...small, align: "center" }));
+    namesOf(windows[column]).forEach((name, line) =>
+      painter.text(middle, 12 + 13 * line, String(name), { ...small, align: "center" }),
+    );
   });
-  ["from layer", "to layer"].forEach((text, line) =>
+  (partsOf(windows[0]).length > 2 ? ["layer", "head"] : ["from layer", "to layer"]).forEach((text, line) =>
     painter.text(layout.left - 5, 12 + 13 * line, text, { ...small, align: "right" }),
   );
 }
@@ -390,7 +397,7 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order 
     scale = room / (Math.max(0, ...values) - low || 1);
   const zero = left - low * scale,
     palette = paletteOf(state, both);
-  painter.text(left, 24, `layers ${windows[0].replace("-", " to ")}`, { size: 11, colour: ink.muted });
+  painter.text(left, 24, where(windows[0]).slice(3), { size: 11, colour: ink.muted });
   eachRow(painter, layout, order.length, (row, y) => {
     const value = values[order[row]],
       long = Math.max(1, Math.abs(value) * scale);
