@@ -71,10 +71,6 @@ class Chosen:
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"{names.count(name)} spans have the name {name!r}; give each a name of its own")
-            if name in TAKEN:
-                raise UserError(
-                    f"a span or region cannot have the name {name!r}, which is that of a set of positions; give another"
-                )
         return places
 
 
