@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mask_impact.errors import UserError
 
@@ -97,7 +97,7 @@ class Span:
     regex: str = ""
     positions: tuple[int, int] | None = None
     image: int | None = None
-    written: str = ""  # as it was given, with its name
+    written: str = field(default="", compare=False)  # as it was given, with its name
 
 
 @dataclass(frozen=True)
