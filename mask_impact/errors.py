@@ -8,6 +8,8 @@ class UserError(Exception):
 class UnsupportedModel(UserError):
     """The model cannot be measured truthfully; the message names the family and the reason."""
 
+    final = False  # whether no other way of measuring it would help
+
 
 class OutOfMemory(Exception):
     """The input is good, but memory ran out: one line saying in what, how much was asked for, and what to do."""

@@ -82,7 +82,8 @@ def test_effects_of_words(run):
     rows = Path("output/masking_effects.csv").read_text("utf-8").splitlines()
     found = manifest()
     words = len(found["units"])
-    assert len(rows) == 1 + 2 * (words + words - 1)  # two windows; one word less at the first step
+    steps, whole = words + words - 1, words - 2  # one word less at the first step; the whole answer: the prompt's
+    assert len(rows) == 1 + 2 * (steps + whole)  # two windows
     assert found["effects"]["noise"]["relative"] < 1e-5 and found["effects"]["strongest"]
 
 

@@ -16,6 +16,7 @@ from test_vl_engine import PROMPT, Loaded, folders, images, load, row, tensors  
 from vl_families import available, picture
 
 from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.lens.features import together
 from mask_impact.lens.states import chosen, hidden_states, sees_ahead, text_decoder
 from mask_impact.model import find
 from mask_impact.model.load import load_model
@@ -88,8 +89,7 @@ def test_images_of_one_size_in_one_forward(name: str, load: Any) -> None:  # noq
     loaded = load(name)
     each = [loaded.inputs(PROMPT, picture(84, 112, seed=seed)) for seed in range(3)]
     pieces = torch.tensor([[token.kind == "image" for token in inputs.tokens] for inputs in each])
-    together = {key: torch.cat([tensors(inputs)[key] for inputs in each]) for key in tensors(each[0])}
-    found = hidden_states(loaded.model, together, (0, 2, 3), pieces)
+    found = hidden_states(loaded.model, together([tensors(inputs) for inputs in each]), (0, 2, 3), pieces)
     alone = [hidden_states(loaded.model, tensors(inputs), (0, 2, 3)) for inputs in each]
     for layer in (0, 2, 3):
         wanted = torch.cat([states[layer][0][mask] for states, mask in zip(alone, pieces, strict=True)])

@@ -126,8 +126,8 @@ def test_which_heads_carry_the_color(run):  # noqa: F811
         (["--effects", "--heads", "3.8"], "there is no head 3.8"),
         (["--effects", "--heads", "3.1", "--mask-layers", "0-2"], "layer 3 is not among --mask-layers"),
         (["--effects", "--heads", "not"], "is no list of heads"),
-        (["--span", "question=/blue/"], "cannot have the name 'question'"),
-        (["--span", "all=/blue/"], "cannot have the name 'all'"),
+        (["--effects", "--span", "question=/blue/", "--route", "question -> last"], "also that of a set of positions"),
+        (["--effects", "--span", "first=/blue/", "--readers", "first"], "also that of a set of positions"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(run, flags, part):  # noqa: F811

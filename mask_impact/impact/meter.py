@@ -243,9 +243,10 @@ class Meter:
         if self.wanted.head_space == "output":
             return heads
         if rows.projection is None:
-            raise unsupported(
-                self.model, record.index, "`head_space` residual needs an output projection with a weight"
-            )
+            what = "`head_space` residual needs an output projection with a weight"
+            refusal = unsupported(self.model, record.index, what)
+            refusal.final = True
+            raise refusal
         return head_shares(heads, rows.projection)
 
     def _check(

@@ -35,7 +35,7 @@ def recordings(measurement: Measurement) -> Recorded:
             begun = True
             yield each
     except UnsupportedModel as refusal:
-        if begun or named(measurement.model.config, measurement.request.tower).reads_encoder:
+        if begun or refusal.final or named(measurement.model.config, measurement.request.tower).reads_encoder:
             raise
         measurement.start(RerunMeter)
         measurement.findings.note(

@@ -18,7 +18,7 @@ from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
 from mask_impact.prompt.messages import images_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.sets import Sets
-from mask_impact.prompt.unit_syntax import Chosen, by_name
+from mask_impact.prompt.unit_syntax import TAKEN, Chosen, by_name
 from mask_impact.prompt.units import Unit, units
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
@@ -136,7 +136,13 @@ def asked_units(request: Request) -> Chosen:
     Those that readers or a route name are sets of positions, and no units.
     """
     Chosen.of(None, **_places(request))
-    own, _ = by_name(_places(request), names_in(request) if request.effects else ())
+    own, sets = by_name(_places(request), names_in(request) if request.effects else ())
+    for _, place in Chosen.of(None, **sets).parsed():
+        if place.name in TAKEN:  # elsewhere it is only a label
+            raise UserError(
+                f"a span or region has the name {place.name!r}, which is also that of a set of positions, so it is not "
+                "known which one `readers` or `routes` mean; give it another"
+            )
     return Chosen.of(request.mask_unit, **own)
 
 

@@ -9,7 +9,7 @@ soon as they are computed, so memory does not grow with their number.
 import argparse
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,9 +216,16 @@ def features_of(model: Any, batch: Sequence[Waiting], layers: Sequence[int], por
 
 def states_of(model: Any, images: Sequence[Waiting], layers: Sequence[int]) -> dict[int, torch.Tensor]:
     """{layer: [P, C]} of images that go together, their image tokens one after the other."""
-    stacked = {name: torch.cat([image.tensors[name] for image in images]) for name in images[0].tensors}
+    tensors = together([image.tensors for image in images])
     tokens = torch.cat([image.tokens for image in images])
-    return hidden_states(model, model_tensors(model, ModelInputs(stacked, [], "", chat=True)), layers, tokens)
+    return hidden_states(model, model_tensors(model, ModelInputs(tensors, [], "", chat=True)), layers, tokens)
+
+
+def together(each: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The model's inputs for several images in one forward. Images follow each other along the first axis; MiniCPM-V's
+    pixels, which `target_sizes` tells apart, along the last."""
+    packed = "pixel_values" if "target_sizes" in each[0] else ""
+    return {name: torch.cat([one[name] for one in each], dim=-1 if name == packed else 0) for name in each[0]}
 
 
 def image_tokens(inputs: ModelInputs) -> torch.Tensor:

@@ -97,7 +97,7 @@ def _instead(encoded: Encoded, one: Layout | None) -> str:
 
 
 def _views(outputs: Mapping[str, Any]) -> int:
-    """How many there are of all pictures: in `target_sizes`, or in pixels [..., 3, H, W] or [views, patches, values]."""
+    """How many all pictures have: in `target_sizes`, or in pixels [..., 3, H, W] or [views, patches, values]."""
     if "target_sizes" in outputs:
         return len(outputs["target_sizes"])
     pixels = outputs.get("pixel_values")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mask_impact.errors import UserError
 
@@ -71,10 +71,6 @@ class Chosen:
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"{names.count(name)} spans have the name {name!r}; give each a name of its own")
-            if name in TAKEN:
-                raise UserError(
-                    f"a span or region cannot have the name {name!r}, which is that of a set of positions; give another"
-                )
         return places
 
 
@@ -101,7 +97,7 @@ class Span:
     regex: str = ""
     positions: tuple[int, int] | None = None
     image: int | None = None
-    written: str = ""  # as it was given, with its name
+    written: str = field(default="", compare=False)  # as it was given, with its name
 
 
 @dataclass(frozen=True)
