@@ -70,9 +70,8 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def near(found: Effect | Trace, expected: Sequence[Any], **tolerance: float) -> None:
-    """Decimals within the tolerance, all else equal; of no head, the last field, if that is not said."""
-    whole = (*expected, None)[: len(vars(found))]
-    for name, one, other in zip(vars(found), astuple(found), whole, strict=True):
+    """Decimals within the tolerance, all else equal; the last field is the head, of which there is none."""
+    for name, one, other in zip(vars(found), astuple(found), (*expected, None)[: len(vars(found))], strict=True):
         assert one == (pytest.approx(other, **tolerance) if isinstance(other, float) else other), (name, found)
 
 
@@ -412,7 +411,8 @@ def test_contrast() -> None:
     tokens = tokens_of(Words(), ids[0].tolist())
     inputs = ModelInputs({"input_ids": ids}, tokens, "", False, followed_by=lambda text: [*ids[0].tolist(), 3, 4])
     assert contrast_ids(Words(), ["<2>", "<0>"], inputs, apart=False) == ((2,), (0,))
-    assert contrast_ids(Words(), ["<3><4>", "<3><4>"], inputs, apart=False) == ((3, 4), (3, 4))
+    with pytest.raises(UserError, match="twice, which is no contrast"):
+        contrast_ids(Words(), ["<3><4>", "<3><4>"], inputs, apart=False)
     for texts, said in (
         (["<0>", "bc"], "`contrast` '<0>' is '<3><4>' for this model; give texts as the tables show them, often with"),
         (["", "<0>"], "`contrast` '' has no tokens for this model; give a text of at least one"),

@@ -9,7 +9,6 @@ import pytest
 
 import mask_impact_analysis
 from mask_impact.errors import UserError
-from mask_impact.options import Request
 from mask_impact.prompt.inputs import text_inputs
 from mask_impact.prompt.messages import checked_messages, read_messages
 
@@ -73,10 +72,7 @@ def test_numbers_that_json_does_not_have(value: str, tmp_path: Path, capsys: pyt
     assert "m.json, message 1 has a value that no JSON file can hold" in said and said.count("\n") == 1
 
 
-def test_a_contrast_of_one_token() -> None:
-    from mask_impact.effects.asked import asked
-    from mask_impact.prompt.inputs import text_inputs
-
-    words = checkpoints.tokenizer()
-    with pytest.raises(UserError, match="`contrast` names ' red' twice"):
-        asked(Request("x", effects=True, contrast=(" red", " red")), words, 2, text_inputs(words, "x"), apart=False)
+def test_a_contrast_of_one_token(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--model", "demo", "--prompt", "Tom has a", "--effects", "--contrast", " red", " red"]
+    assert mask_impact_analysis.main(given) == 2
+    assert "--contrast names ' red' twice" in capsys.readouterr().err

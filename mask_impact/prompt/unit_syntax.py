@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mask_impact.errors import UserError
 
@@ -97,7 +98,7 @@ class Span:
     regex: str = ""
     positions: tuple[int, int] | None = None
     image: int | None = None
-    written: str = field(default="", compare=False)  # as it was given, with its name
+    written: str = dataclasses.field(default="", compare=False)  # as it was given, with its name
 
 
 @dataclass(frozen=True)
