@@ -197,8 +197,9 @@ def test_attention_in_smaller_calls_gives_the_same(most: int, monkeypatch: pytes
     found, run = analyse("qwen3", num_tokens=2)
     apart = worst(found, expected)
     assert apart < 1e-5, f"{apart:.3g}"
-    used = {1: 1, 3: 2, 7: 5}[most]
-    assert run.manifest["notes"] == [f"memory ran out with 10 rows of attention at once; {used} were used"]
+    # the check before the work asks for three rows: without a mask, with one, and the one for rounding
+    tried, used = {1: (3, 1), 3: (11, 2), 7: (11, 5)}[most]
+    assert run.manifest["notes"] == [f"memory ran out with {tried} rows of attention at once; {used} were used"]
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gemma2"])
@@ -278,7 +279,9 @@ def test_other_errors_come_through(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [rows for rows in memory.asked if rows > 3] == [9], "and nothing is tried again"
     model = build("qwen3")
     failing(monkeypatch, model, RuntimeError("mat1 and mat2"), 9)
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    with pytest.raises(
+        UnsupportedModel, match=r"family 'qwen3' .* its own code fails when it generates \(mat1 and mat2"
+    ):
         analyse("qwen3", model=model)
 
 
