@@ -279,9 +279,7 @@ def test_other_errors_come_through(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [rows for rows in memory.asked if rows > 3] == [9], "and nothing is tried again"
     model = build("qwen3")
     failing(monkeypatch, model, RuntimeError("mat1 and mat2"), 9)
-    with pytest.raises(
-        UnsupportedModel, match=r"'qwen3' .* its own code fails when it generates \(mat1 and mat2"
-    ):
+    with pytest.raises(UnsupportedModel, match=r"'qwen3' .* its own code fails when it generates \(mat1 and mat2"):
         analyse("qwen3", model=model)
 
 
