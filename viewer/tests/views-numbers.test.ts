@@ -212,6 +212,17 @@ describe("headMatrix", () => {
     expect(headMatrix(scene([run], { first: true })).values[0]).toBe(120);
   });
 
+  it("has a noise floor of its own for each cell, of two runs the larger one", () => {
+    const noise_floor = (first: number) => {
+      const of = { layers: [0, 2, 4], variants: ["Head_0", "Head_2"], metrics: ["l2"] };
+      return { by_layer: { ...of, values: [0, 1, 2].map((layer) => [[first + layer], [10 * (first + layer)]]) } };
+    };
+    const [one, two] = [1, 2].map((first) => ({ ...run, manifest: { noise_floor: noise_floor(first) } }));
+    expect(headMatrix(scene([one])).floors).toEqual([1, 10, 2, 20, 3, 30]);
+    expect(headMatrix(scene([one, two], { compare: "difference" })).floors).toEqual([2, 20, 3, 30, 4, 40]);
+    expect(headMatrix(scene([run])).floors).toEqual([0, 0, 0, 0, 0, 0]);
+  });
+
   it("sorts by sums and knows the strongest heads", () => {
     const found = headMatrix(scene([run]));
     expect(order(found, false, false)).toEqual({ rows: [2, 1, 0], columns: [0, 1] });

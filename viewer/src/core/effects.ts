@@ -101,20 +101,7 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     values.push(...own);
   }
   const floor = measure === "kl" ? 0 : (manifest?.effects?.noise?.logit ?? 0);
-  const shown = {
-    effects,
-    measures,
-    measure,
-    block,
-    step,
-    window,
-    units,
-    values,
-    largest,
-    signed: measure !== "kl",
-    floor,
-  };
-  return shown;
+  return { effects, measures, measure, block, step, window, units, values, largest, signed: measure !== "kl", floor };
 }
 
 /** "change of log-probability with the unit hidden from every later position in layers 0 to 3" */
@@ -137,11 +124,13 @@ const BLOCKS: Record<string, string> = { last: "the predicting position", all: "
 /** Who stops reading, by the name in the table. */
 export const readersOf = (block: string) => BLOCKS[block] ?? `the positions “${visible(block)}”`;
 
-export function where(window: string | undefined): string {
-  if (!window) return "in its strongest layers";
+/** "layers 2 to 5", "head 5 of layer 3" */
+export function layersOf(window: string): string {
   const [first, last, head] = partsOf(window);
-  return head === undefined ? `in layers ${first} to ${last}` : `in head ${head} of layer ${first}`;
+  return head === undefined ? `layers ${first} to ${last}` : `head ${head} of layer ${first}`;
 }
+
+export const where = (window: string | undefined) => `in ${window ? layersOf(window) : "its strongest layers"}`;
 
 /** Places of the units in the order shown. */
 export function unitOrder({ units, effects }: Shown, order: string): number[] {

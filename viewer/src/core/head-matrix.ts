@@ -2,7 +2,7 @@
 
 import { row, type Run } from "../data/types.ts";
 import type { Compared } from "./prompt-text.ts";
-import { sameToken, tokenIndex } from "./scene.ts";
+import { noiseFloor, sameToken, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
 import { crossing, isDifference, isHead } from "./words.ts";
@@ -13,6 +13,8 @@ export interface HeadMatrix {
   heads: number[];
   /** [layer * heads.length + head]; NaN: not measured. */
   values: Float32Array;
+  /** Noise floors of the cells; the larger one of two runs. */
+  floors: number[];
   /** Place of the strongest token of each cell, -1: none. Null if a token is chosen. */
   strongest: Int32Array | null;
   /** Second run minus the first one. */
@@ -34,12 +36,15 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
   const of = { metric: state.metric, step: state.step }; // read once, not for each cell
   const variants = run.variants.filter((variant) => isHead(variant) && crossing(variant) === crossing(state.variant));
   const values = new Float32Array(run.layers.length * variants.length).fill(NaN);
+  const floors: number[] = [];
   const token = tokenIndex(run, state.token);
   const strongest = token < 0 ? new Int32Array(values.length).fill(-1) : null;
   const skip = state.first ? -1 : tokenIndex(run, 0);
   const same = second && run.tokens.map((each) => sameToken(run, each, second));
   for (let cell = 0; cell < values.length; cell++) {
     const [layer, variant] = [run.layers[Math.floor(cell / variants.length)], variants[cell % variants.length]];
+    const floorIn = (each: Run) => noiseFloor(each, { metric: of.metric, variant }, layer);
+    floors[cell] = Math.max(floorIn(run), second ? floorIn(second) : 0);
     const one = rowOf(run, of, variant, layer),
       two = second && rowOf(second, of, variant, layer);
     const row = same ? two && one?.map((value, each) => (same[each] < 0 ? NaN : two[same[each]] - value)) : one;
@@ -56,6 +61,7 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
     layers: run.layers,
     heads: variants.map((variant) => headNumber(variant)!),
     values,
+    floors,
     strongest,
     signed: second !== null,
   };

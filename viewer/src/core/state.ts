@@ -39,8 +39,8 @@ export interface State {
   /** Picture: share of the colour over the picture, 0 to 1; image tokens folded into one block in the heat map. */
   opacity: number;
   fold: boolean;
-  /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head, "strongest" or "": all
-   * of them if masks were in all), the order of units. */
+  /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head,
+   * "strongest" or "": all of them if masks were in all), the order of units. */
   effect: Measure;
   block: string;
   mask: string;

@@ -178,10 +178,6 @@ export function row(run: Run, metric: string, step: number, variant: number, lay
   return part(run, metric, index(run, step, variant, layer, 0), run.tokens.length);
 }
 
-/**
- * What the page uses of NAME_run.json, docs/output-format.md. Every key may be missing (undefined) or null: older and
- * newer versions, other tools. `cleanManifest` in manifest.ts checks the types, so what is there has the type given here.
- */
 /** values[layer][variant][metric] */
 export interface NoiseFloors {
   layers?: number[];
@@ -190,6 +186,10 @@ export interface NoiseFloors {
   values?: (number | null)[][][];
 }
 
+/**
+ * What the page uses of NAME_run.json, docs/output-format.md. Every key may be missing (undefined) or null: older and
+ * newer versions, other tools. `cleanManifest` in manifest.ts checks the types, so what is there has the type given here.
+ */
 export interface Manifest {
   schema_version?: number;
   name?: string;

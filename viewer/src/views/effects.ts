@@ -4,6 +4,7 @@ import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import {
   effectWords,
+  layersOf,
   MEASURES,
   readersOf,
   shownEffects,
@@ -17,7 +18,7 @@ import {
 import type { Line } from "../core/export.ts";
 import { LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, part, type Drawing, type Painter } from "../core/painter.ts";
-import type { Scene } from "../core/scene.ts";
+import { isNoise, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
@@ -92,7 +93,7 @@ export class EffectsView extends MatrixView<Found> {
   protected explain(scene: Scene, { shown }: Found): Words {
     const { state } = scene,
       { effects, measures, measure, block, step, window } = shown;
-    const layers = effects.windows.map((each) => [each, where(each).slice(3)]);
+    const layers = effects.windows.map((each) => [each, layersOf(each)]);
     const sorted = layers.length > 1 ? "position" : "strength";
     this.#fill(
       "effect",
@@ -132,7 +133,7 @@ export class EffectsView extends MatrixView<Found> {
     this.#scatter.setAttribute("aria-label", this.#rho.textContent);
     this.#scatter.hidden = points.length < 2;
     const [low, high] = ends(shown.largest, shown.signed);
-    const below = shown.values.some((value) => Math.abs(value) < shown.floor);
+    const below = shown.values.some((value) => isNoise(value, shown.floor));
     const notes = [
       shown.signed && "below 0 the mask costs the answer",
       below && `hatched: below the noise ${number(shown.floor)}`,
@@ -219,7 +220,7 @@ export class EffectsView extends MatrixView<Found> {
     return {
       caption: (left) => `${whatText(scene, shown)}${left ? `; ${left} more in the CSV` : ""}`,
       corner: "unit",
-      columns: one ? [...names, "top_token"] : windows.map((each) => where(each).slice(3)),
+      columns: one ? [...names, "top_token"] : windows.map(layersOf),
       rows: order.length,
       ofTokens: true,
       row: (row) => {
@@ -298,7 +299,7 @@ function sentence(
   if (row === undefined) return `${name}: not measured`;
   const said = (text: string, key: string, shown = signed) =>
     numbers[key]?.[row]! > -Infinity ? `, ${text} ${shown(numbers[key]![row])}` : "";
-  const below = Math.abs(numbers.logprob_change![row]) < floor ? " (below the noise)" : "";
+  const below = isNoise(numbers.logprob_change![row], floor) ? " (below the noise)" : "";
   const changed = `log-probability ${signed(numbers.logprob![row])}${said("changed by", "logprob_change")}${below}`;
   const others = `${said("KL", "kl", number)}${said("contrast changed by", "contrast_change")}${said("interaction", "interaction")}`;
   return `${name}: ${changed}, rank ${numbers.rank![row]}, likeliest ${visible(top[row])}${others}`;
@@ -361,7 +362,7 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, ord
     value: (row: number, column: number) => values[order[row] * columns + column],
     colour: (value: number) => colourAt(palette, share(value, largest, curve, both)),
     empty: ink.line,
-    hatched: (value: number, row: number) => (!units[order[row]].position && !first) || Math.abs(value) < floor,
+    hatched: (value: number, row: number) => (!units[order[row]].position && !first) || isNoise(value, floor),
     gap: { free: 1 },
     number: {
       from: 43,
@@ -397,13 +398,13 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order 
     scale = room / (Math.max(0, ...values) - low || 1);
   const zero = left - low * scale,
     palette = paletteOf(state, both);
-  painter.text(left, 24, where(windows[0]).slice(3), { size: 11, colour: ink.muted });
+  painter.text(left, 24, layersOf(windows[0]), { size: 11, colour: ink.muted });
   eachRow(painter, layout, order.length, (row, y) => {
     const value = values[order[row]],
       long = Math.max(1, Math.abs(value) * scale);
     const bar = [value < 0 ? zero - long : zero, y + 3, long, HIGH - 6] as const;
     painter.rect(...bar, css(colourAt(palette, share(value, largest, state.curve, both))), ink.faint, 0.5);
-    if (Math.abs(value) < floor) painter.hatch(...bar, ink.faint);
+    if (isNoise(value, floor)) painter.hatch(...bar, ink.faint);
     painter.text(painter.width - 4, y + 13, (both ? signed : number)(value), {
       size: 12,
       colour: ink.ink,

@@ -7,11 +7,11 @@ import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-mat
 import { LIGHT, type Ink } from "../core/ink.ts";
 import { titleOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
-import { noiseFloor, rowMaxima, tokenIndex, type Scene } from "../core/scene.ts";
+import { isNoise, rowMaxima, tokenIndex, type Scene } from "../core/scene.ts";
 import { toggled } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
 import { exact, named } from "../core/tokens.ts";
-import { isHead, crossing, isDifference, moreOrLess, subject } from "../core/words.ts";
+import { crossing, isDifference, moreOrLess, subject } from "../core/words.ts";
 import { captions, colourBar, ends, heading, ofRun } from "./figure.ts";
 import { headColour, shown } from "./head-marks.ts";
 import { emptyColour } from "./heatmap-paint.ts";
@@ -78,8 +78,7 @@ export class HeadsView extends MatrixView<Found> {
     const [low, high] = byRow
       ? [matrix.signed ? "" : "0", "largest of each layer"]
       : ends(largestOf(matrix), matrix.signed);
-    const floor = floorOf(scene),
-      below = matrix.values.some((value) => Math.abs(value) < floor);
+    const below = matrix.values.some((value, cell) => isNoise(value, matrix.floors[cell]));
     return {
       what: none ? `This run has no values of single heads${crossing(state.variant) && " of cross-attention"}.` : what,
       scale: {
@@ -207,14 +206,6 @@ function whatText(scene: Scene): string {
   return `${cross}No token is selected: each cell shows ${signed ? "the token that differs most" : "its strongest token"}${without ? " (position 0 left out)" : ""}${of}.`;
 }
 
-const floorOfHeads = (run: Scene["run"], metric: Scene["state"]["metric"]) =>
-  Math.max(0, ...run.variants.filter(isHead).map((variant) => noiseFloor(run, { metric, variant })));
-
-function floorOf({ run, runs, state }: Scene): number {
-  const compared = isDifference(state, runs) ? runs.slice(0, 2) : [run];
-  return Math.max(...compared.map((each) => floorOfHeads(each, state.metric)));
-}
-
 const largestOf = ({ values }: HeadMatrix) =>
   values.reduce((most, value) => (Math.abs(value) > most ? Math.abs(value) : most), 0);
 
@@ -227,7 +218,7 @@ function cellText(scene: Scene, matrix: HeadMatrix, cell: number): string {
   const token = scene.run.tokens[matrix.strongest?.[cell] ?? -1];
   const notes = [
     isNaN(value) ? "not measured" : matrix.signed && moreOrLess(scene, value),
-    Math.abs(value) < floorOf(scene) && "below the noise floor",
+    isNoise(value, matrix.floors[cell]) && "below the noise floor",
     token && named(token, 24),
   ];
   return [`Layer ${layer}, head ${head}: ${shownValue(matrix, value)}`, ...notes].filter(Boolean).join(", ");
@@ -246,18 +237,18 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: L
   const { matrix, rows, columns } = found,
     { layers, heads, values, signed } = matrix;
   const { range, curve } = scene.state,
-    palette = paletteOf(scene.state, signed),
-    floor = floorOf(scene);
+    palette = paletteOf(scene.state, signed);
   const maxima = range === "row" ? rowMaxima(values.map(Math.abs), heads.length, -1) : null,
     largest = largestOf(matrix);
+  const cellAt = (row: number, column: number) => rows[row] * heads.length + columns[column];
   const end = (row: number) => (maxima ? maxima[rows[row]] : largest);
   const cells = {
     rows: rows.length,
     columns: columns.length,
-    value: (row: number, column: number) => values[rows[row] * heads.length + columns[column]],
+    value: (row: number, column: number) => values[cellAt(row, column)],
     colour: (value: number, row: number) => colourAt(palette, share(value, end(row), curve, signed)),
     empty: emptyColour(matrix, ink),
-    hatched: (value: number) => Math.abs(value) < floor,
+    hatched: (value: number, row: number, column: number) => isNoise(value, matrix.floors[cellAt(row, column)]),
     gap: { free: Math.min(layout.wide, layout.high) > 7 ? 1 : 0 },
     number: { from: Infinity, size: 0, text: () => null },
   };

@@ -32,8 +32,8 @@ export interface Plot {
 const layersOf = (series: Series[]) => [...new Set(series.flatMap(({ layers }) => layers))].sort((a, b) => a - b);
 
 /** Noise floors are those of the line's own variant, not of the one on the heat map. */
-export const floorOf = ({ run, variant }: Series, metric: Scene["state"]["metric"]) =>
-  noiseFloor(run, { metric, variant });
+export const floorOf = ({ run, variant }: Series, metric: Scene["state"]["metric"], layer?: number) =>
+  noiseFloor(run, { metric, variant }, layer);
 
 export function peakLayer({ layers, values }: Series): number {
   return layers[values.reduce((best, value, place) => (value > values[best] || isNaN(values[best]) ? place : best), 0)];

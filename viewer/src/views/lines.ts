@@ -6,7 +6,7 @@ import { headMatrix, headNumber, strongestHeads } from "../core/head-matrix.ts";
 import { ink, LIGHT } from "../core/ink.ts";
 import { titleOf } from "../core/metrics.ts";
 import { CanvasPainter, type Drawing } from "../core/painter.ts";
-import { tokenIndex, type Scene, type View } from "../core/scene.ts";
+import { isNoise, tokenIndex, type Scene, type View } from "../core/scene.ts";
 import { seriesOf, target, toggled, type Series } from "../core/series.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
@@ -106,7 +106,7 @@ export class LinesView extends Drawn<Scene> implements View {
       mark.style.background = swatch(colourOf(line, scene, ink(dark)), dashOf(line));
       const place = line.layers.indexOf(layer);
       const value = place < 0 ? NaN : line.values[place];
-      const low = value < floorOf(line, state.metric);
+      const low = isNoise(value, floorOf(line, state.metric, layer));
       return h(
         "span",
         low ? { class: "muted", title: "below the noise floor" } : {},

@@ -3,7 +3,7 @@
 import { colourAt, css, isLight, paletteOf, share, table as colours } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
-import type { Scene } from "../core/scene.ts";
+import { isNoise, type Scene } from "../core/scene.ts";
 import { number, signed as signedNumber } from "../core/tokens.ts";
 import {
   floorOf,
@@ -92,7 +92,7 @@ function paintCells(
     }
     const rgb = colourAt(palette, share(value, largest, state.curve, found.signed));
     painter.rect(...area(patch), opacity < 1 ? `rgba(${rgb.join(", ")}, ${opacity})` : css(rgb));
-    if (Math.abs(value) < floor)
+    if (isNoise(value, floor))
       painter.hatch(...area(patch), isLight(rgb) ? "rgba(0, 0, 0, 0.45)" : "rgba(255, 255, 255, 0.45)");
   }
 }

@@ -2,7 +2,7 @@
 
 import { h } from "../core/dom.ts";
 import type { PromptText, Scores } from "../core/prompt-text.ts";
-import type { Scene } from "../core/scene.ts";
+import { isNoise, type Scene } from "../core/scene.ts";
 import { ends, gradient, ofRun } from "./figure.ts";
 import { measured } from "./shade.ts";
 
@@ -15,7 +15,7 @@ export function legend(scene: Scene, found: Scores, { tokens }: PromptText): Nod
     return h("span.prompt__scale", {}, low, bar, `${high} ${of}`);
   };
   const kinds = new Set(run.tokens.map(({ kind }) => (kind === "image" ? "image" : "text")));
-  const below = found.value.some((value) => Math.abs(value) < found.floor);
+  const below = found.value.some((value) => isNoise(value, found.floor));
   const hatched = [
     !state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale",
     below && "below the noise floor",

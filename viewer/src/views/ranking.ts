@@ -6,7 +6,7 @@ import { LIGHT } from "../core/ink.ts";
 import { brief, metricOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
-import { tokenIndex, type Scene, type View } from "../core/scene.ts";
+import { isNoise, tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { label, named } from "../core/tokens.ts";
@@ -182,7 +182,7 @@ class RankedList extends Drawn<Scene> {
       row.token.setAttribute("aria-pressed", String(state.token === token.position));
       row.token.title = [
         found.signed && moreOrLess(scene, found.value[place]),
-        size < found.floor && "below the noise floor",
+        isNoise(size, found.floor) && "below the noise floor",
       ]
         .filter(Boolean)
         .join(", ");

@@ -7,7 +7,7 @@ import { LIGHT, type Ink } from "../core/ink.ts";
 import { titleOf, valuesAt } from "../core/metrics.ts";
 import { part, type Drawing, type Painter } from "../core/painter.ts";
 import { largestOf, reads, type Reads } from "../core/reads.ts";
-import { places, tokenIndex, type Scene } from "../core/scene.ts";
+import { isNoise, places, tokenIndex, type Scene } from "../core/scene.ts";
 import { withState, type State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { exact, label, named, number } from "../core/tokens.ts";
@@ -61,7 +61,7 @@ export class ReadsView extends MatrixView<Reads> {
     const { run, runs, state } = scene;
     this.#layer.update(scene, layerText(state));
     this.#large.checked = state.large;
-    const below = found.values.reduce((count, value) => count + Number(value < found.floor), 0);
+    const below = found.values.reduce((count, value) => count + Number(isNoise(value, found.floor)), 0);
     const notes = [
       state.curve === "sqrt" && "square-root scale",
       found.outside >= 0 && "hatched: position 0, outside of the scale",
@@ -248,7 +248,7 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Reads, layout: L
     value: (row: number, column: number) => values[row * tokens.length + column],
     colour: (value: number, row: number) => scale[Math.round(share(value, largestOf(found, row), curve) * 255)],
     empty: null,
-    hatched: (value: number, _: number, column: number) => column === found.outside || value < found.floor,
+    hatched: (value: number, _: number, column: number) => column === found.outside || isNoise(value, found.floor),
     gap: { from: 10 },
     number: { from: NUMBER_WIDTH, size: 10, text: short },
   };

@@ -3,6 +3,7 @@
 import { colourAt, css, isLight, paletteOf, share } from "../core/colour.ts";
 import { inText, titleOf } from "../core/metrics.ts";
 import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
+import { isNoise } from "../core/scene.ts";
 import { named, number, signed } from "../core/tokens.ts";
 import { isDifference, moreOrLess, percent, subject, variantName } from "../core/words.ts";
 
@@ -29,7 +30,7 @@ export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): 
     palette,
     share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
   );
-  const hatched = (position === 0 && !state.first) || Math.abs(value) < scores.floor;
+  const hatched = (position === 0 && !state.first) || isNoise(value, scores.floor);
   const light = isLight(colour);
   return { fill: css(colour), text: light ? "#000" : "#fff", hatch: hatched ? (light ? "#0006" : "#ffffff73") : null };
 }
@@ -58,10 +59,10 @@ export function sentence(scene: Compared, scores: Scores, token: PromptToken): s
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return `${name}${chance}: ${whyMissing(scene, token)}`;
   if (scores.what)
-    return `${name}: ${shownValue(scores, value)}, ${Math.abs(value) < scores.floor ? "below the noise: " : ""}${scores.what}`;
+    return `${name}: ${shownValue(scores, value)}, ${isNoise(value, scores.floor) ? "below the noise: " : ""}${scores.what}`;
   const notes = [
     scores.signed && moreOrLess(scene, value),
-    Math.abs(value) < scores.floor && "below the noise floor",
+    isNoise(value, scores.floor) && "below the noise floor",
     info.position === 0 && !state.first && "outside of the scale",
     `${scores.signed ? "most apart " : state.join === "mean" ? "peak " : ""}in layer ${scores.peak[place]}`,
   ];
