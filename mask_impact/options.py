@@ -113,17 +113,17 @@ def named(message: str, names: Mapping[str, str]) -> str:
     return re.sub("`([a-z_]+)`", lambda found: names.get(found[1], found[0]), message)
 
 
-def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
-    written = value if value is None or isinstance(value, str) else ",".join(map(str, value))
-    return layer_list("all" if written is None else written)
-
-
-def _windows_from_python(value: str | Sequence[str | int]) -> str:
+def _written(value: str | Sequence[str | int]) -> str:
+    """A keyword's value as it is written on the command line."""
     return value if isinstance(value, str) else ",".join(map(str, value))
 
 
 def _heads_from_python(value: str | Sequence[str]) -> str:
-    return value if isinstance(value, str) else ",".join(value)
+    return value if isinstance(value, str) else ",".join(value)  # no numbers: 3.10 would be head 1
+
+
+def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, int], ...]:
+    return layer_list("all" if value is None else _written(value))
 
 
 def _queries_from_python(value: Any) -> Any:
@@ -210,7 +210,7 @@ class Request:
     )
     mask_layers: str = option(
         "all", "for --effects, the layers in which a mask holds: all, 0-5, window:3 (sliding) or from (default: all)",
-        kind="list", metavar="LIST", table="effects", from_python=_windows_from_python,
+        kind="list", metavar="LIST", table="effects", from_python=_written,
         keyword_type="str | Sequence[int | str]",
     )  # fmt: skip
     readers: tuple[str, ...] = option(
@@ -220,7 +220,7 @@ class Request:
     )  # fmt: skip
     blocks: tuple[str, ...] | None = option(
         None, "an older spelling of --readers: last, or all for later", kind="list", flag="--block", key="block",
-        choices=BLOCKS, table="effects",
+        choices=BLOCKS, table="effects", keyword_type="str | Sequence[str] | None",
     )  # fmt: skip
     routes: tuple[str, ...] = option(
         (), 'for --effects, mask all that one set of positions reads of another, such as "image -> question", in place '

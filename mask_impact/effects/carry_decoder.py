@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from mask_impact.effects.carry import Carried
 from mask_impact.effects.edits import Edit, EditedBiases, EditedLayers, edited_attention, edited_positions
-from mask_impact.effects.recorded_forward import Reach
+from mask_impact.effects.recorded_forward import Predictions, Reach
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.attention import Attention, add_encoded, implementation
 from mask_impact.model.layers import layer_input, layer_output
@@ -46,11 +46,10 @@ class DecoderCall:
 
 
 @dataclass
-class Decoding:
-    """A recorded forward over N encoder and M decoder positions."""
+class Decoding(Predictions):
+    """A recorded forward over N encoder and M decoder positions, of which the decoder's last predict."""
 
     calls: list[DecoderCall]
-    logits: torch.Tensor  # [S, V] at the decoder's last S positions, which predict a token of the answer each
     encoded: torch.Tensor  # [1, N, C] what the encoder gave
     answer: torch.Tensor  # [1, M] the decoder's tokens
 
@@ -62,16 +61,6 @@ class Decoding:
     @property
     def length(self) -> int:
         return self.start + self.answer.shape[1]
-
-    @property
-    def steps(self) -> int:
-        """Predicted tokens S."""
-        return len(self.logits)
-
-    @property
-    def ends(self) -> list[torch.Tensor]:
-        """[S, C] by layer: the states after it, at the positions that predict."""
-        return [call.output[0, -self.steps :] for call in self.calls]
 
     def cross_attentions(self) -> list[tuple[nn.Module, Read]]:
         return [list(call.reads.items())[1] for call in self.calls]

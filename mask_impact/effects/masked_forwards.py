@@ -35,10 +35,8 @@ class MaskedForwards(Forwards):
         def done(index: int, call: WholeCall) -> None:
             passed, last = calls[index], _ends(call, call.output, steps)[None]
             passed.passes += 1
-            passed.output, passed.hidden = (
-                last,
-                last[:, :1].expand(1, length, -1),
-            )  # of the input, its shape alone is used
+            passed.output = last
+            passed.hidden = last[:, :1].expand(1, length, -1)  # of the input, its shape alone is used
             if call.sites:
                 passed.bias = last.new_zeros(1, 1, length, length)
                 passed.bias[:, :, length - call.rows :].masked_fill_(~call.seen(), float("-inf"))

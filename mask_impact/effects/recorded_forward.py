@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,25 +64,32 @@ class Reach:
 
 
 @dataclass
-class Passage:
-    """A recorded forward over T positions."""
+class Predictions:
+    """A recorded forward, by what its last S positions predict: a token of the answer each."""
 
-    calls: list[Call]
-    logits: torch.Tensor  # [S, V] at the last S positions, which predict a token of the answer each
-
-    @property
-    def length(self) -> int:
-        return self.calls[0].hidden.shape[1]
+    calls: list[Any]  # one for each layer, with its `output` [1, T, C]
+    logits: torch.Tensor  # [S, V]
 
     @property
     def steps(self) -> int:
         """Predicted tokens S."""
         return len(self.logits)
 
-    @property
+    @cached_property
     def ends(self) -> list[torch.Tensor]:
         """[S, C] by layer: the states after it, at the positions that predict."""
         return [call.output[0, -self.steps :] for call in self.calls]
+
+
+@dataclass
+class Passage(Predictions):
+    """A recorded forward over T positions."""
+
+    calls: list[Call]
+
+    @property
+    def length(self) -> int:
+        return self.calls[0].hidden.shape[1]
 
     def reach(self, first: int, last: int, edits: Sequence[Edit], stateful: bool = False) -> Reach:
         """What edits that hold in layers `first` to `last` can change, by what every position can see.

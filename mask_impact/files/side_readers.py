@@ -52,9 +52,8 @@ def _csv(path: Path) -> pa.Table:
     types = {name: pa.string() for name, text in zip(names, quoted, strict=False) if text}
     inferred = _parsed(csv, data, types).schema
     floats = (field.name for field in inferred if pa.types.is_floating(field.type) or pa.types.is_null(field.type))
-    return _parsed(
-        csv, data, types | dict.fromkeys(floats, pa.float32())
-    )  # by way of float64 some would be rounded twice
+    exact = dict.fromkeys(floats, pa.float32())  # by way of float64 some would be rounded twice
+    return _parsed(csv, data, types | exact)
 
 
 def _parsed(csv: Any, data: bytes, types: dict[str, Any]) -> pa.Table:

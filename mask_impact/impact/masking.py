@@ -106,19 +106,10 @@ class QueryAttention:
         return ~self.bias.isneginf().all(dim=1)[0, 0]
 
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
-        """[R] how much each set of positions contributes to the output, or [T] each position alone: the largest
-        ||sum p_m (v_m - z)|| / ||z|| of any head; ||sum p_m v_m|| / ||z|| where values are zeroed.
-
-        0 where no head looks, and where the value is the output anyway (a prompt of one repeated token). None where the
-        family does not give its weights.
-        """
+        """As the function `pull`; None where the family does not give its weights."""
         if self.weights is None:
             return None
-        kept = torch.zeros_like(self.output) if self.zero_values else self.output  # what it gave is replaced by this
-        bearing = self.weights.unsqueeze(-1) * (self._head_values() - kept.unsqueeze(1))  # [H, T, D]
-        if masks is not None:
-            bearing = torch.stack([bearing[:, list(mask)].sum(dim=1) for mask in masks], dim=1)  # [H, R, D]
-        return (bearing.norm(dim=-1) / self.output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
+        return pull(self.weights, self._head_values(), self.output, self.zero_values, masks)
 
     def masked(self, masks: Masks) -> Masked:
         """The attention output under each mask, and how it differs from `self.output`."""
@@ -184,6 +175,24 @@ class QueryAttention:
             return output.masked_fill(blind, 0.0)
 
         return torch.cat(self.portion.pieces(masks, max(1, memory_budget(self.query.device) // per_row), masked))
+
+
+def pull(
+    weights: torch.Tensor, values: torch.Tensor, output: torch.Tensor, zero_values: bool, masks: Masks | None
+) -> torch.Tensor:
+    """[R] how much each set of positions contributes to an attention output, or [T] each position alone: the largest
+    ||sum p_m (v_m - z)|| / ||z|| of any head; ||sum p_m v_m|| / ||z|| where values are zeroed.
+
+    0 where no head looks, and where the value is the output anyway (a prompt of one repeated token).
+
+    Args:
+        weights, values, output: p [H, T], v [H, T, D] and z [H, D].
+    """
+    kept = torch.zeros_like(output) if zero_values else output  # what a position gave is replaced by this
+    bearing = weights.unsqueeze(-1) * (values - kept.unsqueeze(1))  # [H, T, D]
+    if masks is not None:
+        bearing = torch.stack([bearing[:, list(mask)].sum(dim=1) for mask in masks], dim=1)  # [H, R, D]
+    return (bearing.norm(dim=-1) / output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
 
 
 def read(recorded: Attention, query: QueryRecord, rows: torch.Tensor) -> torch.Tensor:

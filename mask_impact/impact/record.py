@@ -196,8 +196,6 @@ class Recorder:
             )
         if not site.is_cross and self.position == 0 and call.key.shape[2] != self.count:  # Mllama's read the picture
             raise self._unsupported(f"layer {index} attends to something other than the tokens of its input")
-        if not site.is_cross and self.position == 0 and call.key.shape[2] != self.count:  # Mllama's read the picture
-            raise self._unsupported(f"layer {index} attends to something other than the tokens of its input")
         self._keep_keys(site, call)
         parts = self.cross_parts if site.is_cross else self.parts
         for row in self.rows:

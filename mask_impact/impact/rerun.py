@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mask_impact.impact.masking import Masks
+from mask_impact.impact.masking import Masks, pull
 from mask_impact.impact.meter import Meter
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Rows
@@ -52,19 +52,14 @@ class SeenAttention:
         return ~self.query.bias.isneginf().all(dim=1)[0, 0]
 
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
-        """As `QueryAttention.pull`, the largest of any site; None where the values are not known."""
+        """As the function `pull`, the largest of any site; None where the values are not known."""
         pulls = []
         for weights, site in zip(self.query.weights, self.call.sites, strict=True):
             if site.values is None:
                 return None
             values = site.values.to(weights.dtype)
             output = (weights.unsqueeze(1) @ values).squeeze(1)  # [H, D]
-            kept = torch.zeros_like(output) if self.zero_values else output
-            bearing = weights.unsqueeze(-1) * (values - kept.unsqueeze(1))  # [H, T, D]
-            if masks is not None:
-                bearing = torch.stack([bearing[:, list(mask)].sum(dim=1) for mask in masks], dim=1)
-            lengths = output.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-            pulls.append((bearing.norm(dim=-1) / lengths).amax(dim=0))
+            pulls.append(pull(weights, values, output, self.zero_values, masks))
         return torch.stack(pulls).amax(dim=0)
 
 

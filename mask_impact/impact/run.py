@@ -1,8 +1,7 @@
 """One run, from model inputs to the table and its manifest: generate -> capture -> replay -> distances -> table."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from mask_impact.impact.measurement import Measurement
 from mask_impact.impact.recordings import recordings
 from mask_impact.impact.self_check import check_masks_acted, check_reached
 from mask_impact.impact.top_tokens import TopTokens
+from mask_impact.model.generation import evaluating
 from mask_impact.model.memory import explained, release_free_memory
 from mask_impact.options import Progress, unseen
 from mask_impact.prompt.prepared import Prepared
@@ -77,15 +77,3 @@ def chosen_of(prepared: Prepared, masked: Sequence[Unit]) -> dict[str, Any]:
         "decoder_start": len(prepared.inputs.tokens) if tower else None,
         **units,
     }
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Without dropout, also for a model that was handed over in training."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

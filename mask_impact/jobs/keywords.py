@@ -33,7 +33,7 @@ class EffectsRequest(TypedDict, total=False):
     spans: str | Sequence[str]
     mask_layers: str | Sequence[int | str]
     readers: str | Sequence[str]
-    blocks: tuple[str, ...] | None
+    blocks: str | Sequence[str] | None
     routes: str | Sequence[str]
     by_head: bool
     heads: str | Sequence[str]
@@ -75,7 +75,7 @@ class VLEffectsRequest(TypedDict, total=False):
     spans: str | Sequence[str]
     mask_layers: str | Sequence[int | str]
     readers: str | Sequence[str]
-    blocks: tuple[str, ...] | None
+    blocks: str | Sequence[str] | None
     routes: str | Sequence[str]
     by_head: bool
     heads: str | Sequence[str]

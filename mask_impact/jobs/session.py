@@ -27,6 +27,7 @@ from mask_impact.impact.run import Run
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
+from mask_impact.model.generation import evaluating
 from mask_impact.options import Progress, Request, Settings, named, unseen
 from mask_impact.table import Block, Columns
 
@@ -53,7 +54,7 @@ def effects_alone(
 
     The manifest is that of a run in which no layer was measured.
     """
-    with torch.no_grad(), impact_run.evaluating(model):
+    with torch.no_grad(), evaluating(model):
         findings = answer(model, prepared, progress)
         masked = prepared.units(findings.tokens[: len(findings.tokens) - 1])  # what the last predicting query sees
         manifest = describe(model, prepared.inputs, impact_run.chosen_of(prepared, masked), findings, [])

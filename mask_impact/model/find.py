@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import (
@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import adapters, gguf
 from mask_impact.model.checkpoint_files import check_ids
-from mask_impact.model.loading import loading
+from mask_impact.model.loading import checkpoint_folder, loading
 from mask_impact.model.towers import layer_count
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -64,10 +64,7 @@ class Source:
     @property
     def folder(self) -> Path | None:
         """Where its files are on this machine; of a model from the hub, once they were downloaded."""
-        if Path(self.path).is_dir():
-            return Path(self.path)
-        config = try_to_load_from_cache(self.path, "config.json", revision=self.revision)
-        return Path(config).parent if isinstance(config, str) else None
+        return checkpoint_folder(self.path, self.revision)
 
     @property
     def commit(self) -> str | None:

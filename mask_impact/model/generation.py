@@ -1,7 +1,7 @@
 """What generation needs of a model.
 
 In: a model and its inputs. Out: the inputs on its device, or longer by generated tokens; how an answer begins; and a
-model that generates greedily until a block ends.
+model that generates greedily, without dropout, until a block ends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
@@ -94,6 +95,18 @@ def all_rows(model: PreTrainedModel) -> dict[str, bool]:
     """
     shared = getattr(model.config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
     return {"output_hidden_states": True} if shared else {}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout until the block ends, also for a model that was handed over in training."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.adapters import is_adapted, is_tied
+from mask_impact.model.generation import evaluating
 from mask_impact.model.layers import replaced_forward
 
 DENSE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -66,8 +67,8 @@ def measurable(model: PreTrainedModel) -> Iterator[list[str]]:
     """Without dropout, autocast and compiled code, and with its adapters merged, until the block ends, also after an
     exception. Yields notes for the manifest."""
     notes: list[str] = []
-    with ExitStack() as undo:
-        for enter in (_hooks_told, _evaluating, _plain_outputs, _in_its_own_dtype, _not_compiled, _adapters_merged):
+    with evaluating(model), ExitStack() as undo:
+        for enter in (_hooks_told, _plain_outputs, _in_its_own_dtype, _not_compiled, _adapters_merged):
             notes += undo.enter_context(enter(model))
         yield notes
 
@@ -101,17 +102,6 @@ def _plain_outputs(model: PreTrainedModel) -> Iterator[list[str]]:
             undo.callback(values.update, {name: values[name] for name in wanted if name in values})
             values.update({name: value for name, value in wanted.items() if name in values})
         yield []
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[list[str]]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield []
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -42,11 +42,9 @@ def max_positions(config: Any, half: str = "decoder") -> int | None:
         half: of an encoder-decoder. LED's have limits of their own.
     """
     names = (
-        "max_position_embeddings",
-        "n_positions",
-        f"max_{half}_position_embeddings",
-        "max_seq_len",
-    )  # the last: MPT
+        "max_position_embeddings", "n_positions", f"max_{half}_position_embeddings",
+        "max_seq_len",  # of MPT
+    )  # fmt: skip
     limit = next((found for name in names if (found := getattr(config, name, None))), None)
     if hasattr(config, "relative_attention_num_buckets"):  # T5's n_positions is the length it was trained on
         return None

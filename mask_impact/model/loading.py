@@ -79,9 +79,11 @@ def _loading_message(name: str, error: Exception) -> str:
     return f"model {name!r} cannot be loaded: {text[:300]}"
 
 
-def checkpoint_folder(name: str) -> Path | None:
+def checkpoint_folder(name: str, revision: str | None = None) -> Path | None:
     """Where a model's files are: a folder, or for a model from the hub the one in the cache; None if there is none."""
     if name == "demo" or Path(name).is_dir():
         return None if name == "demo" else Path(name)
-    config = try_to_load_from_cache(name, "config.json") if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return None
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(config).parent if isinstance(config, str) else None

@@ -74,9 +74,7 @@ class SoftmaxFinder(_Watching):
         self.shape = (rows, keys)
         self.sites: list[Site] = []
         self.elsewhere = False  # attention that is not over the layer's tokens: compressed, in blocks
-        self.followed: dict[
-            int, tuple[torch.Tensor, int, torch.Tensor]
-        ] = {}  # by id: tensor, place, the softmax's input
+        self.followed: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}  # by id: it, place, softmax's input
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         weights = func(*args, **kwargs)
@@ -129,9 +127,7 @@ class SoftmaxFinder(_Watching):
         site = Site(place, weights.reshape(heads.shape), heads >= INVISIBLE)
         keys = self.shape[1]
         if values is not None and values.shape[-2] == keys and output.ndim == weights.ndim:
-            values = values.expand(
-                *weights.shape[:-2], *values.shape[-2:]
-            )  # all heads of multi-query attention have one
+            values = values.expand(*weights.shape[:-2], *values.shape[-2:])  # multi-query heads share one
             site.values = values.reshape(len(heads), keys, -1)
             site.output = output.reshape(len(heads), rows, -1)
         self.sites.append(site)

@@ -16,14 +16,15 @@ class Stored:
         """None: there is no such folder, and nothing is found."""
         files = sorted(folder.glob("*.safetensors")) if folder else []
         pickles = sorted(folder.glob("*.bin")) if folder and not files else []
-        self._files = {name: file for file in files for name in _names(file)}
+        kinds = {file: _kinds(file) for file in files}
+        self._files = {name: file for file, found in kinds.items() for name in found}
+        self._kinds = {name: kind for found in kinds.values() for name, kind in found.items()}
         self._pickled = dict(each for file in pickles for each in _pickled(file))
         self.names = [*self._files, *self._pickled]
 
     def packed(self) -> dict[str, str]:
         """The tensors whose numbers are not weights by themselves but need a scale, and how they are stored."""
-        kinds = {name: _kind(file, name) for name, file in self._files.items()}
-        return {name: kind for name, kind in kinds.items() if kind in PACKED}
+        return {name: kind for name, kind in self._kinds.items() if kind in PACKED}
 
     def __call__(self, key: str) -> torch.Tensor | None:
         """By the model's name of it, which may begin in another way than the file's; None where there is none."""
@@ -38,14 +39,10 @@ def same(key: str, name: str) -> bool:
     return name == key or name.endswith(f".{key}") or key.endswith(f".{name}")
 
 
-def _names(file: Path) -> list[str]:
+def _kinds(file: Path) -> dict[str, str]:
+    """How each tensor of a file is stored."""
     with safe_open(file, "pt") as tensors:
-        return list(tensors.keys())
-
-
-def _kind(file: Path, name: str) -> str:
-    with safe_open(file, "pt") as tensors:
-        return str(tensors.get_slice(name).get_dtype())
+        return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118 - no mapping
 
 
 def _tensor(file: Path, name: str) -> torch.Tensor:

@@ -17,6 +17,7 @@ from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.positions import QueryRange
 from mask_impact.prompt.turn_tokens import positions_of
 from mask_impact.prompt.unit_syntax import LATER, SETS
+from mask_impact.prompt.units import check_picture
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,8 @@ class Sets:
         count = len(self.inputs.images)
         if not count:
             raise UserError(f"{what}: the set is of a picture's tokens, and this prompt has no picture; give another")
-        if image is not None and image >= count:
-            there = f"pictures 0 to {count - 1} are" if count > 1 else "only picture 0 is"
-            raise UserError(f"{what}: there is no picture {image}; {there} there (the first is picture 0)")
+        if image is not None:
+            check_picture(what, image, count)
         tokens = (each for each in self.inputs.tokens if each.kind == "image")
         return tuple(each.position for each in tokens if image in (None, each.image))
 

@@ -179,10 +179,15 @@ def _picture(what: str, image: int, inputs: ModelInputs) -> list[Token]:
     count = len(inputs.images)
     if not count:
         raise UserError(f"{what} needs an image, but none was given; add `images`, or give a text of the prompt")
+    check_picture(what, image, count)
+    return [token for token in inputs.tokens if token.image == image]
+
+
+def check_picture(what: str, image: int, count: int) -> None:
+    """Raises UserError where `image` is not one of the `count` pictures."""
     if image >= count:
         there = f"pictures 0 to {count - 1} are" if count > 1 else "only picture 0 is"
         raise UserError(f"{what}: there is no picture {image}; {there} there (the first is picture 0)")
-    return [token for token in inputs.tokens if token.image == image]
 
 
 def _grid(what: str, image: int, inputs: ModelInputs) -> tuple[list[Token], int, int]:
