@@ -32,7 +32,7 @@ from mask_impact.files.results import Block
 from mask_impact.impact.manifest import device_map
 from mask_impact.impact.run import Run, run
 from mask_impact.model import find as finding
-from mask_impact.model import load
+from mask_impact.model import load, loading
 from mask_impact.model.call_rows import changed
 from mask_impact.model.find import Source, find_model, fingerprint
 from mask_impact.model.load import input_device, load_model
@@ -329,5 +329,5 @@ def test_fingerprint_of_the_demo_is_of_its_contents(tmp_path: Path, monkeypatch:
 def test_fingerprint_of_a_hub_model_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("someone/model", "someone/model", AutoConfig.for_model("qwen3"))
     cached = "/cache/models--someone--model/snapshots/0123abc/config.json"
-    monkeypatch.setattr(finding, "try_to_load_from_cache", lambda *_, **__: cached)
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_, **__: cached)
     assert fingerprint(source) == "0123abc"

@@ -308,7 +308,8 @@ GRIDS |= {"smolvlm": (150, 200), "idefics3": (150, 200)}  # told not to split
 def test_a_changed_cell_changes_its_token_most(name: str, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The box of a token, painted over in the original picture, moves that token's embedding more than any other's.
 
-    The tiny vision towers mix patches at random, so a few tokens may be beaten by a neighbour.
+    The tiny vision towers mix patches at random, so a few tokens may be beaten by a neighbour. Those that are tried lie
+    on a diagonal: convolutions with a step see less of what is at the edge.
     """
     loaded = load(name)
     monkeypatch.setattr(loaded.processor.image_processor, "do_image_splitting", False, raising=False)
@@ -317,7 +318,7 @@ def test_a_changed_cell_changes_its_token_most(name: str, load: Any, monkeypatch
     inputs = loaded.inputs(PROMPT, before)
     places = [found for found in inputs.tokens if found.kind == "image"]
     plain = embeddings(loaded, inputs)
-    hits, painted = 0, places[:: max(1, len(places) // 16)]
+    hits, painted = 0, places[:: len(places) // 16 + 1]
     for found in painted:
         assert found.box is not None
         left, top, right, bottom = (round(edge) for edge in found.box)

@@ -9,6 +9,7 @@ Every test fails on a dialog, an error on the console, an error of the page or a
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -120,6 +121,16 @@ def said(tmp_path_factory) -> Said:
 @pytest.fixture(scope="session")
 def effects() -> pd.DataFrame:
     return pd.read_csv(REACH[2], keep_default_na=False).astype({"logprob_change": np.float32, "kl": np.float32})
+
+
+@pytest.fixture(scope="session")
+def two_tokens(tmp_path_factory) -> list[Path]:
+    """Effects on an answer of two tokens, with rows for all of it: the files to drop, the effects last."""
+    folder = tmp_path_factory.mktemp("two_tokens")
+    flags = ["--model", "demo", "--output-dir", str(folder), "--output", "two", "--format", "csv", "--quiet"]
+    prompt = ["--prompt", "Ann has a blue cup. Ann's cup is", "--num-tokens", "2"]
+    assert mask_impact_analysis.main([*flags, *prompt, "--effects", "--mask-layers", "0-3,1"]) == 0
+    return [folder / f"two_{name}" for name in ("results.csv", "run.json", "effects.csv")]
 
 
 # --- which position reads which --------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def test_effects_are_those_of_pandas(reach, effects):
             reach.go(effect=measure, block=block)
             table = effect_table(reach).map(np.float32)
             wide = effects[effects.block == block].pivot(index="token_position", columns="first_layer", values=measure)
-            assert list(table.columns) == [f"layers {first}-3" for first in range(4)]
+            assert list(table.columns) == ["layers 0 to 3", "layers 1 to 3", "layers 2 to 3", "layer 3"]
             assert table.index.tolist() == list(range(16))
             assert table.to_numpy().tolist() == wide.to_numpy(np.float32).tolist(), (measure, block)
             caption = effects_of(reach).locator("caption").inner_text()
@@ -40,6 +40,22 @@ def test_effects_are_those_of_pandas(reach, effects):
         effects[(effects.block == "all") & (effects.first_layer == 1)].set_index("token_position").logprob_change.abs()
     )
     assert effect_table(reach).index.tolist() == size.sort_values(ascending=False, kind="stable").index.tolist()
+
+
+def test_effects_on_the_whole_answer_are_those_of_pandas(viewer, two_tokens):
+    effects = pd.read_csv(two_tokens[2], keep_default_na=False).astype({"logprob_change": np.float32})
+    viewer.drop(*two_tokens)
+    viewer.shows("two")
+    for answer, step, of_what in (("step", 0, ""), ("whole", -1, " of the whole answer")):
+        viewer.go(answer=answer)
+        table = effect_table(viewer).map(np.float32)
+        wide = effects[effects.generation_step == step].pivot(
+            index="token_position", columns=["first_layer", "last_layer"], values="logprob_change"
+        )
+        assert list(table.columns) == ["layers 0 to 3", "layer 1"]
+        assert table.index.tolist() == wide.index.tolist()
+        assert table.to_numpy().tolist() == wide.to_numpy(np.float32).tolist()
+        assert f"hange of log-probability{of_what} with the unit" in effects_of(viewer).locator("caption").inner_text()
 
 
 def test_effects_by_controls(reach):
@@ -106,7 +122,7 @@ def test_effects_are_pointed_at_and_selected(reach, effects):
     canvas.focus()
     reach.key("ArrowDown", "ArrowRight", "ArrowRight", "Enter")  # from the cell of the click
     reach.address("token=10")
-    assert "masked in layers 3 to 3" in box.locator(".matrix__readout").inner_text()
+    assert "masked in layer 3" in box.locator(".matrix__readout").inner_text()
 
 
 def test_effects_beside_impact(reach, effects):
@@ -116,7 +132,7 @@ def test_effects_beside_impact(reach, effects):
         for first in range(4):
             reach.go(block=block, mask=f"{first}-3")
             text = box.locator(".matrix__what").nth(1).inner_text().replace("−", "-")
-            found = re.search(r"in layers (\d) to 3 .* ρ = (-?[\d.]+), n = 15, position 0 left out", text)
+            found = re.search(r"in layers? (\d)(?: to 3)? .* ρ = (-?[\d.]+), n = 15, position 0 left out", text)
             assert found and int(found[1]) == first
             assert float(found[2]) == pytest.approx(known[f"{block} {first}"], abs=0.0051)
     reach.go(first=True)
@@ -252,7 +268,7 @@ def test_many_units_and_layers_scroll(viewer, tmp_path):
     viewer.settle(3)
     box.locator("canvas").first.focus()
     viewer.key("PageDown", "End")
-    assert "t2999 at position 2999, masked in layers 35 to 35" in box.locator(".matrix__readout").inner_text()
+    assert "t2999 at position 2999, masked in layer 35" in box.locator(".matrix__readout").inner_text()
     canvas = box.locator("canvas").first.bounding_box()
     assert canvas["height"] <= 420
     assert viewer.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")

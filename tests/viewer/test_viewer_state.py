@@ -28,6 +28,7 @@ CHANGES = {
         "block": ({}, "last"), "mask": ({}, "1-3"), "order": ({}, "strength"), "shade": ({}, "effect"),
         "theme": ({}, "dark"),
     },
+    "whole": {"answer": ({}, "whole")},
     "reads": {
         "query": ({"token": 2}, 5), "metric": ({"layer": 1}, "cosine"), "variant": ({}, "Attn"), "layer": ({}, 3),
         "from": ({}, 3), "join": ({}, "mean"), "range": ({"query": 5}, "row"), "token": ({}, 3),
@@ -50,7 +51,7 @@ CHANGES = {
 TWO = {"runs": "[0,1]"}
 
 
-def files(name: str, runs, said, tmp_path) -> list:
+def files(name: str, runs, said, two_tokens, tmp_path) -> list:
     """Of a library, in the order in which they are dropped."""
     picture = [runs["both"].file("csv"), runs["both"].file("run"), ROOT / "testimg.png"]
     if name == "tables":
@@ -65,6 +66,7 @@ def files(name: str, runs, said, tmp_path) -> list:
         return [table]
     return {
         "effects": REACH,
+        "whole": two_tokens,
         "reads": EVERY,
         "neighbours": [said.file("csv")],
         "picture": [*picture, said.file("csv"), said.file("run")],
@@ -101,8 +103,8 @@ def test_every_key_of_the_state_is_changed(viewer):
 
 
 @pytest.mark.parametrize("library", CHANGES)
-def test_no_view_is_stale(opened, runs, said, tmp_path, library):
-    paths, always = files(library, runs, said, tmp_path), TWO if library == "two" else {}
+def test_no_view_is_stale(opened, runs, said, two_tokens, tmp_path, library):
+    paths, always = files(library, runs, said, two_tokens, tmp_path), TWO if library == "two" else {}
     one = loaded(given(opened, paths, always), 300)  # the last file, too
     for key, (base, value) in CHANGES[library].items():
         after = always | base | {key: value}

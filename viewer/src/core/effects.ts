@@ -124,10 +124,11 @@ const BLOCKS: Record<string, string> = { last: "the predicting position", all: "
 /** Who stops reading, by the name in the table. */
 export const readersOf = (block: string) => BLOCKS[block] ?? `the positions “${visible(block)}”`;
 
-/** "layers 2 to 5", "head 5 of layer 3" */
+/** "layers 2 to 5", "layer 3", "head 5 of layer 3" */
 export function layersOf(window: string): string {
   const [first, last, head] = partsOf(window);
-  return head === undefined ? `layers ${first} to ${last}` : `head ${head} of layer ${first}`;
+  if (head !== undefined) return `head ${head} of layer ${first}`;
+  return first === last ? `layer ${first}` : `layers ${first} to ${last}`;
 }
 
 export const where = (window: string | undefined) => `in ${window ? layersOf(window) : "its strongest layers"}`;
