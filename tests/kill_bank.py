@@ -2,19 +2,15 @@
 
 In:  the captions, an output folder, after how many finished shards to kill, a folder for a build that is not killed.
 Out: as JSON on stdout, after each kill the shards that were there, and the exit codes of the runs that came to the end.
-
-The process that is killed is a fork of this one, which has built a small bank before: everything is imported once.
 """
 
 import json
 import os
 import signal
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-import torch
+from forking import exit_code, forked, wait_for
 
 import latent_lens
 from mask_impact.lens import bank
@@ -23,20 +19,9 @@ bank.SHARD_VALUES = 3000  # some 20 rows of the demo model
 FLAGS = ["--batch-size", "4", "--quiet", "--model", "demo", "--max-per-token", "8"]
 
 
-def build(captions: str, folder: Path, *more: str) -> int:
-    return latent_lens.main(["bank", "--captions", captions, "--output-dir", str(folder), "--resume", *FLAGS, *more])
-
-
-def forked(captions: str, folder: Path) -> int:
+def build(captions: str, folder: Path) -> int:
     """The process that builds."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = build(captions, folder)
-        finally:
-            os._exit(code)
-    return child
+    return forked(latent_lens.main, ["bank", "--captions", captions, "--output-dir", str(folder), "--resume", *FLAGS])
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -46,19 +31,14 @@ def shards(folder: Path) -> dict[str, int]:
 
 def main() -> None:
     captions, folder = sys.argv[1], Path(sys.argv[2])
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as elsewhere:
-        assert build(captions, Path(elsewhere), "--num-captions", "4") == 0
     seen = []
     for count in map(int, sys.argv[3].split(",")):
-        child = forked(captions, folder)
-        while len(shards(folder)) < count:
-            time.sleep(0.001)
+        child = build(captions, folder)
+        wait_for(lambda count=count: len(shards(folder)) >= count, child)
         os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "it was faster"
+        assert exit_code(child) == -signal.SIGKILL, "it ended before it was killed"
         seen.append(shards(folder))
-    codes = [os.WEXITSTATUS(os.waitpid(forked(captions, path), 0)[1]) for path in (folder, Path(sys.argv[4]))]
+    codes = [exit_code(build(captions, path)) for path in (folder, Path(sys.argv[4]))]
     print(json.dumps({"seen": seen, "end": shards(folder), "codes": codes}))
 
 

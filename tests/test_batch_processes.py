@@ -54,7 +54,7 @@ def test_killed_at_random_moments_and_resumed(here):
     assert killed.returncode == 0, killed.stderr
     seen = json.loads(killed.stdout)
     assert seen["code"] == 0 and len(seen["kills"]) == KILLS
-    assert [kill for kill in seen["kills"] if kill["torn"]] == []
+    assert [kill for kill in seen["kills"] if kill["torn"] != 0] == []
     assert len({kill["finished"] for kill in seen["kills"]}) > 5  # the kills were spread over the batch
     assert sum(kill["temporaries"] for kill in seen["kills"]) >= 5  # and fell into the writing of prompts
     expected, found = tables(here / "whole"), tables(here / "killed")
