@@ -290,8 +290,8 @@ def drop(file: str) -> Callable[[], None]:
         (None, ["--format", "csv,json,html,parquet"], "tom_results.parquet is missing"),
         (drop("tom_results.csv"), [], "tom_results.csv is missing"),
         (drop("tom_run.json"), [], "no tom_run.json, so it was not finished"),
-        (lambda: Path("output/tom_run.json").write_text("{"), [], "tom_run.json is damaged"),
-        (lambda: Path("output/tom_run.json").write_text("[]"), [], "tom_run.json is damaged"),
+        (lambda: Path("output/tom_run.json").write_text("{"), [], "tom_run.json cannot be read ("),
+        (lambda: Path("output/tom_run.json").write_text("[]"), [], "tom_run.json cannot be read ("),
     ],
 )
 def test_resume_redoes_what_changed_and_says_why(batch, change, flags, reason):

@@ -180,7 +180,7 @@ def test_what_has_another_name(tmp_path):
         ("x.html", b"<p>hello</p>", "no run is in it"),
         ("x.html", EMPTY_ELEMENT, "no run is in it"),
         ("x.html", EMPTY_ELEMENT.replace(b"><", b">{}<"), "no result"),
-        ("x_run.json", b"{", "no result"),
+        ("x_run.json", b"{", "damaged"),
         ("x_run.json", b"{}", "no manifest of a run"),
         ("x_run.json", b'{"files": [1]}', "no manifest of a run"),
         ("x_run.json", b'{"files": []}', "names no result file"),

@@ -25,7 +25,7 @@ import pytest
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
-from mask_impact.files import results
+from mask_impact.files import results, temporaries
 from mask_impact.files.folder import LOCK_NAME, output_folder
 from mask_impact.files.results import (
     COLUMNS,
@@ -343,7 +343,7 @@ def save_seeded(folder, seed, formats):
 
 
 OLD, NEW = (1, ALL), (2, ("csv", "json"))
-STEPS = 1 + len(OLD[1]) + len(NEW[1]) + 1  # old manifest, old results, new results, new manifest
+STEPS = 1 + len(OLD[1]) + 1 + len(NEW[1]) + 1  # old manifest, old results; all are away; new results, new manifest
 
 
 def assert_one_run(folder, reference):
@@ -368,7 +368,7 @@ def reference(tmp_path):
 
 
 @pytest.mark.parametrize("stop", range(STEPS))
-def test_a_failure_between_two_steps_never_leaves_a_mix(tmp_path, reference, stop):
+def test_a_failure_between_two_steps_puts_the_earlier_run_back(tmp_path, reference, stop):
     folder = tmp_path / "folder"
     save_seeded(folder, *OLD)
     calls = [os.replace, os.unlink]
@@ -382,9 +382,7 @@ def test_a_failure_between_two_steps_never_leaves_a_mix(tmp_path, reference, sto
             save_seeded(folder, *NEW)
         finally:
             os.replace, os.unlink = calls
-    assert not [name for name in names(folder) if name.startswith(".")]
-    assert_one_run(folder, reference)
-    assert ("run_run.json" in names(folder)) == (stop == 0)
+    assert contents(folder) == contents(reference / "old")
 
 
 def stop_before_step(stop: int, action) -> None:
@@ -413,7 +411,7 @@ KILLED = """
 
 
 @pytest.mark.parametrize("stop", range(STEPS))
-def test_a_killed_run_leaves_no_mix_and_the_next_run_cleans_up(tmp_path, reference, stop):
+def test_a_killed_run_leaves_no_mix_and_the_next_run_puts_the_earlier_one_back(tmp_path, reference, stop):
     folder = tmp_path / "folder"
     save_seeded(folder, *OLD)
     code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), stop=stop, folder=str(folder))
@@ -422,6 +420,7 @@ def test_a_killed_run_leaves_no_mix_and_the_next_run_cleans_up(tmp_path, referen
     assert ("run_run.json" in names(folder)) == (stop == 0)
     assert [name for name in names(folder) if name.startswith(".run_results.")]
     with output_folder(folder):
+        assert contents(folder) == contents(reference / "old") | {LOCK_NAME: b""}
         save_seeded(folder, *NEW)
     assert contents(folder) == contents(reference / "new") | {LOCK_NAME: b""}
 
@@ -440,31 +439,33 @@ def test_leaving_without_commit_changes_nothing(tmp_path):
 
 def test_a_power_failure_cannot_reorder_the_steps(tmp_path, monkeypatch):
     save(tmp_path, [make_block()], ["json"])
-    events, calls = [], {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
+    events, fsync, replace = [], os.fsync, os.replace
 
-    def record(name):
-        def call(what, *args, **kwargs):
-            if "dir_fd" not in kwargs:  # which only the clean-up has
-                events.append((name, (os.fstat if name == "fsync" else os.stat)(what).st_ino))
-            return calls[name](what, *args, **kwargs)
+    def synced(file):
+        events.append({os.fstat(file).st_ino})
+        fsync(file)
 
-        return call
+    def moved(path, target):
+        events.append((Path(path).name, path.stat().st_ino, {path.parent.stat().st_ino, target.parent.stat().st_ino}))
+        replace(path, target)
 
-    for name in calls:
-        monkeypatch.setattr(os, name, record(name))
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved)
     save(tmp_path, [make_block()], ["csv", "json"])
-    folder = ("fsync", tmp_path.stat().st_ino)
-    moves = [event for event in events if event[0] != "fsync"]
-    assert [name for name, _ in moves] == ["unlink", "unlink", "replace", "replace", "replace"]
-    files = [("fsync", inode) for name, inode in moves if name == "replace"]
-    assert events == files + [event for move in moves for event in (move, folder)]
+    moves = [(place, *event) for place, event in enumerate(events) if isinstance(event, tuple)]
+    out, into = ["run_run.json", "run_results.json", "leaving"], ["run_results.csv", "run_results.json", "run_run.json"]
+    assert [name for _, name, _, _ in moves] == out + into
+    for place, name, inode, folders in moves:
+        after = events[place + 1 : place + 1 + len(folders)]
+        assert set().union(*after) == folders, f"{name}: the folders are not synced before the next move"
+        assert {inode} in events[:place] or name in out, f"{name} is moved before it is synced"
 
 
 def test_a_single_text_is_whole_or_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "all_batch.json"
     write_text(path, "one\ud83d\n")
     assert path.read_bytes() == "one\ufffd\n".encode()
-    monkeypatch.setattr(results, "_sync_file", lambda path: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(temporaries, "sync_file", lambda path: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         write_text(path, "two")
     assert contents(tmp_path) == {"all_batch.json": "one\ufffd\n".encode()}

@@ -5,11 +5,10 @@ A single prompt is a batch of one. What is printed, and when a failure ends the 
 
 import argparse
 import contextlib
-import json
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,9 @@ from mask_impact.commands import summary
 from mask_impact.commands.processes import Processes
 from mask_impact.commands.terminal import ProgressBar, described
 from mask_impact.files.folder import output_folder, writing
+from mask_impact.files.results import existing_files
+from mask_impact.files.stored import FinishedRun, stored
+from mask_impact.files.temporaries import check_replaceable
 from mask_impact.impact.run import Run
 from mask_impact.jobs import resume
 from mask_impact.jobs.prepared import Prepared, output_bytes
@@ -71,6 +73,10 @@ class Telling(Protocol):
     @property
     def survivable(self) -> tuple[type[Exception], ...]:
         """Failures of one prompt after which the command continues with the next."""
+
+    @property
+    def writes(self) -> Sequence[Path]:
+        """Files that it writes beside those of the prompts."""
 
     @property
     def bar(self) -> ProgressBar | None:
@@ -136,6 +142,10 @@ class Runner:
         if not (self.args.resume or self.args.overwrite or scratch):
             resume.check_kept(self.folder, [task.name for task in self.tasks if task.enabled])
         plans = [self._plan(task) for task in self.tasks]
+        for plan in plans:
+            if plan.action in TO_DO:
+                check_replaceable(existing_files(self.folder, plan.task.name))
+        check_replaceable(self.telling.writes)
         self.session.check_room(sum(plan.bytes for plan in plans))
         for plan in plans:
             self.telling.planned(plan)
@@ -228,9 +238,9 @@ def _left(plan: Plan, folder: Path) -> Outcome:
     if plan.action != "kept":
         return Outcome(name, plan.action, error=plan.reason)
     path = folder / f"{name}_run.json"
-    return _finished(name, "kept", json.loads(path.read_text("utf-8")), path)
+    return _finished(name, "kept", stored(path, FinishedRun), path)
 
 
-def _finished(name: str, status: str, manifest: dict[str, Any], path: Path, seconds: float | None = None) -> Outcome:
+def _finished(name: str, status: str, manifest: Mapping[str, Any], path: Path, seconds: float | None = None) -> Outcome:
     tokens = manifest["prompt_length"] + len(manifest["generated"])
     return Outcome(name, status, tokens, seconds, summary.top_token(manifest), str(path))

@@ -1,7 +1,7 @@
 """What the command prints about a run, before it and after it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -107,17 +107,17 @@ def token_label(found: dict[str, Any]) -> str:
     return f"image {found['image']}{place}"
 
 
-def unit_labels(manifest: dict[str, Any]) -> dict[int, str]:
+def unit_labels(manifest: Mapping[str, Any]) -> dict[int, str]:
     """What is masked, by its first position."""
     labels = {found["position"]: token_label(found) for found in manifest["tokens"]}
     units = [unit for unit in manifest["units"] or [] if len(unit["positions"]) > 1]
     return labels | {unit["positions"][0]: repr(unit["label"]) for unit in units}
 
 
-def top_token(manifest: dict[str, Any]) -> str | None:
+def top_token(manifest: Mapping[str, Any]) -> str | None:
     """The most important token, position 0 left out; None if there is no other."""
     labels = unit_labels(manifest)
-    return next((labels[row["position"]] for row in manifest["top_tokens"] if row["position"] > 0), None)
+    return next((labels.get(row["position"]) for row in manifest["top_tokens"] if row["position"] > 0), None)
 
 
 def top_table(manifest: dict[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ class Single:
     """One prompt: a summary at its end. Every failure ends the command."""
 
     survivable: tuple[type[Exception], ...] = ()
+    writes: Sequence[Path] = ()
 
     def __init__(self, args: argparse.Namespace, settings: Settings, bar: ProgressBar) -> None:
         self.args, self.folder, self.bar = args, settings.output_dir, bar
@@ -68,7 +69,9 @@ class Batch:
         Args:
             overriding: flags that are used instead of what the YAML file says.
         """
-        self.name, self.args, self.folder, self.overriding = name, args, settings.output_dir, list(overriding)
+        self.args, self.folder, self.overriding = args, settings.output_dir, list(overriding)
+        self.path = settings.output_dir / f"{name}_batch.json"
+        self.writes = [self.path]
         self.started = time.perf_counter()
 
     def planned(self, plan: Plan) -> None:
@@ -96,7 +99,6 @@ class Batch:
         """NAME_batch.json, and the table on stdout."""
         found = {outcome.name: outcome for outcome in outcomes}
         ordered = [found.get(task.name, Outcome(task.name, "not run")) for task in tasks]
-        path = self.folder / f"{self.name}_batch.json"
         written = {
             "schema_version": SCHEMA_VERSION,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -109,13 +111,13 @@ class Batch:
             "prompts": [asdict(outcome) for outcome in ordered],
         }
         with writing(self.folder):
-            write_text(path, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+            write_text(self.path, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
         if not self.args.quiet:
             if self.overriding:
                 show(f"from the command line, whatever {self.args.config} says: {', '.join(self.overriding)}")
             states = [outcome.status for outcome in ordered]
             counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-            show("\n".join([*_table(ordered), f"{counts}; {written['seconds']:.1f} s; {path}"]))
+            show("\n".join([*_table(ordered), f"{counts}; {written['seconds']:.1f} s; {self.path}"]))
 
 
 def _table(outcomes: Sequence[Outcome]) -> list[str]:

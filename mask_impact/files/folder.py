@@ -11,18 +11,15 @@ import contextlib
 import errno
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from mask_impact.errors import UserError
+from mask_impact.files.temporaries import TEMPORARY, recover
 
 LOCK_NAME = ".mask_impact.lock"  # stays: removing it while others open it would give two of them a lock each
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of file systems without locks
-
-# The hidden folder of ResultFiles: .NAME_results.HOST.PID-RANDOM.tmp
-_TEMPORARY = re.compile(r"\..+_results\.(?P<host>.*)\.(?P<pid>\d+)-\w+\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -111,13 +108,15 @@ def _locked(folder: Path, remove_after_failure: bool) -> Iterator[bool]:
 
 
 def remove_temporaries(folder: Path, alone: bool) -> list[Path]:
-    """Remove what killed runs left in the folder, whatever their name; returns the paths removed.
+    """Tidy up after killed processes, whatever they wrote: the files that one was replacing are put back, and its
+    hidden folder goes. Returns the folders that were removed.
 
-    Without the lock (not `alone`) only that of processes of this machine that no longer exist: others may be writing.
+    Without the lock (not `alone`) only what processes of this machine left that no longer exist: others may be writing.
     """
-    found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
+    found = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
     stale = [path for path, match in found if match and (alone or _is_dead(match["host"], int(match["pid"])))]
     for path in stale:
+        recover(path)
         shutil.rmtree(path, ignore_errors=True)
     return stale
 

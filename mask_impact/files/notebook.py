@@ -35,6 +35,7 @@ from mask_impact.files.page import (
 from mask_impact.files.page_writer import ReportWriter
 from mask_impact.files.pictures import data_url, opened
 from mask_impact.files.side_tables import json_bytes
+from mask_impact.files.temporaries import replacing
 from mask_impact.table import QUERY_POSITION, Block, Columns, checked
 
 if TYPE_CHECKING:
@@ -108,11 +109,8 @@ def write_neighbors(
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when it is whole."""
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        with made.open("wb") as out:
-            yield out
-        os.replace(made, path)
+    with replacing(path) as made, made.open("wb") as out:
+        yield out
 
 
 def show(

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
@@ -29,6 +28,7 @@ from mask_impact.files.columns import known_columns, metrics_in
 from mask_impact.files.formats import FORMATS, Format, best_first
 from mask_impact.files.readers import csv_table
 from mask_impact.files.side_tables import KINDS
+from mask_impact.files.stored import Run, Unreadable, stored
 from mask_impact.files.writers import reproducible
 from mask_impact.table import QUERY_POSITION
 
@@ -177,11 +177,10 @@ def _difference(table: pa.Table, embedded: Manifest | None, manifest: Manifest) 
 
 
 def _read_manifest(path: Path) -> Manifest:
-    manifest = _readable(path, lambda path: orjson.loads(path.read_bytes()))
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
-        raise UserError(f"{path} is no manifest of a run: it has no list of files")
-    return manifest
+    try:
+        return dict(_readable(path, lambda path: stored(path, Run)))
+    except Unreadable as error:
+        raise UserError(f"{path} is no manifest of a run, or damaged ({error})") from error
 
 
 # --- one file ----------------------------------------------------------------------------------------------
@@ -274,7 +273,7 @@ def _lengths(path: Path, df: pd.DataFrame) -> np.ndarray:
         table = _side_table(path, manifest, "lengths")
         keys = [QUERY_POSITION, "layer", "variant"]
     else:
-        table = _in_manifest(manifest["unmasked_length"])
+        table = _fitting(path, lambda: _in_manifest(manifest["unmasked_length"]))
         keys = ["generation_step", "layer", "variant"]
     found = df[keys].merge(table, how="left", on=keys)["unmasked_length"]
     if len(found) != len(df) or found.isna().any():
@@ -305,16 +304,28 @@ def _add_floors(path: Path, df: pd.DataFrame) -> None:
             f"{path} has no noise floors by layer and variant (there is no manifest beside it or in it, or an older "
             "version measured this run); measure it again, or load without floors=True"
         )
-    rows = [
-        (layer, variant, *(values or [None] * len(described["metrics"])))
-        for layer, variants in zip(described["layers"], described["values"], strict=True)
-        for variant, values in zip(described["variants"], variants, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=["layer", "variant", *described["metrics"]])
+
+    def by_layer() -> pd.DataFrame:
+        rows = [
+            (layer, variant, *(values or [None] * len(described["metrics"])))
+            for layer, variants in zip(described["layers"], described["values"], strict=True)
+            for variant, values in zip(described["variants"], variants, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["layer", "variant", *described["metrics"]])
+
+    table = _fitting(path, by_layer)
     found = df[["layer", "variant"]].merge(table, how="left", on=["layer", "variant"])
     columns = {metric["name"]: metric["column"] for metric in df.attrs["run"]["metrics"]}
     for name in described["metrics"]:
         df[f"{columns[name]}_floor"] = found[name].to_numpy(np.float32)
+
+
+def _fitting(path: Path, table: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Raises UserError where a manifest's axes and values do not fit together."""
+    try:
+        return table()
+    except ValueError as error:
+        raise UserError(f"the manifest of {path} is damaged ({error}); measure it again") from error
 
 
 def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:

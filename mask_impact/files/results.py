@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +28,7 @@ from mask_impact.files.columns import columns_of
 from mask_impact.files.formats import FORMATS, formats_named, side_table_formats, write_side_table
 from mask_impact.files.reading import load, load_many, read_csv
 from mask_impact.files.side_tables import KINDS
+from mask_impact.files.temporaries import discard, replace_set, replacing, sync_file, temporary_folder
 from mask_impact.files.writers import CsvWriter, JsonWriter, ParquetWriter, Writer, manifest_text
 from mask_impact.table import COLUMNS, Block, Columns, checked, valid
 
@@ -69,7 +67,7 @@ class ResultFiles:
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._temporary = _temporary_folder(self.directory, self.name)
+        self._temporary = temporary_folder(self.directory, self.name)
         try:
             for row in self._rows:
                 self._writers[row.name] = row.writer(self._temporary / self._result(row.name).name)
@@ -130,9 +128,10 @@ class ResultFiles:
             sizes = {name: (self._temporary / name).stat().st_size for name in (*names, *tables)}
             text = manifest_text(manifest | {"bytes": sizes})
             (self._temporary / self._manifest.name).write_bytes(text.encode())
-            for name in (*names, *tables, self._manifest.name):
-                _sync_file(self._temporary / name)
-            self._replace([*names, *tables])
+            everything = (*names, *tables, self._manifest.name)
+            for name in everything:
+                sync_file(self._temporary / name)
+            replace_set(self._temporary, existing_files(self.directory, self.name), everything)
         self._usable = False
         written = {table.removeprefix(f"{self.name}_"): self.directory / table for table in tables}
         return {fmt: self._result(fmt) for fmt in formats} | written | {"run": self._manifest}
@@ -148,25 +147,6 @@ class ResultFiles:
                 possible.append(fmt)
         return possible
 
-    def _replace(self, names: Sequence[str]) -> None:
-        """Old results out, new results in. No file system replaces several files at once, so order matters:
-
-        1. the old manifest goes. Stopped before: the old run is whole, with its manifest.
-        2. the old result files go, those of formats not written now too. Stopped in here: no manifest, and
-           what is left is of the old run only.
-        3. the new result files come. Stopped in here: no manifest, and what is there is of the new run only.
-        4. the new manifest comes. Stopped after: the new run is whole, with its manifest.
-
-        So files of two runs never lie side by side, and a manifest always describes the files beside it.
-        The folder is synced after each move: a power failure cannot keep a later one and lose an earlier.
-        """
-        for path in existing_files(self.directory, self.name):
-            path.unlink()
-            _sync_folder(self.directory)
-        for name in (*names, self._manifest.name):
-            os.replace(self._temporary / name, self.directory / name)
-            _sync_folder(self.directory)
-
     @contextlib.contextmanager
     def _whole_or_unusable(self) -> Iterator[None]:
         """After a failure the files may hold half a block: nothing more may be written or committed."""
@@ -181,7 +161,7 @@ class ResultFiles:
         for writer in self._writers.values():
             with contextlib.suppress(Exception):  # a full disk fails once more; the first error counts
                 writer.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        discard(self._temporary)
 
     def _result(self, fmt: str) -> Path:
         return self.directory / f"{self.name}_results.{fmt}"
@@ -204,25 +184,6 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(valid(text).encode())
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes the place of `path` when it is whole; after a failure `path` is as before."""
-    folder = _temporary_folder(path.parent, path.stem)
-    try:
-        yield folder / path.name
-        _sync_file(folder / path.name)
-        os.replace(folder / path.name, path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _temporary_folder(directory: Path, name: str) -> Path:
-    """A hidden folder for what is not complete; folder.py knows it by this name when its process was killed."""
-    prefix = f".{name}_results.{platform.node()}.{os.getpid()}-"
-    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=directory))
-
-
 def _parts(block: Block) -> Iterator[Block]:
     """The block cut between masked tokens into blocks of at most PART_ROWS rows (at least one token each)."""
     step = max(1, PART_ROWS // max(1, len(block.variants)))
@@ -234,18 +195,3 @@ def _parts(block: Block) -> Iterator[Block]:
             positions=block.positions[part],
             values=block.values[part],
         )
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Make renames in a folder durable, where the system can (Windows and some network disks cannot)."""
-    with contextlib.suppress(OSError):
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

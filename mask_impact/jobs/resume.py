@@ -10,6 +10,7 @@ from typing import Any
 import mask_impact
 from mask_impact.errors import UserError
 from mask_impact.files.results import SCHEMA_VERSION, existing_files
+from mask_impact.files.stored import FinishedRun, Unreadable, stored
 from mask_impact.jobs.session import Session
 from mask_impact.options import Request, options_of
 from mask_impact.prompt.images import file_sha256
@@ -65,24 +66,23 @@ def why_again(session: Session, request: Request, name: str, wanted: dict[str, A
     if not existing_files(folder, name):
         return NEW
     try:
-        found = json.loads(manifest.read_text("utf-8"))
-        before, files, version = dict(found["request"]), found["files"] + found["tables"], found["schema_version"]
-        left_out, sizes = " ".join(found["notes"]), dict(found.get("bytes", {}))  # which old manifests do not have
-        # From the tokens themselves: manifests of before there was the hash have them, too
-        before["tokens_sha256"] = _sha256([each["id"] for each in found["tokens"][: found["prompt_length"]]])
+        found = stored(manifest, FinishedRun)
     except FileNotFoundError:
         return f"no {manifest.name}, so it was not finished"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{manifest.name} {'cannot be read' if isinstance(error, OSError) else 'is damaged'}"
-    if version != SCHEMA_VERSION:
+    except Unreadable as error:
+        return f"{manifest.name} cannot be read ({error})"
+    if found["schema_version"] != SCHEMA_VERSION:
         return f"{manifest.name} is of another version of this program"
-    for file in (*files, *(f"{name}_results.{form}" for form in session.settings.formats)):
+    left_out, sizes = " ".join(found["notes"]), found.get("bytes", {})
+    for file in (*found["files"], *found["tables"], *(f"{name}_results.{form}" for form in session.settings.formats)):
         if not (folder / file).is_file() and f"{file} was not written" not in left_out:  # a report may be too large
             return f"{file} is missing"
         if file in sizes and (size := (folder / file).stat().st_size) != sizes[file]:
             return f"{file} has {size} bytes, and {sizes[file]} were written"
-    said = {key: value for key, value in before.items() if value is not None}  # null once stood for some defaults
-    return _difference(defaults(type(request)) | said, wanted)
+    # null once stood for some defaults; and manifests of before there was a hash of the tokens have the tokens
+    said = {key: value for key, value in found["request"].items() if value is not None}
+    tokens = {"tokens_sha256": _sha256([each["id"] for each in found["tokens"][: found["prompt_length"]]])}
+    return _difference(defaults(type(request)) | said | tokens, wanted)
 
 
 def defaults(request_type: type[Request]) -> dict[str, Any]:

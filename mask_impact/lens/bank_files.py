@@ -10,7 +10,6 @@ when it is first read.
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 
 from mask_impact.errors import UserError
 from mask_impact.files.results import replacing, write_text
+from mask_impact.files.stored import BankBegun, BankDone, Unreadable, stored, typed
 from mask_impact.files.writers import manifest_text
 from mask_impact.model.find import Source
 
@@ -106,16 +106,14 @@ def read_manifest(folder: Path) -> Manifest | None:
     """bank.json, or None if there is none. Raises UserError if it cannot be read."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-        if not isinstance(manifest["request"], dict):
-            raise TypeError("its request is no object")
+        manifest: Manifest = dict(stored(path, BankBegun))
+        if manifest["schema_version"] != SCHEMA_VERSION:
+            raise UserError(f"{path} is of version {manifest['schema_version']}, not {SCHEMA_VERSION}; {AGAIN}")
+        return manifest if manifest["shards"] is None else dict(typed(manifest, BankDone))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); {AGAIN}") from error
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path} is of version {manifest.get('schema_version')}, not {SCHEMA_VERSION}; {AGAIN}")
-    return manifest
+    except Unreadable as error:
+        raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
 
 
 def remove_bank(folder: Path) -> None:

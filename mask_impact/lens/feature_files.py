@@ -11,16 +11,17 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 import torch
 from safetensors import safe_open
 
 from mask_impact.errors import UserError
 from mask_impact.files.results import write_text
+from mask_impact.files.stored import Extraction, ImageRecord, Unreadable, parsed, stored
 
 SCHEMA_VERSION = 1
 HEADER_BYTES = 4096  # of a safetensors file, length field included; enough for any number of rows
@@ -29,6 +30,7 @@ COPIED_ROWS = 4096  # at a time
 FINISHING = {"finishing": True}  # the last line of the journal, while the files of the layers are being renamed
 
 Record = dict[str, Any]  # what the summary says about an image
+T = TypeVar("T")
 
 
 def read_features(path: str | Path) -> torch.Tensor:
@@ -100,22 +102,34 @@ class FeatureFiles:
     def _continued(self) -> list[Record]:
         """The records of the finished images."""
         if not self.journal.exists():
-            written = json.loads(self.summary.read_text("utf-8"))
+            written = self._read(self.summary, lambda: stored(self.summary, Extraction))
             self._check_same(written["request"], self.summary)
-            return list(written["images"])
+            return [dict(image) for image in written["images"]]
         lines = self.journal.read_bytes().split(b"\n")[:-1]  # the last line is empty or incomplete
         if not lines:  # killed before anything was done
             return []
-        request, *records = map(json.loads, lines)
+        finishing = lines[-1] + b"\n" == _line(FINISHING)
+        request = self._read(self.journal, lambda: parsed(lines[0], dict[str, Any]))
         self._check_same(request, self.journal)
-        if records and records[-1] == FINISHING:
-            self.records = records[:-1]
+        finished = lines[1:-1] if finishing else lines[1:]
+        records: list[Record] = self._read(self.journal, lambda: [dict(parsed(line, ImageRecord)) for line in finished])
+        if finishing:
+            self.records = records
             self._rename()
             return self.records
         if self.format:
             whole = min(self._rows_of(self._part(layer)) for layer in self.layers)
             records = [record for record in records if record["rows"][1] <= whole]
         return records
+
+    def _read(self, path: Path, read: Callable[[], T]) -> T:
+        """Raises UserError for a file that does not hold what was written."""
+        try:
+            return read()
+        except Unreadable as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); start anew with --overwrite, or choose another --output"
+            ) from error
 
     def _check_same(self, request: Record, path: Path) -> None:
         for key in dict.fromkeys((*self.request, *request)):

@@ -13,6 +13,7 @@ from typing import Any
 
 from mask_impact.errors import UserError
 from mask_impact.files.reading import load
+from mask_impact.files.stored import PictureRun, Unreadable, typed
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import QUERY_POSITION
 
@@ -55,13 +56,13 @@ def read_masking(path: Path, fingerprint: str, inputs: ModelInputs) -> Masking:
     if not path.name.endswith("_run.json"):
         raise UserError(f"--run {path} is not a manifest; give NAME_run.json, which mask_impact_vl.py writes")
     df = load(path)
-    run = df.attrs["run"]
     try:
-        made, images = run["request"]["model_fingerprint"], [found["sha256"] for found in run["images"]]
-        ids = [token["id"] for token in run["tokens"][: run["prompt_length"]]]
-        prompt, together, attention = run["prompt"], run["masks"], run["vision_attention"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no manifest of mask_impact_vl.py ({type(error).__name__}: {error})") from error
+        run = typed(df.attrs["run"], PictureRun)
+    except Unreadable as error:
+        raise UserError(f"--run {path} is no manifest of mask_impact_vl.py, or damaged ({error})") from error
+    made, images = run["request"]["model_fingerprint"], [found["sha256"] for found in run["images"]]
+    ids = [token["id"] for token in run["tokens"][: run["prompt_length"]]]
+    prompt, together, attention = run["prompt"], run["masks"], run["vision_attention"]
     what = f"--run {path} is of another"
     if made != fingerprint:
         raise UserError(f"{what} model ({run['model'].get('name')}, {made}); give a run of this one ({fingerprint})")

@@ -31,7 +31,8 @@ from mask_impact.errors import UserError
 from mask_impact.files import notebook, page
 from mask_impact.files.folder import output_folder
 from mask_impact.files.formats import side_table_formats, write_side_table
-from mask_impact.files.results import replacing, write_text
+from mask_impact.files.stored import Neighbours, Unreadable, stored
+from mask_impact.files.temporaries import new_set
 from mask_impact.files.writers import manifest_text
 from mask_impact.jobs.session import Session
 from mask_impact.lens import approximate, bank_files, published, search
@@ -319,31 +320,32 @@ class Files:
     def is_of(self, request: dict[str, Any]) -> bool:
         """Whether the existing files are complete and were made from `request`."""
         try:
-            manifest = json.loads(self.manifest.read_bytes())
-            same, noted = manifest["request"] == request, bool(manifest.get("notes"))  # a page that was too large
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            manifest = stored(self.manifest, Neighbours)
+        except (FileNotFoundError, Unreadable):
             return False
+        same, noted = manifest["request"] == request, bool(manifest.get("notes"))  # a page that was too large
         return same and all(path.exists() or (noted and path.suffix == ".html") for path in self.paths)
 
     def write(self, columns: Columns, manifest: dict[str, Any], pictures: Sequence[Any]) -> str | None:
         """Write the files. Returns why there is no page although it was asked for: it can be too large."""
-        for path in self.existing():
-            path.unlink()
         tables, note = [path for path in self.paths[:-1] if path.suffix != ".html"], None
         manifest = {"schema_version": SCHEMA_VERSION, **manifest, "rows": len(columns["rank"])}
         manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" is for result tables: none
-        for path in tables:
-            with replacing(path) as temporary:
-                write_side_table(temporary, columns, manifest)
-        if "html" in self.formats:
-            path = self.folder / f"{self.name}_neighbors.html"
-            try:
-                notebook.write_neighbors(path, columns, manifest, pictures)
-                manifest["tables"].append(path.name)
-            except UserError as error:
-                note = f"{path.name} was not written: {error}"
-                manifest["notes"] = [note]
-        write_text(self.manifest, manifest_text(manifest))
+        with new_set(self.folder, f"{self.name}_neighbors", self.existing()) as (temporary, names):
+            for path in tables:
+                write_side_table(temporary / path.name, columns, manifest)
+                names.append(path.name)
+            if "html" in self.formats:
+                page_name = f"{self.name}_neighbors.html"
+                try:
+                    notebook.write_neighbors(temporary / page_name, columns, manifest, pictures)
+                    names.append(page_name)
+                    manifest["tables"].append(page_name)
+                except UserError as error:
+                    note = f"{page_name} was not written: {error}"
+                    manifest["notes"] = [note]
+            (temporary / self.manifest.name).write_bytes(manifest_text(manifest).encode())
+            names.append(self.manifest.name)
         return note
 
 
