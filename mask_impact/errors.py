@@ -1,5 +1,8 @@
 """The kinds of failure a user can meet; commands/exit_codes.py alone turns them into exit codes."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Bad input, found before any long computation: one line saying what was given, what is valid and what to do."""
@@ -15,5 +18,13 @@ class OutOfMemory(Exception):
     """The input is good, but memory ran out: one line saying in what, how much was asked for, and what to do."""
 
 
-class CannotPrint(Exception):
-    """Standard output takes no more, for example because its disk is full. The results are not touched by that."""
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """What a library written in Rust throws when it panics is no Exception: tokenizers does on some tokenizer files.
+    Here it becomes a RuntimeError, so that it fails one prompt and not the command."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"a library failed in its own code, {' '.join(str(error).split())}") from error

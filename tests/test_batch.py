@@ -173,7 +173,7 @@ def test_one_bad_prompt_does_not_stop_the_rest(batch):
 @pytest.mark.parametrize(
     ("error", "part"),
     [
-        (ValueError("a nan\nin two lines"), "ValueError: a nan in two lines"),
+        (ValueError("a nan\nin two lines"), "unexpected failure: a nan in two lines"),
         (OutOfMemory("memory ran out in x"), "memory ran out in x"),
         (OSError(errno.ENOSPC, "No space left"), "the disk of the output folder output is full"),
         (OSError(errno.EROFS, "Read-only file system"), "the output folder output cannot be written"),
@@ -221,7 +221,7 @@ def test_a_disk_that_is_too_small_for_all_of_it(batch, monkeypatch):
     assert ended.code == 2 and "the results need about" in ended.err and not Path("output").exists()
 
 
-@pytest.mark.parametrize("how", [KeyboardInterrupt, signal.SIGTERM])
+@pytest.mark.parametrize("how", [KeyboardInterrupt, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_in_the_middle(batch, monkeypatch, how):
     original = impact_run.run
 

@@ -428,11 +428,11 @@ def test_a_failed_run_leaves_the_old_results_as_they_were(run, monkeypatch, erro
 def test_an_unforeseen_error_is_one_line_and_verbose_shows_the_traceback(run, monkeypatch):
     monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(2, ValueError("two\nlines")))
     ended = run()
-    assert (ended.code, ended.err) == (1, "error: ValueError: two lines (--verbose shows where)\n")
+    assert (ended.code, ended.err) == (1, "error: unexpected failure: two lines (--verbose shows where)\n")
     monkeypatch.setattr(results.CsvWriter, "write", fails_on_call(2, ValueError("two\nlines")))
     ended = run("--verbose")
     assert ended.code == 1 and "Traceback (most recent call last)" in ended.err
-    assert ended.err.splitlines()[-1] == "error: ValueError: two lines"
+    assert ended.err.splitlines()[-1] == "error: unexpected failure: two lines"
     assert everything(Path.cwd()) == {}
 
 

@@ -197,7 +197,7 @@ def test_old_results_without_layers_are_kept(tmp_path: Path, folder: Path, capsy
     assert "kept" in capsys.readouterr().out
     path.write_text(json.dumps(manifest | {"request": None}))
     assert mask_impact_analysis.main([*flags, "--resume"]) == 0
-    assert "is damaged" in capsys.readouterr().out
+    assert "cannot be read (" in capsys.readouterr().out
 
 
 def test_pairs_of_a_single_unit_are_none(tmp_path: Path, folder: Path) -> None:

@@ -251,7 +251,7 @@ NO_FILE = "names no file; write the path of an image, white where to mask"
         (
             parse_span,
             "/(red/",
-            "'/(red/' is not a regular expression (missing ), unterminated subpattern at position 0); mend it, or "
+            "'/(red/' is not a regular expression (missing ) at position 4); mend it, or "
             "write the text without slashes around it",
         ),
         (parse_region, "", f"'' {NO_REGION}"),

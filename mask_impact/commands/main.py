@@ -14,6 +14,7 @@ from mask_impact.errors import UserError
 from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Request, Settings, merged
 from mask_impact.prompt.messages import read_messages
+from mask_impact.prompt.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,7 @@ def read_prompt(args: argparse.Namespace) -> str:
         return str(args.prompt)
     path = args.prompt_file or Path(PROMPT_FILE)
     hint = "" if args.prompt_file else " (no --prompt was given, so prompt.txt in this folder is read)"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"the prompt file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"the prompt file {path} cannot be read: {error.strerror}{hint}") from error
+    text = read_text(path, f"the prompt file {path}", hint)
     if not text.strip():
         raise UserError(f"the prompt file {path} is empty{hint}; write the prompt into it or use --prompt")
     return text.removesuffix("\n")

@@ -5,7 +5,6 @@ A single prompt is a batch of one. What is printed, and when a failure ends the 
 
 import argparse
 import contextlib
-import signal
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from mask_impact.commands import summary
 from mask_impact.commands.processes import Processes
 from mask_impact.commands.terminal import ProgressBar, described
+from mask_impact.errors import panics_as_errors
 from mask_impact.files.folder import output_folder, writing
 from mask_impact.files.results import existing_files
 from mask_impact.files.stored import FinishedRun, stored
@@ -111,7 +111,7 @@ class Runner:
 
     def run(self) -> int:
         """0 if every enabled prompt has its results, 1 if any has not. Raises UserError if nothing can be started."""
-        with output_folder(self.folder, lock=self.processes.first), _stopped_by_sigterm(not self.alone):
+        with output_folder(self.folder, lock=self.processes.first) as self.held:
             plans = self.processes.from_first(self._plans() if self.processes.first else [])
             work = [plan for plan in plans if plan.action in TO_DO]
             outcomes = [_left(plan, self.folder) for plan in plans if plan.action not in TO_DO and self.processes.first]
@@ -155,9 +155,10 @@ class Runner:
         if not task.enabled:
             return Plan(task, "disabled")
         try:
-            prepared = self.session.prepare(task.request)
-            self.session.check_report(prepared)
-            identity = resume.identity(self.session, task.request, prepared.inputs)
+            with panics_as_errors():
+                prepared = self.session.prepare(task.request)
+                self.session.check_report(prepared)
+                identity = resume.identity(self.session, task.request, prepared.inputs)
         except self.telling.survivable as error:
             return Plan(task, "failed", described(error, self.args.flags))
         action, reason = "run", None
@@ -196,7 +197,8 @@ class Runner:
         name, config = plan.task.name, self.args.config
         about = {"argv": self.args.argv, "config": str(config) if config else None, "request": plan.identity}
         try:
-            with writing(self.folder), self._progress(title) as progress:
+            self.held.check()
+            with panics_as_errors(), writing(self.folder), self._progress(title) as progress:
                 prepared = plan.prepared or self.session.prepare(plan.task.request)
                 self.telling.begins(plan, prepared, progress)
                 progress.expect(prepared.units_of_work)
@@ -217,19 +219,6 @@ class Runner:
         if self.telling.bar is not None:
             return self.telling.bar
         return ProgressBar(title, self.args.quiet)
-
-
-@contextlib.contextmanager
-def _stopped_by_sigterm(wanted: bool) -> Iterator[None]:
-    """SIGTERM, which job queues send before they kill, ends a batch as Ctrl-C does."""
-    if not wanted:
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _left(plan: Plan, folder: Path) -> Outcome:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Self
 
-from mask_impact.errors import CannotPrint, OutOfMemory, UserError
+from mask_impact.errors import OutOfMemory, UserError
 from mask_impact.options import named
 
 ENOUGH = 5.0  # seconds of measuring after which the remaining time is shown
+unprinted: list[str] = []  # why stdout took no more, which makes the exit code 1
 HEAD_START = 60.0  # seconds, for the first process to start and to read its files
 
 
@@ -19,9 +20,9 @@ def one_line(message: object) -> str:
 
 def described(error: Exception, flags: Mapping[str, str]) -> str:
     """A failure in one line, which names options by their flags."""
-    if isinstance(error, UserError | OutOfMemory | CannotPrint):
+    if isinstance(error, UserError | OutOfMemory):
         return named(one_line(error), flags)
-    return f"{type(error).__name__}: {one_line(error)[:500]}"
+    return f"unexpected failure: {one_line(error)[:500] or type(error).__name__}"
 
 
 def complain(line: str) -> None:
@@ -46,9 +47,10 @@ def show(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         _discard_output()
-    except OSError as error:  # of stdout: an error of the output folder is reported elsewhere
+    except OSError as error:  # the results have their own folder, so they are written all the same
         _discard_output()
-        raise CannotPrint(f"the output cannot be printed ({error.strerror or error})") from error
+        unprinted.append(error.strerror or str(error))
+        complain(f"error: the output cannot be printed ({unprinted[-1]}); files are written all the same")
 
 
 def _discard_output() -> None:

@@ -63,6 +63,8 @@ class Wrong(Exception):
 
 def read_text(path: Path) -> str:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
+            raise ConfigError(path, [(None, "is no regular file; give a YAML file")])
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:

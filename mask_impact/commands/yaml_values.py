@@ -15,6 +15,7 @@ import yaml
 
 from mask_impact.commands.yaml_nodes import KINDS, NULL, PLAIN, PREFIX, Wrong, quoted, reason
 from mask_impact.options import Option
+from mask_impact.prompt.text_files import LARGEST
 
 
 class Member(NamedTuple):
@@ -156,7 +157,9 @@ def opened(path: Path) -> Iterator[TextIO]:
 
 def read_prompt(path: Path) -> str:
     with opened(path) as file:
-        text = file.read()
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise Wrong(f"{quoted(str(path))} has more than {LARGEST:,} characters; give a shorter text")
     if not text.strip():
         raise Wrong(f"{quoted(str(path))} is empty; write the prompt into it")
     return text.removesuffix("\n")

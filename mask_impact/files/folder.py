@@ -22,8 +22,28 @@ LOCK_NAME = ".mask_impact.lock"  # stays: removing it while others open it would
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of file systems without locks
 
 
+class Held:
+    """A folder that a command holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.identity = folder, _identity(folder)
+
+    def check(self) -> None:
+        """Raises UserError if the folder was removed meanwhile. Made anew, it would have no lock."""
+        if _identity(self.folder) != self.identity:
+            raise UserError(f"the output folder {self.folder} was removed or replaced in the middle of the work")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextlib.contextmanager
-def output_folder(folder: Path, lock: bool = True) -> Iterator[None]:
+def output_folder(folder: Path, lock: bool = True) -> Iterator[Held]:
     """Make `folder` and hold it for everything inside; if that fails, folders made here are gone again.
 
     Args:
@@ -33,11 +53,21 @@ def output_folder(folder: Path, lock: bool = True) -> Iterator[None]:
     """
     with writing(folder), _made(folder) as made:
         if not lock:
-            yield
+            yield Held(folder)
             return
         with _locked(folder, remove_after_failure=folder in made) as alone:
             remove_temporaries(folder, alone)
-            yield
+            yield Held(folder)
+
+
+def check_room(folder: Path, needed: int, what: str, less: str) -> None:
+    """Raises UserError when the disk of the folder cannot hold `needed` bytes; `less`: what else would help."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{what} about {needed / 1e6:,.0f} MB, but the disk of {folder} has {free / 1e6:,.0f} MB free; choose "
+            f"another `output_dir`, {less}"
+        )
 
 
 @contextlib.contextmanager

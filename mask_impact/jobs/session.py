@@ -7,7 +7,6 @@
 What is wrong with a request comes out in `prepare`, before the weights are loaded.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -19,6 +18,7 @@ import torch
 from mask_impact.effects import run as effects_run
 from mask_impact.errors import UserError
 from mask_impact.files import page
+from mask_impact.files.folder import check_room
 from mask_impact.files.results import ResultFiles
 from mask_impact.impact import pairs
 from mask_impact.impact import run as impact_run
@@ -137,12 +137,7 @@ class Session:
 
     def check_room(self, needed: int) -> None:
         """Raises UserError when the disk cannot hold `needed` bytes of results."""
-        free = shutil.disk_usage(self.settings.output_dir).free
-        if needed > free:
-            raise UserError(
-                f"the results need about {needed / 1e6:,.0f} MB, but the disk of {self.settings.output_dir} has "
-                f"{free / 1e6:,.0f} MB free; choose another `output_dir`, or fewer `layers` or `variants`"
-            )
+        check_room(self.settings.output_dir, needed, "the results need", "or fewer `layers` or `variants`")
 
     def check_report(self, prepared: Prepared) -> None:
         """Raises UserError when a report is all that is to be written, and the run is larger than one may be."""

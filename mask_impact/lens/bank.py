@@ -26,7 +26,7 @@ from mask_impact.commands.processes import Processes
 from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, complain, show
 from mask_impact.errors import UserError
-from mask_impact.files.folder import output_folder
+from mask_impact.files.folder import check_room, output_folder
 from mask_impact.jobs.session import Session
 from mask_impact.lens import bank_files
 from mask_impact.lens.bank_files import CONTEXTS, Manifest, described, shard_name
@@ -91,6 +91,8 @@ def _build(build: "Build", processes: Processes, progress: ProgressBar) -> bool:
     """All processes compute the missing shards. Returns whether they finished."""
     paths = [build.folder / shard_name(number) for number in range(len(build.shards))]
     missing = processes.from_first([number for number, path in enumerate(paths) if not path.exists()])
+    if processes.first:
+        check_room(build.folder, sum(map(build.bytes_of, missing)), "the bank needs", "or fewer --layers or captions")
     try:
         build.run(processes.share(missing), progress)
     except KeyboardInterrupt:
@@ -169,6 +171,11 @@ class Build:
                 self.seconds += time.perf_counter() - started
                 progress(f"{self.tokens / self.seconds:,.0f} tokens/s")
             self._write(number, {layer: torch.cat(states) for layer, states in found.items()})
+
+    def bytes_of(self, number: int) -> int:
+        """Of a shard: a float16 vector and a float32 norm for each row and layer."""
+        rows = self.shards[number]
+        return (rows.stop - rows.start) * len(self.layers) * (2 * self.hidden + 4)
 
     def _captions(self, rows: slice) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each caption among these rows, the ids to run [n] and the positions to keep."""

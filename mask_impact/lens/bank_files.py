@@ -10,6 +10,7 @@ when it is first read.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,8 +75,18 @@ def write_shard(path: Path, vectors: Mapping[int, torch.Tensor], norms: Mapping[
             raise UserError(f"layer {layer} gives numbers that are not finite; try --dtype float32")
         tensors |= {f"layer_{layer}": vectors[layer], f"norm_{layer}": norms[layer]}
     with replacing(path) as temporary:
-        save_file(tensors, temporary)
+        _save(tensors, temporary)
         shutil.copymode(path.with_name(MANIFEST), temporary)  # safetensors makes files that only their owner can read
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raises OSError where safetensors has an error of its own for what the system says."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        if found := re.search(r"Os \{ code: (\d+)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise
 
 
 def write_contexts(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

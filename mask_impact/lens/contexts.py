@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.text_files import check_regular
 from mask_impact.prompt.token_text import special_ids
 
 LONGEST = 512  # further tokens of a caption are ignored
@@ -68,6 +69,7 @@ def read_captions(path: Path, count: int | None = None) -> tuple[list[str], str]
     digest = hashlib.sha256()
     captions: list[str] = []
     try:
+        check_regular(path, f"the file of captions {path}")
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 digest.update(line)

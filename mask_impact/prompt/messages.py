@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.text_files import read_text
 
 Messages = tuple[dict[str, Any], ...]
 
@@ -26,12 +27,9 @@ EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 def read_messages(path: Path) -> Messages:
     """The messages in a JSON file. Raises UserError."""
     what = f"the messages file {path}"
+    text = read_text(path, what)
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{what} cannot be read: {error.strerror}") from error
+        found = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{what} is not JSON (line {error.lineno}: {error.msg}); write {EXAMPLE}") from error
     except (ValueError, RecursionError) as error:  # a number of too many digits, lists in lists in lists

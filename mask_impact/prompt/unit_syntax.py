@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+import regex as expressions  # which can stop, where re goes on for ever
+
 from mask_impact.errors import UserError
 
 UNITS = ("token", "word", "sentence", "span")
@@ -152,8 +154,8 @@ def _checked_regex(text: str, regex: str) -> str:
     if not regex:
         raise argparse.ArgumentTypeError(f"{text!r} is an empty regular expression; write one between the slashes")
     try:
-        re.compile(regex)
-    except (re.error, OverflowError, RecursionError) as error:
+        expressions.compile(regex)
+    except (expressions.error, OverflowError, RecursionError) as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a regular expression ({error}); mend it, or write the text without slashes around it"
         ) from error

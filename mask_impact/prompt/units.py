@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import regex
 
 from mask_impact.errors import UserError
 from mask_impact.prompt.inputs import ModelInputs, Token
@@ -35,6 +36,7 @@ MASKED: dict[str, Callable[[Token], bool]] = {
 
 
 LISTED = 4  # how many places an error message lists
+PATIENCE = 5  # seconds
 CONTEXT = 12  # characters on each side of them
 EXCERPT = 60  # characters of the prompt
 
@@ -157,10 +159,16 @@ def _occurrences(span: Span, prompt: Reading) -> Iterator[tuple[int, int]]:
     }
     # Matches of a regular expression do not overlap; those of a text may: "aa" occurs twice in "aaa"
     pattern = span.regex or f"(?={re.escape(span.text)})"
-    for found in re.finditer(pattern, prompt.text):
-        start, end = found.start(), found.end() if span.regex else found.start() + len(span.text)
-        if start < end and not {start, end} & inside:
-            yield start, end
+    try:
+        for found in regex.finditer(pattern, prompt.text, timeout=PATIENCE):
+            start, end = found.start(), found.end() if span.regex else found.start() + len(span.text)
+            if start < end and not {start, end} & inside:
+                yield start, end
+    except TimeoutError:
+        raise UserError(
+            f"`spans` {span.written!r} takes longer than {PATIENCE} s to find in this prompt; write a simpler regular "
+            "expression, without a repetition inside a repetition"
+        ) from None
 
 
 def _range(prompt: Reading, start: int, end: int) -> str:
