@@ -24,7 +24,7 @@ def panics_as_errors() -> Iterator[None]:
     Here it becomes a RuntimeError, so that it fails one prompt and not the command."""
     try:
         yield
-    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3 makes it in every library anew
+            raise
         raise RuntimeError(f"a library failed in its own code, {' '.join(str(error).split())}") from error

@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import mask_impact_analysis
 from mask_impact.errors import UserError
 from mask_impact.files import page as pages
-from mask_impact.files import results
+from mask_impact.files import results, temporaries
 from mask_impact.files.folder import LOCK_NAME
 from mask_impact.model import find, load
 
@@ -116,7 +116,7 @@ def test_bad_prompt_file(run, tmp_path, content, part):
 
 
 def test_prompt_file_that_is_a_folder(run, tmp_path):
-    refuses(run("--prompt-file", tmp_path, prompt=None), "cannot be read: Is a directory")
+    refuses(run("--prompt-file", tmp_path, prompt=None), "is a folder; give a text file")
 
 
 def test_no_prompt_at_all(run):
@@ -306,7 +306,7 @@ def test_output_folder_that_may_not_be_written(run, monkeypatch, number):
     def refuse(*args: object, **kwargs: object) -> str:
         raise OSError(number, os.strerror(number), "output/x")
 
-    monkeypatch.setattr(results.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(temporaries.tempfile, "mkdtemp", refuse)
     refuses(run(), "output folder output cannot be written", os.strerror(number), "--output-dir")
 
 

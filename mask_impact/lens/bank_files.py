@@ -84,7 +84,7 @@ def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(dict(tensors), path)
     except SafetensorError as error:
-        if found := re.search(r"Os \{ code: (\d+)", str(error)):
+        if found := re.search(r"(?:code: |os error )(\d+)", str(error)):
             raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
         raise
 

@@ -17,7 +17,7 @@ def check_regular(path: Path, what: str) -> None:
 
 
 def read_text(path: Path, what: str, hint: str = "") -> str:
-    """The text of a file, without a byte order mark.
+    """The text of a file, without a byte order mark and with "\\n" at the ends of lines.
 
     Args:
         what: the file, for error messages.
@@ -31,7 +31,7 @@ def read_text(path: Path, what: str, hint: str = "") -> str:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise UserError(f"{what} is larger than {LARGEST:,} bytes; give a shorter one")
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{what} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: the path has a null character

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-import regex as expressions  # which can stop, where re goes on for ever
-
 from mask_impact.errors import UserError
 
 UNITS = ("token", "word", "sentence", "span")
@@ -153,6 +151,8 @@ def parse_span(text: str) -> Span:
 def _checked_regex(text: str, regex: str) -> str:
     if not regex:
         raise argparse.ArgumentTypeError(f"{text!r} is an empty regular expression; write one between the slashes")
+    import regex as expressions  # here, so that --help appears at once
+
     try:
         expressions.compile(regex)
     except (expressions.error, OverflowError, RecursionError) as error:
