@@ -39,7 +39,7 @@ class Single:
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
         progress.describe(f"loading {self.args.model}")
         if self.args.vision:
-            self.say(summary.plan(prepared.inputs, plan.task.request.mask_mode))
+            self.say(summary.plan(prepared.inputs, prepared.request.mask_mode))
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         if not self.args.quiet:
