@@ -134,19 +134,25 @@ class VisionMeasurement:
 
     def _layer(self, call: LayerCall) -> None:
         started = time.perf_counter()
+        names, values = self.layer_values(call)
+        self.findings.seconds["replay"] += time.perf_counter() - started
+        started = time.perf_counter()
+        self._write(call.index, names, values[..., : len(self.metrics)].astype(np.float32))
+        self.findings.seconds["write"] += time.perf_counter() - started
+
+    def layer_values(self, call: LayerCall) -> tuple[list[str], np.ndarray]:
+        """The names of the variants, and [P, V, M] their metrics under each unit, L2 last where it was not chosen."""
         layer = TowerLayer(self.model, call, self.request.ablation == "zero-value")
         names = self.wanted.names(layer.attention.output.shape[1])
-        values = np.zeros((len(self.units), len(names), len(self.compared)), np.float32)
+        precise = layer.base.update[0, 0, 0].cpu().numpy().dtype
+        values = np.zeros((len(self.units), len(names), len(self.compared)), precise)
         for picture in range(self.pictures.count):
             self._picture(layer, picture, names, values)
         self.findings.noise(layer.noise)
         self.findings.layers.append(call.index)
         self.findings.variants = names
         self._check_acted(call.index, layer, values)
-        self.findings.seconds["replay"] += time.perf_counter() - started
-        started = time.perf_counter()
-        self._write(call.index, names, values)
-        self.findings.seconds["write"] += time.perf_counter() - started
+        return names, values
 
     def _picture(self, layer: TowerLayer, picture: int, names: list[str], values: np.ndarray) -> None:
         """Fill in the rows of `values` [P, V, M] that are of this picture's units."""
@@ -163,9 +169,9 @@ class VisionMeasurement:
         for part in _of_size(todo, layer.at_once()):
             values[part] = np.concatenate(self.portion.pieces(part, len(part), measured))
         rounded = layer.rounded(rows, self.wanted)
-        floors = np.nan_to_num(self._metrics(rounded)[0], nan=0.0, posinf=0.0)  # [V, M]
-        count = len(self.metrics)
-        self.findings.floors.add(layer.call.index, names, floors[..., :count], values[own][..., :count])
+        floors = np.nan_to_num(self._metrics(rounded)[0], nan=0.0, posinf=0.0).astype(np.float32)  # [V, M]
+        count, found = len(self.metrics), values[own].astype(np.float32)
+        self.findings.floors.add(layer.call.index, names, floors[..., :count], found[..., :count])
         lengths = torch.cat([each.base.norm(dim=-1).view(-1) for each in rounded]).float().cpu().numpy()
         self.lengths.setdefault(picture, []).append([float(str(length)) for length in lengths])
         if self.pictures.count == 1:
@@ -173,7 +179,7 @@ class VisionMeasurement:
 
     def _metrics(self, vectors: Sequence[Vectors]) -> np.ndarray:
         """[R, V, M] of R masks."""
-        return torch.cat([each.metrics(self.compared, None) for each in vectors], dim=1).float().cpu().numpy()
+        return torch.cat([each.metrics(self.compared, None) for each in vectors], dim=1).cpu().numpy()
 
     def _check_acted(self, index: int, layer: TowerLayer, values: np.ndarray) -> None:
         """Raises UserError for numbers that are none, UnsupportedModel where no mask of a layer changed anything."""
@@ -191,7 +197,7 @@ class VisionMeasurement:
             positions=np.array([unit.position for unit in self.units], np.int64),
             variants=names,
             metrics=self.metrics,
-            values=values[..., : len(self.metrics)],
+            values=values,
         )
         ranked = [at for at, unit in enumerate(self.units) if unit.position != NO_TOKEN]
         self.top.add(index, block.positions[ranked].tolist(), block.values[ranked, 0, 0].tolist())
