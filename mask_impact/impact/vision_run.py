@@ -22,7 +22,7 @@ from mask_impact.impact.run import Run
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.impact.vectors import Vectors
 from mask_impact.impact.vision_layer import TowerLayer
-from mask_impact.impact.vision_units import NOWHERE, Pictures, RowUnit, check_readers
+from mask_impact.impact.vision_units import Pictures, RowUnit, check_readers
 from mask_impact.model.generation import evaluating, model_tensors
 from mask_impact.model.memory import Portion, explained, release_free_memory
 from mask_impact.model.untouched import check_untouched, is_checked
@@ -33,6 +33,7 @@ from mask_impact.prompt.inputs import stop_ids, tokens_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.table import Block
 
+OTHER_TOWERS = ("high_res_vision_config",)  # of DeepSeek-VL hybrid
 HOW = "while its vision tower is recorded"
 
 
@@ -57,7 +58,8 @@ class VisionMeasurement:
         self.write, self.progress = write, progress
         self.metrics = self.request.metrics
         self.compared = self.metrics if "l2" in self.metrics else (*self.metrics, "l2")
-        self.wanted = Wanted(*(each in self.request.variants for each in VARIANTS), self.request.head_space)
+        full, attn, heads = (variant in self.request.variants for variant in VARIANTS)
+        self.wanted = Wanted(full, attn, heads, self.request.head_space)
         self.findings = Findings(tokens=list(prepared.inputs.tokens), metrics=self.metrics, replay="pictures")
         self.findings.notes = list(prepared.inputs.notes)
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
@@ -114,17 +116,17 @@ class VisionMeasurement:
         rows_of, note = self.pictures.rows_of, self.findings.note
         if extra := len(rows_of.get(NO_TOKEN, ())):
             note(f"{extra} rows of the vision tower become no image token (CLS, registers, padding): position -1")
+        if self.request.mask_unit == "patch" or extra > 1:
+            note("the page shows rows with the same position as one, with the largest of their values")
         if lacking := tokens - len(rows_of.keys() - {NO_TOKEN}):
             note(f"{lacking} image tokens are made of no patch (ends of rows, separators): they have no rows")
         read = _features_from(self.model.config)
-        if read is not None and read < len(self.model_layers):
+        if read is not None and read < self.prepared.model_layers:
             note(f"the decoder gets what layer {read - 1} of the tower gives; later layers do not bear on the answer")
+        if other := next((name for name in OTHER_TOWERS if getattr(self.model.config, name, None) is not None), None):
+            note(f"the model has another vision tower ({other}), which is not measured")
         if self.model.config.vision_config._attn_implementation != vision_implementation(self.model):
             note(f"the tower's layers were called again with {vision_implementation(self.model)} attention")
-
-    @property
-    def model_layers(self) -> range:
-        return range(self.prepared.model_layers)
 
     def measure(self) -> None:
         for call in self.calls:
@@ -185,7 +187,9 @@ class VisionMeasurement:
         """Raises UserError for numbers that are none, UnsupportedModel where no mask of a layer changed anything."""
         if not np.isfinite(values).all():
             what = ", ".join(METRICS[name].in_text for name in self.metrics)
-            raise UserError(f"vision layer {index} has no {what}: a vector is zero or too large; choose another `dtype`")
+            raise UserError(
+                f"vision layer {index} has no {what}: a vector is zero or too large; choose another `dtype`"
+            )
         if layer.attention.output.any() and len(self.units) > 1 and not values[..., self.compared.index("l2")].any():
             raise unsupported_tower(self.model.config, f"layer {index}: masking changes nothing")
 
@@ -198,6 +202,7 @@ class VisionMeasurement:
             variants=names,
             metrics=self.metrics,
             values=values,
+            places=np.array([unit.place for unit in self.units]) if self.request.mask_unit == "patch" else None,
         )
         ranked = [at for at, unit in enumerate(self.units) if unit.position != NO_TOKEN]
         self.top.add(index, block.positions[ranked].tolist(), block.values[ranked, 0, 0].tolist())

@@ -20,9 +20,8 @@ from mask_impact.effects import run as effects_run
 from mask_impact.errors import UserError
 from mask_impact.files import page
 from mask_impact.files.results import ResultFiles
-from mask_impact.impact import pairs
+from mask_impact.impact import pairs, vision_run
 from mask_impact.impact import run as impact_run
-from mask_impact.impact import vision_run
 from mask_impact.impact.manifest import manifest as describe
 from mask_impact.impact.run import Run
 from mask_impact.jobs.answer import answer

@@ -1,4 +1,4 @@
-"""A request for `tower` vision on inputs that were read: what it allows, what is masked, and which patches are compared.
+"""A request for `tower` vision on inputs that were read: what it allows, masks and compares.
 
 In: a request and the model's inputs. Out: `Prepared`, or a UserError for what does not go with a vision tower.
 """

@@ -176,8 +176,9 @@ def tower_of(config: Any, tower: str, attention: Sequence[str], num_tokens: int 
         lacking = "this model has no cross-attention" if chosen.half is None else f"an {chosen.half} has none"
         raise UserError(f"`attention` cross was given, but {lacking}; choose self")
     if chosen.only_reads and num_tokens > 1:
+        part = "vision tower" if tower == "vision" else tower
         raise UserError(
-            f"`num_tokens` {num_tokens} was given, but the {tower} {'tower ' * (tower == 'vision')}only reads the prompt; leave out `num_tokens` or "
+            f"`num_tokens` {num_tokens} was given, but the {part} only reads the prompt; leave out `num_tokens` or "
             f"`tower` {tower}"
         )
     return chosen

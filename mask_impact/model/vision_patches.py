@@ -11,7 +11,7 @@ are thus the model's own.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -93,8 +93,6 @@ def _at_decoder(
         for call in calls:
             undo.enter_context(replaced_forward(call.layer, as_given(call)))
         undo.callback(first.register_forward_pre_hook(stop, with_kwargs=True).remove)
-        try:
+        with suppress(_AtDecoder):
             model(**tensors, use_cache=False)
-        except _AtDecoder:
-            pass
     return reached[0]

@@ -1,4 +1,4 @@
-"""The vision encoder of a vision-language model: its layers, what each was called with, and how a layer is called again.
+"""The vision encoder of a vision-language model: its layers, what each is called with, and its attention calls.
 
 In:  a model with a `vision_config`. Out: its layers in order, their `LayerCall`s in one forward, and the attention
      calls of a layer.
