@@ -62,7 +62,7 @@ class Pictures:
     def extra(self) -> list[RowUnit]:
         """A CLS token, registers, or what was cut away: a unit each."""
         rows = self.rows_of.get(NO_TOKEN, [])
-        return [RowUnit(f"no image token: row {row}", NO_TOKEN, (row,)) for row in rows]
+        return [RowUnit(f"extra row {row}", NO_TOKEN, (row,)) for row in rows]
 
     def units(self, asked: Sequence[Unit]) -> list[RowUnit]:
         """Units of image tokens, as the rows that become these tokens; none for those that no row becomes."""
