@@ -42,9 +42,14 @@ class Segment:
         self.bias = _bias(call, entry)
         step = max(1, AT_ONCE // (len(query) * self.length * query.element_size()))
         self.parts = [torch.arange(start, min(start + step, self.length)) for start in range(0, self.length, step)]
-        logits = [self._logits(rows) for rows in self.parts]
-        self.total = torch.cat([each.logsumexp(dim=-1, keepdim=True) for each in logits], dim=1)  # [H, L, 1]
-        self.output = torch.cat([_weights(each) @ self.values for each in logits], dim=1)  # [H, L, D]
+        whole = [self._whole(rows) for rows in self.parts]
+        self.total = torch.cat([total for total, _ in whole], dim=1)  # [H, L, 1]
+        self.output = torch.cat([output for _, output in whole], dim=1)  # [H, L, D]
+
+    def _whole(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[H, rows, 1] the logarithm of what the weights are divided by, and [H, rows, D] the output."""
+        logits = self._logits(rows)
+        return logits.logsumexp(dim=-1, keepdim=True), _weights(logits) @ self.values
 
     def _logits(self, rows: torch.Tensor, keys: Sequence[int] | None = None) -> torch.Tensor:
         """[H, rows, keys], all keys by default."""
