@@ -52,7 +52,7 @@ def test_refused_in_one_line(more: list[str], said: str, tmp_path: Path, capsys:
         code = stopped.code
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert code == 2 and len(error) == 1 and said in error[0]
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("vl_masking*"))
 
 
 def test_needs_a_picture_and_a_model_that_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
