@@ -241,7 +241,7 @@ class VisionMeasurement:
                 "patches": len(pictures.picture),
                 "patches_without_token": pictures.rows_of.get(NO_TOKEN, []),
                 "readers": "all patches of the picture" if readers is None else sorted(readers),
-                "unmasked_lengths": list(self.lengths.values()),
+                "unmasked_lengths": [self.lengths.get(each) for each in range(pictures.count)],
             },
         }
 
