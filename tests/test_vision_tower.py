@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -267,3 +268,21 @@ def test_the_model_is_as_it_was(load: Any) -> None:  # noqa: F811
     assert torch.equal(loaded.model(**given, use_cache=False).logits, before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in loaded.model.modules())
     assert not any("forward" in vars(module) for module in loaded.model.modules())
+
+
+def test_changes_below_rounding_are_not_0(load: Any) -> None:  # noqa: F811
+    """Of one token's patches, sharp attention hardly reads most units: bfloat16 swallows what they change."""
+    loaded, seen = load("qwen2_vl"), []
+    first = str(loaded.inputs(PROMPT, picture(84, 112)).images[0]["positions"][0])
+    for dtype in (torch.float64, torch.bfloat16):
+        model = copy.deepcopy(loaded.model).to(dtype)
+        for block in model.model.visual.blocks:
+            block.attn.qkv.weight.data[:64].mul_(5.0)  # queries and keys
+        shown = type(loaded)(model, loaded.processor)
+        blocks, manifest = run_on(shown, [picture(84, 112)], variants=("full", "attn"), readers=(first,))
+        seen.append(blocks[0].l2[:, 0].astype(float))
+    exact, found = seen
+    floor = manifest["noise_floor"]["by_layer"]["values"][0][0][0]
+    assert exact.min() < floor / 1000, "the test has no small change"
+    assert (found > 0).all() and (found[exact < floor / 1000] < floor).all()
+    assert np.corrcoef(np.log(exact), np.log(found))[0, 1] > 0.9

@@ -113,6 +113,22 @@ class TowerLayer:
         changes = self.attention.changes(units, self.zero_values)
         return self.called(Masked(self.attention.output + changes, changes))
 
+    def magnified(self, units: Sequence[Sequence[int]], rows: torch.Tensor, wanted: Wanted) -> list[Vectors]:
+        """The vectors without each unit, of changes that rounding would swallow: they are made larger before the layer
+        is called, and what comes out is made smaller by as much."""
+        none = self.attention.output
+        changes = self.attention.changes(units, self.zero_values)[:, rows]  # [R, n, H, D]; others may be much larger
+        small, base = changes.flatten(1, 2), none[rows].flatten(0, 1)
+        enlarged, factor = self.rounding.magnified(Masked(base + small, small), base)
+        change = none.new_zeros(len(units), *none.shape)
+        change[:, rows] = enlarged.change.view(changes.shape)
+        larger = Masked(none + change, change)
+        found = self.vectors(self.called(larger), rows, wanted)
+        for each in found:
+            each.change /= factor.view(-1, *[1] * each.base.ndim)
+            each.masked = None
+        return found
+
     def vectors(self, called: Called, rows: torch.Tensor, wanted: Wanted) -> list[Vectors]:
         """The update of `rows` [n] as one vector for each variant, under R masks and without."""
         found = []
@@ -146,7 +162,7 @@ class TowerLayer:
         A share is W z, with a head's slice W [C, D] = Q R; Q keeps lengths and angles, so R z does for W z.
         """
         heads = self.base.heads
-        slices = projection.to(torch.float64).view(-1, *heads.shape[2:]).transpose(0, 1)  # [H, C, D]
+        slices = projection.cpu().to(torch.float64).view(-1, *heads.shape[2:]).transpose(0, 1)  # [H, C, D]
         return torch.linalg.qr(slices).R.transpose(1, 2).to(heads)
 
     def rounded(self, rows: torch.Tensor, wanted: Wanted) -> list[Vectors]:

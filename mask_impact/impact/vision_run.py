@@ -164,14 +164,21 @@ class VisionMeasurement:
         own = [index for index, unit in enumerate(self.units) if self.pictures.picture[unit.rows[0]] == picture]
         todo = [index for index in own if layer.attention.seen_by(self.units[index].rows)[rows].any()]
 
+        rounded = layer.rounded(rows, self.wanted)
+        floors = np.nan_to_num(self._metrics(rounded)[0], nan=0.0, posinf=0.0)  # [V, M]
+
         def measured(part: Sequence[int]) -> np.ndarray:
-            called = layer.without([self.units[index].rows for index in part])
-            return self._metrics(layer.vectors(called, rows, self.wanted))
+            masked = [self.units[index].rows for index in part]
+            found = self._metrics(layer.vectors(layer.without(masked), rows, self.wanted))
+            still = found[..., self.compared.index("l2")] == 0  # [R, V] changes that rounding has swallowed
+            if still.any():
+                small = self._metrics(layer.magnified(masked, rows, self.wanted))
+                found = np.where(still[..., None], np.minimum(small, floors), found)
+            return found
 
         for part in _of_size(todo, layer.at_once()):
             values[part] = np.concatenate(self.portion.pieces(part, len(part), measured))
-        rounded = layer.rounded(rows, self.wanted)
-        floors = np.nan_to_num(self._metrics(rounded)[0], nan=0.0, posinf=0.0).astype(np.float32)  # [V, M]
+        floors = floors.astype(np.float32)
         count, found = len(self.metrics), values[own].astype(np.float32)
         self.findings.floors.add(layer.call.index, names, floors[..., :count], found[..., :count])
         lengths = torch.cat([each.base.norm(dim=-1).view(-1) for each in rounded]).float().cpu().numpy()
