@@ -113,7 +113,7 @@ def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], 
     check_choices(request)
     tower = tower_of(config, request.tower, request.attention, request.num_tokens)
     if tower.only_reads and request.effects:
-        raise UserError(f"`effects` are of masks in the decoder; leave out `tower` {tower.name} or `effects`")
+        raise UserError(f"`effects` are on the decoder's answer; leave out `tower` {tower.name} or `effects`")
     count, heads = tower.size(config)
     return tower, chosen_layers(request.layers, count) or tuple(range(count)), heads
 
