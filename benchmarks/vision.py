@@ -6,13 +6,19 @@ The vision tower runs in the plain forward and in the recorded one. Its time has
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from benchmarks.machine import timed
 from benchmarks.models import TEXT_TOKENS, Inputs, Setup
 from benchmarks.speed import CHECKS, NOTES, RERUNS, speed_samples
 from benchmarks.tables import Labels, Sample, Table
 from benchmarks.work import run_experiment
-from mask_impact.impact.meter import Impact
+from mask_impact.impact.meter import Impact, Wanted
+from mask_impact.impact.vision_layer import TowerLayer
+from mask_impact.model.vision_tower import TowerCalls
 
+FOUR = 4  # patches of an image token
+MASKS = 8  # timed in each layer of the vision tower
 FORWARDS_WARM_UP = 3  # forwards of a prompt
 
 
@@ -25,6 +31,8 @@ def labels(steps: int) -> Labels:
     every = {
         "plain": "plain forward, pixels in [s]",
         "tower": "  of which the vision tower [s]",
+        "masks": f"{MASKS} masks in every layer of the tower, all variants [s]",
+        "ratio masks": "  forwards of the tower for each mask",
         "recorded": "recorded forward, pixels in, with the tower [s]",
         "replay 1": "replay, 1 token [s]",
         "distances 1": "distances, 1 token [s]",
@@ -43,11 +51,35 @@ def labels(steps: int) -> Labels:
     return {key: label for key, label in every.items() if steps > 1 or not key.endswith(" all")}
 
 
+@torch.no_grad()
+def tower_masks(model: Any, inputs: Inputs) -> float:
+    """Seconds for MASKS image tokens, each masked in every layer of the tower; what a layer needs once is left out."""
+    tower, seconds, wanted = TowerCalls(model), 0.0, Wanted()
+    with tower.recording():
+        model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    units = [list(range(FOUR * each, FOUR * (each + 1))) for each in range(MASKS)]
+    rows = torch.arange(tower.calls[0].rows, device=model.device)
+    for call in tower.calls:
+        layer = TowerLayer(model, call)
+
+        def measure(layer: TowerLayer = layer) -> None:
+            for start in range(0, MASKS, layer.at_once()):
+                for each in layer.vectors(layer.without(units[start : start + layer.at_once()]), rows, wanted):
+                    each.metrics(("l2", "cosine"), None)
+
+        seconds += timed(measure)[1]
+    return seconds
+
+
 def vision_table(setup: Setup, model: Any, sizes: Sequence[int], steps: int, repetitions: int) -> Table:
     def tower_and_run(model: Any, inputs: Inputs, impacts: list[Impact]) -> Sample:
         pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
+        tower = timed(lambda: model.model.get_image_features(pixels, grid))[1]
+        masks = tower_masks(model, inputs)
         return {
-            "tower": timed(lambda: model.model.get_image_features(pixels, grid))[1],
+            "tower": tower,
+            "masks": masks,
+            "ratio masks": masks / MASKS / tower,
             "run": timed(lambda: run_experiment(model, inputs, steps, lambda block: None))[1],
         }
 
@@ -66,6 +98,7 @@ def vision_table(setup: Setup, model: Any, sizes: Sequence[int], steps: int, rep
             "recorded forward: the whole recording call less the decode steps; generate may run the tower on its own",
             *NOTES,
             "the whole run: experiment.run, from model inputs to blocks, its checks included, writing left out",
+            "masks in the tower: the call of its layers and the distances; three forwards of it come before, once",
             "the vision tower is in both sides of the ratios and in no rerun",
         ],
     )

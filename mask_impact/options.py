@@ -36,8 +36,8 @@ HEAD_SPACES = ("output", "residual")  # before the output projection, or each he
 MASK_MODES = ("text", "vision", "both")
 VISION_ATTENTION = ("model", "bidirectional")
 ABLATIONS = ("neg-inf", "zero-value")  # take a token out of the softmax, or keep its weight and zero its value
-UNITS = ("token", "word", "sentence", "span")  # what is masked together
-TOWERS = ("decoder", "encoder")  # of an encoder-decoder
+UNITS = ("token", "word", "sentence", "span", "patch")  # what is masked together
+TOWERS = ("decoder", "encoder", "vision")  # encoder: of an encoder-decoder; vision: of a model with pictures
 ATTENTIONS = ("self", "cross")  # in an encoder-decoder's decoder: to its own tokens, to the encoder's
 BLOCKS = ("last", "all")  # which positions stop reading a masked token: the predicting one, or every later one
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -200,7 +200,10 @@ class Request:
         kind="list", metavar="last|all|LIST", parse=query_list, table="results",
         keyword_type="str | Sequence[tuple[int, int]] | None", from_python=_queries_from_python,
     )  # fmt: skip
-    mask_unit: str | None = option(None, "what is masked together (default: token, or span with --span)", choices=UNITS)
+    mask_unit: str | None = option(
+        None, "what is masked together; patch is for --tower vision (default: token, or span with --span)",
+        choices=UNITS,
+    )  # fmt: skip
     spans: tuple[str, ...] = option(
         (), "mask this text of the prompt, or these positions, together; NAME=... names it; repeat it for more",
         kind="repeated", flag="--span", key="span", metavar="TEXT|/REGEX/|12-18",
@@ -215,8 +218,9 @@ class Request:
     )  # fmt: skip
     readers: tuple[str, ...] = option(
         (), "for --effects, who stops reading: later (every later position; default), last (the predicting one), or a "
-        "set of positions such as question, image:0, 12-18 or a span's name; repeat it for more",
-        kind="repeated", metavar="SET", table="effects",
+        "set of positions such as question, image:0, 12-18 or a span's name; repeat it for more. For --tower vision, "
+        "the image tokens whose patches are compared (default: all of the picture)",
+        kind="repeated", metavar="SET",
     )  # fmt: skip
     blocks: tuple[str, ...] | None = option(
         None, "an older spelling of --readers: last, or all for later", kind="list", flag="--block", key="block",
@@ -256,8 +260,9 @@ class Request:
         keyword_type="str | Sequence[Mapping[str, Any]]",
     )  # fmt: skip
     tower: str = option(
-        "decoder", "which half of an encoder-decoder is measured", choices=TOWERS, scope="text", table="results"
-    )
+        "decoder", "which stack of layers is measured: the decoder, the encoder of an encoder-decoder, or the vision "
+        "encoder, where patches read patches", choices=TOWERS, table="results",
+    )  # fmt: skip
     attention: tuple[str, ...] = option(
         ATTENTIONS, "where masks act in an encoder-decoder's decoder: self, cross (encoder tokens) (default: both)",
         kind="list", choices=ATTENTIONS, scope="text", table="results",

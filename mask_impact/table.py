@@ -19,6 +19,7 @@ KEY_COLUMNS = ("generation_step", "layer", "token_masked", "token_position", "va
 COLUMNS = (*KEY_COLUMNS, "l2_distance", "cosine_distance")  # of a table with the default metrics
 CROSS = "Cross"  # before a variant's name: of the attention from a decoder to its encoder
 QUERY_POSITION = "query_position"  # the last column of a table with other queries than those that predict the output
+PATCH_COLUMNS = ("patch_row", "patch_col")  # the last columns of a table in which single patches are masked
 FORMAT_NAMES = ["csv", "json", "parquet", "html"]  # of files/formats.py, which adds those of extensions
 
 
@@ -34,6 +35,7 @@ class Block:
     metrics: tuple[str, ...]  # [M] names, as in distances.METRICS
     values: np.ndarray  # [P, V, M] float32
     query_position: int | None = None  # None: the position that predicts the step's token; the table has no column
+    places: np.ndarray | None = None  # [P, 2] row and column of each patch, -1 outside a grid; None: no such columns
 
     @classmethod
     def of_l2_and_cosine(

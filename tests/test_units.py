@@ -140,7 +140,7 @@ def test_spans_are_implied():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Chosen.of("letter"), "unknown unit 'letter'; choose from token, word, sentence, span"),
+        (lambda: Chosen.of("letter"), "unknown unit 'letter'; choose from token, word, sentence, span, patch"),
         (lambda: Chosen.of("word", "a"), "unit 'word' and `spans` 'a' were both given; leave one of them out"),
         (
             lambda: Chosen.of("sentence", regions="0,0,1,1"),

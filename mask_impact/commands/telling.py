@@ -20,6 +20,7 @@ from mask_impact.options import Settings
 
 SCHEMA_VERSION = 1
 HOUR = 3600  # forwards of a second each
+MANY = 400  # of a vision tower
 
 
 class Single:
@@ -40,7 +41,7 @@ class Single:
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
         progress.describe(f"loading {self.args.model}")
         if self.args.vision:
-            self.say(summary.plan(prepared.inputs, plan.task.request.mask_mode))
+            self.say(summary.plan(prepared.inputs, prepared.request.mask_mode))
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         if not self.args.quiet:
@@ -142,4 +143,15 @@ def preview(plans: Sequence[Plan], settings: Settings) -> str:
         effects.append(
             "an hour or more where a forward takes a second; --mask-unit, --region or --mask-layers shorten it"
         )
-    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *effects, end])
+    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *effects, *_tower_work(plans), end])
+
+
+def _tower_work(plans: Sequence[Plan]) -> list[str]:
+    """What masks in vision towers take."""
+    forwards = sum(plan.tower_forwards for plan in plans)
+    if not forwards:
+        return []
+    said = f"vision tower: about as long as {forwards:,.0f} forwards of it"
+    if forwards > MANY:
+        return [f"{said}; --region (a rectangle as one unit), --layers or --max-pixels shorten it"]
+    return [said]

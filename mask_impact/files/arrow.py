@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mask_impact.files.columns import columns_of
-from mask_impact.table import COLUMNS, KEY_COLUMNS, QUERY_POSITION, Block, checked
+from mask_impact.table import COLUMNS, KEY_COLUMNS, PATCH_COLUMNS, QUERY_POSITION, Block, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +23,8 @@ def arrow_schema(columns: Sequence[str] = COLUMNS) -> pa.Schema:
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
-    types = dict(
-        zip((*KEY_COLUMNS, QUERY_POSITION), (pa.int64(), pa.int64(), text, pa.int64(), text, pa.int64()), strict=True)
-    )
+    types = dict(zip(KEY_COLUMNS, (pa.int64(), pa.int64(), text, pa.int64(), text), strict=True))
+    types |= dict.fromkeys((QUERY_POSITION, *PATCH_COLUMNS), pa.int64())
     return pa.schema([pa.field(name, types.get(name, pa.float32()), nullable=name not in COLUMNS) for name in columns])
 
 
@@ -46,6 +45,8 @@ def arrow_batch(block: Block) -> pa.RecordBatch:
     ]
     if block.query_position is not None:
         arrays.append(np.full(block.rows, block.query_position, np.int64))
+    if block.places is not None:
+        arrays += [np.repeat(column, variants) for column in block.places.T]
     return pa.record_batch([pa.array(x) for x in arrays], schema=arrow_schema(columns_of(block)))
 
 

@@ -1,22 +1,22 @@
-"""Which columns a table has: what a row is about, one for each metric, and perhaps the query position."""
+"""Which columns a table has: what a row is about, one for each metric, and perhaps the query position, or the patch."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
-from mask_impact.table import COLUMNS, KEY_COLUMNS, QUERY_POSITION, Block
+from mask_impact.table import COLUMNS, KEY_COLUMNS, PATCH_COLUMNS, QUERY_POSITION, Block
 
 
-def table_columns(metrics: Sequence[str], with_query: bool = False) -> tuple[str, ...]:
+def table_columns(metrics: Sequence[str], with_query: bool = False, with_patch: bool = False) -> tuple[str, ...]:
     """The columns of a table with these metrics, in order. Raises KeyError for an unknown metric."""
     names = (*KEY_COLUMNS, *(METRICS[name].column for name in metrics))
-    return (*names, QUERY_POSITION) if with_query else names
+    return (*names, *[QUERY_POSITION] * with_query, *PATCH_COLUMNS * with_patch)
 
 
 def columns_of(block: Block) -> tuple[str, ...]:
     """The columns of the table that a block belongs to."""
-    return table_columns(block.metrics, block.query_position is not None)
+    return table_columns(block.metrics, block.query_position is not None, block.places is not None)
 
 
 def metrics_in(columns: Collection[str]) -> tuple[str, ...]:
@@ -45,4 +45,5 @@ def known_columns(columns: Collection[str], manifest: Mapping[str, Any] | None =
     needed = KEY_COLUMNS if metrics else COLUMNS
     if missing := [column for column in needed if column not in columns]:
         raise UserError(f"has no column {missing[0]!r}; a result table has {', '.join(COLUMNS)}")
-    return (*KEY_COLUMNS, *metrics, *([QUERY_POSITION] if QUERY_POSITION in columns else []))
+    more = [column for column in (QUERY_POSITION, *PATCH_COLUMNS) if column in columns]
+    return (*KEY_COLUMNS, *metrics, *more)

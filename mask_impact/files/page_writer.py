@@ -124,7 +124,10 @@ class ReportWriter(Writer):
                     if variant in piece.variants:
                         row = metric * len(piece.variants) + list(piece.variants).index(variant)
                         self._values.seek(piece.offset + 4 * row * len(columns))
-                        slab[layers[piece.layer], columns] = np.frombuffer(self._values.read(4 * len(columns)), "<f4")
+                        values = np.frombuffer(self._values.read(4 * len(columns)), "<f4")
+                        np.fmax.at(
+                            slab[layers[piece.layer]], columns, values
+                        )  # the largest where a position has several
                 yield slab
 
     def close(self) -> None:

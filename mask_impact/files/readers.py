@@ -57,7 +57,7 @@ def csv_table(path: str | Path) -> pa.Table:
 
     parse = csv.ParseOptions(newlines_in_values=True)
     convert = csv.ConvertOptions(
-        column_types=arrow_schema(table_columns(tuple(METRICS), with_query=True)),
+        column_types=arrow_schema(table_columns(tuple(METRICS), with_query=True, with_patch=True)),
         strings_can_be_null=False,
         null_values=[],
     )
@@ -71,7 +71,7 @@ def read_json(path: Path) -> Content:
     columns = orjson.loads(gzip.decompress(data) if path.suffix.lower() == ".gz" else data)
     if not isinstance(columns, dict):
         raise ValueError("it is not one object with an array for each column")
-    schema = arrow_schema(table_columns(tuple(METRICS), with_query=True))
+    schema = arrow_schema(table_columns(tuple(METRICS), with_query=True, with_patch=True))
     types = dict(zip(schema.names, schema.types, strict=True))
     table = {}
     for name in list(columns):

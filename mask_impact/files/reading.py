@@ -30,7 +30,7 @@ from mask_impact.files.readers import csv_table
 from mask_impact.files.side_tables import KINDS
 from mask_impact.files.stored import Run, Unreadable, stored
 from mask_impact.files.writers import reproducible
-from mask_impact.table import QUERY_POSITION
+from mask_impact.table import PATCH_COLUMNS, QUERY_POSITION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,7 +238,8 @@ def _typed(table: pa.Table, known: Sequence[str]) -> pa.Table:
 
 def _no_nulls(table: pa.Table, known: Sequence[str]) -> pa.Table:
     for name in known:
-        if table.column(name).null_count and name != QUERY_POSITION:  # empty for some runs of a joined table
+        # empty for some runs of a joined table
+        if table.column(name).null_count and name not in (QUERY_POSITION, *PATCH_COLUMNS):
             raise ValueError(f"column {name} has empty cells")
     return table
 

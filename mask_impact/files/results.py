@@ -194,4 +194,5 @@ def _parts(block: Block) -> Iterator[Block]:
             tokens=block.tokens[part],
             positions=block.positions[part],
             values=block.values[part],
+            places=None if block.places is None else block.places[part],
         )

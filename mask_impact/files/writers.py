@@ -81,6 +81,9 @@ class CsvWriter(Writer):
         middles = self._middles(tuple(block.tokens), tuple(block.positions.tolist()), tuple(block.variants))
         numbers = _shortest(values)[2:-2].split(b"],[")  # "[[a,b],[c,d]]" -> "a,b", "c,d"
         start = b"%d,%d," % (block.generation_step, block.layer)
+        if block.places is not None:
+            places = [b",%d,%d" % tuple(place) for place in block.places.tolist() for _ in block.variants]
+            numbers = list(map(add, numbers, places))
         end = b"\n" if block.query_position is None else b",%d\n" % block.query_position
         self._file.writelines((start, (end + start).join(map(add, middles, numbers)), end))
 
@@ -131,6 +134,8 @@ class JsonWriter(Writer):
         ]
         if block.query_position is not None:
             texts.append(b",%d" % block.query_position * block.rows)
+        if block.places is not None:
+            texts += [b"".join(b",%d" % place * variants for place in column) for column in block.places.T.tolist()]
         for file, text in zip(self._columns.values(), texts, strict=True):
             file.write(text)
 

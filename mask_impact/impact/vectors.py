@@ -79,4 +79,4 @@ class Rounding:
 def signs(shape: torch.Size) -> torch.Tensor:
     """1 or -1 in no order, always the same."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(torch.int8)  # kept: a byte each

@@ -16,6 +16,7 @@ class MaskingRequest(TypedDict, total=False):
     queries: str | Sequence[tuple[int, int]] | None
     mask_unit: str | None
     spans: str | Sequence[str]
+    readers: str | Sequence[str]
     no_check: bool
     chat: bool
     system: str | None
@@ -57,9 +58,11 @@ class VLMaskingRequest(TypedDict, total=False):
     queries: str | Sequence[tuple[int, int]] | None
     mask_unit: str | None
     spans: str | Sequence[str]
+    readers: str | Sequence[str]
     no_check: bool
     system: str | None
     messages: str | Sequence[Mapping[str, Any]]
+    tower: str
     vision_attention: str
     max_pixels: int | None
     regions: str | Sequence[str]

@@ -10,6 +10,7 @@ from mask_impact.effects.routes import names_in
 from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
+from mask_impact.jobs import vision
 from mask_impact.model import lengths
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
@@ -47,6 +48,11 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
         if said := read_as(tokenizer, given, request.answer or ""):
             inputs = replace(inputs, notes=[*inputs.notes, f"the tokenizer reads `answer` as {said!r}"])
     tower, layers, heads = check_model(config, request)
+    if tower.name == "vision":
+        request = replace(request, metrics=ordered_metrics(request))
+        asking.check_needed(replace(request, readers=()))  # which readers are compared is asked here, too
+        return vision.fitted(tokenizer, config, inputs, request, (layers, heads))
+    vision.check_left_out(request)
     asking.check_needed(request)
     asked = asked_units(request)
     check_images(inputs, request)
@@ -90,9 +96,9 @@ def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Requ
             f"`answer` and `num_tokens` {request.num_tokens} were both given; the answer says how many tokens there "
             "are, so leave `num_tokens` out"
         )
-    if request.tower == "encoder":
+    if request.tower != "decoder":
         raise UserError(
-            "`answer` is the decoder's, and `tower` encoder only reads the prompt; leave one of the two out"
+            f"`answer` is the decoder's, and `tower` {request.tower} only reads the prompt; leave one of the two out"
         )
     return tuple(given_ids("answer", request.answer, tokenizer, inputs, is_encoder_decoder(config)))
 
@@ -107,7 +113,7 @@ def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], 
     check_choices(request)
     tower = tower_of(config, request.tower, request.attention, request.num_tokens)
     if tower.only_reads and request.effects:
-        raise UserError("`effects` are on the decoder's answer; leave out `tower` encoder or `effects`")
+        raise UserError(f"`effects` are on the decoder's answer; leave out `tower` {tower.name} or `effects`")
     count, heads = tower.size(config)
     return tower, chosen_layers(request.layers, count) or tuple(range(count)), heads
 

@@ -20,7 +20,7 @@ from mask_impact.errors import UserError
 from mask_impact.files import page
 from mask_impact.files.folder import check_room
 from mask_impact.files.results import ResultFiles
-from mask_impact.impact import pairs
+from mask_impact.impact import pairs, vision_run
 from mask_impact.impact import run as impact_run
 from mask_impact.impact.manifest import manifest as describe
 from mask_impact.impact.run import Run
@@ -36,7 +36,8 @@ def run_prepared(
     model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = unseen
 ) -> tuple[Run, dict[str, Columns]]:
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
-    run = impact_run.run(model, prepared, write, progress)
+    measure = vision_run.run if prepared.request.tower == "vision" else impact_run.run
+    run = measure(model, prepared, write, progress)
     run.manifest["effects"] = None
     tables: dict[str, Columns] = dict(run.tables)
     if prepared.request.pairs:

@@ -1,4 +1,5 @@
-"""A model's towers, the stacks of layers that can be measured: a decoder alone, or either half of an encoder-decoder.
+"""A model's towers, the stacks of layers that can be measured: a decoder alone, either half of an encoder-decoder, or a
+vision encoder.
 
 In: a model, or only its config. Out: a `Tower`, which knows its layers in a model, its sizes in a config and where its
 query positions are. What differs between towers is a row of this module. It also has the refusals that name the family.
@@ -15,8 +16,9 @@ from transformers import PreTrainedModel
 
 from mask_impact.errors import OutOfMemory, UnsupportedModel, UserError
 from mask_impact.model.memory import is_out_of_memory
+from mask_impact.model.vision_tower import vision_layers, vision_size
 from mask_impact.options import ATTENTIONS, TOWERS
-from mask_impact.prompt.positions import QueryRange, after_encoder, in_encoder, in_text
+from mask_impact.prompt.positions import QueryRange, after_encoder, in_encoder, in_pictures, in_text
 
 
 def family(model: PreTrainedModel) -> str:
@@ -95,17 +97,20 @@ def _layers_of_half(half: nn.Module) -> list[nn.Module]:
 class Tower:
     """One stack of layers, and where its query positions are."""
 
-    name: str  # "decoder" or "encoder"
-    half: str | None  # the same, of an encoder-decoder; None: the model is a decoder alone
+    name: str  # one of options.TOWERS
+    half: str | None  # the same, of an encoder-decoder; None: of another model
     reads_encoder: bool  # its layers have a cross-attention
     layers: Callable[[PreTrainedModel], list[nn.Module]]  # in order; raises UnsupportedModel
     positions: Callable[[int, int], QueryRange]  # of `prompt` tokens and `num_tokens` to be generated
     only_reads: bool = False  # it sees the prompt at once, and nothing is generated in it
     layer_count: str = "num_hidden_layers"  # where a config that counts for both halves has it (T5's names)
     head_count: str = "num_attention_heads"
+    sizes: Callable[[Any], tuple[int, int]] | None = None  # in place of those names
 
     def size(self, config: Any) -> tuple[int, int]:
         """Layers and query heads, as the model's config has them."""
+        if self.sizes is not None:
+            return self.sizes(config)
         half = self.half
         nested: Any = config.get_text_config(decoder=True) if half is None else getattr(config, half, None)
         if half is None or hasattr(nested, "num_hidden_layers"):  # some encoder-decoders nest a config for each half
@@ -137,11 +142,15 @@ DECODER = Tower(
 )
 
 
+VISION = Tower("vision", None, False, vision_layers, in_pictures, only_reads=True, sizes=vision_size)
+
+
 def towers(config: Any) -> dict[str, Tower]:
     """The towers of the model with `config`, by name."""
     if getattr(config, "is_encoder_decoder", False):
         return {"decoder": DECODER, "encoder": ENCODER}
-    return {"decoder": DECODER_ALONE}
+    seeing = {"vision": VISION} if getattr(config, "vision_config", None) is not None else {}
+    return {"decoder": DECODER_ALONE, **seeing}
 
 
 def named(config: Any, name: str) -> Tower:
@@ -149,7 +158,8 @@ def named(config: Any, name: str) -> Tower:
     if name not in TOWERS:
         raise UserError(f"unknown tower {name!r}; choose from {', '.join(TOWERS)}")
     if name not in towers(config):
-        raise UserError(f"`tower` {name} was given, but this model has no {name}; leave it out")
+        part = "vision tower" if name == "vision" else name
+        raise UserError(f"`tower` {name} was given, but this model has no {part}; leave it out")
     return towers(config)[name]
 
 
@@ -166,8 +176,9 @@ def tower_of(config: Any, tower: str, attention: Sequence[str], num_tokens: int 
         lacking = "this model has no cross-attention" if chosen.half is None else f"an {chosen.half} has none"
         raise UserError(f"`attention` cross was given, but {lacking}; choose self")
     if chosen.only_reads and num_tokens > 1:
+        part = "vision tower" if tower == "vision" else tower
         raise UserError(
-            f"`num_tokens` {num_tokens} was given, but the {tower} only reads the prompt; leave out `num_tokens` or "
+            f"`num_tokens` {num_tokens} was given, but the {part} only reads the prompt; leave out `num_tokens` or "
             f"`tower` {tower}"
         )
     return chosen

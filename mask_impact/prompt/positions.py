@@ -64,6 +64,11 @@ def in_encoder(prompt: int, num_tokens: int) -> QueryRange:
     return QueryRange(prompt, 0, prompt - 1, prompt, "encoder", sees_all=True)
 
 
+def in_pictures(prompt: int, num_tokens: int) -> QueryRange:
+    """A vision encoder has no query positions: its patches read each other, and all of them are compared at once."""
+    return QueryRange(prompt, 0, prompt - 1, prompt, "vision", sees_all=True)
+
+
 def after_encoder(prompt: int, num_tokens: int) -> QueryRange:
     """The query positions of an encoder-decoder's decoder: its start token and the output, counted after the prompt."""
     return QueryRange(prompt, prompt, prompt, prompt + num_tokens, "decoder", before="`tower` encoder")

@@ -26,6 +26,8 @@ class Prepared:
     effects_forwards: float = 0.0  # about as many forwards of the prompt as they take
     model_layers: int = 0
     given: tuple[int, ...] = ()  # the ids of a given answer, `request.num_tokens` of them; (): it is generated
+    readers: frozenset[int] | None = None  # of a vision tower, the image tokens that are compared; None: all
+    tower_forwards: float = 0.0  # about as many forwards of the vision tower as a run in it takes
 
     def masked(self, query: int) -> int:
         """The number of masks at a query position, the same in each layer and variant."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mask_impact.errors import UserError
 
-UNITS = ("token", "word", "sentence", "span")
+UNITS = ("token", "word", "sentence", "span", "patch")
 
 # The names of sets of positions (sets.py). Those of spans and regions stand beside them, so none may be the same.
 LATER = "later"  # whatever follows what is masked: no set by itself
@@ -58,7 +58,7 @@ class Chosen:
         """For each span and region its name in messages, and its meaning. Raises UserError."""
         if self.unit not in UNITS:
             raise UserError(f"unknown unit {self.unit!r}; choose from {', '.join(UNITS)}")
-        if self.unit in ("word", "sentence"):
+        if self.unit in ("word", "sentence", "patch"):
             _check_alone(self)
         if self.unit == "span" and not self.given:
             raise UserError("unit 'span' was chosen, but no span; give `spans`, `regions` or `region_masks`")

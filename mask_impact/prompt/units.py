@@ -61,7 +61,7 @@ def units(chosen: Chosen, tokenizer: Any, inputs: ModelInputs, tokens: Sequence[
         said = as_tokens_say(tokenizer, inputs.tokens)
         return _distinct([(what, _resolved(what, place, (prompt, said), inputs)) for what, place in places])
     masked = MASKED[mask_mode]
-    if chosen.unit == "token":
+    if chosen.unit in ("token", "patch"):  # which patches an image token is made of, the model knows
         return [Unit(token.text, (token.position,)) for token in tokens if masked(token)]
     shown = reading(tokenizer, tokens, len(inputs.tokens), inputs.source)
     parts = text_parts(shown, STARTS[chosen.unit])

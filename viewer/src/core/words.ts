@@ -69,8 +69,18 @@ export function whose(name: string, run?: Run): string {
 
 /** The line that says what colour means. */
 export function meaning({ runs, state }: Shown): string {
-  const what = `how far ${whose(state.variant, runs[0])} ${moves(runs[0], state)} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
+  const what = runs[0].manifest?.tower === "vision" ? inPatches({ runs, state }) : inDecoder({ runs, state });
   return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
+}
+
+function inPatches({ runs, state }: Shown): string {
+  const readers = runs[0].manifest?.vision?.readers ? "all patches" : "the chosen patches";
+  const moved = `${whose(state.variant, runs[0])} ${moves(runs[0], state)}`;
+  return `how far, in the vision tower, ${moved} over ${readers} of the picture when the others do not read this token's patches`;
+}
+
+function inDecoder({ runs, state }: Shown): string {
+  return `how far ${whose(state.variant, runs[0])} ${moves(runs[0], state)} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
 }
 
 export const isDifference = (state: Pick<State, "compare">, runs: readonly Run[]) =>

@@ -152,15 +152,15 @@ const isList = (value: unknown): value is unknown[] => Array.isArray(value);
 
 function whole(data: Partial<Embedded>): Embedded {
   const { steps, layers, variants, positions, tokens, name, rows, metrics = [], values, queries, images = [] } = data;
-  const counts = (list: unknown): list is number[] =>
-    Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= 0);
-  const rising = (list: unknown) => counts(list) && list.every((n, i) => i === 0 || n > list[i - 1]);
+  const counts = (list: unknown, least = 0): list is number[] =>
+    Array.isArray(list) && list.length > 0 && list.every((n) => Number.isInteger(n) && n >= least);
+  const rising = (list: unknown, least = 0) => counts(list, least) && list.every((n, i) => i === 0 || n > list[i - 1]);
   const strings = (list: unknown) =>
     Array.isArray(list) && list.length > 0 && list.every((each) => typeof each === "string");
   const fit =
     (queries === undefined ? rising(steps) : counts(steps) && counts(queries) && queries.length === steps.length) &&
     rising(layers) &&
-    rising(positions) &&
+    rising(positions, -1) && // -1: what is no token of the prompt, as a CLS token of a vision tower
     strings(variants) &&
     strings(tokens) &&
     tokens!.length === positions!.length &&

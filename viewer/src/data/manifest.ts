@@ -86,6 +86,8 @@ const manifest = object<Manifest>({
   generated: places(object({ step: number, id: number, text, probability: number })),
   head_space: text,
   mask_mode: text,
+  tower: text,
+  vision: object({ readers: text }),
   vision_attention: text,
   noise_floor: object({
     Full: record(number),

@@ -12,6 +12,8 @@ const QUERY_POSITION = "query_position";
 
 /** Columns of numbers that programs add to a table: its index. */
 const INDEX = /^(|index|level_\d+|Unnamed: \d+|__index_level_\d+__)$/;
+/** Where a single patch is in its picture. The page draws image tokens, so it has no use for them. */
+const PATCH = /^patch_(row|col)$/;
 /** A column with this ending holds numbers and nothing else; whether others do is seen when they are read. */
 const STRICT = /_distance$/;
 /** More arrays of the size of the table would fill the memory. */
@@ -206,7 +208,7 @@ export class Table {
   metricNamed(name: string): ColumnName | null {
     const known = this.columnNamed(name);
     if (known) return known;
-    const none = this.of !== "results" || INDEX.test(name) || this.dropped.has(name);
+    const none = this.of !== "results" || INDEX.test(name) || PATCH.test(name) || this.dropped.has(name);
     if (none || this.metrics.length >= MOST_METRICS) return null;
     this.columns[name] = new Column(Float32Array);
     this.names.push(name);

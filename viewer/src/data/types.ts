@@ -203,6 +203,10 @@ export interface Manifest {
   generated?: GeneratedToken[];
   head_space?: string;
   mask_mode?: string;
+  /** "vision": patches read patches; the positions are those of their image tokens. */
+  tower?: string;
+  /** Of a vision tower. No `readers`: some image tokens were chosen, and are a list in the file. */
+  vision?: { readers?: string };
   vision_attention?: string;
   /** How far replays are from the model, by kind of variant and metric; and the noise floors. */
   noise_floor?: { Full?: Record<string, number>; Head?: Record<string, number>; by_layer?: NoiseFloors };

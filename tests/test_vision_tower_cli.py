@@ -1,0 +1,98 @@
+"""--tower vision from the command line and from Python: what is refused in one line, and what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mask_impact_analysis
+import mask_impact_vl
+from mask_impact import results
+from mask_impact.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURE = ROOT / "testimg.png"
+PROMPT = "What color is the circle?"
+FIRST, LAST = 4, 19  # of the demo's image tokens
+
+
+def command(folder: Path, *more: str, picture: bool = True) -> int:
+    shown = ["--image", str(PICTURE)] if picture else []
+    given = ["--model", "demo", "--prompt", PROMPT, "--tower", "vision", "--output-dir", str(folder), *shown, *more]
+    return mask_impact_vl.main([*given, "--overwrite"])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--vision-attention", "bidirectional"], "--vision-attention does not go with --tower vision"),
+        (["--queries", "all"], "--queries does not go with --tower vision"),
+        (["--mask-mode", "both"], "--mask-mode does not go with --tower vision"),
+        (["--pairs", "2"], "--pairs does not go with --tower vision"),
+        (["--readers", "nobody"], "--readers 'nobody': there is no set 'nobody'"),
+        (["--readers", "later"], "--readers later is of a decoder"),
+        (["--readers", "text"], "which is no image token"),
+        (["--mask-unit", "word"], "--mask-unit word is of text"),
+        (["--mask-unit", "patch", "--region", "0,0,1,1"], "were both given"),
+        (["--num-tokens", "2"], "the vision tower only reads the prompt"),
+        (["--answer", "red"], "--tower vision only reads the prompt"),
+        (["--effects"], "leave out --tower vision or --effects"),
+        (["--span", "circle"], "which is no image token"),
+        (["--layers", "3"], "this model has layers 0 to 2"),
+        (["--attention", "self"], "unknown flag --attention"),
+    ],
+)
+def test_refused_in_one_line(more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code: int | str | None
+    try:
+        code = command(tmp_path, *more)
+    except SystemExit as stopped:  # a flag that is not there
+        code = stopped.code
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert code == 2 and len(error) == 1 and said in error[0]
+    assert not list(tmp_path.glob("vl_masking*"))
+
+
+def test_needs_a_picture_and_a_model_that_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, picture=False) == 2
+    assert "--tower vision needs a picture" in capsys.readouterr().err
+    text = ["--model", "demo", "--prompt", PROMPT, "--output-dir", str(tmp_path)]
+    assert mask_impact_analysis.main([*text, "--tower", "vision"]) == 2
+    assert "this model has no vision tower" in capsys.readouterr().err
+    assert mask_impact_analysis.main([*text, "--mask-unit", "patch"]) == 2
+    assert "--mask-unit patch is for the vision encoder" in capsys.readouterr().err
+
+
+def test_dry_run_says_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, "--dry-run") == 0
+    assert "vision tower: about as long as 13 forwards of it" in capsys.readouterr().out
+    assert command(tmp_path, "--dry-run", "--mask-unit", "patch") == 0
+    assert "vision tower: about as long as 51 forwards of it" in capsys.readouterr().out
+
+
+def test_every_format_has_the_places_of_patches(tmp_path: Path) -> None:
+    assert command(tmp_path, "--mask-unit", "patch", "--format", "csv,json,parquet,html", "--output", "patches") == 0
+    tables = [results.load(tmp_path / f"patches_results.{end}") for end in ("csv", "json", "parquet")]
+    table = tables[0]
+    assert all(table.equals(each) for each in tables[1:])
+    assert len(table) == 3 * 64 * 6 and list(table.columns[-2:]) == ["patch_row", "patch_col"]
+    tokens = (table["patch_row"] // 2) * 4 + table["patch_col"] // 2 + FIRST
+    assert (tokens == table["token_position"]).all()
+    page = results.load(tmp_path / "patches_results.html")  # an image token's largest patch
+    keys = ["layer", "token_position", "variant"]
+    largest = table.groupby(keys)["l2_distance"].max()
+    np.testing.assert_array_equal(page.set_index(keys)["l2_distance"].sort_index(), largest.sort_index())
+
+
+def test_from_python() -> None:
+    table = mask_impact_vl.run_vl_masking_experiment(
+        PROMPT, str(PICTURE), "vision", model_name="demo", device="cpu", tower="vision", readers=["image:0"],
+        regions=["0,0,1,1", "right=0,2,3,3"], variants="full", layers=[1],
+    )  # fmt: skip
+    assert table["token_masked"].tolist() == ["region 0,0,1,1", "right"]
+    assert (table["l2_distance"] > 0).all()
+    assert table.attrs["run"]["units"][1]["positions"] == [6, 7, 10, 11, 14, 15, 18, 19]
+    with pytest.raises(UserError, match="`queries` does not go with `tower` vision"):
+        mask_impact_vl.run_vl_masking_experiment(PROMPT, str(PICTURE), model_name="demo", tower="vision", queries="all")
