@@ -93,6 +93,12 @@ IMAGE_PROCESSOR_CONFIG = {
     "temporal_patch_size": 2,
     "merge_size": MERGE,
 }
+VIDEO_PROCESSOR_CONFIG = {  # the model has not learnt videos; 4 to 8 frames are as large as the pictures it has learnt
+    **{name: value for name, value in IMAGE_PROCESSOR_CONFIG.items() if not name.endswith(("_pixels", "_type"))},
+    "video_processor_type": "Qwen3VLVideoProcessor",
+    "size": {"shortest_edge": 4 * 128 * 128, "longest_edge": 8 * 192 * 128},  # pixels of all frames together
+    "fps": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -404,6 +410,7 @@ def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     (folder / "chat_template.jinja").write_text(str(settings.pop("chat_template")), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "preprocessor_config.json", IMAGE_PROCESSOR_CONFIG)
+    write_json(folder / "video_preprocessor_config.json", VIDEO_PROCESSOR_CONFIG)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
