@@ -54,7 +54,8 @@ def _picture(name: str, picture: Mapping[str, Any]) -> list[str]:
 def _of_frames(video: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Where a video's tokens are."""
     taken = f"{len(video['sampled'])} of {video['frames']} frames"
-    layout = f"{taken} in {counted(len(frames), 'temporal patch', 'es')}, each a {frames[0]['layout']}"
+    rows, cols = frames[0]["grid"]
+    layout = f"{taken} in {counted(len(frames), 'temporal patch', 'es')}, each a {rows} x {cols} grid"
     return {"positions": [frames[0]["positions"][0], frames[-1]["positions"][1]], "layout": layout}
 
 

@@ -17,11 +17,8 @@ import torch
 from PIL import Image
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.films import GIVE, Film, open_film, size_of, video_sha256
+from mask_impact.prompt.films import GIVE, SHOWN, Film, open_film, size_of, small, video_sha256
 from mask_impact.prompt.video_part import VideoPart
-
-SHOWN = 64  # temporal patches of a video whose first frame is kept as a picture for the report
-SHOWN_SIDE = 512  # pixels of such a picture, at most
 
 
 @dataclass(frozen=True)
@@ -164,10 +161,7 @@ class _Sampler:
     def _keep(self, read: _Read, image: Image.Image, fitted: tuple[int, int]) -> None:
         at, first_of_patch = divmod(len(read.frames), self.part.temporal_patch_size)
         if not first_of_patch:
-            shown = image.copy() if at < SHOWN else None
-            if shown:
-                shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
-            read.shown.append(shown)
+            read.shown.append(small(image) if at < SHOWN else None)
         read.frames.append(self.part.resized(np.array(image.convert("RGB")), fitted))
 
     def notes(self) -> list[str]:
@@ -176,6 +170,8 @@ class _Sampler:
         found = []
         if self.film.fps is None:
             found.append(f"a folder has no times: its frames count as {self.fps:g} for each second")
+        if taken > SHOWN * self.part.temporal_patch_size:
+            found.append(f"the report shows the first {SHOWN} temporal patches alone")
         if taken < self.total:
             found.append(f"{taken} of {self.total} frames are taken, {rate:.3g} for each second")
         wanted = self.total / self.fps * self.rate

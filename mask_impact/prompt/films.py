@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from mask_impact.errors import UserError
 from mask_impact.prompt.images import file_sha256, open_picture
 
 UNTIMED = 24.0  # frames for each second of a video that does not say; transformers takes the same
+SHOWN = 64  # temporal patches of a video whose first frame is a picture of the report
+SHOWN_SIDE = 512  # pixels of such a picture, at most
 GIVE = "give a video file, an animated GIF or WebP, or a folder of frames"
 INSTALL = 'pip install "mask-impact[video]"'
 
@@ -65,9 +67,13 @@ def open_film(path: str | os.PathLike[str]) -> Film:
 
 def video_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the bytes of a file; of a folder, of the names and bytes of its frames. Raises UserError."""
-    if not os.path.isdir(path):
-        return file_sha256(path)
-    told = [f"{frame.name} {file_sha256(frame)}\n" for frame in _pictures_in(Path(path))]
+    try:
+        if not os.path.isdir(path):
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        told = [f"{frame.name} {file_sha256(frame)}\n" for frame in _pictures_in(Path(path))]
+    except OSError as error:
+        raise _damaged(os.fsdecode(path), error) from error
     return hashlib.sha256("".join(told).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -182,3 +188,22 @@ def size_of(film: Any) -> tuple[int, int]:
         return size
     finally:
         frames.close()
+
+
+def small(image: Image.Image) -> Image.Image:
+    """A frame as the report shows it."""
+    shown = image.copy()
+    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+    return shown
+
+
+def frames_at(path: str | os.PathLike[str], numbers: Sequence[int]) -> list[Image.Image | None]:
+    """The frames of these numbers as the report shows them, None beyond those it shows. Raises UserError."""
+    wanted = set(numbers[:SHOWN])
+    found = {}
+    for at, (image, _) in enumerate(open_film(path).frames()):
+        if at in wanted:
+            found[at] = small(image)
+        if at >= max(wanted):
+            break
+    return [found.get(number) for number in numbers]

@@ -57,7 +57,7 @@ class ModelInputs:
     prompt: str
     chat: bool
     images: list[dict[str, Any]] = field(default_factory=list)  # what the manifest says about each picture
-    # The pictures as the model got them, upright RGB; of a temporal patch its first frame, None beyond clips.SHOWN
+    # The pictures as the model got them, upright RGB; of a temporal patch its first frame, None beyond films.SHOWN
     pictures: "list[Image.Image | None]" = field(default_factory=list)
     videos: list[dict[str, Any]] = field(default_factory=list)  # what the manifest says about each video
     messages: list[dict[str, Any]] | None = None  # of a conversation that was given, as the manifest has them

@@ -69,12 +69,12 @@ def vision_inputs(
     if max_pixels is not None and max_pixels < 1:
         raise UserError(f"max_pixels is {max_pixels}; it must be 1 or more")
     image_id = image_token_id(processor, config)
-    image_token = processor.tokenizer.convert_ids_to_tokens(image_id)
-    own = own_tokens(processor, image_token, videos=getattr(config, "model_type", "") in FAMILIES)
+    own = own_tokens(processor, processor.tokenizer.convert_ids_to_tokens(image_id), config.model_type in FAMILIES)
     if messages:
         text, notes, said = conversation(processor, messages, system, own)
     else:
-        text, notes, said = wording(processor, prompt, {"image": len(pictures), "video": len(clips)}, system, own)
+        counts = {"image": len(pictures), "video": len(clips)}
+        text, notes, said = wording(processor, prompt, counts, system, own)
 
     def tensors_of(text: str) -> tuple[Mapping[str, Any], list[str]]:
         with taking_part(processor, video_part(processor, config) if clips else None):
@@ -82,8 +82,7 @@ def vision_inputs(
 
     outputs, ends = tensors_of(text)
     tokens, images = placed(processor, config, outputs, pictures, max_pixels, image_id)
-    if clips:
-        images += place_clips(processor, tokens, outputs, clips, len(pictures))
+    images += place_clips(processor, tokens, outputs, clips, len(pictures))
     # PaliGemma's processor also returns labels, which are for training
     tensors = {name: found for name, found in outputs.items() if torch.is_tensor(found) and name != "labels"}
 
@@ -140,6 +139,8 @@ def place_clips(
 ) -> list[dict[str, Any]]:
     """Give the tokens of videos their places, and describe each temporal patch as a picture, the first of number
     `first`. Raises UserError if the template leaves videos out."""
+    if not clips:
+        return []
     taken = [token.position for token in tokens if token.id == processor.video_token_id]
     check_there(processor, "video", len(taken))
     merge, patch = (getattr(processor.image_processor, name) for name in ("merge_size", "patch_size"))
@@ -156,26 +157,21 @@ def place_clips(
             own, taken = taken[: found.tokens], taken[found.tokens :]
             image, when = first + len(images), clip.seconds(numbers)
             for position, (row, col, box) in zip(own, found.places(), strict=True):
-                tokens[position] = replace(
-                    tokens[position],
-                    kind="image",
-                    image=image,
-                    row=row,
-                    col=col,
-                    box=box,
-                    video=video,
-                    frame=frame,
-                    seconds=tuple(when),
-                )
-            about = described_frames(clip, found, own[0], own[-1])
-            images.append(about | {"video": video, "frame": frame, "frames": list(numbers), "seconds": when})
+                of_frame = {"image": image, "video": video, "frame": frame, "seconds": tuple(when)}
+                at_place = {"kind": "image", "row": row, "col": col, "box": box}
+                tokens[position] = replace(tokens[position], **of_frame, **at_place)  # type: ignore[arg-type]
+            which = {"video": video, "frame": frame, "frames": list(numbers), "seconds": when}
+            images.append(described_frames(clip, found, (own[0], own[-1]), which))
     return images
 
 
-def described_frames(clip: Clip, found: Layout, first: int, last: int) -> dict[str, Any]:
-    """What the manifest says about a temporal patch, as of a picture."""
-    about = {"path": clip.path, "sha256": clip.sha256, "format": clip.format, "mode": "RGB", "notes": []}
-    return about_layout(about, clip.size, found, first, last)
+def described_frames(clip: Clip, found: Layout, ends: tuple[int, int], which: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says about a temporal patch, as of a picture, and of which frames it is."""
+    about = {"path": clip.path.encode(errors="replace").decode(), "sha256": clip.sha256, "format": clip.format}
+    described = about_layout(about | {"mode": "RGB", "notes": []}, clip.size, found, *ends)
+    when = " and ".join(f"{second:g}" for second in dict.fromkeys(which["seconds"]))
+    described["layout"] += f", frame {which['frame']} of video {which['video']}, at {when} s"
+    return described | which
 
 
 def without_ends(tokenizer: Any, text: str, outputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
