@@ -143,7 +143,7 @@ def check_images(inputs: ModelInputs, request: Request) -> None:
     ):
         if value != plain and not inputs.images:
             raise UserError(
-                f"`{name}` {value} needs an image, but none was given; add `images` or `videos`, or use {plain}"
+                f"`{name}` {value} needs an image, but none was given; add `images`, or `videos`, or use {plain}"
             )
 
 

@@ -83,6 +83,7 @@ class Sets:
         if name in self.spans:
             return PositionSet(name, self.spans[name])
         if (found := re.fullmatch(VISUAL, name)) and (visual := parsed_visual(found.groups())):
+            self._all(what, "video" if visual.video else "picture")
             return PositionSet(name, tuple(each.position for each in visual_tokens(what, visual, self.inputs)))
         if found := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", name):
             return PositionSet(name, self._range(what, int(found[1]), int(found[2] or found[1])))

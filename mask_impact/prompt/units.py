@@ -265,7 +265,7 @@ def _region_mask(what: str, mask: RegionMask, inputs: ModelInputs) -> tuple[int,
     if not found:
         raise UserError(
             f"{what} covers no more than half of any patch of {_named(mask.visual, described)} "
-            f"({described['layout']}); paint more of it white"
+            f"({described['grid'][0]} x {described['grid'][1]} grid); paint more of it white"
         )
     return tuple(found)
 
