@@ -7,16 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from test_films import animation, encoded, plain
 from vl_families import make_vl_checkpoint
 
+import latent_lens
 import mask_impact_analysis
 import mask_impact_vl
 from mask_impact.errors import UserError
 from mask_impact.files.pictures import opened
+from mask_impact.model.find import find_model
+from mask_impact.model.load import load_model
+from mask_impact.model.processors import load_processor
+from mask_impact.prompt.clips import Sampling, open_clips
+from mask_impact.prompt.video_part import video_part
+from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact_vl import run_vl_effects_experiment, run_vl_masking_experiment
 
+PICTURE = Path(__file__).parent.parent / "testimg.png"
 CLIP = Path(__file__).parent.parent / "demo" / "clip.gif"
 QUESTION = "What color is the circle?"
 FAST = ("--layers", "0", "--variants", "full")
@@ -51,7 +60,9 @@ def test_the_demo_takes_a_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "video": 0, "frame": 1, "seconds": [0.5, 0.75], "row": 0, "col": 1, "box": [32.0, 0.0, 64.0, 32.0], "image": 1,
     }  # fmt: skip
     embedded = page(tmp_path / "it_results.html")
-    assert [each["name"] for each in embedded["images"]] == ["clip.gif"] * 4
+    assert [each["name"] for each in embedded["images"]] == [
+        f"<clip.gif, frame {at}, {at / 2:g} and {at / 2 + 0.25:g} s>" for at in range(4)
+    ]
     assert len({each["data"] for each in embedded["images"]}) == 4
 
 
@@ -193,3 +204,22 @@ def test_the_command_for_text_names_the_other(capsys: pytest.CaptureFixture[str]
 def test_wrong_keywords(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_vl_masking_experiment(QUESTION, model_name="demo", **given)
+
+
+def test_inspect_has_the_norms_of_every_frame(capsys: pytest.CaptureFixture[str]) -> None:
+    """A video before a picture: the norms are those of the model's own hidden states at the tokens' positions."""
+    words = ["--video", str(CLIP), "--image", str(PICTURE), "--prompt", "Is <video> like <image>?", "--json", "--quiet"]
+    assert latent_lens.main(["inspect", "--model", "demo", *words]) == 0
+    told = json.loads(capsys.readouterr().out)["image"]
+    source = find_model("demo", vision=True)
+    model, processor = load_model(source, torch.device("cpu"), torch.float32), load_processor(source)
+    clips = open_clips([CLIP], video_part(processor, source.config), Sampling())
+    inputs = vision_inputs(processor, source.config, words[5], open_pictures(PICTURE), clips=clips)
+    with torch.no_grad():
+        states = model(**inputs.tensors, output_hidden_states=True).hidden_states
+    assert [about["path"][:9] for about in told["images"]] == [str(PICTURE)[:9], *["<clip.gif"] * 4]
+    for index, about in enumerate(told["images"]):
+        own = [token.position for token in inputs.tokens if token.image == index]
+        expected = [states[layer][0, own].norm(dim=-1).mean().item() for layer in (0, 2, 3)]
+        given = [about["norms"]["norm_mean"][layer] for layer in (0, 2, 3)]
+        assert given == pytest.approx(expected, rel=1e-4)

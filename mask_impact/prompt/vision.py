@@ -166,12 +166,12 @@ def place_clips(
 
 
 def described_frames(clip: Clip, found: Layout, ends: tuple[int, int], which: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says about a temporal patch, as of a picture, and of which frames it is."""
-    about = {"path": clip.path.encode(errors="replace").decode(), "sha256": clip.sha256, "format": clip.format}
-    described = about_layout(about | {"mode": "RGB", "notes": []}, clip.size, found, *ends)
+    """What the manifest says about a temporal patch, as of a picture, and of which frames it is. It has no path: the
+    video's file, opened as a picture, would be its first frame."""
     when = " and ".join(f"{second:g}" for second in dict.fromkeys(which["seconds"]))
-    described["layout"] += f", frame {which['frame']} of video {which['video']}, at {when} s"
-    return described | which
+    name = f"<{os.path.basename(clip.described['path'])}, frame {which['frame']}, {when} s>"
+    about = {"path": name, "sha256": clip.sha256, "format": clip.format, "mode": "RGB", "notes": []}
+    return about_layout(about, clip.size, found, *ends) | which
 
 
 def without_ends(tokenizer: Any, text: str, outputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
