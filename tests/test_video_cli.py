@@ -207,7 +207,8 @@ def test_wrong_keywords(given: dict[str, Any], message: str) -> None:
 
 
 def test_inspect_has_the_norms_of_every_frame(capsys: pytest.CaptureFixture[str]) -> None:
-    """A video before a picture: the norms are those of the model's own hidden states at the tokens' positions."""
+    """A video before a picture: the norms are those of the model's own hidden states at the positions of the tokens.
+    Between 0 and 3 transformers gives states without the features that DeepStack adds."""
     words = ["--video", str(CLIP), "--image", str(PICTURE), "--prompt", "Is <video> like <image>?", "--json", "--quiet"]
     assert latent_lens.main(["inspect", "--model", "demo", *words]) == 0
     told = json.loads(capsys.readouterr().out)["image"]
@@ -220,6 +221,6 @@ def test_inspect_has_the_norms_of_every_frame(capsys: pytest.CaptureFixture[str]
     assert [about["path"][:9] for about in told["images"]] == [str(PICTURE)[:9], *["<clip.gif"] * 4]
     for index, about in enumerate(told["images"]):
         own = [token.position for token in inputs.tokens if token.image == index]
-        expected = [states[layer][0, own].norm(dim=-1).mean().item() for layer in (0, 2, 3)]
-        given = [about["norms"]["norm_mean"][layer] for layer in (0, 2, 3)]
+        expected = [states[layer][0, own].norm(dim=-1).mean().item() for layer in (0, 3)]
+        given = [about["norms"]["norm_mean"][layer] for layer in (0, 3)]
         assert given == pytest.approx(expected, rel=1e-4)
