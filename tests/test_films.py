@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import tracemalloc
 from fractions import Fraction
@@ -128,6 +129,23 @@ def test_frames_that_are_not_evenly_spaced_are_noted(tmp_path: Path) -> None:
     assert any("not evenly spaced in time: the model is told times up to" in note for note in clip.notes)
     slow = open_clip(encoded(tmp_path / "clip.mkv", plain(6), [0, 1, 2, 3, 14, 15]), PART, Sampling())
     assert any("not evenly spaced" in note for note in slow.notes)
+
+
+def test_a_phones_video_is_turned_upright(tmp_path: Path) -> None:
+    """The file says that a player turns it clockwise by a quarter: its left edge is up, its upper left corner right."""
+    image = Image.new("RGB", (64, 48), COLORS[1])
+    image.paste(COLORS[0], (0, 0, 32, 24))
+    path = encoded(tmp_path / "clip.mp4", [image] * 6)
+    content = path.read_bytes()
+    plainly = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    turned = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    start = content.index(plainly, content.index(b"tkhd"))
+    path.write_bytes(content[:start] + turned + content[start + len(turned) :])
+    film = open_film(path)
+    assert size_of(film) == (48, 64) and film.notes == ("turned upright, as the file says",)
+    shown = np.array(next(iter(film.frames()))[0]).astype(int)
+    corners = [shown[16, 12], shown[16, 36], shown[48, 12], shown[48, 36]]
+    assert [int(np.abs(np.array(COLORS[:2]) - corner).sum(axis=1).argmin()) for corner in corners] == [1, 0, 1, 1]
 
 
 def test_a_file_without_times_is_noted(tmp_path: Path) -> None:

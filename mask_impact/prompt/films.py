@@ -157,15 +157,19 @@ def _video(path: str, name: str) -> Film:
                     image = image.rotate(frame.rotation, expand=True)
                 yield image, frame.time
 
+    notes = []
     with _errors_named(name), av.open(path) as container:
         if not container.streams.video:
             raise UserError(f"the video {name} has no video stream ({container.format.name}); {GIVE}")
         stream = container.streams.video[0]
         kind, rate = container.format.name, stream.average_rate or stream.guessed_rate
         total = sum(packet.size > 0 for packet in container.demux(stream))  # what the header says may be wrong
+        container.seek(0)
+        if getattr(next(container.decode(stream), None), "rotation", 0):
+            notes.append("turned upright, as the file says")
     if not total:
         raise UserError(f"the video {name} has no frames; {GIVE}")
-    film = Film(name, kind, total, float(rate or UNTIMED), frames)
+    film = Film(name, kind, total, float(rate or UNTIMED), frames, tuple(notes))
     return film if rate else _untimed(film)
 
 
