@@ -98,7 +98,7 @@ def manifest(
         "prompt_length": len(inputs.tokens),
         "tokens": [token.described for token in findings.tokens],
         "images": inputs.images,
-        **({"videos": inputs.videos} if inputs.videos else {}),
+        "videos": inputs.videos,
         "generated": findings.generated,
         "stop_reason": findings.stop_reason,
         "layers": findings.layers,

@@ -134,9 +134,8 @@ def _animation(path: str, name: str, kind: str, count: int) -> Film:
 
 def _untimed(film: Film) -> Film:
     """A film whose file says nothing of times."""
-    return replace(
-        film, fps=UNTIMED, notes=(f"the file does not say how fast it is shown; taken as {UNTIMED:g} a second",)
-    )
+    note = f"the file does not say how fast it is shown; taken as {UNTIMED:g} frames for each second"
+    return replace(film, fps=UNTIMED, notes=(*film.notes, note))
 
 
 # --- video files ---------------------------------------------------------------------------------------------
