@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import clip
+import numpy as np
 import pytest
 import torch
+import train_vl
 from PIL import Image
 from test_films import animation, encoded, plain
 from vl_families import make_vl_checkpoint
@@ -21,6 +24,7 @@ from mask_impact.model.find import find_model
 from mask_impact.model.load import load_model
 from mask_impact.model.processors import load_processor
 from mask_impact.prompt.clips import Sampling, open_clips
+from mask_impact.prompt.films import open_film
 from mask_impact.prompt.video_part import video_part
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact_vl import run_vl_effects_experiment, run_vl_masking_experiment
@@ -224,3 +228,19 @@ def test_inspect_has_the_norms_of_every_frame(capsys: pytest.CaptureFixture[str]
         expected = [states[layer][0, own].norm(dim=-1).mean().item() for layer in (0, 3)]
         given = [about["norms"]["norm_mean"][layer] for layer in (0, 3)]
         assert given == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_clip_is_what_its_script_draws(tmp_path: Path) -> None:
+    assert clip.main(["--output", str(tmp_path / "clip.gif")]) == 0
+    drawn, shipped = (
+        [np.array(image) for image, _ in open_film(path).frames()] for path in (tmp_path / "clip.gif", CLIP)
+    )
+    assert len(shipped) == clip.FRAMES and all(np.array_equal(a, b) for a, b in zip(drawn, shipped, strict=True))
+    assert CLIP.stat().st_size < 5000
+
+
+def test_the_demo_has_what_its_training_script_writes() -> None:
+    folder = CLIP.parent / "vl"
+    said = json.loads((folder / "video_preprocessor_config.json").read_text("utf-8"))
+    assert said == train_vl.VIDEO_PROCESSOR_CONFIG
+    assert (folder / "chat_template.jinja").read_text("utf-8") == train_vl.CHAT_TEMPLATE

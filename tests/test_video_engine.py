@@ -216,3 +216,35 @@ def test_whole_run_has_frames_in_its_manifest(inputs_of: Any, load: Any) -> None
     assert seen[0]["frame"] == 0 and seen[-1]["seconds"] == (0.5, 0.75)
     assert not {"video", "frame", "seconds"} & {*found["tokens"][0]}
     assert found["videos"] == inputs.videos and [each.get("frame") for each in found["images"]] == [None, 0, 1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_that_is_in_the_template_already(name: str, inputs_of: Any) -> None:
+    """With a mark, without one, and with the model's own token: the ids of the plain prompt."""
+    own = "<|vision_start|><|video_pad|><|vision_end|>"
+    expected = inputs_of(name, "<video>Why?", [clip(4)]).tensors["input_ids"].tolist()
+    for said in ("<video>Why?", "Why?", f"{own}Why?"):
+        prompt = f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+        inputs = inputs_of(name, prompt, [clip(4)])
+        assert inputs.tensors["input_ids"].tolist() == expected, said
+        assert "already" in inputs.notes[0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_question_is_without_what_stands_around_frames(name: str, load: Any, inputs_of: Any) -> None:
+    """Qwen3-VL's times are of the template, as its start and end tokens are."""
+    inputs = inputs_of(name, "Is <video> red?", [clip(6)])
+    sets = Sets(load(name)[1].tokenizer, inputs, in_text(len(inputs.tokens), 1), {})
+    question, template = (sets.named("it", which).fixed for which in ("question", "template"))
+    assert "".join(inputs.tokens[at].text for at in question).replace(" ", "") == "Isred?"
+    seen = [token.position for token in inputs.tokens if token.video is not None]
+    assert sorted([*question, *template, *seen]) == [token.position for token in inputs.tokens]
+    assert ("seconds" in "".join(inputs.tokens[at].text for at in template)) == name.startswith("qwen3")
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_bidirectional_is_within_a_frame(name: str, load: Any, inputs_of: Any) -> None:
+    inputs = inputs_of(name, "What?", [clip(6)])
+    ranges = inputs.image_ranges()
+    expected = [of(inputs, frame=frame) for frame in range(len(inputs.images))]
+    assert [tuple(range(*ends)) for ends in ranges] == expected and len(expected) > 1
