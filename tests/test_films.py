@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import sys
 import tracemalloc
@@ -123,6 +124,23 @@ def test_pixels_are_limited(tmp_path: Path) -> None:
         assert small.shape[2] * small.shape[3] <= 9000 < large.shape[2] * large.shape[3]
 
 
+def test_a_video_of_too_many_tokens_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = animation(tmp_path / "clip.gif", plain(40))
+    clip = open_clip(path, PART, Sampling())
+    tokens = len(clip.patches) * (clip.frames.shape[2] // 32) * (clip.frames.shape[3] // 32)
+    assert open_clip(path, PART, Sampling(positions=tokens)).indices == clip.indices
+    film = open_film(path)
+    read = []
+    monkeypatch.setattr("mask_impact.prompt.clips.size_of", lambda film: (64, 48))
+    shorter = dataclasses.replace(film, read=lambda wanted: read.append(1) or film.read(wanted))
+    monkeypatch.setattr("mask_impact.prompt.clips.open_film", lambda path: shorter)
+    with pytest.raises(
+        UserError, match=rf"becomes {tokens:,} image tokens .* has {tokens - 1:,} positions; lower `fps`"
+    ):
+        open_clip(path, PART, Sampling(positions=tokens - 1))
+    assert not read
+
+
 def test_frames_that_are_not_evenly_spaced_are_noted(tmp_path: Path) -> None:
     uneven = [100] * 6 + [1000] * 6
     clip = open_clip(animation(tmp_path / "clip.gif", plain(12), uneven), PART, Sampling())
@@ -165,7 +183,7 @@ def test_a_file_with_fewer_frames_than_it_says(tmp_path: Path, monkeypatch: pyte
     """Packets that hold no picture: the frames that can be decoded are sampled."""
     path = encoded(tmp_path / "clip.mp4", plain(12))
     real = open_film(path)
-    longer = films.Film(real.name, real.format, 30, real.fps, real.frames)
+    longer = films.Film(real.name, real.format, 30, real.fps, real.read)
     monkeypatch.setattr("mask_impact.prompt.clips.open_film", lambda _: longer)
     clip = open_clip(path, PART, Sampling())
     assert clip.total == 12 and clip.indices[-1] == 11 and len(clip.frames) == len(clip.indices) == 6

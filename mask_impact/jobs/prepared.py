@@ -46,8 +46,8 @@ def clips_of(processor: Any, config: Any, request: Request) -> list[Clip]:
     """The request's videos. Raises UserError."""
     videos = videos_of(request.messages) if request.messages else request.videos
     if videos:
-        sampling = Sampling(request.fps, request.max_frames, request.max_pixels)
-        return open_clips(videos, video_part(processor, config), sampling)
+        part, positions = video_part(processor, config), lengths.max_positions(config.get_text_config(decoder=True))
+        return open_clips(videos, part, Sampling(request.fps, request.max_frames, request.max_pixels, positions))
     for name, value in (("fps", request.fps), ("max_frames", request.max_frames)):
         if value is not None:
             raise UserError(f"`{name}` {value:g} needs a video, but none was given; add `videos`, or leave it out")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.films import GIVE, SHOWN, Film, open_film, size_of, small, video_sha256
+from mask_impact.prompt.films import SHOWN, Film, open_film, size_of, small, video_sha256
 from mask_impact.prompt.video_part import VideoPart
 
 
@@ -28,6 +28,7 @@ class Sampling:
     fps: float | None = None
     max_frames: int | None = None
     max_pixels: int | None = None  # of a frame
+    positions: int | None = None  # of the model; a video of more tokens is refused before it is decoded
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,6 @@ def open_clip(path: str | os.PathLike[str], part: VideoPart, sampling: Sampling)
     sampler = _Sampler(film, part, sampling)
     read = sampler.read(film.total)
     while read.seen <= sampler.indices[-1]:  # fewer frames can be decoded than the file has packets
-        if not read.seen:
-            raise UserError(f"the video {film.name} has no frames that can be decoded; {GIVE}")
         read = sampler.read(read.seen)
     return Clip(
         os.fsdecode(path), video_sha256(path), film.format, sampler.size, sampler.total, sampler.fps, sampler.indices,
@@ -140,29 +139,42 @@ class _Sampler:
             fitted = self.part.fitted(len(self.indices), self.size, self.sampling.max_pixels)
         except ValueError as error:
             raise UserError(f"the video {self.film.name} is {self.size[0]} x {self.size[1]} pixels; {error}") from error
+        self._check_tokens(fitted)
         read, start = _Read(), None
-        for image, second in self.film.frames():
-            if image.size != self.size:
-                raise UserError(
-                    f"the video {self.film.name} has frames of {self.size[0]} x {self.size[1]} and of "
-                    f"{image.size[0]} x {image.size[1]} pixels; make them one size"
-                )
+        for image, second in self.film.frames(set(self.indices)):
             start = second if start is None else start
             if second is not None and start is not None:
                 off = abs(second - start - read.seen / self.fps)
                 read.late = max(read.late, off if off > 0.5 / self.fps else 0.0)
-            for _ in range(self.indices.count(read.seen)):
+            if image is not None:
                 self._keep(read, image, fitted)
             read.seen += 1
             if read.seen > self.indices[-1]:
                 break
         return read
 
+    def _check_tokens(self, fitted: tuple[int, int]) -> None:
+        cell, frames = self.part.patch_size * self.part.merge_size, len(self.indices)
+        tokens = -(-frames // self.part.temporal_patch_size) * (fitted[0] // cell) * (fitted[1] // cell)
+        if self.sampling.positions is not None and tokens > self.sampling.positions:
+            raise UserError(
+                f"the video {self.film.name} becomes {tokens:,} image tokens ({frames} frames of {fitted[0]} x "
+                f"{fitted[1]} pixels), and this model has {self.sampling.positions:,} positions; lower `fps`, "
+                "`max_frames` or `max_pixels`"
+            )
+
     def _keep(self, read: _Read, image: Image.Image, fitted: tuple[int, int]) -> None:
-        at, first_of_patch = divmod(len(read.frames), self.part.temporal_patch_size)
-        if not first_of_patch:
-            read.shown.append(small(image) if at < SHOWN else None)
-        read.frames.append(self.part.resized(np.array(image.convert("RGB")), fitted))
+        if image.size != self.size:
+            raise UserError(
+                f"the video {self.film.name} has frames of {self.size[0]} x {self.size[1]} and of "
+                f"{image.size[0]} x {image.size[1]} pixels; make them one size"
+            )
+        pixels = self.part.resized(np.array(image.convert("RGB")), fitted)
+        for _ in range(self.indices.count(read.seen)):
+            patch, place = divmod(len(read.frames), self.part.temporal_patch_size)
+            if place == 0:
+                read.shown.append(small(image) if patch < SHOWN else None)
+            read.frames.append(pixels)
 
     def notes(self) -> list[str]:
         """What was chosen that was not asked for."""

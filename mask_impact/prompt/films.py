@@ -5,17 +5,17 @@ Out: a Film: how many frames, how many for each second, and an iterator over the
 
     film = open_film("clip.mp4")
     film.total, film.fps                   # 300, 30.0
-    for image, second in film.frames():    # upright RGB
+    for image, second in film.frames():    # upright RGB, and when it is shown
 """
 
 import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -28,7 +28,9 @@ SHOWN_SIDE = 512  # pixels of such a picture, at most
 GIVE = "give a video file, an animated GIF or WebP, or a folder of frames"
 INSTALL = 'pip install "mask-impact[video]"'
 
-Frames = Iterator[tuple[Image.Image, float | None]]  # with the second at which a frame is shown, where that is known
+# Of every frame the second at which it is shown, where that is known; of those that are wanted, upright RGB
+Frames = Iterator[tuple[Image.Image | None, float | None]]
+EVERY = range(sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,12 @@ class Film:
     format: str  # "mov,mp4,m4a,3gp,3g2,mj2", "GIF", "folder", ...
     total: int  # frames
     fps: float | None  # frames for each second; None: of a folder, which has no times
-    frames: Callable[[], Frames]
+    read: Callable[[Container[int]], Frames]
     notes: tuple[str, ...] = ()
+
+    def frames(self, wanted: Container[int] = EVERY) -> Frames:
+        """From the first on, with a picture of those whose numbers are wanted: the others cost less."""
+        return self.read(wanted)
 
 
 def open_film(path: str | os.PathLike[str]) -> Film:
@@ -103,22 +109,22 @@ def _folder(folder: Path, name: str) -> Film:
     if not found:
         raise UserError(f"the video {name} is a folder without pictures; put its frames there as PNG or JPEG")
 
-    def frames() -> Frames:
-        for each in found:
-            yield open_picture(each).image, None
+    def frames(wanted: Container[int]) -> Frames:
+        for at, each in enumerate(found):
+            yield open_picture(each).image if at in wanted else None, None
 
     return Film(name, "folder", len(found), None, frames)
 
 
 # --- animated pictures ---------------------------------------------------------------------------------------
 def _animation(path: str, name: str, kind: str, count: int) -> Film:
-    def frames() -> Frames:
+    def frames(wanted: Container[int]) -> Frames:
         second = 0.0
         with Image.open(path) as image:
             for at in range(count):
                 image.seek(at)
                 image.load()  # WebP has the duration of a frame only then
-                yield open_picture(image.convert("RGBA")).image, second
+                yield open_picture(image.convert("RGBA")).image if at in wanted else None, second
                 second += image.info.get("duration", 0) / 1000
 
     seconds = 0.0
@@ -148,11 +154,11 @@ def _video(path: str, name: str) -> Film:
             "animated GIF or WebP, or a folder of frames"
         ) from error
 
-    def frames() -> Frames:
+    def frames(wanted: Container[int]) -> Frames:
         with _errors_named(name), av.open(path) as container:
-            for frame in container.decode(container.streams.video[0]):
-                image = frame.to_image()
-                if frame.rotation:  # a phone's, held upright
+            for at, frame in enumerate(container.decode(container.streams.video[0])):
+                image = frame.to_image() if at in wanted else None
+                if image and frame.rotation:  # a phone's, held upright
                     image = image.rotate(frame.rotation, expand=True)
                 yield image, frame.time
 
@@ -183,14 +189,12 @@ def _errors_named(name: str) -> Iterator[None]:
         raise _damaged(name, error) from error
 
 
-def size_of(film: Any) -> tuple[int, int]:
-    """Width and height of the first frame."""
-    frames = film.frames()
-    try:
-        size: tuple[int, int] = next(frames)[0].size
-        return size
-    finally:
-        frames.close()
+def size_of(film: Film) -> tuple[int, int]:
+    """Width and height of the first frame. Raises UserError if there is none."""
+    first, _ = next(film.frames(range(1)), (None, None))
+    if first is None:
+        raise UserError(f"the video {film.name} has no frames that can be decoded; {GIVE}")
+    return first.size
 
 
 def small(image: Image.Image) -> Image.Image:
@@ -204,8 +208,8 @@ def frames_at(path: str | os.PathLike[str], numbers: Sequence[int]) -> list[Imag
     """The frames of these numbers as the report shows them, None beyond those it shows. Raises UserError."""
     wanted = set(numbers[:SHOWN])
     found = {}
-    for at, (image, _) in enumerate(open_film(path).frames()):
-        if at in wanted:
+    for at, (image, _) in enumerate(open_film(path).frames(wanted)):
+        if image is not None:
             found[at] = small(image)
         if at >= max(wanted):
             break
