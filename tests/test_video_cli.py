@@ -10,7 +10,6 @@ import clip
 import numpy as np
 import pytest
 import torch
-import train_vl
 from PIL import Image
 from test_films import animation, encoded, plain
 from vl_families import make_vl_checkpoint
@@ -237,10 +236,3 @@ def test_the_clip_is_what_its_script_draws(tmp_path: Path) -> None:
     )
     assert len(shipped) == clip.FRAMES and all(np.array_equal(a, b) for a, b in zip(drawn, shipped, strict=True))
     assert CLIP.stat().st_size < 5000
-
-
-def test_the_demo_has_what_its_training_script_writes() -> None:
-    folder = CLIP.parent / "vl"
-    said = json.loads((folder / "video_preprocessor_config.json").read_text("utf-8"))
-    assert said == train_vl.VIDEO_PROCESSOR_CONFIG
-    assert (folder / "chat_template.jinja").read_text("utf-8") == train_vl.CHAT_TEMPLATE
