@@ -2,7 +2,8 @@
 
 Run as a script with torchvision on the path (`make tests` puts it into .venv/torchvision; in the environment itself it
 would change every picture test). In: a folder with case.pt, {"checkpoint", "text", "videos" [T, 3, H, W] uint8,
-"metadata", "images", "options"} each. Out: found.pt, the processor's tensors and the model's positions of each case.
+"metadata", "images", "options"} each. Out: found.pt, of each case the processor's tensors, its video part's settings
+and the model's positions.
 """
 
 import importlib
@@ -49,7 +50,8 @@ def main(folder: Path) -> None:
             text=[case["text"]], images=case["images"] or None, videos=case["videos"], return_tensors="pt",
             videos_kwargs={"video_metadata": case["metadata"], "do_sample_frames": True, **case["options"]},
         )  # fmt: skip
-        found.append({**outputs, "positions": positions(model, outputs)})
+        settings = processor.video_processor.to_dict()
+        found.append({**outputs, "positions": positions(model, outputs), "settings": settings})
     torch.save(found, folder / "found.pt")
 
 

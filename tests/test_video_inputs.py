@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,12 @@ def found(root: Path) -> dict[tuple[str, str], tuple[dict[str, Any], dict[str, A
                 images = [picture(84, 112, seed=40 + at) for at in range(case.pictures)]
                 inputs = vision_inputs(processor, source.config, case.prompt, open_pictures(images), clips=videos)
                 counts = {"image": case.pictures, "video": len(case.videos)}
-                ours[name, label] = {**inputs.tensors, "positions": positions(model, dict(inputs.tensors))}
+                part = video_part(processor, source.config)
+                ours[name, label] = {
+                    **inputs.tensors,
+                    "positions": positions(model, dict(inputs.tensors)),
+                    "part": part,
+                }
                 cases.append({
                     "checkpoint": str(folder), "text": wording(processor, case.prompt, counts, None, ())[0],
                     "videos": [torch.from_numpy(frames(*shape)) for shape in case.videos], "images": images,
@@ -135,7 +141,12 @@ def found(root: Path) -> dict[tuple[str, str], tuple[dict[str, Any], dict[str, A
 @pytest.mark.parametrize("label", CASES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_inputs_are_those_of_the_real_processor(name: str, label: str, found: Any) -> None:
-    ours, theirs = found[name, label]
+    ours, theirs = (dict(each) for each in found[name, label])
+    part, settings = ours.pop("part"), theirs.pop("settings")
+    with_torchvision = SimpleNamespace(video_processor=SimpleNamespace(to_dict=lambda: settings))
+    same = video_part(with_torchvision, SimpleNamespace(model_type=name))
+    one, other = (json.dumps({key: each.settings[key] for key in part.rule.defaults}) for each in (part, same))
+    assert one == other, "with torchvision, the part would have other settings"
     assert set(ours) == set(theirs)
     for key, other in theirs.items():
         assert ours[key].shape == other.shape, f"{key}: {ours[key].shape}, not {other.shape}"
