@@ -11,8 +11,13 @@ RESULTS := $(VENV)/tested
 OLDEST := $(VENV)/oldest-transformers
 OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==0.22.1
 
+# torchvision, in a folder of its own: in the environment it would change how every picture is prepared. The tests hold
+# videos against transformers' own video processors, which need it. Its release goes with that of torch.
+TORCHVISION := $(VENV)/torchvision
+TORCHVISION_RELEASE ?= torchvision==0.28.*
+
 # The newest releases that requirements.txt allows, in an environment of their own.
-NEWEST := VENV=.venv-newest PINS=--upgrade
+NEWEST := VENV=.venv-newest PINS=--upgrade TORCHVISION_RELEASE=torchvision
 
 # Node builds the viewer; only who changes it needs it. The system's if it is new enough, else one from PyPI in .venv.
 WITH_NODE := $(VENV)/with-node
@@ -37,7 +42,7 @@ test: versions  ## lint, all tests, and the engine's on the oldest transformers;
 	$(MAKE) --jobs=2 lint test-viewer
 	$(MAKE) --jobs=2 tests $(OLDEST)/ready
 	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
-		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py \
+		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_video_engine.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py
 	PYTHONPATH=$(OLDEST) $(PY) tools/tested.py keep oldest $(RESULTS)
@@ -49,7 +54,7 @@ test-newest:  ## the same tests on the newest releases that requirements.txt all
 	status=0; $(MAKE) $(NEWEST) --keep-going lint test-viewer tests || status=$$?; \
 	$(PY) tools/tested.py compare .venv-newest/tested && exit $$status
 
-tests: $(VENV)/ready-to-test
+tests: $(VENV)/ready-to-test $(TORCHVISION)/ready
 	$(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/here.xml; status=$$?; \
 	$(PY) tools/tested.py keep here $(RESULTS) && exit $$status
 
@@ -103,6 +108,10 @@ $(VENV)/ready-to-test: $(VENV)/ready pyproject.toml
 
 $(OLDEST)/ready: $(VENV)/ready
 	$(PIP) --target $(OLDEST) --upgrade --no-deps $(OLDEST_TRANSFORMERS)
+	touch $@
+
+$(TORCHVISION)/ready: $(VENV)/ready
+	$(PIP) --target $(TORCHVISION) --upgrade --no-deps "$(TORCHVISION_RELEASE)"
 	touch $@
 
 viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)

@@ -64,6 +64,7 @@ CHAT_TEMPLATE = (
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for item in message['content'] %}"
     "{% if item['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% elif item['type'] == 'video' %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
     "{% else %}{{ item['text'] }}{% endif %}"
     "{% endfor %}{% endif %}"
     "{{ '<|im_end|>\n' }}"
@@ -91,6 +92,12 @@ IMAGE_PROCESSOR_CONFIG = {
     "patch_size": PATCH,
     "temporal_patch_size": 2,
     "merge_size": MERGE,
+}
+VIDEO_PROCESSOR_CONFIG = {  # the model has not learnt videos; 4 to 8 frames are as large as the pictures it has learnt
+    **{name: value for name, value in IMAGE_PROCESSOR_CONFIG.items() if not name.endswith(("_pixels", "_type"))},
+    "video_processor_type": "Qwen3VLVideoProcessor",
+    "size": {"shortest_edge": 4 * 128 * 128, "longest_edge": 8 * 192 * 128},  # pixels of all frames together
+    "fps": 4,
 }
 
 
@@ -403,6 +410,7 @@ def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     (folder / "chat_template.jinja").write_text(str(settings.pop("chat_template")), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "preprocessor_config.json", IMAGE_PROCESSOR_CONFIG)
+    write_json(folder / "video_preprocessor_config.json", VIDEO_PROCESSOR_CONFIG)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.errors import UserError
-from mask_impact.parsers import device_name, layer_list, memory_limits, one_of, one_of_list, positive, query_list
+from mask_impact.parsers import device_name, layer_list, memory_limits, one_of, one_of_list, positive, query_list, rate
 from mask_impact.table import FORMAT_NAMES
 
 if TYPE_CHECKING:
@@ -132,6 +132,17 @@ def _queries_from_python(value: Any) -> Any:
     return tuple((int(first), int(last)) for first, last in value)
 
 
+def _paths_from_python(value: Any) -> tuple[Any, ...]:
+    found = (value,) if isinstance(value, str | Path) else tuple(value or ())
+    if not all(isinstance(each, str | Path) for each in found):
+        raise TypeError
+    return found
+
+
+def _rate_from_python(value: Any) -> float | None:
+    return None if value is None else rate(str(value))
+
+
 # --- the fields --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Settings:
@@ -218,7 +229,7 @@ class Request:
     )  # fmt: skip
     readers: tuple[str, ...] = option(
         (), "for --effects, who stops reading: later (every later position; default), last (the predicting one), or a "
-        "set of positions such as question, image:0, 12-18 or a span's name; repeat it for more. For --tower vision, "
+        "set of positions such as question, image:0, frame:3, 12-18 or a span's name; repeat it for more. For --tower vision, "
         "the image tokens whose patches are compared (default: all of the picture)",
         kind="repeated", metavar="SET",
     )  # fmt: skip
@@ -271,6 +282,19 @@ class Request:
         (), "a picture; repeat it for more. They stand where the prompt says <image>, or before it", kind="repeated",
         flag="--image", key="image", older_keys=("image_path",), metavar="PATH", parse=Path, scope="vision",
     )  # fmt: skip
+    videos: tuple[str, ...] = option(
+        (), "a video, an animated GIF, or a folder of frames; repeat it for more. They stand where the prompt says "
+        "<video>, or before it", kind="repeated", flag="--video", key="video", metavar="PATH", parse=Path,
+        scope="vision", from_python=_paths_from_python, keyword_type="str | Path | Sequence[str | Path]",
+    )  # fmt: skip
+    fps: float | None = option(
+        None, "frames of a video that are taken for each second (default: the processor's, else 2)", metavar="F",
+        parse=rate, scope="vision", from_python=_rate_from_python,
+    )  # fmt: skip
+    max_frames: int | None = option(
+        None, "frames of a video that are taken at most (default: the processor's)", metavar="N", parse=positive,
+        scope="vision",
+    )  # fmt: skip
     mask_mode: str = option(
         "text", "mask every token that is not an image token, every image token, or both", choices=MASK_MODES,
         scope="vision", older_values=(("all", "both"),),
@@ -279,13 +303,17 @@ class Request:
         "model", "the checkpoint's own mask, or one in which the tokens of a picture see each other",
         choices=VISION_ATTENTION, scope="vision",
     )  # fmt: skip
-    max_pixels: int | None = option(None, "shrink pictures to N pixels", metavar="N", parse=positive, scope="vision")
+    max_pixels: int | None = option(
+        None, "shrink pictures and frames to N pixels", metavar="N", parse=positive, scope="vision"
+    )
     regions: tuple[str, ...] = option(
-        (), "mask the patches of this rectangle of the grid together; 1:0,0,2,3 is in picture 1; repeat it for more",
+        (), "mask the patches of this rectangle of the grid together; 1:0,0,2,3 is in picture 1, "
+        "video:0:0,0,2,3 in all frames of a video, frame:3:0,0,2,3 in one; repeat it for more",
         kind="repeated", flag="--region", key="region", metavar="ROW,COL,ROW,COL", scope="vision",
     )  # fmt: skip
     region_masks: tuple[str, ...] = option(
-        (), "mask the patches that are white in this file together; 1:PNG applies to picture 1; repeat it for more",
+        (), "mask the patches that are white in this file together; 1:PNG applies to picture 1, "
+        "video:0:PNG to all frames of a video; repeat it for more",
         kind="repeated", flag="--region-mask", key="region_mask", metavar="PNG", scope="vision",
     )  # fmt: skip
 

@@ -19,6 +19,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def rate(text: str) -> float:
+    """Of something for each second."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return found
+
+
 def one_of(choices: Collection[str]) -> Callable[[str], str]:
     """The parser of one choice. `choices` are read when a text is parsed: a registry may have grown by then."""
 

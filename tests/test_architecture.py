@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": (*BASE, "prompt"),
     "impact": (*BASE, "prompt", "model"),
     "effects": (*BASE, "prompt", "model"),
-    "files": (*BASE, "prompt.images"),
+    "files": (*BASE, "prompt.images", "prompt.films"),
     "jobs": (*BASE, "prompt", "model", "impact", "effects", "files"),
     "commands": (*BASE, "prompt", "model", "impact", "effects", "files", "jobs"),
     "lens": (*BASE, "prompt", "model", "impact", "effects", "files", "jobs", "commands"),

@@ -1,6 +1,7 @@
 """The bundled vision-language demo model: scenes drawn to the pixel, training code that equals the slow way, and
 right answers on scenes it was not trained on."""
 
+import json
 import random
 from collections import Counter
 from functools import cache
@@ -32,7 +33,17 @@ from scenes import (
     training_questions,
     training_scenes,
 )
-from train_vl import answer_logits, encode, look, make_model, make_vl_tokenizer, to_patches, training_loss
+from train_vl import (
+    CHAT_TEMPLATE,
+    VIDEO_PROCESSOR_CONFIG,
+    answer_logits,
+    encode,
+    look,
+    make_model,
+    make_vl_tokenizer,
+    to_patches,
+    training_loss,
+)
 
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
 
@@ -263,3 +274,9 @@ def test_short_answers_start_with_the_answer_word() -> None:
     tokenizer = trained()[1].tokenizer
     words = [*COLORS, *SHAPES, "one", "two", "three"]
     assert [len(tokenizer(word)["input_ids"]) for word in words] == [1] * len(words)
+
+
+def test_the_folder_has_what_the_script_writes_for_videos() -> None:
+    said = json.loads((FOLDER / "video_preprocessor_config.json").read_text("utf-8"))
+    assert said == VIDEO_PROCESSOR_CONFIG
+    assert (FOLDER / "chat_template.jinja").read_text("utf-8") == CHAT_TEMPLATE

@@ -432,12 +432,14 @@ VIDEOS = {
 
 @pytest.mark.parametrize("kind", VIDEOS)
 def test_video_is_known_by_its_bytes(tmp_path, kind):
-    refusal(written(tmp_path, "a.png", VIDEOS[kind]), "video is not supported yet; give a frame of it as an image")
+    refusal(
+        written(tmp_path, "a.png", VIDEOS[kind]), "is a video; give it as one of `videos`, or a frame of it as an image"
+    )
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "avi", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv", "MP4"])
 def test_video_is_known_by_its_name(tmp_path, ending):
-    refusal(written(tmp_path, f"a.{ending}", b"anything"), "video is not supported yet; give a frame of it")
+    refusal(written(tmp_path, f"a.{ending}", b"anything"), "is a video; give it as one of `videos`, or a frame of it")
 
 
 OTHERS = {

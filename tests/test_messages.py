@@ -236,7 +236,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "blank": ([{"role": "user", "content": " "}], "message 1 is empty; give some text"),
     "no parts": ([{"role": "user", "content": []}], "message 1 has no content"),
     "a part": ([{"role": "user", "content": ["x"]}], "message 1, part 1 is not a part that can be read; write {"),
-    "a kind": ([{"role": "user", "content": [{"type": "video", "path": "a"}]}], "part 1 is of type 'video'; write {"),
+    "a kind": ([{"role": "user", "content": [{"type": "audio", "path": "a"}]}], "part 1 is of type 'audio'; write {"),
+    "no video": ([{"role": "user", "content": [{"type": "video"}]}], "part 1 names no video file; write {"),
     "no path": ([{"role": "user", "content": [{"type": "image"}]}], "part 1 names no picture file; write {"),
     "two": ([{"role": "user", "content": [PICTURE | {"image": "b"}]}], "part 1 names no picture file"),
     "a link": (

@@ -17,7 +17,7 @@ from mask_impact.model.find import find_model
 from mask_impact.model.processors import load_processor
 from mask_impact.prompt.grids import Layout
 from mask_impact.prompt.inputs import ModelInputs, Token, tokens_of
-from mask_impact.prompt.unit_syntax import Chosen, RegionMask
+from mask_impact.prompt.unit_syntax import Chosen, RegionMask, Visual
 from mask_impact.prompt.units import MASKED, Unit, _region_mask, units
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact.prompt.words import _by_offsets
@@ -230,7 +230,7 @@ def test_masks_over_grids_of_any_size(tmp_path):
         expected = more_than_half(white, rows, cols).ravel()
         Image.fromarray(np.where(white, 255, 0).astype(np.uint8)).save(tmp_path / "m.png")
         inputs = ModelInputs({}, tokens, "", False, images)
-        mask = RegionMask("", 0, str(tmp_path / "m.png"))
+        mask = RegionMask("", Visual(0), str(tmp_path / "m.png"))
         if expected.any():
             assert _region_mask("", mask, inputs) == tuple(np.flatnonzero(expected).tolist())
         else:

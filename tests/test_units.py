@@ -29,7 +29,16 @@ from mask_impact.model.find import find_model
 from mask_impact.model.load import load_tokenizer
 from mask_impact.model.processors import load_processor
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs, tokens_of
-from mask_impact.prompt.unit_syntax import Chosen, Region, RegionMask, Span, parse_region, parse_region_mask, parse_span
+from mask_impact.prompt.unit_syntax import (
+    Chosen,
+    Region,
+    RegionMask,
+    Span,
+    Visual,
+    parse_region,
+    parse_region_mask,
+    parse_span,
+)
 from mask_impact.prompt.units import Unit, units
 from mask_impact.prompt.words import _by_offsets, _by_texts, reading
 
@@ -158,7 +167,8 @@ def test_spans_are_implied():
         (lambda: Chosen.of(spans="9-3"), "`spans` '9-3': the positions run backwards; write 3-9"),
         (
             lambda: Chosen.of(regions="9"),
-            "`regions` '9' is no region; write row0,col0,row1,col1 such as 0,0,2,3, and for picture 1 1:0,0,2,3",
+            "`regions` '9' is no region; write row0,col0,row1,col1 such as 0,0,2,3, for picture 1 1:0,0,2,3, and for a "
+            "video or a frame video:0:0,0,2,3 or frame:3:0,0,2,3",
         ),
     ],
 )
@@ -193,8 +203,11 @@ def test_no_torch_and_no_pillow_before_there_is_a_model():
         ("who=3-3", Span("who", positions=(3, 3))),
         ("-3", Span("", text="-3")),
         ("1-2-3", Span("", text="1-2-3")),
-        ("image:0", Span("", image=0)),
-        ("first=image:12", Span("first", image=12)),
+        ("image:0", Span("", visual=Visual(0))),
+        ("first=image:12", Span("first", visual=Visual(12))),
+        ("video:1", Span("", visual=Visual(1, video=True))),
+        ("frame:4", Span("", visual=Visual(0, video=True, frame=4))),
+        ("x=frame:1:4", Span("x", visual=Visual(1, video=True, frame=4))),
         ("image: a cat", Span("", text="image: a cat")),
         ("/", Span("", text="/")),
         ("/usr/bin", Span("", text="/usr/bin")),
@@ -211,10 +224,13 @@ def test_parse_span(text, span):
 @pytest.mark.parametrize(
     ("text", "region"),
     [
-        ("0,0,2,3", Region("", 0, 0, 0, 2, 3)),
-        (" 1, 2 ,3,4", Region("", 0, 1, 2, 3, 4)),
-        ("1:0,0,0,0", Region("", 1, 0, 0, 0, 0)),
-        ("sky=1:0,0,2,3", Region("sky", 1, 0, 0, 2, 3)),
+        ("0,0,2,3", Region("", Visual(0), 0, 0, 2, 3)),
+        (" 1, 2 ,3,4", Region("", Visual(0), 1, 2, 3, 4)),
+        ("1:0,0,0,0", Region("", Visual(1), 0, 0, 0, 0)),
+        ("sky=1:0,0,2,3", Region("sky", Visual(1), 0, 0, 2, 3)),
+        ("video:1:0,0,2,3", Region("", Visual(1, video=True), 0, 0, 2, 3)),
+        ("b=frame:3:0,0,2,3", Region("b", Visual(0, video=True, frame=3), 0, 0, 2, 3)),
+        ("frame:1:3:0,0,2,3", Region("", Visual(1, video=True, frame=3), 0, 0, 2, 3)),
     ],
 )
 def test_parse_region(text, region):
@@ -224,20 +240,27 @@ def test_parse_region(text, region):
 @pytest.mark.parametrize(
     ("text", "mask"),
     [
-        ("m.png", RegionMask("", 0, "m.png")),
-        ("1:m.png", RegionMask("", 1, "m.png")),
-        ("cat=1:m.png", RegionMask("cat", 1, "m.png")),
-        ("=a=b.png", RegionMask("", 0, "a=b.png")),
-        ("c:/masks/m.png", RegionMask("", 0, "c:/masks/m.png")),
-        ("masks/a=b.png", RegionMask("", 0, "masks/a=b.png")),
+        ("m.png", RegionMask("", Visual(0), "m.png")),
+        ("1:m.png", RegionMask("", Visual(1), "m.png")),
+        ("cat=1:m.png", RegionMask("cat", Visual(1), "m.png")),
+        ("video:0:m.png", RegionMask("", Visual(0, video=True), "m.png")),
+        ("=a=b.png", RegionMask("", Visual(0), "a=b.png")),
+        ("c:/masks/m.png", RegionMask("", Visual(0), "c:/masks/m.png")),
+        ("masks/a=b.png", RegionMask("", Visual(0), "masks/a=b.png")),
     ],
 )
 def test_parse_region_mask(text, mask):
     assert parse_region_mask(text) == mask
 
 
-NO_SPAN = "is no span; write a text of the prompt, /a regular expression/, positions such as 12-18, or image:0"
-NO_REGION = "is no region; write row0,col0,row1,col1 such as 0,0,2,3, and for picture 1 1:0,0,2,3"
+NO_SPAN = (
+    "is no span; write a text of the prompt, /a regular expression/, positions such as 12-18, or image:0, video:0, "
+    "frame:3"
+)
+NO_REGION = (
+    "is no region; write row0,col0,row1,col1 such as 0,0,2,3, for picture 1 1:0,0,2,3, and for a video or a frame "
+    "video:0:0,0,2,3 or frame:3:0,0,2,3"
+)
 NO_FILE = "names no file; write the path of an image, white where to mask"
 
 

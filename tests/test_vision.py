@@ -86,21 +86,21 @@ def ids_of(inputs: ModelInputs) -> list[int]:
     ],
 )
 def test_pictures_stand_at_their_markers_or_first(prompt, count, parts):
-    assert message(prompt, count, ()) == parts
+    assert message(prompt, {"image": count}, ()) == parts
 
 
 @pytest.mark.parametrize(("prompt", "count"), [("a <image>", 0), ("a <image>", 2), ("<image> a <image>", 1)])
 def test_other_numbers_of_markers(prompt, count):
     with pytest.raises(UserError, match=f"given is {count}; write one <image> for every image"):
-        message(prompt, count, ())
+        message(prompt, {"image": count}, ())
 
 
 def test_prompt_with_what_stands_for_a_picture():
     """For the processor, or for the model: in Gemma 3 and Aya these are two tokens."""
     for prompt in ("see <start>", "see <soft>", "<image><start>", "<image><soft>"):
         with pytest.raises(UserError, match=r"the model's own token <(start|soft)>; write <image>"):
-            message(prompt, 1, own_tokens(SimpleNamespace(image_token="<start>"), "<soft>"))
-    assert message("a <image>", 1, ("<image>", "<image>")) == [words("a "), PICTURE]
+            message(prompt, {"image": 1}, own_tokens(SimpleNamespace(image_token="<start>"), "<soft>"))
+    assert message("a <image>", {"image": 1}, ("<image>", "<image>")) == [words("a "), PICTURE]
 
 
 @pytest.mark.parametrize("name", available())

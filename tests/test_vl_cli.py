@@ -145,8 +145,8 @@ BAD_PICTURES: dict[str, tuple[bytes | Callable[[Path], bytes], list[str]]] = {  
     "bomb.png": (png(50_000, 50_000), ["too large", "100,000,000 pixels", "scale it down"]),
     "large.png": (png(20_000, 6_000), ["20000 x 6000 = 120,000,000 pixels", "at most 100,000,000"]),
     "none.png": (png(0, 5), ["is not an image", "give a PNG"]),
-    "film.png": (VIDEO, ["video is not supported yet", "a frame of it"]),
-    "film.mp4": (VIDEO, ["video is not supported yet", "a frame of it"]),
+    "film.png": (VIDEO, ["is a video; give it as one of --video", "a frame of it"]),
+    "film.mp4": (VIDEO, ["is a video; give it as one of --video", "a frame of it"]),
 }
 
 

@@ -75,7 +75,9 @@ def square(side: int) -> dict[str, int]:
 
 
 # --- chat templates -------------------------------------------------------------------------------------------
-def chat(image: str, user: str, assistant: str, user_end: str, assistant_end: str, start: str = "") -> str:
+def chat(
+    image: str, user: str, assistant: str, user_end: str, assistant_end: str, start: str = "", video: str = ""
+) -> str:
     """A template for messages whose content is a text, or a list of {"type": "image"} and {"type": "text"} parts."""
     return (
         f"{{{{ {json.dumps(start)} }}}}"
@@ -83,6 +85,7 @@ def chat(image: str, user: str, assistant: str, user_end: str, assistant_end: st
         f"{{{{ {json.dumps(assistant)} if mine else {json.dumps(user)}.replace('ROLE', message['role']) }}}}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
         f"{{% if part['type'] == 'image' %}}{{{{ {json.dumps(image)} }}}}"
+        f"{{% elif part['type'] == 'video' %}}{{{{ {json.dumps(video)} }}}}"
         "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
         f"{{{{ {json.dumps(assistant_end)} if mine else {json.dumps(user_end)} }}}}"
         "{% endfor %}"
@@ -90,9 +93,9 @@ def chat(image: str, user: str, assistant: str, user_end: str, assistant_end: st
     )
 
 
-def chatml(image: str) -> str:
-    end = "<|im_end|>\n"
-    return chat(image, user="<|im_start|>ROLE\n", assistant="<|im_start|>assistant\n", user_end=end, assistant_end=end)
+def chatml(image: str, video: str = "") -> str:
+    end, user, assistant = "<|im_end|>\n", "<|im_start|>ROLE\n", "<|im_start|>assistant\n"
+    return chat(image, user, assistant, end, end, video=video)
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -131,7 +134,8 @@ QWEN_IDS = {
     "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>", "eos_token_id": "<|endoftext|>", "bos_token_id": "<|endoftext|>",
 }  # fmt: skip
-QWEN_CHAT = chatml("<|vision_start|><|image_pad|><|vision_end|>")
+QWEN_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+QWEN_CHAT = chatml("<|vision_start|><|image_pad|><|vision_end|>", QWEN_VIDEO)
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 QWEN3_VISION = {
     "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "in_channels": 3, "patch_size": 16,
@@ -139,6 +143,7 @@ QWEN3_VISION = {
     "deepstack_visual_indexes": [0, 1], "hidden_act": "gelu_pytorch_tanh",
 }  # fmt: skip
 QWEN3_PIXELS = {"size": {"longest_edge": 16 * 32 * 32, "shortest_edge": 4 * 32 * 32}}
+QWEN3_VIDEO = {"size": {"longest_edge": 48 * 32 * 32, "shortest_edge": 4 * 32 * 32}}  # of all frames together
 QWEN3_PATCHES = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, **HALF_NORM}
 
 
@@ -160,7 +165,7 @@ def qwen3_vl(model_type: str, architecture: str, hub: str, note: str, **text: An
         {**QWEN3_PIXELS, **QWEN3_PATCHES, "image_processor_type": "Qwen2VLImageProcessorFast",
          "processor_class": "Qwen3VLProcessor"},
         QWEN_TOKENS, QWEN_IMAGE, QWEN_CHAT, tokenizer_class="Qwen2Tokenizer",
-        video_processor={**QWEN3_PIXELS, **QWEN3_PATCHES, "video_processor_type": "Qwen3VLVideoProcessor",
+        video_processor={**QWEN3_VIDEO, **QWEN3_PATCHES, "video_processor_type": "Qwen3VLVideoProcessor",
                          "processor_class": "Qwen3VLProcessor"},
     )  # fmt: skip
 

@@ -44,6 +44,7 @@ def module() -> str:
         '"""The keywords of the Python functions, as types. Made by tools/make_keywords.py from `options.Request`."""',
         "",
         "from collections.abc import Mapping, Sequence",
+        "from pathlib import Path",
         "from typing import Any, TypedDict",
     ]
     for name, (function, vision, effects) in CLASSES.items():

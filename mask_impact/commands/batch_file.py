@@ -152,8 +152,9 @@ class Reader:
             self.errors.append((line, "prompt is missing; give prompt, prompt_file or messages"))
         if said[1:]:
             self.errors.append((line, f"{said[0]} and {said[1]} are both given; keep one"))
-        mode, having = values.get("mask_mode", "text"), "image" in members or "messages" in members
-        if mode != "text" and not values.get("image", having):  # one that is wrong has its own error
+        mode = values.get("mask_mode", "text")
+        seen = [values.get(key, True) for key in ("image", "video", "messages") if key in members]
+        if mode != "text" and not any(seen):  # one that is wrong has its own error
             self.errors.append((line, f"mask_mode {mode} needs an image; give one, or choose text"))
         name, enabled = values.pop("name", ""), values.pop("enabled", True)
         self.find_files(members, values, enabled)
@@ -167,6 +168,13 @@ class Reader:
             for image in values["image"] if enabled else ():
                 with self.collecting(members["image"].line, "image"), opened(image):
                     pass
+        if "video" in values:
+            values["video"] = tuple(folder / video for video in values["video"])
+            for video in values["video"] if enabled else ():
+                with self.collecting(members["video"].line, "video"):
+                    if not video.is_dir():  # a folder of frames
+                        with opened(video):
+                            pass
         if (file := values.pop("prompt_file", None)) and enabled:
             with self.collecting(members["prompt_file"].line, "prompt_file"):
                 values["prompt"] = read_prompt(folder / file)

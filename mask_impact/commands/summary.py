@@ -17,21 +17,17 @@ SHOWN = 5  # probabilities of generated tokens
 
 
 def plan(inputs: ModelInputs, mask_mode: str) -> str:
-    """What will be masked and what will not, and how the pictures were resized."""
-    lines = []
-    for index, picture in enumerate(inputs.images):
-        first, last = picture["positions"]
-        width, height = picture["size"]
-        resized = picture["resized"]
-        lines.append(
-            f"{f'image {index}':<10} {picture['path']}: {width} x {height} pixels"
-            + (f", resized to {resized[0]} x {resized[1]}" if resized and resized != picture["size"] else "")
-            + f", tokens {first} to {last} ({picture['layout']})"
-        )
-        lines += [f"{'':<10} {note}" for note in picture["notes"]]
+    """What will be masked and what will not, and how pictures and frames were resized."""
+    stills = [picture for picture in inputs.images if "frame" not in picture]
+    lines = [line for index, picture in enumerate(stills) for line in _picture(f"image {index}", picture)]
+    for index, video in enumerate(inputs.videos):
+        frames = [picture for picture in inputs.images if picture.get("video") == index]
+        lines += _picture(f"video {index}", video | _of_frames(video, frames))
     images = sum(found.kind == "image" for found in inputs.tokens)
     text = len(inputs.tokens) - images
-    places = f"{images} image tokens in {counted(len(inputs.images), 'image')}"
+    shown = [counted(len(stills), "image")] if stills or not inputs.videos else []
+    shown += [counted(len(inputs.videos), "video")] if inputs.videos else []
+    places = f"{images} image tokens in {' and '.join(shown)}"
     if len(inputs.images) == 1:
         places += f" ({inputs.images[0]['layout']})"
     what = {
@@ -42,9 +38,30 @@ def plan(inputs: ModelInputs, mask_mode: str) -> str:
     return "\n".join([*lines, f"mask mode  {mask_mode}: {what[mask_mode]}"])
 
 
-def counted(count: int, what: str) -> str:
+def _picture(name: str, picture: Mapping[str, Any]) -> list[str]:
+    """What happened to a picture or a video."""
+    first, last = picture["positions"]
+    width, height = picture["size"]
+    resized = picture["resized"]
+    line = (
+        f"{name:<10} {picture['path']}: {width} x {height} pixels"
+        + (f", resized to {resized[0]} x {resized[1]}" if resized and resized != picture["size"] else "")
+        + f", tokens {first} to {last} ({picture['layout']})"
+    )
+    return [line, *(f"{'':<10} {note}" for note in picture["notes"])]
+
+
+def _of_frames(video: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where a video's tokens are."""
+    taken = f"{len(video['sampled'])} of {video['frames']} frames"
+    rows, cols = frames[0]["grid"]
+    layout = f"{taken} in {counted(len(frames), 'temporal patch', 'es')}, each a {rows} x {cols} grid"
+    return {"positions": [frames[0]["positions"][0], frames[-1]["positions"][1]], "layout": layout}
+
+
+def counted(count: int, what: str, ending: str = "s") -> str:
     """ "1 image", "2 images"."""
-    return f"{count} {what}" + ("" if count == 1 else "s")
+    return f"{count} {what}" + ("" if count == 1 else ending)
 
 
 def summary(run: Run, paths: dict[str, Path], total: float) -> str:
@@ -104,7 +121,10 @@ def token_label(found: dict[str, Any]) -> str:
     if found["kind"] != "image":
         return repr(found["text"])
     place = "" if found["row"] is None else f" row {found['row']} col {found['col']}"
-    return f"image {found['image']}{place}"
+    where = (
+        f"image {found['image']}" if found.get("video") is None else f"video {found['video']} frame {found['frame']}"
+    )
+    return f"{where}{place}"
 
 
 def unit_labels(manifest: Mapping[str, Any]) -> dict[int, str]:

@@ -28,12 +28,34 @@ def opened(manifest: dict[str, Any] | None, images: Sequence[PictureSource | Non
 
     described = (manifest or {}).get("images") or []
     if images is None:
-        return [_unchanged(found) for found in described]
+        return _from_files(described, (manifest or {}).get("videos") or [])
     if manifest is not None and len(images) != len(described):
         raise UserError(
             f"{len(images)} images were given, but the manifest names {len(described)}; None stands for a missing one"
         )
     return [None if image is None else open_picture(image).image for image in images]
+
+
+def _from_files(described: Sequence[dict[str, Any]], videos: Sequence[dict[str, Any]]) -> list[Image.Image | None]:
+    """The pictures and frames the manifest tells of, as far as their files are still there."""
+    found = [None if "frame" in each else _unchanged(each) for each in described]
+    for number, video in enumerate(videos):
+        places = [place for place, each in enumerate(described) if each.get("video") == number]
+        for place, frame in zip(places, _frames(video, [described[place] for place in places]), strict=True):
+            found[place] = frame
+    return found
+
+
+def _frames(video: dict[str, Any], described: Sequence[dict[str, Any]]) -> list[Image.Image | None]:
+    """The first frame of each temporal patch of a video, if its file is still there."""
+    from mask_impact.prompt.films import frames_at, video_sha256
+
+    try:
+        if video_sha256(video["path"]) == video["sha256"]:
+            return frames_at(video["path"], [each["frames"][0] for each in described])
+    except (UserError, KeyError, IndexError):
+        pass
+    return [None] * len(described)
 
 
 def _unchanged(described: dict[str, Any]) -> Image.Image | None:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,9 @@ def manifest(
         "chat": inputs.chat,
         "messages": inputs.messages,
         "prompt_length": len(inputs.tokens),
-        "tokens": [asdict(token) for token in findings.tokens],
+        "tokens": [token.described for token in findings.tokens],
         "images": inputs.images,
+        "videos": inputs.videos,
         "generated": findings.generated,
         "stop_reason": findings.stop_reason,
         "layers": findings.layers,

@@ -1,6 +1,7 @@
 """The keywords of the Python functions, as types. Made by tools/make_keywords.py from `options.Request`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 
@@ -63,6 +64,9 @@ class VLMaskingRequest(TypedDict, total=False):
     system: str | None
     messages: str | Sequence[Mapping[str, Any]]
     tower: str
+    videos: str | Path | Sequence[str | Path]
+    fps: float | None
+    max_frames: int | None
     vision_attention: str
     max_pixels: int | None
     regions: str | Sequence[str]
@@ -87,6 +91,9 @@ class VLEffectsRequest(TypedDict, total=False):
     no_check: bool
     system: str | None
     messages: str | Sequence[Mapping[str, Any]]
+    videos: str | Path | Sequence[str | Path]
+    fps: float | None
+    max_frames: int | None
     vision_attention: str
     max_pixels: int | None
     regions: str | Sequence[str]

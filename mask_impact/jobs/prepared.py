@@ -14,13 +14,15 @@ from mask_impact.jobs import vision
 from mask_impact.model import lengths
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
+from mask_impact.prompt.clips import Clip, Sampling, open_clips
 from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs, Token, text_inputs
-from mask_impact.prompt.messages import images_of
+from mask_impact.prompt.messages import images_of, videos_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.sets import Sets
 from mask_impact.prompt.unit_syntax import TAKEN, Chosen, by_name
 from mask_impact.prompt.units import Unit, units
+from mask_impact.prompt.video_part import video_part
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 
 __all__ = ["Prepared", "fitted", "output_bytes", "prepare"]
@@ -29,15 +31,28 @@ __all__ = ["Prepared", "fitted", "output_bytes", "prepare"]
 def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
     """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError."""
     prompt, system, messages = request.prompt, request.system, request.messages
-    for given, what in ((prompt, "a prompt"), (request.images, "images")):
+    for given, what in ((prompt, "a prompt"), (request.images, "images"), (request.videos, "videos")):
         if messages and given:
             raise UserError(f"`messages` and {what} were both given; leave one of the two out")
     if not vision:
         continued = not is_encoder_decoder(config)
         return fitted(reader, config, text_inputs(reader, prompt, request.chat, system, messages, continued), request)
     pictures = open_pictures(images_of(messages) if messages else request.images)
-    inputs = vision_inputs(reader, config, prompt, pictures, request.max_pixels, system, messages)
+    clips = clips_of(reader, config, request)
+    inputs = vision_inputs(reader, config, prompt, pictures, request.max_pixels, system, messages, clips)
     return fitted(reader.tokenizer, config, inputs, request)
+
+
+def clips_of(processor: Any, config: Any, request: Request) -> list[Clip]:
+    """The request's videos. Raises UserError."""
+    videos = videos_of(request.messages) if request.messages else request.videos
+    if videos:
+        part, positions = video_part(processor, config), lengths.max_positions(config.get_text_config(decoder=True))
+        return open_clips(videos, part, Sampling(request.fps, request.max_frames, request.max_pixels, positions))
+    for name, value in (("fps", request.fps), ("max_frames", request.max_frames)):
+        if value is not None:
+            raise UserError(f"`{name}` {value:g} needs a video, but none was given; add `videos`, or leave it out")
+    return []
 
 
 def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> Prepared:
@@ -133,7 +148,9 @@ def check_images(inputs: ModelInputs, request: Request) -> None:
         ("vision_attention", request.vision_attention, "model"),
     ):
         if value != plain and not inputs.images:
-            raise UserError(f"`{name}` {value} needs an image, but none was given; add `images`, or use {plain}")
+            raise UserError(
+                f"`{name}` {value} needs an image, but none was given; add `images`, or `videos`, or use {plain}"
+            )
 
 
 def asked_units(request: Request) -> Chosen:

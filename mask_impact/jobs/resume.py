@@ -13,18 +13,20 @@ from mask_impact.files.results import SCHEMA_VERSION, existing_files
 from mask_impact.files.stored import FinishedRun, Unreadable, stored
 from mask_impact.jobs.session import Session
 from mask_impact.options import Request, options_of
+from mask_impact.prompt.films import video_sha256
 from mask_impact.prompt.images import file_sha256
 from mask_impact.prompt.inputs import ModelInputs
-from mask_impact.prompt.messages import as_recorded, images_of
+from mask_impact.prompt.messages import as_recorded, images_of, videos_of
 
 NEW = "new"  # no results yet
 
 # Where only a hash is kept, what it stands for.
 HASHED = {
-    "prompt_sha256": "the prompt", "images_sha256": "an image", "model_fingerprint": "the model",
+    "prompt_sha256": "the prompt", "images_sha256": "an image", "videos_sha256": "a video",
+    "model_fingerprint": "the model",
     "messages_sha256": "the conversation", "tokens_sha256": "the list of the prompt's tokens",
 }  # fmt: skip
-NOT_OPTIONS = ("prompt", "images", "messages")  # fields of which only a hash is kept
+NOT_OPTIONS = ("prompt", "images", "videos", "messages")  # fields of which only a hash is kept
 
 
 def identity(session: Session, request: Request, inputs: ModelInputs) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def identity(session: Session, request: Request, inputs: ModelInputs) -> dict[st
         "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
         "images_sha256": [file_sha256(path) for path in images],
     }
+    if videos := videos_of(request.messages) if request.messages else request.videos:
+        found["videos_sha256"] = [video_sha256(path) for path in videos]
     if request.messages:
         found["messages_sha256"] = _sha256(as_recorded(request.messages))
     # The tokens last: if an option changed them, too, the option is the reason

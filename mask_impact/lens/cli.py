@@ -63,6 +63,7 @@ def build_parser(description: str, examples: str) -> Parser:
 
 def add_inspect(parser: Parser) -> None:
     add_images(parser)
+    add_videos(parser)
     parser.add_argument(
         "--size", metavar="WIDTHxHEIGHT", dest="sizes", type=size, action="append",
         help="which tokens an image of this size in pixels becomes; repeat it for more (default: a few)",
@@ -147,6 +148,11 @@ def add_neighbors(parser: Parser) -> None:
 
 def add_images(parser: Parser, required: bool = False) -> None:
     add_field(parser, options_of(Request)["images"], required=required)
+
+
+def add_videos(parser: Parser) -> None:
+    for name in ("videos", "fps", "max_frames"):
+        add_field(parser, options_of(Request)[name])
 
 
 def add_prompt(parser: Parser) -> None:

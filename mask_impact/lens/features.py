@@ -45,7 +45,7 @@ def command(args: argparse.Namespace) -> int:
     source, folder = session.source, session.settings.output_dir
     layers = chosen(args.layers or (), source.num_layers)
     own = own_tokens(session.reader, session.reader.tokenizer.convert_ids_to_tokens(_image_id(session)))
-    wording(session.reader, args.prompt, 1, None, own)  # its errors are not those of an image
+    wording(session.reader, args.prompt, {"image": 1}, None, own)  # its errors are not those of an image
     with output_folder(folder), ProgressBar(f"reading {source.name}", args.quiet) as progress:
         paths = image_files(args, folder)
         files = FeatureFiles(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mask_impact.commands.terminal import ProgressBar, one_line, show
 from mask_impact.errors import UserError
+from mask_impact.jobs.prepared import clips_of
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import ranges
 from mask_impact.lens.features import image_tokens
@@ -20,11 +21,13 @@ from mask_impact.lens.states import chosen, hidden_states
 from mask_impact.model.generation import model_tensors
 from mask_impact.model.lengths import check_length
 from mask_impact.model.memory import explained
-from mask_impact.options import Settings, merged
+from mask_impact.options import Request, Settings, merged
+from mask_impact.prompt.clips import Clip
 from mask_impact.prompt.grids import MERGED
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inputs
 
+OF_VIDEOS = ("fps", "max_frames", "max_pixels")  # fields of Request
 SIZES = ((224, 224), (448, 448), (640, 480), (1024, 768), (1920, 1080))
 
 # What is said about a part of the model: our word, and the names that configs have for it.
@@ -58,11 +61,15 @@ def command(args: argparse.Namespace) -> None:
     described["image_token"] = image_token(session)
     described["sizes"] = [
         size_description(session, args.prompt, size, args.max_pixels)
-        for size in args.sizes or (() if args.images else SIZES)
+        for size in args.sizes or (() if args.images or args.videos else SIZES)
     ]
-    if args.images:
+    asked = Request(args.prompt, videos=tuple(args.videos or ()), **{name: getattr(args, name) for name in OF_VIDEOS})
+    clips = clips_of(session.reader, session.source.config, asked)
+    if args.images or clips:
         with ProgressBar(f"loading {session.source.name}", args.quiet or args.json):
-            described["image"] = image_description(session, args.prompt, args.images, args.max_pixels, layers)
+            described["image"] = image_description(
+                session, args.prompt, args.images or (), args.max_pixels, layers, clips
+            )
     show(json.dumps(described, indent=2, ensure_ascii=False) if args.json else text(described))
 
 
@@ -130,8 +137,11 @@ def size_description(session: Session, prompt: str, size: tuple[int, int], max_p
     return placed(inputs)[0] | {"prompt_length": len(inputs.tokens)}
 
 
-def read(session: Session, prompt: str, images: Sequence[Any], max_pixels: int | None) -> ModelInputs:
-    return vision_inputs(session.reader, session.source.config, prompt, open_pictures(images), max_pixels)
+def read(
+    session: Session, prompt: str, images: Sequence[Any], max_pixels: int | None, clips: Sequence[Clip] = ()
+) -> ModelInputs:
+    pictures, config = open_pictures(images), session.source.config
+    return vision_inputs(session.reader, config, prompt, pictures, max_pixels, clips=clips)
 
 
 def placed(inputs: ModelInputs) -> list[dict[str, Any]]:
@@ -145,20 +155,25 @@ def placed(inputs: ModelInputs) -> list[dict[str, Any]]:
 
 
 def image_description(
-    session: Session, prompt: str, images: Sequence[Any], max_pixels: int | None, layers: Sequence[int]
+    session: Session,
+    prompt: str,
+    images: Sequence[Any],
+    max_pixels: int | None,
+    layers: Sequence[int],
+    clips: Sequence[Clip] = (),
 ) -> dict[str, Any]:
     """Where the image tokens are in the prompt, and the norms of their hidden states at each layer."""
-    inputs = read(session, prompt, images, max_pixels)
+    inputs = read(session, prompt, images, max_pixels, clips)
     check_length(session.source.text_config, len(inputs.tokens), 1)
     model = session.model
     with explained(f"a forward over {len(inputs.tokens)} tokens"):
         states = hidden_states(model, model_tensors(model, inputs), layers, image_tokens(inputs))
-    found, first = placed(inputs), 0
-    for picture, about in zip(inputs.images, found, strict=True):
-        last = first + about["tokens"]
-        [about["norms"]] = statistics([states[layer][None, first:last] for layer in layers])
+    found = placed(inputs)
+    of_rows = [token.image for token in inputs.tokens if token.kind == "image"]
+    for index, (picture, about) in enumerate(zip(inputs.images, found, strict=True)):
+        rows = [row for row, image in enumerate(of_rows) if image == index]
+        [about["norms"]] = statistics([states[layer][None, rows] for layer in layers])
         about["path"] = picture["path"]
-        first = last
     return {
         "prompt": prompt,
         "prompt_length": len(inputs.tokens),

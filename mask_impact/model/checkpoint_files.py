@@ -17,7 +17,8 @@ from mask_impact.errors import UserError
 LFS = b"version https://git-lfs"  # how a file begins that stands for one that was not fetched
 OBJECTS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "preprocessor_config.json", "processor_config.json", "chat_template.json",
+    "added_tokens.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
+    "chat_template.json",
     "model.safetensors.index.json", "pytorch_model.bin.index.json",
 )  # fmt: skip
 MAPS_IN = {  # what a file is of no use without

@@ -21,6 +21,7 @@ from mask_impact.errors import UserError
 from mask_impact.model.find import Source
 from mask_impact.model.load import check_tokenizer
 from mask_impact.model.loading import loading
+from mask_impact.prompt.video_part import FAMILIES
 
 # Processors whose module imports one that needs torchvision, for what has nothing to do with pictures: (package,
 # module, class) -> the module they would import.
@@ -47,6 +48,10 @@ def load_processor(source: Source) -> Any:
     if not hasattr(processor, "image_processor"):  # AutoProcessor falls back to a tokenizer
         raise UserError(f"model {source.name!r} has no processor for images, only a {type(processor).__name__}")
     check_tokenizer(processor.tokenizer, source)
+    left_out = getattr(processor, "video_processor", None)
+    if isinstance(left_out, LeftOut) and source.config.model_type in FAMILIES:
+        with loading(source.name):
+            left_out.settings = _video_settings(source)
     with loading(source.name):
         _keep_size(processor.image_processor, source)
     return processor
@@ -67,20 +72,33 @@ def _keep_size(image_processor: Any, source: Source) -> None:
 
 def _has_picture_settings(source: Source) -> bool:
     """Whether the checkpoint says how pictures are prepared, in a file of its own or in the processor's."""
+    return bool(_file(source, "preprocessor_config.json")) or "image_processor" in _json(
+        source, "processor_config.json"
+    )
 
-    def file(name: str) -> str | None:
-        return cached_file(
-            source.path,
-            name,
-            **source.place,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
 
-    if file("preprocessor_config.json"):
-        return True
-    path = file("processor_config.json")
-    return path is not None and "image_processor" in json.loads(Path(path).read_text(encoding="utf-8"))
+def _video_settings(source: Source) -> dict[str, Any]:
+    """How the checkpoint says that videos are prepared; where it does not, as its pictures are. transformers looks in
+    the same places (video_processing_utils.py, get_video_processor_dict)."""
+    within: dict[str, Any] = _json(source, "processor_config.json").get("video_processor", {})
+    return within or _json(source, "video_preprocessor_config.json") or _json(source, "preprocessor_config.json")
+
+
+def _json(source: Source, name: str) -> dict[str, Any]:
+    """What a file of the checkpoint holds; nothing if it has none of this name."""
+    path = _file(source, name)
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+
+def _file(source: Source, name: str) -> str | None:
+    found: str | None = cached_file(
+        source.path,
+        name,
+        **source.place,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found
 
 
 @contextmanager
@@ -128,6 +146,7 @@ class LeftOut(ImageProcessingMixin):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        self.settings: dict[str, Any] = {}  # the checkpoint's for this part
 
     def __getattr__(self, setting: str) -> None:
         """None for any setting: processors and chat templates ask for them, used or not (SmolVLM, Gemma, MiniCPM-V)."""

@@ -112,7 +112,7 @@ def _open_file(path: str, name: str) -> io.BufferedReader:
 
 
 def _video(name: str) -> UserError:
-    return UserError(f"{name} is a video, and video is not supported yet; give a frame of it as an image")
+    return UserError(f"{name} is a video; give it as one of `videos`, or a frame of it as an image")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch
 
 from mask_impact.errors import UserError
 from mask_impact.prompt.chat import beginning, continuing, opening, rendered, taken_as_it_is, template_of
-from mask_impact.prompt.messages import as_recorded, images_of, last_text, with_system
+from mask_impact.prompt.messages import as_recorded, images_of, last_text, videos_of, with_system
 from mask_impact.prompt.token_text import special_ids, token_text
 from mask_impact.prompt.turns import Said, said_as_written, said_in
 
@@ -29,6 +29,15 @@ class Token:
     row: int | None = None
     col: int | None = None
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the picture
+    video: int | None = None  # index of its video; a temporal patch of a video is a picture
+    frame: int | None = None  # which temporal patch of the video it belongs to
+    seconds: tuple[float, ...] | None = None  # when the frames of this patch are shown
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As the manifest has it: a token of no video says nothing of videos."""
+        of_videos = () if self.video is not None else ("video", "frame", "seconds")
+        return {name: value for name, value in vars(self).items() if name not in of_videos}
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,9 @@ class ModelInputs:
     prompt: str
     chat: bool
     images: list[dict[str, Any]] = field(default_factory=list)  # what the manifest says about each picture
-    pictures: "list[Image.Image]" = field(default_factory=list)  # the pictures as the model got them, upright RGB
+    # The pictures as the model got them, upright RGB; of a temporal patch its first frame, None beyond films.SHOWN
+    pictures: "list[Image.Image | None]" = field(default_factory=list)
+    videos: list[dict[str, Any]] = field(default_factory=list)  # what the manifest says about each video
     messages: list[dict[str, Any]] | None = None  # of a conversation that was given, as the manifest has them
     notes: list[str] = field(default_factory=list)  # what was done to the prompt that it does not say
     source: Source | None = None  # None where it is not known which part of the text a token is
@@ -145,6 +156,8 @@ def _in_chat(
         )
     if images_of(messages):
         raise UserError("`messages` have an image, and this model takes text alone; use mask_impact_vl.py for images")
+    if videos_of(messages):
+        raise UserError("`messages` have a video, and this model takes text alone; use mask_impact_vl.py for videos")
     if not messages and (mark := opening(tokenizer, prompt)):
         complete = begins_as_texts_do(tokenizer, prompt) or not begins_as_texts_do(tokenizer, beginning(tokenizer))
         return prompt, complete, [taken_as_it_is(mark, system)], said_as_written(tokenizer, prompt)

@@ -20,7 +20,8 @@ Messages = tuple[dict[str, Any], ...]
 
 IN_MEMORY = "<PIL image>"  # a picture that is not from a file
 ROLES = ("system", "developer", "user", "assistant", "tool")
-PICTURE_KEYS = ("image", "path")  # of a part of type image; both name a file
+FILE_KEYS = {"image": ("image", "path"), "video": ("video", "path")}  # by the type of a part; each names a file
+PICTURE_KEYS = (*FILE_KEYS["image"], "video")
 EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 
 
@@ -90,15 +91,16 @@ def _part(part: Any, what: str, folder: Path | None) -> dict[str, Any]:
     if kind == "text" and isinstance(part.get("text"), str):
         _check_text(part["text"], what)
         return dict(part)
-    if kind != "image":
+    if kind not in FILE_KEYS:
         given = f"of type {kind!r}" if kind != "text" and isinstance(kind, str) else "not a part that can be read"
         raise UserError(f'{what} is {given}; write {{"type": "text", "text": ...}} or {{"type": "image", "path": ...}}')
-    keys = [key for key in PICTURE_KEYS if key in part]
+    keys = [key for key in FILE_KEYS[kind] if key in part]
     source = part[keys[0]] if len(keys) == 1 else None
     if isinstance(source, str) and source.startswith(("http:", "https:", "data:")):
         source = None
     if source is None or source == "":
-        raise UserError(f'{what} names no picture file; write {{"type": "image", "path": ...}} with the path of one')
+        name = "picture" if kind == "image" else kind
+        raise UserError(f'{what} names no {name} file; write {{"type": "{kind}", "path": ...}} with the path of one')
     if isinstance(source, str | Path):
         source = str(folder / source) if folder else str(source)
     return {**part, keys[0]: source}
@@ -137,14 +139,19 @@ def last_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def images_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
     """The pictures in their order: paths, or PIL images."""
-    return tuple(_pictures(messages))
+    return tuple(_files(messages, "image"))
 
 
-def _pictures(messages: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+def videos_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """The videos in their order: paths."""
+    return tuple(_files(messages, "video"))
+
+
+def _files(messages: Sequence[Mapping[str, Any]], kind: str) -> Iterator[Any]:
     for message in messages:
         for part in parts_of(message):
-            if part["type"] == "image":
-                yield next(part[key] for key in PICTURE_KEYS if key in part)
+            if part["type"] == kind:
+                yield next(part[key] for key in FILE_KEYS[kind] if key in part)
 
 
 def with_system(messages: Sequence[dict[str, Any]], system: str | None, parts: bool = False) -> list[dict[str, Any]]:

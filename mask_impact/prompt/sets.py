@@ -16,8 +16,9 @@ from mask_impact.errors import UserError
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.positions import QueryRange
 from mask_impact.prompt.turn_tokens import positions_of
-from mask_impact.prompt.unit_syntax import LATER, SETS
-from mask_impact.prompt.units import check_picture
+from mask_impact.prompt.unit_syntax import LATER, SETS, VISUAL
+from mask_impact.prompt.unit_syntax import visual as parsed_visual
+from mask_impact.prompt.units import visual_tokens
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Sets:
             "first": lambda what: PositionSet("first", (0,)),
             "last": lambda what: PositionSet("last", is_last=True),
             "text": lambda what: PositionSet("text", self._of_kind("text", "special"), len(self.inputs.tokens)),
-            "image": lambda what: PositionSet("image", self._picture(what, None)),
+            "image": lambda what: PositionSet("image", self._all(what, "picture")),
+            "video": lambda what: PositionSet("video", self._all(what, "video")),
             "system": lambda what: PositionSet("system", self._told(what, "system")),
             "question": lambda what: PositionSet("question", self._told(what, "question")),
             "template": lambda what: PositionSet("template", self._template(what)),
@@ -80,28 +82,28 @@ class Sets:
             return makers[name](what)
         if name in self.spans:
             return PositionSet(name, self.spans[name])
-        if found := re.fullmatch(r"image:([0-9]+)", name):
-            return PositionSet(name, self._picture(what, int(found[1])))
+        if (found := re.fullmatch(VISUAL, name)) and (visual := parsed_visual(found.groups())):
+            self._all(what, "video" if visual.video else "picture")
+            return PositionSet(name, tuple(each.position for each in visual_tokens(what, visual, self.inputs)))
         if found := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", name):
             return PositionSet(name, self._range(what, int(found[1]), int(found[2] or found[1])))
         spans = f"; spans and regions with a name: {', '.join(self.spans)}" if self.spans else ""
         raise UserError(
             f"{what}: there is no set {name!r}; choose from {', '.join(each for each in SETS if each != LATER)}, "
-            f"image:0, positions such as 12-18, or the name of a span or region, given as NAME=...{spans}"
+            "image:0, video:0, frame:3, positions such as 12-18, or the name of a span or region, given as "
+            f"NAME=...{spans}"
         )
 
     def _of_kind(self, *kinds: str) -> tuple[int, ...]:
         return tuple(token.position for token in self.inputs.tokens if token.kind in kinds)
 
-    def _picture(self, what: str, image: int | None) -> tuple[int, ...]:
-        """The tokens of a picture, or of all."""
-        count = len(self.inputs.images)
-        if not count:
-            raise UserError(f"{what}: the set is of a picture's tokens, and this prompt has no picture; give another")
-        if image is not None:
-            check_picture(what, image, count)
+    def _all(self, what: str, kind: str) -> tuple[int, ...]:
+        """The tokens of all pictures, or of all videos; a frame of a video is no picture here."""
         tokens = (each for each in self.inputs.tokens if each.kind == "image")
-        return tuple(each.position for each in tokens if image in (None, each.image))
+        found = tuple(each.position for each in tokens if (each.video is not None) == (kind == "video"))
+        if not found:
+            raise UserError(f"{what}: the set is of a {kind}'s tokens, and this prompt has no {kind}; give another")
+        return found
 
     def _range(self, what: str, first: int, last: int) -> tuple[int, ...]:
         if first > last:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mask_impact.errors import UserError
@@ -14,7 +14,7 @@ UNITS = ("token", "word", "sentence", "span", "patch")
 
 # The names of sets of positions (sets.py). Those of spans and regions stand beside them, so none may be the same.
 LATER = "later"  # whatever follows what is masked: no set by itself
-SETS = ("first", "last", LATER, "text", "image", "system", "question", "template", "generated")
+SETS = ("first", "last", LATER, "text", "image", "video", "system", "question", "template", "generated")
 TAKEN = (*SETS, "all")  # as the effects table calls the readers `later`
 
 
@@ -90,23 +90,49 @@ def _check_alone(chosen: Chosen) -> None:
 
 
 @dataclass(frozen=True)
+class Visual:
+    """A picture, a video, or one temporal patch of a video, which is a frame."""
+
+    number: int  # of the picture, or of the video
+    video: bool = False
+    frame: int | None = None
+
+    def __str__(self) -> str:
+        if self.frame is not None:
+            return f"frame:{self.number}:{self.frame}" if self.number else f"frame:{self.frame}"
+        return f"{'video' if self.video else 'image'}:{self.number}"
+
+
+VISUAL = r"(?:(image|video):([0-9]+)|frame:(?:([0-9]+):)?([0-9]+))"
+
+
+def visual(found: Sequence[str | None]) -> Visual | None:
+    """The groups of VISUAL: image:0, video:0, frame:3, or frame:1:3 of video 1. None where they did not match."""
+    kind, number, video, frame = found[:4]
+    if frame is not None:
+        return Visual(int(video or 0), True, int(frame))
+    return Visual(int(number or 0), kind == "video") if kind else None
+
+
+@dataclass(frozen=True)
 class Span:
-    """One of these: a text, a regular expression, positions from first to last, or all tokens of a picture."""
+    """One of these: a text, a regular expression, positions from first to last, or all tokens of a picture, a video or
+    a frame."""
 
     name: str
     text: str = ""
     regex: str = ""
     positions: tuple[int, int] | None = None
-    image: int | None = None
+    visual: Visual | None = None
     written: str = dataclasses.field(default="", compare=False)  # as it was given, with its name
 
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle in the grid of a picture, including its last row and column."""
+    """A rectangle in the grid of a picture, a frame, or every frame of a video, including its last row and column."""
 
     name: str
-    image: int
+    visual: Visual
     row0: int
     col0: int
     row1: int
@@ -115,10 +141,10 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionMask:
-    """The patches of a picture that are white in an image file."""
+    """The patches of a picture or frame, or of every frame of a video, that are white in an image file."""
 
     name: str
-    image: int
+    visual: Visual
     path: str
 
 
@@ -126,7 +152,8 @@ Place = Span | Region | RegionMask
 
 
 def parse_span(text: str) -> Span:
-    """`a text of the prompt`, `/regular expression/`, `12-18` or `12`, `image:0`; NAME= in front names the span.
+    """`a text of the prompt`, `/regular expression/`, `12-18` or `12`, `image:0`, `video:0`, `frame:3` (of video 0) or
+    `frame:1:3` (of video 1); NAME= in front names the span.
 
     Write a text with = in it after an empty name, `=a=b`, and digits that are meant as text as `/12/`.
     """
@@ -134,10 +161,10 @@ def parse_span(text: str) -> Span:
     if not given:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no span; write a text of the prompt, /a regular expression/, positions such as 12-18, "
-            "or image:0"
+            "or image:0, video:0, frame:3"
         )
-    if found := re.fullmatch(r"image:([0-9]+)", given):
-        return Span(name, image=int(found[1]), written=text)
+    if found := re.fullmatch(VISUAL, given):
+        return Span(name, visual=visual(found.groups()), written=text)
     if found := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", given):
         first, last = int(found[1]), int(found[2] or found[1])
         if first > last:
@@ -163,28 +190,31 @@ def _checked_regex(text: str, regex: str) -> str:
 
 
 def parse_region(text: str) -> Region:
-    """`row0,col0,row1,col1` of picture 0, `K:row0,...` of picture K; NAME= in front names the region."""
+    """`row0,col0,row1,col1` of picture 0, `K:row0,...` of picture K, `video:K:row0,...` of all frames of video K,
+    `frame:K:row0,...` of one frame; NAME= in front names the region."""
     name, given = _named(text)
-    image, given = _of_picture(given)
+    place, given = _of_picture(given)
     numbers = [part.strip() for part in given.split(",")]
     if len(numbers) != 4 or not all(re.fullmatch("[0-9]+", part) for part in numbers):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no region; write row0,col0,row1,col1 such as 0,0,2,3, and for picture 1 1:0,0,2,3"
+            f"{text!r} is no region; write row0,col0,row1,col1 such as 0,0,2,3, for picture 1 1:0,0,2,3, and for a "
+            "video or a frame video:0:0,0,2,3 or frame:3:0,0,2,3"
         )
     row0, col0, row1, col1 = map(int, numbers)
     if row0 > row1 or col0 > col1:
         corners = min(row0, row1), min(col0, col1), max(row0, row1), max(col0, col1)
         raise argparse.ArgumentTypeError(f"{text!r} runs backwards; write {','.join(map(str, corners))}")
-    return Region(name, image, row0, col0, row1, col1)
+    return Region(name, place, row0, col0, row1, col1)
 
 
 def parse_region_mask(text: str) -> RegionMask:
-    """The path of an image file for picture 0, `K:path` for picture K; NAME= in front names the mask."""
+    """The path of an image file for picture 0, `K:path` for picture K, `video:K:path`, `frame:K:path`; NAME= in front
+    names the mask."""
     name, given = _named(text)
-    image, path = _of_picture(given)
+    place, path = _of_picture(given)
     if not path:
         raise argparse.ArgumentTypeError(f"{text!r} names no file; write the path of an image, white where to mask")
-    return RegionMask(name, image, path)
+    return RegionMask(name, place, path)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -193,9 +223,11 @@ def _named(text: str) -> tuple[str, str]:
     return (name, rest) if equals and (not name or name.isidentifier()) else ("", text)
 
 
-def _of_picture(given: str) -> tuple[int, str]:
+def _of_picture(given: str) -> tuple[Visual, str]:
+    if found := re.fullmatch(rf"{VISUAL}:(.*)", given, re.DOTALL):
+        return visual(found.groups()) or Visual(0), found[5]
     found = re.fullmatch(r"([0-9]+):(.*)", given, re.DOTALL)
-    return (int(found[1]), found[2]) if found else (0, given)
+    return (Visual(int(found[1])), found[2]) if found else (Visual(0), given)
 
 
 PARSERS: dict[str, Callable[[str], Place]] = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import regex
 
 from mask_impact.errors import UserError
 from mask_impact.prompt.inputs import ModelInputs, Token
-from mask_impact.prompt.unit_syntax import Chosen, Place, Region, RegionMask, Span
+from mask_impact.prompt.unit_syntax import Chosen, Place, Region, RegionMask, Span, Visual
 from mask_impact.prompt.words import STARTS, Reading, as_tokens_say, reading, text_parts
 
 # Which tokens each mask mode masks. The first two share no token; together they are the third.
@@ -86,20 +86,23 @@ def _distinct(found: list[tuple[str, Unit]]) -> list[Unit]:
 def _resolved(what: str, place: Place, prompts: tuple[Reading, Reading], inputs: ModelInputs) -> Unit:
     """The unit of one span or region, which messages call `what`; the prompt as it was given, and as its tokens say."""
     if isinstance(place, Region):
-        image = f"{place.image}:" if place.image else ""
-        label = f"region {image}{place.row0},{place.col0},{place.row1},{place.col1}"
+        label = f"region {_of(place.visual)}{place.row0},{place.col0},{place.row1},{place.col1}"
         positions = _region(what, place, inputs)
     elif isinstance(place, RegionMask):
-        image = f"{place.image}:" if place.image else ""
-        label = image + place.path.encode(errors="replace").decode()  # a file name may have bytes that are not text
+        label = _of(place.visual) + place.path.encode(errors="replace").decode()  # it may have bytes that are not text
         positions = _region_mask(what, place, inputs)
-    elif place.image is not None:
-        label = f"image:{place.image}"
-        positions = tuple(token.position for token in _picture(what, place.image, inputs))
+    elif place.visual is not None:
+        label = str(place.visual)
+        positions = tuple(token.position for token in visual_tokens(what, place.visual, inputs))
     else:
         positions = _positions(what, place, prompts, inputs)
         label = prompts[0].label(positions)
     return Unit(place.name or label, positions)
+
+
+def _of(visual: Visual) -> str:
+    """Before a region: which picture or video, unless it is the first picture."""
+    return f"{visual}:" if visual.video else f"{visual.number}:" if visual.number else ""
 
 
 def _positions(what: str, span: Span, prompts: tuple[Reading, Reading], inputs: ModelInputs) -> tuple[int, ...]:
@@ -182,42 +185,59 @@ def _context(text: str, start: int, end: int) -> str:
     return f"{'…' * (start > CONTEXT)}{before}{text[start:end]}{after}{'…' * (end + CONTEXT < len(text))}"
 
 
-def _picture(what: str, image: int, inputs: ModelInputs) -> list[Token]:
-    """The tokens of a picture. Raises UserError if there is no such picture."""
-    count = len(inputs.images)
+def visual_tokens(what: str, visual: Visual, inputs: ModelInputs) -> list[Token]:
+    """The tokens of a picture, a video or a frame. Raises UserError if there is none of this number."""
+    stills = sum("frame" not in described for described in inputs.images)
+    kind, count = ("video", len(inputs.videos)) if visual.video else ("image", stills)
     if not count:
-        raise UserError(f"{what} needs an image, but none was given; add `images`, or give a text of the prompt")
-    check_picture(what, image, count)
-    return [token for token in inputs.tokens if token.image == image]
+        raise UserError(
+            f"{what} needs {'a video' if visual.video else 'an image'}, but none was given; add `{kind}s`, or give a "
+            "text of the prompt"
+        )
+    check_number(what, "video" if visual.video else "picture", visual.number, count)
+    if not visual.video:
+        return [token for token in inputs.tokens if token.image == visual.number]
+    tokens = [token for token in inputs.tokens if token.video == visual.number]
+    if visual.frame is None:
+        return tokens
+    check_number(what, "frame", visual.frame, 1 + max(token.frame or 0 for token in tokens))
+    return [token for token in tokens if token.frame == visual.frame]
 
 
-def check_picture(what: str, image: int, count: int) -> None:
-    """Raises UserError where `image` is not one of the `count` pictures."""
-    if image >= count:
-        there = f"pictures 0 to {count - 1} are" if count > 1 else "only picture 0 is"
-        raise UserError(f"{what}: there is no picture {image}; {there} there (the first is picture 0)")
+def check_number(what: str, kind: str, number: int, count: int) -> None:
+    """Raises UserError where `number` is not one of the `count` pictures, videos or frames."""
+    if number >= count:
+        there = f"{kind}s 0 to {count - 1} are" if count > 1 else f"only {kind} 0 is"
+        raise UserError(f"{what}: there is no {kind} {number}; {there} there (the first is {kind} 0)")
 
 
-def _grid(what: str, image: int, inputs: ModelInputs) -> tuple[list[Token], int, int]:
-    """The tokens of a picture, and the rows and columns of its grid. Raises UserError if there is no grid."""
-    tokens = _picture(what, image, inputs)
-    described = inputs.images[image]
+def _grid(what: str, visual: Visual, inputs: ModelInputs) -> tuple[list[Token], dict[str, Any]]:
+    """The tokens of a picture, frame or video, and what the manifest says of the first picture among them, whose grid
+    they share. Raises UserError if there is no grid."""
+    if inputs.videos and not visual.video and all("frame" in described for described in inputs.images):
+        visual = Visual(visual.number, video=True)  # where there are only videos, the number is a video's
+    tokens = visual_tokens(what, visual, inputs)
+    described = inputs.images[tokens[0].image or 0]
     if not described["grid"]:
         first, last = described["positions"]
         raise UserError(
-            f"{what}: this model's tokens of picture {image} lie in no grid ({described['layout']}); give "
-            f"`spans` image:{image}, or positions from {first} to {last}"
+            f"{what}: this model's tokens of picture {visual.number} lie in no grid ({described['layout']}); give "
+            f"`spans` {visual}, or positions from {first} to {last}"
         )
-    rows, cols = described["grid"]
-    return tokens, rows, cols
+    return tokens, described
+
+
+def _named(visual: Visual, described: Mapping[str, Any]) -> str:
+    return f"{'video' if 'frame' in described else 'picture'} {visual.number}"
 
 
 def _region(what: str, region: Region, inputs: ModelInputs) -> tuple[int, ...]:
-    tokens, rows, cols = _grid(what, region.image, inputs)
+    tokens, described = _grid(what, region.visual, inputs)
+    rows, cols = described["grid"]
     if region.row1 >= rows or region.col1 >= cols:
         raise UserError(
-            f"{what} goes beyond the {rows} x {cols} grid of picture {region.image}; give rows from 0 to {rows - 1} "
-            f"and columns from 0 to {cols - 1}"
+            f"{what} goes beyond the {rows} x {cols} grid of {_named(region.visual, described)}; give rows from 0 to "
+            f"{rows - 1} and columns from 0 to {cols - 1}"
         )
     return tuple(
         token.position
@@ -233,14 +253,14 @@ def _region_mask(what: str, mask: RegionMask, inputs: ModelInputs) -> tuple[int,
     """The patches of which more than half is white; the mask is stretched over the whole picture."""
     from mask_impact.prompt.images import open_picture
 
-    tokens, rows, cols = _grid(what, mask.image, inputs)
+    tokens, described = _grid(what, mask.visual, inputs)
     drawn = open_picture(mask.path)
     if any("transparency" in note for note in drawn.notes):
         raise UserError(f"{what} has transparent parts; save it without transparency, white where to mask, else black")
     white = np.asarray(drawn.image.convert("L")) > 127  # [height, width]
     if not white.any():
         raise UserError(f"{what} is black all over; paint white what is to be masked")
-    width, height = inputs.images[mask.image]["size"]
+    width, height = described["size"]
     scale_x, scale_y = white.shape[1] / width, white.shape[0] / height
     found = []
     for token in tokens:
@@ -252,8 +272,8 @@ def _region_mask(what: str, mask: RegionMask, inputs: ModelInputs) -> tuple[int,
             found.append(token.position)
     if not found:
         raise UserError(
-            f"{what} covers no more than half of any patch of picture {mask.image} ({rows} x {cols} grid); paint more "
-            "of it white"
+            f"{what} covers no more than half of any patch of {_named(mask.visual, described)} "
+            f"({described['grid'][0]} x {described['grid'][1]} grid); paint more of it white"
         )
     return tuple(found)
 
