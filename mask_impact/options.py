@@ -229,8 +229,8 @@ class Request:
     )  # fmt: skip
     readers: tuple[str, ...] = option(
         (), "for --effects, who stops reading: later (every later position; default), last (the predicting one), or a "
-        "set of positions such as question, image:0, frame:3, 12-18 or a span's name; repeat it for more. For --tower vision, "
-        "the image tokens whose patches are compared (default: all of the picture)",
+        "set of positions such as question, image:0, frame:3, 12-18 or a span's name; repeat it for more. For --tower "
+        "vision, the image tokens whose patches are compared (default: all of the picture)",
         kind="repeated", metavar="SET",
     )  # fmt: skip
     blocks: tuple[str, ...] | None = option(
