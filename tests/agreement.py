@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from brute_force import Rows, distances, observe, variants
+from brute_force import Rows, distances, observe, observe_each, variants
 from every_type import update, without
 from families import Family
 from torch import nn
@@ -45,16 +45,15 @@ def worst_error(
     base = observe(model, row, inputs)
     for layer, impacts in measured:
         assert ablation == "neg-inf" or not any(impact.blind for impact in impacts.values())
-        for index, mask in enumerate(masks):
-            changed = masked(model, row, inputs, layer.index, query, mask, ablation)
-            for space, impact in impacts.items():
-                for column, (variant, before, after) in enumerate(
-                    variants(base[layer.index].at(query), changed, space)
-                ):
-                    expected, _ = distances(before, after)
-                    allowed = relative * expected + rounding * before.double().norm().item()
-                    error = abs(impact.l2[index, column].item() - expected) / allowed
-                    worst = max(worst, (error, f"{space} {variant} layer {layer.index} mask {mask} l2 {expected:.3g}"))
+        before, changed = base[layer.index].at(query), masked(model, row, inputs, layer.index, query, masks, ablation)
+        for space, impact in impacts.items():
+            for column, (variant, vector, vectors) in enumerate(variants(before, changed, space)):
+                expected = (vectors.double() - vector.double()).norm(dim=-1)  # [M], the definition
+                allowed = relative * expected + rounding * vector.double().norm()
+                errors = ((impact.l2[:, column] - expected).abs() / allowed).tolist()
+                index = max(range(len(masks)), key=errors.__getitem__)
+                where = f"{space} {variant} layer {layer.index} mask {masks[index]} l2 {expected[index]:.3g}"
+                worst = max(worst, (errors[index], where))
     return worst
 
 
@@ -101,10 +100,10 @@ def variants_at(row: Family, model: nn.Module, ids: torch.Tensor, layer: int) ->
 
 
 def masked(
-    model: nn.Module, row: Family, inputs: Inputs, layer: int, query: int, mask: Sequence[int], ablation: str
+    model: nn.Module, row: Family, inputs: Inputs, layer: int, query: int, masks: Sequence[Sequence[int]], ablation: str
 ) -> Rows:
-    """What brute force has at `query` without the tokens of `mask`, or without their values."""
+    """What brute force has at `query` without the tokens of each mask, or without their values."""
     if ablation == "neg-inf":
-        return observe(model, row, inputs, layer, mask, until=layer)[layer].at(query)
-    with values_zeroed(model, row, layer, query, mask):
-        return observe(model, row, inputs, until=layer)[layer].at(query)
+        return observe_each(model, row, inputs, layer, masks, until=layer)[layer].at((slice(None), query))
+    with values_zeroed(model, row, layer, query, masks):
+        return observe_each(model, row, inputs, None, [()] * len(masks), until=layer)[layer].at((slice(None), query))
