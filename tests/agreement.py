@@ -76,17 +76,18 @@ def worst_whole_error(
             impact = RerunMeter(model, Wanted(True, False, False), ablation).impact(
                 layer, layer.queries[query], singles(query)
             )
-        full = update(model, layers[layer.index], ids)
+        before = every or {"Full": update(model, layers[layer.index], ids)}
         assert impact.l2[:, 0].any(), f"layer {layer.index}: nothing was masked"
         for (position,) in singles(query):
-            changed = {"Full": update(model, layers[layer.index], ids, [position], zero_values)}
             if every:
                 with without(layers[layer.index], query + 1, [position], zero_values, passes=1):
                     changed = dict(variants_at(row, model, ids, layer.index))
+            else:
+                changed = {"Full": update(model, layers[layer.index], ids, [position], zero_values)}
+            assert list(changed) == list(before)
             for column, (variant, after) in enumerate(changed.items()):
-                before = every.get(variant, full)
-                expected, _ = distances(before, after)
-                allowed = 1e-9 * expected + 1e-12 * before.double().norm().item()
+                expected, _ = distances(before[variant], after)
+                allowed = 1e-9 * expected + 1e-12 * before[variant].double().norm().item()
                 error = abs(impact.l2[position, column].item() - expected) / allowed
                 worst = max(worst, (error, f"{variant} layer {layer.index} mask {position} l2 {expected:.3g}"))
     return worst

@@ -149,14 +149,17 @@ def observe_each(
         if until is not None:
             hooks.callback(layers[until].register_forward_hook(enough).remove)
         with suppress(Enough):
-            model(**copies(inputs, len(masks)), use_cache=False, output_attentions=attention == "eager")
+            model(**copies(model, inputs, len(masks)), use_cache=False, output_attentions=attention == "eager")
     return {i: rows_of(layers[i], family, record) for i, record in seen.items()}
 
 
-def copies(inputs: Tensor | Mapping[str, Tensor], count: int) -> dict[str, Any]:
+def copies(model: PreTrainedModel, inputs: Tensor | Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """A prompt that many times in one batch; processors, too, put the pictures of all prompts one after the other."""
     named = {"input_ids": inputs} if isinstance(inputs, Tensor) else dict(inputs)
-    return named if count == 1 else {name: torch.cat([value] * count) for name, value in named.items()}
+    axes = {"position_ids": 1} if "position_ids" in named and named["position_ids"].dim() == 3 else {}  # [3, M, S]
+    if model.config.model_type == "minicpmv4_6":  # all patches of a batch are one wide picture
+        axes["pixel_values"] = -1
+    return {name: torch.cat([value] * count, axes.get(name, 0)) for name, value in named.items()}
 
 
 class Enough(Exception):

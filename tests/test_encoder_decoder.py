@@ -73,12 +73,15 @@ def test_zeroed_values_equal_brute_force(name, kind):
 def compare(name, kind, dtype, tolerance, ablation="neg-inf"):
     with torch.no_grad():
         found, answer = measured(name, dtype, kind, ablation)
-    ids, moved = seq2seq.prompt(), 0
+    moved = 0
+    updates = {}  # of each layer, without a mask and with each
+    for layer in {layer for layer, _ in found}:
+        where = model(name, dtype), name, seq2seq.prompt(), answer, kind, layer
+        updates[layer] = seq2seq.update(*where), seq2seq.update(*where, MASKS[kind], ablation == "zero-value")
     for (layer, position), impact in found.items():
-        where = model(name, dtype), name, ids, answer, kind, layer, position
-        base = seq2seq.update(*where)
+        base = {variant: of[0, position] for variant, of in updates[layer][0].items()}
         for row, mask in enumerate(MASKS[kind]):
-            masked = seq2seq.update(*where, mask, ablation == "zero-value")
+            masked = {variant: of[row, position] for variant, of in updates[layer][1].items()}
             for column, variant in enumerate(base):
                 l2, cosine = distances(base[variant], masked[variant])
                 scale = base[variant].norm().item()
