@@ -90,7 +90,7 @@ def brute_force_table(
 
 
 def variants(base: Rows, masked: Rows, head_space: str = "output") -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, base vector, masked vector) of Full, Attn and each head; where `masked` is of several masks, their vectors."""
+    """(name, base vector, masked vector) of Full, Attn and each head; vectors [M, ...] of several masks."""
     yield "Full", base.full, masked.full
     yield "Attn", base.attn, masked.attn
     part = {"output": "heads", "residual": "head_shares"}[head_space]

@@ -8,6 +8,8 @@ so is the command. Of each kind of test one starts a process from nothing.
     python tests/prepared.py mask_impact_analysis.py --model demo --prompt Hello    # within a test
 """
 
+import gc
+import importlib
 import json
 import os
 import select
@@ -18,6 +20,11 @@ import sys
 from typing import Any
 
 PREPARED = [sys.executable, "-S", "-E", __file__]
+# What the commands import late, too: models, and what starts several processes.
+EVERYTHING = [
+    *("mask_impact_analysis", "mask_impact_vl", "latent_lens", "mask_impact.jobs.session", "mask_impact.files.results"),
+    *("torch.distributed.launcher.api", "accelerate.utils.launch", "transformers.models.auto.modeling_auto"),
+]
 NAME, SERVER = "MASK_IMPACT_PREPARED", "MASK_IMPACT_SERVER"
 
 
@@ -92,10 +99,8 @@ def wait(command: int, connection: socket.socket, files: list[int]) -> None:
 
 
 def import_everything() -> None:
-    import gc
-
-    import mask_impact_vl  # noqa: F401
-
+    for name in EVERYTHING:
+        importlib.import_module(name)
     gc.freeze()  # children collect only what is theirs
     assert len(os.listdir("/proc/self/task")) == 1, "other threads would be missing in the child, with what they hold"
 
