@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from brute_force import first, using_attention
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 VOCABULARY = 97
@@ -98,27 +96,6 @@ FAMILIES = {
 
 def available() -> list[str]:
     return [name for name, family in FAMILIES.items() if family.available]
-
-
-@cache
-def calls_interface(name: str) -> bool:
-    """Whether both attentions of this family's decoder go through AttentionInterface in the installed transformers."""
-    model, ids = build(name), prompt()
-    called: set[nn.Module] = set()
-
-    def spy(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        called.add(module)
-        return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
-
-    AttentionInterface.register("spy", spy)
-    AttentionMaskInterface.register("spy", AttentionMaskInterface()["eager"])
-    try:
-        model.set_attn_implementation("spy")
-    except ValueError:  # how some families without the interface refuse it
-        return False
-    with torch.no_grad():
-        model(input_ids=ids, decoder_input_ids=ids, use_cache=False)
-    return {attention_of(layers_of(model, name, kind)[0], name, kind) for kind in ("self", "cross")} <= called
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, gain: float = 1.5) -> PreTrainedModel:
