@@ -89,6 +89,18 @@ def test_zeroed_values_equal_the_whole_model(name: str, attention: str) -> None:
         agree(name, torch.float64, 1e-9, "zero-value", attention)
 
 
+@pytest.mark.parametrize("name", available(FAMILIES | HYBRIDS))
+def test_the_reference_takes_edits_together_as_one_by_one(name: str) -> None:
+    model, family, ids = build(name, torch.float64), find(name), prompt()
+    edits = [Edit((3,)), Edit(()), Edit((2, 5, 6), LAST), Edit((0, 8), (3, 5, 9))]
+    with true_float64():
+        logits, states = carried_each(model, family, ids, (0, 1), edits)
+        for index, edit in enumerate(edits):
+            alone, its_states = carried(model, family, ids, (0, 1), edit.positions, edit.readers)
+            close(logits[index], alone, 1e-12)
+            close(states[2][index], its_states[2], 1e-12)
+
+
 @pytest.mark.parametrize("name", ["qwen3_next", "llama"])
 def test_whole_forwards_equal_the_carried_ones(name: str) -> None:
     """The way for families that do not fit in rows, with both ablations."""
