@@ -41,7 +41,7 @@ demo-lens: $(VENV)/ready  ## what image tokens say: features, a bank of text tok
 test: versions  ## lint, all tests, and the engine's on the oldest transformers; documentation of what they find
 	$(MAKE) --jobs=2 lint test-viewer
 	$(MAKE) --jobs=2 tests $(OLDEST)/ready
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_encoder_decoder.py \
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_families.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_video_engine.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py

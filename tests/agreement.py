@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from brute_force import Rows, distances, observe, variants
+from brute_force import Rows, distances, observe, observe_each, variants
 from every_type import update, without
 from families import Family
 from torch import nn
@@ -45,16 +45,15 @@ def worst_error(
     base = observe(model, row, inputs)
     for layer, impacts in measured:
         assert ablation == "neg-inf" or not any(impact.blind for impact in impacts.values())
-        for index, mask in enumerate(masks):
-            changed = masked(model, row, inputs, layer.index, query, mask, ablation)
-            for space, impact in impacts.items():
-                for column, (variant, before, after) in enumerate(
-                    variants(base[layer.index].at(query), changed, space)
-                ):
-                    expected, _ = distances(before, after)
-                    allowed = relative * expected + rounding * before.double().norm().item()
-                    error = abs(impact.l2[index, column].item() - expected) / allowed
-                    worst = max(worst, (error, f"{space} {variant} layer {layer.index} mask {mask} l2 {expected:.3g}"))
+        before, changed = base[layer.index].at(query), masked(model, row, inputs, layer.index, query, masks, ablation)
+        for space, impact in impacts.items():
+            for column, (variant, vector, vectors) in enumerate(variants(before, changed, space)):
+                expected = (vectors.double() - vector.double()).norm(dim=-1)  # [M], the definition
+                allowed = relative * expected + rounding * vector.double().norm()
+                errors = ((impact.l2[:, column] - expected).abs() / allowed).tolist()
+                index = max(range(len(masks)), key=errors.__getitem__)
+                where = f"{space} {variant} layer {layer.index} mask {masks[index]} l2 {expected[index]:.3g}"
+                worst = max(worst, (errors[index], where))
     return worst
 
 
@@ -77,17 +76,18 @@ def worst_whole_error(
             impact = RerunMeter(model, Wanted(True, False, False), ablation).impact(
                 layer, layer.queries[query], singles(query)
             )
-        full = update(model, layers[layer.index], ids)
+        before = every or {"Full": update(model, layers[layer.index], ids)}
         assert impact.l2[:, 0].any(), f"layer {layer.index}: nothing was masked"
         for (position,) in singles(query):
-            changed = {"Full": update(model, layers[layer.index], ids, [position], zero_values)}
             if every:
                 with without(layers[layer.index], query + 1, [position], zero_values, passes=1):
                     changed = dict(variants_at(row, model, ids, layer.index))
+            else:
+                changed = {"Full": update(model, layers[layer.index], ids, [position], zero_values)}
+            assert list(changed) == list(before)
             for column, (variant, after) in enumerate(changed.items()):
-                before = every.get(variant, full)
-                expected, _ = distances(before, after)
-                allowed = 1e-9 * expected + 1e-12 * before.double().norm().item()
+                expected, _ = distances(before[variant], after)
+                allowed = 1e-9 * expected + 1e-12 * before[variant].double().norm().item()
                 error = abs(impact.l2[position, column].item() - expected) / allowed
                 worst = max(worst, (error, f"{variant} layer {layer.index} mask {position} l2 {expected:.3g}"))
     return worst
@@ -101,10 +101,10 @@ def variants_at(row: Family, model: nn.Module, ids: torch.Tensor, layer: int) ->
 
 
 def masked(
-    model: nn.Module, row: Family, inputs: Inputs, layer: int, query: int, mask: Sequence[int], ablation: str
+    model: nn.Module, row: Family, inputs: Inputs, layer: int, query: int, masks: Sequence[Sequence[int]], ablation: str
 ) -> Rows:
-    """What brute force has at `query` without the tokens of `mask`, or without their values."""
+    """What brute force has at `query` without the tokens of each mask, or without their values."""
     if ablation == "neg-inf":
-        return observe(model, row, inputs, layer, mask, until=layer)[layer].at(query)
-    with values_zeroed(model, row, layer, query, mask):
-        return observe(model, row, inputs, until=layer)[layer].at(query)
+        return observe_each(model, row, inputs, layer, masks, until=layer)[layer].at((slice(None), query))
+    with values_zeroed(model, row, layer, query, masks):
+        return observe_each(model, row, inputs, None, [()] * len(masks), until=layer)[layer].at((slice(None), query))

@@ -23,11 +23,11 @@ from mask_impact.files.results import load
 batch = partial(forked, mask_impact_analysis.main)
 
 
-def torn(folders: list[str]) -> int:
+def torn(manifests: list[str]) -> int:
     """How many runs have a manifest that does not describe the files beside it; to be run in a fork, for pyarrow has
     threads of its own."""
     wrong = 0
-    for path in Path(folders[0]).glob("*_run.json"):
+    for path in map(Path, manifests):
         try:
             manifest = json.loads(path.read_text("utf-8"))
             whole = all(len(load(path.parent / file)) == manifest["rows"] for file in manifest["files"])
@@ -35,6 +35,12 @@ def torn(folders: list[str]) -> int:
             whole = False
         wrong += not whole
     return wrong
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """When each file was written, and its size."""
+    found = {path.name: path.stat() for path in folder.iterdir()} if folder.exists() else {}
+    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in found.items()}
 
 
 def finished(folder: Path) -> int:
@@ -51,7 +57,8 @@ def main() -> None:
     assert exit_code(batch([*argv, str(undisturbed)])) == 0
     whole = time.perf_counter() - started  # seconds of an uninterrupted batch
     argv.append(str(folder))
-    seen = []
+    seen: list[dict] = []
+    known: dict[str, tuple[int, int]] = {}  # the files when they were read the last time
     while len(seen) < kills:
         # So many prompts later and some more seconds: time alone would be all loading on a machine that gets slower.
         awaited = finished(folder) + chance.randrange(4)
@@ -64,7 +71,12 @@ def main() -> None:
             shutil.rmtree(folder)
             continue
         temporaries = sum(path.name.endswith(".tmp") for path in folder.iterdir()) if folder.exists() else 0
-        wrong = exit_code(forked(torn, [str(folder)]))
+        now = stamps(folder)
+        touched = {
+            name.split("_")[0] for name, _ in now.items() ^ known.items()
+        }  # a prompt's files begin with its name
+        manifests = [str(path) for path in folder.glob("*_run.json") if path.name.split("_")[0] in touched]
+        wrong, known = exit_code(forked(torn, manifests)), now
         seen.append({"finished": finished(folder), "moment": moment, "torn": wrong, "temporaries": temporaries})
     code = exit_code(batch(argv))
     print(json.dumps({"seconds": whole, "kills": seen, "code": code}))

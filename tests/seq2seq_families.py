@@ -8,18 +8,16 @@ import here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from brute_force import first, using_attention
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 VOCABULARY = 97
@@ -100,27 +98,6 @@ def available() -> list[str]:
     return [name for name, family in FAMILIES.items() if family.available]
 
 
-@cache
-def calls_interface(name: str) -> bool:
-    """Whether both attentions of this family's decoder go through AttentionInterface in the installed transformers."""
-    model, ids = build(name), prompt()
-    called: set[nn.Module] = set()
-
-    def spy(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        called.add(module)
-        return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
-
-    AttentionInterface.register("spy", spy)
-    AttentionMaskInterface.register("spy", AttentionMaskInterface()["eager"])
-    try:
-        model.set_attn_implementation("spy")
-    except ValueError:  # how some families without the interface refuse it
-        return False
-    with torch.no_grad():
-        model(input_ids=ids, decoder_input_ids=ids, use_cache=False)
-    return {attention_of(layers_of(model, name, kind)[0], name, kind) for kind in ("self", "cross")} <= called
-
-
 def build(name: str, dtype: torch.dtype = torch.float32, gain: float = 1.5) -> PreTrainedModel:
     """The model of a row, with weights large enough for its attention to be far from uniform."""
     row = FAMILIES[name]
@@ -145,7 +122,7 @@ class WithoutColumns(TorchFunctionMode):
     """Every softmax without some keys; with `zero_values`, they keep their weight and give nothing."""
 
     def __init__(self, hidden: Tensor, zero_values: bool) -> None:
-        """`hidden` [queries or 1, keys] bool: which key is taken from which query."""
+        """`hidden` [..., queries or 1, keys] bool: which key is taken from which query."""
         super().__init__()
         self.hidden, self.zero_values = hidden, zero_values
 
@@ -181,10 +158,11 @@ def without(module: nn.Module, hidden: Tensor, zero_values: bool = False) -> Ite
             handle.remove()
 
 
-def columns_of(length: int, columns: Collection[int]) -> Tensor:
-    """[1, length] bool."""
-    hidden = torch.zeros(1, length, dtype=torch.bool)
-    hidden[0, list(columns)] = True
+def columns_of(length: int, masks: Sequence[Collection[int]]) -> Tensor:
+    """[M, 1, 1, length] bool: the columns of each mask that there are."""
+    hidden = torch.zeros(len(masks), 1, 1, length, dtype=torch.bool)
+    for each, columns in zip(hidden, masks, strict=True):
+        each[..., [column for column in columns if column < length]] = True
     return hidden
 
 
@@ -249,38 +227,38 @@ def update(
     answer: Tensor,
     kind: str,
     layer: int,
-    query: int,
-    columns: Collection[int] = (),
+    masks: Sequence[Collection[int]] = ((),),
     zero_values: bool = False,
 ) -> dict[str, Tensor]:
-    """What one layer adds at `query`: Full [C], Attn [C], Head_N [D], of its attention of `kind`: self, cross, encoder.
+    """What one layer adds without each mask: Full [M, T, C], Attn [M, T, C], Head_N [M, T, D], at all of its positions.
 
-    The whole model runs on `ids` [1, N] and the decoder's tokens `answer` [1, M], without a cache.
+    Of its attention of `kind`: self, cross, encoder. The whole model runs on `ids` [1, N] and the decoder's tokens
+    `answer` [1, T], without a cache, on a copy of the prompt for each mask.
     """  # fmt: skip
     row = FAMILIES[name]
     module = layers_of(model, name, kind)[layer]
     attention, seen = attention_of(module, name, kind), {}
     addend = module.get_submodule(row.addend.get(kind, row.attention[kind]))
+    length = answer.shape[1] if kind == "self" else ids.shape[1]
+    ids, answer = ids.repeat(len(masks), 1), answer.repeat(len(masks), 1)
 
     def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        seen["input"] = (args[0] if args else kwargs["hidden_states"])[0, query]
+        seen["input"] = args[0] if args else kwargs["hidden_states"]
 
     with using_attention(model, "eager"), ExitStack() as hooks:
         for handle in (
             module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(lambda _, __, out: seen.update(output=first(out)[0, query])),
-            addend.register_forward_hook(lambda _, __, out: seen.update(attn=first(out)[0, query])),
+            module.register_forward_hook(lambda _, __, out: seen.update(output=first(out))),
+            addend.register_forward_hook(lambda _, __, out: seen.update(attn=first(out))),
             attention.get_submodule(row.o_proj).register_forward_pre_hook(
-                lambda _, args: seen.update(received=args[0][0, query])
+                lambda _, args: seen.update(received=args[0])
             ),
         ):
             hooks.callback(handle.remove)
-        if columns:
-            length = answer.shape[1] if kind == "self" else ids.shape[1]
-            hooks.enter_context(without(attention, columns_of(length, [c for c in columns if c < length]), zero_values))
+        if any(masks):
+            hooks.enter_context(without(attention, columns_of(length, masks), zero_values))
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=answer, use_cache=False)
-    count = row.heads if kind == "encoder" else row.decoder_heads
-    heads = seen["received"].reshape(count, -1)
+    heads = seen["received"].unflatten(-1, (row.heads if kind == "encoder" else row.decoder_heads, -1))
     return {"Full": seen["output"] - seen["input"], "Attn": seen["attn"]} | {
-        f"Head_{index}": head for index, head in enumerate(heads)
+        f"Head_{index}": head for index, head in enumerate(heads.unbind(-2))
     }

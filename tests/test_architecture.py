@@ -50,7 +50,7 @@ def imports(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= set(re.findall(r"^mask_impact\.[\w.]+$", node.value))
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "mask_impact":
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "mask_impact":
             found.add(f"mask_impact.{node.attr}")
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}

@@ -6,12 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import pytest
+from prepared import PREPARED
+from started import started, wait_until
 from test_batch import PROMPTS, ROOT, SCRIPT, statuses, tables, write_config
 
 import mask_impact_analysis
@@ -19,8 +20,9 @@ from mask_impact.commands.processes import Processes
 from mask_impact.errors import UserError
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+FRESH_TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = [*PREPARED, *FRESH_TORCHRUN[1:], "--no_python", *PREPARED]
+ACCELERATE = [*PREPARED, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--no_python", *PREPARED]
 KILLS = 30
 
 
@@ -50,7 +52,7 @@ def demo_prompts(count: int) -> dict[str, Any]:
 def test_killed_at_random_moments_and_resumed(here):
     """Byte-identical to an uninterrupted batch in the end, and no torn file at any moment."""
     write_config(here / "night.yaml", demo_prompts(20), "formats: [csv, json, parquet, html]", "demo")
-    killed = run([sys.executable, ROOT / "tests" / "kill_batch.py", "night.yaml", "whole", "killed", KILLS, 0])
+    killed = run([*PREPARED, ROOT / "tests" / "kill_batch.py", "night.yaml", "whole", "killed", KILLS, 0])
     assert killed.returncode == 0, killed.stderr
     seen = json.loads(killed.stdout)
     assert seen["code"] == 0 and len(seen["kills"]) == KILLS
@@ -68,30 +70,28 @@ def test_two_batches_into_one_folder_at_once(here, good, capsys):
     write_config(here / "night.yaml", many, "formats: [csv]", good)
     flags = ["--config", "night.yaml"]
     command = [sys.executable, str(SCRIPT), *flags]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    while first.poll() is None and not list(here.glob("output/*_run.json")):
-        time.sleep(0.02)
-    first.send_signal(signal.SIGSTOP)
     say = "error: another run is writing into output; wait for it to end, or choose another --output-dir\n"
-    try:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started(command, env=ENVIRONMENT, **pipes) as first:
+        wait_until(lambda: list(here.glob("output/*_run.json")), first)
+        first.send_signal(signal.SIGSTOP)
         for second in ([*flags, "--resume"], ["--model", str(good), "--prompt", "The"]):
             assert mask_impact_analysis.main(second) == 2
             assert capsys.readouterr() == ("", say)
-    finally:
         first.send_signal(signal.SIGCONT)
-    out, err = first.communicate(timeout=300)
+        out, err = first.communicate(timeout=300)
     assert first.returncode == 0 and "8 done" in out, err
     assert mask_impact_analysis.main([*flags, "--resume"]) == 0 and set(statuses().values()) == {"kept"}
 
 
 def test_several_processes_give_the_files_of_one(here, good, capsys):
-    """torchrun starts two. `accelerate launch --cpu` starts a second one only with MPI, and is one process here."""
+    """torchrun starts two, from nothing. `accelerate launch --cpu` starts one, more only with MPI."""
     prompts = PROMPTS | {"long": "a" + " is" * 80, "later": {"prompt": "The", "enabled": False}}
     write_config(here / "night.yaml", prompts, "formats: [csv, json, parquet, html]", good)
     flags = [SCRIPT, "--config", "night.yaml", "--output-dir"]  # --device auto: each its own
     one = mask_impact_analysis.main([*flags[1:], "one"])
     ended = {"one": subprocess.CompletedProcess(flags, one, *capsys.readouterr())}
-    ended |= {name: run([*by, *flags, name]) for name, by in (("torchrun", TORCHRUN), ("accelerate", ACCELERATE))}
+    ended |= {name: run([*by, *flags, name]) for name, by in (("torchrun", FRESH_TORCHRUN), ("accelerate", ACCELERATE))}
     assert len(tables(here / "one")) == 3 * 5
     expected = dict.fromkeys(PROMPTS, "done") | {"long": "failed", "later": "disabled"}
     for name, process in ended.items():
@@ -181,7 +181,7 @@ def test_a_disk_that_runs_full(here, good, small_disk):
     prompts = {"small": "The capital", "large": {"prompt": "a" + " is" * 30, "num_tokens": 30}, "last": "The capital"}
     write_config(here / "night.yaml", prompts, "formats: [json]", good)
     (here / "roomy.py").write_text(ROOMY)
-    ended = run([sys.executable, "roomy.py", "--config", "night.yaml", "--output-dir", "disk"])
+    ended = run([*PREPARED, "roomy.py", "--config", "night.yaml", "--output-dir", "disk"])
     assert ended.returncode == 1, ended.stderr
     found = {o["name"]: o for o in json.loads((small_disk / "night_batch.json").read_text())["prompts"]}
     assert [found[name]["status"] for name in prompts] == ["done", "failed", "done"]

@@ -17,7 +17,8 @@ import sys
 import termios
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from prepared import PREPARED
+from started import started, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
@@ -666,11 +669,11 @@ def test_python_refuses_bad_input_before_the_weights_are_loaded(good, monkeypatc
 
 
 # --- real processes ---------------------------------------------------------------------------------------
-def process(*argv: Any, **options: Any) -> subprocess.Popen:
-    command = [sys.executable, SCRIPT, *map(str, argv)]
+def process(*argv: Any, python: Sequence[str] = PREPARED, **options: Any) -> AbstractContextManager[subprocess.Popen]:
+    command = [*python, SCRIPT, *map(str, argv)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     one_thread = {"env": os.environ | {"OMP_NUM_THREADS": "1"}}
-    return subprocess.Popen(command, **(pipes | one_thread | options))
+    return started(command, **(pipes | one_thread | options))
 
 
 def without_progress(err: str) -> str:
@@ -701,7 +704,8 @@ def test_help_answers_at_once_and_without_torch(tmp_path):
 def test_error_in_a_real_process_is_exactly_one_line(tmp_path, good):
     """Also nothing from transformers, whose report of the missing weight would be a page."""
     folder = checkpoints.missing_weight(tmp_path / "model", good)
-    out, err = (running := process("--model", folder, "--prompt", PROMPT, cwd=tmp_path)).communicate(timeout=300)
+    with process("--model", folder, "--prompt", PROMPT, cwd=tmp_path, python=[sys.executable]) as running:
+        out, err = running.communicate(timeout=300)
     assert (running.returncode, out) == (2, "")
     assert re.fullmatch(r"error: the checkpoint [^\n]+ lacks weights[^\n]+\n", without_progress(err)), err
     assert not (tmp_path / "output").exists()
@@ -748,14 +752,8 @@ def test_ctrl_c_in_the_middle_of_a_run(tmp_path):
     (here / "output").mkdir(parents=True)
     (here / "output" / "masking_run.json").write_text("{}")
     before = everything(here)
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a suite in the background ignores it
-    with process("--model", large, "--prompt", "a" + " is" * 600, "--num-tokens", 8, cwd=here, **heard) as running:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and running.poll() is None:
-            if any(path.stat().st_size > 1000 for path in here.glob("output/.masking*/*.csv")):
-                break
-            time.sleep(0.02)
-        assert running.poll() is None, running.communicate()
+    with process("--model", large, "--prompt", "a" + " is" * 600, "--num-tokens", 8, cwd=here) as running:
+        wait_until(lambda: any(path.stat().st_size > 1000 for path in here.glob("output/.masking*/*.csv")), running)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
     assert (running.returncode, out) == (130, "")

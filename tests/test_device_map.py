@@ -5,8 +5,8 @@ which is how weights wait on the CPU for a GPU too.
 """
 
 import gc
+import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -21,6 +21,7 @@ from accelerate.utils import OffloadedWeightsLoader
 from asking import asked
 from checkpoints import qwen3
 from families import build, find
+from prepared import PREPARED
 from safetensors.torch import load_file
 from test_experiment import Words, inputs
 from torch import nn
@@ -217,8 +218,8 @@ def test_weights_written_to_disk_are_gone_after_the_program(tmp_path: Path) -> N
     folder, temporary = qwen3(tmp_path / "model"), tmp_path / "temporary"
     temporary.mkdir()
     size = sum(tensor.numel() * 4 for tensor in load_file(folder / "model.safetensors").values())
-    command = [sys.executable, "-c", LOAD_AND_END, str(folder), str(int(0.7 * size))]
-    environment = {"TMPDIR": str(temporary), "PYTHONPATH": ":".join(sys.path)}
+    command = [*PREPARED, "-c", LOAD_AND_END, str(folder), str(int(0.7 * size))]
+    environment = os.environ | {"TMPDIR": str(temporary)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not list(temporary.glob("mask_impact_*"))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brute_effects import carried
+from brute_effects import carried, carried_each
 from brute_force import distances
 from families import build, find
 from families import prompt as text_prompt
@@ -102,14 +102,13 @@ def agree(
             edits = [Edit(each, readers) for each in sets]
             start = min(*runner.reach(*window, edits).starts, passage.length - 1)
             carried_on, rerun = runner.run(*window, start, edits), whole.run(*window, start, edits[:1])
+            logits, states = carried_each(model, row(name), reference or given, window, edits, ablation)
+            assert apart(rerun.logits[0], logits[0]) < tolerance, f"layers {window}, readers {readers}"
             for index, each in enumerate(sets):
-                logits, states = carried(model, row(name), reference or given, window, each, readers, ablation)
                 where = f"layers {window}, positions {each}, readers {readers}"
-                assert apart(carried_on.logits[index], logits) < tolerance, where
+                assert apart(carried_on.logits[index], logits[index]) < tolerance, where
                 for layer, state in carried_on.states.items():
-                    assert apart(state[index], states[layer]) < tolerance, f"{where}, state after layer {layer}"
-                if index == 0:
-                    assert apart(rerun.logits[0], logits) < tolerance, where
+                    assert apart(state[index], states[layer][index]) < tolerance, f"{where}, state after layer {layer}"
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3"])

@@ -251,7 +251,7 @@ def test_units_equal_brute_force(ablation: str) -> None:
                 if ablation == "neg-inf":
                     changed = observe(model, find("llama"), ids[:, : query + 1], block.layer, masked)
                 else:
-                    with values_zeroed(model, find("llama"), block.layer, query, masked):
+                    with values_zeroed(model, find("llama"), block.layer, query, [masked]):
                         changed = observe(model, find("llama"), ids[:, : query + 1])
                 for column, (variant, before, after) in enumerate(variants(base, changed[block.layer].at(query))):
                     expected, _ = distances(before, after)

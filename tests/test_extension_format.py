@@ -8,7 +8,6 @@ pytest tests/test_extension_format.py
 import csv
 import json
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from prepared import PREPARED
 from test_results import ALL, make_block, names, save
 
 import mask_impact_analysis
@@ -121,7 +121,7 @@ def test_a_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     code = COMMAND.format(root=str(ROOT), tests=str(ROOT / "tests"))
     few = ["--model", "demo", "--device", "cpu", "--layers", "1", "--variants", "full", "--quiet"]
     flags = [*few, "--output-dir", str(tmp_path), "--output", "run", "--prompt", "The capital of France is"]
-    command = [sys.executable, "-c", code, *flags, "--format", "csv,tsv", "--pairs", "2"]
+    command = [*PREPARED, "-c", code, *flags, "--format", "csv,tsv", "--pairs", "2"]
     first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     found = json.loads((tmp_path / "run_run.json").read_bytes())

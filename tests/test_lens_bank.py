@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from prepared import PREPARED
 from safetensors import safe_open
 
 import latent_lens
@@ -244,7 +244,7 @@ sys.exit(latent_lens.main(sys.argv[1:]))
 def test_killed_and_resumed_and_by_two_processes_the_files_are_the_same(captions, tmp_path):
     one, other, two = (tmp_path / name for name in ("one", "other", "two"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    command = [sys.executable, str(HERE / "kill_bank.py"), str(captions), str(other), "1,3", str(one)]
+    command = [*PREPARED, str(HERE / "kill_bank.py"), str(captions), str(other), "1,3", str(one)]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
@@ -257,8 +257,8 @@ def test_killed_and_resumed_and_by_two_processes_the_files_are_the_same(captions
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     flags = ["--batch-size", "4", "--quiet", "--model", "demo", "--max-per-token", "8"]
-    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launched, str(script), "bank", "--captions", str(captions), "--output-dir", str(two), *flags]
+    launched = [*PREPARED, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [*launched, *PREPARED, str(script), "bank", "--captions", str(captions), "--output-dir", str(two), *flags]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
     same_files(one, two)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from families import build, prompt
 from float64 import true_float64
+from prepared import PREPARED
 from test_engine import impacts, record
 from test_experiment import analyse
 
@@ -324,7 +325,7 @@ print(plain.manifest["notes"], limited.manifest["notes"], worst(found, expected)
 def test_a_real_limit() -> None:
     """A process with 150 MB left: the same numbers as without a limit, and a note."""
     tests = Path(__file__).resolve().parent
-    command = [sys.executable, "-c", REAL, str(tests.parent), str(tests)]
+    command = [*PREPARED, "-c", REAL, str(tests.parent), str(tests)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     plain, limited, apart = done.stdout.splitlines()

@@ -13,6 +13,7 @@ from typing import ClassVar
 import checkpoints
 import pytest
 import torch
+from started import started, wait_until
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -147,9 +148,8 @@ def test_the_hub_and_what_was_downloaded_from_it(tmp_path: Path, good: Path) -> 
         }
         command = [sys.executable, "-c", HUB_SCRIPT]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True) as process:
-            while process.poll() is None and not (tmp_path / "stop").exists():
-                threading.Event().wait(0.02)
+        with started(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+            wait_until((tmp_path / "stop").exists, process)
             hub.shutdown()
             hub.server_close()
             (tmp_path / "stop").unlink(missing_ok=True)

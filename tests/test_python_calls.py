@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import checkpoints
 import pytest
 import torch
 from huggingface_hub import utils as hub
+from prepared import PREPARED
 from test_report import embedded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -208,7 +208,7 @@ def test_pairs_of_a_single_unit_are_none(tmp_path: Path, folder: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
 def test_a_full_standard_output_is_not_a_full_folder(tmp_path: Path, folder: Path) -> None:
-    command = [sys.executable, str(ROOT / "mask_impact_analysis.py"), "--model", str(folder), "--prompt", PROMPT]
+    command = [*PREPARED, str(ROOT / "mask_impact_analysis.py"), "--model", str(folder), "--prompt", PROMPT]
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
             [*command, "--device", "cpu"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False

@@ -56,7 +56,7 @@ def test_every_query_equals_brute_force(name: str, ablation: str) -> None:
                 if ablation == "neg-inf":
                     changed = observe(model, find(name), prefix, block.layer, [masked], until=block.layer)
                 else:
-                    with values_zeroed(model, find(name), block.layer, query, [masked]):
+                    with values_zeroed(model, find(name), block.layer, query, [[masked]]):
                         changed = observe(model, find(name), prefix, until=block.layer)
                 for column, (variant, before, after) in enumerate(variants(base, changed[block.layer].at(query))):
                     expected, _ = distances(before, after)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from brute_force import Rows, brute_force, brute_force_table, distances, observe
+from brute_force import Rows, brute_force, brute_force_table, distances, observe, observe_each
 from families import (
     FAMILIES,
     HYBRIDS,
@@ -264,6 +264,18 @@ def test_eager_and_sdpa_agree(name: str) -> None:
         assert eager.weights is not None and sdpa.weights is None, "one of them did not run"
         for part in ("full", "attn", "heads"):
             assert_close(getattr(sdpa, part), getattr(eager, part), f"layer {layer} {part}")
+
+
+@every_family
+def test_masks_in_one_forward_are_masks_one_by_one(name: str) -> None:
+    model, layer = model64(name), find(name).attends[-1]
+    masks: list[set[int]] = [{3}, set(), {0, QUERY - 1}, {0, *range(1, QUERY + 1)}]
+    with true_float64():
+        together = observe_each(model, find(name), prompt(), layer, masks, until=layer)[layer]
+    for index, mask in enumerate(masks):
+        alone = masked64(name, layer, mask)[layer]
+        for part in ("full", "attn", "heads"):
+            assert_close(getattr(together, part)[index], getattr(alone, part), f"{mask} {part}")
 
 
 def test_hooks_are_gone_and_the_model_is_as_before() -> None:

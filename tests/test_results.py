@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared import PREPARED
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
@@ -415,7 +416,7 @@ def test_a_killed_run_leaves_no_mix_and_the_next_run_puts_the_earlier_one_back(t
     folder = tmp_path / "folder"
     save_seeded(folder, *OLD)
     code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), stop=stop, folder=str(folder))
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False).returncode == 9
+    assert subprocess.run([*PREPARED, "-c", textwrap.dedent(code)], check=False).returncode == 9
     assert_one_run(folder, reference)
     assert ("run_run.json" in names(folder)) == (stop == 0)
     assert [name for name in names(folder) if name.startswith(".run_results.")]

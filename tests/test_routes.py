@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import seq2seq_families as seq2seq
 import torch
-from brute_effects import carried
+from brute_effects import carried, carried_each
 from brute_force import distances
 from families import FAMILIES, HYBRIDS, PROMPT_LENGTH, available, build, find, prompt
 from float64 import true_float64
@@ -65,12 +65,11 @@ def compare(model: Any, family: Any, given: Any, masks: list[Mask], effects: Eff
     moved = 0
     for window in WINDOWS:
         rows, _ = effects.measure_masks(masks, window)
-        for mask, found in zip(masks, rows, strict=True):
-            edit = mask.edit
-            logits, states = carried(
-                model, family, given, (window.first, window.last), edit.positions, edit.readers, ablation, edit.heads
-            )
-            moved += holds(found, base, logits, (before[2], states[2]), tolerance)
+        assert len(rows) == len(masks)
+        edits = [mask.edit for mask in masks]
+        logits, states = carried_each(model, family, given, (window.first, window.last), edits, ablation)
+        for index, found in enumerate(rows):
+            moved += holds(found, base, logits[index], (before[2], states[2][index]), tolerance)
     return moved
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import pty
 import struct
-import subprocess
 import sys
 import termios
 import warnings
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import utils as hub
+from started import started
 from transformers.utils import logging as transformers_logging
 
 from mask_impact.commands import terminal
@@ -83,7 +83,7 @@ def test_a_line_stands_before_torch_is_imported() -> None:
     )
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=follower) as running:
+    with started([sys.executable, "-c", code], cwd=ROOT, stderr=follower) as running:
         os.close(follower)
         shown = b""
         try:

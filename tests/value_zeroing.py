@@ -6,7 +6,7 @@ With brute_force.py's `observe` inside. No mask_impact: nothing is shared with t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,10 @@ from torch import nn
 
 
 @contextmanager
-def values_zeroed(model: nn.Module, family: Family, layer: int, query: int, masked: Collection[int]) -> Iterator[None]:
-    """Eager attention in which `query` gets nothing of the values at `masked`, in one layer."""
+def values_zeroed(
+    model: nn.Module, family: Family, layer: int, query: int, masks: Sequence[Collection[int]]
+) -> Iterator[None]:
+    """Eager attention in which `query` of each prompt gets nothing of the values at its mask, in one layer."""
     module = submodule(decoder_layers(model, family)[layer], family.attention)
     names = inspect.unwrap(type(module).forward).__globals__
     original = names["eager_attention_forward"]
@@ -28,7 +30,8 @@ def values_zeroed(model: nn.Module, family: Family, layer: int, query: int, mask
         if caller is module:
             calls.append(layer)
             zeroed = values.clone()
-            zeroed[:, :, list(masked)] = 0
+            for index, mask in enumerate(masks):
+                zeroed[index, :, list(mask)] = 0
             output = output.clone()
             output[:, query] = original(caller, queries, keys, zeroed, *args, **kwargs)[0][:, query]
         return output, *rest

@@ -173,6 +173,11 @@ class Viewer:
         )
         self.context.on("request", self._request)
         self.context.on("page", lambda page: self.trouble.append(f"a page opened: {page.url}"))
+        self.open(address)
+
+    def open(self, address: str) -> None:
+        """Another address, or the same anew: the page keeps nothing between."""
+        self.page.goto("about:blank")  # else a change of the fragment alone opens nothing
         self.page.goto(address)
         self.page.locator("main > *, iframe").first.wait_for(state="attached")  # unpacked and started
 
