@@ -57,6 +57,7 @@ class Effect:
     contrast_change: float | None = None
     interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
     head: int | None = None  # the only one in which the mask held; None: several
+    unit_level: int | None = None  # of units from coarse to fine, 0 the coarsest
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Trace:
     l2_distance: float
     cosine_distance: float
     head: int | None = None
+    unit_level: int | None = None
 
 
 class Effects:
@@ -177,9 +179,10 @@ class Effects:
             for index, mask in ((index, mask) for index, mask in enumerate(masks) if self.sees(mask, self.step + step)):
                 where = (self.step + step, mask.label, mask.position, window.first, window.last, mask.block)
                 prediction, apart = found[index][step]
-                effects.append(self._effect(base, where, prediction, apart[len(calls) - 1], mask.head))
+                effects.append(self._effect(base, where, prediction, apart[len(calls) - 1], mask))
                 if trace:
-                    traces += [Trace(*where, layer, l2, cosine, mask.head) for layer, (l2, cosine) in apart.items()]
+                    more = mask.head, mask.level
+                    traces += [Trace(*where, layer, l2, cosine, *more) for layer, (l2, cosine) in apart.items()]
         return effects, traces
 
     def sees(self, masked: Mask | Unit, step: int) -> bool:
@@ -263,7 +266,7 @@ class Effects:
         ]
 
     def _effect(
-        self, step: "_Base", where: "_Where", found: "_Prediction", apart: Sequence[float], head: int | None
+        self, step: "_Base", where: "_Where", found: "_Prediction", apart: Sequence[float], mask: Mask
     ) -> Effect:
         base, contrast = step.prediction, step.contrast is not None
         return Effect(
@@ -277,7 +280,8 @@ class Effects:
             final_cosine=apart[1],
             contrast=found.contrast if contrast else None,
             contrast_change=found.contrast - base.contrast if contrast else None,
-            head=head,
+            head=mask.head,
+            unit_level=mask.level,
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.refine import check_refine
 from mask_impact.effects.routes import names_in
 from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
@@ -49,6 +50,7 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     tower, layers, heads = check_model(config, request)
     asking.check_needed(request)
     asked = asked_units(request)
+    check_refine(request, asked.plain)
     check_images(inputs, request)
     text_config = config.get_text_config(decoder=True)
     lengths.check_length(text_config, len(inputs.tokens), request.num_tokens, "answer" if given else "")
