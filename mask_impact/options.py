@@ -251,8 +251,8 @@ class Request:
         parse=positive, table="effects",
     )  # fmt: skip
     refine: int = option(
-        0, "for --effects, go from coarse to fine: begin with pictures and sentences, and split the K units that change "
-        "the answer most, until they are tokens", metavar="K", parse=positive, table="effects",
+        0, "for --effects, go from coarse to fine: mask pictures and sentences, and split the K that change the answer "
+        "most, and so on down to tokens", metavar="K", parse=positive, table="effects",
     )  # fmt: skip
     max_masks: int | None = option(
         None, "for --refine, stop splitting before there are more masks than this", metavar="N", parse=positive,

@@ -115,9 +115,8 @@ class Asked:
 
     def refinement(self, more: Sequence[Unit]) -> Refinement:
         """Its first round; `more` are units after the prompt."""
-        return Refinement(
-            self.refine, self.max_masks, [*self.coarsest, *(Part(replace(unit, level=0)) for unit in more)]
-        )
+        first = [*self.coarsest, *(Part(replace(unit, level=0)) for unit in more)]
+        return Refinement(self.refine, self.max_masks, first)
 
     @property
     def two_tokens(self) -> tuple[int, int] | None:

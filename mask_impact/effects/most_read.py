@@ -50,6 +50,6 @@ class MostRead:
         listed = ", ".join(f"{unit.label!r} ({unit.positions[0]})" for unit, _ in self.ranked[:5])
         more = ", ..." if len(self.ranked) > 5 else ""
         return [
-            f"`top` {self.count}: effects are of {len(self.units)} of {self.among} units, those that single layers read "
-            f"most: {listed}{more}; the others were not masked"
+            f"`top` {self.count}: effects are of the {len(self.units)} of {self.among} units that single layers read "
+            f"most, {listed}{more}; the others were not masked"
         ]

@@ -50,10 +50,10 @@ class Refinement:
         found = [part for part in self.newest if part.parts and key_of(part.unit) in changes]
         found.sort(key=lambda part: -abs(changes[key_of(part.unit)]))
         self.newest = []
-        for part in found[: self.count]:
+        for place, part in enumerate(found[: self.count]):
             if self.limit is not None and len(self.units) + len(part.parts) > self.limit:
-                self.unsplit += 1
-                continue
+                self.unsplit += len(found[: self.count]) - place
+                break
             self._add(part.parts, self._place[key_of(part.unit)])
             self.newest += part.parts
         self.newest.sort(key=lambda part: part.unit.positions[0])
