@@ -264,7 +264,7 @@ def test_files_page_resume_and_batch(run):  # noqa: F811
     bounded = load("output/it_effects.csv")
     assert len(bounded) == 8 and any("--max-masks 9" in note for note in manifest()["effects"]["notes"])
     with_python = mask_impact_analysis.run_effects_experiment(PROMPT, "demo", refine=2, max_masks=9)
-    pd.testing.assert_frame_equal(pd.DataFrame(with_python), bounded, check_exact=False, rtol=1e-5, atol=1e-7)
+    pd.testing.assert_frame_equal(pd.DataFrame(with_python), bounded, check_dtype=False, rtol=1e-5, atol=1e-7)
 
 
 def test_top_leaves_the_results_as_they_are_and_is_said(run):  # noqa: F811

@@ -29,12 +29,12 @@ class Refinement:
     count: int  # of the units of a round, how many are split
     limit: int | None  # of masks
     newest: list[Part]  # what the present round masks
-    units: list[dict[str, Any]] = field(default_factory=list)  # of all rounds, for the manifest
+    units: list[dict[str, Any]] = field(default_factory=list)  # of all rounds, for the manifest, in the table's order
     unsplit: int = 0  # parts that would have been split without the limit
     _place: dict[Key, int] = field(default_factory=dict)  # in `units`
 
     def __post_init__(self) -> None:
-        self._add(self.newest, None)
+        self._mask([(part, None) for part in self.newest])
 
     @property
     def masked(self) -> list[Unit]:
@@ -48,19 +48,21 @@ class Refinement:
             changes: of the answer's log-probability, by every unit of the present round.
         """
         found = [part for part in self.newest if part.parts and key_of(part.unit) in changes]
-        found.sort(key=lambda part: -abs(changes[key_of(part.unit)]))
-        self.newest = []
-        for place, part in enumerate(found[: self.count]):
-            if self.limit is not None and len(self.units) + len(part.parts) > self.limit:
-                self.unsplit += len(found[: self.count]) - place
+        strongest = sorted(found, key=lambda part: -abs(changes[key_of(part.unit)]))[: self.count]
+        finer: list[tuple[Part, int | None]] = []
+        for place, part in enumerate(strongest):
+            if self.limit is not None and len(self.units) + len(finer) + len(part.parts) > self.limit:
+                self.unsplit += len(strongest) - place
                 break
-            self._add(part.parts, self._place[key_of(part.unit)])
-            self.newest += part.parts
-        self.newest.sort(key=lambda part: part.unit.positions[0])
-        return bool(self.newest)
+            finer += [(each, self._place[key_of(part.unit)]) for each in part.parts]
+        self._mask(sorted(finer, key=lambda each: each[0].unit.positions[0]))
+        return bool(finer)
 
-    def _add(self, parts: Sequence[Part], parent: int | None) -> None:
-        for unit in (part.unit for part in parts):
+    def _mask(self, parts: Sequence[tuple[Part, int | None]]) -> None:
+        """Make these, with the places of their parents, the present round."""
+        self.newest = [part for part, _ in parts]
+        for part, parent in parts:
+            unit = part.unit
             self._place[key_of(unit)] = len(self.units)
             said = {"label": unit.label, "positions": list(unit.positions), "level": unit.level, "parent": parent}
             self.units.append(said)
