@@ -14,14 +14,15 @@ import torch
 
 from mask_impact.distances import distances
 from mask_impact.effects.asked import Window
-from mask_impact.effects.carry import Carried, Carrier, Forwards
+from mask_impact.effects.carry import Carried, Carrier, Forwards, uncounted
 from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.masked_forwards import MaskedForwards
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.effects.routes import Mask, route_to
-from mask_impact.effects.work import masks_work
+from mask_impact.effects.work import rows_work
 from mask_impact.errors import UnsupportedModel
+from mask_impact.model.costs import Costs
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
 from mask_impact.prompt.token_text import token_text
@@ -99,7 +100,8 @@ class Effects:
             chosen: the ids of the S tokens that the last positions predict; None: the likeliest, at the last one.
         """
         self.tokenizer, self.step = tokenizer, step
-        self.progress: Callable[[float], None] = lambda work: None  # called with the work of masks that begin to run
+        self.progress: Callable[[float], None] = lambda work: None  # called with the work of masks as it begins
+        self.costs: Costs | None = None  # for that; None: what comes after the last layer counts as nothing
         length, steps = inputs["input_ids"].shape[1], 1 if chosen is None else len(chosen)
         self.notes: list[str] = []
         self.runner: Carrier | Forwards | DecoderCarrier
@@ -167,8 +169,7 @@ class Effects:
         (unchanged,) = self._found(without, still, window, trace)
         found: dict[int, list[_Found]] = {job.mask: unchanged for job in jobs if not job.moved[-1].any()}
         for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
-            starts = (job.start for job in piece)
-            self.progress(masks_work(starts, window, len(calls), self.passage.length, masks[0].block))
+            self._count(piece, window, masks[0].block)
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)
@@ -214,6 +215,13 @@ class Effects:
         if piece:
             yield piece
 
+    def _count(self, piece: Sequence["Job"], window: Window, block: str) -> None:
+        """Have the runner's next layers counted as the work of these masks, and what comes after the last one."""
+        layers, length = len(self.passage.calls), self.passage.length
+        one = rows_work((job.start for job in piece), window, layers, length, block) / (layers - window.first)
+        end = self.costs.ends(len(piece), self.passage.steps, length) if self.costs else 0.0
+        self.runner.begins = lambda layer: self.progress(one if layer < layers else end)
+
     def _size(self, rows: int, edit: Edit) -> int:
         """About how many bytes an edit takes: its rows, their attention over all positions, its logits."""
         state = self.passage.calls[0].hidden
@@ -231,6 +239,7 @@ class Effects:
             except Exception as error:
                 if len(piece) == 1 or not is_out_of_memory(error):
                     raise
+                self.runner.begins = uncounted  # it was, and is not done twice
         if found is None:
             free_memory()
             for half in (piece[: len(piece) // 2], piece[len(piece) // 2 :]):

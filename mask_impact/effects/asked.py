@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mask_impact.effects.refine import Refinement, check_rounds
+from mask_impact.effects.refine import Refinement, check_rounds, rounds_of, spread
 from mask_impact.effects.routes import Mask, Route, notes_of, routes_of
 from mask_impact.effects.some_heads import Heads, check_layers_for_heads, head_by_head, heads_of, in_heads
 from mask_impact.errors import UserError
@@ -117,6 +117,19 @@ class Asked:
         """Its first round; `more` are units after the prompt."""
         first = [*self.coarsest, *(Part(replace(unit, level=0)) for unit in more)]
         return Refinement(self.refine, self.max_masks, first)
+
+    @property
+    def rounds(self) -> int:
+        """How often units are masked, at most."""
+        return len(list(rounds_of(self.coarsest, self.refine))) if self.refine else 1
+
+    def expected(self, starts: Sequence[int]) -> Sequence[int]:
+        """About where masks begin, if `starts` are the first positions of all units."""
+        if self.refine:
+            parts = [part for newest in rounds_of(self.coarsest, self.refine) for part in newest]
+            first = min(starts) if len(set(starts)) == 1 else 0  # an encoder's are all masked from its decoder on
+            return [max(first, part.unit.positions[0]) for part in parts[: self.max_masks]]
+        return spread(starts, self.top) if self.top else starts
 
     @property
     def two_tokens(self) -> tuple[int, int] | None:

@@ -6,15 +6,16 @@ Out: the units of every round, until they are tokens; and what the manifest says
 Every round measures its units as any other run would; only which units there are depends on what was found.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from mask_impact.errors import UserError
 from mask_impact.options import Request
 from mask_impact.prompt.levels import Part
 from mask_impact.prompt.units import Unit
 
+T = TypeVar("T")
 Key = tuple[int, int]  # level and first position; no two units have the same
 
 
@@ -86,6 +87,18 @@ class Refinement:
             f"`max_masks` {self.limit}: {which} not split, after {len(self.units)} masks; larger units stand for their "
             "tokens there"
         ]
+
+
+def rounds_of(parts: Sequence[Part], count: int) -> Iterator[Sequence[Part]]:
+    """What each round may mask, where it is not known which units will be the strongest: some of every place."""
+    while parts:
+        yield parts
+        parts = [each for part in spread([part for part in parts if part.parts], count) for each in part.parts]
+
+
+def spread(found: Sequence[T], count: int) -> Sequence[T]:
+    """At most `count` of them, from all over."""
+    return found if len(found) <= count else [found[place * len(found) // count] for place in range(count)]
 
 
 def check_refine(request: Request, one_by_one: bool) -> None:

@@ -102,7 +102,7 @@ class Passages:
             chosen = answer[first : first + count]
             effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
             self._check(effects.passage, first, count)
-            effects.progress = functools.partial(self.progress, what)
+            effects.progress, effects.costs = functools.partial(self.progress, what), self.prepared.costs
             if request.refine and len(needed) == 1:  # of several, one at a time fits the memory
                 self.kept = answer, routes, effects
             yield routes, effects

@@ -1,6 +1,7 @@
 """Which recorded forwards a run needs, and which query positions are measured in each."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -79,10 +80,12 @@ def _recordings(measurement: Measurement) -> Recorded:
         if length_dependent_positions(config, length + 1):
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
-        say = measurement.progress
-        recording = record(
-            model, tensors, answer, stops, wanted, together, lambda: say("generate and record"), options.tower
-        )
+        steps = itertools.count()
+
+        def begins() -> None:
+            measurement.progress("generate and record", measurement.prepared.generation(next(steps)))
+
+        recording = record(model, tensors, answer, stops, wanted, together, begins, options.tower)
         findings.seconds["recorded_forward"] += recording.seconds[0]
         findings.seconds["decode"] += sum(recording.seconds[1:])
         return recording

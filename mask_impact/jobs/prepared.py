@@ -12,6 +12,7 @@ from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
 from mask_impact.model import lengths
+from mask_impact.model.costs import NOMINAL, Costs
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
 from mask_impact.prompt.given import given_ids, read_as
@@ -26,21 +27,25 @@ from mask_impact.prompt.vision import open_pictures, vision_inputs
 __all__ = ["Prepared", "fitted", "output_bytes", "prepare"]
 
 
-def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
-    """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError."""
+def prepare(reader: Any, config: Any, request: Request, vision: bool, speed: float = NOMINAL) -> Prepared:
+    """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError.
+
+    `speed`: of the machine, see `model/costs.py`.
+    """
     prompt, system, messages = request.prompt, request.system, request.messages
     for given, what in ((prompt, "a prompt"), (request.images, "images")):
         if messages and given:
             raise UserError(f"`messages` and {what} were both given; leave one of the two out")
     if not vision:
         continued = not is_encoder_decoder(config)
-        return fitted(reader, config, text_inputs(reader, prompt, request.chat, system, messages, continued), request)
+        inputs = text_inputs(reader, prompt, request.chat, system, messages, continued)
+        return fitted(reader, config, inputs, request, speed)
     pictures = open_pictures(images_of(messages) if messages else request.images)
     inputs = vision_inputs(reader, config, prompt, pictures, request.max_pixels, system, messages)
-    return fitted(reader.tokenizer, config, inputs, request)
+    return fitted(reader.tokenizer, config, inputs, request, speed)
 
 
-def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> Prepared:
+def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, speed: float = NOMINAL) -> Prepared:
     """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
     given = given_answer(tokenizer, config, inputs, request)
     if given:
@@ -72,14 +77,14 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     effects = asking.asked(request, tokenizer, tower.size(config), sets, in_prompt)
     for ids in effects.contrast_ids if effects else ():
         lengths.check_length(text_config, len(inputs.tokens), len(ids), "contrast")
-    model_layers, work = tower.size(config)[0], 0.0
+    model_layers, work, costs = tower.size(config)[0], 0.0, Costs.of(text_config, speed)
     if effects:
         length = len(inputs.tokens)
         starts = [length if is_encoder_decoder(config) else unit.positions[0] for unit in in_prompt]
-        work = effects_work(effects, starts, length, request.num_tokens, model_layers)
+        work = effects_work(effects, costs, starts, length, request.num_tokens, model_layers)
     return Prepared(
         request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects,
-        work / model_layers, model_layers, given,
+        work / model_layers, model_layers, given, costs,
     )  # fmt: skip
 
 

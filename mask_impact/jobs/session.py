@@ -29,6 +29,7 @@ from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
+from mask_impact.model.costs import speed_of
 from mask_impact.model.generation import evaluating
 from mask_impact.options import Progress, Request, Settings, named, unseen
 from mask_impact.table import Block, Columns
@@ -148,6 +149,11 @@ class Session:
         limits = dict(settings.max_memory) if settings.max_memory else None
         return load.load_model(self.source, self.device, self.dtype, settings.device_map, limits)
 
+    @cached_property
+    def speed(self) -> float:
+        """Operations a second of the device, timed for a moment."""
+        return speed_of(self.device, self.dtype, self.source.config.get_text_config(decoder=True).hidden_size)
+
     @property
     def notes(self) -> list[str]:
         """What was left out, added or chosen as the model was loaded; nothing before it is."""
@@ -155,7 +161,7 @@ class Session:
 
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""
-        return prepare(self.reader, self.source.config, request, self.settings.vision)
+        return prepare(self.reader, self.source.config, request, self.settings.vision, self.speed)
 
     def check_room(self, needed: int) -> None:
         """Raises UserError when the disk cannot hold `needed` bytes of results."""
