@@ -49,6 +49,7 @@ class Plan:
     rows: int = 0  # at most
     bytes: int = 0
     forwards: float = 0.0  # of the prompt, as long as which the effects take
+    seconds: float = 0.0  # about, once the weights are loaded
     prepared: Prepared | None = None  # kept for a single prompt in a single process
 
 
@@ -158,7 +159,8 @@ class Runner:
             action, reason = ("run", None) if reason == resume.NEW else ("redo", reason)
         size = output_bytes(prepared, self.settings.formats)
         tokens, kept = len(prepared.inputs.tokens), prepared if self.alone and self.processes.count == 1 else None
-        return Plan(task, action, reason, identity, tokens, prepared.rows, size, prepared.effects_forwards, kept)
+        forwards, seconds = prepared.effects_forwards, prepared.seconds
+        return Plan(task, action, reason, identity, tokens, prepared.rows, size, forwards, seconds, kept)
 
     # --- the work ----------------------------------------------------------------------------------------
     def _outcomes(self, work: Sequence[Plan]) -> Iterator[Outcome]:

@@ -9,6 +9,7 @@ Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for,
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -97,15 +98,32 @@ class Passages:
         needed = parts(self.model, self.prepared, len(answer))
         for routes, first, count in needed:
             what = f"effects step {first + 1}/{len(answer)}"
-            self.progress(what, RECORDING * len(decoder_layers(self.model)))
             given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
-            chosen = answer[first : first + count]
-            effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
-            self._check(effects.passage, first, count)
+            chosen, how = answer[first : first + count], request.ablation
+            with self._counted(what):
+                effects = Effects(self.model, tokenizer, given, first, self.together, how, contrast, chosen)
+                self._check(effects.passage, first, count)
             effects.progress, effects.costs = functools.partial(self.progress, what), self.prepared.costs
             if request.refine and len(needed) == 1:  # of several, one at a time fits the memory
                 self.kept = answer, routes, effects
             yield routes, effects
+
+    @contextmanager
+    def _counted(self, what: str) -> Iterator[None]:
+        """The forwards of a recording and its checks are `RECORDING` for the progress, however many they are."""
+        layers, left = len(decoder_layers(self.model)), RECORDING
+
+        def begins(*_: Any) -> None:
+            nonlocal left
+            self.progress(what, min(1.0, left) * layers)
+            left -= min(1.0, left)
+
+        hook = self.model.register_forward_pre_hook(begins)
+        try:
+            yield
+        finally:
+            hook.remove()
+        self.progress(what, left * layers)
 
     def _check(self, passage: Passage | Decoding, first: int, count: int) -> None:
         """That neither recording nor an answer after the prompt changes what follows the prompt: there are models whose

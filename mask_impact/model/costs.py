@@ -13,6 +13,7 @@ import torch
 
 NOMINAL = 5e10  # operations a second of a CPU core, where none were timed
 MASK_SECONDS = 1.2e-4  # what a mask takes besides matrix products, mostly in Python
+PASSES = 1000.0  # norms, products and copies, as operations for each number; most of a narrow model's time
 ROWS = {"cuda": 4096, "mps": 1024}  # of the timed product; elsewhere 64, as masks are carried on a CPU
 WIDEST = 4096
 
@@ -36,7 +37,8 @@ class Costs:
         inner = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
         inner = (inner or 4 * hidden) * (experts if isinstance(experts, int) else 1)
         weights = hidden * width * 2 * (heads + shared) + 3 * hidden * inner
-        return cls(2.0 * weights, 4.0 * heads * width, 2.0 * hidden * config.vocab_size, speed)
+        row = 2.0 * weights + PASSES * (hidden + inner + heads * width)
+        return cls(row, 8.0 * heads * width, 2.0 * hidden * config.vocab_size, speed)
 
     def layer(self, length: int) -> float:
         """A unit of work: all positions of a prompt of this length through one layer."""
@@ -51,7 +53,7 @@ class Costs:
         return work * self.layer(length) / self.speed
 
 
-def speed_of(device: torch.device, dtype: torch.dtype | str, width: int, repetitions: int = 5) -> float:
+def speed_of(device: torch.device, dtype: torch.dtype | str, width: int, repetitions: int = 20) -> float:
     """Operations a second in a matrix product of a model that is so wide: the fastest of a few.
 
     `dtype`: or "auto" for the checkpoint's own, which is not known before it is loaded; bfloat16 stands for it.

@@ -65,6 +65,11 @@ class Prepared:
         generation = sum(self.generation(step) for step in range(self.request.num_tokens))
         return generation + len(self.queries) * len(self.layers) + self.effects_forwards * self.model_layers
 
+    @property
+    def seconds(self) -> float:
+        """About how long that takes on this machine; nothing is known of it without `costs`."""
+        return float(self.costs.seconds(self.units_of_work, len(self.inputs.tokens))) if self.costs else 0.0
+
     def generation(self, step: int) -> float:
         """The work of recording one generation step: a forward and what is kept of it; then a row at a time."""
         return self.model_layers * (GENERATION if step == 0 else GENERATION_LATER)
