@@ -32,7 +32,8 @@ from mask_impact.prompt.units import Unit
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
 WHOLE_ANSWER = -1  # the generation step of rows about all of them
-PREDICTION_NUMBERS = 2**21  # logits in double precision at once: 16 MB, which malloc keeps for the next time
+# Logits in double precision at once: 4 MB, which stay in a core's cache; a GPU takes many, to have enough to do
+PREDICTION_NUMBERS, GPU_PREDICTION_NUMBERS = 2**19, 2**26
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
 
@@ -331,7 +332,9 @@ class _Base:
 
     def compared(self, logits: torch.Tensor) -> list[_Prediction]:
         """Of each row of logits [B, V]."""
-        parts = _where_float64_is(logits).split(max(1, PREDICTION_NUMBERS // logits.shape[-1]))
+        logits = _where_float64_is(logits)
+        at_once = GPU_PREDICTION_NUMBERS if logits.device.type == "cuda" else PREDICTION_NUMBERS
+        parts = logits.split(max(1, at_once // logits.shape[-1]))
         return [_Prediction(*row) for part in parts for row in self._compared(part).tolist()]
 
     def _compared(self, logits: torch.Tensor) -> torch.Tensor:
