@@ -56,7 +56,8 @@ NOTES = [
     "  their mean is scaled to all masks (what is computed from the logits counts as free)",
 ]
 TARGETS: Labels = {
-    "ratio all": "<= 0.6", "five": "<= 1.15", "ratio by head": "<= 400", "ratio by head top": "<= 40", "refine": "<= 60",
+    "ratio all": "<= 0.6", "five": "<= 1.15",
+    "ratio by head": "<= 400", "ratio by head top": "<= 40", "refine": "<= 60",
 }  # fmt: skip
 
 
