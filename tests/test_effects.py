@@ -40,6 +40,7 @@ from mask_impact.prompt.inputs import ModelInputs, tokens_of
 class Unit:
     label: str
     positions: tuple[int, ...]
+    level: int | None = None
 
 
 class Words:
