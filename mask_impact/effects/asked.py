@@ -1,6 +1,7 @@
 """What is asked about the answer: windows of layers, heads, who stops reading, a contrast of two texts."""
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,18 +119,21 @@ class Asked:
         first = [*self.coarsest, *(Part(replace(unit, level=0)) for unit in more)]
         return Refinement(self.refine, self.max_masks, first)
 
-    @property
-    def rounds(self) -> int:
-        """How often units are masked, at most."""
-        return len(list(rounds_of(self.coarsest, self.refine))) if self.refine else 1
+    def expected(self, starts: Sequence[int]) -> list[list[int]]:
+        """About where the masks of each round begin, if `starts` are the first positions of all units."""
+        if not self.refine:
+            return [list(spread(starts, self.top) if self.top else starts)]
+        first = min(starts) if len(set(starts)) == 1 else 0  # an encoder's are all masked from its decoder on
+        rounds = rounds_of(self.coarsest, self.refine)
+        found = [[max(first, part.unit.positions[0]) for part in newest] for newest in rounds]
+        before = [0, *itertools.accumulate(map(len, found))]
+        left = [max(0, (self.max_masks or before[-1]) - masks) for masks in before]
+        return [each[:most] for each, most in zip(found, left, strict=False)]
 
-    def expected(self, starts: Sequence[int]) -> Sequence[int]:
-        """About where masks begin, if `starts` are the first positions of all units."""
-        if self.refine:
-            parts = [part for newest in rounds_of(self.coarsest, self.refine) for part in newest]
-            first = min(starts) if len(set(starts)) == 1 else 0  # an encoder's are all masked from its decoder on
-            return [max(first, part.unit.positions[0]) for part in parts[: self.max_masks]]
-        return spread(starts, self.top) if self.top else starts
+    def weight(self, starts: Sequence[int], length: int) -> float:
+        """How much work these masks are, beside others of the same run: rows, if every later position is one."""
+        later = all(route.readers is None for route in self.routes)
+        return sum(length - start for start in starts) if later else len(starts)
 
     @property
     def two_tokens(self) -> tuple[int, int] | None:

@@ -62,7 +62,9 @@ def effect_tables(
     most_read = MostRead.of([*masked, *more], ranked, wanted.top) if wanted.top else None
     found = _Found(wanted, refinement, most_read)
     with torch.no_grad():
-        for units in found.rounds([*masked, *more]):
+        expected = wanted.expected([unit.positions[0] for unit in masked])
+        for place, units in enumerate(found.rounds([*masked, *more])):
+            passages.expect(expected[place] if place < len(expected) else [], units)
             for routes, effects in passages.over(generated, wanted.two_tokens):
                 found.add(effects, units, routes)
         texts = [found.text_sums(passages, ids) for ids in wanted.longer_contrast]
@@ -84,7 +86,17 @@ class Passages:
             self.tensors = self.tensors | {"decoder_input_ids": torch.tensor([self.start], device=device)}
         self.changes_with_length = False  # where an answer comes after it
         self.prompt_end: torch.Tensor | None = None  # [C] the last state of the prompt, in the passage before
+        self.scale = 1.0
         self.kept: tuple[Sequence[int], list[Route], Effects] | None = None  # the answer's, for the next round
+
+    def expect(self, starts: Sequence[int], units: Sequence[Unit]) -> None:
+        """Count masks of the `units` that were chosen as the work that was expected of others, which begin at `starts`:
+        what is counted in all stays what the progress was told."""
+        wanted: Asked = self.prepared.effects
+        length = len(self.prepared.inputs.tokens) + 1
+        found = wanted.weight([unit.positions[0] for unit in units if unit.positions[0] < length], length)
+        choosing = (wanted.refine or wanted.top) and starts and found > 0
+        self.scale = wanted.weight(starts, length) / found if choosing else 1.0
 
     def over(
         self, answer: Sequence[int], contrast: tuple[int, int] | None = None
@@ -100,30 +112,37 @@ class Passages:
             what = f"effects step {first + 1}/{len(answer)}"
             given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
             chosen, how = answer[first : first + count], request.ablation
-            with self._counted(what):
+            with self._counted(what, given["input_ids"].shape[1]):
                 effects = Effects(self.model, tokenizer, given, first, self.together, how, contrast, chosen)
                 self._check(effects.passage, first, count)
-            effects.progress, effects.costs = functools.partial(self.progress, what), self.prepared.costs
+            effects.progress, effects.costs = functools.partial(self._masked, what), self.prepared.costs
             if request.refine and len(needed) == 1:  # of several, one at a time fits the memory
                 self.kept = answer, routes, effects
             yield routes, effects
 
     @contextmanager
-    def _counted(self, what: str) -> Iterator[None]:
-        """The forwards of a recording and its checks are `RECORDING` for the progress, however many they are."""
+    def _counted(self, what: str, length: int) -> Iterator[None]:
+        """The forwards of a recording and its checks are `RECORDING` for the progress, however many they are. Each counts
+        by its share of the `length` positions.
+        """
         layers, left = len(decoder_layers(self.model)), RECORDING
 
-        def begins(*_: Any) -> None:
+        def begins(_: Any, __: Any, given: Mapping[str, Any]) -> None:
             nonlocal left
-            self.progress(what, min(1.0, left) * layers)
-            left -= min(1.0, left)
+            ids = given.get("input_ids")
+            share = min(left, 1.0 if ids is None else ids.shape[1] / length)
+            self.progress(what, share * layers)
+            left -= share
 
-        hook = self.model.register_forward_pre_hook(begins)
+        hook = self.model.register_forward_pre_hook(begins, with_kwargs=True)
         try:
             yield
         finally:
             hook.remove()
         self.progress(what, left * layers)
+
+    def _masked(self, what: str, work: float) -> None:
+        self.progress(what, work * self.scale)
 
     def _check(self, passage: Passage | Decoding, first: int, count: int) -> None:
         """That neither recording nor an answer after the prompt changes what follows the prompt: there are models whose

@@ -4,6 +4,7 @@ In: what is asked for, and the sizes of prompt, answer and model. Out: an amount
 through one layer, as the progress counts it: a replayed layer is about one, and a forward as many as there are layers.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from mask_impact.effects.asked import Asked, Window
@@ -27,12 +28,13 @@ def effects_work(asked: Asked, costs: Costs, starts: Sequence[int], prompt: int,
         prompt, tokens: of the prompt and of the answer.
     """
     pairs = asked.pairs * (asked.pairs - 1) // 2
-    masked = [*asked.expected(starts), *[prompt // 2] * pairs]
+    rounds = asked.expected(starts)
+    masked = [*itertools.chain.from_iterable(rounds), *[prompt // 2] * pairs]
     work = 0.0
     for count in (tokens, *map(len, asked.longer_contrast)):
         length = prompt + count - 1
         by_step = [route for route in asked.routes if route.by_step]
-        work += RECORDING * layers * (len(by_step[:1]) * count * asked.rounds + (len(by_step) < len(asked.routes)))
+        work += RECORDING * layers * (len(by_step[:1]) * count * len(rounds) + (len(by_step) < len(asked.routes)))
         for route in asked.routes:
             times = (count if route.by_step else 1) * max(1, asked.by_head)
             begins = [each for each in route.begins(masked, length) if each < length]
