@@ -122,8 +122,8 @@ class Passages:
 
     @contextmanager
     def _counted(self, what: str, length: int) -> Iterator[None]:
-        """The forwards of a recording and its checks are `RECORDING` for the progress, however many they are. Each counts
-        by its share of the `length` positions.
+        """The forwards of a recording and its checks are `RECORDING` for the progress, however many there are. Each
+        counts by its share of the `length` positions.
         """
         layers, left = len(decoder_layers(self.model)), RECORDING
 
