@@ -42,12 +42,13 @@ class Computed:
         {"mask_layers": "from", "readers": ("last",)},
         {"by_head": True, "readers": ("last",)},
         {"refine": 3},
-        {"top": 5, "readers": ("last",), "mask_layers": "from"},
+        {"top": 20},
     ],
     ids=str,
 )
 def test_the_shown_share_is_that_of_the_operations(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a wide model's, whose time these are, from a fifth on to 15 points."""
+    """As a wide model's, whose time these are, from a fifth on to 15 points; to 20 where it is not known before which
+    units are split."""
     monkeypatch.setattr("mask_impact.model.costs.PASSES", 0.0)
     monkeypatch.setattr("mask_impact.model.costs.MASK_SECONDS", 0.0)
     model, tokenizer = demo()
@@ -60,13 +61,13 @@ def test_the_shown_share_is_that_of_the_operations(options: dict[str, Any], monk
         seen.append((shown, computed.count))
         shown += work
 
-    ranked = [(position, 1.0, 0) for position in range(0, 60, 9)]
+    ranked = [(position, 1.0, 0) for position in range(5, 60)]
     effect_tables(model, wanted, [tokenizer(" blue")["input_ids"][0]], progress, ranked)
     for hook in computed.hooks:
         hook.remove()
     expected = wanted.effects_forwards * wanted.model_layers
     apart = [abs(work / expected - count / computed.count) for work, count in seen if count > 0.2 * computed.count]
-    assert max(apart) < 0.15 and len(apart) > 10, max(apart)
+    assert max(apart) < (0.2 if "refine" in options else 0.15) and len(apart) > 10, max(apart)
     assert shown == pytest.approx(expected, rel=0.15)
 
 
