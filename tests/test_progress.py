@@ -42,7 +42,7 @@ class Computed:
         {"mask_layers": "from", "readers": ("last",)},
         {"by_head": True, "readers": ("last",)},
         {"refine": 3},
-        {"top": 20},
+        {"top": 40},
     ],
     ids=str,
 )
