@@ -261,6 +261,18 @@ class Request:
         0, "also mask all pairs among the K strongest units, and report how they interact", metavar="K",
         parse=positive, table="effects",
     )  # fmt: skip
+    top: int = option(
+        0, "for --effects, mask only the K units that single layers read most, by the results table", metavar="K",
+        parse=positive, table="effects",
+    )  # fmt: skip
+    refine: int = option(
+        0, "for --effects, go from coarse to fine: mask pictures and sentences, and split the K that change the answer "
+        "most, and so on down to tokens", metavar="K", parse=positive, table="effects",
+    )  # fmt: skip
+    max_masks: int | None = option(
+        None, "for --refine, stop splitting before there are more masks than this", metavar="N", parse=positive,
+        table="effects",
+    )  # fmt: skip
     no_check: bool = option(
         False, "do not compare the recorded forward of a model's first prompt with an untouched one", kind="switch"
     )

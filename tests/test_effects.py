@@ -40,6 +40,7 @@ from mask_impact.prompt.inputs import ModelInputs, tokens_of
 class Unit:
     label: str
     positions: tuple[int, ...]
+    level: int | None = None
 
 
 class Words:
@@ -71,7 +72,7 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def near(found: Effect | Trace, expected: Sequence[Any], **tolerance: float) -> None:
     """Decimals within the tolerance, all else equal; the last field is the head, of which there is none."""
-    for name, one, other in zip(vars(found), astuple(found), (*expected, None)[: len(vars(found))], strict=True):
+    for name, one, other in zip(vars(found), astuple(found), (*expected, None, None)[: len(vars(found))], strict=True):
         assert one == (pytest.approx(other, **tolerance) if isinstance(other, float) else other), (name, found)
 
 

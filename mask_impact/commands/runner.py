@@ -51,6 +51,7 @@ class Plan:
     rows: int = 0  # at most
     bytes: int = 0
     forwards: float = 0.0  # of the prompt, as long as which the effects take
+    seconds: float = 0.0  # about, once the weights are loaded
     tower_forwards: float = 0.0  # of the vision tower, as long as which its masks take
     prepared: Prepared | None = None  # kept for a single prompt in a single process
 
@@ -170,7 +171,7 @@ class Runner:
             action, reason = ("run", None) if reason == resume.NEW else ("redo", reason)
         size = output_bytes(prepared, self.settings.formats)
         tokens, kept = len(prepared.inputs.tokens), prepared if self.alone and self.processes.count == 1 else None
-        work = prepared.effects_forwards, prepared.tower_forwards
+        work = prepared.effects_forwards, prepared.seconds, prepared.tower_forwards
         return Plan(task, action, reason, identity, tokens, prepared.rows, size, *work, kept)
 
     # --- the work ----------------------------------------------------------------------------------------

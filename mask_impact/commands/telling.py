@@ -19,8 +19,8 @@ from mask_impact.jobs.session import Session
 from mask_impact.options import Settings
 
 SCHEMA_VERSION = 1
-HOUR = 3600  # forwards of a second each
-MANY = 400  # of a vision tower
+HOUR = 3600  # seconds
+MANY = 400  # forwards of a vision tower
 
 
 class Single:
@@ -138,12 +138,17 @@ def preview(plans: Sequence[Plan], settings: Settings) -> str:
     size = f"at most {sum(plan.rows for plan in plans):,} rows, {sum(plan.bytes for plan in plans) / 1e6:,.1f} MB"
     end = f"{size} as {', '.join(settings.formats)} in {settings.output_dir}; nothing was run"
     forwards = sum(plan.forwards for plan in plans)
-    effects = [f"effects: about as long as {forwards:,.0f} forwards of the prompt"] if forwards else []
-    if forwards > HOUR:
-        effects.append(
-            "an hour or more where a forward takes a second; --mask-unit, --region or --mask-layers shorten it"
+    more = [f"effects: about as long as {forwards:,.0f} forwards of the prompt"] if forwards else []
+    seconds = sum(plan.seconds for plan in plans)
+    if forwards and seconds:
+        more.append(
+            f"time: about {time_text(seconds)} after loading, an estimate from the model's shapes and matrix products "
+            "timed on this machine"
         )
-    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *effects, *_tower_work(plans), end])
+    if forwards and seconds > HOUR:
+        region = ", --region" if settings.vision else ""
+        more.append(f"shorter: --refine (from coarse to fine), --top (what is read most){region}, --mask-layers")
+    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *more, *_tower_work(plans), end])
 
 
 def _tower_work(plans: Sequence[Plan]) -> list[str]:
@@ -155,3 +160,10 @@ def _tower_work(plans: Sequence[Plan]) -> list[str]:
     if forwards > MANY:
         return [f"{said}; --region (a rectangle as one unit), --layers or --max-pixels shorten it"]
     return [said]
+
+
+def time_text(seconds: float) -> str:
+    """With the digits that an estimate has: "2 s", "15 min", "1.5 hours"."""
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 1.5 * HOUR else f"{seconds / HOUR:,.1f} hours"

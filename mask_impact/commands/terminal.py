@@ -80,7 +80,8 @@ class ProgressBar:
             delay=0 if sys.stderr.isatty() else pause,
         )  # fmt: skip
         self.began: float | None = None  # when the first unit began
-        self.units = 0.0  # begun
+        self.units = 0.0  # ended
+        self.begun = 0.0  # the part that is being done
         self.phase = ("", 0.0, 0.0)  # what is being done, in a word; when it began, and after how many units
 
     def expect(self, total: float) -> None:
@@ -100,6 +101,8 @@ class ProgressBar:
         """A part of the work begins, of so many units; what was before it has ended."""
         now = time.perf_counter()
         self.began = now if self.began is None else self.began
+        ended, self.begun = self.begun, work
+        self.units += ended
         if what.split()[0] != self.phase[0]:
             self.phase = what.split()[0], now, self.units
         _, began, before = self.phase
@@ -108,9 +111,8 @@ class ProgressBar:
         total = self.bar.total
         left = remaining(now - began, self.units - before, None if total is None else total - before)
         self.bar.bar_format = self.FORMAT + left
-        self.units += work
         self.bar.set_description_str(what, refresh=False)
-        self.bar.update(work)
+        self.bar.update(ended)
 
     def close(self) -> None:
         self.bar.close()

@@ -14,14 +14,15 @@ import torch
 
 from mask_impact.distances import distances
 from mask_impact.effects.asked import Window
-from mask_impact.effects.carry import Carried, Carrier, Forwards
+from mask_impact.effects.carry import Carried, Carrier, Forwards, uncounted
 from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.masked_forwards import MaskedForwards
 from mask_impact.effects.recorded_forward import Call, Passage, record_passage
 from mask_impact.effects.routes import Mask, route_to
-from mask_impact.effects.work import masks_work
+from mask_impact.effects.work import rows_work
 from mask_impact.errors import UnsupportedModel
+from mask_impact.model.costs import Costs
 from mask_impact.model.layers import last_pass_only
 from mask_impact.model.memory import VECTORS_PER_ROW, explained, free_memory, is_out_of_memory, memory_budget
 from mask_impact.prompt.token_text import token_text
@@ -31,7 +32,8 @@ from mask_impact.prompt.units import Unit
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
 WHOLE_ANSWER = -1  # the generation step of rows about all of them
-PREDICTION_NUMBERS = 2**21  # logits in double precision at once: 16 MB, which malloc keeps for the next time
+# Logits in double precision at once: 4 MB, which stay in a core's cache; a GPU takes many, to have enough to do
+PREDICTION_NUMBERS, GPU_PREDICTION_NUMBERS = 2**19, 2**26
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
 
@@ -57,6 +59,7 @@ class Effect:
     contrast_change: float | None = None
     interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
     head: int | None = None  # the only one in which the mask held; None: several
+    unit_level: int | None = None  # of units from coarse to fine, 0 the coarsest
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Trace:
     l2_distance: float
     cosine_distance: float
     head: int | None = None
+    unit_level: int | None = None
 
 
 class Effects:
@@ -97,7 +101,8 @@ class Effects:
             chosen: the ids of the S tokens that the last positions predict; None: the likeliest, at the last one.
         """
         self.tokenizer, self.step = tokenizer, step
-        self.progress: Callable[[float], None] = lambda work: None  # called with the work of masks that begin to run
+        self.progress: Callable[[float], None] = lambda work: None  # called with the work of masks as it begins
+        self.costs: Costs | None = None  # for that; None: what comes after the last layer counts as nothing
         length, steps = inputs["input_ids"].shape[1], 1 if chosen is None else len(chosen)
         self.notes: list[str] = []
         self.runner: Carrier | Forwards | DecoderCarrier
@@ -165,8 +170,7 @@ class Effects:
         (unchanged,) = self._found(without, still, window, trace)
         found: dict[int, list[_Found]] = {job.mask: unchanged for job in jobs if not job.moved[-1].any()}
         for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
-            starts = (job.start for job in piece)
-            self.progress(masks_work(starts, window, len(calls), self.passage.length, masks[0].block))
+            self._count(piece, window, masks[0].block)
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
                 rows = self._found(carried, moved, window, trace)
@@ -177,9 +181,10 @@ class Effects:
             for index, mask in ((index, mask) for index, mask in enumerate(masks) if self.sees(mask, self.step + step)):
                 where = (self.step + step, mask.label, mask.position, window.first, window.last, mask.block)
                 prediction, apart = found[index][step]
-                effects.append(self._effect(base, where, prediction, apart[len(calls) - 1], mask.head))
+                effects.append(self._effect(base, where, prediction, apart[len(calls) - 1], mask))
                 if trace:
-                    traces += [Trace(*where, layer, l2, cosine, mask.head) for layer, (l2, cosine) in apart.items()]
+                    more = mask.head, mask.level
+                    traces += [Trace(*where, layer, l2, cosine, *more) for layer, (l2, cosine) in apart.items()]
         return effects, traces
 
     def sees(self, masked: Mask | Unit, step: int) -> bool:
@@ -211,6 +216,13 @@ class Effects:
         if piece:
             yield piece
 
+    def _count(self, piece: Sequence["Job"], window: Window, block: str) -> None:
+        """Have the runner's next layers counted as the work of these masks, and what comes after the last one."""
+        layers, length = len(self.passage.calls), self.passage.length
+        one = rows_work((job.start for job in piece), window, layers, length, block) / (layers - window.first)
+        end = self.costs.ends(len(piece), self.passage.steps, length) if self.costs else 0.0
+        self.runner.begins = lambda layer: self.progress(one if layer < layers else end)
+
     def _size(self, rows: int, edit: Edit) -> int:
         """About how many bytes an edit takes: its rows, their attention over all positions, its logits."""
         state = self.passage.calls[0].hidden
@@ -228,6 +240,7 @@ class Effects:
             except Exception as error:
                 if len(piece) == 1 or not is_out_of_memory(error):
                     raise
+                self.runner.begins = uncounted  # it was, and is not done twice
         if found is None:
             free_memory()
             for half in (piece[: len(piece) // 2], piece[len(piece) // 2 :]):
@@ -263,7 +276,7 @@ class Effects:
         ]
 
     def _effect(
-        self, step: "_Base", where: "_Where", found: "_Prediction", apart: Sequence[float], head: int | None
+        self, step: "_Base", where: "_Where", found: "_Prediction", apart: Sequence[float], mask: Mask
     ) -> Effect:
         base, contrast = step.prediction, step.contrast is not None
         return Effect(
@@ -277,7 +290,8 @@ class Effects:
             final_cosine=apart[1],
             contrast=found.contrast if contrast else None,
             contrast_change=found.contrast - base.contrast if contrast else None,
-            head=head,
+            head=mask.head,
+            unit_level=mask.level,
         )
 
 
@@ -318,7 +332,9 @@ class _Base:
 
     def compared(self, logits: torch.Tensor) -> list[_Prediction]:
         """Of each row of logits [B, V]."""
-        parts = _where_float64_is(logits).split(max(1, PREDICTION_NUMBERS // logits.shape[-1]))
+        logits = _where_float64_is(logits)
+        at_once = GPU_PREDICTION_NUMBERS if logits.device.type == "cuda" else PREDICTION_NUMBERS
+        parts = logits.split(max(1, at_once // logits.shape[-1]))
         return [_Prediction(*row) for part in parts for row in self._compared(part).tolist()]
 
     def _compared(self, logits: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """What is asked about the answer: windows of layers, heads, who stops reading, a contrast of two texts."""
 
 import argparse
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mask_impact.effects.refine import Refinement, check_rounds, rounds_of, spread
 from mask_impact.effects.routes import Mask, Route, notes_of, routes_of
 from mask_impact.effects.some_heads import Heads, check_layers_for_heads, head_by_head, heads_of, in_heads
 from mask_impact.errors import UserError
@@ -12,6 +14,7 @@ from mask_impact.options import Request
 from mask_impact.parsers import layer_list
 from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs
+from mask_impact.prompt.levels import Part, parts_of_prompt
 from mask_impact.prompt.sets import Sets
 from mask_impact.prompt.token_text import ids_of_text
 from mask_impact.prompt.units import Unit
@@ -98,6 +101,10 @@ class Asked:
     pairs: int = 0  # of how many units, the strongest ones, all pairs are masked too
     by_head: int = 0  # query heads of a layer, each of which is masked by itself; 0: they are masked together
     heads: Heads | None = None  # where masks hold; None: all
+    top: int = 0  # how many units are masked, those that single layers read most; 0: all
+    refine: int = 0  # how many units of a round are split; 0: units are masked as they are
+    max_masks: int | None = None  # of all rounds
+    coarsest: tuple[Part, ...] = ()  # with `refine`, the prompt's units of the first round
     notes: tuple[str, ...] = ()
 
     def masks(self, route: Route, units: Sequence[Unit], window: Window, length: int) -> list[Mask]:
@@ -106,6 +113,27 @@ class Asked:
         if self.by_head:
             return head_by_head(masks, window.first, self.by_head)
         return masks if self.heads is None else in_heads(masks, self.heads)
+
+    def refinement(self, more: Sequence[Unit]) -> Refinement:
+        """Its first round; `more` are units after the prompt."""
+        first = [*self.coarsest, *(Part(replace(unit, level=0)) for unit in more)]
+        return Refinement(self.refine, self.max_masks, first)
+
+    def expected(self, starts: Sequence[int]) -> list[list[int]]:
+        """About where the masks of each round begin, if `starts` are the first positions of all units."""
+        if not self.refine:
+            return [list(spread(starts, self.top) if self.top else starts)]
+        first = min(starts) if len(set(starts)) == 1 else 0  # an encoder's are all masked from its decoder on
+        rounds = rounds_of(self.coarsest, self.refine)
+        found = [[max(first, part.unit.positions[0]) for part in newest] for newest in rounds]
+        before = [0, *itertools.accumulate(map(len, found))]
+        left = [max(0, (self.max_masks or before[-1]) - masks) for masks in before]
+        return [each[:most] for each, most in zip(found, left, strict=False)]
+
+    def weight(self, starts: Sequence[int], length: int) -> float:
+        """How much work these masks are, beside others of the same run: rows, if every later position is one."""
+        later = all(route.readers is None for route in self.routes)
+        return sum(length - start for start in starts) if later else len(starts)
 
     @property
     def two_tokens(self) -> tuple[int, int] | None:
@@ -135,7 +163,8 @@ class Asked:
 
 
 ABOUT_EFFECTS = (
-    "mask_layers", "readers", "blocks", "routes", "by_head", "heads", "contrast", "trace_layers"
+    "mask_layers", "readers", "blocks", "routes", "by_head", "heads", "top", "refine", "max_masks", "contrast",
+    "trace_layers",
 )  # fmt: skip
 
 
@@ -168,6 +197,9 @@ def asked(request: Request, tokenizer: Any, size: tuple[int, int], sets: Sets, u
     windows = windows_of(request.mask_layers, layers)
     masked = sorted({layer for window in windows for layer in range(window.first, window.last + 1)})
     routes = routes_of(request, sets, units)
+    coarsest = parts_of_prompt(tokenizer, sets.inputs, request.mask_mode) if request.refine else []
+    later = 0 if request.mask_mode == "vision" else sets.places.end - len(sets.inputs.tokens)  # of the answer
+    check_rounds(request, len(windows), len(routes), len(coarsest) + later)
     return Asked(
         request.mask_layers,
         tuple(Window(layer, layer) for layer in masked) if request.by_head else tuple(windows),
@@ -178,6 +210,10 @@ def asked(request: Request, tokenizer: Any, size: tuple[int, int], sets: Sets, u
         request.pairs,
         heads if request.by_head else 0,
         heads_of(request.heads, masked, layers, heads),
+        request.top,
+        request.refine,
+        request.max_masks,
+        tuple(coarsest),
         (*notes_of(routes, sets, units), *_unused(request)),
     )
 

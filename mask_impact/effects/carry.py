@@ -37,6 +37,10 @@ from mask_impact.model.towers import refusing, unsupported
 from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 
+def uncounted(layer: int) -> None:
+    """Who does not ask when layers begin."""
+
+
 @dataclass
 class Carried:
     """What B edits lead to at the S positions that predict."""
@@ -66,7 +70,7 @@ class Carrier:
     def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
         """Raises UnsupportedModel where a carried run does not end as the record, or as `whole`, does."""
         self.model, self.passage, self.ablation, self.heads = model, passage, whole.ablation, whole.heads
-        self.name = implementation(model)
+        self.name, self.begins = implementation(model), uncounted
         self.keeps = takes_logits_to_keep(model)
         calls = passage.calls
         with refusing(model, "it cannot be carried on by rows", layer=0):  # its streams can have changing shapes
@@ -135,6 +139,8 @@ class Carrier:
             return edited_attention(self.name, call.module, call.query, keys, values, bias, call.named)
 
         def leaving(index: int, output: Any) -> None:
+            if index + 1 == len(calls):
+                self.begins(len(calls))
             if index >= first:
                 carried = layer_output(output)[:, -steps:].clone()  # the next layer may write into it
                 states[index] = self._with_earlier(self.passage.ends[index], carried)
@@ -170,6 +176,7 @@ class Carrier:
             passed = given["hidden_states"] if hidden is None else hidden  # what the layer below gave
             if index < first:
                 return self._as_returned(call, passed)
+            self.begins(index)
             if index == first:
                 state = call.hidden[:, start:].repeat(count, 1, 1)  # copies: a layer may write into its input
             else:
@@ -199,7 +206,7 @@ class Forwards:
         ablation: str = "neg-inf",
     ) -> None:
         self.model, self.passage, self.inputs, self.together = model, passage, inputs, together
-        self.ablation, self.name = ablation, implementation(model)
+        self.ablation, self.name, self.begins = ablation, implementation(model), uncounted
         self.heads = model.config.get_text_config(decoder=True).num_attention_heads
         self.noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
 
@@ -212,7 +219,12 @@ class Forwards:
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
         """As Carrier.run; `start` only says where changes can begin."""
-        found = [self._one(first, last, edit) for edit in edits]
+        begin = range(first, len(self.passage.calls) + 1)  # each mask stands for its share of them
+        found = []
+        for place, edit in enumerate(edits):
+            for layer in begin[place * len(begin) // len(edits) : (place + 1) * len(begin) // len(edits)]:
+                self.begins(layer)
+            found.append(self._one(first, last, edit))
         states = {
             index: torch.stack([states[index] for _, states in found]) for index in range(first, len(found[0][1]))
         }

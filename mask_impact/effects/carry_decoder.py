@@ -17,7 +17,7 @@ from torch import nn
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mask_impact.effects.carry import Carried
+from mask_impact.effects.carry import Carried, uncounted
 from mask_impact.effects.edits import Edit, EditedBiases, EditedLayers, edited_attention, edited_positions
 from mask_impact.effects.recorded_forward import Predictions, Reach
 from mask_impact.errors import UnsupportedModel
@@ -80,7 +80,7 @@ class DecoderCarrier:
         Raises UnsupportedModel where the decoder, run again without a mask, does not end as the model's own forward.
         """
         self.model, self.inputs, self.ablation = model, inputs, ablation
-        self.name = implementation(model)
+        self.name, self.begins = implementation(model), uncounted
         self.heads = named(model.config, "decoder").size(model.config)[1]
         self.passage = self._record(steps)
         self.noise = self._check()
@@ -150,6 +150,8 @@ class DecoderCarrier:
         states: dict[int, torch.Tensor] = {}
 
         def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if index >= first:
+                self.begins(index)
             cache = next(item for item in (*args, *kwargs.values()) if isinstance(item, EncoderDecoderCache))
             add_encoded(cache, cross[index])
 
@@ -164,6 +166,8 @@ class DecoderCarrier:
 
         def leaving(index: int, output: Any) -> None:
             states[index] = layer_output(output)[:, -passage.steps :].clone()
+            if index + 1 == len(layers):
+                self.begins(len(layers))
 
         layers = decoder_layers(self.model)
         with (

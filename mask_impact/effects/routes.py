@@ -28,6 +28,7 @@ class Mask(NamedTuple):
     block: str
     edit: Edit
     head: int | None = None
+    level: int | None = None  # of its unit
 
     @property
     def begins(self) -> int | None:
@@ -89,6 +90,7 @@ class Route:
                 unit.positions[0],
                 self.block,
                 Edit(tuple(sorted(each for each in unit.positions if each < length)), readers),
+                level=unit.level,
             )
             for unit in units
         ]
@@ -110,9 +112,10 @@ def written(request: Request) -> list[tuple[str, str | None, str]]:
         for name in request.readers:
             named.setdefault(name.strip(), f"`readers` {name!r}")
         return [(what, None, name) for name, what in (named or {LATER: "`readers`"}).items()]
-    for name in ("readers", "blocks", "pairs"):
+    of_units = {"pairs": "are of units", "refine": "splits units", "top": "chooses units"}
+    for name in ("readers", "blocks", *of_units):
         if getattr(request, name):
-            why = "are of units" if name == "pairs" else "and a route both say who stops reading"
+            why = of_units.get(name, "and a route both say who stops reading")
             raise UserError(f"`{name}` {why}; leave out `{name}` or `routes`")
     found: list[tuple[str, str | None, str]] = []
     for text in request.routes:

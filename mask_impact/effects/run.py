@@ -9,6 +9,7 @@ Out: rows of `effects.Effect`, and of `effects.Trace` where they were asked for,
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 from mask_impact.effects.answer import WHOLE_ANSWER, Effect, Effects, Trace
 from mask_impact.effects.asked import Asked, Window
 from mask_impact.effects.carry_decoder import Decoding
+from mask_impact.effects.most_read import MostRead, Ranked
 from mask_impact.effects.recorded_forward import Passage
+from mask_impact.effects.refine import Key, Refinement
 from mask_impact.effects.routes import Route
 from mask_impact.effects.whole import Sums, contrasted, whole_answers
 from mask_impact.effects.work import RECORDING
@@ -37,23 +40,33 @@ NOT_AT_EVERY_STEP = "pairs that are not among the strongest units at every step 
 
 
 def effect_tables(
-    model: Any, prepared: Prepared, generated: Sequence[int], progress: Progress = unseen
+    model: Any,
+    prepared: Prepared,
+    generated: Sequence[int],
+    progress: Progress = unseen,
+    ranked: Sequence[Ranked] = (),
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).
 
     Args:
         prepared: a request with effects.
         generated: the ids of the run's output tokens.
+        ranked: what single layers read, the most read first; needed where the request has `top`.
 
     Raises OutOfMemory when not even one mask fits the memory.
     """
     wanted: Asked = prepared.effects
     passages = Passages(model, prepared, progress)
-    masked = answer_units(prepared, passages.start, generated)
-    found = _Found(wanted)
+    masked, more = answer_units(prepared, passages.start, generated)
+    refinement = wanted.refinement(more) if wanted.refine else None
+    most_read = MostRead.of([*masked, *more], ranked, wanted.top) if wanted.top else None
+    found = _Found(wanted, refinement, most_read)
     with torch.no_grad():
-        for routes, effects in passages.over(generated, wanted.two_tokens):
-            found.add(effects, masked, routes)
+        expected = wanted.expected([unit.positions[0] for unit in masked])
+        for place, units in enumerate(found.rounds([*masked, *more])):
+            passages.expect(expected[place] if place < len(expected) else [], units)
+            for routes, effects in passages.over(generated, wanted.two_tokens):
+                found.add(effects, units, routes)
         texts = [found.text_sums(passages, ids) for ids in wanted.longer_contrast]
     found.complete(texts, len(generated), bool(prepared.given), len(prepared.inputs.tokens))
     return found.tables(), wanted.manifest | found.manifest()
@@ -73,22 +86,63 @@ class Passages:
             self.tensors = self.tensors | {"decoder_input_ids": torch.tensor([self.start], device=device)}
         self.changes_with_length = False  # where an answer comes after it
         self.prompt_end: torch.Tensor | None = None  # [C] the last state of the prompt, in the passage before
+        self.scale = 1.0
+        self.kept: tuple[Sequence[int], list[Route], Effects] | None = None  # the answer's, for the next round
+
+    def expect(self, starts: Sequence[int], units: Sequence[Unit]) -> None:
+        """Count masks of the `units` that were chosen as the work that was expected of others, which begin at `starts`:
+        what is counted in all stays what the progress was told."""
+        wanted: Asked = self.prepared.effects
+        length = len(self.prepared.inputs.tokens) + 1
+        found = wanted.weight([unit.positions[0] for unit in units if unit.positions[0] < length], length)
+        choosing = (wanted.refine or wanted.top) and starts and found > 0
+        self.scale = wanted.weight(starts, length) / found if choosing else 1.0
 
     def over(
         self, answer: Sequence[int], contrast: tuple[int, int] | None = None
     ) -> Iterator[tuple[list[Route], Effects]]:
         """(routes that are measured on it, a recorded forward), until every route has every token of `answer`."""
         tokenizer, request = self.prepared.tokenizer, self.prepared.request
+        if self.kept is not None and self.kept[0] is answer:
+            yield self.kept[1:]
+            return
         self.changes_with_length = changes_with_length(self.model, self.prepared, len(answer))
-        for routes, first, count in parts(self.model, self.prepared, len(answer)):
+        needed = parts(self.model, self.prepared, len(answer))
+        for routes, first, count in needed:
             what = f"effects step {first + 1}/{len(answer)}"
-            self.progress(what, RECORDING * len(decoder_layers(self.model)))
             given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
-            chosen = answer[first : first + count]
-            effects = Effects(self.model, tokenizer, given, first, self.together, request.ablation, contrast, chosen)
-            self._check(effects.passage, first, count)
-            effects.progress = functools.partial(self.progress, what)
+            chosen, how = answer[first : first + count], request.ablation
+            with self._counted(what, given["input_ids"].shape[1]):
+                effects = Effects(self.model, tokenizer, given, first, self.together, how, contrast, chosen)
+                self._check(effects.passage, first, count)
+            effects.progress, effects.costs = functools.partial(self._masked, what), self.prepared.costs
+            if request.refine and len(needed) == 1:  # of several, one at a time fits the memory
+                self.kept = answer, routes, effects
             yield routes, effects
+
+    @contextmanager
+    def _counted(self, what: str, length: int) -> Iterator[None]:
+        """The forwards of a recording and its checks are `RECORDING` for the progress, however many there are. Each
+        counts by its share of the `length` positions.
+        """
+        layers, left = len(decoder_layers(self.model)), RECORDING
+
+        def begins(_: Any, __: Any, given: Mapping[str, Any]) -> None:
+            nonlocal left
+            ids = given.get("input_ids")
+            share = min(left, 1.0 if ids is None else ids.shape[1] / length)
+            self.progress(what, share * layers)
+            left -= share
+
+        hook = self.model.register_forward_pre_hook(begins, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+        self.progress(what, left * layers)
+
+    def _masked(self, what: str, work: float) -> None:
+        self.progress(what, work * self.scale)
 
     def _check(self, passage: Passage | Decoding, first: int, count: int) -> None:
         """That neither recording nor an answer after the prompt changes what follows the prompt: there are models whose
@@ -122,32 +176,49 @@ def changes_with_length(model: Any, prepared: Prepared, count: int) -> bool:
     return length_dependent_positions(config, len(prepared.inputs.tokens) + count - 1)
 
 
-def answer_units(prepared: Prepared, start: Sequence[int], generated: Sequence[int]) -> list[Unit]:
-    """The units of the prompt, which are the same at every step, and every further token as a unit of its own.
+def answer_units(prepared: Prepared, start: Sequence[int], generated: Sequence[int]) -> tuple[list[Unit], list[Unit]]:
+    """The units of the prompt, which are the same at every step; and every further token as a unit of its own.
 
     Args:
         start: of an encoder-decoder, the token that the answer begins with.
     """
     inputs = prepared.inputs
-    units = list(prepared.units(inputs.tokens))
+    units, later = list(prepared.units(inputs.tokens)), list[Unit]()
     if prepared.plain or prepared.request.mask_unit in ("word", "sentence"):
         more = tokens_of(prepared.tokenizer, [*start, *generated[:-1]], first=len(inputs.tokens))
         maskable = MASKED[prepared.request.mask_mode]
-        units += [Unit(token.text, (token.position,)) for token in more if maskable(token)]
-    return units
+        later = [Unit(token.text, (token.position,)) for token in more if maskable(token)]
+    return units, later
 
 
 class _Found:
     """The rows of a run, which come by window and block, and are written by step."""
 
-    def __init__(self, wanted: Asked) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: Asked, refinement: Refinement | None = None, top: MostRead | None = None) -> None:
+        self.wanted, self.refinement, self.top = wanted, refinement, top
         self.effects: list[tuple[tuple[int, int, int], Effect]] = []  # step, window, block
         self.traces: list[tuple[tuple[int, int, int], Trace]] = []
         self.rows: list[Effect] = []  # all of them in the table's order, when complete
         self.at_first: dict[tuple[Window, Route], list[Unit]] = {}  # what was masked at the first step
         self.notes: list[str] = []
         self.noise: dict[str, float] = {}
+
+    def rounds(self, units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
+        """What is masked; when that is added, from coarse to fine, what is masked next. One round, if all is known."""
+        if self.refinement is None:
+            yield units if self.top is None else self.top.units
+            return
+        yield self.refinement.masked
+        while self.refinement.split(self._changes()):
+            yield self.refinement.masked
+
+    def _changes(self) -> dict[Key, float]:
+        """How much each unit changes the log-probability of the whole answer."""
+        changes: dict[Key, float] = {}
+        for _, row in self.effects:
+            key = row.unit_level or 0, row.token_position
+            changes[key] = changes.get(key, 0.0) + row.logprob_change
+        return changes
 
     def add(self, effects: Effects, units: Sequence[Unit], routes: Sequence[Route]) -> None:
         """Measure all that is asked for on one recorded forward."""
@@ -163,7 +234,8 @@ class _Found:
                 self.traces += [((row.generation_step, place, order), row) for row in traces]
                 if effects.step == 0:
                     seen = [unit for unit in units if effects.sees(unit, 0)]
-                    self.at_first[window, route] = seen + [unit for row, unit in pairs if row.generation_step == 0]
+                    seen += [unit for row, unit in pairs if row.generation_step == 0]
+                    self.at_first.setdefault((window, route), []).extend(seen)
         self._hear(effects)
 
     def _hear(self, effects: Effects) -> None:
@@ -210,8 +282,12 @@ class _Found:
         return {"effects": columns(Effect, self.rows)} | trace
 
     def manifest(self) -> dict[str, Any]:
-        notes = [*self.wanted.notes, *self.notes]
-        return {"noise": self.noise, "notes": notes, "strongest": strongest(self.rows)}
+        notes, more = [*self.wanted.notes, *self.notes], dict[str, Any]()
+        for name, choice in (("refine", self.refinement), ("top", self.top)):
+            more[name] = choice and choice.manifest
+            notes += choice.notes if choice else []
+        leaves = self.refinement.leaves if self.refinement else None
+        return {"noise": self.noise, "notes": notes, "strongest": strongest(self.rows, leaves)} | more
 
 
 def pair_effects(
@@ -233,8 +309,12 @@ def pair_effects(
     return interacting
 
 
-def strongest(effects: Sequence[Effect], count: int = 5) -> list[dict[str, Any]]:
-    """The masks that cost the answer most, of each unit the worst: the whole answer, where there are rows for it."""
+def strongest(effects: Sequence[Effect], leaves: set[Key] | None = None, count: int = 5) -> list[dict[str, Any]]:
+    """The masks that cost the answer most, of each unit the worst: the whole answer, where there are rows for it.
+
+    `leaves`: the units that were not split, from coarse to fine; the others are left out.
+    """
+    effects = [row for row in effects if leaves is None or (row.unit_level or 0, row.token_position) in leaves]
     whole = [row for row in effects if row.generation_step == WHOLE_ANSWER]
     worst: dict[tuple[str, int], Effect] = {}
     for row in sorted(whole or effects, key=lambda row: row.logprob_change):

@@ -1,6 +1,7 @@
 """Which recorded forwards a run needs, and which query positions are measured in each."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -79,10 +80,7 @@ def _recordings(measurement: Measurement) -> Recorded:
         if length_dependent_positions(config, length + 1):
             # transformers keeps the frequencies of the longest input so far; a short one resets them
             model(input_ids=tensors["input_ids"][:, :1])
-        say = measurement.progress
-        recording = record(
-            model, tensors, answer, stops, wanted, together, lambda: say("generate and record"), options.tower
-        )
+        recording = record(model, tensors, answer, stops, wanted, together, _begins(measurement), options.tower)
         findings.seconds["recorded_forward"] += recording.seconds[0]
         findings.seconds["decode"] += sum(recording.seconds[1:])
         return recording
@@ -105,6 +103,12 @@ def _recordings(measurement: Measurement) -> Recorded:
         if recording.tokens[-1] in stops:
             return
         tensors = longer(model, tensors, recording.tokens)
+
+
+def _begins(measurement: Measurement) -> Callable[[], None]:
+    """What is called as each step of a recorded generation begins."""
+    steps = itertools.count()
+    return lambda: measurement.progress("generate and record", measurement.prepared.generation(next(steps)))
 
 
 def _answers(given: Sequence[int], count: int, fresh: bool) -> list[int | Sequence[int]]:

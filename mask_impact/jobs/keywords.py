@@ -41,6 +41,9 @@ class EffectsRequest(TypedDict, total=False):
     heads: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
+    top: int
+    refine: int
+    max_masks: int | None
     no_check: bool
     chat: bool
     system: str | None
@@ -88,6 +91,9 @@ class VLEffectsRequest(TypedDict, total=False):
     heads: str | Sequence[str]
     contrast: str | Sequence[str]
     pairs: int
+    top: int
+    refine: int
+    max_masks: int | None
     no_check: bool
     system: str | None
     messages: str | Sequence[Mapping[str, Any]]

@@ -6,12 +6,14 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.refine import check_refine
 from mask_impact.effects.routes import names_in
 from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
 from mask_impact.jobs import vision
 from mask_impact.model import lengths
+from mask_impact.model.costs import NOMINAL, Costs
 from mask_impact.model.towers import Tower, tower_of
 from mask_impact.options import Request, check_choices, chosen_layers
 from mask_impact.prompt.clips import Clip, Sampling, open_clips
@@ -28,19 +30,23 @@ from mask_impact.prompt.vision import open_pictures, vision_inputs
 __all__ = ["Prepared", "fitted", "output_bytes", "prepare"]
 
 
-def prepare(reader: Any, config: Any, request: Request, vision: bool) -> Prepared:
-    """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError."""
+def prepare(reader: Any, config: Any, request: Request, vision: bool, speed: float = NOMINAL) -> Prepared:
+    """Read the inputs of `request` with the model's tokenizer, or processor where `vision`. Raises UserError.
+
+    `speed`: of the machine, see `model/costs.py`.
+    """
     prompt, system, messages = request.prompt, request.system, request.messages
     for given, what in ((prompt, "a prompt"), (request.images, "images"), (request.videos, "videos")):
         if messages and given:
             raise UserError(f"`messages` and {what} were both given; leave one of the two out")
     if not vision:
         continued = not is_encoder_decoder(config)
-        return fitted(reader, config, text_inputs(reader, prompt, request.chat, system, messages, continued), request)
+        inputs = text_inputs(reader, prompt, request.chat, system, messages, continued)
+        return fitted(reader, config, inputs, request, speed)
     pictures = open_pictures(images_of(messages) if messages else request.images)
     clips = clips_of(reader, config, request)
     inputs = vision_inputs(reader, config, prompt, pictures, request.max_pixels, system, messages, clips)
-    return fitted(reader.tokenizer, config, inputs, request)
+    return fitted(reader.tokenizer, config, inputs, request, speed)
 
 
 def clips_of(processor: Any, config: Any, request: Request) -> list[Clip]:
@@ -55,7 +61,7 @@ def clips_of(processor: Any, config: Any, request: Request) -> list[Clip]:
     return []
 
 
-def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> Prepared:
+def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, speed: float = NOMINAL) -> Prepared:
     """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
     given = given_answer(tokenizer, config, inputs, request)
     if given:
@@ -70,6 +76,7 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     vision.check_left_out(request)
     asking.check_needed(request)
     asked = asked_units(request)
+    check_refine(request, asked.plain)
     check_images(inputs, request)
     text_config = config.get_text_config(decoder=True)
     lengths.check_length(text_config, len(inputs.tokens), request.num_tokens, "answer" if given else "")
@@ -91,14 +98,14 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -
     effects = asking.asked(request, tokenizer, tower.size(config), sets, in_prompt)
     for ids in effects.contrast_ids if effects else ():
         lengths.check_length(text_config, len(inputs.tokens), len(ids), "contrast")
-    model_layers, work = tower.size(config)[0], 0.0
+    model_layers, work, costs = tower.size(config)[0], 0.0, Costs.of(text_config, speed)
     if effects:
         length = len(inputs.tokens)
         starts = [length if is_encoder_decoder(config) else unit.positions[0] for unit in in_prompt]
-        work = effects_work(effects, starts, length, request.num_tokens, model_layers)
+        work = effects_work(effects, costs, starts, length, request.num_tokens, model_layers)
     return Prepared(
         request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects,
-        work / model_layers, model_layers, given,
+        work / model_layers, model_layers, given, costs=costs,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ What is wrong with a request comes out in `prepare`, before the weights are load
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from mask_impact.impact import pairs, vision_run
 from mask_impact.impact import run as impact_run
 from mask_impact.impact.manifest import manifest as describe
 from mask_impact.impact.run import Run
+from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
+from mask_impact.model.costs import speed_of
 from mask_impact.model.generation import evaluating
 from mask_impact.options import Progress, Request, Settings, named, unseen
 from mask_impact.table import Block, Columns
@@ -44,7 +47,7 @@ def run_prepared(
         ranked = [position for position, _, _ in run.top.ranked()]
         tables["pairs"] = pairs.pair_impacts(model, prepared, ranked, run.manifest["decoder_start"], progress)
     if prepared.effects is not None:
-        tables |= add_effects(run.manifest, model, prepared, progress)
+        tables |= add_effects(run.manifest, model, prepared, progress, run.top)
     return run, tables
 
 
@@ -53,8 +56,11 @@ def effects_alone(
 ) -> tuple[dict[str, Any], dict[str, Columns]]:
     """The manifest and the tables of a request with effects, without a run that masks single layers.
 
-    The manifest is that of a run in which no layer was measured.
+    The manifest is that of a run in which no layer was measured; with `top` that of the run which gives the ranking.
     """
+    if prepared.request.top:
+        run, tables = _ranked(model, prepared, progress)
+        return run.manifest, tables
     with torch.no_grad(), evaluating(model):
         findings = answer(model, prepared, progress)
         masked = prepared.units(findings.tokens[: len(findings.tokens) - 1])  # what the last predicting query sees
@@ -63,11 +69,28 @@ def effects_alone(
         return manifest, add_effects(manifest, model, prepared, progress)
 
 
-def add_effects(manifest: dict[str, Any], model: Any, prepared: Prepared, progress: Progress) -> dict[str, Columns]:
-    """Measure the effects on the tokens that `manifest` says were generated; it gets what it says of them."""
+def _ranked(model: Any, prepared: Prepared, progress: Progress) -> tuple[Run, dict[str, Columns]]:
+    """The run that ranks the units, whose table is not kept, and the tables of effects."""
+    ranking = replace(prepared, request=replace(prepared.request, variants=("full",)))
+    run = impact_run.run(model, ranking, lambda block: None, progress)
+    return run, add_effects(run.manifest, model, prepared, progress, run.top)
+
+
+def add_effects(
+    manifest: dict[str, Any], model: Any, prepared: Prepared, progress: Progress, top: TopTokens | None = None
+) -> dict[str, Columns]:
+    """Measure the effects on the tokens that `manifest` says were generated; it gets what it says of them.
+
+    `top`: of a run, needed where the request has `top`.
+    """
     started = time.perf_counter()
     generated = [found["id"] for found in manifest["generated"]]
-    tables, manifest["effects"] = effects_run.effect_tables(model, prepared, generated, progress)
+    ranked = top.ranked() if top is not None else ()
+    tables, said = effects_run.effect_tables(model, prepared, generated, progress, ranked)
+    if said["top"]:
+        metric, variant = manifest["metrics"][0]["name"], manifest["variants"][0]
+        said["top"]["ranked_by"] |= {"metric": metric, "variant": variant, "layers": manifest["layers"]}
+    manifest["effects"] = said
     manifest["seconds"]["effects"] = time.perf_counter() - started
     return tables
 
@@ -127,6 +150,11 @@ class Session:
         limits = dict(settings.max_memory) if settings.max_memory else None
         return load.load_model(self.source, self.device, self.dtype, settings.device_map, limits)
 
+    @cached_property
+    def speed(self) -> float:
+        """Operations a second of the device, timed for a moment."""
+        return speed_of(self.device, self.dtype, self.source.config.get_text_config(decoder=True).hidden_size)
+
     @property
     def notes(self) -> list[str]:
         """What was left out, added or chosen as the model was loaded; nothing before it is."""
@@ -134,7 +162,7 @@ class Session:
 
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""
-        return prepare(self.reader, self.source.config, request, self.settings.vision)
+        return prepare(self.reader, self.source.config, request, self.settings.vision, self.speed)
 
     def check_room(self, needed: int) -> None:
         """Raises UserError when the disk cannot hold `needed` bytes of results."""

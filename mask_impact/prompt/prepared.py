@@ -8,6 +8,8 @@ from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.positions import QueryRange
 from mask_impact.prompt.units import MASKED, Units
 
+GENERATION, GENERATION_LATER = 1.5, 0.25  # recorded generation steps, in plain forwards of the prompt, about
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -28,6 +30,7 @@ class Prepared:
     given: tuple[int, ...] = ()  # the ids of a given answer, `request.num_tokens` of them; (): it is generated
     readers: frozenset[int] | None = None  # of a vision tower, the image tokens that are compared; None: all
     tower_forwards: float = 0.0  # about as many forwards of the vision tower as a run in it takes
+    costs: Any = None  # model.costs.Costs
 
     def masked(self, query: int) -> int:
         """The number of masks at a query position, the same in each layer and variant."""
@@ -60,7 +63,15 @@ class Prepared:
 
     @property
     def units_of_work(self) -> float:
-        """Forwards and replayed layers, and the work of effects, for the progress."""
-        return (
-            self.request.num_tokens + len(self.queries) * len(self.layers) + self.effects_forwards * self.model_layers
-        )
+        """For the progress: passes of the prompt through a layer, in generation, replays and effects."""
+        generation = sum(self.generation(step) for step in range(self.request.num_tokens))
+        return generation + len(self.queries) * len(self.layers) + self.effects_forwards * self.model_layers
+
+    @property
+    def seconds(self) -> float:
+        """About how long that takes on this machine; nothing is known of it without `costs`."""
+        return float(self.costs.seconds(self.units_of_work, len(self.inputs.tokens))) if self.costs else 0.0
+
+    def generation(self, step: int) -> float:
+        """The work of recording one generation step: a forward and what is kept of it; then a row at a time."""
+        return self.model_layers * (GENERATION if step == 0 else GENERATION_LATER)

@@ -47,6 +47,7 @@ class Unit:
 
     label: str  # token_masked in the table: the text of the tokens, or the given name
     positions: tuple[int, ...]  # sorted, at least one
+    level: int | None = None  # of units from coarse to fine, 0 the coarsest; None: all are of one kind
 
 
 def units(chosen: Chosen, tokenizer: Any, inputs: ModelInputs, tokens: Sequence[Token], mask_mode: str) -> list[Unit]:

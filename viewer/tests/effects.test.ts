@@ -118,6 +118,42 @@ test("what is damaged, mixed or incomplete is one sentence", async () => {
   expect(twice.notes).toEqual(["1 row of x_effects.csv give a mask another effect; the last one is shown."]);
 });
 
+test("units from coarse to fine: at each position those that were not split, with all their positions", async () => {
+  const units = [
+    { label: "Tom has a red ball.", positions: [0, 1, 2, 3, 4, 5], level: 0 },
+    { label: "Ann has a blue", positions: [6, 7, 8, 9], level: 0 },
+    { label: "Ann has", positions: [6, 7], level: 1 },
+    { label: " a", positions: [8], level: 1 },
+    { label: " blue", positions: [9], level: 1 },
+    { label: " Ann", positions: [6], level: 2 },
+    { label: " has", positions: [7], level: 2 },
+  ];
+  const column = (value: unknown) => units.map(() => value);
+  const columns = {
+    ...Object.fromEntries(rows[0].map((name) => [name, column(0)])),
+    block: column("all"),
+    top_token: column("a"),
+    token_masked: units.map(({ label }) => label),
+    token_position: units.map(({ positions }) => positions[0]),
+    logprob_change: units.map((_, place) => -place - 1),
+    unit_level: units.map(({ level }) => level),
+  };
+  const file = textFile(JSON.stringify(columns), "reach_effects.json");
+  const effects = await effectsOf(file);
+  const leaves = units.filter((_, place) => ![1, 2].includes(place));
+  const inOrder = leaves.toSorted((a, b) => a.positions[0] - b.positions[0]);
+  expect(effects.units.map(({ label }) => label)).toEqual(inOrder.map(({ label }) => label));
+  expect(effects.rows.size).toBe(leaves.length);
+  expect(effects.notes).toEqual([
+    "reach_effects.json has larger units, too, which were split; what they were split into is shown.",
+  ]);
+  const run = await runWith("reach_effects.csv");
+  const manifest = { ...run.manifest, effects: { refine: { units } } };
+  const shown = shownEffects(scene({ ...run, effects, manifest }))!;
+  expect(shown.units.map(({ positions }) => positions)).toEqual(inOrder.map(({ positions }) => positions));
+  expect(shown.units.flatMap(({ positions }) => positions).sort((a, b) => a - b)).toEqual([...Array(10).keys()]);
+});
+
 test("results with columns of effects beside theirs stay results", async () => {
   const [head, ...body] = text("reach_results.csv").trimEnd().split("\n");
   const loaded = await load(

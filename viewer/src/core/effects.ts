@@ -77,7 +77,7 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
         ? STRONGEST
         : widest;
   const window = windows.indexOf(chosen);
-  const members = membersOf(manifest ?? {});
+  const members = membersOf({ units: manifest?.effects?.refine?.units ?? manifest?.units });
   const values: number[] = [],
     units: Shown["units"] = [];
   let largest = 0;

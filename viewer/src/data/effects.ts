@@ -21,6 +21,8 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     windows = new Set<string>();
   const units = new Map<string, Effects["units"][number]>(),
     rows: Effects["rows"] = new Map();
+  const deepest = deepestLevels(table);
+  let coarse = 0;
   for (let row = 0; row < table.rows; row++) {
     const at = (column: ColumnName) => columns[column].data[row];
     const [step, first, last, block, position, label] = [
@@ -36,6 +38,10 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
         `row ${count(row + 1)}: a mask of layers ${first} to ${last} and block ${quoted(block)} cannot be`,
       );
     }
+    if (columns.unit_level.length && at("unit_level") < deepest.get(position)!) {
+      coarse++;
+      continue;
+    }
     const head = columns.head.length ? columns.head.data[row] : NaN;
     const window = head >= 0 ? `${first}-${last}.${head}` : `${first}-${last}`,
       key = `${position} ${label}`;
@@ -45,7 +51,12 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     units.set(key, { key, label, position });
     rows.set([step, block, window, key].join(), row);
   }
-  const twice = table.rows - rows.size;
+  const twice = table.rows - coarse - rows.size;
+  const said = [...notes];
+  if (coarse) {
+    said.push(`${fileName} has larger units, too, which were split; what they were split into is shown.`);
+  }
+  if (twice) said.push(`${plural(twice, "row")} of ${fileName} give a mask another effect; the last one is shown.`);
   const numeric = table.names.filter((column) => table.kindOf(column) !== "text" && columns[column].length);
   return {
     name,
@@ -60,10 +71,18 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     }),
     numbers: Object.fromEntries(numeric.map((column) => [column, columns[column].data])),
     top: [...columns.top_token.data.subarray(0, table.rows)].map((text) => list[text]),
-    notes: twice
-      ? [...notes, `${plural(twice, "row")} of ${fileName} give a mask another effect; the last one is shown.`]
-      : notes,
+    notes: said,
   };
+}
+
+/** From coarse to fine, by the first position of units: a unit of a level above was split, and its first part begins there. */
+function deepestLevels({ rows, columns }: Table): Map<number, number> {
+  const deepest = new Map<number, number>();
+  for (let row = 0; columns.unit_level.length && row < rows; row++) {
+    const position = columns.token_position.data[row];
+    deepest.set(position, Math.max(deepest.get(position) ?? 0, columns.unit_level.data[row]));
+  }
+  return deepest;
 }
 
 /** First and last layer in which a mask held, and the head if it was one: "3-3.5" -> [3, 3, 5]. */

@@ -110,7 +110,11 @@ const manifest = object<Manifest>({
   rows: number,
   files: list(text),
   units: list(object({ label: text, positions: list(number) })),
-  effects: object({ contrast: list(text), noise: object({ logit: number }) }),
+  effects: object({
+    contrast: list(text),
+    noise: object({ logit: number }),
+    refine: object({ units: list(object({ label: text, positions: list(number) })) }),
+  }),
   tables: list(text),
   prompt: text,
   bank: object({ folder: text, rows: number, captions: object({ file: text, count: number }) }),
@@ -174,7 +178,9 @@ export function withManifest(run: Run, manifest: Manifest): Run {
 }
 
 /** Positions of the unit that a token of the table stands for; undefined if it stands for itself. */
-export function membersOf({ units }: Manifest): (token: Pick<TokenInfo, "position" | "text">) => number[] | undefined {
+export function membersOf({
+  units,
+}: Pick<Manifest, "units">): (token: Pick<TokenInfo, "position" | "text">) => number[] | undefined {
   const known = new Map(
     units?.map(({ label = "", positions = [] }) => [`${positions[0]} ${wellFormed(label)}`, positions]),
   );

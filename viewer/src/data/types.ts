@@ -219,7 +219,12 @@ export interface Manifest {
   files?: string[];
   /** What was masked together, where that is not single tokens. */
   units?: { label?: string; positions?: number[] }[];
-  effects?: { contrast?: string[]; noise?: { logit?: number } };
+  effects?: {
+    contrast?: string[];
+    noise?: { logit?: number };
+    /** From coarse to fine: every unit of every level. */
+    refine?: { units?: { label?: string; positions?: number[] }[] };
+  };
   /** Of NAME_neighbors. */
   tables?: string[];
   prompt?: string;
