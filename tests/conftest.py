@@ -10,7 +10,7 @@ import prepared
 import torch
 
 torch.set_num_threads(1)
-if prepared.NAME not in os.environ:  # pytest itself; its workers have it from there
+if prepared.POSSIBLE and prepared.NAME not in os.environ:  # pytest itself; its workers have it from there
     prepared.start()
 
 

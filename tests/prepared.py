@@ -19,7 +19,8 @@ import subprocess
 import sys
 from typing import Any
 
-PREPARED = [sys.executable, "-S", "-E", __file__]
+POSSIBLE = sys.platform == "linux"  # which alone can hand over open files by a name that is no path
+PREPARED = [sys.executable, "-S", "-E", __file__] if POSSIBLE else [sys.executable]
 # What the commands import late, too: models, and what starts several processes.
 EVERYTHING = [
     *("mask_impact_analysis", "mask_impact_vl", "latent_lens", "mask_impact.jobs.session", "mask_impact.files.results"),
@@ -49,7 +50,7 @@ def relay(argv: list[str]) -> int:
         socket.send_fds(server, [len(request).to_bytes(8)], [0, 1, 2])
         server.sendall(request)
         command = answer(server)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _: os.kill(command, number))
         code = answer(server)
     if code < 0:  # by a signal, and so is this process

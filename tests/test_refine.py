@@ -77,6 +77,22 @@ def ordinary(place: int, unit: dict[str, Any]) -> tuple[str, str]:
     return "spans", f"u{place}={first}-{last}"
 
 
+def test_a_video_is_cut_into_frames_and_each_part_can_be_masked_alone(tmp_path: Path) -> None:
+    flags = ["--model", "demo", "--video", str(ROOT / "demo" / "clip.gif"), "--prompt", "What color is the circle?"]
+    more = ["--effects", "--mask-mode", "vision", "--format", "csv", "--layers", "0", "--quiet", "--output-dir"]
+    assert mask_impact_vl.main([*flags, *more, str(tmp_path), "--output", "coarse", "--refine", "2"]) == 0
+    found = load(tmp_path / "coarse_effects.csv")
+    labels = found[found.unit_level < 3].token_masked.tolist()
+    frames = [label for label in labels if re.fullmatch(r"frame:0:\d", label)]
+    assert labels[0] == "video:0" and len(frames) > 2 and any(each.startswith("region frame:0:") for each in labels)
+    wanted = ["video:0", frames[0], next(each for each in labels if each.startswith("region"))]
+    alone = [f"--region={each.removeprefix('region ')}" if " " in each else f"--span={each}" for each in wanted]
+    assert mask_impact_vl.main([*flags, *more, str(tmp_path), "--output", "alone", *alone]) == 0
+    again = load(tmp_path / "alone_effects.csv")
+    for label, change in zip(wanted, again.sort_values("token_position", kind="stable").logprob_change, strict=True):
+        assert any(abs(found[found.token_masked == label].logprob_change - change) < 1e-4), label
+
+
 @pytest.mark.parametrize("kind", ["text", "vision", "encoder-decoder"])
 @pytest.mark.parametrize("readers", ["later", "last"])
 def test_every_number_is_that_of_the_unit_alone(kind: str, readers: str, effects_of: Any) -> None:

@@ -60,7 +60,7 @@ def test_a_text_larger_than_any_model_reads_is_refused(monkeypatch, capsys):
     Path("night.yaml").write_text("prompts:\n- {name: a, prompt_file: long.txt}\n")
     for words, message in (
         (["--prompt-file", "long.txt"], "the prompt file long.txt is larger than 100 bytes; give a shorter one"),
-        (["--config", "night.yaml"], "prompt_file 'long.txt' has more than 100 characters; give a shorter text"),
+        (["--config", "night.yaml"], "prompt_file 'long.txt' is larger than 100 bytes; give a shorter text"),
     ):
         assert code_of(words) == 2
         assert message in capsys.readouterr().err

@@ -157,9 +157,9 @@ def opened(path: Path) -> Iterator[TextIO]:
 
 def read_prompt(path: Path) -> str:
     with opened(path) as file:
-        text = file.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise Wrong(f"{quoted(str(path))} has more than {LARGEST:,} characters; give a shorter text")
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise Wrong(f"{quoted(str(path))} is larger than {LARGEST:,} bytes; give a shorter text")
+        text = file.read()
     if not text.strip():
         raise Wrong(f"{quoted(str(path))} is empty; write the prompt into it")
     return text.removesuffix("\n")

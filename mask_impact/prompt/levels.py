@@ -2,7 +2,8 @@
 
 In:  the prompt's tokens and the mask mode. Out: `Part`s, the largest first, that hold their own parts.
 
-A picture is cut into the quarters of its grid, a sentence into words, a word into tokens. What is one token is not cut.
+A video is cut into frames, a picture or frame into the quarters of its grid, a sentence into words, a word into tokens.
+What is one token is not cut.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -69,16 +70,29 @@ def _sentences(tokenizer: Any, inputs: ModelInputs, tokens: Sequence[Token]) -> 
 def _pictures(tokens: Sequence[Token]) -> Iterator[Part]:
     """Of the image tokens; parts are labelled as `spans` and `regions` have them, so that each can be masked alone."""
     images = [token for token in tokens if token.kind == "image"]
-    for image in dict.fromkeys(token.image for token in images):
-        own = {token.position: token for token in images if token.image == image}
+    for visual in dict.fromkeys(map(_visual, images)):
+        own = {token.position: token for token in images if _visual(token) == visual}
 
         def cut(positions: tuple[int, ...], own: dict[int, Token] = own) -> list[tuple[int, ...]]:
-            return _quarters([own[position] for position in positions])
+            there = [own[position] for position in positions]
+            return _frames(there) if len({token.image for token in there}) > 1 else _quarters(there)
 
         def label(positions: tuple[int, ...], own: dict[int, Token] = own) -> str:
-            return _label([own[position] for position in positions], whole=len(positions) == len(own))
+            there = [own[position] for position in positions]
+            picture = [token for token in own.values() if token.image == there[0].image]
+            return _label(there, whole=len(there) >= len(picture))
 
         yield _part(tuple(own), cut, label)
+
+
+def _visual(token: Token) -> tuple[bool, int | None]:
+    """Which video a token is of, or which picture."""
+    return (True, token.video) if token.video is not None else (False, token.image)
+
+
+def _frames(tokens: Sequence[Token]) -> list[tuple[int, ...]]:
+    frames = [[token.position for token in group] for _, group in groupby(tokens, lambda token: token.image)]
+    return [tuple(frame) for frame in frames]
 
 
 def _quarters(tokens: Sequence[Token]) -> list[tuple[int, ...]]:
@@ -104,9 +118,14 @@ def _label(tokens: Sequence[Token], whole: bool) -> str:
     first, places = tokens[0], _places(tokens)
     if len(tokens) == 1:
         return first.text
+    if first.image != tokens[-1].image:
+        return f"video:{first.video}"
+    name = f"image:{first.image}" if first.video is None else f"frame:{first.video}:{first.frame}"
     if whole:
-        return f"image:{first.image}"
+        return name
     if not places:
-        return f"image:{first.image} {first.position}-{tokens[-1].position}"
+        return f"{name} {first.position}-{tokens[-1].position}"
     image = f"{first.image}:" if first.image else ""
+    if first.video is not None:
+        image = f"{name}:"
     return f"region {image}{','.join(map(str, (*places[0], *places[-1])))}"
