@@ -10,7 +10,8 @@ import pytest
 import torch
 from test_effects_cli import run  # noqa: F401
 from test_whole_answer import demo, prepared
-from transformers import Qwen3Config
+from transformers import AutoConfig, Qwen3Config
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mask_impact.commands import telling
 from mask_impact.commands.runner import Plan, Task
@@ -69,6 +70,16 @@ def test_the_shown_share_is_that_of_the_operations(options: dict[str, Any], monk
     apart = [abs(work / expected - count / computed.count) for work, count in seen if count > 0.2 * computed.count]
     assert max(apart) < (0.2 if "refine" in options else 0.15) and len(apart) > 10, max(apart)
     assert shown == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("model_type", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+def test_every_config_tells_costs(model_type: str) -> None:
+    """Some have a value for each layer, and refuse to be asked for one of all."""
+    try:
+        config = AutoConfig.for_model(model_type).get_text_config(decoder=True)
+    except Exception:
+        pytest.skip("transformers makes no config of it")
+    assert Costs.of(config).layer(10) > 0
 
 
 def test_costs_of_a_config() -> None:

@@ -153,7 +153,7 @@ class Session:
     @cached_property
     def speed(self) -> float:
         """Operations a second of the device, timed for a moment."""
-        return speed_of(self.device, self.dtype, self.source.config.get_text_config(decoder=True).hidden_size)
+        return speed_of(self.device, self.dtype, self.source.config.get_text_config(decoder=True))
 
     @property
     def notes(self) -> list[str]:

@@ -30,15 +30,13 @@ class Costs:
     @classmethod
     def of(cls, config: Any, speed: float = NOMINAL) -> "Costs":
         """`config`: of the text part of a model."""
-        hidden, heads = config.hidden_size, config.num_attention_heads
-        width = getattr(config, "head_dim", None) or hidden // heads
-        shared = getattr(config, "num_key_value_heads", None) or heads
-        experts = getattr(config, "num_experts_per_tok", None)
-        inner = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
-        inner = (inner or 4 * hidden) * (experts if isinstance(experts, int) else 1)
+        hidden, heads = _number(config, 1, "hidden_size"), _number(config, 1, "num_attention_heads")
+        width, shared = _number(config, hidden / heads, "head_dim"), _number(config, heads, "num_key_value_heads")
+        inner = _number(config, 4 * hidden, "moe_intermediate_size", "intermediate_size", "d_ff")
+        inner *= _number(config, 1, "num_experts_per_tok")
         weights = hidden * width * 2 * (heads + shared) + 3 * hidden * inner
         row = 2.0 * weights + PASSES * (hidden + inner + heads * width)
-        return cls(row, 8.0 * heads * width, 2.0 * hidden * config.vocab_size, speed)
+        return cls(row, 8.0 * heads * width, 2.0 * hidden * _number(config, 1, "vocab_size"), speed)
 
     def layer(self, length: int) -> float:
         """A unit of work: all positions of a prompt of this length through one layer."""
@@ -53,13 +51,26 @@ class Costs:
         return work * self.layer(length) / self.speed
 
 
-def speed_of(device: torch.device, dtype: torch.dtype | str, width: int, repetitions: int = 20) -> float:
-    """Operations a second in a matrix product of a model that is so wide: the fastest of a few.
+def _number(config: Any, default: float, *names: str) -> float:
+    """The first of these that the config tells; of one for each layer, the mean."""
+    for name in names:
+        try:
+            value = getattr(config, name, None)
+        except Exception:  # some refuse to be asked for what differs between their layers
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        if values and all(isinstance(each, int) and each > 0 for each in values):
+            return float(sum(values) / len(values))
+    return default
+
+
+def speed_of(device: torch.device, dtype: torch.dtype | str, config: Any, repetitions: int = 20) -> float:
+    """Operations a second in a matrix product of a model that is as wide as this one: the fastest of a few.
 
     `dtype`: or "auto" for the checkpoint's own, which is not known before it is loaded; bfloat16 stands for it.
     """
     dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    width, rows = min(width, WIDEST), ROWS.get(device.type, 64)
+    width, rows = min(int(_number(config, WIDEST, "hidden_size")), WIDEST), ROWS.get(device.type, 64)
     states, weights = (torch.ones(shape, device=device, dtype=dtype) for shape in ((rows, width), (width, 4 * width)))
     times = []
     for _ in range(1 + repetitions):
