@@ -106,7 +106,12 @@ def test_records_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     blocks: list[Block] = []
     model = build("llama")
     model.generation_config.eos_token_id = model.config.eos_token_id = None
-    run(model, asked(model, Words(), inputs(), num_tokens=2, queries="all"), blocks.append, said.append)
+    run(
+        model,
+        asked(model, Words(), inputs(), num_tokens=2, queries="all"),
+        blocks.append,
+        lambda what, work=1.0: said.append(what),
+    )
     same(blocks, expected)
     assert said.count("generate and record") == 2 + LENGTH - 1
     assert said.count("replay query position 4 layer 1") == 1

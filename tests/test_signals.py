@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ SIGNALS = [getattr(signal, name) for name in signals.NAMES if hasattr(signal, na
 PROMPTS = {"a": {"prompt": "The capital of France is"}, "b": {"prompt": "Tom has a ball"}}
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """As where a command is started by hand; a suite in the background ignores Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, usual.get(number, signal.SIG_DFL)) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_interrupts_and_a_second_one_does_not_disturb_the_tidying(number):
     before = [signal.getsignal(each) for each in SIGNALS]
@@ -31,6 +43,7 @@ def test_a_signal_interrupts_and_a_second_one_does_not_disturb_the_tidying(numbe
     assert tidied and [signal.getsignal(each) for each in SIGNALS] == before
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_later_signal_is_heard_again(monkeypatch):
     monkeypatch.setattr(signals, "TIDYING", 0.0)
     with pytest.raises(KeyboardInterrupt), stopped_by_signals():
