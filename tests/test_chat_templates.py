@@ -264,7 +264,7 @@ def test_pictures_in_llavas_own_words(vl: Any, photo: Path) -> None:
 
 
 def test_marks_without_a_place_for_the_picture(vl: Any, photo: Path) -> None:
-    with pytest.raises(UserError, match="write <image> where an image stands in it"):
+    with pytest.raises(UserError, match="write <image> where it stands"):
         seen(vl("qwen3_vl"), "<|im_start|>system\nBe brief.<|im_end|>\n", photo)
     with pytest.raises(UserError, match="2 <image>, but the number of images given is 1"):
         seen(vl("qwen3_vl"), "<|im_start|>user\n<image><image>What?", photo)

@@ -162,4 +162,4 @@ def test_resume_of_a_file_that_was_cut(case: Path, tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out.startswith("kept")
     manifest.write_text("{")
     assert mask_impact_analysis.main([*given, "--resume"]) == 0
-    assert "one_run.json is damaged" in capsys.readouterr().out
+    assert "one_run.json cannot be read (" in capsys.readouterr().out

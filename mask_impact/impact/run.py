@@ -74,6 +74,7 @@ def chosen_of(prepared: Prepared, masked: Sequence[Unit]) -> dict[str, Any]:
         "ablation": request.ablation,
         "queries": request.queries,
         "tower": tower,
+        "vision": None,  # of a vision tower
         "decoder_start": len(prepared.inputs.tokens) if tower else None,
         **units,
     }
