@@ -310,12 +310,12 @@ def measured(progress):
     blocks = []
     return blocks, run(model, asked(model, Words(), inputs(400), head_space="residual"), blocks.append, progress)
 
-def limit(what):
+def limit(what, work=1.0):
     if what.startswith("replay") and resource.getrlimit(resource.RLIMIT_AS)[0] < 0:
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (in_use + 150_000_000, resource.RLIM_INFINITY))
 
-expected, plain = measured(lambda what: None)
+expected, plain = measured(lambda what, work=1.0: None)
 found, limited = measured(limit)
 print(plain.manifest["notes"], limited.manifest["notes"], worst(found, expected), sep="\\n")
 """

@@ -57,10 +57,10 @@ def test_the_cosine_of_what_is_left_is_right(name: str, ablation: str, left: flo
     model.config._experts_implementation = "eager"
     with true_float64():
         before = observe(model, find(name), PAIR, until=0)[0].at(1)
-        after = masked_rows(model, find(name), PAIR, 0, 1, (0,), ablation)
+        after = masked_rows(model, find(name), PAIR, 0, 1, [(0,)], ablation)
         for space, impact in found.items():
             for column, (variant, base, masked) in enumerate(variants(before, after, space)):
-                l2, cosine = exact_distances(base, masked)
+                l2, cosine = exact_distances(base, masked[0])
                 at = f"{space} {variant}"
                 assert impact.l2[0, column].item() == pytest.approx(l2, rel=1e-4), at
                 assert impact.cosine[0, column].item() == pytest.approx(cosine, rel=1e-3, abs=1e-5), at
