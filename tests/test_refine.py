@@ -85,6 +85,9 @@ def test_a_video_is_cut_into_frames_and_each_part_can_be_masked_alone(tmp_path: 
     labels = found[found.unit_level < 3].token_masked.tolist()
     frames = [label for label in labels if re.fullmatch(r"frame:0:\d", label)]
     assert labels[0] == "video:0" and len(frames) > 2 and any(each.startswith("region frame:0:") for each in labels)
+    told = json.loads((tmp_path / "coarse_run.json").read_text())["effects"]
+    assert told["strongest"][0]["token_masked"] == "video:0"  # four frames that can replace each other
+    assert any(re.match("video:0 changes the answer's .* they can replace each other", note) for note in told["notes"])
     wanted = ["video:0", frames[0], next(each for each in labels if each.startswith("region"))]
     alone = [f"--region={each.removeprefix('region ')}" if " " in each else f"--span={each}" for each in wanted]
     assert mask_impact_vl.main([*flags, *more, str(tmp_path), "--output", "alone", *alone]) == 0
@@ -132,6 +135,10 @@ def test_brute_force() -> None:
             assert row.logprob == pytest.approx(logits.log_softmax(-1)[answer].item(), rel=1e-9), unit
 
 
+def at(unit: dict[str, Any]) -> tuple[int, int]:
+    return unit["level"], unit["positions"][0]
+
+
 @pytest.mark.parametrize("kind", ["text", "vision", "encoder-decoder"])
 def test_parts_are_those_of_the_strongest_and_nothing_is_lost(kind: str, effects_of: Any) -> None:
     found = effects_of(kind)(refine=2)
@@ -154,7 +161,12 @@ def test_parts_are_those_of_the_strongest_and_nothing_is_lost(kind: str, effects
     masked = sorted(position for unit in leaves for position in unit["positions"])
     assert masked == sorted(position for unit in units if unit["level"] == 0 for position in unit["positions"])
     strongest = found.attrs["run"]["effects"]["strongest"]
-    whole = {(unit["label"], unit["positions"][0], unit["level"]) for unit in leaves}
+    together = [  # split, and three times what any part does
+        units[place]
+        for place, parts in children.items()
+        if change[at(units[place])] > max(0.1, 3 * max(change[at(part)] for part in parts))
+    ]
+    whole = {(unit["label"], *reversed(at(unit))) for unit in leaves + together}
     assert {(row["token_masked"], row["token_position"], row["unit_level"]) for row in strongest} <= whole
 
 

@@ -16,6 +16,8 @@ from mask_impact.prompt.levels import Part
 from mask_impact.prompt.units import Unit
 
 T = TypeVar("T")
+TOGETHER = 3.0  # times as much as any part
+CLEAR = 0.1  # of log-probability: smaller changes of a whole are not worth a word
 Key = tuple[int, int]  # level and first position; no two units have the same
 
 
@@ -73,6 +75,20 @@ class Refinement:
         """Units that were not split: each position is in exactly one of them."""
         parents = {unit["parent"] for unit in self.units}
         return {key for key, place in self._place.items() if place not in parents}
+
+    def more_than_parts(self, changes: Mapping[Key, float]) -> dict[Key, str]:
+        """Units that were split and change the answer `TOGETHER` times as much as any of their parts alone, and what is
+        to be said of each: the parts can replace each other, so that none of them seems to matter."""
+        largest: dict[int, float] = {}
+        for key, place in self._place.items():
+            if (parent := self.units[place]["parent"]) is not None and key in changes:
+                largest[parent] = max(largest.get(parent, 0.0), abs(changes[key]))
+        return {
+            key: f"{self.units[place]['label']} changes the answer's log-probability by {changes[key]:.3g}, each of "
+            f"its parts alone by at most {largest[place]:.2g}: they can replace each other"
+            for key, place in self._place.items()
+            if place in largest and abs(changes[key]) > max(TOGETHER * largest[place], CLEAR)
+        }
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -286,8 +286,12 @@ class _Found:
         for name, choice in (("refine", self.refinement), ("top", self.top)):
             more[name] = choice and choice.manifest
             notes += choice.notes if choice else []
-        leaves = self.refinement.leaves if self.refinement else None
-        return {"noise": self.noise, "notes": notes, "strongest": strongest(self.rows, leaves)} | more
+        told = None
+        if self.refinement:
+            together = self.refinement.more_than_parts(self._changes())
+            told = self.refinement.leaves | set(together)
+            notes += together.values()
+        return {"noise": self.noise, "notes": notes, "strongest": strongest(self.rows, told)} | more
 
 
 def pair_effects(
@@ -309,12 +313,12 @@ def pair_effects(
     return interacting
 
 
-def strongest(effects: Sequence[Effect], leaves: set[Key] | None = None, count: int = 5) -> list[dict[str, Any]]:
+def strongest(effects: Sequence[Effect], told: set[Key] | None = None, count: int = 5) -> list[dict[str, Any]]:
     """The masks that cost the answer most, of each unit the worst: the whole answer, where there are rows for it.
 
-    `leaves`: the units that were not split, from coarse to fine; the others are left out.
+    `told`: from coarse to fine, the units that stand for the others.
     """
-    effects = [row for row in effects if leaves is None or (row.unit_level or 0, row.token_position) in leaves]
+    effects = [row for row in effects if told is None or (row.unit_level or 0, row.token_position) in told]
     whole = [row for row in effects if row.generation_step == WHOLE_ANSWER]
     worst: dict[tuple[str, int], Effect] = {}
     for row in sorted(whole or effects, key=lambda row: row.logprob_change):
