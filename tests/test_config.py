@@ -31,9 +31,9 @@ BOMBS = {
 def test_bomb(bomb, line):
     """A few lines that stand for billions of values cost neither time nor memory."""
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     said = errors(bomb + GOOD)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     repeated = f"more than {MAX_NODES:,} values, with those that aliases repeat; split the file"
@@ -343,9 +343,9 @@ def test_examples(file, vision):
 
 
 def test_thousands_of_prompts():
-    started = time.perf_counter()
+    started = time.process_time()
     config = read("prompts:\n" + "".join(f"- name: n{n}\n  prompt: A text of some words\n" for n in range(2000)))
-    assert len(config.entries) == 2000 and time.perf_counter() - started < 5
+    assert len(config.entries) == 2000 and time.process_time() - started < 5
 
 
 # --- any file -----------------------------------------------------------------------------------------------
@@ -395,13 +395,13 @@ def test_damaged_files(seed):
     assert read(WHOLE).entries
     for _ in range(150):
         damaged = damage(WHOLE, chance)
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             assert isinstance(read(damaged, vision=chance.random() < 0.5), Config)
         except ConfigError as error:
             for line in error.errors:
                 assert line.startswith("prompts.yaml:") and line.isprintable() and len(line) < 450, damaged
-        assert time.perf_counter() - started < 2, damaged
+        assert time.process_time() - started < 2, damaged
 
 
 def damage(text: str, chance: random.Random) -> bytes:
