@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.errors import UserError
-from mask_impact.parsers import device_name, layer_list, memory_limits, one_of, one_of_list, positive, query_list, rate
+from mask_impact.parsers import (
+    device_name,
+    layer_list,
+    memory_limits,
+    one_of,
+    one_of_list,
+    path,
+    positive,
+    query_list,
+    rate,
+)
 from mask_impact.table import FORMAT_NAMES
 
 if TYPE_CHECKING:
@@ -165,7 +175,7 @@ class Settings:
         None, "how much --device-map may use, for example 0=20GiB,cpu=60GiB (default: all)", kind="list",
         metavar="LIST", parse=memory_limits,
     )  # fmt: skip
-    output_dir: Path = option(Path("output"), "default: output", metavar="DIR", parse=Path)
+    output_dir: Path = option(Path("output"), "default: output", metavar="DIR", parse=path)
     formats: tuple[str, ...] = option(
         DEFAULT_FORMATS, "comma-separated: {choices}", flag="--format", kind="list", choices=FORMAT_NAMES
     )
@@ -279,7 +289,7 @@ class Request:
     chat: bool = option(False, "wrap the prompt in the model's chat template", kind="switch", scope="text")
     system: str | None = option(None, "a system message; implies the model's chat template", metavar="TEXT")
     messages: "tuple[dict[str, Any], ...]" = option(  # as prompt/messages.py gives them
-        (), "a JSON file with a conversation, in place of a prompt and its images", metavar="FILE", parse=Path,
+        (), "a JSON file with a conversation, in place of a prompt and its images", metavar="FILE", parse=path,
         keyword_type="str | Sequence[Mapping[str, Any]]",
     )  # fmt: skip
     tower: str = option(
@@ -292,11 +302,11 @@ class Request:
     )  # fmt: skip
     images: "tuple[str | os.PathLike[str] | Image.Image, ...]" = option(
         (), "a picture; repeat it for more. They stand where the prompt says <image>, or before it", kind="repeated",
-        flag="--image", key="image", older_keys=("image_path",), metavar="PATH", parse=Path, scope="vision",
+        flag="--image", key="image", older_keys=("image_path",), metavar="PATH", parse=path, scope="vision",
     )  # fmt: skip
     videos: tuple[str, ...] = option(
         (), "a video, an animated GIF, or a folder of frames; repeat it for more. They stand where the prompt says "
-        "<video>, or before it", kind="repeated", flag="--video", key="video", metavar="PATH", parse=Path,
+        "<video>, or before it", kind="repeated", flag="--video", key="video", metavar="PATH", parse=path,
         scope="vision", from_python=_paths_from_python, keyword_type="str | Path | Sequence[str | Path]",
     )  # fmt: skip
     fps: float | None = option(

@@ -6,6 +6,7 @@ A parser takes a text and raises argparse.ArgumentTypeError, whose message says 
 import argparse
 import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
 
@@ -93,6 +94,13 @@ def memory_limits(text: str) -> tuple[tuple[int | str, str], ...]:
     if len(found) != text.count(",") + 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of limits; write for example 0=20GiB,cpu=60GiB")
     return tuple((int(device) if device.isdecimal() else device, amount) for device, amount in found)
+
+
+def path(text: str) -> Path:
+    """A path that is not empty, as that of a variable that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; give a file or folder")
+    return Path(text)
 
 
 def output_name(text: str) -> str:

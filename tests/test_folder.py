@@ -62,6 +62,16 @@ def holding(tmp_path):
 
 
 # --- one at a time ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("coming", [None, "", "[]", "{", '{"a": 1}', "[1, null]"])
+def test_what_was_killed_while_it_was_removed_stops_nothing(tmp_path, coming):
+    hidden = tmp_path / ".x_results.vm.99999-abcd.tmp"
+    (hidden / "earlier").mkdir(parents=True)
+    if coming is not None:
+        (hidden / "coming.json").write_text(coming)
+    with output_folder(tmp_path):
+        assert not hidden.exists()
+
+
 def test_of_two_processes_the_second_says_so(tmp_path, holding):
     first = holding(tmp_path)
     before = names(tmp_path)

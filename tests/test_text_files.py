@@ -8,6 +8,7 @@ import pytest
 
 import latent_lens
 import mask_impact_analysis
+import mask_impact_vl
 from mask_impact.commands import yaml_values
 from mask_impact.prompt import text_files, units
 
@@ -64,6 +65,14 @@ def test_a_text_larger_than_any_model_reads_is_refused(monkeypatch, capsys):
     ):
         assert code_of(words) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--image", "--video", "--output-dir", "--messages"])
+def test_an_empty_path_is_no_folder(flag, capsys):
+    """As that of a variable that is not set: it would be the current folder."""
+    with pytest.raises(SystemExit, match="2"):
+        mask_impact_vl.main(["--model", "demo", "--prompt", "x", flag, ""])
+    assert "the path is empty; give a file or folder" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(60)

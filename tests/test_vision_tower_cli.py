@@ -9,7 +9,7 @@ import pytest
 
 import mask_impact_analysis
 import mask_impact_vl
-from mask_impact import results
+from mask_impact import load, results
 from mask_impact.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +22,23 @@ def command(folder: Path, *more: str, picture: bool = True) -> int:
     shown = ["--image", str(PICTURE)] if picture else []
     given = ["--model", "demo", "--prompt", PROMPT, "--tower", "vision", "--output-dir", str(folder), *shown, *more]
     return mask_impact_vl.main([*given, "--overwrite"])
+
+
+def test_units_that_no_reader_sees_are_exactly_0(tmp_path):
+    """Of another picture; several of them, so that no mask does anything."""
+    picture = ["--image", str(ROOT / "testimg.png")]
+    flags = ["--model", "demo", *picture, *picture, "--prompt", "What?", "--tower", "vision", "--readers", "image:1"]
+    units = ["--region", "0:0,0,1,1", "--region", "0:2,2,3,3"]
+    out = ["--format", "csv", "--quiet", "--output-dir", str(tmp_path), "--output", "m"]
+    assert mask_impact_vl.main([*flags, *units, *out]) == 0
+    assert not load(tmp_path / "m_results.csv").l2_distance.any()
+
+
+def test_pictures_and_videos_together_are_refused_before_the_model_is_loaded(tmp_path, capsys):
+    both = ["--image", str(ROOT / "testimg.png"), "--video", str(ROOT / "demo" / "clip.gif")]
+    flags = ["--model", "demo", *both, "--prompt", "What?", "--tower", "vision", "--dry-run"]
+    assert mask_impact_vl.main([*flags, "--output-dir", str(tmp_path)]) == 2
+    assert "leave out --image or --video" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 import yaml
 
+from mask_impact import parsers
 from mask_impact.commands.yaml_nodes import KINDS, NULL, PLAIN, PREFIX, Wrong, quoted, reason
 from mask_impact.options import Option
 from mask_impact.prompt.text_files import LARGEST
@@ -122,8 +123,8 @@ def reader_of(option: Option) -> Callable[[yaml.Node], Any]:
     if option.kind == "switch":
         return flag
     if option.kind in ("repeated", "pair"):
-        return file_paths if option.parse is Path else texts
-    if option.parse is Path:
+        return file_paths if option.parse is parsers.path else texts
+    if option.parse is parsers.path:
         return file_path
 
     def parsed(node: yaml.Node) -> Any:

@@ -100,15 +100,19 @@ def _put_away(temporary: Path, earlier: Sequence[Path]) -> None:
 def recover(temporary: Path) -> None:
     """What a killed process left of `replace_set`: the new files where all have come, else the earlier ones."""
     if (temporary / EARLIER).is_dir():
-        last = _coming(temporary)[-1]
-        if (temporary.parent / last).exists() and not (temporary / last).exists():
+        names = _coming(temporary)
+        come = [(temporary.parent / name).exists() and not (temporary / name).exists() for name in names[-1:]]
+        if all(come):  # the last one, too; without names, all was done and the removal of the folder had begun
             shutil.rmtree(temporary / EARLIER, ignore_errors=True)
     _put_back(temporary)
 
 
 def _coming(temporary: Path) -> list[str]:
-    names: list[str] = json.loads((temporary / COMING).read_text())
-    return names
+    try:
+        names = json.loads((temporary / COMING).read_text())
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _put_back(temporary: Path) -> None:

@@ -146,6 +146,7 @@ class VisionMeasurement:
         """The names of the variants, and [P, V, M] their metrics under each unit, L2 last where it was not chosen."""
         layer = TowerLayer(self.model, call, self.request.ablation == "zero-value")
         names = self.wanted.names(layer.attention.output.shape[1])
+        self.read = False  # whether any reader sees any unit
         precise = layer.base.update[0, 0, 0].cpu().numpy().dtype
         values = np.zeros((len(self.units), len(names), len(self.compared)), precise)
         for picture in range(self.pictures.count):
@@ -163,6 +164,7 @@ class VisionMeasurement:
             return  # nothing of it is compared
         own = [index for index, unit in enumerate(self.units) if self.pictures.picture[unit.rows[0]] == picture]
         todo = [index for index in own if layer.attention.seen_by(self.units[index].rows)[rows].any()]
+        self.read = self.read or bool(todo)
 
         rounded = layer.rounded(rows, self.wanted)
         floors = np.nan_to_num(self._metrics(rounded)[0], nan=0.0, posinf=0.0)  # [V, M]
@@ -197,7 +199,12 @@ class VisionMeasurement:
             raise UserError(
                 f"vision layer {index} has no {what}: a vector is zero or too large; choose another `dtype`"
             )
-        if layer.attention.output.any() and len(self.units) > 1 and not values[..., self.compared.index("l2")].any():
+        if (
+            layer.attention.output.any()
+            and self.read
+            and len(self.units) > 1
+            and not values[..., self.compared.index("l2")].any()
+        ):
             raise unsupported_tower(self.model.config, f"layer {index}: masking changes nothing")
 
     def _write(self, index: int, names: list[str], values: np.ndarray) -> None:

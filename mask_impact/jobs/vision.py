@@ -63,6 +63,11 @@ def _check(inputs: ModelInputs, request: Request) -> None:
             "`tower` vision needs a picture, but none was given; give one with `images` (mask_impact_vl.py), or leave "
             "`tower` out"
         )
+    if len({token.video is None for token in inputs.tokens if token.kind == "image"}) > 1:
+        raise UserError(
+            "`tower` vision measures pictures or videos, which the tower gets in separate calls; leave out `images` "
+            "or `videos`"
+        )
     plain = Request("")
     for name, why in LEFT_OUT.items():
         value = getattr(request, name)

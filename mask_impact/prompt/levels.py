@@ -12,7 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from mask_impact.prompt.inputs import ModelInputs, Token
-from mask_impact.prompt.units import MASKED, Unit
+from mask_impact.prompt.unit_syntax import Visual
+from mask_impact.prompt.units import MASKED, Unit, of_visual
 from mask_impact.prompt.words import STARTS, reading, text_parts
 
 Cut = Callable[[tuple[int, ...]], list[tuple[int, ...]]]  # positions into those of the parts
@@ -119,13 +120,10 @@ def _label(tokens: Sequence[Token], whole: bool) -> str:
     if len(tokens) == 1:
         return first.text
     if first.image != tokens[-1].image:
-        return f"video:{first.video}"
-    name = f"image:{first.image}" if first.video is None else f"frame:{first.video}:{first.frame}"
+        return str(Visual(first.video or 0, video=True))
+    shown = Visual(first.image or 0) if first.video is None else Visual(first.video, True, first.frame)
     if whole:
-        return name
+        return str(shown)
     if not places:
-        return f"{name} {first.position}-{tokens[-1].position}"
-    image = f"{first.image}:" if first.image else ""
-    if first.video is not None:
-        image = f"{name}:"
-    return f"region {image}{','.join(map(str, (*places[0], *places[-1])))}"
+        return f"{shown} {first.position}-{tokens[-1].position}"
+    return f"region {of_visual(shown)}{','.join(map(str, (*places[0], *places[-1])))}"

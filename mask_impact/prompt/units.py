@@ -87,10 +87,11 @@ def _distinct(found: list[tuple[str, Unit]]) -> list[Unit]:
 def _resolved(what: str, place: Place, prompts: tuple[Reading, Reading], inputs: ModelInputs) -> Unit:
     """The unit of one span or region, which messages call `what`; the prompt as it was given, and as its tokens say."""
     if isinstance(place, Region):
-        label = f"region {_of(place.visual)}{place.row0},{place.col0},{place.row1},{place.col1}"
+        label = f"region {of_visual(place.visual)}{place.row0},{place.col0},{place.row1},{place.col1}"
         positions = _region(what, place, inputs)
     elif isinstance(place, RegionMask):
-        label = _of(place.visual) + place.path.encode(errors="replace").decode()  # it may have bytes that are not text
+        # the path may have bytes that are not text
+        label = of_visual(place.visual) + place.path.encode(errors="replace").decode()
         positions = _region_mask(what, place, inputs)
     elif place.visual is not None:
         label = str(place.visual)
@@ -101,7 +102,7 @@ def _resolved(what: str, place: Place, prompts: tuple[Reading, Reading], inputs:
     return Unit(place.name or label, positions)
 
 
-def _of(visual: Visual) -> str:
+def of_visual(visual: Visual) -> str:
     """Before a region: which picture or video, unless it is the first picture."""
     return f"{visual}:" if visual.video else f"{visual.number}:" if visual.number else ""
 

@@ -6,6 +6,7 @@ import { decodeRun } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
 import { add, emptyLibrary, resolve, waiting } from "../src/data/pair.ts";
 import type { Effects, Loaded, Run } from "../src/data/types.ts";
+import { Table } from "../src/data/table.ts";
 import { base64, failure, fixture, textFile } from "./helpers.ts";
 
 const text = (name: string) => readFileSync(new URL(`fixtures/${name}`, import.meta.url), "utf8");
@@ -316,6 +317,12 @@ test("the prompt is shaded by the smallest unit a token is in", async () => {
   };
   const spread = effectScores(scene(words, { shade: "effect" }))!.value;
   expect([spread[9], spread[10], spread[8]]).toEqual([of(" blue cup", 9), of(" blue cup", 9), NaN]);
+});
+
+test("an integer column of effects is read from a page and from JSON", () => {
+  const columns = new Table("effects");
+  for (const name of ["head", "unit_level", "rank"]) expect(columns.kindOf(name)).toBe("integer");
+  for (const name of columns.names) expect(columns.kindOf(name), name).toBeDefined();
 });
 
 test("rows of named readers and of heads have a cell each", async () => {

@@ -41,6 +41,7 @@ const KINDS: Record<string, ColumnKind> = {
   contrast: "number",
   contrast_change: "number",
   interaction: "number",
+  head: "integer",
   unit_level: "integer",
   neighbor_token: "text",
   similarity: "number",
