@@ -123,8 +123,8 @@ def reader_of(option: Option) -> Callable[[yaml.Node], Any]:
     if option.kind == "switch":
         return flag
     if option.kind in ("repeated", "pair"):
-        return file_paths if option.parse is parsers.path else texts
-    if option.parse is parsers.path:
+        return file_paths if option.parse in (Path, parsers.path) else texts
+    if option.parse in (Path, parsers.path):
         return file_path
 
     def parsed(node: yaml.Node) -> Any:
