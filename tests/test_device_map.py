@@ -28,7 +28,7 @@ from torch import nn
 from transformers import AutoConfig
 from vl_families import make_vl_checkpoint, picture
 
-from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.errors import UserError
 from mask_impact.files.results import Block
 from mask_impact.impact.manifest import device_map
 from mask_impact.impact.run import Run, run
@@ -121,12 +121,12 @@ def test_text_models(name: str, way: str, space: str, checkpoint: Callable[[str]
     source = checkpoint(name)
     plain = load_model(source, CPU, torch.float32)
     spread = load_model(source, CPU, torch.float32, **WAYS[way](plain, find(name).layers))
-    if name in READS_WEIGHTS_OF_OTHERS:
-        with pytest.raises(UnsupportedModel, match=f"'{name}' cannot be computed with weights off its device"):
-            measured(spread, Words(), inputs())
-        return
     expected = measured(plain, Words(), inputs(), head_space=space)
-    check_same(measured(spread, Words(), inputs(), head_space=space), expected)
+    found = measured(spread, Words(), inputs(), head_space=space)
+    if name in READS_WEIGHTS_OF_OTHERS:  # so its layers are called as wholes, by the model itself, and a note says so
+        assert found[1].manifest["replay"] == "fallback"
+        assert "cannot be computed with weights off its device" in found[1].manifest["notes"].pop()
+    check_same(found, expected)
     for layer in (0, 2):
         weights = spread.get_submodule(f"{find(name).layers}.{layer}").parameters()
         assert way == "auto" or all(weight.is_meta for weight in weights), "and the weights are on disk again"
