@@ -381,7 +381,7 @@ def test_disk_that_is_full_at_the_end(run, monkeypatch):
     def refuse(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(results, "sync_file", refuse)
+    monkeypatch.setattr(temporaries, "sync_file", refuse)
     refuses(run(), "disk of the output folder output is full")
 
 

@@ -28,7 +28,7 @@ from mask_impact.files.columns import columns_of
 from mask_impact.files.formats import FORMATS, formats_named, side_table_formats, write_side_table
 from mask_impact.files.reading import load, load_many, read_csv
 from mask_impact.files.side_tables import KINDS
-from mask_impact.files.temporaries import discard, replace_set, replacing, sync_file, temporary_folder
+from mask_impact.files.temporaries import discard, replace_set, replacing, temporary_folder
 from mask_impact.files.writers import CsvWriter, JsonWriter, ParquetWriter, Writer, manifest_text
 from mask_impact.table import COLUMNS, Block, Columns, checked, valid
 
@@ -129,8 +129,6 @@ class ResultFiles:
             text = manifest_text(manifest | {"bytes": sizes})
             (self._temporary / self._manifest.name).write_bytes(text.encode())
             everything = (*names, *tables, self._manifest.name)
-            for name in everything:
-                sync_file(self._temporary / name)
             replace_set(self._temporary, existing_files(self.directory, self.name), everything)
         self._usable = False
         written = {table.removeprefix(f"{self.name}_"): self.directory / table for table in tables}

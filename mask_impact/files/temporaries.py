@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mask_impact.errors import UserError
 
-TEMPORARY = re.compile(r"\.(?P<name>.+)_results\.(?P<host>.*)\.(?P<pid>\d+)-\w+\.tmp", re.DOTALL)
+TEMPORARY = re.compile(r"\..+_results\.(?P<host>.*)\.(?P<pid>\d+)-\w+\.tmp", re.DOTALL)
 COMING, LEAVING, EARLIER = "coming.json", "leaving", "earlier"
 
 
@@ -55,8 +55,6 @@ def new_set(directory: Path, name: str, earlier: Sequence[Path]) -> Iterator[tup
     temporary, names = temporary_folder(directory, name), list[str]()
     try:
         yield temporary, names
-        for each in names:
-            sync_file(temporary / each)
         replace_set(temporary, earlier, names)
     finally:
         discard(temporary)
@@ -79,7 +77,8 @@ def replace_set(temporary: Path, earlier: Sequence[Path], names: Sequence[str]) 
     """
     check_replaceable(earlier)
     (temporary / COMING).write_text(json.dumps(list(names)))
-    sync_file(temporary / COMING)
+    for name in (*names, COMING):
+        sync_file(temporary / name)
     try:
         _put_away(temporary, earlier)
         for name in names:

@@ -52,8 +52,7 @@ class TowerLayer:
     def __init__(self, model: PreTrainedModel, call: LayerCall, zero_values: bool = False) -> None:
         """Raises UnsupportedModel where the layer, called again, does not give what the model computed."""
         self.model, self.call, self.zero_values = model, call, zero_values
-        calls, _ = attention_calls(model, call)
-        self.attention = TowerAttention(calls)
+        self.attention = TowerAttention(attention_calls(model, call))
         self.rounding = Rounding(call.hidden.dtype)
         none = self.attention.output
         rounded = none * (1 + self.rounding.step * signs(none.shape[1:]).to(none))

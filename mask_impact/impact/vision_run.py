@@ -146,25 +146,22 @@ class VisionMeasurement:
         """The names of the variants, and [P, V, M] their metrics under each unit, L2 last where it was not chosen."""
         layer = TowerLayer(self.model, call, self.request.ablation == "zero-value")
         names = self.wanted.names(layer.attention.output.shape[1])
-        self.read = False  # whether any reader sees any unit
         precise = layer.base.update[0, 0, 0].cpu().numpy().dtype
         values = np.zeros((len(self.units), len(names), len(self.compared)), precise)
-        for picture in range(self.pictures.count):
-            self._picture(layer, picture, names, values)
+        read = [self._picture(layer, picture, names, values) for picture in range(self.pictures.count)]
         self.findings.noise(layer.noise)
         self.findings.layers.append(call.index)
         self.findings.variants = names
-        self._check_acted(call.index, layer, values)
+        self._check_acted(call.index, layer, values, any(read))
         return names, values
 
-    def _picture(self, layer: TowerLayer, picture: int, names: list[str], values: np.ndarray) -> None:
-        """Fill in the rows of `values` [P, V, M] that are of this picture's units."""
+    def _picture(self, layer: TowerLayer, picture: int, names: list[str], values: np.ndarray) -> bool:
+        """Fill in the rows of `values` [P, V, M] that are of this picture's units; whether any reader sees any."""
         rows = torch.tensor(self.pictures.readers(self.prepared.readers, picture), dtype=torch.int64)
         if not len(rows):
-            return  # nothing of it is compared
+            return False  # nothing of it is compared
         own = [index for index, unit in enumerate(self.units) if self.pictures.picture[unit.rows[0]] == picture]
         todo = [index for index in own if layer.attention.seen_by(self.units[index].rows)[rows].any()]
-        self.read = self.read or bool(todo)
 
         rounded = layer.rounded(rows, self.wanted)
         floors = np.nan_to_num(self._metrics(rounded)[0], nan=0.0, posinf=0.0)  # [V, M]
@@ -187,13 +184,14 @@ class VisionMeasurement:
         self.lengths.setdefault(picture, []).append([float(str(length)) for length in lengths])
         if self.pictures.count == 1:
             self.findings.lengths.add(self.prepared.places.predicting, layer.call.index, names, lengths)
+        return bool(todo)
 
     def _metrics(self, vectors: Sequence[Vectors]) -> np.ndarray:
         """[R, V, M] of R masks."""
         return torch.cat([each.metrics(self.compared, None) for each in vectors], dim=1).cpu().numpy()
 
-    def _check_acted(self, index: int, layer: TowerLayer, values: np.ndarray) -> None:
-        """Raises UserError for numbers that are none, UnsupportedModel where no mask of a layer changed anything."""
+    def _check_acted(self, index: int, layer: TowerLayer, values: np.ndarray, read: bool) -> None:
+        """Raises UserError for numbers that are none, UnsupportedModel where no mask changed anything that is read."""
         if not np.isfinite(values).all():
             what = ", ".join(METRICS[name].in_text for name in self.metrics)
             raise UserError(
@@ -201,7 +199,7 @@ class VisionMeasurement:
             )
         if (
             layer.attention.output.any()
-            and self.read
+            and read
             and len(self.units) > 1
             and not values[..., self.compared.index("l2")].any()
         ):

@@ -13,10 +13,9 @@ from mask_impact.files.results import SCHEMA_VERSION, existing_files
 from mask_impact.files.stored import FinishedRun, Unreadable, stored
 from mask_impact.jobs.session import Session
 from mask_impact.options import Request, options_of
-from mask_impact.prompt.films import video_sha256
 from mask_impact.prompt.images import file_sha256
 from mask_impact.prompt.inputs import ModelInputs
-from mask_impact.prompt.messages import as_recorded, images_of, videos_of
+from mask_impact.prompt.messages import as_recorded, images_of
 
 NEW = "new"  # no results yet
 
@@ -41,8 +40,8 @@ def identity(session: Session, request: Request, inputs: ModelInputs) -> dict[st
         "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
         "images_sha256": [file_sha256(path) for path in images],
     }
-    if videos := videos_of(request.messages) if request.messages else request.videos:
-        found["videos_sha256"] = [video_sha256(path) for path in videos]
+    if inputs.videos:
+        found["videos_sha256"] = [video["sha256"] for video in inputs.videos]
     if request.messages:
         found["messages_sha256"] = _sha256(as_recorded(request.messages))
     # The tokens last: if an option changed them, too, the option is the reason

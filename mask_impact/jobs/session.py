@@ -29,7 +29,7 @@ from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
-from mask_impact.model.costs import speed_of
+from mask_impact.model.costs import NOMINAL, speed_of
 from mask_impact.model.generation import evaluating
 from mask_impact.options import Progress, Request, Settings, named, unseen
 from mask_impact.table import Block, Columns
@@ -162,7 +162,8 @@ class Session:
 
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""
-        return prepare(self.reader, self.source.config, request, self.settings.vision, self.speed)
+        speed = self.speed if request.effects else NOMINAL  # only the time of effects is estimated
+        return prepare(self.reader, self.source.config, request, self.settings.vision, speed)
 
     def check_room(self, needed: int) -> None:
         """Raises UserError when the disk cannot hold `needed` bytes of results."""

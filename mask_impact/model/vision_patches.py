@@ -5,7 +5,7 @@ In:  a model, its inputs, and the recorded calls of its tower. Out: for each row
 
 The model itself is asked, not a table of families: its layers are left out, so that every row stays alone, and what
 then arrives at the decoder is differentiated by the rows. A gradient that is not 0 is a way. Each image token has a
-number, and one backward pass for each binary digit tells which of them a row leads to: a row that leads to tokens with
+number, and two backward passes for each binary digit tell which of them a row leads to: a row that leads to tokens with
 a 1 and to others with a 0 there leads to several. Merging, pooling, shuffling, windows, tiles and the order of pictures
 are thus the model's own.
 """

@@ -19,9 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mask_impact.errors import UnsupportedModel
-from mask_impact.model.attention import attention_function, exchanged_attention
+from mask_impact.model.attention import exchanged_attention
 from mask_impact.model.layers import layer_input, layer_output
-from mask_impact.model.watching import AttentionCall, AttentionResult, inside
+from mask_impact.model.watching import AttentionCall, handler_of, inside
 
 COUNTS = ("num_hidden_layers", "depth")  # what vision configs call the number of layers, and of heads
 HEADS = ("num_attention_heads", "num_heads")
@@ -119,30 +119,18 @@ class TowerCalls:
             raise unsupported_tower(self.model.config, what)
 
 
-def attention_calls(model: PreTrainedModel, call: LayerCall) -> tuple[list[AttentionCall], torch.Tensor]:
-    """The attention calls of a layer that is called again, and [rows, C] its output.
+def attention_calls(model: PreTrainedModel, call: LayerCall) -> list[AttentionCall]:
+    """The attention calls of a layer that is called again.
 
     Raises UnsupportedModel where they do not cover its rows, each once and in order.
     """
     found: list[AttentionCall] = []
     name = vision_implementation(model)
-
-    def attend(
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        *positional: Any,
-        **named: Any,
-    ) -> AttentionResult:
-        found.append(AttentionCall(module, query, key, value, attention_mask, positional, named, name))
-        return attention_function(name, module)(module, query, key, value, attention_mask, *positional, **named)
-
-    with exchanged_attention(attend, [call.layer], name, model.config.vision_config):
-        output = layer_output(call.layer(*call.args, **call.kwargs))
+    handler = handler_of(name, [call.index], lambda index, attending: found.append(attending))
+    with exchanged_attention(handler, [call.layer], name, model.config.vision_config):
+        call.layer(*call.args, **call.kwargs)
     _check_covered(model, call, found)
-    return found, call.by_row(output)
+    return found
 
 
 def _check_covered(model: PreTrainedModel, call: LayerCall, found: Sequence[AttentionCall]) -> None:

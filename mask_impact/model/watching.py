@@ -108,12 +108,12 @@ def inside(
             undo.callback(layer.register_forward_hook(after(index)).remove)
         if attending is not None:
             name = implementation(model)
-            handler, config = _handler(name, running, attending), model.config.get_text_config(decoder=True)
+            handler, config = handler_of(name, running, attending), model.config.get_text_config(decoder=True)
             undo.enter_context(exchanged_attention(handler, layers, name, config))
         yield
 
 
-def _handler(name: str, running: Sequence[int], attending: Attending) -> Callable[..., AttentionResult]:
+def handler_of(name: str, running: Sequence[int], attending: Attending) -> Callable[..., AttentionResult]:
     """What transformers calls in place of its attention function; `running`: the running layer's index, or nothing,
     as where a vision tower calls the same function."""
 
