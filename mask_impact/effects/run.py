@@ -29,7 +29,7 @@ from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import decoder_layers, unsupported
 from mask_impact.model.untouched import check_untouched, is_checked
-from mask_impact.options import Progress, unseen
+from mask_impact.options import Progress
 from mask_impact.prompt.inputs import tokens_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit, paired
@@ -40,24 +40,20 @@ NOT_AT_EVERY_STEP = "pairs that are not among the strongest units at every step 
 
 
 def effect_tables(
-    model: Any,
-    prepared: Prepared,
-    generated: Sequence[int],
-    progress: Progress = unseen,
-    ranked: Sequence[Ranked] = (),
+    passages: "Passages", generated: Sequence[int], ranked: Sequence[Ranked] = ()
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).
 
     Args:
-        prepared: a request with effects.
+        passages: of a request with effects.
         generated: the ids of the run's output tokens.
         ranked: what single layers read, the most read first; needed where the request has `top`.
 
     Raises OutOfMemory when not even one mask fits the memory.
     """
+    prepared = passages.prepared
     wanted: Asked = prepared.effects
-    passages = Passages(model, prepared, progress)
-    masked, more = answer_units(prepared, passages.start, generated)
+    masked, more = passages.units(generated)
     refinement = wanted.refinement(more) if wanted.refine else None
     most_read = MostRead.of([*masked, *more], ranked, wanted.top) if wanted.top else None
     found = _Found(wanted, refinement, most_read)
@@ -102,7 +98,7 @@ class Passages:
         self, answer: Sequence[int], contrast: tuple[int, int] | None = None
     ) -> Iterator[tuple[list[Route], Effects]]:
         """(routes that are measured on it, a recorded forward), until every route has every token of `answer`."""
-        tokenizer, request = self.prepared.tokenizer, self.prepared.request
+        request = self.prepared.request
         if self.kept is not None and self.kept[0] is answer:
             yield self.kept[1:]
             return
@@ -111,14 +107,25 @@ class Passages:
         for routes, first, count in needed:
             what = f"effects step {first + 1}/{len(answer)}"
             given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
-            chosen, how = answer[first : first + count], request.ablation
+            chosen = answer[first : first + count]
             with self._counted(what, given["input_ids"].shape[1]):
-                effects = Effects(self.model, tokenizer, given, first, self.together, how, contrast, chosen)
+                effects = self.effects(given, first, contrast, chosen)
                 self._check(effects.passage, first, count)
             effects.progress, effects.costs = functools.partial(self._masked, what), self.prepared.costs
             if request.refine and len(needed) == 1:  # of several, one at a time fits the memory
                 self.kept = answer, routes, effects
             yield routes, effects
+
+    def effects(
+        self, given: Mapping[str, torch.Tensor], first: int, contrast: tuple[int, int] | None, chosen: Sequence[int]
+    ) -> Effects:
+        """On one recorded forward; the arguments are those of `Effects`."""
+        prepared, how = self.prepared, self.prepared.request.ablation
+        return Effects(self.model, prepared.tokenizer, given, first, self.together, how, contrast, chosen)
+
+    def units(self, generated: Sequence[int]) -> tuple[list[Unit], list[Unit]]:
+        """What is masked: of the prompt, and of the answer."""
+        return answer_units(self.prepared, self.start, generated)
 
     @contextmanager
     def _counted(self, what: str, length: int) -> Iterator[None]:
@@ -226,7 +233,7 @@ class _Found:
         for place, window in enumerate(wanted.windows):
             for route in routes:
                 order = wanted.routes.index(route)
-                masks = wanted.masks(route, units, window, effects.passage.length)
+                masks = wanted.in_heads(effects.masks(route, units), window)
                 rows, traces = effects.measure_masks(masks, window, wanted.trace)
                 pairs = pair_effects(effects, units, rows, window, route, wanted)
                 rows += [row for row, _ in pairs]
@@ -247,7 +254,7 @@ class _Found:
         rows: list[Effect] = []
         for routes, effects in passages.over(ids):
             for (window, route), units in self.at_first.items():
-                masks = self.wanted.masks(route, units, window, effects.passage.length) if route in routes else []
+                masks = self.wanted.in_heads(effects.masks(route, units), window) if route in routes else []
                 rows += effects.measure_masks(masks, window)[0]
             self._hear(effects)
         whole = whole_answers(rows, len(ids))
@@ -305,7 +312,7 @@ def pair_effects(
         seen = [unit for unit in units if found.sees(unit, step)]
         places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[: wanted.pairs])
         pairs = [(pair, places[a], places[b]) for pair, a, b in paired([seen[place] for place in places])]
-        masks = wanted.masks(route, [pair for pair, _, _ in pairs], window, found.passage.length)
+        masks = wanted.in_heads(found.masks(route, [pair for pair, _, _ in pairs]), window)
         measured, _ = found.measure_masks(masks, window)
         for row, (pair, a, b) in zip((row for row in measured if row.generation_step == step), pairs, strict=True):
             apart = row.logprob_change - alone[a].logprob_change - alone[b].logprob_change

@@ -86,8 +86,7 @@ def _at_decoder(
         raise _AtDecoder
 
     def as_given(call: LayerCall) -> Callable[..., Any]:
-        """In the form of the layer's output: older transformers return tuples."""
-        return lambda *_, **__: (rows, *call.output[1:]) if isinstance(call.output, tuple) else rows
+        return lambda *_, **__: call.returned(rows)
 
     with ExitStack() as undo:
         for call in calls:

@@ -1,0 +1,95 @@
+"""Masks in the vision encoder carried on to the answer, against the real model with those edges at -inf (brute_tower.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from asking import asked
+from brute_tower import AnswerReference, rows_of_tokens
+from families import submodule
+from float64 import true_float64
+from test_vision_tower import FAMILIES, PROMPT, pictures
+from test_vl_engine import folders, load, longer, row, tensors  # noqa: F401
+
+from mask_impact.jobs.session import effects_alone
+
+
+class Both:
+    """A run of the engine, and the reference on the same model and pictures."""
+
+    def __init__(self, name: str, loaded: Any, dtype: torch.dtype, shown: Any = None, **options: Any) -> None:
+        self.name, self.loaded, self.options = name, loaded, options
+        self.inputs = loaded.inputs(PROMPT, *(shown or pictures(name)))
+        tokenizer = loaded.processor.tokenizer
+        prepared = asked(loaded.model, tokenizer, self.inputs, tower="vision", effects=True, **options)
+        self.manifest, tables = effects_alone(loaded.model, prepared)
+        self.table = tables["effects"]
+        generated = [each["id"] for each in self.manifest["generated"]]
+        self.steps = len(generated)
+        self.given = longer(name, tensors(self.inputs, dtype), generated[:-1])
+        self.generated = generated
+        self.reference = AnswerReference(name, loaded.model, self.given)
+        tokens = [token.position for token in self.inputs.tokens if token.kind == "image"]
+        self.rows = dict(zip(tokens, rows_of_tokens(name, loaded.model, self.given), strict=False))
+        self.decoder = submodule(loaded.model, row(name).layers)
+        self.base = self.brute(range(0), ())
+
+    def brute(self, window: range, masked: Any, readers: Any = None) -> Any:
+        zero = self.options.get("ablation") == "zero-value"
+        return self.reference.answer(self.decoder, window, masked, readers, zero, self.steps)
+
+    def rows_at(self, positions: Any) -> list[int]:
+        return [row for position in positions for row in self.rows[position]]
+
+    def places(self, position: int) -> list[int]:
+        """The tokens of the picture in which this one is."""
+        image = self.inputs.tokens[position].image
+        return [token.position for token in self.inputs.tokens if token.kind == "image" and token.image == image]
+
+    def all_rows(self) -> list[dict[str, Any]]:
+        """Those of single tokens of the answer."""
+        rows = [dict(zip(self.table, values, strict=True)) for values in zip(*self.table.values(), strict=True)]
+        return [found for found in rows if found["generation_step"] >= 0]
+
+    def worst(self, found: dict[str, Any], masked: Any, exact: float, rounding: float, readers: Any = None) -> float:
+        """The largest error of a row as a part of the allowed one."""
+        one = self.brute(range(found["first_layer"], found["last_layer"] + 1), masked, readers)
+        step, at = found["generation_step"], self.places(found["token_position"])
+        before, after = (each.logits[step].double().log_softmax(dim=-1) for each in (self.base, one))
+        token = self.generated[step]
+        expected = {
+            "logprob_change": (float(after[token] - before[token]), 1.0),
+            "kl": (float((before.exp() * (before - after)).sum()), 1.0),
+            **distances("final", self.base.state[step], one.state[step]),
+            **distances("image", self.base.image[at].flatten(), one.image[at].flatten()),
+        }
+        return max(
+            abs(found[name] - value) / (exact * abs(value) + rounding * of) for name, (value, of) in expected.items()
+        )
+
+
+def distances(name: str, base: torch.Tensor, masked: torch.Tensor) -> dict[str, tuple[float, float]]:
+    """L2 and cosine distance, and what their rounding is relative to."""
+    base, masked = base.double(), masked.double()
+    cosine = (base / base.norm() - masked / masked.norm()).square().sum() / 2
+    return {f"{name}_l2": (float((masked - base).norm()), float(base.norm())), f"{name}_cosine": (float(cosine), 1.0)}
+
+
+def two_units(name: str, loaded: Any) -> tuple[str, ...]:
+    """A token in the middle of a picture, and two side by side."""
+    at = loaded.inputs(PROMPT, *pictures(name)).images[0]["positions"][0]
+    return f"{at + 2}", f"{at + 5}-{at + 6}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_equals_brute_force_in_float64(name: str, load: Any) -> None:  # noqa: F811
+    """In all layers, and in the last alone; of two tokens of the answer."""
+    loaded = load(name, torch.float64)
+    with true_float64():
+        both = Both(name, loaded, torch.float64, mask_layers="from", num_tokens=2, spans=two_units(name, loaded))
+        units = {unit["positions"][0]: unit["positions"] for unit in both.manifest["units"]}
+        for found in both.all_rows():
+            error = both.worst(found, both.rows_at(units[found["token_position"]]), 1e-9, 1e-13)
+            assert error < 1, f"{error:.3g} times the allowed error in {found}"
