@@ -1,4 +1,4 @@
-"""Masks in the vision encoder carried on to the answer, against the real model with those edges at -inf (brute_tower.py)."""
+"""Masks in the vision encoder carried on to the answer, against the real model with those edges at -inf."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from mask_impact.effects.carry import Begins, Carried, Carrier, Forwards, uncoun
 from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.masked_forwards import MaskedForwards
+from mask_impact.effects.predictions import Base, Prediction
 from mask_impact.effects.recorded_forward import Call, Passage, Reach, record_passage
 from mask_impact.effects.routes import Mask, Route, route_to
 from mask_impact.effects.work import rows_work
@@ -32,8 +33,6 @@ from mask_impact.prompt.units import Unit
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
 WHOLE_ANSWER = -1  # the generation step of rows about all of them
-# Logits in double precision at once: 4 MB, which stay in a core's cache; a GPU takes many, to have enough to do
-PREDICTION_NUMBERS, GPU_PREDICTION_NUMBERS = 2**19, 2**26
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
 
@@ -129,7 +128,7 @@ class Effects:
                 self.runner = self._runner(model, inputs, together, ablation, steps)
         self.passage: Passage | Decoding = self.runner.passage
         ids = [None] * steps if chosen is None else chosen
-        self.bases = [_Base(*each, contrast) for each in zip(self.passage.logits, ids, strict=True)]
+        self.bases = [Base(*each, contrast) for each in zip(self.passage.logits, ids, strict=True)]
 
     def _runner(
         self,
@@ -301,7 +300,7 @@ class Effects:
             for row, changes in enumerate(moved[:, -1].tolist())
         ]
 
-    def _effect(self, step: "_Base", where: "_Where", found: "_Found", mask: Mask) -> Effect:
+    def _effect(self, step: Base, where: "_Where", found: "_Found", mask: Mask) -> Effect:
         base, prediction, contrast = step.prediction, found.prediction, step.contrast is not None
         l2, cosine = found.apart[len(self.passage.calls) - 1]
         image_l2, image_cosine = found.image or (None, None)
@@ -335,80 +334,12 @@ class Job(NamedTuple):
     moved: torch.Tensor  # [L, S] whether a predicting position changes, after each layer from the first masked one on
 
 
-class _Prediction(NamedTuple):
-    """What one row of logits says, in double precision, because changes can be small."""
-
-    logprob: float
-    rank: float
-    top: float
-    kl: float
-    contrast: float
-
-
 _Where = tuple[int, str, int, int, int, str]  # what Effect and Trace begin with
 
 
 class _Found(NamedTuple):
     """What a mask does to one step's prediction."""
 
-    prediction: _Prediction
+    prediction: Prediction
     apart: dict[int, list[float]]  # by layer: l2 and cosine distance
     image: list[float] | None = None  # l2 and cosine distance of the image features
-
-
-class _Base:
-    """The prediction without a mask, and how others compare with it."""
-
-    def __init__(self, logits: torch.Tensor, chosen: int | None, contrast: tuple[int, int] | None) -> None:
-        """`logits` [V]; `chosen`: as in `Effects`."""
-        self.contrast = contrast
-        logits = _where_float64_is(logits)
-        self.chosen = int(logits.argmax()) if chosen is None else chosen
-        self.probabilities = logits.softmax(dim=-1, dtype=torch.float64)
-        self.mean = float(self._means(logits[None])[2])
-        (self.prediction,) = self.compared(logits[None])
-
-    def compared(self, logits: torch.Tensor) -> list[_Prediction]:
-        """Of each row of logits [B, V]."""
-        logits = _where_float64_is(logits)
-        at_once = GPU_PREDICTION_NUMBERS if logits.device.type == "cuda" else PREDICTION_NUMBERS
-        parts = logits.split(max(1, at_once // logits.shape[-1]))
-        return [_Prediction(*row) for part in parts for row in self._compared(part).tolist()]
-
-    def _compared(self, logits: torch.Tensor) -> torch.Tensor:
-        """[B, 5] the fields of _Prediction."""
-        peaks, log_sums, means = self._means(logits)
-        chosen, first, second = (logits[:, at].to(torch.float64) for at in (self.chosen, *(self.contrast or (0, 0))))
-        columns = [
-            chosen - peaks - log_sums,
-            *self._ranks(logits, peaks),
-            (self.mean - means).clamp_min(0.0),  # KL(without the mask || with it)
-            first - second,
-        ]
-        return torch.stack([column.to(torch.float64) for column in columns], dim=1)
-
-    def _means(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[B] each: the largest logit; the logarithm of the sum of all exponentials, above it; and the mean
-        log-probability, by the probabilities without a mask."""
-        peaks = logits.amax(dim=-1).to(torch.float64)
-        shifted = logits - peaks[:, None]  # [B, V]
-        means = shifted @ self.probabilities
-        if means.isnan().any():  # tokens that the model rules out: 0 times infinity
-            means = (shifted * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
-        log_sums = shifted.exp_().sum(dim=-1).log()
-        return peaks, log_sums, means - log_sums
-
-    def _ranks(self, logits: torch.Tensor, peaks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B] each: the rank of the chosen token, and the likeliest. Most masks leave the chosen one the likeliest, so
-        that no others have to be looked at."""
-        chosen = logits[:, self.chosen]
-        ranks, likeliest = (torch.full(chosen.shape, each, device=logits.device) for each in (1, self.chosen))
-        beaten = chosen < peaks
-        ranks[beaten] += (logits[beaten] > chosen[beaten, None]).sum(dim=-1)
-        likeliest[beaten] = logits[beaten].argmax(dim=-1)
-        return ranks, likeliest
-
-
-def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor on a device that has float64; Metal has none."""
-    return tensor.cpu() if tensor.device.type == "mps" else tensor

@@ -29,7 +29,7 @@ from mask_impact.model.lengths import length_dependent_positions
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import decoder_layers, unsupported
 from mask_impact.model.untouched import check_untouched, is_checked
-from mask_impact.options import Progress
+from mask_impact.options import Progress, unseen
 from mask_impact.prompt.inputs import tokens_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit, paired
@@ -40,18 +40,24 @@ NOT_AT_EVERY_STEP = "pairs that are not among the strongest units at every step 
 
 
 def effect_tables(
-    passages: "Passages", generated: Sequence[int], ranked: Sequence[Ranked] = ()
+    model: Any,
+    prepared: Prepared,
+    generated: Sequence[int],
+    progress: Progress = unseen,
+    ranked: Sequence[Ranked] = (),
+    kind: "type[Passages] | None" = None,
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).
 
     Args:
-        passages: of a request with effects.
+        prepared: a request with effects.
         generated: the ids of the run's output tokens.
         ranked: what single layers read, the most read first; needed where the request has `top`.
+        kind: how the tower is recorded that is masked; None: as a decoder.
 
     Raises OutOfMemory when not even one mask fits the memory.
     """
-    prepared = passages.prepared
+    passages = (kind or Passages)(model, prepared, progress)
     wanted: Asked = prepared.effects
     masked, more = passages.units(generated)
     refinement = wanted.refinement(more) if wanted.refine else None

@@ -91,8 +91,8 @@ def add_effects(
     started = time.perf_counter()
     generated = [found["id"] for found in manifest["generated"]]
     ranked = top.ranked() if top is not None else ()
-    passages = (TowerPassages if prepared.tower.of_patches else effects_run.Passages)(model, prepared, progress)
-    tables, said = effects_run.effect_tables(passages, generated, ranked)
+    kind = TowerPassages if prepared.tower.of_patches else None
+    tables, said = effects_run.effect_tables(model, prepared, generated, progress, ranked, kind)
     if said["top"]:
         metric, variant = manifest["metrics"][0]["name"], manifest["variants"][0]
         said["top"]["ranked_by"] |= {"metric": metric, "variant": variant, "layers": manifest["layers"]}

@@ -157,16 +157,6 @@ VISION = Tower(
     ignored=("mask_mode",),
     sizes=vision_size,
 )
-    "vision",
-    None,
-    False,
-    vision_layers,
-    in_pictures,
-    only_reads=True,
-    of_patches=True,
-    ignored=("mask_mode",),
-    sizes=vision_size,
-)
 
 
 def towers(config: Any) -> dict[str, Tower]:
