@@ -294,7 +294,7 @@ class Request:
     )  # fmt: skip
     tower: str = option(
         "decoder", "which stack of layers is measured: the decoder, the encoder of an encoder-decoder, or the vision "
-        "encoder, where patches read patches", choices=TOWERS, table="results",
+        "encoder, where patches read patches", choices=TOWERS,
     )  # fmt: skip
     attention: tuple[str, ...] = option(
         ATTENTIONS, "where masks act in an encoder-decoder's decoder: self, cross (encoder tokens) (default: both)",

@@ -23,7 +23,7 @@ from float64 import true_float64
 from test_vl_engine import PROMPT, folders, images, load, longer, own_positions, row, tensors  # noqa: F401
 from transformers import AttentionInterface
 
-from mask_impact.effects import predictions
+from mask_impact.effects import answer, predictions
 from mask_impact.effects.answer import WHOLE, Effect, Effects, Trace
 from mask_impact.effects.asked import Window, contrast_ids, windows_of
 from mask_impact.effects.carry import Carrier, Forwards

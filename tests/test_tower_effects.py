@@ -12,6 +12,7 @@ from families import submodule
 from float64 import true_float64
 from test_vision_tower import FAMILIES, PROMPT, pictures
 from test_vl_engine import folders, load, longer, row, tensors  # noqa: F401
+from vl_families import picture
 
 from mask_impact.jobs.session import effects_alone
 
@@ -93,3 +94,72 @@ def test_equals_brute_force_in_float64(name: str, load: Any) -> None:  # noqa: F
         for found in both.all_rows():
             error = both.worst(found, both.rows_at(units[found["token_position"]]), 1e-9, 1e-13)
             assert error < 1, f"{error:.3g} times the allowed error in {found}"
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3"])
+def test_equals_brute_force_in_float32(name: str, load: Any) -> None:  # noqa: F811
+    loaded = load(name)
+    both = Both(name, loaded, torch.float32, spans=two_units(name, loaded)[:1])
+    (found,) = both.all_rows()
+    error = both.worst(found, both.rows_at([found["token_position"]]), 1e-5, 1e-5)
+    assert error < 1, f"{error:.3g} times the allowed error in {found}"
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "internvl"])
+def test_readers_and_ablation_equal_brute_force(name: str, load: Any) -> None:  # noqa: F811
+    """Some patches stop reading some others, of which one is among them and keeps itself."""
+    loaded = load(name, torch.float64)
+    at = loaded.inputs(PROMPT, *pictures(name)).images[0]["positions"][0]
+    for ablation in ("neg-inf", "zero-value"):
+        with true_float64():
+            route = {"routes": (f"{at + 1}-{at + 2} -> stop",), "spans": (f"stop={at + 2}-{at + 3}",)}
+            both = Both(name, loaded, torch.float64, ablation=ablation, **route)
+            (found,), (said,) = both.all_rows(), both.manifest["effects"]["routes"]
+            reading = both.rows_at(said["readers"]["positions"])
+            error = both.worst(found, both.rows_at([at + 1, at + 2]), 1e-9, 1e-13, reading)
+            assert error < 1, f"{error:.3g} times the allowed error in {found}"
+
+
+def test_patches_and_heads(load: Any) -> None:  # noqa: F811
+    """A patch by itself equals brute force; the heads of a layer, masked one by one, are all of it together."""
+    loaded = load("qwen3_vl", torch.float64)
+    shown = [picture(56, 84)]
+    with true_float64():
+        both = Both("qwen3_vl", loaded, torch.float64, shown, mask_unit="patch", mask_layers="1")
+        places = {(found["patch_row"], found["patch_col"]): found for found in both.all_rows()}
+        assert len(places) == 24
+        found = places[2, 1]  # the second token row's first token has the rows 12 to 15
+        assert both.worst(found, [3 * 4 + 1], 1e-9, 1e-13) < 1
+        every, one = (
+            Both("qwen3_vl", loaded, torch.float64, shown, spans=("5",), mask_layers="1", **more).all_rows()
+            for more in ({"heads": "1.0,1.1,1.2,1.3"}, {"by_head": True})
+        )
+        (whole,) = Both("qwen3_vl", loaded, torch.float64, shown, spans=("5",), mask_layers="1").all_rows()
+    assert every[0]["logprob_change"] == pytest.approx(whole["logprob_change"], rel=1e-9)
+    assert [found["head"] for found in one] == [0, 1, 2, 3] and all(found["image_l2"] > 0 for found in one)
+
+
+def test_what_no_reader_sees_changes_exactly_nothing(load: Any) -> None:  # noqa: F811
+    """In layer 0 of Qwen2.5-VL, tokens in another window; in every layer, those of another picture."""
+    loaded, shown = load("qwen2_5_vl"), pictures("qwen2_5_vl")
+    first = loaded.inputs(PROMPT, *shown).images[0]["positions"][0]
+    for layers, readers in (("0", f"{first + 4}"), ("all", "image:1")):
+        both = Both(
+            "qwen2_5_vl", loaded, torch.float32, shown, spans=(f"{first}",), mask_layers=layers, readers=(readers,)
+        )
+        (found,) = both.all_rows()
+        assert [found[name] for name in ("logprob_change", "kl", "final_l2", "image_l2")] == [0] * 4
+
+
+def test_the_whole_answer_has_the_distances_of_its_picture(load: Any) -> None:  # noqa: F811
+    """And coarse units are split, with one forward for many masks."""
+    loaded = load("smolvlm")
+    both = Both("smolvlm", loaded, torch.float32, refine=1, max_masks=12, num_tokens=2)
+    rows = zip(
+        *(both.table[name] for name in ("generation_step", "unit_level", "token_position", "image_l2")), strict=True
+    )
+    by_unit: dict[Any, set[float]] = {}
+    for _, level, position, moved in rows:
+        by_unit.setdefault((level, position), set()).add(moved)
+    assert len(by_unit) > 4 and all(len(each) == 1 for each in by_unit.values())
+    assert {level for level, _ in by_unit} >= {0, 1}

@@ -111,7 +111,7 @@ def test_what_does_not_apply_is_not_measured_again(tmp_path: Path, capsys: pytes
     assert command(tmp_path, *more) == 0
     capsys.readouterr()
     assert mask_impact_vl.main([*given, "--image", str(PICTURE), "--mask-mode", "vision", "--resume"]) == 0
-    assert "kept" in capsys.readouterr().err
+    assert "kept" in capsys.readouterr().out
 
 
 def test_every_format_has_the_places_of_patches(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ class Runner(Protocol):
 class Effects:
     """The effects of masks on the tokens that are predicted at the end of one input."""
 
+    unmoved: torch.Tensor | None = None  # [1, 2] of masks in a vision tower: the image features where nothing moves
+
     def __init__(
         self,
         model: Any,
@@ -188,7 +190,8 @@ class Effects:
         reach = self.runner.reach(window.first, window.last, edits)
         jobs = [Job(*each) for each in zip(reach.starts, range(len(masks)), edits, reach.moved, strict=True)]
         jobs.sort(key=lambda job: -job.start)
-        without = Carried(self.passage.logits[None], {layer: end[None] for layer, end in enumerate(self.passage.ends)})
+        ends = {layer: end[None] for layer, end in enumerate(self.passage.ends)}
+        without = Carried(self.passage.logits[None], ends, self.unmoved)
         still = torch.zeros(1, len(calls) - lowest, self.passage.steps, dtype=torch.bool)
         (unchanged,) = self._found(without, still, lowest, trace)
         found: dict[int, list[_Found]] = {job.mask: unchanged for job in jobs if not reach.acts[job.mask]}

@@ -29,6 +29,8 @@ from mask_impact.prompt.units import Unit
 class TowerEffects(Effects):
     """The effects of masks in the vision tower on the tokens that are predicted at the end of one input."""
 
+    unmoved = torch.zeros(1, 2)
+
     def __init__(self, seen: Seen, layer_work: float, *arguments: Any) -> None:
         """
         Args:
