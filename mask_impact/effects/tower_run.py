@@ -22,6 +22,7 @@ from mask_impact.model.vision_patches import positions_of_rows
 from mask_impact.model.vision_tower import TowerCalls, attention_calls
 from mask_impact.model.vision_units import NOWHERE, Pictures
 from mask_impact.options import Progress
+from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import Unit
 
@@ -82,21 +83,35 @@ class TowerEffects(Effects):
         return True
 
 
+def seen_by_tower(
+    model: Any, inputs: dict[str, torch.Tensor], tokens: Sequence[Token], zero_values: bool = False
+) -> Seen:
+    """The tower on the pictures of a prompt.
+
+    Args:
+        inputs: the model's, of the prompt; tokens: its image tokens.
+        zero_values: whether masked patches keep their weight and give nothing.
+
+    Raises UnsupportedModel where the tower's patches cannot be followed.
+    """
+    calls = TowerCalls(model)
+    with explained("the vision tower"), torch.no_grad(), calls.recording():
+        model(**inputs, use_cache=False)
+    parts = [segments(attention_calls(model, call)) for call in calls.calls]
+    positions = positions_of_rows(model, inputs, calls.calls, [token.position for token in tokens])
+    hidden = calls.calls[0].hidden
+    pictures = Pictures(positions, tokens, hidden.shape[0] if hidden.ndim == 3 else 1)
+    return Seen(calls.calls, parts, pictures, zero_values)
+
+
 class TowerPassages(Passages):
     """Recorded forwards over the prompt, with its pictures, and an answer."""
 
     def __init__(self, model: Any, prepared: Prepared, progress: Progress) -> None:
         """Raises UnsupportedModel where the tower's patches cannot be followed."""
         super().__init__(model, prepared, progress)
-        calls = TowerCalls(model)
-        with explained("the vision tower"), torch.no_grad(), calls.recording():
-            model(**self.prompt, use_cache=False)
-        parts = [segments(attention_calls(model, call)) for call in calls.calls]
         tokens = [token for token in prepared.inputs.tokens if token.kind == "image"]
-        positions = positions_of_rows(model, self.prompt, calls.calls, [token.position for token in tokens])
-        hidden = calls.calls[0].hidden
-        pictures = Pictures(positions, tokens, hidden.shape[0] if hidden.ndim == 3 else 1)
-        self.seen = Seen(calls.calls, parts, pictures, prepared.request.ablation == "zero-value")
+        self.seen = seen_by_tower(model, self.prompt, tokens, prepared.request.ablation == "zero-value")
 
     def effects(
         self, given: Mapping[str, torch.Tensor], first: int, contrast: tuple[int, int] | None, chosen: Sequence[int]
