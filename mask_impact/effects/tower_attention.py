@@ -137,6 +137,6 @@ def _of_themselves(
     precise = torch.promote_types(call.query.dtype, torch.float32)
     added = torch.zeros_like(gone, dtype=precise) if bias is None else bias[:, :, rows]
     masked = Bias.of(added, gone, "zero-value" if zero_values else "neg-inf")
-    return edited_attention(call.name, call.module, call.query[:, :, rows], call.key, call.value, masked, call.options)[
-        0
-    ]
+    options = call.options | ({"output_attentions": True} if zero_values else {})  # 4.57's CLIP keeps weights only so
+    query = call.query[:, :, rows]
+    return edited_attention(call.name, call.module, query, call.key, call.value, masked, options)[0]
