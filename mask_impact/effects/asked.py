@@ -170,7 +170,7 @@ class Asked:
 
 ABOUT_EFFECTS = (
     "mask_layers", "readers", "blocks", "routes", "by_head", "heads", "top", "refine", "max_masks", "contrast",
-    "trace_layers",
+    "trace_layers", "deepstack",
 )  # fmt: skip
 
 

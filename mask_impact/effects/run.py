@@ -77,6 +77,8 @@ def effect_tables(
 class Passages:
     """Recorded forwards of the model over the prompt and an answer."""
 
+    kind = Effects
+
     def __init__(self, model: Any, prepared: Prepared, progress: Progress) -> None:
         self.model, self.prepared, self.progress = model, prepared, progress
         inputs, bidirectional = prepared.inputs, prepared.request.vision_attention == "bidirectional"
@@ -127,7 +129,7 @@ class Passages:
     ) -> Effects:
         """On one recorded forward; the arguments are those of `Effects`."""
         prepared, how = self.prepared, self.prepared.request.ablation
-        return Effects(self.model, prepared.tokenizer, given, first, self.together, how, contrast, chosen)
+        return self.kind(self.model, prepared.tokenizer, given, first, self.together, how, contrast, chosen)
 
     def units(self, generated: Sequence[int]) -> tuple[list[Unit], list[Unit]]:
         """What is masked: of the prompt, and of the answer."""

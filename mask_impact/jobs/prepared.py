@@ -6,6 +6,7 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.deepstack import with_injections
 from mask_impact.effects.refine import check_refine
 from mask_impact.effects.routes import names_in, notes_of, routes_of
 from mask_impact.effects.work import effects_work
@@ -105,10 +106,11 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, s
         length = len(inputs.tokens)
         starts = [length if is_encoder_decoder(config) else unit.positions[0] for unit in in_prompt]
         work = effects_work(effects, costs, starts, length, request.num_tokens, model_layers)
-    return Prepared(
+    prepared = Prepared(
         request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects,
         work / model_layers, model_layers, given, costs=costs, tower=tower,
     )  # fmt: skip
+    return with_injections(prepared, config) if request.deepstack else prepared
 
 
 def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, tower: Tower) -> tuple[int, ...]:

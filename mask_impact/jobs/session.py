@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mask_impact.effects import run as effects_run
+from mask_impact.effects.deepstack import described, injection_table
 from mask_impact.effects.tower_run import TowerPassages
 from mask_impact.errors import UserError
 from mask_impact.files import page
@@ -50,6 +51,10 @@ def run_prepared(
         tables["pairs"] = pairs.pair_impacts(model, prepared, ranked, run.manifest["decoder_start"], progress)
     if prepared.effects is not None:
         tables |= add_effects(run.manifest, model, prepared, progress, run.top)
+    if prepared.request.deepstack:
+        generated = [found["id"] for found in run.manifest["generated"]]
+        tables["deepstack"] = injection_table(model, prepared, generated, progress)
+        run.manifest["effects"]["deepstack"] = described(model.config)
     return run, tables
 
 

@@ -32,6 +32,7 @@ LEFT_OUT = {  # fields that are about a decoder -> why
     "top": "it ranks positions that a decoder reads",
     "blocks": "every patch that sees a unit stops reading it, or those of `readers`",
     "trace_layers": "it is about the decoder's layers",
+    "deepstack": "it is about what the decoder is given",
 }
 
 
