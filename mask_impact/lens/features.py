@@ -23,7 +23,7 @@ from mask_impact.files.folder import output_folder
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles, Record, ranges
 from mask_impact.lens.image_files import image_files
-from mask_impact.lens.norms import over_all, statistics, table
+from mask_impact.lens.norms import injection_table, over_all, over_injections, statistics, table
 from mask_impact.lens.states import chosen, hidden_states
 from mask_impact.model.generation import model_tensors
 from mask_impact.model.lengths import check_length
@@ -64,7 +64,7 @@ def command(args: argparse.Namespace) -> int:
                 {
                     "model": source.manifest
                     | {"blocks": source.num_layers, "hidden_size": files.width, "notes": session.notes},
-                    "over_all_images": over_all(files.records, layers),
+                    "over_all_images": over_all(files.records, layers) | over_injections(files.records),
                     "skipped": skipped,
                     "seconds": {"total": seconds, "images": extraction.seconds},
                 }
@@ -195,30 +195,40 @@ def batches(images: Iterator[Waiting], size: int) -> Iterator[list[Waiting]]:
     yield from groups
 
 
-Measured = tuple[Sequence[Waiting], dict[int, torch.Tensor], list[dict[str, list[Any]]]]
+Measured = tuple[Sequence[Waiting], dict[int, torch.Tensor], list[dict[str, Any]]]
 
 
 def features_of(model: Any, batch: Sequence[Waiting], layers: Sequence[int], portion: Portion) -> Iterator[Measured]:
     """Compute images that go together, in one forward or in as many as the memory needs.
 
     Yields the images of a forward, {layer: [P, C]} of their image tokens one after the other, and the statistics of
-    each image by layer. Raises OutOfMemory if not even one image fits.
+    each image by layer; under "deepstack" those of what the model adds between its blocks. Raises OutOfMemory if not
+    even one image fits.
     """
     length = batch[0].tokens.shape[1]
 
     def forward(part: Sequence[Waiting]) -> Measured:
-        states = states_of(model, part, layers)
-        return part, states, statistics([states[layer].unflatten(0, (len(part), -1)) for layer in layers])
+        added: dict[int, torch.Tensor] = {}
+        states = states_of(model, part, layers, added)
+        found, between = (
+            statistics([each[layer].unflatten(0, (len(part), -1)) for layer in named])
+            for each, named in ((states, layers), (added, sorted(added)))
+        )
+        deep = [{"deepstack": {"layers": sorted(added), **own}} for own in between]
+        return part, states, [one | more for one, more in zip(found, deep or [{}] * len(part), strict=True)]
 
     with explained(f"a forward over {length} tokens"):
         yield from portion.pieces(batch, max(1, TOKENS_AT_ONCE // length), forward)
 
 
-def states_of(model: Any, images: Sequence[Waiting], layers: Sequence[int]) -> dict[int, torch.Tensor]:
-    """{layer: [P, C]} of images that go together, their image tokens one after the other."""
+def states_of(
+    model: Any, images: Sequence[Waiting], layers: Sequence[int], added: dict[int, torch.Tensor] | None = None
+) -> dict[int, torch.Tensor]:
+    """{layer: [P, C]} of images that go together, their image tokens one after the other; `added` as in
+    `hidden_states`."""
     tensors = together([image.tensors for image in images])
     tokens = torch.cat([image.tokens for image in images])
-    return hidden_states(model, model_tensors(model, ModelInputs(tensors, [], "", chat=True)), layers, tokens)
+    return hidden_states(model, model_tensors(model, ModelInputs(tensors, [], "", chat=True)), layers, tokens, added)
 
 
 def together(each: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -253,6 +263,7 @@ def report(records: Sequence[Record], layers: Sequence[int], extraction: Extract
         [
             f"{counted(len(records), 'image')}, {tokens} image tokens{kept}{rate}",
             *table(layers, over_all(records, layers)),
+            *injection_table(over_injections(records)),
             f"written {written[-1]}" + (f", {written[0]}{others}" if written[1:] else ""),
         ]
     )

@@ -59,6 +59,7 @@ def hidden_states(
     tensors: Mapping[str, torch.Tensor],
     layers: Sequence[int],
     tokens: torch.Tensor | None = None,
+    added: dict[int, torch.Tensor] | None = None,
 ) -> dict[int, torch.Tensor]:
     """The hidden states of one forward without a cache, {layer: [P, C]}, on the layer's device and in its dtype.
 
@@ -68,6 +69,8 @@ def hidden_states(
             different lengths are padded on the right, with an "attention_mask" [B, N].
         layers: which, as `chosen` gives them.
         tokens: [B, N] bool, the P tokens whose states are kept, row by row; None: all, as [B, N, C].
+        added: is filled with what the model adds between two blocks (DeepStack), up to the last of `layers`: by the
+            first layer that contains it [P, C].
 
     The model must be in eval mode. Raises UnsupportedModel for a model whose forward passes by its decoder's blocks.
     Where memory runs out, what torch raises comes through, for `memory.Portion` and `memory.explained`.
@@ -75,20 +78,29 @@ def hidden_states(
     blocks, last = decoder_layers(model), max(layers)
     places = None if tokens is None else tokens.nonzero(as_tuple=True)  # once, since it waits for the device
     found: dict[int, torch.Tensor] = {}
+    below: dict[int, torch.Tensor] = {}  # by layer, what the block before it gave; of one layer at a time
+
+    def chosen_of(hidden: torch.Tensor) -> torch.Tensor:
+        """A copy, since a block may write into its input."""
+        return hidden.clone() if places is None else hidden[tuple(place.to(hidden.device) for place in places)]
 
     def keep(layer: int, hidden: torch.Tensor) -> None:
-        if places is None:
-            found[layer] = hidden.clone()  # a block may write into its input
-        else:
-            found[layer] = hidden[tuple(place.to(hidden.device) for place in places)]  # a copy
+        found[layer] = chosen_of(hidden)
         if layer == last:
             raise _Enough
 
     def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = layer_input(blocks[index], args, kwargs)
+        if added is not None and index in below:
+            between = chosen_of(hidden) - below.pop(index)
+            if between.any():
+                added[index] = between
         if index in layers:
-            keep(index, layer_input(blocks[index], args, kwargs))
+            keep(index, hidden)
 
     def leaving(index: int, output: Any) -> None:
+        if added is not None:
+            below[index + 1] = chosen_of(layer_output(output))
         if index + 1 == len(blocks):  # before that, the next block's input
             keep(len(blocks), layer_output(output))
 
