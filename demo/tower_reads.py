@@ -4,8 +4,8 @@ Every image token of testimg.png is once the only reader (`readers`). Printed: h
 token's patches are hidden from them, as a part of their update, by the distance between the two tokens on the grid
 (the larger of the distances in rows and in columns), on average over all pairs.
 
-Then by effects, over drawn scenes: no patch reads another in one layer, or from one layer on. Printed: how far the image
-features move (cosine distance), and how far the answer's probability falls, with 95 % bootstrap intervals.
+Then by effects, over drawn scenes: no patch reads another in one layer, or from one layer on. Printed: how far the
+image features move (cosine distance), and how far the answer's probability falls, with 95 % bootstrap intervals.
 
     python demo/tower_reads.py --count 10
     python demo/tower_reads.py
