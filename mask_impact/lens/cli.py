@@ -24,6 +24,8 @@ MAX_PER_TOKEN = 20  # contexts per vocabulary item in a bank
 TOP_K = 5
 TABLE_FORMATS = ("csv", "json", "html", "parquet")
 SEARCHES = ("exact", "approximate")
+STACKS = ("decoder", "vision")
+ROWS = ("patch", "token")  # of the vision encoder
 
 
 def main(description: str, examples: str, argv: Sequence[str] | None) -> int:
@@ -84,6 +86,12 @@ def add_features(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--test-only", action="store_true", help="only the test image, a red circle and a blue square")
     add_layers(parser)
+    add_tower(parser)
+    parser.add_argument(
+        "--unit", metavar="|".join(ROWS), type=one_of(ROWS), default=None,
+        help="with --tower vision, a row for each patch, or for each image token the mean of its patches "
+        "(default: patch)",
+    )  # fmt: skip
     add_prompt(parser)
     parser.add_argument("--save-features", action="store_true", help="also write the features, one file per layer")
     parser.add_argument(
@@ -161,8 +169,15 @@ def add_prompt(parser: Parser) -> None:
 
 
 def add_layers(parser: Parser) -> None:
-    help = "for example 0,8,20-27, or all; 0 is the decoder's input, k the residual stream after k layers"
+    help = "for example 0,8,20-27, or all; 0 is the input of the first layer, k the residual stream after k layers"
     add_field(parser, options_of(Request)["layers"], help=help, default=None)
+
+
+def add_tower(parser: Parser) -> None:
+    parser.add_argument(
+        "--tower", metavar="|".join(STACKS), type=one_of(STACKS), default=STACKS[0],
+        help="whose layers: the decoder's, or the vision encoder's (default: %(default)s)",
+    )  # fmt: skip
 
 
 def add_output(parser: Parser, names: str | None = None) -> None:

@@ -15,8 +15,8 @@ from mask_impact.errors import UserError
 from mask_impact.jobs.prepared import clips_of
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import ranges
-from mask_impact.lens.features import image_tokens
 from mask_impact.lens.norms import statistics, table
+from mask_impact.lens.ready import image_tokens
 from mask_impact.lens.states import chosen, hidden_states
 from mask_impact.model.generation import model_tensors
 from mask_impact.model.lengths import check_length
