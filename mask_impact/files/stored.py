@@ -158,8 +158,8 @@ class Extraction(TypedDict):
     images: list[ImageRecord]
 
 
-class Neighbours(TypedDict):
-    """NAME_neighbors_run.json."""
+class LensTable(TypedDict):
+    """NAME_neighbors_run.json, NAME_scales_run.json."""
 
     request: dict[str, Any]
     notes: NotRequired[list[str]]

@@ -19,3 +19,9 @@ def boxes(image: Mapping[str, Any], grid: Sequence[int]) -> np.ndarray:
     rows, cols = grid
     layout = Layout(rows * cols, tuple(image["size"]), rows, cols, tuple(image["region"]))
     return np.array([box or NOWHERE for _, _, box in layout.places()])
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[B, T] the area that each of `boxes` [B, 4] shares with each of `others` [T, 4], in pixels; 0 with NaN."""
+    first, last = np.maximum(boxes[:, None, :2], others[:, :2]), np.minimum(boxes[:, None, 2:], others[:, 2:])
+    return np.nan_to_num(last - first).clip(min=0).prod(axis=-1)

@@ -1,4 +1,4 @@
-"""The four commands of latent_lens.py and their flags.
+"""The five commands of latent_lens.py and their flags.
 
 torch and transformers are imported after the flags are parsed; each command is a function of one module.
 """
@@ -54,6 +54,7 @@ def build_parser(description: str, examples: str) -> Parser:
         ("features", "features", "hidden states of image tokens, layer by layer", add_features),
         ("bank", "bank", "hidden states of text tokens in context, to be searched", add_bank),
         ("neighbors", "neighbors", "for each image token, the text tokens nearest to it", add_neighbors),
+        ("scales", "scales", "one picture at several sizes, its image tokens compared box by box", add_scales),
     ):
         each: Parser = commands.add_parser(name, help=help, description=f"{name}: {help}", allow_abbrev=False)
         each.set_defaults(module=module)
@@ -147,11 +148,21 @@ def add_neighbors(parser: Parser) -> None:
         "--run", metavar="NAME_run.json", type=Path,
         help="a run of mask_impact_vl.py on the same image and prompt, to show beside the neighbours",
     )  # fmt: skip
-    parser.add_argument(
-        "--format", metavar="LIST", dest="formats", type=one_of_list(TABLE_FORMATS), default=TABLE_FORMATS[:3],
-        help=f"comma-separated: {', '.join(TABLE_FORMATS)} (default: {','.join(TABLE_FORMATS[:3])})",
-    )  # fmt: skip
+    add_formats(parser, TABLE_FORMATS)
     add_output(parser, "files are OUTPUT_DIR/NAME_neighbors.* (default: the image's name)")
+
+
+def add_scales(parser: Parser) -> None:
+    add_images(parser, required=True)
+    parser.add_argument(
+        "--max-pixels", metavar="N,N,...", dest="scales", type=pixel_counts, required=True,
+        help="the sizes: the picture is shrunk to each of these numbers of pixels, for example 50000,200000",
+    )  # fmt: skip
+    add_layers(parser)
+    add_tower(parser)
+    add_prompt(parser, sizes=False)
+    add_formats(parser, [form for form in TABLE_FORMATS if form != "html"])
+    add_output(parser, "files are OUTPUT_DIR/NAME_scales.* (default: the image's name)")
 
 
 def add_images(parser: Parser, required: bool = False) -> None:
@@ -163,9 +174,18 @@ def add_videos(parser: Parser) -> None:
         add_field(parser, options_of(Request)[name])
 
 
-def add_prompt(parser: Parser) -> None:
+def add_prompt(parser: Parser, sizes: bool = True) -> None:
     parser.add_argument("--prompt", metavar="TEXT", default=PROMPT, help=f"what stands around it (default: {PROMPT})")
-    add_field(parser, options_of(Request)["max_pixels"])
+    if sizes:
+        add_field(parser, options_of(Request)["max_pixels"])
+
+
+def add_formats(parser: Parser, known: Sequence[str]) -> None:
+    usual = [form for form in known if form != "parquet"]
+    parser.add_argument(
+        "--format", metavar="LIST", dest="formats", type=one_of_list(known), default=tuple(usual),
+        help=f"comma-separated: {', '.join(known)} (default: {','.join(usual)})",
+    )  # fmt: skip
 
 
 def add_layers(parser: Parser) -> None:
@@ -195,3 +215,13 @@ def size(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size in pixels; write for example 640x480")
     return int(found[1]), int(found[2])
+
+
+def pixel_counts(text: str) -> tuple[int, ...]:
+    """ "50000,200000" -> (50000, 200000), rising: at least two numbers of pixels, each once."""
+    found = [positive(part.strip()) for part in text.split(",")]
+    if len(found) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is one size; give two or more to compare, for example 50000,200000")
+    if twice := next((each for each in found if found.count(each) > 1), None):
+        raise argparse.ArgumentTypeError(f"{text!r} has {twice} twice; give each size once")
+    return tuple(sorted(found))

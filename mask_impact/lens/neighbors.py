@@ -28,18 +28,15 @@ import mask_impact
 from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
-from mask_impact.files import notebook, page
+from mask_impact.files import notebook
 from mask_impact.files.folder import output_folder
-from mask_impact.files.formats import side_table_formats, write_side_table
-from mask_impact.files.stored import Neighbours, Unreadable, stored
-from mask_impact.files.temporaries import new_set
-from mask_impact.files.writers import manifest_text
 from mask_impact.jobs.session import Session
 from mask_impact.lens import approximate, bank_files, published, search
 from mask_impact.lens.bank_files import MANIFEST, Searchable
 from mask_impact.lens.masking_run import Masking, read_masking
 from mask_impact.lens.search import Nearest
 from mask_impact.lens.states import chosen, hidden_states
+from mask_impact.lens.table_files import Files
 from mask_impact.model.generation import model_tensors
 from mask_impact.model.lengths import check_length
 from mask_impact.model.load import input_device
@@ -50,7 +47,6 @@ from mask_impact.prompt.token_text import token_text
 from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact.table import Columns
 
-SCHEMA_VERSION = 1
 NONE = -1  # caption_position and bank_layer of static rows; row and col of a token without a grid
 EMBEDDED = 8192  # rows of the vocabulary at a time
 SHOWN = 3  # how many layers the summary on stdout has
@@ -86,7 +82,7 @@ def command(args: argparse.Namespace) -> int | None:
     name = args.output or args.images[0].stem
     request = identity(session, args, bank, inputs, layers, masking)
     with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
-        files = Files(folder, name, args.formats)
+        files = Files(folder, f"{name}_neighbors", args.formats)
         if args.resume and files.is_of(request):
             progress.say(f"kept       {files.manifest}: same model, bank, image, prompt and options")
             return None
@@ -115,7 +111,7 @@ def command(args: argparse.Namespace) -> int | None:
             "masking": masking and masking.manifest,
             "seconds": {"total": seconds, **lens.seconds},
         }
-        if reason := files.write(found.columns(), manifest, inputs.pictures):
+        if reason := files.write(found.columns(), manifest, inputs.pictures, notebook.write_neighbors):
             progress.say(reason)
     if not args.quiet:
         show("\n".join([report(found, files.paths[-1], seconds), *noted(session.notes)]))
@@ -292,61 +288,6 @@ def _joined(parts: Sequence[Any]) -> Any:
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return [value for part in parts for value in part]
-
-
-# --- files --------------------------------------------------------------------------------------------------
-class Files:
-    """NAME_neighbors.* of one image. The manifest is removed first and written last: if it is there, the tables fit."""
-
-    def __init__(self, folder: Path, name: str, formats: Sequence[str]) -> None:
-        self.folder, self.name, self.formats = folder, name, formats
-        self.manifest = folder / f"{name}_neighbors_run.json"
-        self.paths = [*(folder / f"{name}_neighbors.{form}" for form in formats), self.manifest]
-        if "html" in formats:
-            page.find_page()  # reports a missing page before the long search
-
-    def existing(self) -> list[Path]:
-        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_table_formats(), "html")]
-        return [path for path in (self.manifest, *tables) if path.exists()]
-
-    def check_kept(self) -> None:
-        """Raises UserError if there are files under this name."""
-        if existing := self.existing():
-            raise UserError(
-                f"{existing[0]} exists already; choose another --output, keep it with --resume, or replace it with "
-                "--overwrite"
-            )
-
-    def is_of(self, request: dict[str, Any]) -> bool:
-        """Whether the existing files are complete and were made from `request`."""
-        try:
-            manifest = stored(self.manifest, Neighbours)
-        except (FileNotFoundError, Unreadable):
-            return False
-        same, noted = manifest["request"] == request, bool(manifest.get("notes"))  # a page that was too large
-        return same and all(path.exists() or (noted and path.suffix == ".html") for path in self.paths)
-
-    def write(self, columns: Columns, manifest: dict[str, Any], pictures: Sequence[Any]) -> str | None:
-        """Write the files. Returns why there is no page although it was asked for: it can be too large."""
-        tables, note = [path for path in self.paths[:-1] if path.suffix != ".html"], None
-        manifest = {"schema_version": SCHEMA_VERSION, **manifest, "rows": len(columns["rank"])}
-        manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" is for result tables: none
-        with new_set(self.folder, f"{self.name}_neighbors", self.existing()) as (temporary, names):
-            for path in tables:
-                write_side_table(temporary / path.name, columns, manifest)
-                names.append(path.name)
-            if "html" in self.formats:
-                page_name = f"{self.name}_neighbors.html"
-                try:
-                    notebook.write_neighbors(temporary / page_name, columns, manifest, pictures)
-                    names.append(page_name)
-                    manifest["tables"].append(page_name)
-                except UserError as error:
-                    note = f"{page_name} was not written: {error}"
-                    manifest["notes"] = [note]
-            (temporary / self.manifest.name).write_bytes(manifest_text(manifest).encode())
-            names.append(self.manifest.name)
-        return note
 
 
 def report(found: Neighbors, written: Path, seconds: float) -> str:
