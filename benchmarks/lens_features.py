@@ -6,6 +6,7 @@ image files on, compared with reading the same files and one forward each.
 
 import random
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,12 @@ def demo_sample(session: Session, paths: Sequence[Path], folder: Path) -> Sample
     def features(batch_size: int) -> Callable[[], Any]:
         def work() -> None:
             layers = chosen((), session.source.num_layers)
+            args = Namespace(prompt=PROMPT, max_pixels=None, videos=(), batch_size=batch_size)
             request = {"layers": list(layers), "stored": None}
             stack = Decoder(session.source.config)
             files = FeatureFiles(folder, "demo", request, stack.width, resume=False, overwrite=True)
             with files, ProgressBar("", quiet=True) as progress:
-                Extraction(session, stack, PROMPT, layers, None, batch_size).run(paths, files, progress)
+                Extraction(session, stack, args, layers).run(paths, files, progress)
                 files.finish({})
 
         return work

@@ -85,6 +85,7 @@ def add_features(parser: Parser) -> None:
         "--num-images", metavar="N", type=positive,
         help="the first N of --images; without it, with --model demo, N scenes that are drawn",
     )  # fmt: skip
+    add_videos(parser)
     parser.add_argument("--test-only", action="store_true", help="only the test image, a red circle and a blue square")
     add_layers(parser)
     add_tower(parser)
@@ -133,7 +134,8 @@ def add_neighbors(parser: Parser) -> None:
     parser.add_argument(
         "--bank", metavar="DIR", type=Path, required=True, help="a folder that bank wrote, or a bank of latentlens"
     )
-    add_images(parser, required=True)
+    add_images(parser)
+    add_videos(parser)
     add_layers(parser)
     add_prompt(parser)
     parser.add_argument(
@@ -166,11 +168,12 @@ def add_scales(parser: Parser) -> None:
 
 
 def add_images(parser: Parser, required: bool = False) -> None:
-    add_field(parser, options_of(Request)["images"], required=required)
+    add_field(parser, options_of(Request)["images"], required=required, default=[])
 
 
 def add_videos(parser: Parser) -> None:
-    for name in ("videos", "fps", "max_frames"):
+    add_field(parser, options_of(Request)["videos"], default=[])
+    for name in ("fps", "max_frames"):
         add_field(parser, options_of(Request)[name])
 
 

@@ -248,7 +248,7 @@ class FeatureFiles:
         return length.to_bytes(8, "little") + json.dumps(header).encode().ljust(length)
 
     def _index(self) -> Record:
-        kept = ("path", "sha256", "rows", "grid", "patch_grid", "token_ranges")
+        kept = ("path", "sha256", "rows", "grid", "patch_grid", "frames", "seconds", "token_ranges")
         return {
             "schema_version": SCHEMA_VERSION,
             "files": {str(layer): self.layer_path(layer).name for layer in self.layers},

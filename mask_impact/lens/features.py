@@ -1,7 +1,8 @@
 """Hidden states of the image tokens of many images, layer by layer: their norms, their similarity, and the states. With
 --tower vision those of the patches inside the vision encoder.
 
-In: image files. Out: extraction_summary_NAME.json, and with --save-features one file per layer (feature_files.py).
+In: image files and videos. Out: extraction_summary_NAME.json, and with --save-features one file per layer
+(feature_files.py).
 
 Images are read one after the other. Those that become the same number of tokens are computed together, and written as
 soon as they are computed, so memory does not grow with their number.
@@ -22,16 +23,18 @@ from mask_impact.errors import UserError
 from mask_impact.files.folder import output_folder
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles, Record
+from mask_impact.lens.given import check_videos, inputs_of, sampling_of
 from mask_impact.lens.image_files import image_files
 from mask_impact.lens.norms import over_all, row_count, statistics, table
 from mask_impact.lens.ready import Ready, ready
 from mask_impact.lens.stacks import Stack, stack_of
 from mask_impact.lens.states import chosen
-from mask_impact.model.lengths import check_length
 from mask_impact.model.memory import Portion, explained
 from mask_impact.options import Settings, merged
+from mask_impact.prompt.films import video_sha256
 from mask_impact.prompt.images import file_sha256
-from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inputs
+from mask_impact.prompt.video_part import FAMILIES, video_part
+from mask_impact.prompt.vision import image_token_id
 from mask_impact.prompt.wording import own_tokens, wording
 
 WAITING_BYTES = 256 * 2**20  # of inputs that wait for others of the same size
@@ -45,8 +48,7 @@ def command(args: argparse.Namespace) -> int:
     source, folder = session.source, session.settings.output_dir
     stack = asked_stack(source.config, args)
     layers = chosen(args.layers or (), stack.blocks)
-    own = own_tokens(session.reader, session.reader.tokenizer.convert_ids_to_tokens(_image_id(session)))
-    wording(session.reader, args.prompt, {"image": 1}, None, own)  # its errors are not those of an image
+    check_prompt(session, args)
     with output_folder(folder), ProgressBar(f"reading {source.name}", args.quiet) as progress:
         paths = image_files(args, folder)
         files = FeatureFiles(
@@ -54,7 +56,7 @@ def command(args: argparse.Namespace) -> int:
             stack.width, args.resume, args.overwrite,
         )  # fmt: skip
         with files:
-            extraction = Extraction(session, stack, args.prompt, layers, args.max_pixels, args.batch_size)
+            extraction = Extraction(session, stack, args, layers)
             try:
                 skipped = extraction.run(paths, files, progress)
             except KeyboardInterrupt:
@@ -79,6 +81,19 @@ def command(args: argparse.Namespace) -> int:
     return int(bool(skipped))
 
 
+def check_prompt(session: Session, args: argparse.Namespace) -> None:
+    """Raises UserError for what is wrong with every image: the prompt, or a model that takes no videos."""
+    check_videos(session, args)
+    config = session.source.config
+    if args.videos:
+        video_part(session.reader, config)
+    image = session.reader.tokenizer.convert_ids_to_tokens(image_token_id(session.reader, config))
+    own = own_tokens(session.reader, image, config.model_type in FAMILIES)
+    for kind in ("image", "video") if args.videos else ("image",):
+        if kind == "video" or args.images or not args.videos:
+            wording(session.reader, args.prompt, {kind: 1}, None, own)
+
+
 def asked_stack(config: Any, args: argparse.Namespace) -> Stack:
     """Raises UserError."""
     if args.unit and args.tower != "vision":
@@ -94,16 +109,20 @@ def request(session: Session, args: argparse.Namespace, stack: Stack, layers: Se
         **({"tower": stack.name, "unit": stack.unit} if stack.name == "vision" else {}),
         "prompt": args.prompt,
         "max_pixels": args.max_pixels,
+        **sampling_of(args),
         "layers": list(layers),
         "stored": stored,
     }
 
 
 def notes(session: Session, records: Sequence[Record]) -> list[str]:
-    """What was left out, added or chosen."""
+    """What was left out, added or chosen; what was done to each picture or video is in its record, too."""
+    of_videos = [f"{record['path']}: {note}" for record in records if "frames" in record for note in record["notes"]]
+    if len(of_videos) > SHOWN:
+        of_videos[SHOWN:] = [f"{len(of_videos) - SHOWN} more notes on videos are in the summary"]
     left_out = sum(record.get("rows_without_token", 0) for record in records)
     what = "rows of the vision encoder become no image token (CLS, registers, padding) and are left out"
-    return [*session.notes, *([f"{left_out} {what}"] if left_out else [])]
+    return [*session.notes, *of_videos, *([f"{left_out} {what}"] if left_out else [])]
 
 
 def default_name(model: str, stack: Stack) -> str:
@@ -120,17 +139,9 @@ def file_name(model: str) -> str:
 class Extraction:
     """The features of images, one prompt around each."""
 
-    def __init__(
-        self,
-        session: Session,
-        stack: Stack,
-        prompt: str,
-        layers: Sequence[int],
-        max_pixels: int | None,
-        batch_size: int,
-    ) -> None:
-        self.session, self.stack, self.prompt, self.layers = session, stack, prompt, layers
-        self.max_pixels, self.batch_size = max_pixels, batch_size
+    def __init__(self, session: Session, stack: Stack, args: argparse.Namespace, layers: Sequence[int]) -> None:
+        self.session, self.stack, self.args, self.layers = session, stack, args, layers
+        self.videos = set(args.videos)
         self.portion = Portion()
         self.seconds = 0.0  # without loading the model
         self.images = 0
@@ -147,7 +158,7 @@ class Extraction:
         def readable() -> Iterator[Ready]:
             for path in paths:
                 try:
-                    if known and (str(path), file_sha256(path)) in known:
+                    if known and (str(path), self.digest(path)) in known:
                         progress("kept")
                         continue
                     image = self.prepared(path)
@@ -158,7 +169,7 @@ class Extraction:
                 yield image
 
         started = time.perf_counter()
-        for batch in batches(readable(), self.batch_size):
+        for batch in batches(readable(), self.args.batch_size):
             started += self._load_seconds()
             for part, states, found in features_of(self.stack, self.session.model, batch, self.layers, self.portion):
                 about = [self.stack.about(self.session.model, image) for image in part]
@@ -178,12 +189,13 @@ class Extraction:
         self.session.model  # noqa: B018
         return time.perf_counter() - started
 
+    def digest(self, path: Path) -> str:
+        return video_sha256(path) if path in self.videos else file_sha256(path)
+
     def prepared(self, path: Path) -> Ready:
-        """Read one image. Raises UserError for a file that is not an image or that the processor rejects."""
-        source = self.session.source
-        inputs = vision_inputs(self.session.reader, source.config, self.prompt, open_pictures([path]), self.max_pixels)
-        check_length(source.text_config, len(inputs.tokens), 1)
-        return ready(inputs)
+        """Read one image or video. Raises UserError for a file that is none or that the processor rejects."""
+        given = {"videos" if path in self.videos else "images": [path]}
+        return ready(inputs_of(self.session, self.args, **given))
 
 
 def batches(images: Iterator[Ready], size: int) -> Iterator[list[Ready]]:
@@ -231,18 +243,17 @@ def states_of(stack: Stack, model: Any, images: Sequence[Ready], layers: Sequenc
 
 def report(records: Sequence[Record], layers: Sequence[int], extraction: Extraction, written: Sequence[Path]) -> str:
     rows, what = sum(map(row_count, records)), "patches" if extraction.stack.unit == "patch" else "image tokens"
+    videos = sum("frames" in record for record in records)
+    parts = [(len(records) - videos, "image"), (videos, "video")]
+    shown = " and ".join(counted(number, kind) for number, kind in parts if number)
     new = extraction.images
     rate = f", {new / extraction.seconds:.3g} images/s" if new else ""
     kept = f", {len(records) - new} of them kept" if len(records) > new else ""
     others = f" and {len(written) - 2} more" if len(written) > 2 else ""
     return "\n".join(
         [
-            f"{counted(len(records), 'image')}, {rows} {what}{kept}{rate}",
+            f"{shown}, {rows} {what}{kept}{rate}",
             *table(layers, over_all(records, layers)),
             f"written {written[-1]}" + (f", {written[0]}{others}" if written[1:] else ""),
         ]
     )
-
-
-def _image_id(session: Session) -> int:
-    return image_token_id(session.reader, session.source.config)

@@ -1,4 +1,4 @@
-"""One picture in a prompt, ready for a forward, alone or together with others that become the same tokens.
+"""One picture or video in a prompt, ready for a forward, alone or together with others that become the same tokens.
 
 In: the model's inputs. Out: a `Ready`: the tensors, which tokens are image tokens, and what a summary says of it.
 """
@@ -16,7 +16,7 @@ from mask_impact.prompt.inputs import ModelInputs
 
 @dataclass(frozen=True)
 class Ready:
-    """A picture that is ready to be computed."""
+    """A picture or video that is ready to be computed."""
 
     record: Record
     tensors: dict[str, torch.Tensor]
@@ -50,9 +50,12 @@ def image_tokens(inputs: ModelInputs) -> torch.Tensor:
 
 
 def record(inputs: ModelInputs) -> Record:
-    """What the summary says about the image of `inputs`."""
-    [described] = inputs.images
-    about = {key: described[key] for key in ("path", "sha256", "notes", "size", "resized", "grid", "layout")}
+    """What the summary says about the picture or video of `inputs`; a video's frames are pictures of one size."""
+    first, source = inputs.images[0], (inputs.videos or inputs.images)[0]
+    about = {key: source[key] for key in ("path", "sha256", "notes")}
+    about |= {key: first[key] for key in ("size", "resized", "grid", "layout")}
+    if inputs.videos:
+        about |= {key: [image[key] for image in inputs.images] for key in ("frames", "seconds")}
     positions = [token.position for token in inputs.tokens if token.kind == "image"]
     return about | {
         "token_count": len(positions), "token_ranges": ranges(positions), "prompt_length": len(inputs.tokens)
