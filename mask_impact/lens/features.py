@@ -60,7 +60,7 @@ def command(args: argparse.Namespace) -> int:
             try:
                 skipped = extraction.run(paths, files, progress)
             except KeyboardInterrupt:
-                complain(f"interrupted: {counted(len(files.records), 'image')} finished; go on with --resume")
+                complain(f"interrupted: {finished(files.records)} finished; go on with --resume")
                 return 130
             seconds = time.perf_counter() - started
             written = files.finish(
@@ -69,6 +69,7 @@ def command(args: argparse.Namespace) -> int:
                     | {"blocks": stack.blocks, "hidden_size": files.width, "notes": session.notes},
                     "over_all_images": over_all(files.records, layers),
                     "skipped": skipped,
+                    "notes": notes(session, files.records),
                     "seconds": {"total": seconds, "images": extraction.seconds},
                 }
             )
@@ -77,7 +78,8 @@ def command(args: argparse.Namespace) -> int:
     for lost in skipped[:SHOWN]:
         complain(f"skipped: {lost['path']}: {lost['reason']}")
     if skipped:
-        complain(f"{counted(len(skipped), 'image')} of {len(paths)} skipped; {files.summary} lists them")
+        number = images_and_videos(len(skipped), sum(Path(each["path"]) in args.videos for each in skipped))
+        complain(f"{number} of {len(paths)} skipped; {files.summary} lists them")
     return int(bool(skipped))
 
 
@@ -89,8 +91,9 @@ def check_prompt(session: Session, args: argparse.Namespace) -> None:
         video_part(session.reader, config)
     image = session.reader.tokenizer.convert_ids_to_tokens(image_token_id(session.reader, config))
     own = own_tokens(session.reader, image, config.model_type in FAMILIES)
-    for kind in ("image", "video") if args.videos else ("image",):
-        if kind == "video" or args.images or not args.videos:
+    pictures = args.images or args.num_images or args.test_only or not args.videos
+    for kind, given in (("image", pictures), ("video", args.videos)):
+        if given:
             wording(session.reader, args.prompt, {kind: 1}, None, own)
 
 
@@ -180,7 +183,9 @@ class Extraction:
                 for _ in part:
                     progress(f"{self.images / self.seconds:.3g} images/s")
         if not files.records:
-            raise UserError(f"none of {counted(len(paths), 'image')} can be read: {skipped[0]['reason']}")
+            raise UserError(
+                f"none of {images_and_videos(len(paths), len(self.videos))} can be read: {skipped[0]['reason']}"
+            )
         return skipped
 
     def _load_seconds(self) -> float:
@@ -241,18 +246,25 @@ def states_of(stack: Stack, model: Any, images: Sequence[Ready], layers: Sequenc
     return stack.states(model, images, layers)
 
 
+def images_and_videos(count: int, videos: int) -> str:
+    """How many of `count` are what: "2 images and 1 video"."""
+    parts = [(count - videos, "image"), (videos, "video")]
+    return " and ".join(counted(number, kind) for number, kind in parts if number)
+
+
+def finished(records: Sequence[Record]) -> str:
+    return images_and_videos(len(records), sum("frames" in record for record in records))
+
+
 def report(records: Sequence[Record], layers: Sequence[int], extraction: Extraction, written: Sequence[Path]) -> str:
     rows, what = sum(map(row_count, records)), "patches" if extraction.stack.unit == "patch" else "image tokens"
-    videos = sum("frames" in record for record in records)
-    parts = [(len(records) - videos, "image"), (videos, "video")]
-    shown = " and ".join(counted(number, kind) for number, kind in parts if number)
     new = extraction.images
     rate = f", {new / extraction.seconds:.3g} images/s" if new else ""
     kept = f", {len(records) - new} of them kept" if len(records) > new else ""
     others = f" and {len(written) - 2} more" if len(written) > 2 else ""
     return "\n".join(
         [
-            f"{shown}, {rows} {what}{kept}{rate}",
+            f"{finished(records)}, {rows} {what}{kept}{rate}",
             *table(layers, over_all(records, layers)),
             f"written {written[-1]}" + (f", {written[0]}{others}" if written[1:] else ""),
         ]

@@ -47,4 +47,4 @@ def first_name(args: argparse.Namespace) -> str:
     given = [*args.images, *args.videos]
     if not given:
         raise UserError("no picture was given; give one with `images`, or a video with `videos`")
-    return str(given[0].stem)
+    return str(given[0].absolute().stem)  # a folder of frames can be given as "."

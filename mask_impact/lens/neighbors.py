@@ -67,6 +67,7 @@ def open_bank(folder: Path) -> Searchable:
 
 def command(args: argparse.Namespace) -> int | None:
     started = time.perf_counter()
+    name = args.output or first_name(args)
     session = Session(Settings(**merged_settings(Settings, vars(args))))
     source, folder = session.source, session.settings.output_dir
     layers = chosen(args.layers or (), source.num_layers)
@@ -74,7 +75,6 @@ def command(args: argparse.Namespace) -> int | None:
     bank.check(source, session.fingerprint)
     if args.search == "approximate":
         approximate.faiss()
-    name = args.output or first_name(args)
     check_videos(session, args)
     inputs = inputs_of(session, args, args.images, args.videos)
     masking = read_masking(args.run, session.fingerprint, inputs) if args.run else None
