@@ -22,6 +22,7 @@ from safetensors import safe_open
 from mask_impact.errors import UserError
 from mask_impact.files.results import write_text
 from mask_impact.files.stored import Extraction, ImageRecord, Unreadable, parsed, stored
+from mask_impact.files.temporaries import check_replaceable
 
 SCHEMA_VERSION = 1
 HEADER_BYTES = 4096  # of a safetensors file, length field included; enough for any number of rows
@@ -70,6 +71,7 @@ class FeatureFiles:
         self._open_files = ExitStack()
         self._parts: dict[int, BinaryIO] = {}
         self._lines: BinaryIO | None = None
+        check_replaceable([path for path in self._all_files() if path.exists()])
         found = self._found() if not overwrite else None
         if found and not resume:
             raise UserError(
@@ -94,6 +96,10 @@ class FeatureFiles:
 
     def _part(self, layer: int) -> Path:
         return self.folder / f"features_{self.name}_layer_{layer}.part"
+
+    def _all_files(self) -> list[Path]:
+        layers = [path(layer) for layer in self.layers for path in (self.layer_path, self._part)]
+        return [self.summary, self.index, self.journal, *layers]
 
     def _found(self) -> Path | None:
         return next((path for path in (self.journal, self.summary) if path.exists()), None)
@@ -217,20 +223,24 @@ class FeatureFiles:
         return [*paths, self.summary]
 
     def _rename(self) -> None:
-        """Turn the part of every layer into its final file; parts that were renamed before are skipped."""
-        for layer in self.layers if self.format else ():
-            part, path = self._part(layer), self.layer_path(layer)
-            if not part.exists():
-                continue
-            with part.open("r+b", buffering=0) as file:
-                file.write(self._header(layer))
-            if self.format == "pt":
-                temporary = path.with_suffix(".pt.part")
-                torch.save({"features": _mapped(part, self.rows, self.width, self.dtype)}, temporary)
-                os.replace(temporary, path)
-                part.unlink()
-            else:
-                os.replace(part, path)
+        """Turn the part of every layer into its final file; parts that were renamed before are skipped. No file takes
+        its place before all are whole: a disk may fill up."""
+        parts = [layer for layer in self.layers if self.format and self._part(layer).exists()]
+        whole = {layer: self._whole(layer) for layer in parts}
+        for layer, path in whole.items():
+            os.replace(path, self.layer_path(layer))
+            self._part(layer).unlink(missing_ok=True)
+
+    def _whole(self, layer: int) -> Path:
+        """What is to be the file of a layer."""
+        part = self._part(layer)
+        with part.open("r+b", buffering=0) as file:
+            file.write(self._header(layer))
+        if self.format != "pt":
+            return part
+        path = self.layer_path(layer).with_suffix(".pt.part")
+        torch.save({"features": _mapped(part, self.rows, self.width, self.dtype)}, path)
+        return path
 
     def _header(self, layer: int) -> bytes:
         """https://huggingface.co/docs/safetensors: the length, then a JSON text, which may be padded with spaces."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from mask_impact.commands.terminal import ProgressBar, one_line, show
-from mask_impact.errors import UserError
+from mask_impact.commands.terminal import ProgressBar, show
+from mask_impact.errors import UserError, one_line
 from mask_impact.jobs.prepared import clips_of
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import ranges
@@ -24,6 +24,7 @@ from mask_impact.model.memory import explained
 from mask_impact.options import Request, Settings, merged
 from mask_impact.prompt.clips import Clip
 from mask_impact.prompt.grids import MERGED
+from mask_impact.prompt.images import PIXEL_LIMIT
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inputs
 
@@ -55,6 +56,9 @@ DECODER: dict[str, tuple[str, ...]] = {
 
 
 def command(args: argparse.Namespace) -> None:
+    for width, height in args.sizes or ():
+        if width * height > PIXEL_LIMIT:
+            raise UserError(f"--size {width}x{height} has more than {PIXEL_LIMIT:,} pixels, the most that are read")
     session = Session(Settings(**merged(Settings, vars(args))))
     layers = chosen(args.layers or (), session.source.num_layers)
     described: dict[str, Any] = {"model": session.source.manifest, **description(session.source.config)}

@@ -14,6 +14,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from mask_impact.files import notebook, page
 from mask_impact.files.folder import output_folder
 from mask_impact.files.formats import side_table_formats, write_side_table
 from mask_impact.files.stored import Neighbours, Unreadable, stored
-from mask_impact.files.temporaries import new_set
+from mask_impact.files.temporaries import check_replaceable, new_set
 from mask_impact.files.writers import manifest_text
 from mask_impact.jobs.session import Session
 from mask_impact.lens import approximate, bank_files, published, search
@@ -53,6 +54,7 @@ from mask_impact.table import Columns
 SCHEMA_VERSION = 1
 NONE = -1  # caption_position and bank_layer of static rows; row and col of a token without a grid
 EMBEDDED = 8192  # rows of the vocabulary at a time
+MOST_ROWS = 4_000_000  # of the table of neighbours, about 1 GB
 SHOWN = 3  # how many layers the summary on stdout has
 
 
@@ -82,6 +84,7 @@ def command(args: argparse.Namespace) -> int | None:
     pictures = open_pictures(args.images)
     inputs = vision_inputs(session.reader, source.config, args.prompt, pictures, args.max_pixels)
     check_length(source.text_config, len(inputs.tokens), 1)
+    check_rows(bank, layers, inputs, args.top_k)
     masking = read_masking(args.run, session.fingerprint, inputs) if args.run else None
     name = args.output or args.images[0].stem
     request = identity(session, args, bank, inputs, layers, masking)
@@ -92,6 +95,7 @@ def command(args: argparse.Namespace) -> int | None:
             return None
         if args.output and not (args.overwrite or args.resume):
             files.check_kept()
+        check_replaceable(files.existing())
         lens = Lens(session, bank, layers, args.top_k, args.static, args.search == "approximate")
         found = lens.look(inputs, masking, progress)
         seconds = time.perf_counter() - started
@@ -120,6 +124,17 @@ def command(args: argparse.Namespace) -> int | None:
     if not args.quiet:
         show("\n".join([report(found, files.paths[-1], seconds), *noted(session.notes)]))
     return None
+
+
+def check_rows(bank: Searchable, layers: Sequence[int], inputs: ModelInputs, top_k: int) -> None:
+    """Raises UserError for more neighbours than can be held."""
+    tokens = sum(token.kind == "image" for token in inputs.tokens)
+    found = sum(min(top_k, bank.rows(layer)) for layer in bank.layers)
+    if (rows := 2 * tokens * len(layers) * found) > MOST_ROWS:
+        raise UserError(
+            f"--top-k {top_k:,} gives about {rows:,} rows of neighbours, at most {MOST_ROWS:,} can be held; lower "
+            "--top-k, or choose fewer --layers"
+        )
 
 
 def identity(
@@ -179,11 +194,13 @@ class Lens:
             if self.approximate:
                 by_layer[layer] = approximate.nearest(queries, self.bank, layer, self.top_k)
             else:
-                by_layer[layer] = search.nearest(queries, self.bank.parts(layer), self.top_k, device)
+                k = min(self.top_k, self.bank.rows(layer))
+                by_layer[layer] = search.nearest(queries, self.bank.parts(layer), k, device)
         static = None
         if self.static:
             tell("static vocabulary")
-            static = search.nearest(queries, self._vocabulary(), self.top_k, device)
+            k = min(self.top_k, len(self.session.reader.tokenizer))
+            static = search.nearest(queries, self._vocabulary(), k, device)
         self.seconds["search"] = time.perf_counter() - started - self.seconds["forward"]
         return Neighbors(
             self.bank, self.session.reader.tokenizer, self.layers, tokens, by_layer, self.top_k, static, masking
@@ -307,7 +324,7 @@ class Files:
 
     def existing(self) -> list[Path]:
         tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_table_formats(), "html")]
-        return [path for path in (self.manifest, *tables) if path.exists()]
+        return [path for path in (self.manifest, *tables) if os.path.lexists(path)]
 
     def check_kept(self) -> None:
         """Raises UserError if there are files under this name."""

@@ -26,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import adapters, gguf
 from mask_impact.model.checkpoint_files import check_ids
+from mask_impact.model.checkpoint_numbers import check_numbers
 from mask_impact.model.loading import checkpoint_folder, loading
 from mask_impact.model.towers import layer_count
 
@@ -147,6 +148,7 @@ def find_model(
         adapters.check(adapter)
     if not file:
         check_ids(source.folder)
+        check_numbers(source.folder, vision)
     with loading(name), gguf.read_once(source.gguf_file):
         config = AutoConfig.from_pretrained(path, **source.place_and_trust)
     source = replace(source, config=config)
