@@ -220,6 +220,8 @@ def _read(path: Path, manifest: Manifest | None = None) -> Content:
 
 def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
     """What `read` makes of a file. Raises UserError for whatever a library says of one that is damaged."""
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r} has a null character, which no path has; {VALID}")
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder; {VALID}, or load_many for all runs of a folder")
@@ -229,11 +231,16 @@ def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
         raise
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; {VALID}") from error
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except OSError as error:
+        if error.errno is None:  # one of Arrow's or gzip's
+            raise _damaged(path, error) from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {VALID}") from error
     except Exception as error:  # Arrow, zlib, orjson and base64 have a dozen classes for it
-        reason = plain_words(error)[:200]
-        raise UserError(f"{path} is cut off, damaged or no result file ({reason})") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is cut off, damaged or no result file ({plain_words(error)[:200]})")
 
 
 def _typed(table: pa.Table, known: Sequence[str]) -> pa.Table:
@@ -250,7 +257,15 @@ def _typed(table: pa.Table, known: Sequence[str]) -> pa.Table:
 
 
 def _no_nulls(table: pa.Table, known: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     for name in known:
+        if (
+            pa.types.is_floating(table.schema.field(name).type)
+            and pc.all(pc.is_finite(table.column(name))).as_py() is False
+        ):
+            raise ValueError(f"column {name} has a value that is no number (NaN or infinite)")
         # empty for some runs of a joined table
         if table.column(name).null_count and name not in (QUERY_POSITION, *PATCH_COLUMNS):
             raise ValueError(f"column {name} has empty cells")
@@ -339,7 +354,8 @@ def _fitting(path: Path, table: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     try:
         return table()
     except ValueError as error:
-        raise UserError(f"the manifest of {path} is damaged ({error}); measure it again") from error
+        why = "its layers, variants and values do not fit together"
+        raise UserError(f"the manifest of {path} is damaged ({why}); measure it again") from error
 
 
 def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:
