@@ -1,7 +1,7 @@
 """Checksums of result files, as the manifest has them: a file that was changed, cut or emptied is recognised."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,14 @@ def checksum(path: Path) -> str:
     """BLAKE2b of 16 bytes, in hexadecimal: about a second for a gigabyte, far less than writing it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def recorded(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of these files in a folder: their sizes and checksums."""
+    return {
+        "bytes": {name: (folder / name).stat().st_size for name in names},
+        KEY: {name: checksum(folder / name) for name in names},
+    }
 
 
 def changed(path: Path, manifest: Mapping[str, Any]) -> str | None:

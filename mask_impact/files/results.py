@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mask_impact.errors import UserError
-from mask_impact.files import checksums
 from mask_impact.files.arrow import to_dataframe
+from mask_impact.files.checksums import recorded
 from mask_impact.files.columns import columns_of
 from mask_impact.files.formats import FORMATS, formats_named, side_table_formats, write_side_table
 from mask_impact.files.reading import load, load_many, read_csv
@@ -126,16 +126,13 @@ class ResultFiles:
             for table in tables:
                 kind = table.removeprefix(f"{self.name}_").partition(".")[0]
                 write_side_table(self._temporary / table, self._tables[kind], manifest)
-            written = {name: self._temporary / name for name in (*names, *tables)}
-            manifest["bytes"] = {name: path.stat().st_size for name, path in written.items()}
-            manifest[checksums.KEY] = {name: checksums.checksum(path) for name, path in written.items()}
-            text = manifest_text(manifest)
+            text = manifest_text(manifest | recorded(self._temporary, (*names, *tables)))
             (self._temporary / self._manifest.name).write_bytes(text.encode())
             everything = (*names, *tables, self._manifest.name)
             replace_set(self._temporary, existing_files(self.directory, self.name), everything)
         self._usable = False
-        beside = {table.removeprefix(f"{self.name}_"): self.directory / table for table in tables}
-        return {fmt: self._result(fmt) for fmt in formats} | beside | {"run": self._manifest}
+        written = {table.removeprefix(f"{self.name}_"): self.directory / table for table in tables}
+        return {fmt: self._result(fmt) for fmt in formats} | written | {"run": self._manifest}
 
     def _possible_formats(self, pictures: Pictures) -> list[str]:
         """The formats without those that cannot hold this run, for which there is a note."""

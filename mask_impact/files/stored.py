@@ -172,6 +172,8 @@ class Neighbours(TypedDict):
 
     request: dict[str, Any]
     notes: NotRequired[list[str]]
+    bytes: NotRequired[dict[str, Count]]
+    checksums: NotRequired[dict[str, str]]
 
 
 # --- reading ------------------------------------------------------------------------------------------------

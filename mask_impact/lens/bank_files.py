@@ -122,7 +122,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         manifest: Manifest = dict(stored(path, BankBegun))
         if manifest["schema_version"] != SCHEMA_VERSION:
             raise UserError(f"{path} is of version {manifest['schema_version']}, not {SCHEMA_VERSION}; {AGAIN}")
-        return manifest if manifest["shards"] is None else dict(typed(manifest, BankDone))
+        if manifest["shards"] is None:
+            return manifest
+        done = dict(typed(manifest, BankDone))
+        if done["layers"] != done["request"].get("layers"):
+            raise Unreadable("it has other layers than were asked for")
+        return done
     except FileNotFoundError:
         return None
     except Unreadable as error:

@@ -30,6 +30,7 @@ from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
 from mask_impact.files import notebook, page
+from mask_impact.files.checksums import changed, recorded
 from mask_impact.files.folder import output_folder
 from mask_impact.files.formats import side_table_formats, write_side_table
 from mask_impact.files.stored import Neighbours, Unreadable, stored
@@ -341,7 +342,8 @@ class Files:
         except (FileNotFoundError, Unreadable):
             return False
         same, noted = manifest["request"] == request, bool(manifest.get("notes"))  # a page that was too large
-        return same and all(path.exists() or (noted and path.suffix == ".html") for path in self.paths)
+        there = all(path.exists() or (noted and path.suffix == ".html") for path in self.paths)
+        return same and there and not any(changed(path, manifest) for path in self.paths[:-1] if path.exists())
 
     def write(self, columns: Columns, manifest: dict[str, Any], pictures: Sequence[Any]) -> str | None:
         """Write the files. Returns why there is no page although it was asked for: it can be too large."""
@@ -361,6 +363,7 @@ class Files:
                 except UserError as error:
                     note = f"{page_name} was not written: {error}"
                     manifest["notes"] = [note]
+            manifest |= recorded(temporary, names)
             (temporary / self.manifest.name).write_bytes(manifest_text(manifest).encode())
             names.append(self.manifest.name)
         return note
