@@ -168,6 +168,10 @@ def _path(name: str, vision: bool) -> str:
     if name == gguf.SMOLLM2:
         return str(gguf.smollm2_file())
     path = Path(name)
+    try:
+        path.exists()
+    except OSError as error:
+        raise UserError(f"no folder {name!r} ({error.strerror}); give {NAMES}") from error
     if path.exists() and not path.is_dir() and path.suffix != gguf.SUFFIX:
         raise UserError(f"{name!r} is a file; give {NAMES}")
     if not path.exists() and (

@@ -186,6 +186,8 @@ def _rgb(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
     if image.mode == "F" or image.mode.startswith("I"):
         image, note = _eight_bits(image, name)
         notes.append(note)
+    if image.mode in ("RGB", "L", "1") and "transparency" not in image.info and not notes:  # a copy less
+        return image.convert("RGB"), []
     rgba = image.convert("RGBA")
     if rgba.getchannel("A").getextrema() != (255, 255):
         rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -1,1 +1,1 @@
-"""What is tried to break mask-impact: tables of bad inputs, damaged files, kills. Run by `python -m torture.run` in tests/."""
+"""What is tried to break mask-impact: tables of bad inputs, damaged files, kills. `run.py` tries all of it."""

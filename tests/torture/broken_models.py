@@ -31,12 +31,27 @@ MORE_CONFIGS: dict[str, Any] = {
     "intermediate_size": 1, "model_type": "x" * 5000, "layer_types": "x", "rope_parameters": 3,
 }  # fmt: skip
 VISION: dict[str, Any] = {
-    "patch_size": "x", "spatial_merge_size": 1, "hidden_size": 10**9, "depth": 10**9, "temporal_patch_size": 0, "num_heads": 0,
+    "patch_size": "x",
+    "spatial_merge_size": 1,
+    "hidden_size": 10**9,
+    "depth": 10**9,
+    "temporal_patch_size": 0,
+    "num_heads": 0,
     "in_channels": 0,
 }
 PICTURES: dict[str, Any] = {
-    "patch_size": "x", "merge_size": 1, "min_pixels": "x", "max_pixels": 0, "image_mean": "x", "image_std": [0, 0, 0],
-    "size": "x", "temporal_patch_size": 0, "image_processor_type": "x", "resample": 99, "do_resize": "x", "rescale_factor": "x",
+    "patch_size": "x",
+    "merge_size": 1,
+    "min_pixels": "x",
+    "max_pixels": 0,
+    "image_mean": "x",
+    "image_std": [0, 0, 0],
+    "size": "x",
+    "temporal_patch_size": 0,
+    "image_processor_type": "x",
+    "resample": 99,
+    "do_resize": "x",
+    "rescale_factor": "x",
 }
 
 
@@ -70,11 +85,29 @@ MODEL, VL = ("model",), ("vl", "red.png")
 CASES = [
     *(Case(f"config.json: {k} {str(v)[:20]}", TEXT, json_with(CONFIG, {k: v}), MODEL) for k, v in CONFIGS.items()),
     *(Case(f"config.json: {k} {str(v)[:20]}", TEXT, json_with(CONFIG, {k: v}), MODEL) for k, v in MORE_CONFIGS.items()),
-    *(Case(f"vl config.json: vision {k} {v}", SEEN, json_with("vl/config.json", {k: v}, "vision_config"), VL) for k, v in VISION.items()),
-    *(Case(f"preprocessor_config.json: {k} {v}", SEEN, json_with("vl/preprocessor_config.json", {k: v}), VL) for k, v in PICTURES.items()),
-    *(Case(f"vl config.json: {k} {v}", SEEN, json_with("vl/config.json", {k: v}), VL) for k, v in
-      {"image_token_id": 3, "vision_start_token_id": "x", "vision_config": None, "text_config": None, }.items()),
-    Case("vl config.json: image_token_id beyond the vocabulary", SEEN, json_with("vl/config.json", {"image_token_id": 10**6}), VL),
+    *(
+        Case(f"vl config.json: vision {k} {v}", SEEN, json_with("vl/config.json", {k: v}, "vision_config"), VL)
+        for k, v in VISION.items()
+    ),
+    *(
+        Case(f"preprocessor_config.json: {k} {v}", SEEN, json_with("vl/preprocessor_config.json", {k: v}), VL)
+        for k, v in PICTURES.items()
+    ),
+    *(
+        Case(f"vl config.json: {k} {v}", SEEN, json_with("vl/config.json", {k: v}), VL)
+        for k, v in {
+            "image_token_id": 3,
+            "vision_start_token_id": "x",
+            "vision_config": None,
+            "text_config": None,
+        }.items()
+    ),
+    Case(
+        "vl config.json: image_token_id beyond the vocabulary",
+        SEEN,
+        json_with("vl/config.json", {"image_token_id": 10**6}),
+        VL,
+    ),
     Case("vl config.json: image_token_id text", SEEN, json_with("vl/config.json", {"image_token_id": "x"}), VL),
     Case("config.json empty", TEXT, file_of(CONFIG, ""), MODEL),
     Case("config.json cut off", TEXT, cut(CONFIG, 100), MODEL),
@@ -85,32 +118,91 @@ CASES = [
     Case("config.json folder", TEXT, lambda: (Path(CONFIG).unlink(), Path(CONFIG).mkdir()), MODEL),
     Case("generation_config.json list", TEXT, file_of("model/generation_config.json", "[]"), MODEL),
     Case("generation_config.json eos x", TEXT, file_of("model/generation_config.json", '{"eos_token_id": "x"}'), MODEL),
-    Case("tokenizer_config.json: model_max_length x", TEXT, json_with("model/tokenizer_config.json", {"model_max_length": "x"}), MODEL),
-    Case("tokenizer_config.json: padding_side x", TEXT, json_with("model/tokenizer_config.json", {"padding_side": "x"}), MODEL),
+    Case(
+        "tokenizer_config.json: model_max_length x",
+        TEXT,
+        json_with("model/tokenizer_config.json", {"model_max_length": "x"}),
+        MODEL,
+    ),
+    Case(
+        "tokenizer_config.json: padding_side x",
+        TEXT,
+        json_with("model/tokenizer_config.json", {"padding_side": "x"}),
+        MODEL,
+    ),
     Case("tokenizer_config.json: eos_token 3", TEXT, json_with("model/tokenizer_config.json", {"eos_token": 3}), MODEL),
-    Case("tokenizer_config.json: added_tokens_decoder x", TEXT, json_with("model/tokenizer_config.json", {"added_tokens_decoder": "x"}), MODEL),
+    Case(
+        "tokenizer_config.json: added_tokens_decoder x",
+        TEXT,
+        json_with("model/tokenizer_config.json", {"added_tokens_decoder": "x"}),
+        MODEL,
+    ),
     Case("tokenizer_config.json list", TEXT, file_of("model/tokenizer_config.json", "[]"), MODEL),
-    Case("tokenizer_config.json: chat_template 3", CHAT, all_of(lambda: Path(TEMPLATE).unlink(), json_with("model/tokenizer_config.json", {"chat_template": 3})), MODEL),
+    Case(
+        "tokenizer_config.json: chat_template 3",
+        CHAT,
+        all_of(lambda: Path(TEMPLATE).unlink(), json_with("model/tokenizer_config.json", {"chat_template": 3})),
+        MODEL,
+    ),
     Case("tokenizer.json gone", TEXT, lambda: Path(WORDS).unlink(), MODEL),
     Case("tokenizer.json cut off", TEXT, cut(WORDS, 3000), MODEL),
     Case("tokenizer.json: model 3", TEXT, words(model=3), MODEL),
-    Case("tokenizer.json: ids beyond the vocabulary", TEXT.replace("Tom", "Q"), json_with(WORDS, {"Q": 5000}, "model", "vocab"), MODEL),
+    Case(
+        "tokenizer.json: ids beyond the vocabulary",
+        TEXT.replace("Tom", "Q"),
+        json_with(WORDS, {"Q": 5000}, "model", "vocab"),
+        MODEL,
+    ),
     Case("tokenizer.json: negative ids", TEXT, json_with(WORDS, {"T": -5}, "model", "vocab"), MODEL),
     Case("tokenizer.json: decoder x", TEXT, words(decoder={"type": "x"}), MODEL),
-    Case("tokenizer.json: normalizer that makes nothing", TEXT, words(normalizer={"type": "Replace", "pattern": {"Regex": ".*"}, "content": ""}), MODEL),
+    Case(
+        "tokenizer.json: normalizer that makes nothing",
+        TEXT,
+        words(normalizer={"type": "Replace", "pattern": {"Regex": ".*"}, "content": ""}),
+        MODEL,
+    ),
     Case("tokenizer.json: normalizer to 10 MB", TEXT, to_10_mb, MODEL),
-    Case("tokenizer.json: normalizer with a bad expression", TEXT, words(normalizer={"type": "Replace", "pattern": {"Regex": "(("}, "content": ""}), MODEL),
+    Case(
+        "tokenizer.json: normalizer with a bad expression",
+        TEXT,
+        words(normalizer={"type": "Replace", "pattern": {"Regex": "(("}, "content": ""}),
+        MODEL,
+    ),
     Case("chat template that fails", CHAT, file_of(TEMPLATE, "{{ 1/0 }}"), MODEL),
     Case("chat template with a syntax error", CHAT, file_of(TEMPLATE, "{% for %}"), MODEL),
     Case("chat template that drops the prompt", CHAT, file_of(TEMPLATE, "Hello."), MODEL),
     Case("chat template that is empty", CHAT, file_of(TEMPLATE, ""), MODEL),
-    Case("chat template that loops", CHAT, file_of(TEMPLATE, "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x{% endfor %}{% endfor %}{% endfor %}" + HOLDS_ALL), MODEL),
-    Case("chat template that loops silently", CHAT, file_of(TEMPLATE, "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}" + HOLDS_ALL), MODEL),
+    Case(
+        "chat template that loops",
+        CHAT,
+        file_of(
+            TEMPLATE,
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x{% endfor %}{% endfor %}"
+            "{% endfor %}" + HOLDS_ALL,
+        ),
+        MODEL,
+    ),
+    Case(
+        "chat template that loops silently",
+        CHAT,
+        file_of(TEMPLATE, "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}" + HOLDS_ALL),
+        MODEL,
+    ),
     Case("chat template that multiplies", CHAT, file_of(TEMPLATE, HOLDS_ALL + "{{ 'x' * 3000000000 }}"), MODEL),
     Case("chat template that multiplies a little", CHAT, file_of(TEMPLATE, HOLDS_ALL + "{{ 'xy' * 50000000 }}"), MODEL),
     Case("chat template that powers", CHAT, file_of(TEMPLATE, HOLDS_ALL + "{{ 9**(9**9) }}"), MODEL),
-    Case("chat template that reaches out", CHAT, file_of(TEMPLATE, HOLDS_ALL + "{{ ''.__class__.__mro__[1].__subclasses__() }}"), MODEL),
-    Case("chat template that says who is wrong", CHAT, file_of(TEMPLATE, "{{ raise_exception('no\\x1b[31m way\\n' * 400) }}"), MODEL),
+    Case(
+        "chat template that reaches out",
+        CHAT,
+        file_of(TEMPLATE, HOLDS_ALL + "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
+        MODEL,
+    ),
+    Case(
+        "chat template that says who is wrong",
+        CHAT,
+        file_of(TEMPLATE, "{{ raise_exception('no\\x1b[31m way\\n' * 400) }}"),
+        MODEL,
+    ),
     Case("chat template cut off", CHAT, cut(TEMPLATE, 60), MODEL),
     Case("weights NaN", TEXT, nan("model.layers.1.mlp.up_proj.weight"), MODEL),
     Case("weights NaN in attention", TEXT, nan("model.layers.0.self_attn.q_proj.weight"), MODEL),
@@ -125,15 +217,62 @@ CASES = [
     Case("weights with a huge header", TEXT, file_of(WEIGHTS, (2**62).to_bytes(8, "little") + b"{}"), MODEL),
     Case("weights lfs pointer", TEXT, file_of(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), MODEL),
     Case("weights missing one", TEXT, weights(lambda t: t.pop("model.norm.weight")), MODEL),
-    Case("weights with one more", TEXT, weights(lambda t: t.update({"model.layers.7.mlp.up_proj.weight": torch.zeros(3, 3)})), MODEL),
+    Case(
+        "weights with one more",
+        TEXT,
+        weights(lambda t: t.update({"model.layers.7.mlp.up_proj.weight": torch.zeros(3, 3)})),
+        MODEL,
+    ),
     Case("weights of another shape", TEXT, weights(lambda t: t.update({"model.norm.weight": torch.zeros(7)})), MODEL),
     Case("weights gone", TEXT, lambda: Path(WEIGHTS).unlink(), MODEL),
-    Case("weights index to nowhere", TEXT, all_of(lambda: Path(WEIGHTS).unlink(), file_of("model/model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": "x.safetensors"}}))), MODEL),
+    Case(
+        "weights index to nowhere",
+        TEXT,
+        all_of(
+            lambda: Path(WEIGHTS).unlink(),
+            file_of(
+                "model/model.safetensors.index.json",
+                json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": "x.safetensors"}}),
+            ),
+        ),
+        MODEL,
+    ),
     Case("weights a folder", TEXT, all_of(lambda: Path(WEIGHTS).unlink(), lambda: Path(WEIGHTS).mkdir()), MODEL),
-    Case("weights that nobody may read", TEXT, all_of(lambda: Path(WEIGHTS).unlink(), lambda: Path(WEIGHTS).symlink_to("nowhere")), MODEL),
+    Case(
+        "weights that nobody may read",
+        TEXT,
+        all_of(lambda: Path(WEIGHTS).unlink(), lambda: Path(WEIGHTS).symlink_to("nowhere")),
+        MODEL,
+    ),
     Case("vl preprocessor_config.json gone", SEEN, lambda: own("vl/preprocessor_config.json").unlink(), VL),
     Case("vl preprocessor_config.json list", SEEN, file_of("vl/preprocessor_config.json", "[]"), VL),
-    Case("vl chat template without the image", SEEN, file_of("vl/chat_template.jinja", "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"), VL),
-    Case("vl chat template that doubles the image", SEEN, file_of("vl/chat_template.jinja", "{% for m in messages %}{% for p in m.content %}{% if p.type=='image' %}<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|image_pad|><|vision_end|>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}"), VL),
-    Case("vl weights NaN in the tower", SEEN, weights(lambda t: t[next(k for k in t if "blocks.0" in k or "block" in k)].fill_(float("nan")), "vl/model.safetensors"), VL),
+    Case(
+        "vl chat template without the image",
+        SEEN,
+        file_of(
+            "vl/chat_template.jinja",
+            "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}",
+        ),
+        VL,
+    ),
+    Case(
+        "vl chat template that doubles the image",
+        SEEN,
+        file_of(
+            "vl/chat_template.jinja",
+            "{% for m in messages %}{% for p in m.content %}{% if p.type == 'image' %}"
+            + "<|vision_start|><|image_pad|><|vision_end|>" * 2
+            + "{% else %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}",
+        ),
+        VL,
+    ),
+    Case(
+        "vl weights NaN in the tower",
+        SEEN,
+        weights(
+            lambda t: t[next(k for k in t if "blocks.0" in k or "block" in k)].fill_(float("nan")),
+            "vl/model.safetensors",
+        ),
+        VL,
+    ),
 ]

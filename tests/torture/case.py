@@ -1,7 +1,7 @@
 """One bad input: the files it needs, the command, and how it is run in a process of its own.
 
-In:  a `Case` and a folder with what cases start from (`stock`). Out: an `Outcome`: exit code, what was printed, seconds and
-memory. A case runs in an empty folder, so that paths in messages are short and the same everywhere.
+In:  a `Case` and a folder with what cases start from (`stock`). Out: an `Outcome`: exit code, what was printed, seconds
+and memory. A case runs in an empty folder, so that paths in messages are short and the same everywhere.
 """
 
 import contextlib
@@ -9,9 +9,8 @@ import json
 import os
 import resource
 import shutil
-import signal
 import sys
-import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "text": mask_impact_analysis.main, "vl": mask_impact_vl.main, "lens": latent_lens.main,
 }  # fmt: skip
-SECONDS, BYTES = 20, 2 * 10**9  # the most that a case may take
+SCRIPTS = {"text": "mask_impact_analysis.py", "vl": "mask_impact_vl.py", "lens": "latent_lens.py"}
+SECONDS, BYTES = 20, 2 * 10**9  # of the processor and of memory, the most that a case may take
 
 Make = Callable[[], object]
 
@@ -50,8 +50,24 @@ class Outcome:
     code: int
     out: str
     err: str
-    seconds: float
+    seconds: float  # of the processor
     memory: int  # bytes, at most
+
+    @property
+    def shown(self) -> str:
+        """The exit code and what the user is told: errors, and what is done again or noted."""
+        told = [line for line in self.out.splitlines() if line.startswith(("redo ", "note")) or " redo " in line]
+        return "\n".join([str(self.code), *told, *self.err.splitlines()])
+
+    @property
+    def held(self) -> bool:
+        """One line of error and exit code 2, or what is left is redone; within the time and the memory."""
+        said = self.err.splitlines()
+        refused = self.code == 2 and said and all(line.startswith(("error: ", "skipped: ")) for line in said)
+        failed = self.code == 1 and len(said) == 1 and said[0].startswith("cannot run ")
+        redone = self.code == 0 and not said and " redo " in self.out
+        short = all(len(line) < 2000 and line.isprintable() for line in said)
+        return (refused or failed or redone) and short and self.seconds <= SECONDS and self.memory <= BYTES
 
 
 def run(case: Case, stock: Path) -> int:
@@ -65,6 +81,7 @@ def run(case: Case, stock: Path) -> int:
     try:
         if not callable(case.words):
             name, *argv = case.argv
+            sys.argv[0] = SCRIPTS[name]  # which messages name
             return MAINS[name](argv)
         case.words()
     except SystemExit as error:
@@ -80,7 +97,6 @@ def apart(case: Case, stock: Path, folder: Path) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)
     work = folder / "work"
     work.mkdir(parents=True)
-    started = time.perf_counter()
     child = os.fork()
     if child == 0:
         code = 120
@@ -92,11 +108,9 @@ def apart(case: Case, stock: Path, folder: Path) -> Outcome:
                 sys.stderr = os.fdopen(2, "w", closefd=False)
                 os.chdir(work)
                 resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9, resource.RLIM_INFINITY))
-                signal.alarm(3 * SECONDS)
+                resource.setrlimit(resource.RLIMIT_CPU, (3 * SECONDS, 3 * SECONDS + 1))
                 code = run(case, stock)
         except BaseException:
-            import traceback
-
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):
@@ -105,7 +119,7 @@ def apart(case: Case, stock: Path, folder: Path) -> Outcome:
             os._exit(code)
     _, status, used = os.wait4(child, 0)
     texts = [(folder / name).read_text(errors="backslashreplace") for name in ("out", "err")]
-    return Outcome(os.waitstatus_to_exitcode(status), *texts, time.perf_counter() - started, used.ru_maxrss * 1024)
+    return Outcome(os.waitstatus_to_exitcode(status), *texts, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
 # --- what makes files -------------------------------------------------------------------------------------------

@@ -48,10 +48,49 @@ class Killed:
 
 TEXT = ["text", "--model", "model", "--prompt", "Tom has a ball.", "--layers", "0", "--format", "csv,json,parquet,html"]
 BATCH = ["text", "--config", "night.yaml", "--layers", "0", "--format", "csv,json"]
-EFFECTS = ["text", "--model", "model", "--prompt", "Tom has", "--layers", "0", "--effects", "--mask-layers", "0", "--format", "csv"]
+EFFECTS = [
+    "text",
+    "--model",
+    "model",
+    "--prompt",
+    "Tom has",
+    "--layers",
+    "0",
+    "--effects",
+    "--mask-layers",
+    "0",
+    "--format",
+    "csv",
+]
 BANK = ["lens", "bank", "--model", "vl", "--captions", "captions.txt"]
-FEATURES = ["lens", "features", "--model", "vl", "--images", "testimg.png", "--layers", "1", "--save-features", "--output", "f"]
-NEAR = ["lens", "neighbors", "--model", "vl", "--bank", "bank", *PICTURE, "--output", "n", "--layers", "0", "--format", "csv,json"]
+FEATURES = [
+    "lens",
+    "features",
+    "--model",
+    "vl",
+    "--images",
+    "testimg.png",
+    "--layers",
+    "1",
+    "--save-features",
+    "--output",
+    "f",
+]
+NEAR = [
+    "lens",
+    "neighbors",
+    "--model",
+    "vl",
+    "--bank",
+    "bank",
+    *PICTURE,
+    "--output",
+    "n",
+    "--layers",
+    "0",
+    "--format",
+    "csv,json",
+]
 COMMANDS = [
     Killed("a prompt", [*TEXT, "--output", "a"]),
     Killed("a prompt, --overwrite", [*TEXT, "--output", "a", "--overwrite"], "runs"),
@@ -113,7 +152,10 @@ def _torn_features(path: Path, about: dict[str, Any]) -> Iterator[str]:
     stored = about["request"]["stored"]
     for layer in about["request"]["layers"] if stored else ():
         file = path.parent / f"features_f_layer_{layer}.{stored['format']}"
-        if not file.is_file() or file.stat().st_size < about["images"][-1]["rows"][1] * about["model"]["hidden_size"] * 2:
+        if (
+            not file.is_file()
+            or file.stat().st_size < about["images"][-1]["rows"][1] * about["model"]["hidden_size"] * 2
+        ):
             yield f"{file.name} is not the one of {path.name}"
 
 
