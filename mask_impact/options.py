@@ -267,6 +267,10 @@ class Request:
     trace_layers: bool = option(
         False, "for --effects, also report how far the state has moved after every later layer", kind="switch", table=""
     )
+    deepstack: bool = option(
+        False, "for --effects, also report what the answer needs of the image features that are added between decoder "
+        "layers (DeepStack)", kind="switch", scope="vision", table="",
+    )  # fmt: skip
     pairs: int = option(
         0, "also mask all pairs among the K strongest units, and report how they interact", metavar="K",
         parse=positive, table="effects",
@@ -294,7 +298,7 @@ class Request:
     )  # fmt: skip
     tower: str = option(
         "decoder", "which stack of layers is measured: the decoder, the encoder of an encoder-decoder, or the vision "
-        "encoder, where patches read patches", choices=TOWERS, table="results",
+        "encoder, where patches read patches", choices=TOWERS,
     )  # fmt: skip
     attention: tuple[str, ...] = option(
         ATTENTIONS, "where masks act in an encoder-decoder's decoder: self, cross (encoder tokens) (default: both)",
