@@ -24,7 +24,8 @@ from vl_families import picture
 import latent_lens
 from mask_impact.lens import feature_files, features, norms
 from mask_impact.lens.feature_files import positions, ranges, read_features
-from mask_impact.lens.features import Waiting, batches
+from mask_impact.lens.features import batches
+from mask_impact.lens.ready import Ready
 
 PROMPT = "What is on the left?"
 # height, width: 12, 4, 12, 12 and 4 tokens in qwen2_vl
@@ -263,9 +264,9 @@ def test_an_unreadable_image_among_many(run: Callable, images: Path, tmp_path: P
 
 
 def test_numbers_that_float16_cannot_hold(run: Callable, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = features.hidden_states
+    real = features.states_of
     monkeypatch.setattr(
-        features, "hidden_states", lambda *given: {layer: 1e4 * state for layer, state in real(*given).items()}
+        features, "states_of", lambda *given: {layer: 1e4 * state for layer, state in real(*given).items()}
     )
     ended = run("--images", images, "--save-features", "--layers", "3")
     assert ended.code == 2 and "which float16 cannot hold; choose --feature-dtype" in ended.err
@@ -382,18 +383,18 @@ def test_what_is_there_is_not_replaced_unasked(run: Callable, images: Path) -> N
 
 
 # --- batches ------------------------------------------------------------------------------------------------
-def waiting(tokens: int, numbers: int) -> Waiting:
+def waiting(tokens: int, numbers: int) -> Ready:
     given = {"input_ids": torch.zeros(1, tokens, dtype=torch.int64), "pixel_values": torch.zeros(1, numbers)}
-    return Waiting({}, given, torch.ones(1, tokens, dtype=torch.bool))
+    return Ready({}, given, torch.ones(1, tokens, dtype=torch.bool))
 
 
 def test_batches_have_all_images_of_one_size_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "WAITING_BYTES", 20_000)
     rng = random.Random(0)
     images = [waiting(tokens, 4 * tokens) for tokens in rng.choices([10, 20, 30, 40, 50], k=200)]
-    held: list[Waiting] = []
+    held: list[Ready] = []
 
-    def read() -> Iterator[Waiting]:
+    def read() -> Iterator[Ready]:
         for image in images:
             assert sum(each.bytes for each in held) <= 20_000
             held.append(image)
@@ -425,11 +426,11 @@ def test_features_do_not_pile_up(run: Callable, images: Path, monkeypatch: pytes
 def test_too_large_a_batch_is_split(run: Callable, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, sizes = features.states_of, []
 
-    def small(model: Any, part: Any, layers: Any) -> Any:
+    def small(stack: Any, model: Any, part: Any, *more: Any) -> Any:
         sizes.append(len(part))
         if len(part) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return real(model, part, layers)
+        return real(stack, model, part, *more)
 
     monkeypatch.setattr(features, "states_of", small)
     assert run("--images", images, *SAVED).code == 0

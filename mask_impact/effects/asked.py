@@ -12,7 +12,7 @@ from mask_impact.effects.some_heads import Heads, check_layers_for_heads, head_b
 from mask_impact.errors import UserError
 from mask_impact.model.lengths import check_length
 from mask_impact.options import Request
-from mask_impact.parsers import layer_list
+from mask_impact.parsers import is_whole, layer_list
 from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.levels import Part, parts_of_prompt
@@ -39,7 +39,7 @@ def windows_of(text: str, count: int) -> list[Window]:
     if text == "from":
         return [Window(first, count - 1) for first in range(count)]
     kind, _, width = text.partition(":")
-    if kind == "window" and width.isdecimal() and int(width) > 0:
+    if kind == "window" and is_whole(width) and int(width) > 0:
         if int(width) > count:
             raise UserError(f"`mask_layers` {text}: the model has {count} layers, so a window has at most {count}")
         return [Window(first, first + int(width) - 1) for first in range(count - int(width) + 1)]

@@ -19,7 +19,7 @@ from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
 from mask_impact.model.layers import last_pass_only
-from mask_impact.model.weights import check_finite
+from mask_impact.model.weights import check_finite, dtype_name
 from mask_impact.options import VARIANTS, Progress
 from mask_impact.prompt.inputs import Token, tokens_of
 from mask_impact.prompt.prepared import Prepared
@@ -162,7 +162,7 @@ class Measurement:
 
     def _gather(self, block: Block, masked: Sequence[Unit], position: int, impact: Impact) -> None:
         if position >= self.top_from:
-            self.top.add(block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
+            self.top.add(position, block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
         l2 = block.l2 if "l2" in block.metrics else impact.l2.float().cpu().numpy()
         for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):
             self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
@@ -193,8 +193,8 @@ def too_large(model: Any, layer: int, length: float) -> UserError:
     """
     check_finite(model)
     return UserError(
-        f"the model's own numbers are too large in {model.dtype}: a vector of layer {layer} has the length {length}; "
-        "take another `dtype`, or a checkpoint whose weights are of a usual size"
+        f"the model's own numbers are too large in {dtype_name(model)}: a vector of layer {layer} has the length "
+        f"{length}; take another `dtype`, or a checkpoint whose weights are of a usual size"
     )
 
 

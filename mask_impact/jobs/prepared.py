@@ -64,6 +64,7 @@ def clips_of(processor: Any, config: Any, request: Request) -> list[Clip]:
 
 def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, speed: float = NOMINAL) -> Prepared:
     """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
+    check_vocabulary(config, inputs.tokens)
     tower, layers, heads = check_model(config, request)
     given = given_answer(tokenizer, config, inputs, request, tower)
     if given:
@@ -111,6 +112,17 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, s
         work / model_layers, model_layers, given, costs=costs, tower=tower,
     )  # fmt: skip
     return with_injections(prepared, config) if request.deepstack else prepared
+
+
+def check_vocabulary(config: Any, tokens: Sequence[Token]) -> None:
+    """Raises UserError for a token that the model has no embedding for."""
+    size = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    largest = max(tokens, key=lambda token: token.id)
+    if isinstance(size, int) and largest.id >= size:
+        raise UserError(
+            f"the tokenizer makes token {largest.id} ({largest.text!r}) of the prompt, and the model knows 0 to "
+            f"{size - 1}; use the model's own tokenizer"
+        )
 
 
 def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, tower: Tower) -> tuple[int, ...]:

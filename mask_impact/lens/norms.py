@@ -31,15 +31,20 @@ def statistics(states: Sequence[torch.Tensor]) -> list[dict[str, list[Any]]]:
     return [dict(zip(STATISTICS, picture, strict=True)) for picture in zip(*values, strict=True)]
 
 
+def row_count(record: Mapping[str, Any]) -> int:
+    """How many states an image has at each layer: one for each of its tokens, unless it says otherwise."""
+    return int(record.get("row_count", record["token_count"]))
+
+
 def over_all(records: Sequence[Mapping[str, Any]], layers: Sequence[int]) -> dict[str, list[Any]]:
-    """The statistics of all tokens of all images by layer; the mean cosine is the mean over the images."""
-    counts = torch.tensor([float(record["token_count"]) for record in records], dtype=torch.float64)[:, None]
+    """The statistics of all rows of all images by layer; the mean cosine is the mean over the images."""
+    counts = torch.tensor([float(row_count(record)) for record in records], dtype=torch.float64)[:, None]
     mean, std, low, high = (
         torch.tensor([record[key] for record in records], dtype=torch.float64) for key in STATISTICS[:4]
     )  # [images, layers]
     whole = (counts * mean).sum(0) / counts.sum()
     spread = ((counts * (std.square() + (mean - whole).square())).sum(0) / counts.sum()).sqrt()
-    cosines = [record["mean_cosine"] for record in records if record["token_count"] > 1]
+    cosines = [record["mean_cosine"] for record in records if row_count(record) > 1]
     cosine = torch.tensor(cosines, dtype=torch.float64).mean(0).tolist() if cosines else [None] * len(layers)
     found = (whole.tolist(), spread.tolist(), low.amin(0).tolist(), high.amax(0).tolist(), cosine)
     return dict(zip(STATISTICS, found, strict=True))

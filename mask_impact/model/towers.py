@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from mask_impact.errors import OutOfMemory, UnsupportedModel, UserError
+from mask_impact.errors import OutOfMemory, UnsupportedModel, UserError, plain_words
 from mask_impact.model.memory import is_out_of_memory
 from mask_impact.model.vision_tower import vision_layers, vision_size
 from mask_impact.options import ATTENTIONS, TOWERS
@@ -50,7 +50,7 @@ def refusing(model: PreTrainedModel, what: str, layer: int | None = None) -> Ite
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        why = f"{what} ({' '.join(str(error).split())[:200] or type(error).__name__})"
+        why = f"{what} ({plain_words(error)[:200]})"
         if layer is None:
             raise UnsupportedModel(f"model family '{family(model)}' is not supported: {why}") from error
         raise unsupported(model, layer, why) from error
