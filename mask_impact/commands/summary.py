@@ -154,7 +154,8 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
         + ["(below the noise floor)"] * (0 < row["value"] < floor_over_layers(manifest, first, name))
         for row in manifest["top_tokens"]
     ]
-    count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])
+    steps = 1 if manifest["vision"] else len(manifest["generated"])  # a vision tower reads the prompt alone
+    count = sum(row[1] != "0" for row in rows)
     over = "" if steps == 1 else f", the largest of {steps} output tokens"
     title = f"the {count} most important tokens, {variant} {metric}, {RULE}{over}:"
     return [title, *aligned([["token", "position", metric, "peak layer"], *rows], right=(1, 2, 3))]
