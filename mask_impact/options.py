@@ -18,6 +18,7 @@ No torch here: wrong input is reported before torch is imported.
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -139,7 +140,15 @@ def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, i
 def _queries_from_python(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return None if value is None else query_list(value)
-    return tuple((int(first), int(last)) for first, last in value)
+    ranges = tuple((first, last) for first, last in value)
+    if not all(is_whole(edge) for each in ranges for edge in each):
+        raise TypeError
+    return tuple((int(first), int(last)) for first, last in ranges)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a keyword's value is a whole number; True and False are none, though Python counts with them."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _paths_from_python(value: Any) -> tuple[Any, ...]:

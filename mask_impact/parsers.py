@@ -10,6 +10,8 @@ from pathlib import Path
 
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
 
+SLOWEST, FASTEST = 0.00001, 1000.0  # frames for each second
+
 # Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
 
@@ -21,13 +23,13 @@ def positive(text: str) -> int:
 
 
 def rate(text: str) -> float:
-    """Of something for each second."""
+    """Frames for each second: of a video between one a day and those of a fast camera."""
     try:
         found = float(text)
     except ValueError:
         found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not SLOWEST <= found <= FASTEST:  # also true for NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {SLOWEST:.5f} to {FASTEST:g}")
     return found
 
 
