@@ -486,7 +486,7 @@ CONTENT = [
         "- {name: h, prompt_file: latin.txt}\n",
         [
             "2: prompt_file 'none.txt' cannot be read: No such file or directory",
-            "3: prompt_file 'folder' is not a file",
+            "3: prompt_file 'folder' is a folder; give a file",
             "4: prompt_file 'a.png' is empty; write the prompt into it",
             "5: prompt_file 'story.txt/x' cannot be read: Not a directory",
             "6: prompt_file 'a\\x00b' cannot be read: no file can have this name",
@@ -619,7 +619,7 @@ VISION = [
         [
             "2: image 'none.png' cannot be read: No such file or directory",
             "3: image 'none.png' cannot be read: No such file or directory",
-            "3: image 'folder' is not a file",
+            "3: image 'folder' is a folder; give a file",
             "4: image must be a path or a list of paths, but is a mapping",
             "5: image must be a path or a list of paths, but has an item that is a list",
             "6: image is empty",
@@ -738,7 +738,9 @@ def test_files_without_permission(monkeypatch, locked, expected):
 
 def test_a_pipe_is_not_waited_for():
     os.mkfifo("pipe")
-    assert errors("prompts: [{name: a, prompt_file: pipe}]") == ["prompts.yaml:1: prompt_file 'pipe' is not a file"]
+    assert errors("prompts: [{name: a, prompt_file: pipe}]") == [
+        "prompts.yaml:1: prompt_file 'pipe' is no regular file; give a file"
+    ]
 
 
 def test_many_errors_are_cut():

@@ -15,8 +15,8 @@ from mask_impact.jobs.resume import options_as_json
 from mask_impact.model import find, load
 from mask_impact.model.handed_over import measurable, unwrapped
 from mask_impact.model.quiet import quiet_libraries
-from mask_impact.options import Option, Request, Settings, check_extension, is_whole, named, options_of
-from mask_impact.parsers import positive
+from mask_impact.options import Option, Request, Settings, check_extension, named, options_of
+from mask_impact.parsers import positive, whole
 from mask_impact.prompt.messages import given_messages
 from mask_impact.prompt.vision import picture_list
 
@@ -76,10 +76,8 @@ def as_request(
     """
     request_type = request_type or Request
     check_extension(request_type, ("device", "dtype", "model", "model_name", "processor", "request_type", "tokenizer"))
-    count, prompt = arguments["num_tokens"], arguments["prompt"]
-    if not is_whole(count) or count < 1:
-        raise UserError(f"num_output_tokens is {count!r}; it must be a whole number of 1 or more")
-    if not isinstance(prompt, str):
+    arguments["num_tokens"] = _one_or_more("num_output_tokens", arguments["num_tokens"])
+    if not isinstance(prompt := arguments["prompt"], str):
         raise UserError(f"prompt is {prompt!r}; it must be a text")
     known = keywords_of(request_type, vision, effects)
     for name in given:
@@ -127,9 +125,18 @@ def _whole(option: Option, value: Any) -> int | None:
     if value is None or (value == option.default and not isinstance(value, bool)):
         found: int | None = option.default
         return found
-    if not is_whole(value) or value < 1:
-        raise UserError(f"{option.name} is {value!r}; it must be a whole number of 1 or more")
-    return int(value)
+    return _one_or_more(option.name, value)
+
+
+def _one_or_more(name: str, value: Any) -> int:
+    """Raises UserError."""
+    try:
+        count = whole(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise UserError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+    return count
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from mask_impact.commands.exit_codes import guarded
 from mask_impact.commands.flags import Parser, add_field, add_loading, add_volume
 from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Request, options_of
-from mask_impact.parsers import one_of, one_of_list, output_name, positive
+from mask_impact.parsers import one_of, one_of_list, output_name, path, positive
 
 DEFAULT_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 PROMPT = "Describe this image."
@@ -78,7 +78,7 @@ def add_inspect(parser: Parser) -> None:
 
 def add_features(parser: Parser) -> None:
     parser.add_argument(
-        "--images", metavar="PATH", type=Path, nargs="+", default=(),
+        "--images", metavar="PATH", type=path, nargs="+", default=(),
         help="image files, and folders, which are searched with all their subfolders",
     )  # fmt: skip
     parser.add_argument(
@@ -116,7 +116,7 @@ def add_features(parser: Parser) -> None:
 
 def add_bank(parser: Parser) -> None:
     parser.add_argument(
-        "--captions", metavar="FILE", type=Path, required=True, help="a UTF-8 text file, one caption per line"
+        "--captions", metavar="FILE", type=path, required=True, help="a UTF-8 text file, one caption per line"
     )
     parser.add_argument("--num-captions", metavar="N", type=positive, help="the first N captions (default: all)")
     parser.add_argument(
@@ -132,7 +132,7 @@ def add_bank(parser: Parser) -> None:
 
 def add_neighbors(parser: Parser) -> None:
     parser.add_argument(
-        "--bank", metavar="DIR", type=Path, required=True, help="a folder that bank wrote, or a bank of latentlens"
+        "--bank", metavar="DIR", type=path, required=True, help="a folder that bank wrote, or a bank of latentlens"
     )
     add_images(parser)
     add_videos(parser)
@@ -147,7 +147,7 @@ def add_neighbors(parser: Parser) -> None:
         help="compare with every vector of the bank, or through an index (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--run", metavar="NAME_run.json", type=Path,
+        "--run", metavar="NAME_run.json", type=path,
         help="a run of mask_impact_vl.py on the same image and prompt, to show beside the neighbours",
     )  # fmt: skip
     add_formats(parser, TABLE_FORMATS)
@@ -206,7 +206,7 @@ def add_tower(parser: Parser) -> None:
 def add_output(parser: Parser, names: str | None = None) -> None:
     if names:
         parser.add_argument("--output", metavar="NAME", type=output_name, help=names)
-    parser.add_argument("--output-dir", metavar="DIR", type=Path, default=Path("output"), help="default: output")
+    parser.add_argument("--output-dir", metavar="DIR", type=path, default=Path("output"), help="default: output")
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--overwrite", action="store_true", help="replace what an earlier command wrote there")
     earlier.add_argument("--resume", action="store_true", help="keep what an earlier command wrote, and go on with it")
@@ -214,7 +214,7 @@ def add_output(parser: Parser, names: str | None = None) -> None:
 
 def size(text: str) -> tuple[int, int]:
     """ "640x480" -> (640, 480)."""
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    found = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text)
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size in pixels; write for example 640x480")
     return int(found[1]), int(found[2])

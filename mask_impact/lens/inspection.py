@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 
 from mask_impact.commands.summary import noted
-from mask_impact.commands.terminal import ProgressBar, one_line, show
-from mask_impact.errors import UserError
+from mask_impact.commands.terminal import ProgressBar, show
+from mask_impact.errors import UserError, one_line
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import ranges
 from mask_impact.lens.given import check_videos, inputs_of
@@ -23,7 +23,7 @@ from mask_impact.model.generation import model_tensors
 from mask_impact.model.memory import explained
 from mask_impact.options import Settings, merged
 from mask_impact.prompt.grids import MERGED
-from mask_impact.prompt.images import open_picture
+from mask_impact.prompt.images import PIXEL_LIMIT, open_picture
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.vision import image_token_id, vision_inputs
 
@@ -54,6 +54,9 @@ DECODER: dict[str, tuple[str, ...]] = {
 
 
 def command(args: argparse.Namespace) -> None:
+    for width, height in args.sizes or ():
+        if width * height > PIXEL_LIMIT:
+            raise UserError(f"--size {width}x{height} has more than {PIXEL_LIMIT:,} pixels, the most that are read")
     session = Session(Settings(**merged(Settings, vars(args))))
     layers = chosen(args.layers or (), session.source.num_layers)
     described: dict[str, Any] = {"model": session.source.manifest, **description(session.source.config)}

@@ -30,6 +30,7 @@ from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
 from mask_impact.files import notebook
 from mask_impact.files.folder import output_folder
+from mask_impact.files.temporaries import check_replaceable
 from mask_impact.jobs.session import Session
 from mask_impact.lens import approximate, bank_files, published, search
 from mask_impact.lens.bank_files import MANIFEST, Searchable
@@ -48,6 +49,7 @@ from mask_impact.table import Columns
 
 NONE = -1  # caption_position and bank_layer of static rows; row and col of a token without a grid
 EMBEDDED = 8192  # rows of the vocabulary at a time
+MOST_ROWS = 4_000_000  # of the table of neighbours, about 1 GB
 SHOWN = 3  # how many layers the summary on stdout has
 
 
@@ -77,6 +79,7 @@ def command(args: argparse.Namespace) -> int | None:
         approximate.faiss()
     check_videos(session, args)
     inputs = inputs_of(session, args, args.images, args.videos)
+    check_rows(bank, layers, inputs, args.top_k)
     masking = read_masking(args.run, session.fingerprint, inputs) if args.run else None
     request = identity(session, args, bank, inputs, layers, masking)
     with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
@@ -86,6 +89,7 @@ def command(args: argparse.Namespace) -> int | None:
             return None
         if args.output and not (args.overwrite or args.resume):
             files.check_kept()
+        check_replaceable(files.existing())
         lens = Lens(session, bank, layers, args.top_k, args.static, args.search == "approximate")
         found = lens.look(inputs, masking, progress)
         seconds = time.perf_counter() - started
@@ -116,6 +120,17 @@ def command(args: argparse.Namespace) -> int | None:
     if not args.quiet:
         show("\n".join([report(found, files.paths[-1], seconds), *noted([*session.notes, *inputs.notes])]))
     return None
+
+
+def check_rows(bank: Searchable, layers: Sequence[int], inputs: ModelInputs, top_k: int) -> None:
+    """Raises UserError for more neighbours than can be held."""
+    tokens = sum(token.kind == "image" for token in inputs.tokens)
+    found = sum(min(top_k, bank.rows(layer)) for layer in bank.layers)
+    if (rows := 2 * tokens * len(layers) * found) > MOST_ROWS:
+        raise UserError(
+            f"--top-k {top_k:,} gives about {rows:,} rows of neighbours, at most {MOST_ROWS:,} can be held; lower "
+            "--top-k, or choose fewer --layers"
+        )
 
 
 def identity(
@@ -176,11 +191,13 @@ class Lens:
             if self.approximate:
                 by_layer[layer] = approximate.nearest(queries, self.bank, layer, self.top_k)
             else:
-                by_layer[layer] = search.nearest(queries, self.bank.parts(layer), self.top_k, device)
+                k = min(self.top_k, self.bank.rows(layer))
+                by_layer[layer] = search.nearest(queries, self.bank.parts(layer), k, device)
         static = None
         if self.static:
             tell("static vocabulary")
-            static = search.nearest(queries, self._vocabulary(), self.top_k, device)
+            k = min(self.top_k, len(self.session.reader.tokenizer))
+            static = search.nearest(queries, self._vocabulary(), k, device)
         self.seconds["search"] = time.perf_counter() - started - self.seconds["forward"]
         return Neighbors(
             self.bank, self.session.reader.tokenizer, self.layers, tokens, by_layer, self.top_k, static, masking

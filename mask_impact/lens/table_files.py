@@ -4,12 +4,14 @@ In: columns and a manifest. Out: all files or none. The manifest is removed firs
 tables fit.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mask_impact.errors import UserError
 from mask_impact.files import page
+from mask_impact.files.checksums import changed, recorded
 from mask_impact.files.formats import side_table_formats, write_side_table
 from mask_impact.files.stored import LensTable, Unreadable, stored
 from mask_impact.files.temporaries import new_set
@@ -32,7 +34,7 @@ class Files:
 
     def existing(self) -> list[Path]:
         tables = [self.folder / f"{self.stem}.{form}" for form in (*side_table_formats(), "html")]
-        return [path for path in (self.manifest, *tables) if path.exists()]
+        return [path for path in (self.manifest, *tables) if os.path.lexists(path)]
 
     def check_kept(self) -> None:
         """Raises UserError if there are files under this name."""
@@ -50,7 +52,8 @@ class Files:
             return False
         notes = manifest.get("notes", ())  # of a page that was too large, too
         too_large = [path for path in self.paths if any(note.startswith(f"{path.name} was not") for note in notes)]
-        return manifest["request"] == request and all(path.exists() or path in too_large for path in self.paths)
+        same = manifest["request"] == request and all(path.exists() or path in too_large for path in self.paths)
+        return same and not any(changed(path, manifest) for path in self.paths[:-1] if path.exists())
 
     def write(
         self,
@@ -76,6 +79,7 @@ class Files:
                 except UserError as error:
                     note = f"{page_name} was not written: {error}"
                     manifest["notes"] = [*manifest.get("notes", ()), note]
+            manifest |= recorded(temporary, names)
             (temporary / self.manifest.name).write_bytes(manifest_text(manifest).encode())
             names.append(self.manifest.name)
         return note

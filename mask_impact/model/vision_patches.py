@@ -88,8 +88,7 @@ def _at_decoder(
     """[1, S, C] what the first decoder layer gets, with `rows` in place of what the tower's layers compute."""
 
     def as_given(call: LayerCall) -> Callable[..., Any]:
-        """In the form of the layer's output: older transformers return tuples."""
-        return lambda *_, **__: (rows, *call.output[1:]) if isinstance(call.output, tuple) else rows
+        return lambda *_, **__: call.returned(rows)
 
     with ExitStack() as undo:
         for call in calls:

@@ -86,6 +86,14 @@ class LayerCall:
         """[rows, C] or [B, L, C] its input."""
         return layer_input(self.layer, self.args, self.kwargs)
 
+    def returned(self, states: torch.Tensor) -> Any:
+        """Other states in the form of the layer's output: older transformers return tuples."""
+        return (states, *self.output[1:]) if isinstance(self.output, tuple) else states
+
+    def again(self, *_: Any, **__: Any) -> Any:
+        """What the layer gave, in place of its forward."""
+        return self.returned(layer_output(self.output).clone())
+
     @property
     def rows(self) -> int:
         return math.prod(self.hidden.shape[:-1])

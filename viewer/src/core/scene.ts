@@ -118,8 +118,9 @@ export function rowMaxima(values: Float32Array, columns: number, skip: number): 
 }
 
 /**
- * Importance of each token: over the layers `from` to `to` the largest value, whatever its sign (a metric may have one), or
- * the mean. NaN where there is none.
+ * Importance of each token over the layers `from` to `to`: the root of the sum of squares, by which the summary ranks, too
+ * (of L2 distances, the length of the changes of all these layers side by side); the largest value, whatever its sign (a
+ * metric may have one); or the mean. NaN where there is none.
  */
 export function importance(
   found: Matrix,
@@ -129,8 +130,9 @@ export function importance(
   const value = new Float32Array(count).fill(NaN);
   const peak = new Int32Array(count).fill(-1); // layer with the largest value
   const best = new Float32Array(count).fill(-1);
+  const sum = new Float64Array(count);
   const seen = new Int32Array(count);
-  const mean = state.join === "mean";
+  const { join } = state;
   found.layers.forEach((layer, row) => {
     if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
     for (let token = 0, place = row * count; token < count; token++, place++) {
@@ -140,29 +142,40 @@ export function importance(
       if (size > best[token]) {
         best[token] = size;
         peak[token] = layer;
-        if (!mean) value[token] = here;
+        if (join === "max") value[token] = here;
       }
-      if (mean) value[token] = seen[token]++ ? value[token] + here : here;
+      sum[token] += join === "root" ? here * here : here;
+      seen[token]++;
     }
   });
-  if (mean) value.forEach((sum, token) => (value[token] = sum / seen[token]));
+  if (join !== "max")
+    sum.forEach((all, token) => {
+      if (seen[token]) value[token] = join === "root" ? Math.sqrt(all) : all / seen[token];
+    });
   return { value, peak };
 }
 
+type Floored = Pick<State, "metric" | "variant"> & Partial<Pick<State, "join" | "from" | "to">>;
+
 /**
- * The noise floor of a variant in a layer, or the largest of all layers: values below it can be rounding. 0 where it is
- * not known. Older runs have one for all layers.
+ * The noise floor of a variant in a layer, or of the layers as they are joined: values below it can be rounding. 0 where it
+ * is not known. Older runs have one for all layers.
  */
 export function noiseFloor(
   run: Pick<Run, "manifest">,
-  { metric, variant }: Pick<State, "metric" | "variant">,
+  { metric, variant, join, from = null, to = null }: Floored,
   layer?: number,
 ): number {
   const { by_layer: fine, Full, Head } = run.manifest?.noise_floor ?? {};
   if (!fine?.values) return (isHead(variant) ? Head : Full)?.[metric] ?? 0;
   const [column, place] = [fine.variants?.indexOf(variant) ?? -1, fine.metrics?.indexOf(metric) ?? -1];
   const floors = fine.values.map((variants) => variants[column]?.[place] ?? 0);
-  return layer === undefined ? Math.max(0, ...floors) : (floors[fine.layers?.indexOf(layer) ?? -1] ?? 0);
+  if (layer !== undefined) return floors[fine.layers?.indexOf(layer) ?? -1] ?? 0;
+  const joined = floors.filter((_, row) => {
+    const each = fine.layers?.[row] ?? row;
+    return (from === null || each >= from) && (to === null || each <= to);
+  });
+  return join === "root" ? Math.hypot(...joined) : Math.max(0, ...joined);
 }
 
 /** Whether a value can be rounding. One of 0 is exact: there the mask changes nothing. */

@@ -35,7 +35,7 @@ export interface State {
   /** Layers that count for the prompt's shading and the ranking: first and last, null for all; and how they are joined. */
   from: number | null;
   to: number | null;
-  join: "max" | "mean";
+  join: "root" | "max" | "mean";
   /** Picture: share of the colour over the picture, 0 to 1; image tokens folded into one block in the heat map. */
   opacity: number;
   fold: boolean;
@@ -79,7 +79,7 @@ export const DEFAULTS: Readonly<State> = {
   heads: [],
   from: null,
   to: null,
-  join: "max",
+  join: "root",
   opacity: 0.6,
   fold: false,
   effect: "logprob_change",
@@ -104,7 +104,7 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   range: ["all", "row"],
   curve: ["linear", "sqrt"],
   palette: ["cividis", "viridis"],
-  join: ["max", "mean"],
+  join: ["root", "max", "mean"],
   theme: ["auto", "light", "dark"],
   effect: ["logprob_change", "kl", "contrast_change", "interaction"],
   order: ["auto", "position", "strength"],

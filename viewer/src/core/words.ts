@@ -51,11 +51,14 @@ export function percent(part: number): string {
 /** Where a run is read, for a sentence. */
 export const readAt = ({ query }: State) => (query === null ? "at the predicting position" : `at position ${query}`);
 
-/** "layer 3", or how layers are joined: "layers 2 to 5: max". */
+/** How layers are joined. */
+export const JOINED = { root: "root sum square", max: "largest", mean: "mean" } as const;
+
+/** "layer 3", or how layers are joined: "layers 2 to 5: mean". */
 export function layerText(state: State): string {
   if (state.layer !== null) return `layer ${state.layer}`;
   const all = state.from === null && state.to === null;
-  return `${all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`}: ${state.join}`;
+  return `${all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`}: ${JOINED[state.join]}`;
 }
 
 /** Whose change the numbers are, for a sentence. */

@@ -25,7 +25,7 @@ import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
-import { isDifference, percent, subject } from "../core/words.ts";
+import { isDifference, JOINED, percent, subject } from "../core/words.ts";
 import type { Run } from "../data/types.ts";
 import { sentence, shadeOf, UNSHADED } from "./shade.ts";
 import { legend } from "./prompt-legend.ts";
@@ -79,8 +79,7 @@ export class PromptView extends Drawn<Scene> implements View {
       "aria-label": "How layers are joined",
       onchange: () => this.#store.set({ join: this.#join.value as State["join"] }),
     },
-    h("option", { value: "max" }, "largest"),
-    h("option", { value: "mean" }, "mean"),
+    ...Object.entries(JOINED).map(([value, name]) => h("option", { value }, name)),
   );
 
   constructor(store: Store) {

@@ -1,0 +1,94 @@
+"""Try to break mask-impact: bad inputs, kills, hostile contents, damaged files, a monkey on the page.
+
+    python tests/torture/run.py                        # everything; about 20 minutes on an idle machine
+    python tests/torture/run.py inputs --only flags    # a part of it
+    python tests/torture/run.py kills --kills 1000     # as many, over all commands
+    python tests/torture/run.py inputs --keep          # write messages.txt anew
+
+Out: what does not hold, and docs/reliability.md: how often each thing was tried and how often it held.
+"""
+
+import argparse
+import gc
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import prepared  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+for _name in prepared.EVERYTHING:
+    importlib.import_module(_name)
+gc.freeze()
+
+from forking import exit_code, forked  # noqa: E402
+
+from torture import bad_inputs, case, kills, report, stock  # noqa: E402
+
+Rows = dict[str, report.Row]
+
+
+def inputs(folder: Path, args: argparse.Namespace) -> Rows:
+    known, found, rows = bad_inputs.kept(), dict[str, str](), Rows()
+    for group, cases in bad_inputs.GROUPS.items():
+        chosen = [each for each in cases if args.only in group or args.only in each.name]
+        if not chosen:
+            continue
+        wrong = []
+        for each in chosen:
+            outcome = case.apart(each, folder / "stock", folder / "run")
+            found[each.name] = outcome.shown
+            if why := bad_inputs.wrong(each, outcome, {} if args.keep else known):
+                wrong.append(why)
+                print(f"  {why}", flush=True)
+        rows[f"bad input: {group}"] = report.Row(len(chosen), len(wrong))
+    if args.keep:
+        bad_inputs.keep({name: (known | found)[name] for name in bad_inputs.BY_NAME if name in known | found})
+    return rows
+
+
+def killed(folder: Path, args: argparse.Namespace) -> Rows:
+    rows, each = Rows(), -(-args.kills // len(kills.COMMANDS))
+    for command in kills.COMMANDS:
+        if args.only in command.name:
+            found = kills.killed_everywhere(command, folder / "stock", folder / "kills", each, args.seed)
+            for why in found.wrong:
+                print(f"  {why}", flush=True)
+            rows[f"kill: {command.name}"] = report.Row(found.kills, len(found.wrong))
+            print(f"{command.name}: {found.kills} kills", flush=True)
+    return rows
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], Rows]] = {"inputs": inputs, "kills": killed}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], help="default: all")
+    parser.add_argument("--only", default="", help="what has this in its name")
+    parser.add_argument("--kills", type=int, default=300, help="over all commands (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="write messages.txt anew")
+    args = parser.parse_args()
+    wrong = 0
+    with tempfile.TemporaryDirectory(prefix="torture-") as name:
+        folder = Path(name)
+        assert exit_code(forked(lambda argv: stock.make(folder / "stock") or 0, [])) == 0, "the stock cannot be made"
+        for part in args.parts or PARTS:
+            rows = PARTS[part](folder, args)
+            report.keep(rows, args)
+            wrong += sum(row.failed for row in rows.values())
+    print(f"{wrong} do not hold" if wrong else "everything holds")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
