@@ -33,6 +33,7 @@ from mask_impact.parsers import (
     positive,
     query_list,
     rate,
+    whole,
 )
 from mask_impact.table import FORMAT_NAMES
 
@@ -139,7 +140,7 @@ def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, i
 def _queries_from_python(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return None if value is None else query_list(value)
-    return tuple((int(first), int(last)) for first, last in value)
+    return tuple((whole(first), whole(last)) for first, last in value)
 
 
 def _paths_from_python(value: Any) -> tuple[Any, ...]:

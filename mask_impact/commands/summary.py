@@ -163,14 +163,18 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
 
 def effects_table(manifest: dict[str, Any]) -> list[str]:
     """The masks that lower the answer's probability most: the strongest one of each unit."""
-    generated = manifest["generated"]
+    generated, images = manifest["generated"], {}
+    for token in manifest["tokens"]:
+        if token["kind"] == "image":
+            images[token["position"], token["text"]] = token_label(token)
     rows = []
     for found in manifest["effects"]["strongest"]:
         layers = f"{found['first_layer']} to {found['last_layer']}"
         before, after = (math.exp(found["logprob"] - change) for change in (found["logprob_change"], 0))
         step = found["generation_step"]
         answer = repr(answer_text(manifest) if step == WHOLE_ANSWER else generated[step]["text"])
-        where = [repr(found["token_masked"]), str(found["token_position"]), layers, found["block"]]
+        masked, position = found["token_masked"], found["token_position"]
+        where = [images.get((position, masked), repr(masked)), str(position), layers, found["block"]]
         rows.append([*where, answer, *map(probability, (before, after)), repr(found["top_token"])])
     head = ["masked", "position", "in layers", "block", "answer", "probability", "masked", "then likeliest"]
     return ["what costs the answer most when it is masked:", *aligned([head, *rows], right=(1, 5, 6))]
