@@ -738,7 +738,8 @@ def test_files_without_permission(monkeypatch, locked, expected):
 
 def test_a_pipe_is_not_waited_for():
     os.mkfifo("pipe")
-    assert errors("prompts: [{name: a, prompt_file: pipe}]") == ["prompts.yaml:1: prompt_file 'pipe' is no regular file; give a file"]
+    message = "prompts.yaml:1: prompt_file 'pipe' is no regular file; give a file"
+    assert errors("prompts: [{name: a, prompt_file: pipe}]") == [message]
 
 
 def test_many_errors_are_cut():

@@ -136,10 +136,10 @@ def _read_with_manifest(path: Path) -> Content:
     table, embedded = _read(path, manifest)
     if manifest is None or name not in manifest["files"]:
         return table, embedded
-    if reason := _difference(path, table, embedded, manifest):
-        if embedded is None:
-            raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
+    if embedded is not None and reproducible(embedded) != reproducible(manifest):  # it brings its own
         return table, embedded
+    if reason := _difference(path, table, embedded, manifest):
+        raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
     return table, manifest
 
 

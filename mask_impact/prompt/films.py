@@ -20,8 +20,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from mask_impact.errors import UserError
-from mask_impact.prompt.text_files import check_regular
 from mask_impact.prompt.images import file_sha256, open_picture
+from mask_impact.prompt.text_files import check_regular
 
 UNTIMED = 24.0  # frames for each second of a video that does not say; transformers takes the same
 SHOWN = 64  # temporal patches of a video whose first frame is a picture of the report

@@ -11,6 +11,7 @@ Out: what does not hold, and docs/reliability.md: how often each thing was tried
 import argparse
 import gc
 import importlib
+import json
 import os
 import sys
 import tempfile
@@ -31,7 +32,7 @@ gc.freeze()
 
 from forking import exit_code, forked  # noqa: E402
 
-from torture import bad_inputs, case, kills, report, stock  # noqa: E402
+from torture import bad_inputs, case, damage, hostile, kills, monkey, report, stock  # noqa: E402
 
 Rows = dict[str, report.Row]
 
@@ -67,7 +68,50 @@ def killed(folder: Path, args: argparse.Namespace) -> Rows:
     return rows
 
 
-PARTS: dict[str, Callable[[Path, argparse.Namespace], Rows]] = {"inputs": inputs, "kills": killed}
+def hostile_contents(folder: Path, args: argparse.Namespace) -> Rows:
+    wrong = 0
+    for each in hostile.CASES:
+        outcome = case.apart(each, folder / "stock", folder / "run", hostile.watch)
+        if not hostile.held(outcome):
+            wrong += 1
+            print(f"  {each.name}: exit code {outcome.code}, {outcome.err[-300:]}", flush=True)
+    return {"hostile contents: no program, no connection, no file elsewhere": report.Row(len(hostile.CASES), wrong)}
+
+
+def damaged_files(folder: Path, args: argparse.Namespace) -> Rows:
+    return _in_a_fork(
+        folder,
+        "damaged result files: refused, or every number as written",
+        lambda: damage.damaged(folder / "stock", args.damages, args.seed),
+    )
+
+
+def monkey_at_the_page(folder: Path, args: argparse.Namespace) -> Rows:
+    reports = [folder / "stock" / "runs" / "a_results.html", folder / "stock" / "near" / "n_neighbors.html"]
+    return _in_a_fork(
+        folder, "keys and clicks on the page without an error", lambda: monkey.played(reports, args.acts, args.seed)
+    )
+
+
+def _in_a_fork(folder: Path, name: str, part: Callable[[], tuple[int, list[str]]]) -> Rows:
+    """This process must not have the threads that come with pandas and a browser."""
+    answer, work = folder / "answer", Path(tempfile.mkdtemp(dir=folder))
+
+    def act(argv: list[str]) -> int:
+        os.chdir(work)
+        answer.write_text(json.dumps(part()))
+        return 0
+
+    assert exit_code(forked(act, [])) == 0, f"{name}: it has ended with an error"
+    tried, wrong = json.loads(answer.read_text())
+    for why in wrong:
+        print(f"  {why}", flush=True)
+    return {name: report.Row(tried, len(wrong))}
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], Rows]] = {
+    "inputs": inputs, "hostile": hostile_contents, "damage": damaged_files, "page": monkey_at_the_page, "kills": killed,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -76,6 +120,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="what has this in its name")
     parser.add_argument("--kills", type=int, default=300, help="over all commands (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--damages", type=int, default=120, help="of each file (default: %(default)s)")
+    parser.add_argument("--acts", type=int, default=500, help="keys and clicks on each page (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="write messages.txt anew")
     args = parser.parse_args()
     wrong = 0
