@@ -392,7 +392,7 @@ CONTENT = [
     ),
     pytest.param(
         f"prompts:\n- {{name: a, prompt: b, num_tokens: {'9' * 5000}}}\n",
-        [f"2: num_tokens cannot be '{cut('9')}'"],
+        [f"2: num_tokens: '{cut('9')}' is not a whole number of 1 or more, at most 18 digits"],
         id="long number",
     ),
     pytest.param(
@@ -702,7 +702,7 @@ def test_malformed_count():
     ("path", "expected"),
     [
         ("none.yaml", "none.yaml: cannot be read: No such file or directory"),
-        ("folder", "folder: cannot be read: Is a directory"),
+        ("folder", "folder: it is a folder; give a YAML file"),
         ("story.txt/x", "story.txt/x: cannot be read: Not a directory"),
         ("a\0b\n.yaml", "a\\x00b\\n.yaml: cannot be read: no file can have this name"),
     ],

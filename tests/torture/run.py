@@ -32,7 +32,7 @@ gc.freeze()
 
 from forking import exit_code, forked  # noqa: E402
 
-from torture import bad_inputs, case, damage, hostile, kills, monkey, report, stock  # noqa: E402
+from torture import bad_inputs, case, hostile, kills, report, stock  # noqa: E402
 
 Rows = dict[str, report.Row]
 
@@ -79,18 +79,22 @@ def hostile_contents(folder: Path, args: argparse.Namespace) -> Rows:
 
 
 def damaged_files(folder: Path, args: argparse.Namespace) -> Rows:
-    return _in_a_fork(
-        folder,
-        "damaged result files: refused, or every number as written",
-        lambda: damage.damaged(folder / "stock", args.damages, args.seed),
-    )
+    def part() -> tuple[int, list[str]]:
+        from torture.damage import damaged  # in the fork, since pandas starts threads
+
+        return damaged(folder / "stock", args.damages, args.seed)
+
+    return _in_a_fork(folder, "damaged result files: refused, or every number as written", part)
 
 
 def monkey_at_the_page(folder: Path, args: argparse.Namespace) -> Rows:
-    reports = [folder / "stock" / "runs" / "a_results.html", folder / "stock" / "near" / "n_neighbors.html"]
-    return _in_a_fork(
-        folder, "keys and clicks on the page without an error", lambda: monkey.played(reports, args.acts, args.seed)
-    )
+    def part() -> tuple[int, list[str]]:
+        from torture.monkey import played
+
+        reports = [folder / "stock" / "runs" / "a_results.html", folder / "stock" / "near" / "n_neighbors.html"]
+        return played(reports, args.acts, args.seed)
+
+    return _in_a_fork(folder, "keys and clicks on the page without an error", part)
 
 
 def _in_a_fork(folder: Path, name: str, part: Callable[[], tuple[int, list[str]]]) -> Rows:
