@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,11 +34,11 @@ from forking import exit_code, forked  # noqa: E402
 
 from torture import bad_inputs, case, hostile, kills, report, stock  # noqa: E402
 
-Rows = dict[str, report.Row]
+Rows = Iterator[tuple[str, report.Row]]
 
 
 def inputs(folder: Path, args: argparse.Namespace) -> Rows:
-    known, found, rows = bad_inputs.kept(), dict[str, str](), Rows()
+    known, found = bad_inputs.kept(), dict[str, str]()
     for group, cases in bad_inputs.GROUPS.items():
         chosen = [each for each in cases if args.only in group or args.only in each.name]
         if not chosen:
@@ -50,22 +50,20 @@ def inputs(folder: Path, args: argparse.Namespace) -> Rows:
             if why := bad_inputs.wrong(each, outcome, {} if args.keep else known):
                 wrong.append(why)
                 print(f"  {why}", flush=True)
-        rows[f"bad input: {group}"] = report.Row(len(chosen), len(wrong))
+        yield f"bad input: {group}", report.Row(len(chosen), len(wrong))
     if args.keep:
         bad_inputs.keep({name: (known | found)[name] for name in bad_inputs.BY_NAME if name in known | found})
-    return rows
 
 
 def killed(folder: Path, args: argparse.Namespace) -> Rows:
-    rows, each = Rows(), -(-args.kills // len(kills.COMMANDS))
+    each = -(-args.kills // len(kills.COMMANDS))
     for command in kills.COMMANDS:
         if args.only in command.name:
             found = kills.killed_everywhere(command, folder / "stock", folder / "kills", each, args.seed)
             for why in found.wrong:
                 print(f"  {why}", flush=True)
-            rows[f"kill: {command.name}"] = report.Row(found.kills, len(found.wrong))
             print(f"{command.name}: {found.kills} kills", flush=True)
-    return rows
+            yield f"kill: {command.name}", report.Row(found.kills, found.failed)
 
 
 def hostile_contents(folder: Path, args: argparse.Namespace) -> Rows:
@@ -75,7 +73,7 @@ def hostile_contents(folder: Path, args: argparse.Namespace) -> Rows:
         if not hostile.held(outcome):
             wrong += 1
             print(f"  {each.name}: exit code {outcome.code}, {outcome.err[-300:]}", flush=True)
-    return {"hostile contents: no program, no connection, no file elsewhere": report.Row(len(hostile.CASES), wrong)}
+    yield "hostile contents: no program, no connection, no file elsewhere", report.Row(len(hostile.CASES), wrong)
 
 
 def damaged_files(folder: Path, args: argparse.Namespace) -> Rows:
@@ -84,7 +82,7 @@ def damaged_files(folder: Path, args: argparse.Namespace) -> Rows:
 
         return damaged(folder / "stock", args.damages, args.seed)
 
-    return _in_a_fork(folder, "damaged result files: refused, or every number as written", part)
+    yield _in_a_fork(folder, "damaged result files: refused, or every number as written", part)
 
 
 def monkey_at_the_page(folder: Path, args: argparse.Namespace) -> Rows:
@@ -94,10 +92,10 @@ def monkey_at_the_page(folder: Path, args: argparse.Namespace) -> Rows:
         reports = [folder / "stock" / "runs" / "a_results.html", folder / "stock" / "near" / "n_neighbors.html"]
         return played(reports, args.acts, args.seed)
 
-    return _in_a_fork(folder, "keys and clicks on the page without an error", part)
+    yield _in_a_fork(folder, "keys and clicks on the page without an error", part)
 
 
-def _in_a_fork(folder: Path, name: str, part: Callable[[], tuple[int, list[str]]]) -> Rows:
+def _in_a_fork(folder: Path, name: str, part: Callable[[], tuple[int, list[str]]]) -> tuple[str, report.Row]:
     """This process must not have the threads that come with pandas and a browser."""
     answer, work = folder / "answer", Path(tempfile.mkdtemp(dir=folder))
 
@@ -110,7 +108,7 @@ def _in_a_fork(folder: Path, name: str, part: Callable[[], tuple[int, list[str]]
     tried, wrong = json.loads(answer.read_text())
     for why in wrong:
         print(f"  {why}", flush=True)
-    return {name: report.Row(tried, len(wrong))}
+    return name, report.Row(tried, len(wrong))
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], Rows]] = {
@@ -133,9 +131,9 @@ def main() -> int:
         folder = Path(name)
         assert exit_code(forked(lambda argv: stock.make(folder / "stock") or 0, [])) == 0, "the stock cannot be made"
         for part in args.parts or PARTS:
-            rows = PARTS[part](folder, args)
-            report.keep(rows, args)
-            wrong += sum(row.failed for row in rows.values())
+            for title, row in PARTS[part](folder, args):
+                report.keep(title, row, args.only)
+                wrong += row.failed
     print(f"{wrong} do not hold" if wrong else "everything holds")
     return int(wrong > 0)
 
