@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.model.towers import VISION
 from mask_impact.options import Request
@@ -67,6 +68,11 @@ def _check(inputs: ModelInputs, request: Request) -> None:
         raise UserError(
             "`tower` vision measures pictures or videos, which the tower gets in separate calls; leave out `images` "
             "or `videos`"
+        )
+    if unknown := [name for name in request.metrics if METRICS[name].without_weights]:
+        raise UserError(
+            f"`metrics` {unknown[0]} does not go with `tower` vision, where a unit is read by all patches at once; leave "
+            "one of the two out"
         )
     plain = Request("")
     for name, why in LEFT_OUT.items():
