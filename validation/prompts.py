@@ -7,65 +7,17 @@ Out: `Prompt`s, in an order that the seed decides, so that any first N of them a
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-NAMES = [
-    "Mary",
-    "John",
-    "Tom",
-    "James",
-    "Anna",
-    "David",
-    "Sarah",
-    "Paul",
-    "Emma",
-    "Peter",
-    "Alice",
-    "Mark",
-    "Laura",
-    "Robert",
-    "Jane",
-    "Michael",
-    "Lisa",
-    "Daniel",
-    "Julia",
-    "Kevin",
-    "Rachel",
-    "Simon",
-    "Helen",
-    "Adam",
-    "Karen",
-    "Brian",
-    "Susan",
-    "Eric",
-    "Linda",
-    "Frank",
-    "Grace",
-    "Henry",
-    "Maria",
-    "Jack",
-    "Ruth",
-    "Sam",
-    "Kate",
-    "George",
-    "Amy",
-    "Charles",
-]
-PLACES = [
-    "store",
-    "park",
-    "school",
-    "office",
-    "beach",
-    "station",
-    "library",
-    "market",
-    "museum",
-    "garden",
-    "hospital",
-    "restaurant",
-]
+NAMES = re.findall(
+    r"\w+",
+    """Mary John Tom James Anna David Sarah Paul Emma Peter Alice Mark Laura Robert Jane Michael Lisa Daniel Julia
+Kevin Rachel Simon Helen Adam Karen Brian Susan Eric Linda Frank Grace Henry Maria Jack Ruth Sam Kate George Amy
+Charles""",
+)
+PLACES = re.findall(r"\w+", "store park school office beach station library market museum garden hospital restaurant")
 THINGS = ["book", "drink", "ring", "ball", "letter", "basket", "camera", "ticket", "map", "flower", "coin", "key"]
 STORIES = (  # {a} is the indirect object, {b} the subject; {first} and {second} are the two in one of their orders
     "When {first} and {second} went to the {place}, {b} gave a {thing} to",
@@ -122,20 +74,7 @@ FACTS = (  # (relation's words after the subject, or around it, and its list)
     ("To visit {subject}, tourists travel to the city of", "city", LANDMARKS.strip().replace("\n", "|").split("|")),
 )
 
-NOUNS = [
-    "key",
-    "dog",
-    "teacher",
-    "picture",
-    "car",
-    "book",
-    "friend",
-    "doctor",
-    "student",
-    "house",
-    "boy",
-    "girl",
-]  # plural with an s
+NOUNS = re.findall(r"\w+", "key dog teacher picture car book friend doctor student house boy girl")  # plural with an s
 BETWEEN = ("near the", "behind the", "next to the", "with the", "beside the")
 
 

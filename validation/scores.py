@@ -142,7 +142,7 @@ def gradient_times_input(model: Any, ids: torch.Tensor, answer: int) -> np.ndarr
 
 
 def of_others(real: Real, text: str, answer: int, seed: int) -> tuple[dict[str, np.ndarray], float]:
-    """What others use, and scores that know nothing of the model; and by how much integrated gradients miss completeness."""
+    """What others use, and scores that know nothing; and what integrated gradients miss of completeness."""
     ids = torch.tensor([real.ids(text)])
     n = ids.shape[1]
     zeroing = value_zeroing(real.model, ids)

@@ -71,7 +71,7 @@ def _check(inputs: ModelInputs, request: Request) -> None:
         )
     if unknown := [name for name in request.metrics if METRICS[name].without_weights]:
         raise UserError(
-            f"`metrics` {unknown[0]} does not go with `tower` vision, where a unit is read by all patches at once; leave "
+            f"`metrics` {unknown[0]} does not go with `tower` vision, where all patches read a unit at once; leave "
             "one of the two out"
         )
     plain = Request("")
