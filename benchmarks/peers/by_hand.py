@@ -70,9 +70,12 @@ class ByHand:
             for handle in handles:
                 handle.remove()
 
+        def loop() -> None:
+            for layer, token in self._chosen(length):
+                masked(layer, token)
+
         with torch.no_grad():
-            spent = timed.seconds(lambda: [masked(*each) for each in self._chosen(length)])
-        return spent * self._all_of(length)
+            return timed.seconds(loop) * self._all_of(length)
 
     def layer_loop(self, prompt: str) -> float:
         ids = self._ids(prompt)
