@@ -170,6 +170,8 @@ def effects_table(manifest: dict[str, Any]) -> list[str]:
     rows = []
     for found in manifest["effects"]["strongest"]:
         layers = f"{found['first_layer']} to {found['last_layer']}"
+        if found["head"] is not None:
+            layers = f"{found['first_layer']}, head {found['head']}"
         before, after = (math.exp(found["logprob"] - change) for change in (found["logprob_change"], 0))
         step = found["generation_step"]
         answer = repr(answer_text(manifest) if step == WHOLE_ANSWER else generated[step]["text"])
