@@ -16,7 +16,7 @@ import { ControlsView } from "./views/controls.ts";
 import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
 import { ExportMenu, ofRuns, type NamedView } from "./views/exports.ts";
-import { HeaderView } from "./views/header.ts";
+import { AnswerView, HeaderView } from "./views/header.ts";
 import { HeadsView } from "./views/heads.ts";
 import { HeatmapView } from "./views/heatmap.ts";
 import { helpDialog, listenToKeys } from "./views/help.ts";
@@ -29,6 +29,7 @@ import { PromptView } from "./views/prompt.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
+import { StoryView } from "./views/story.ts";
 
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
@@ -39,28 +40,23 @@ export function startPage(): void {
 
 type Column = [name: string, views: NamedView[]];
 
-/** The views of runs, as they stand on the page. */
+/** The views of runs, as they stand on the page: what matters most on top. */
 function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
   return [
+    ["top", [["Prompt", new PromptView(store)]]],
+    [
+      "main",
+      [
+        ["Effects", new EffectsView(store)],
+        ["Picture", new PictureView(store)],
+        ["Heat map", heatmap],
+        ["Reads", new ReadsView(store)],
+      ],
+    ],
     [
       "side",
       [
-        ["Prompt", new PromptView(store)],
         ["Ranking", new RankingView(store)],
-      ],
-    ],
-    [
-      "middle",
-      [
-        ["Heat map", heatmap],
-        ["Reads", new ReadsView(store)],
-        ["Effects", new EffectsView(store)],
-        ["Picture", new PictureView(store)],
-      ],
-    ],
-    [
-      "selected",
-      [
         ["Selection", new SelectionView(store)],
         ["Layers", new LinesView(store)],
         ["Heads", new HeadsView(store)],
@@ -99,9 +95,15 @@ class Page {
     const columns = columnsOf(store, heatmap);
     const named = columns.flatMap(([, views]) => views);
     const runs = new RunsView(store),
-      controls = new ControlsView(store);
-    this.#first = [this.#header, runs, controls, heatmap];
-    this.#others = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
+      controls = new ControlsView(store),
+      answer = new AnswerView(store, this.#header),
+      story = new StoryView(store);
+    const [[, [[, prompt]]]] = columns;
+    this.#first = [this.#header, runs, answer, prompt, story, controls, heatmap];
+    this.#others = [
+      ...named.map(([, view]) => view).filter((view) => view !== heatmap && view !== prompt),
+      heatmap.minimap,
+    ];
     const ordered = named.toSorted(([a], [b]) => Number(b === "Heat map") - Number(a === "Heat map"));
     this.#exports = new ExportMenu([...this.#lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
 
@@ -124,8 +126,8 @@ class Page {
     );
     const column = ([name, views]: Column) =>
       h("div", { class: `column-${name}` }, ...views.map(([, view]) => view.element));
-    const above = [this.#header.element, runs.element, controls.element];
-    this.#shell = h("div.shell", { hidden: true }, ...above, h("div.columns", {}, ...columns.map(column)));
+    const above = [this.#header, runs, prompt, answer, story, controls].map(({ element }) => element);
+    this.#shell = h("div.shell", { hidden: true }, ...above, h("div.columns", {}, ...columns.slice(1).map(column)));
     this.#empty = emptyPage(
       () => this.#loading.pick(),
       () => void this.#show(example, true),

@@ -5,7 +5,8 @@ import { partsOf } from "../data/effects.ts";
 import { membersOf } from "../data/manifest.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
-import { importance, matrix, tokenIndex } from "./scene.ts";
+import { importance, isFirst } from "./aggregate.ts";
+import { matrix, tokenIndex } from "./scene.ts";
 import type { Measure, State } from "./state.ts";
 import { visible } from "./tokens.ts";
 import { remembered } from "./track.ts";
@@ -89,11 +90,12 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     const sizes = own.map((value) => Math.abs(value) || 0),
       most = Math.max(...sizes);
     if (own.every((value) => isNaN(value))) continue;
-    if (unit.position || state.first) largest = Math.max(largest, most);
+    const positions = members({ position: unit.position, text: unit.label }) ?? [unit.position];
+    if (state.first || !isFirst({ position: unit.position, members: positions })) largest = Math.max(largest, most);
     const place = window < 0 ? sizes.indexOf(most) : window;
     units.push({
       ...unit,
-      positions: members({ position: unit.position, text: unit.label }) ?? [unit.position],
+      positions,
       row: at[place],
       value: own[place],
       strongest: windows[place],
@@ -142,6 +144,18 @@ export function unitOrder({ units, effects }: Shown, order: string): number[] {
     : places;
 }
 
+/** What one mask does to the answer's probability, and what is likeliest then; null: not measured. */
+export function effectOn(
+  { effects: { rows, numbers, top }, block, step }: Pick<Shown, "effects" | "block" | "step">,
+  key: string,
+  window: string,
+): { before: number; after: number; top: string } | null {
+  const row = rows.get([step, block, window, key].join());
+  const [logprob, change] = [numbers.logprob?.[row ?? -1], numbers.logprob_change?.[row ?? -1]];
+  if (row === undefined || !(change! > -Infinity)) return null;
+  return { before: Math.exp(logprob! - change!), after: Math.exp(logprob!), top: top[row] };
+}
+
 // --- the prompt ----------------------------------------------------------------------------------
 /** The value of each of the run's tokens by the smallest unit it is in; null where the prompt is not shaded by effects. */
 export const effectScores = remembered(makeEffectScores, ({ run }: Compared) => run);
@@ -156,8 +170,10 @@ function makeEffectScores(scene: Compared): Scores | null {
   }
   const end = (image: boolean) =>
     run.tokens.reduce(
-      (most, { kind, position }, place) =>
-        (kind === "image") === image && (position || state.first) ? Math.max(most, Math.abs(value[place]) || 0) : most,
+      (most, { kind, position, members }, place) =>
+        (kind === "image") === image && (state.first || !isFirst({ position, members }))
+          ? Math.max(most, Math.abs(value[place]) || 0)
+          : most,
       0,
     );
   return {
@@ -188,7 +204,11 @@ export function points({ run, state }: Compared, { units }: Shown): Point[] {
     const place = tokenIndex(run, unit.position),
       impact = Math.abs(value[place]), // of a metric that has one, without its sign
       size = Math.abs(unit.value);
-    const same = run.tokens[place]?.text === unit.label && impact >= 0 && size >= 0 && (unit.position || state.first);
+    const same =
+      run.tokens[place]?.text === unit.label &&
+      impact >= 0 &&
+      size >= 0 &&
+      (state.first || !isFirst(run.tokens[place]));
     return same ? { unit, impact, size } : [];
   });
 }

@@ -5,11 +5,13 @@ import { atQuery, usualQuery } from "../data/queries.ts";
 import type { Loaded, Neighbors, Run } from "../data/types.ts";
 import { metricsOf } from "./metrics.ts";
 import { lensScene, type LensScene } from "./lens.ts";
+import { strongestCell } from "./start.ts";
 import { settled, tokenIndex, type Hover, type Scene } from "./scene.ts";
 import { notWhileDrawing } from "./track.ts";
 import { DEFAULTS, fromFragment, toFragment, type State } from "./state.ts";
 
 const CROSS = "CrossFull";
+const SELECTS = /(^|[#&])(token|layer)=/; // an address
 const MANY_PATCHES = 64; // more would push the words out of the first look
 
 export class Store {
@@ -22,6 +24,8 @@ export class Store {
   #scheduled = false;
   #foldChosen: boolean;
   #variantChosen: boolean;
+  /** Whether a token or a layer was chosen, or nothing on purpose; until then the strongest one is. */
+  #selected: boolean;
   /** On paper, everything is light. */
   printing = false;
 
@@ -29,6 +33,7 @@ export class Store {
     this.#state = fromFragment(fragment);
     this.#foldChosen = fragment.includes("fold=");
     this.#variantChosen = fragment.includes("variant=");
+    this.#selected = SELECTS.test(fragment);
     this.#changed = changed;
   }
 
@@ -58,7 +63,10 @@ export class Store {
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
     const library = this.#runs.map((run) => atQuery(run, query)),
       runs = shown.map((place) => library[place]);
-    const state = settled({ ...this.#state, query }, runs[0], metricsOf(runs));
+    const { palette } = this.#state;
+    const themed = palette === "tint" && this.dark ? "night" : palette;
+    const chosen = settled({ ...this.#state, query, palette: themed }, runs[0], metricsOf(runs));
+    const state = this.#selected ? chosen : { ...chosen, ...strongestCell({ runs, run: runs[0], state: chosen }) };
     const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
     return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
   }
@@ -86,7 +94,10 @@ export class Store {
     if (item.kind === "neighbors" && this.#neighbors.length > 1)
       this.set({ lens: this.#neighbors.length - 1, patch: null });
     const place = this.#runs.findIndex(({ id }) => id === runId);
-    if (place >= 0 && !this.#state.runs.includes(place)) this.set({ runs: [place], token: null, layer: null });
+    if (place >= 0 && !this.#state.runs.includes(place)) {
+      this.set({ runs: [place], token: null, layer: null });
+      this.#selected = false;
+    }
     // Of an encoder-decoder, the prompt's tokens have their values in cross-attention.
     if (!this.#variantChosen && this.#runs[place]?.variants.includes(CROSS))
       this.#state = { ...this.#state, variant: CROSS };
@@ -119,6 +130,7 @@ export class Store {
   set(patch: Partial<State>): void {
     this.#foldChosen ||= "fold" in patch;
     this.#variantChosen ||= "variant" in patch;
+    this.#selected ||= "token" in patch || "layer" in patch;
     this.#state = { ...this.#state, ...patch };
     this.#schedule();
   }
@@ -127,6 +139,7 @@ export class Store {
   read(fragment: string): void {
     if (fragment.replace(/^#/, "") === this.fragment) return;
     this.#state = fromFragment(fragment);
+    this.#selected = SELECTS.test(fragment);
     this.#schedule();
   }
 

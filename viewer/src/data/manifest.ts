@@ -24,6 +24,13 @@ const places =
 const numbers: Check<(number | null)[]> = (value) =>
   Array.isArray(value) ? value.map((each) => number(each) ?? null) : undefined;
 
+/** The texts of messages, whose contents are texts or lists of parts, some of them texts. */
+const said: Check<string[]> = (value) => {
+  if (!Array.isArray(value)) return undefined;
+  const contents = value.flatMap((each) => (isObject(each) ? [each.content].flat() : []));
+  return contents.map((part) => text(isObject(part) ? part.text : part)).filter((each) => each !== undefined);
+};
+
 type Checks<T> = { [K in keyof Required<T>]: Check<NonNullable<T[K]>> };
 
 const object =
@@ -117,6 +124,8 @@ const manifest = object<Manifest>({
   }),
   tables: list(text),
   prompt: text,
+  chat: (value) => (typeof value === "boolean" ? value : undefined),
+  messages: said,
   bank: object({ folder: text, rows: number, captions: object({ file: text, count: number }) }),
   search: text,
   masking: object({ run: text, variant: text }),

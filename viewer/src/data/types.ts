@@ -228,6 +228,9 @@ export interface Manifest {
   /** Of NAME_neighbors. */
   tables?: string[];
   prompt?: string;
+  /** The prompt is in a chat template; the texts of its messages, where several were given. */
+  chat?: boolean;
+  messages?: string[];
   bank?: { folder?: string; rows?: number; captions?: { file?: string; count?: number } };
   search?: string;
   masking?: { run?: string; variant?: string };

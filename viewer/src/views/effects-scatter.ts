@@ -1,5 +1,6 @@
 /** Effects on the answer against the largest value of a single layer: one point for each unit. */
 
+import { isFirst } from "../core/aggregate.ts";
 import { share } from "../core/colour.ts";
 import { MEASURES, points, spearman, unitToken, where, type Point, type Shown } from "../core/effects.ts";
 import type { Ink } from "../core/ink.ts";
@@ -42,7 +43,7 @@ export function rhoText(scene: Scene, shown: Shown, found: Point[]): string {
     found.map(({ impact }) => impact),
     found.map(({ size }) => size),
   );
-  const without = !state.first && run.tokens[0]?.position === 0 ? ", position 0 left out" : "";
+  const without = !state.first && run.tokens.some(isFirst) ? ", position 0 left out" : "";
   const said = isNaN(rho) ? "not defined" : rho.toFixed(2).replace("-", "−");
   const against = `Size of the effect ${where(shown.effects.windows[shown.window])} against the ${impactText(scene)}`;
   return `${against}: Spearman’s ρ = ${said}, n = ${found.length}${without}.`;

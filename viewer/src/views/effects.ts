@@ -1,5 +1,6 @@
 /** Effects on the answer: units by the layers in which they were masked, or a list with bars; and beside the impact. */
 
+import { isFirst } from "../core/aggregate.ts";
 import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import {
@@ -362,7 +363,8 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, ord
     value: (row: number, column: number) => values[order[row] * columns + column],
     colour: (value: number) => colourAt(palette, share(value, largest, curve, both)),
     empty: ink.line,
-    hatched: (value: number, row: number) => (!units[order[row]].position && !first) || isNoise(value, floor),
+    hatched: (value: number, row: number) =>
+      (!first && isFirst({ ...units[order[row]], members: units[order[row]].positions })) || isNoise(value, floor),
     gap: { free: 1 },
     number: {
       from: 43,

@@ -167,13 +167,14 @@ function paintCells(
   }
   painter.cells(x + c0 * w, y + r0 * h, raster.width * w, raster.height * h, raster);
   const onColour = (row: number, column: number) => contrast(colours[places[(row - r0) * raster.width + column - c0]]);
-  paintHatches(painter, g, [r0, r1], [c0, c1], x, y, value, onColour);
+  const numbers = w >= NUMBER_WIDTH && h >= 16;
+  if (!numbers) paintHatches(painter, g, [r0, r1], [c0, c1], x, y, value, onColour);
   if (w >= 20 && h >= 12) {
     for (let column = c0 + 1; column < c1; column++)
       painter.rect(x + column * w - 0.5, y + r0 * h, 1, (r1 - r0) * h, ink.paper);
     for (let row = r0 + 1; row < r1; row++) painter.rect(x + c0 * w, y + row * h - 0.5, (c1 - c0) * w, 1, ink.paper);
   }
-  if (w < NUMBER_WIDTH || h < 16) return;
+  if (!numbers) return;
   for (let row = r0; row < r1; row++) {
     for (let column = c0; column < c1; column++) {
       const here = value(row, column);

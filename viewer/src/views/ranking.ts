@@ -1,16 +1,17 @@
 /** The most important tokens, largest first, with the layer where each peaks: text and image patches by themselves. */
 
+import { isFirst, overLayers } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { brief, metricOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
-import { isNoise, tokenIndex, type Scene, type View } from "../core/scene.ts";
+import { isNoise, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { label, named } from "../core/tokens.ts";
-import { moreOrLess, subject } from "../core/words.ts";
+import { capital, isDifference, moreOrLess, subject } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
 import { captions, cut, heading, ofRun } from "./figure.ts";
 import { measured, shadeOf, shownValue } from "./shade.ts";
@@ -24,6 +25,7 @@ const KINDS = [
 
 export class RankingView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
+  #title = h("h2");
   #what = h("p.ranking__what");
   #note = h("p.ranking__note");
   #lists: RankedList[];
@@ -33,8 +35,8 @@ export class RankingView extends Drawn<Scene> implements View {
     this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted));
     this.element = h(
       "section.ranking",
-      { "aria-label": "Most important tokens" },
-      h("div.ranking__head", {}, h("h2", {}, "Most important tokens"), this.#what),
+      { "aria-label": "Most read tokens" },
+      h("div.ranking__head", {}, this.#title, this.#what),
       h("div.ranking__lists", {}, ...this.#lists.map(({ element }) => element)),
       this.#note,
     );
@@ -48,13 +50,14 @@ export class RankingView extends Drawn<Scene> implements View {
 
   #draw(scene: Scene): void {
     const apart = filled(scene).length > 1 ? "; text and patches on scales of their own" : "";
-    this.#what.textContent = `by ${measured(scene)}${ofRun(scene)}${apart}`;
+    this.#title.textContent = titleText(scene);
+    this.#what.textContent = `${capital(measured(scene))}${ofRun(scene)}${apart}. Where single layers read, not what the answer needs.`;
     this.#note.textContent = firstNote(scene) ?? "";
     this.#note.hidden = !this.#note.textContent;
   }
 
   drawing(scene: Scene): Drawing {
-    const title = "Most important tokens";
+    const title = titleText(scene);
     const lists = filled(scene).map((list) => ({ ...list, places: list.places.slice(0, 2 * FEW) }));
     const longest = Math.max(0, ...lists.map(({ places }) => places.length));
     return {
@@ -77,6 +80,9 @@ export class RankingView extends Drawn<Scene> implements View {
   }
 }
 
+const titleText = ({ runs, state }: Scene) =>
+  isDifference(state, runs) ? "Read more or less" : `Most read, by ${overLayers(state.join)}`;
+
 const peaks = ({ signed }: Scores) => (signed ? "most apart" : "peak");
 
 function filled(scene: Scene): { title: string; places: number[] }[] {
@@ -88,7 +94,7 @@ function filled(scene: Scene): { title: string; places: number[] }[] {
 /** Position 0 stands apart while it is not in the scale. */
 function firstNote(scene: Scene): string | null {
   const { run, state } = scene;
-  const place = tokenIndex(run, 0);
+  const place = run.tokens.findIndex(isFirst);
   const found = scores(scene);
   if (state.first || place < 0 || isNaN(found.value[place])) return null;
   return `Not ranked: ${named(run.tokens[place])}, ${shownValue(found, found.value[place])} (${peaks(found)} in layer ${found.peak[place]}). The first position often just absorbs attention.`;
