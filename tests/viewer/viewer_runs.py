@@ -15,7 +15,7 @@ from viewer_page import Cells, Grid, Scale, Viewer, alike, cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path(os.environ.get("VIEWER_PAGE") or ROOT / "visualize_results.html").resolve()
-LARGEST_PAGE = 260_000  # bytes
+LARGEST_PAGE = 300_000  # bytes
 METRICS = {"l2": "L2 distance", "cosine": "Cosine distance"}
 VIEWS = ("Heat map", "Prompt", "Ranking", "Picture", "Layers", "Heads")
 WIDTHS = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 390, "height": 844}}

@@ -132,8 +132,13 @@ describe("values", () => {
   });
   test("of all layers joined, with the layer of the largest", () => {
     const run = runOf([WIDE], { value: (layer, token) => (layer === token % 2 ? 10 : 1) + token });
-    const { of, peak } = shown(scene([run])).values.get(run)!;
+    const { of, peak } = shown(scene([run], { join: "max" })).values.get(run)!;
     expect([...of.slice(1, 4)]).toEqual([11, 12, 13]);
+    expect([
+      ...shown(scene([run]))
+        .values.get(run)!
+        .of.slice(1, 4),
+    ]).toEqual([6.5, 7.5, 8.5]); // by mean
     expect([...peak.slice(1, 4)]).toEqual([7, 3, 7]);
   });
   test("runs of one model share a scale, those of two do not", () => {

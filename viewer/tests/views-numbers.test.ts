@@ -55,7 +55,7 @@ function makeRun(
   return run;
 }
 
-const state = (patch: Partial<State> = {}): State => ({ ...DEFAULTS, ...patch });
+const state = (patch: Partial<State> = {}): State => ({ ...DEFAULTS, join: "max", ...patch });
 const scene = (
   runs: Run[],
   patch: Partial<State> = {},
@@ -137,6 +137,13 @@ describe("scores", () => {
   it("has a scale for text and one for images, position 0 only on demand", () => {
     expect(scores(scene([run]))).toMatchObject({ text: 6, image: 11 });
     expect(scores(scene([run], { first: true })).text).toBe(94);
+  });
+
+  it("are means over layers unless the largest are asked for", () => {
+    const growing = makeRun([{}, {}], (_, __, layer, position) => (position ? layer * layer : 0));
+    const found = scores(scene([growing], { join: DEFAULTS.join }));
+    expect([found.value[1], found.peak[1]]).toEqual([Math.fround((0 + 4 + 16) / 3), 4]);
+    expect(scores(scene([growing])).value[1]).toBe(16);
   });
 
   it("joins the chosen layers", () => {

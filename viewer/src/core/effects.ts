@@ -135,13 +135,27 @@ export function layersOf(window: string): string {
 
 export const where = (window: string | undefined) => `in ${window ? layersOf(window) : "its strongest layers"}`;
 
-/** Places of the units in the order shown. */
-export function unitOrder({ units, effects }: Shown, order: string): number[] {
-  const places = [...units.keys()],
-    size = (place: number) => Math.abs(units[place].value) || 0;
-  return order === "strength" || (order === "auto" && effects.windows.length < 2)
-    ? places.sort((a, b) => size(b) - size(a))
-    : places;
+/** Of a probability: a mask that changes it by less is not worth a look. */
+export const CHANGES = 0.001;
+
+/** Places of the units in the order shown, the strongest first unless another order was chosen. */
+export function unitOrder({ units, values, effects: { windows } }: Shown, order: string): number[] {
+  const places = [...units.keys()];
+  if (order === "position") return places;
+  const most = places.map((place) =>
+    Math.max(
+      ...values.slice(place * windows.length, (place + 1) * windows.length).map((value) => Math.abs(value) || 0),
+    ),
+  );
+  return places.sort((a, b) => most[b] - most[a]);
+}
+
+/** Whether a mask of the unit, in any of the layers, changes the answer's probability by CHANGES or more. */
+export function changes(shown: Shown, { key }: { key: string }): boolean {
+  return shown.effects.windows.some((window) => {
+    const found = effectOn(shown, key, window);
+    return found !== null && Math.abs(found.before - found.after) >= CHANGES;
+  });
 }
 
 /** What one mask does to the answer's probability, and what is likeliest then; null: not measured. */

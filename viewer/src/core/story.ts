@@ -4,7 +4,7 @@
  */
 
 import type { Run, TokenInfo } from "../data/types.ts";
-import { effectOn, shownEffects, unitToken, type Shown } from "./effects.ts";
+import { CHANGES, effectOn, shownEffects, unitToken, type Shown } from "./effects.ts";
 import { promptText, ranked, scores, type Compared } from "./prompt-text.ts";
 import { isNoise } from "./scene.ts";
 import { templatePositions } from "./template.ts";
@@ -37,7 +37,6 @@ export interface Lost {
 
 const FEW = 3; // words in the sentence
 const MUCH = 1 / 3; // of the first one's value, to be named with it
-export const CHANGES = 0.001; // of a probability: less is not worth a word
 
 export function story(scene: Compared): Story {
   const { run } = scene,

@@ -156,7 +156,7 @@ export function outline(
   frame(painter, patches, at, area, colour, thick);
 }
 
-/** Outside of the patches, since cells are small; at the edge of the picture it stays inside. */
+/** Around all of the patches together: not where two of them meet. At the edge of the picture it stays inside. */
 function frame(
   painter: Painter,
   patches: Patch[],
@@ -165,13 +165,23 @@ function frame(
   colour: string,
   thick: number,
 ): void {
-  const half = thick / 2;
-  for (const patch of patches) {
-    const [x, y, width, height] = area(patch);
-    const [left, top] = [Math.max(x, at[0] + half), Math.max(y, at[1] + half)];
+  const half = thick / 2,
+    corner = ([x, y]: Area) => `${x},${y}`;
+  const all = patches.map(area),
+    corners = new Set(all.map(corner));
+  for (const [x, y, width, height] of all) {
+    const left = Math.max(x, at[0] + half),
+      top = Math.max(y, at[1] + half);
     const right = Math.min(x + width, at[0] + at[2] - half),
       bottom = Math.min(y + height, at[1] + at[3] - half);
-    painter.rect(left, top, right - left, bottom - top, null, colour, thick);
+    const besides = (dx: number, dy: number) => corners.has(corner([x + dx * width, y + dy * height, 0, 0]));
+    if (all.length === 1) painter.rect(left, top, right - left, bottom - top, null, colour, thick);
+    else {
+      if (!besides(0, -1)) painter.line([left - half, top, right + half, top], colour, thick);
+      if (!besides(0, 1)) painter.line([left - half, bottom, right + half, bottom], colour, thick);
+      if (!besides(-1, 0)) painter.line([left, top - half, left, bottom + half], colour, thick);
+      if (!besides(1, 0)) painter.line([right, top - half, right, bottom + half], colour, thick);
+    }
   }
 }
 

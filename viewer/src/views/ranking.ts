@@ -2,6 +2,7 @@
 
 import { isFirst, overLayers } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
+import { CHANGES, effectOn, shownEffects, type Shown } from "../core/effects.ts";
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { brief, metricOf } from "../core/metrics.ts";
@@ -9,19 +10,34 @@ import type { Drawing, Painter } from "../core/painter.ts";
 import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
 import { isNoise, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
+import { templatePositions } from "../core/template.ts";
 import { Drawn } from "../core/track.ts";
 import { label, named } from "../core/tokens.ts";
-import { capital, isDifference, moreOrLess, subject } from "../core/words.ts";
+import { capital, isDifference, moreOrLess, percent, subject } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
 import { captions, cut, heading, ofRun } from "./figure.ts";
 import { measured, shadeOf, shownValue } from "./shade.ts";
 import "./ranking.css";
 
 const FEW = 10;
-const KINDS = [
-  { title: "Text tokens", wanted: ({ kind }: TokenInfo) => kind !== "image" },
-  { title: "Image patches", wanted: ({ kind }: TokenInfo) => kind === "image" },
-] as const;
+type Wanted = (token: TokenInfo, template: Set<number>) => boolean;
+const KINDS: { title: string; wanted: Wanted; few: number }[] = [
+  {
+    title: "Text tokens",
+    wanted: ({ kind, position }, template) => kind !== "image" && !template.has(position),
+    few: FEW,
+  },
+  { title: "Image patches", wanted: ({ kind }) => kind === "image", few: FEW },
+  {
+    title: "Tokens of the template",
+    wanted: ({ kind, position }, template) => kind !== "image" && template.has(position),
+    few: 3,
+  },
+];
+const ofKind = (scene: Scene, wanted: Wanted) => {
+  const template = templatePositions(scene.run);
+  return ranked(scene, (token) => wanted(token, template));
+};
 
 export class RankingView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
@@ -32,7 +48,7 @@ export class RankingView extends Drawn<Scene> implements View {
 
   constructor(store: Store) {
     super();
-    this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted));
+    this.#lists = KINDS.map((kind) => new RankedList(store, kind));
     this.element = h(
       "section.ranking",
       { "aria-label": "Most read tokens" },
@@ -49,7 +65,9 @@ export class RankingView extends Drawn<Scene> implements View {
   }
 
   #draw(scene: Scene): void {
-    const apart = filled(scene).length > 1 ? "; text and patches on scales of their own" : "";
+    const apart = filled(scene).some(({ title }) => title === "Image patches")
+      ? "; text and patches on scales of their own"
+      : "";
     this.#title.textContent = titleText(scene);
     this.#what.textContent = `${capital(measured(scene))}${ofRun(scene)}${apart}. Where single layers read, not what the answer needs.`;
     this.#note.textContent = firstNote(scene) ?? "";
@@ -86,7 +104,7 @@ const titleText = ({ runs, state }: Scene) =>
 const peaks = ({ signed }: Scores) => (signed ? "most apart" : "peak");
 
 function filled(scene: Scene): { title: string; places: number[] }[] {
-  return KINDS.map(({ title, wanted }) => ({ title, places: ranked(scene, wanted) })).filter(
+  return KINDS.map(({ title, wanted }) => ({ title, places: ofKind(scene, wanted) })).filter(
     ({ places }) => places.length,
   );
 }
@@ -112,24 +130,27 @@ interface Row {
 class RankedList extends Drawn<Scene> {
   readonly element: HTMLElement;
   #store: Store;
-  #title: string;
-  #wanted: (token: TokenInfo) => boolean;
+  #kind: (typeof KINDS)[number];
   #rows: Row[] = [];
   #heading = h("h3");
   #list = h("ol");
   #metric = h("span");
+  #without = h(
+    "span",
+    { title: "The answer’s probability when the token is masked" },
+    "p after",
+  );
   #more: HTMLButtonElement;
   #run = "";
-  readonly #own = this.watched({ count: FEW });
+  readonly #own = this.watched({ count: 0 });
 
-  constructor(store: Store, title: string, wanted: (token: TokenInfo) => boolean) {
+  constructor(store: Store, kind: (typeof KINDS)[number]) {
     super();
     this.#store = store;
-    this.#title = title;
-    this.#wanted = wanted;
+    this.#kind = kind;
     this.#more = h("button.ranking__more", {
       onclick: () => {
-        this.#own.count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#own.count * 3, 200);
+        this.#own.count = this.#more.textContent === "fewer" ? kind.few : Math.min(this.#own.count * 3, 200);
       },
     });
     const names = h(
@@ -140,6 +161,7 @@ class RankedList extends Drawn<Scene> {
       h("span", {}, "pos."),
       h("span"),
       this.#metric,
+      this.#without,
     );
     this.element = h(
       "div",
@@ -154,12 +176,14 @@ class RankedList extends Drawn<Scene> {
 
   #draw(scene: Scene): void {
     const { run, state, hover } = scene;
-    if (this.#run !== run.id) [this.#run, this.#own.count] = [run.id, FEW];
+    if (this.#run !== run.id) [this.#run, this.#own.count] = [run.id, this.#kind.few];
     const found = scores(scene);
-    const places = ranked(scene, this.#wanted);
+    const places = ofKind(scene, this.#kind.wanted);
     this.element.hidden = !places.length;
-    this.#heading.textContent = `${this.#title} (${places.length})`;
+    this.#heading.textContent = `${this.#kind.title} (${places.length})`;
     this.#metric.textContent = brief(metricOf(run, state));
+    const effects = isDifference(state, scene.runs) ? null : shownEffects(scene);
+    this.element.classList.toggle("ranking--effects", effects !== null);
     const count = Math.min(this.#own.count, places.length);
     while (this.#rows.length < count) this.#rows.push(this.#row());
     this.#rows.splice(count).forEach(({ element }) => element.remove());
@@ -169,7 +193,8 @@ class RankedList extends Drawn<Scene> {
       const token = run.tokens[place];
       const shade = shadeOf(scene, found, place);
       const size = Math.abs(found.value[place]);
-      const [rankCell, name, position, bar, value] = row.cells;
+      const [rankCell, name, position, bar, value, without] = row.cells;
+      without.textContent = effects ? probabilityWithout(effects, token) : "";
       rankCell.textContent = String(rank + 1);
       name.textContent = label(token, 30);
       name.title = named(token);
@@ -203,12 +228,12 @@ class RankedList extends Drawn<Scene> {
       );
       row.element.toggleAttribute("data-hovered", hover.token === token.position);
     });
-    this.#more.hidden = places.length <= FEW;
+    this.#more.hidden = places.length <= this.#kind.few;
     this.#more.textContent = this.#rows.length < places.length && this.#own.count < 200 ? "more" : "fewer";
   }
 
   #row(): Row {
-    const cells = [h("span"), h("span.mono"), h("span"), h("span", {}, h("div")), h("span")];
+    const cells = [h("span"), h("span.mono"), h("span"), h("span", {}, h("div")), h("span"), h("span")];
     const token = h("button.ranking__token", {}, ...cells);
     const layer = h("button.ranking__layer");
     const element = h("li", {}, token, layer);
@@ -228,6 +253,13 @@ class RankedList extends Drawn<Scene> {
     this.#list.append(element);
     return row;
   }
+}
+
+/** Of the answer, where the token was masked by itself; "" where it was not. */
+function probabilityWithout(shown: Shown, { position, text }: TokenInfo): string {
+  const unit = shown.units.find((each) => each.position === position && each.label === text);
+  const found = unit && effectOn(shown, unit.key, unit.strongest);
+  return !found ? "" : Math.abs(found.before - found.after) < CHANGES ? "same" : percent(found.after);
 }
 
 function drawRanking(
