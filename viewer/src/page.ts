@@ -20,6 +20,7 @@ import { AnswerView, HeaderView } from "./views/header.ts";
 import { HeadsView } from "./views/heads.ts";
 import { HeatmapView } from "./views/heatmap.ts";
 import { helpDialog, listenToKeys } from "./views/help.ts";
+import { IndexView } from "./views/index-page.ts";
 import { LensView } from "./views/lens.ts";
 import { LinesView } from "./views/lines.ts";
 import { Loading } from "./views/loading.ts";
@@ -70,6 +71,7 @@ class Page {
   #loading = new Loading(this.#store);
   #help = helpDialog();
   #lens = new LensView(this.#store);
+  #index = new IndexView(this.#store, (files) => void this.#loading.load(files));
   #heatmap = new HeatmapView(this.#store);
   #header = new HeaderView(this.#store, h("div.buttons header-always"));
   #first: View[]; // drawn at once, the others as soon as there is time
@@ -78,6 +80,7 @@ class Page {
 
   #theme: HTMLButtonElement;
   #files: HTMLElement;
+  #back: HTMLElement; // to the index
   #always: HTMLElement; // the buttons of every page
   #shell: HTMLElement; // of runs
   #empty: HTMLElement;
@@ -118,9 +121,11 @@ class Page {
       this.#theme,
       button("?", () => this.#help.showModal(), "Keys"),
     );
+    this.#back = button("← All runs", () => store.clear());
     this.#files = h(
       "span.buttons",
       {},
+      this.#back,
       button("Open files…", () => this.#loading.pick()),
       this.#exports.button,
     );
@@ -136,7 +141,14 @@ class Page {
   }
 
   start(): void {
-    const parts = [this.#loading.element, this.#empty, this.#shell, this.#exports.menu, this.#help];
+    const parts = [
+      this.#loading.element,
+      this.#empty,
+      this.#index.element,
+      this.#shell,
+      this.#exports.menu,
+      this.#help,
+    ];
     document.getElementById("page")!.append(...parts);
     this.#empty.prepend(this.#always);
     this.#listen();
@@ -164,13 +176,17 @@ class Page {
 
   /** What is there at all: the empty page, runs, neighbours above them; with the buttons and the title. */
   #frame(scene: Scene | null, said: LensScene | null): void {
-    this.#empty.hidden = !!(scene || said);
+    const { index } = this.#store;
+    this.#empty.hidden = !!(scene || said || index);
+    this.#index.update(index);
+    this.#back.hidden = !index || !scene;
+    this.#index.element.hidden = !index || !!scene;
     this.#shell.hidden = !scene;
     const above = scene ? this.#header.element.querySelector(".header-always")! : this.#empty;
-    const now = said ? this.#lens.always : above;
+    const now = said ? this.#lens.always : index && !scene ? this.#index.always : above;
     if (now !== this.#holder)
       (this.#holder = now).prepend(...(now === this.#empty ? [this.#always] : [this.#files, this.#always]));
-    const name = said?.found.name ?? scene?.run.name;
+    const name = said?.found.name ?? scene?.run.name ?? index?.name;
     document.title = name ? `${name} · Mask impact` : "Mask impact";
     this.#keepAddress();
     if (said && !this.#lens.element.isConnected) this.#shell.before(this.#lens.element); // before there are neighbours, nothing of them is in the page

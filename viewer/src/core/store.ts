@@ -2,7 +2,7 @@
 
 import { add, emptyLibrary, remove, resolve, resolveNeighbors, type Library } from "../data/pair.ts";
 import { atQuery, usualQuery } from "../data/queries.ts";
-import type { Loaded, Neighbors, Run } from "../data/types.ts";
+import type { Loaded, Neighbors, Run, RunIndex } from "../data/types.ts";
 import { metricsOf } from "./metrics.ts";
 import { lensScene, type LensScene } from "./lens.ts";
 import { strongestCell } from "./start.ts";
@@ -18,6 +18,7 @@ export class Store {
   #library: Library = emptyLibrary;
   #runs: Run[] = [];
   #neighbors: Neighbors[] = [];
+  #index: RunIndex | null = null;
   #state: State;
   #hover: Hover = { token: null, layer: null };
   #changed: () => void;
@@ -63,19 +64,35 @@ export class Store {
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
     const library = this.#runs.map((run) => atQuery(run, query)),
       runs = shown.map((place) => library[place]);
-    const { palette } = this.#state;
-    const themed = palette === "tint" && this.dark ? "night" : palette;
-    const chosen = settled({ ...this.#state, query, palette: themed }, runs[0], metricsOf(runs));
+    const chosen = settled({ ...this.#state, query, palette: this.#palette }, runs[0], metricsOf(runs));
     const state = this.#selected ? chosen : { ...chosen, ...strongestCell({ runs, run: runs[0], state: chosen }) };
     const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
     return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
+  }
+
+  get #palette(): State["palette"] {
+    const { palette } = this.#state;
+    return palette === "tint" && this.dark ? "night" : palette;
   }
 
   /** What image tokens say; null before there are neighbours. */
   get lens(): LensScene | null {
     notWhileDrawing("the store's lens");
     const all = this.#neighbors;
-    return all.length ? lensScene(all, all[this.#state.lens] ?? all[0], this.#state, this.scene, this.dark) : null;
+    return all.length
+      ? lensScene(
+          all,
+          all[this.#state.lens] ?? all[0],
+          { ...this.#state, palette: this.#palette },
+          this.scene,
+          this.dark,
+        )
+      : null;
+  }
+
+  /** A folder of runs; null where none was given. */
+  get index(): RunIndex | null {
+    return this.#index;
   }
 
   get dark(): boolean {
@@ -89,6 +106,11 @@ export class Store {
    * the address has already said that it is to be shown.
    */
   add(item: Loaded): string | null {
+    if (item.kind === "index") {
+      this.#index = item.index;
+      this.#schedule();
+      return null;
+    }
     const { library, runId, message } = add(this.#library, item);
     this.#take(library);
     if (item.kind === "neighbors" && this.#neighbors.length > 1)
@@ -111,6 +133,13 @@ export class Store {
     const runs = this.#state.runs.filter((place) => place !== gone).map((place) => (place > gone ? place - 1 : place));
     this.#take(remove(this.#library, runId));
     this.set({ runs: runs.length ? runs : [0] });
+  }
+
+  /** Away with all runs: back to the index. */
+  clear(): void {
+    this.#take({ ...emptyLibrary, neighbors: this.#library.neighbors });
+    this.set({ runs: [0], token: null, layer: null });
+    this.#selected = false;
   }
 
   /** Away with the table of neighbours that is shown. */

@@ -6,10 +6,11 @@ import type { Manifest, Metric, Run, TokenInfo } from "./types.ts";
 
 type Check<T> = (value: unknown) => T | undefined;
 
-const text: Check<string> = (value) => (typeof value === "string" ? value : undefined);
-const number: Check<number> = (value) => (typeof value === "number" && Number.isFinite(value) ? value : undefined);
+export const text: Check<string> = (value) => (typeof value === "string" ? value : undefined);
+export const number: Check<number> = (value) =>
+  typeof value === "number" && Number.isFinite(value) ? value : undefined;
 
-const list =
+export const list =
   <T>(check: Check<T>): Check<T[]> =>
   (value) =>
     Array.isArray(value) ? value.map(check).filter((each) => each !== undefined) : undefined;
@@ -33,7 +34,7 @@ const said: Check<string[]> = (value) => {
 
 type Checks<T> = { [K in keyof Required<T>]: Check<NonNullable<T[K]>> };
 
-const object =
+export const object =
   <T extends object>(checks: Checks<T>): Check<T> =>
   (value) => {
     if (!isObject(value)) return undefined;
