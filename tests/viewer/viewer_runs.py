@@ -115,7 +115,8 @@ def assert_colours(viewer: Viewer, grid: Grid, cells: Cells, scale: Callable[[in
 
 
 def pressed(page: Page, region: str) -> list[str]:
-    return page.get_by_role("region", name=region).locator("[aria-pressed=true]").all_inner_texts()
+    found = page.get_by_role("region", name=region).locator("[aria-pressed=true]")
+    return found.evaluate_all("(all) => all.map((each) => each.getAttribute('aria-label') ?? each.textContent)")
 
 
 # --- comparing -------------------------------------------------------------------------------------------
@@ -129,9 +130,16 @@ def difference(first: Run, second: Run, metric: str = "l2", variant: str = "Full
 
 
 def by_token(run: Run, metric: str = "l2", variant: str = "Full", step: int = 0) -> pd.Series:
-    """The largest value of each token over the layers."""
+    """The mean value of each token over the layers."""
     cells = run.cells(metric, variant, step)
-    return pd.Series({p: max(v for (q, _), v in cells.items() if q == p) for p in {p for p, _ in cells}}, dtype=float)
+    means = {p: np.mean([float(v) for (q, _), v in cells.items() if q == p]) for p in {p for p, _ in cells}}
+    return pd.Series(means, dtype=float)
+
+
+def template(run: Run) -> set[int]:
+    """Tokens of the chat template: of the demo's, special ones, the roles and the line breaks after them."""
+    own = {"user", "assistant", "\n"} if run.manifest["chat"] else set()
+    return {t["position"] for t in run.manifest["tokens"] if t["kind"] == "special" or t["text"] in own}
 
 
 # --- the picture -----------------------------------------------------------------------------------------

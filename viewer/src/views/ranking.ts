@@ -69,7 +69,7 @@ export class RankingView extends Drawn<Scene> implements View {
       ? "; text and patches on scales of their own"
       : "";
     this.#title.textContent = titleText(scene);
-    this.#what.textContent = `${capital(measured(scene))}${ofRun(scene)}${apart}. Where single layers read, not what the answer needs.`;
+    this.#what.textContent = `${isDifference(scene.state, scene.runs) ? measured(scene) : capital(measured(scene))}${ofRun(scene)}${apart}. Where single layers read, not what the answer needs.`;
     this.#note.textContent = firstNote(scene) ?? "";
     this.#note.hidden = !this.#note.textContent;
   }
