@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mask_impact.effects.answer import WHOLE_ANSWER
-from mask_impact.impact.noise_floors import floor_of
+from mask_impact.impact.noise_floors import floor_over_layers
 
 SHOWN = 20  # tokens of the answer
 FEW = 3  # words for each
@@ -37,17 +37,16 @@ def first_lines(manifest: Mapping[str, Any]) -> list[str]:
 def _read(manifest: Mapping[str, Any], tokens: Sequence[dict[str, Any]], names: "Names", template: set[int]) -> str:
     """`tokens`: the most read first."""
     metric, variant = manifest["metrics"][0]["name"], manifest["variants"][0]
-    above = [
-        row for row in tokens if abs(row["value"]) >= max(1e-30, floor_of(manifest, row["layer"], variant, metric))
-    ]
+    floor = floor_over_layers(manifest, variant, metric)
+    above = [row for row in tokens if row["value"] > 0 and row["value"] >= floor]
     pictures = [row for row in above if names.is_picture(row["position"])]
     others = [row for row in above if not names.is_picture(row["position"])]
     words = [row for row in others if row["position"] not in template]
-    loud = [row for row in words if abs(row["value"]) >= MUCH * abs(words[0]["value"])][:FEW]
+    loud = [row for row in words if row["value"] >= MUCH * words[0]["value"]][:FEW]
     said = [", ".join(map(names.read, sorted(loud, key=lambda row: row["layer"])))] if loud else []
     said += [f"in the picture {names.read(pictures[0])}"] if pictures else []
     apart = [row for row in others if row["position"] in template]
-    if apart and (not words or abs(apart[0]["value"]) > abs(words[0]["value"])):
+    if apart and (not words or apart[0]["value"] > words[0]["value"]):
         said.append(f"of the template {names.read(apart[0])}")
     return f"reads {'; '.join(said)}" if said else "reads nothing above the noise floor"
 

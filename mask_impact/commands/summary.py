@@ -8,8 +8,9 @@ from typing import Any
 from mask_impact.commands.first_lines import costly, first_lines, place_of, probabilities
 from mask_impact.distances import METRICS
 from mask_impact.effects.answer import WHOLE_ANSWER
-from mask_impact.impact.noise_floors import floor_of
+from mask_impact.impact.noise_floors import floor_over_layers
 from mask_impact.impact.run import Run
+from mask_impact.impact.top_tokens import RULE
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
 
@@ -153,12 +154,12 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
         + ["(apart: the first position often just absorbs attention)"] * (row["position"] == 0)
-        + ["(below the noise floor)"] * (0 < row["value"] < floor_of(manifest, row["layer"], first, name))
+        + ["(below the noise floor)"] * (0 < row["value"] < floor_over_layers(manifest, first, name))
         for row in manifest["top_tokens"]
     ]
     count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])
-    over = "layers" if steps == 1 else f"layers and all {steps} output tokens"
-    title = f"the {count} most important tokens, largest {variant} {metric} over {over}:"
+    over = "" if steps == 1 else f", the largest of {steps} output tokens"
+    title = f"the {count} most important tokens, {variant} {metric}, {RULE}{over}:"
     return [title, *aligned([["token", "position", metric, "peak layer"], *rows], right=(1, 2, 3))]
 
 

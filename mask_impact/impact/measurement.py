@@ -179,7 +179,7 @@ class Measurement:
 
     def _gather(self, block: Block, masked: Sequence[Unit], position: int, impact: Impact) -> None:
         if position >= self.top_from:
-            self.top.add(block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
+            self.top.add(position, block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
             self.reads.add(block)
         l2 = block.l2 if "l2" in block.metrics else impact.l2.float().cpu().numpy()
         for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):

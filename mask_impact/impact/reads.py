@@ -3,9 +3,8 @@
 In:  blocks, those of one generation step after the other. Out: the manifest's `reads`, from which the first lines of
      the summary, the index of a folder and its lines over the layers are made.
 
-A masked unit counts with the mean over layers of the first metric of the first variant, as on the page
-(viewer/src/core/aggregate.ts); its layer is the one with the value furthest from 0. Position 0 as a single token, which
-often just absorbs attention, is left out.
+A masked unit counts as in top_tokens.py, each step by itself; its layer is the one with the value furthest from 0.
+Position 0 as a single token, which often just absorbs attention, is left out.
 """
 
 from typing import Any
@@ -48,11 +47,11 @@ class Reads:
             self._layers = {}
             return
         sizes = np.abs(values)
-        mean = np.nanmean(values, axis=0)
+        root = np.sqrt(np.nansum(values * values, axis=0))
         peaks = np.nanargmax(sizes, axis=0)
-        order = np.argsort(-np.abs(mean), kind="stable")[: KEPT if self._plain else KEPT_UNITS]
+        order = np.argsort(-root, kind="stable")[: KEPT if self._plain else KEPT_UNITS]
         tokens = [
-            {"position": int(positions[at]), "value": float(mean[at]), "layer": layers[peaks[at]]} for at in order
+            {"position": int(positions[at]), "value": float(root[at]), "layer": layers[peaks[at]]} for at in order
         ]
         by_layer = [float(f"{size:.4g}") for size in np.nanmax(sizes, axis=1, initial=0)]
         self._found.append({"generation_step": int(self._step), "tokens": tokens, "by_layer": by_layer})

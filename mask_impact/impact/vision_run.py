@@ -217,7 +217,7 @@ class VisionMeasurement:
             places=np.array([unit.place for unit in self.units]) if self.request.mask_unit == "patch" else None,
         )
         ranked = [at for at, unit in enumerate(self.units) if unit.position != NO_TOKEN]
-        self.top.add(index, block.positions[ranked].tolist(), block.values[ranked, 0, 0].tolist())
+        self.top.add(0, index, block.positions[ranked].tolist(), block.values[ranked, 0, 0].tolist())
         self.write(block)
 
     def finished(self, seconds: float) -> Run:

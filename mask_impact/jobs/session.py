@@ -25,7 +25,7 @@ from mask_impact.impact import pairs, vision_run
 from mask_impact.impact import run as impact_run
 from mask_impact.impact.manifest import manifest as describe
 from mask_impact.impact.run import Run
-from mask_impact.impact.top_tokens import TopTokens
+from mask_impact.impact.top_tokens import RULE, TopTokens
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
@@ -89,7 +89,7 @@ def add_effects(
     tables, said = effects_run.effect_tables(model, prepared, generated, progress, ranked)
     if said["top"]:
         metric, variant = manifest["metrics"][0]["name"], manifest["variants"][0]
-        said["top"]["ranked_by"] |= {"metric": metric, "variant": variant, "layers": manifest["layers"]}
+        said["top"]["ranked_by"] = {"rule": RULE, "metric": metric, "variant": variant, "layers": manifest["layers"]}
     manifest["effects"] = said
     manifest["seconds"]["effects"] = time.perf_counter() - started
     return tables

@@ -183,15 +183,15 @@ def test_ranking_and_prompt_follow_pandas(talk, runs):
     run = runs["talk"]
     rows = read_copied(talk, "Ranking")
     full = run.df[(run.df.variant == "Full") & (run.df.generation_step == 0)]
-    best = full.groupby("token_position").l2_distance.mean().sort_values(ascending=False)
+    best = by_token(run).sort_values(ascending=False)
     assert rows.token_position.tolist() == best.index.tolist()
     assert rows.value.tolist() == pytest.approx(best.tolist(), rel=1e-5)
-    assert set(rows.joined) == {"mean"}
+    assert set(rows.joined) == {"root"}
     title = talk.page.get_by_role("region", name="Most read tokens").get_by_role("heading", level=2)
-    expect(title).to_have_text("Most read, by mean over layers")
+    expect(title).to_have_text("Most read, by root sum square over layers")
     peaks = full.loc[full.groupby("token_position").l2_distance.idxmax()].set_index("token_position").layer
     assert rows.peak_layer.tolist() == peaks[best.index].tolist()
-    talk.go(**{"from": 1, "to": 2}, metric="cosine")
+    talk.go(join="mean", **{"from": 1, "to": 2}, metric="cosine")
     rows = read_copied(talk, "Ranking")
     mean = full[full.layer.isin([1, 2])].groupby("token_position").cosine_distance.mean()
     assert rows.value.tolist() == pytest.approx(mean[rows.token_position].tolist(), rel=1e-5)

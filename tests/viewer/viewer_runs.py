@@ -1,6 +1,7 @@
 """What the tests of the page share: real runs of the demo models, and where the page is."""
 
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -130,10 +131,9 @@ def difference(first: Run, second: Run, metric: str = "l2", variant: str = "Full
 
 
 def by_token(run: Run, metric: str = "l2", variant: str = "Full", step: int = 0) -> pd.Series:
-    """The mean value of each token over the layers."""
+    """The root of the sum of squares of each token over the layers."""
     cells = run.cells(metric, variant, step)
-    means = {p: np.mean([float(v) for (q, _), v in cells.items() if q == p]) for p in {p for p, _ in cells}}
-    return pd.Series(means, dtype=float)
+    return pd.Series({p: math.hypot(*(v for (q, _), v in cells.items() if q == p)) for p, _ in cells}, dtype=float)
 
 
 def template(run: Run) -> set[int]:

@@ -145,7 +145,7 @@ describe("values", () => {
     const one = runOf([WIDE]),
       twice = runOf([WIDE], { value: () => 500 }),
       other = runOf([WIDE], { model: "other", value: () => 5 });
-    const found = shown(scene([one, twice, other]));
+    const found = shown(scene([one, twice, other], { join: "max" }));
     expect([one, twice, other].map((run) => scaleOf(found, run))).toEqual([500, 500, 5]);
     expect(found.scales.length).toBe(2);
   });

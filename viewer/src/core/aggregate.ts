@@ -5,13 +5,17 @@
 
 import type { TokenInfo } from "../data/types.ts";
 
-export type Aggregate = "max" | "mean";
+export type Aggregate = "root" | "max" | "mean";
 
-export const AGGREGATE: Aggregate = "mean";
+/** That of impact/top_tokens.py, by which the summary and the manifest rank, too. */
+export const AGGREGATE: Aggregate = "root";
 
-/** "mean over layers" */
+/** As they are called. */
+export const JOINED: Record<Aggregate, string> = { root: "root sum square", max: "largest", mean: "mean" };
+
+/** "root sum square over layers" */
 export const overLayers = (join: Aggregate, layers = "layers") =>
-  `${join === "mean" ? "mean" : "largest value"} over ${layers}`;
+  `${join === "max" ? "largest value" : JOINED[join]} over ${layers}`;
 
 /** A matrix of values, layers down, tokens across; NaN: no value. */
 export interface Matrix {
@@ -28,16 +32,17 @@ export interface Joined {
 }
 
 /**
- * Importance of each token over the layers `from` to `to`: their mean, or the value furthest from 0 (a metric may have a
- * sign). NaN where there is none. `peak`: the layer with the value furthest from 0, -1 where there is none.
+ * Importance of each token over the layers `from` to `to`: the root of the sum of squares (of L2 distances, the length of
+ * the changes of all these layers side by side), the value furthest from 0 (a metric may have a sign), or the mean. NaN
+ * where there is none. `peak`: the layer with the value furthest from 0, -1 where there is none.
  */
 export function importance(found: Matrix, { from, to, join }: Joined): { value: Float32Array; peak: Int32Array } {
   const count = found.tokens.length;
   const value = new Float32Array(count).fill(NaN);
   const peak = new Int32Array(count).fill(-1);
   const best = new Float32Array(count).fill(-1);
+  const sum = new Float64Array(count);
   const seen = new Int32Array(count);
-  const mean = join === "mean";
   found.layers.forEach((layer, row) => {
     if ((from !== null && layer < from) || (to !== null && layer > to)) return;
     for (let token = 0, place = row * count; token < count; token++, place++) {
@@ -47,12 +52,16 @@ export function importance(found: Matrix, { from, to, join }: Joined): { value: 
       if (size > best[token]) {
         best[token] = size;
         peak[token] = layer;
-        if (!mean) value[token] = here;
+        if (join === "max") value[token] = here;
       }
-      if (mean) value[token] = seen[token]++ ? value[token] + here : here;
+      sum[token] += join === "root" ? here * here : here;
+      seen[token]++;
     }
   });
-  if (mean) value.forEach((sum, token) => (value[token] = sum / seen[token]));
+  if (join !== "max")
+    sum.forEach((all, token) => {
+      if (seen[token]) value[token] = join === "root" ? Math.sqrt(all) : all / seen[token];
+    });
   return { value, peak };
 }
 

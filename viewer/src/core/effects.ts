@@ -205,7 +205,7 @@ function makeEffectScores(scene: Compared): Scores | null {
 // --- effect and impact ---------------------------------------------------------------------------
 export interface Point {
   unit: Shown["units"][number];
-  /** Largest value of a single layer. */
+  /** What single layers read, as tokens are ranked. */
   impact: number;
   /** Size of the effect. */
   size: number;
@@ -213,7 +213,7 @@ export interface Point {
 
 /** The units that the results have, too. Position 0 only with state.first. */
 export function points({ run, state }: Compared, { units }: Shown): Point[] {
-  const { value } = importance(matrix(run, state), { from: null, to: null, join: "max" });
+  const { value } = importance(matrix(run, state), { from: null, to: null, join: "root" });
   return units.flatMap((unit) => {
     const place = tokenIndex(run, unit.position),
       impact = Math.abs(value[place]), // of a metric that has one, without its sign

@@ -57,7 +57,7 @@ function makeReads(from: Measured): Omit<Reads, "run" | "rows"> {
     range === "row"
       ? Float32Array.from(rows, (row) => most(values.subarray(row * T, (row + 1) * T)))
       : Float32Array.of(peak ? most(values) : rows.reduce((sofar, row) => most(block(row), sofar), 0));
-  return { queries, tokens, values, peak, largest, outside, floor: noiseFloor(from, state) };
+  return { queries, tokens, values, peak, largest, outside, floor: noiseFloor(from, state, state.layer ?? undefined) };
 }
 
 /** Of the chosen layer, or of all of them joined; and all values of a query, [layer * tokens + token]. */

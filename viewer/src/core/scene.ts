@@ -110,20 +110,27 @@ export function rowMaxima(values: Float32Array, columns: number, skip: number): 
   return maxima;
 }
 
+type Floored = Pick<State, "metric" | "variant"> & Partial<Pick<State, "join" | "from" | "to">>;
+
 /**
- * The noise floor of a variant in a layer, or the largest of all layers: values below it can be rounding. 0 where it is
- * not known. Older runs have one for all layers.
+ * The noise floor of a variant in a layer, or of the layers as they are joined: values below it can be rounding. 0 where it
+ * is not known. Older runs have one for all layers.
  */
 export function noiseFloor(
   run: Pick<Run, "manifest">,
-  { metric, variant }: Pick<State, "metric" | "variant">,
+  { metric, variant, join, from = null, to = null }: Floored,
   layer?: number,
 ): number {
   const { by_layer: fine, Full, Head } = run.manifest?.noise_floor ?? {};
   if (!fine?.values) return (isHead(variant) ? Head : Full)?.[metric] ?? 0;
   const [column, place] = [fine.variants?.indexOf(variant) ?? -1, fine.metrics?.indexOf(metric) ?? -1];
   const floors = fine.values.map((variants) => variants[column]?.[place] ?? 0);
-  return layer === undefined ? Math.max(0, ...floors) : (floors[fine.layers?.indexOf(layer) ?? -1] ?? 0);
+  if (layer !== undefined) return floors[fine.layers?.indexOf(layer) ?? -1] ?? 0;
+  const joined = floors.filter((_, row) => {
+    const each = fine.layers?.[row] ?? row;
+    return (from === null || each >= from) && (to === null || each <= to);
+  });
+  return join === "root" ? Math.hypot(...joined) : Math.max(0, ...joined);
 }
 
 /** Whether a value can be rounding. One of 0 is exact: there the mask changes nothing. */

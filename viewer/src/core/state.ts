@@ -110,7 +110,7 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   range: ["all", "row"],
   curve: ["linear", "sqrt"],
   palette: ["tint", "cividis", "viridis"],
-  join: ["max", "mean"],
+  join: ["root", "max", "mean"],
   theme: ["auto", "light", "dark"],
   effect: ["logprob_change", "kl", "contrast_change", "interaction"],
   order: ["auto", "position", "strength"],

@@ -2,6 +2,7 @@
 
 import "./controls.css";
 
+import { JOINED } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
 import { brief, metricsOf } from "../core/metrics.ts";
 import { layerRange } from "../core/prompt-text.ts";
@@ -81,8 +82,9 @@ export class ControlsView extends Drawn<Scene> implements View {
       h("select", { "aria-label": name, onchange: () => this.#setLayers(from, to, which) });
     const [from, to] = [select("First layer that counts", "from"), select("Last layer that counts", "to")];
     const join = this.#choice("Joined by", "join", [
-      ["mean", "mean"],
-      ["max", "largest"],
+      ["root", JOINED.root],
+      ["max", JOINED.max],
+      ["mean", JOINED.mean],
     ]);
     join.append(h("span.controls-layers", {}, " of layers ", from, " to ", to));
     const fill = ({ run }: Scene) => {

@@ -1,4 +1,4 @@
-/** Effects on the answer against the largest value of a single layer: one point for each unit. */
+/** Effects on the answer against what single layers read: one point for each unit. */
 
 import { isFirst } from "../core/aggregate.ts";
 import { share } from "../core/colour.ts";
@@ -45,7 +45,7 @@ export const pointsOf = ({ run, runs, state }: Scene, shown: Shown): Point[] => 
 
 const impactText = ({ run, state }: Scene) => {
   const { variant, query } = state;
-  return `largest ${titleOf(run, state)} of ${variantName(variant)} in a single layer${query === null ? "" : `, at position ${query}`}`;
+  return `root sum square of ${titleOf(run, state)} of ${variantName(variant)} over single layers${query === null ? "" : `, at position ${query}`}`;
 };
 
 export function rhoText(scene: Scene, shown: Shown, found: Point[]): string {

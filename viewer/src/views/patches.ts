@@ -162,7 +162,7 @@ function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | nu
 
 /** Values under it are rounding. */
 export const floorOf = ({ effect, floor }: Shown, run: Run, state: State) =>
-  effect === null ? noiseFloor(run, state) : floor;
+  effect === null ? noiseFloor(run, state, state.layer ?? undefined) : floor;
 
 export function scaleOf({ scales }: Shown, run: Run): number {
   return scales.find(({ runs }) => runs.includes(run))!.largest;
