@@ -125,7 +125,9 @@ def test_prompt_and_ranking_show_the_difference(viewer, runs, tmp_path, one, oth
     empty = set()
     for position, button in zip(texts, buttons, strict=True):
         found = button.evaluate("(each) => getComputedStyle(each).backgroundColor.match(/\\d+/g).map(Number)")[:3]
-        if position in wanted:
+        if position == 0:
+            assert found == [0, 0, 0], "outside of the scale"
+        elif position in wanted:
             assert not ends[False] or alike(found, Scale(ends[False], signed=True).colour(wanted[position])), position
         else:
             empty.add(tuple(found))

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 from test_results import make_block, save
 from viewer_page import VIRIDIS, Scale, alike, shown_number
-from viewer_runs import METRICS, ROOT, WIDTHS, assert_colours, compare, largest, pressed, read_copied
+from viewer_runs import METRICS, ROOT, WIDTHS, assert_colours, by_token, compare, largest, pressed, read_copied
 
 # --- colours ---------------------------------------------------------------------------------------------
 

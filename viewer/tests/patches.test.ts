@@ -135,10 +135,10 @@ describe("values", () => {
     const { of, peak } = shown(scene([run], { join: "max" })).values.get(run)!;
     expect([...of.slice(1, 4)]).toEqual([11, 12, 13]);
     expect([
-      ...shown(scene([run]))
+      ...shown(scene([run], { join: "mean" }))
         .values.get(run)!
         .of.slice(1, 4),
-    ]).toEqual([6.5, 7.5, 8.5]); // by mean
+    ]).toEqual([6.5, 7.5, 8.5]);
     expect([...peak.slice(1, 4)]).toEqual([7, 3, 7]);
   });
   test("runs of one model share a scale, those of two do not", () => {

@@ -34,6 +34,8 @@ export interface Shown {
   step: number;
   /** Place in effects.windows of the layers that stand for a unit, -1: its strongest. */
   window: number;
+  /** They were chosen. */
+  isChosen: boolean;
   /** By position, those that have a value; with what stands for each. */
   units: (Effects["units"][number] & { positions: number[]; row: number; value: number; strongest: string })[];
   /** [unit * windows + window] */
@@ -103,7 +105,21 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     values.push(...own);
   }
   const floor = measure === "kl" ? 0 : (manifest?.effects?.noise?.logit ?? 0);
-  return { effects, measures, measure, block, step, window, units, values, largest, signed: measure !== "kl", floor };
+  const isChosen = windows.includes(state.mask);
+  return {
+    effects,
+    measures,
+    measure,
+    block,
+    step,
+    window,
+    isChosen,
+    units,
+    values,
+    largest,
+    signed: measure !== "kl",
+    floor,
+  };
 }
 
 /** "change of log-probability with the unit hidden from every later position in layers 0 to 3" */
@@ -139,13 +155,15 @@ export const where = (window: string | undefined) => `in ${window ? layersOf(win
 export const CHANGES = 0.001;
 
 /** Places of the units in the order shown, the strongest first unless another order was chosen. */
-export function unitOrder({ units, values, effects: { windows } }: Shown, order: string): number[] {
+export function unitOrder({ units, values, isChosen, effects: { windows } }: Shown, order: string): number[] {
   const places = [...units.keys()];
   if (order === "position") return places;
   const most = places.map((place) =>
-    Math.max(
-      ...values.slice(place * windows.length, (place + 1) * windows.length).map((value) => Math.abs(value) || 0),
-    ),
+    isChosen
+      ? Math.abs(units[place].value) || 0
+      : Math.max(
+          ...values.slice(place * windows.length, (place + 1) * windows.length).map((value) => Math.abs(value) || 0),
+        ),
   );
   return places.sort((a, b) => most[b] - most[a]);
 }

@@ -222,7 +222,9 @@ export class EffectsView extends MatrixView<Found> {
     return found && nearest(scene, found.shown, this.#scatter.clientWidth, offsetX, offsetY);
   }
 
-  protected table(scene: Scene, { shown, order }: Found): NumbersTable {
+  /** Of all units, also those that are folded. */
+  protected table(scene: Scene, { shown }: Found): NumbersTable {
+    const { order } = ordered(shown, scene.state.order, true);
     const {
         effects: { windows, numbers, top },
         units,
@@ -272,8 +274,9 @@ export class EffectsView extends MatrixView<Found> {
   }
 
   lines(scene: Scene): Line[] | null {
-    const found = this.find(scene);
-    if (!found) return null;
+    const shown = shownEffects(scene);
+    if (!shown) return null;
+    const found = ordered(shown, scene.state.order, true);
     const {
       effects: { windows, numbers, rows, top },
       units,

@@ -78,13 +78,17 @@ function name(run: Run, token: TokenInfo): Part[] {
   if (token.kind === "image" && !token.members) {
     const of = (run.manifest?.images?.length ?? 1) > 1 ? ` of image ${token.image ?? 0}` : "";
     return [
-      h("b", {}, token.row === null ? `position ${token.position}` : `row ${token.row}, column ${token.col}${of}`),
+      h("strong", {}, token.row === null ? `position ${token.position}` : `row ${token.row}, column ${token.col}${of}`),
     ];
   }
   const around = token.members ? null : wordAround(run, token.position);
   const text = around
-    ? [around[0] && h("span.muted", {}, around[0]), h("b", {}, around[1]), around[2] && h("span.muted", {}, around[2])]
-    : [h("b", {}, label(token, 30).replace(/^␣/, ""))];
+    ? [
+        around[0] && h("span.muted", {}, around[0]),
+        h("strong", {}, around[1]),
+        around[2] && h("span.muted", {}, around[2]),
+      ]
+    : [h("strong", {}, label(token, 30).replace(/^␣/, ""))];
   return [h("span.mono", {}, ...text), ` (${token.position})`];
 }
 
