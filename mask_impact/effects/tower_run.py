@@ -18,7 +18,7 @@ from mask_impact.effects.tower import Seen, TowerCarrier, TowerForwards
 from mask_impact.effects.tower_attention import segments
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.memory import explained
-from mask_impact.model.vision_patches import positions_of_rows
+from mask_impact.model.vision_patches import positions_of_rows, until_decoder
 from mask_impact.model.vision_tower import TowerCalls, attention_calls
 from mask_impact.model.vision_units import NOWHERE, Pictures
 from mask_impact.options import Progress
@@ -95,7 +95,7 @@ def seen_by_tower(
     Raises UnsupportedModel where the tower's patches cannot be followed.
     """
     calls = TowerCalls(model)
-    with explained("the vision tower"), torch.no_grad(), calls.recording():
+    with explained("the vision tower"), torch.no_grad(), calls.recording(), until_decoder(model):
         model(**inputs, use_cache=False)
     parts = [segments(attention_calls(model, call)) for call in calls.calls]
     positions = positions_of_rows(model, inputs, calls.calls, [token.position for token in tokens])
