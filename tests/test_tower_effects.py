@@ -19,6 +19,7 @@ from mask_impact.effects.edits import Edit
 from mask_impact.effects.tower import TowerForwards
 from mask_impact.effects.tower_run import TowerEffects, seen_by_tower
 from mask_impact.errors import UserError
+from mask_impact.files.side_tables import checked
 from mask_impact.jobs.session import effects_alone
 
 
@@ -142,6 +143,14 @@ def test_patches_and_heads(load: Any) -> None:  # noqa: F811
         (whole,) = Both("qwen3_vl", loaded, torch.float64, shown, spans=("5",), mask_layers="1").all_rows()
     assert every[0]["logprob_change"] == pytest.approx(whole["logprob_change"], rel=1e-9)
     assert [found["head"] for found in one] == [0, 1, 2, 3] and all(found["image_l2"] > 0 for found in one)
+
+
+def test_patches_that_become_no_token_are_in_the_table(load: Any) -> None:  # noqa: F811
+    """CLIP's first row: outside of the grid, and at no position."""
+    both = Both("llava", load("llava"), torch.float32, [picture(84, 112)], mask_unit="patch", mask_layers="0")
+    table = checked(both.table)
+    assert [int(table[name][-1]) for name in ("token_position", "patch_row", "patch_col")] == [-1, -1, -1]
+    assert len(table["patch_row"]) == 17 and table["image_l2"][-1] > 0
 
 
 def test_what_no_reader_sees_changes_exactly_nothing(load: Any) -> None:  # noqa: F811

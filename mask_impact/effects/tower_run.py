@@ -20,7 +20,7 @@ from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.memory import explained
 from mask_impact.model.vision_patches import positions_of_rows, until_decoder
 from mask_impact.model.vision_tower import TowerCalls, attention_calls
-from mask_impact.model.vision_units import NOWHERE, Pictures
+from mask_impact.model.vision_units import Pictures
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.prepared import Prepared
@@ -58,12 +58,9 @@ class TowerEffects(Effects):
         readers = None if route.readers is None else pictures.rows_at(route.readers.fixed)
         if route.source is None:
             return [
-                Mask(
-                    unit.label, unit.position, route.block, Edit(unit.rows, readers), level=unit.level,
-                    place=None if unit.place == NOWHERE else unit.place,
-                )
+                Mask(unit.label, unit.position, route.block, Edit(unit.rows, readers), None, unit.level, unit.place)
                 for unit in pictures.units(units)
-            ]  # fmt: skip
+            ]
         rows = pictures.rows_at(route.source.fixed)
         if not rows or readers == ():
             raise UserError(f"`routes` {route.name}: no patch of the vision tower becomes any of these image tokens")
