@@ -1,6 +1,6 @@
-"""Does the score of the word that decides come first? "The keys near the car" -> " are", because of "keys".
+"""Does the score of the word that decides come first? "The keys near the car clearly" -> " are", because of "keys".
 
-In:  agreement prompts of prompts.py in which the model prefers the right verb, as in Value Zeroing (Mohebbi et al. 2023).
+In:  agreement prompts of prompts.py in which the model prefers the right verb, as in Mohebbi et al. 2023.
 Out: output/validation/cues.jsonl: for each prompt the scores [n] by the program, attention and value zeroing.
 
     python -m validation.cues --prompts 3
@@ -33,13 +33,12 @@ def prefers(real: Real, prompt: prompts.Prompt) -> bool:
 
 
 def cues(real: Real, prompt: prompts.Prompt) -> dict[str, Any]:
-    """The scores, and where cue and distractor are. The last position, which is the distractor's, is masked, too."""
+    """The scores, and where cue and distractor are. The adverb at the end predicts the verb."""
     ids = torch.tensor([real.ids(prompt.text)])
     full = of_tables(real, prompt.text)["Full l2"]
     scores = {f"Full l2, {how}": aggregate(full) for how, aggregate in AGGREGATES.items()}
-    scores |= of_attention(real.model, ids) | {
-        "value zeroing, mean": value_zeroing(real.model, ids)[:, -1].mean(0).numpy()
-    }
+    scores |= of_attention(real.model, ids)
+    scores["value zeroing, mean"] = value_zeroing(real.model, ids)[:, -1].mean(dim=0).numpy()
     places = {part: real.positions(prompt, part) for part in prompt.parts}
     return places | {"scores": {name: shortened(values) for name, values in scores.items()}}
 

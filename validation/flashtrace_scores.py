@@ -1,7 +1,7 @@
 """FlashTrace's scores of the same prompts (the PyPI package flashtrace 0.1.1), for validation/ranking.py.
 
-FlashTrace asks for its own versions of many packages, so it is not part of any environment of this project. Install it with
-what it needs into a folder of its own, put that folder on PYTHONPATH, and run this.
+FlashTrace asks for its own versions of many packages, so it is not part of any environment of this project. Install it
+with what it needs into a folder of its own, put that folder on PYTHONPATH, and run this.
 
 In:  output/validation/others.jsonl: which prompts.
 Out: output/validation/flashtrace.jsonl, one line a prompt: a score for each token of the prompt.

@@ -27,13 +27,16 @@ JUDGED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {  # (scores, fal
 }
 
 
-def joined() -> list[dict[str, Any]]:
-    """For each prompt its task, its scores [n] and its falls [n]: those that have been scored in every way."""
+def joined(of_program: bool = False) -> list[dict[str, Any]]:
+    """For each prompt its task, its scores [n] and its falls [n]: those that have been scored in every way.
+
+    With `of_program` all prompts, and the program's scores alone.
+    """
     program, others, traced = (Store(name).known for name in ("program", "others", "flashtrace"))
     rows = []
     for text, found in program.items():
-        if text in others:
-            scores = scores_of(found, others[text])
+        if text in others or of_program:
+            scores = scores_of(found, {"scores": {}} if of_program else others[text])
             if len(traced.get(text, ())) == len(scores[EXACT]):
                 scores["FlashTrace"] = np.array(traced[text])
             rows.append({"task": found["task"], "scores": scores, "falls": -np.array([*found["effect"], 0.0])})
@@ -113,6 +116,7 @@ def main() -> int:
     rows, curves = joined(), list(Store("curves").known.values())
     for task in TASKS:
         print(f"\n{funnel(task)}\n")
+        print(agreement_table(task, [row for row in joined(of_program=True) if row["task"] == task]) + "\n")
         print(agreement_table(task, [row for row in rows if row["task"] == task]))
         if mine := [row for row in curves if row["task"] == task]:
             print("\n" + curve_table(task, mine))
