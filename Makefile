@@ -52,7 +52,7 @@ validation: $(SMOLLM2)/ready  ## everything in docs/validation.md, with SmolLM2-
 	$(WITH_SMOLLM2) $(PY) -m validation.measure program
 	$(WITH_SMOLLM2) $(PY) -m validation.measure others --prompts 50
 	$(WITH_SMOLLM2) $(PY) -m validation.curves --prompts 30
-	for which in "" --untrained; do for script in "recall --prompts 30" "heads --prompts 10" "cues --prompts 60"; do \
+	for which in "" --untrained; do for script in "recall --prompts 30" "heads --prompts 10" "cues --prompts 60" sinks; do \
 		$(WITH_SMOLLM2) $(PY) -m validation.$$script $$which || exit 1; done; done
 	$(MAKE) figures
 

@@ -1,6 +1,6 @@
 """What the program finds in a real model: tables and pictures of heads that move a name, of facts, and of cues.
 
-In:  output/validation/heads*.jsonl, recall*.jsonl and cues*.jsonl, as far as they are there.
+In:  output/validation/heads*.jsonl, recall*.jsonl, cues*.jsonl and sinks*.jsonl, where they are there.
 Out: Markdown on stdout; docs/validation_heads.svg and docs/validation_recall.svg. Intervals are 95 % bootstraps.
 
     python -m validation.found
@@ -8,6 +8,7 @@ Out: Markdown on stdout; docs/validation_heads.svg and docs/validation_recall.sv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from validation import draw
 from validation.heads import TOGETHER, strongest
 from validation.recall import PARTS, WINDOW
+from validation.sinks import ABLATIONS
 from validation.statistics import bootstrap
 from validation.stored import Store
 
@@ -98,10 +100,28 @@ def of_cues() -> None:
             print(f"| {name} | {bootstrap(above)} | {bootstrap(first)} |")
 
 
+def of_sinks() -> None:
+    for model, end in MODELS.items():
+        rows: list[dict[str, Any]] = list(Store(f"sinks{end}").known.values())
+        if not rows:
+            continue
+        print(f"\n{model}: {len(rows)} prompts; position 0, and the mean of the others")
+        print(f"- attention weight: {first_and_others([row['attention'] for row in rows])}")
+        for ablation in ABLATIONS:
+            shares = [np.array(row[ablation]) / np.sum(row[ablation]) for row in rows]
+            print(f"- share of the L2 distances, {ablation}: {first_and_others(shares)}")
+
+
+def first_and_others(values: Sequence[Any]) -> str:
+    first, others = [each[0] for each in values], [float(np.mean(each[1:])) for each in values]
+    return f"{bootstrap(first)}, {bootstrap(others)}"
+
+
 def main() -> int:
     of_heads()
     of_recall()
     of_cues()
+    of_sinks()
     return 0
 
 
