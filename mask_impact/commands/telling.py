@@ -19,7 +19,7 @@ from mask_impact.impact.run import Run
 from mask_impact.jobs.prepared import Prepared
 from mask_impact.jobs.session import Session
 from mask_impact.model.memory import readable
-from mask_impact.options import Settings
+from mask_impact.options import Request, Settings
 
 SCHEMA_VERSION = 1
 HOUR = 3600  # seconds
@@ -44,7 +44,8 @@ class Single:
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
         progress.describe(f"loading {self.args.model}")
         if self.args.vision:
-            self.say(summary.plan(prepared.inputs, prepared.request.mask_mode))
+            request = prepared.request
+            self.say(summary.plan(prepared.inputs, request.mask_mode, [*request.spans, *_regions(request)]))
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         if not self.args.quiet:
@@ -59,6 +60,11 @@ class Single:
     def say(self, line: str) -> None:
         if not self.args.quiet:
             self.bar.say(line)
+
+
+def _regions(request: Request) -> list[str]:
+    """As they were given."""
+    return [f"region {each}" for each in getattr(request, "regions", ())]
 
 
 class Batch:
