@@ -18,7 +18,7 @@ from typing import Any
 from mask_impact.errors import UserError, plain_words
 
 LONGEST = 2**21  # characters of a text that is tokenized: some 500,000 tokens, more than can be masked one at a time
-PATIENCE, AGAIN = 5.0, 0.2  # seconds
+PATIENCE, AGAIN = 5.0, 0.2  # seconds of the processor
 MEMORY = 2**30  # bytes
 WHY = 200  # characters of what a library says
 
@@ -59,9 +59,9 @@ def refused(what: str, hint: Callable[[], str]) -> Iterator[None]:
 def bounded(what: str) -> Iterator[None]:
     """Raises UserError where the block takes longer than PATIENCE, or, on Linux, more memory than MEMORY.
 
-    Time is bounded where Python allows it: in the main thread, and not on Windows.
+    Time is the processor's, so that a busy machine changes nothing. It is bounded where Python allows it: in the main
+    thread, and not on Windows.
     """
-
     too_long = UserError(f"{what} takes longer than {PATIENCE:g} s; mend it in the checkpoint")
     try:
         with _alarm(too_long), _less_memory():
@@ -83,14 +83,14 @@ def _alarm(error: Exception) -> Iterator[None]:
         if inside:
             raise error
 
-    handler = signal.signal(signal.SIGALRM, stop)
-    left, again = signal.setitimer(signal.ITIMER_REAL, PATIENCE, AGAIN)  # somebody else's, if there is one
+    handler = signal.signal(signal.SIGPROF, stop)
+    left, again = signal.setitimer(signal.ITIMER_PROF, PATIENCE, AGAIN)  # somebody else's, if there is one
     try:
         yield
     finally:
         inside = False
-        signal.setitimer(signal.ITIMER_REAL, left, again)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, left, again)
+        signal.signal(signal.SIGPROF, handler)
 
 
 @contextlib.contextmanager
