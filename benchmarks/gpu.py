@@ -3,8 +3,8 @@
 In: nothing; models with random weights. Out: one Markdown table on stdout, and FILE as JSON.
 Right: tiny families in float32 and bfloat16 on the device against float64 on the CPU, the same weights. Fast: the text
 shape of Qwen3-4B, and Qwen3-VL-4B's with 1,024 image tokens, in bfloat16, beside the rates of a matrix product and of a
-copy that this card was measured at. A model that does not fit gets fewer layers; what no time is left for is left out. Each
-is said in a line on stderr and in the table.
+copy that this card was measured at. A model that does not fit gets fewer layers; what no time is left for is left out.
+Each is said in a line.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --seconds 120
@@ -82,7 +82,8 @@ def rates(device: torch.device) -> Iterator[Line]:
 def l2_and_lengths(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Every layer's L2 distances [L, P, V] and lengths of the unmasked vectors [L, V], in float64 on the CPU."""
     with torch.no_grad():
-        recording = record(model, {"input_ids": ids.to(model.device)}, 1)
+        there = ids.to(model.device)
+        recording = record(model, {"input_ids": there, "attention_mask": torch.ones_like(there)}, 1)
         impacts = measure_layers(model, recording, ids.shape[1] - 1)
     l2, lengths = (
         torch.stack(found).cpu().double() for found in zip(*((one.l2, one.lengths) for one in impacts), strict=True)
