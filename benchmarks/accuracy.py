@@ -8,7 +8,7 @@ holds that engine against brute force.
 
     python benchmarks/accuracy.py                          # about a minute of CPU time
     python benchmarks/accuracy.py --lengths 64
-    python benchmarks/accuracy.py --lengths 4096 --dtypes bfloat16
+    python benchmarks/accuracy.py --lengths 64 --whole     # with the rounding of the model's own forward
 """
 
 import argparse
@@ -84,8 +84,12 @@ def impacts(model: Any, recording: Recording, length: int) -> list[Impact]:
     return [meter.impact(layer, layer.queries[length - 1], masks) for layer in recording.with_attention()]
 
 
-def found_and_exact(dtype: torch.dtype, sink: bool, length: int) -> tuple[list[Impact], list[Impact], float]:
-    """In `dtype`, and in float64 from the same record; and the weight of position 0, mean over layers and heads."""
+def found_and_exact(
+    dtype: torch.dtype, sink: bool, length: int, whole: bool
+) -> tuple[list[Impact], list[Impact], float]:
+    """In `dtype`, and in float64 from the same record, or of a `whole` run in float64 with the same weights; and the
+    weight of position 0, mean over layers and heads.
+    """
     model = model_with(sink, dtype)
     with torch.no_grad():
         ids = prompt(length)
@@ -96,12 +100,14 @@ def found_and_exact(dtype: torch.dtype, sink: bool, length: int) -> tuple[list[I
         weight = torch.stack([each[:, 0] for each in first if each is not None]).mean().item()
         every_rounding = mock.patch.object(meter_module, "ROUNDING", dict.fromkeys(ROUNDING, 1e9))
         with true_float64(), every_rounding:  # the record is in another precision
-            return found, impacts(model.double(), doubled(recording), length), weight
+            model.double()
+            exact = record(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1) if whole else None
+            return found, impacts(model, exact or doubled(recording), length), weight
 
 
-def rows(dtype: str, sink: bool, length: int) -> Iterator[str]:
+def rows(dtype: str, sink: bool, length: int, whole: bool) -> Iterator[str]:
     """A line for each variant."""
-    found, exact, weight = found_and_exact(DTYPES[dtype], sink, length)
+    found, exact, weight = found_and_exact(DTYPES[dtype], sink, length, whole)
     told = f"{dtype} | {length:,} | {weight:.2f}"
     for variant, columns in VARIANTS.items():
         cells = []
@@ -123,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--lengths", default="64,1024,4096", help="prompt tokens")
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="comma-separated")
+    parser.add_argument("--whole", action="store_true", help="against a whole run in float64, not its own record")
     args = parser.parse_args(argv)
     if unknown := set(args.dtypes.split(",")) - set(DTYPES):
         parser.error(f"--dtypes {','.join(sorted(unknown))}: choose from {', '.join(DTYPES)}")
@@ -131,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for length in map(int, args.lengths.split(",")):
         for dtype in args.dtypes.split(","):
             for sink in (False, True):
-                for row in rows(dtype, sink, length):
+                for row in rows(dtype, sink, length, args.whole):
                     print(row, flush=True)
     return 0
 

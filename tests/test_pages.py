@@ -4,8 +4,12 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import draw_architecture
+import draw_peers
+import draw_tutorial
+import plot
 import pytest
 import yaml
 
@@ -43,10 +47,19 @@ def test_the_readme_has_a_command_for_each_question() -> None:
     assert len(COMMANDS) >= 6
 
 
-def test_the_picture_of_the_folders_is_current() -> None:
-    assert (ROOT / "docs" / "architecture.svg").read_text("utf-8") == draw_architecture.draw(), (
-        "run: python docs/draw_architecture.py"
-    )
+@pytest.mark.parametrize(
+    ("picture", "script"), [("architecture", draw_architecture), ("peers", draw_peers), ("tutorial", draw_tutorial)]
+)
+def test_pictures_are_what_their_scripts_draw(picture: str, script: ModuleType) -> None:
+    drawn = script.draw()
+    assert (ROOT / "docs" / f"{picture}.svg").read_text("utf-8") == drawn, f"run: python docs/draw_{picture}.py"
+
+
+def test_names_beside_curves_are_apart() -> None:
+    curves = [plot.Curve(name, ((1.0, 1.0), (2.0, 5.0))) for name in "abc"]
+    drawn = plot.plot("t", ("x", "y"), curves, ((1, 2), (1, 10)), log=(False, True))
+    places = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>[abc]<', drawn)]
+    assert places == pytest.approx([places[0], places[0] + 15, places[0] + 30], abs=0.2)
 
 
 def test_the_picture_has_every_folder_a_prompt_passes() -> None:
