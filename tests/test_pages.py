@@ -55,11 +55,13 @@ def test_pictures_are_what_their_scripts_draw(picture: str, script: ModuleType) 
     assert (ROOT / "docs" / f"{picture}.svg").read_text("utf-8") == drawn, f"run: python docs/draw_{picture}.py"
 
 
-def test_names_beside_curves_are_apart() -> None:
-    curves = [plot.Curve(name, ((1.0, 1.0), (2.0, 5.0))) for name in "abc"]
-    drawn = plot.plot("t", ("x", "y"), curves, ((1, 2), (1, 10)), log=(False, True))
-    places = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>[abc]<', drawn)]
-    assert places == pytest.approx([places[0], places[0] + 15, places[0] + 30], abs=0.2)
+def test_a_plot_has_its_points_where_its_axes_say() -> None:
+    curve = plot.Curve("a < b", ((1.0, 1.0), (3.0, 100.0)), ((1.0, 10.0), (10.0, 100.0)))
+    drawn = plot.plot("t", ("x", "y"), [curve], ((1, 2, 3), (1, 10, 100)), log=(False, True))
+    left, right, low, high = plot.LEFT, plot.WIDTH - plot.RIGHT, plot.HEIGHT - plot.BOTTOM, plot.TOP
+    assert f"M{left}.0 {low}.0L{right}.0 {high}.0" in drawn and "a &lt; b" in drawn
+    middle = (low + high) / 2
+    assert f"M{left}.0 {low}.0L{right}.0 {middle:.1f}L{right}.0 {high}.0L{left}.0 {middle:.1f}Z" in drawn
 
 
 def test_the_picture_has_every_folder_a_prompt_passes() -> None:
