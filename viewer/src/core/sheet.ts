@@ -6,6 +6,7 @@
  */
 
 import type { Run, TokenInfo } from "../data/types.ts";
+import { isFirst } from "./aggregate.ts";
 import { brief, inText, isOfModel, metricOf, metricsOf } from "./metrics.ts";
 import { isNoise, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import { remembered } from "./track.ts";
@@ -208,7 +209,7 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
   const { values, columns, layers } = cells;
   const floors = layers.map((layer) => noiseFloor(run, state, layer));
   const outside =
-    !state.first && columns[0]?.positions[0] === 0 && columns[0].positions.length === 1 && columns.length > 1 ? 0 : -1;
+    !state.first && columns.length > 1 && columns[0].positions.length === 1 && isFirst(columns[0].token) ? 0 : -1;
   const by = state.range === "all" ? "all" : state.rows === "layers" ? "layer" : "column";
   const largest = new Float32Array(by === "all" ? 1 : by === "layer" ? layers.length : columns.length);
   let overall = 0,

@@ -1,6 +1,7 @@
 /** What things are called on the page, the same everywhere. */
 
 import type { Run } from "../data/types.ts";
+import { overLayers } from "./aggregate.ts";
 import { inText, titleOf } from "./metrics.ts";
 import type { State } from "./state.ts";
 
@@ -51,11 +52,11 @@ export function percent(part: number): string {
 /** Where a run is read, for a sentence. */
 export const readAt = ({ query }: State) => (query === null ? "at the predicting position" : `at position ${query}`);
 
-/** "layer 3", or how layers are joined: "layers 2 to 5: max". */
+/** "layer 3", or how layers are joined: "mean over layers 2 to 5". */
 export function layerText(state: State): string {
   if (state.layer !== null) return `layer ${state.layer}`;
   const all = state.from === null && state.to === null;
-  return `${all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`}: ${state.join}`;
+  return overLayers(state.join, all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`);
 }
 
 /** Whose change the numbers are, for a sentence. */
