@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,20 @@ def test_dry_run_says_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "vision tower: about as long as 13 forwards of it" in capsys.readouterr().out
     assert command(tmp_path, "--dry-run", "--mask-unit", "patch") == 0
     assert "vision tower: about as long as 51 forwards of it" in capsys.readouterr().out
+
+
+def test_dry_run_says_how_much_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More for more patches, of videos, too: the demo's clip has 4 times the patches of its picture."""
+    said = []
+    clip = ROOT / "demo" / "clip.gif"
+    for more in (["--image", str(PICTURE)], ["--video", str(clip)]):
+        given = ["--model", "demo", "--prompt", PROMPT, "--tower", "vision", "--mask-unit", "patch", "--dry-run", *more]
+        assert mask_impact_vl.main([*given, "--output-dir", str(tmp_path)]) == 0
+        told = capsys.readouterr().out
+        said.append(float(re.search(r"memory: about (\d+) MB beside the model's weights", told)[1]))
+        work = float(re.search(r"vision tower: about as long as (\d+) forwards", told)[1])
+        assert work == pytest.approx(0.8 * (64 if more[0] == "--image" else 256), abs=1)
+    assert 400 < said[0] < said[1]
 
 
 def test_dry_run_estimates_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
