@@ -211,5 +211,5 @@ def test_refused_by_name_with_the_reason(load: Any) -> None:  # noqa: F811
     loaded = load("got_ocr2")
     inputs = loaded.inputs(PROMPT, picture(84, 112))
     prepared = asked(loaded.model, loaded.processor.tokenizer, inputs, tower="vision", effects=True)
-    with pytest.raises(UnsupportedModel, match="'got_ocr2'.*a part of several image tokens"):
+    with pytest.raises(UnsupportedModel, match=r"'got_ocr2'.*a part of several image tokens"):
         effects_alone(loaded.model, prepared)
