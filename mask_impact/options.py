@@ -206,7 +206,8 @@ class Request:
         kind="list", choices=VARIANTS, table="results",
     )  # fmt: skip
     metrics: tuple[str, ...] = option(
-        DEFAULT_METRICS, "comma-separated distances between the update with and without a mask: {choices}",
+        DEFAULT_METRICS, "comma-separated distances between the update with and without a mask, and attention, the "
+        "weight on what is masked: {choices}",
         kind="list", choices=METRICS, table="results",
     )  # fmt: skip
     head_space: str = option(

@@ -392,7 +392,7 @@ CONTENT = [
     ),
     pytest.param(
         f"prompts:\n- {{name: a, prompt: b, num_tokens: {'9' * 5000}}}\n",
-        [f"2: num_tokens cannot be '{cut('9')}'"],
+        [f"2: num_tokens: '{cut('9')}' is not a whole number of 1 or more, at most 18 digits"],
         id="long number",
     ),
     pytest.param(
@@ -702,7 +702,7 @@ def test_malformed_count():
     ("path", "expected"),
     [
         ("none.yaml", "none.yaml: cannot be read: No such file or directory"),
-        ("folder", "folder: cannot be read: Is a directory"),
+        ("folder", "folder: it is a folder; give a YAML file"),
         ("story.txt/x", "story.txt/x: cannot be read: Not a directory"),
         ("a\0b\n.yaml", "a\\x00b\\n.yaml: cannot be read: no file can have this name"),
     ],
@@ -738,9 +738,8 @@ def test_files_without_permission(monkeypatch, locked, expected):
 
 def test_a_pipe_is_not_waited_for():
     os.mkfifo("pipe")
-    assert errors("prompts: [{name: a, prompt_file: pipe}]") == [
-        "prompts.yaml:1: prompt_file 'pipe' is no regular file; give a file"
-    ]
+    message = "prompts.yaml:1: prompt_file 'pipe' is no regular file; give a file"
+    assert errors("prompts: [{name: a, prompt_file: pipe}]") == [message]
 
 
 def test_many_errors_are_cut():

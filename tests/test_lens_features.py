@@ -157,6 +157,25 @@ def test_statistics_equal_float64(run: Callable, images: Path, load: Any) -> Non
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_injections_are_what_the_model_adds(run: Callable, images: Path, load: Any, folders: Any) -> None:  # noqa: F811
+    """Of each image, of all of them, and as a table; kept with --resume."""
+    ended = run("--images", images, "--batch-size", 2, model=folders("qwen3_vl"))
+    about, loaded = summary(), load("qwen3_vl")
+    assert "added to the image tokens (deepstack)" in ended.out
+    means = []
+    for image in about["images"]:
+        inputs = loaded.inputs(PROMPT, Image.open(image["path"]))
+        given, gave = generated(loaded, "qwen3_vl", tensors(inputs))
+        places = [token.position for token in inputs.tokens if token.kind == "image"]
+        wanted = [(given[layer] - gave[layer - 1])[0, places].double().norm(dim=-1) for layer in (1, 2)]
+        np.testing.assert_allclose(image["deepstack"]["norm_mean"], [each.mean() for each in wanted], rtol=1e-5)
+        means.append([float(each.sum()) for each in wanted])
+    tokens = sum(image["token_count"] for image in about["images"])
+    every = about["over_all_images"]["deepstack"]
+    assert every["layers"] == [1, 2]
+    np.testing.assert_allclose(every["norm_mean"], np.sum(means, axis=0) / tokens, rtol=1e-5)
+
+
 def test_one_token_has_no_pairs() -> None:
     [found] = norms.statistics([torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[0.0, 1.0]]])])
     assert found == {
@@ -407,11 +426,11 @@ def test_features_do_not_pile_up(run: Callable, images: Path, monkeypatch: pytes
 def test_too_large_a_batch_is_split(run: Callable, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, sizes = features.states_of, []
 
-    def small(stack: Any, model: Any, part: Any, layers: Any) -> Any:
+    def small(stack: Any, model: Any, part: Any, *more: Any) -> Any:
         sizes.append(len(part))
         if len(part) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return real(stack, model, part, layers)
+        return real(stack, model, part, *more)
 
     monkeypatch.setattr(features, "states_of", small)
     assert run("--images", images, *SAVED).code == 0

@@ -9,15 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mask_impact.commands import summary
+from mask_impact.commands.index import index_folder, index_rows
 from mask_impact.commands.runner import Outcome, Plan, Task
 from mask_impact.commands.terminal import ProgressBar, complain, show
+from mask_impact.errors import UserError
 from mask_impact.files.folder import writing
 from mask_impact.files.results import write_text
 from mask_impact.impact.run import Run
 from mask_impact.jobs.prepared import Prepared
 from mask_impact.jobs.session import Session
 from mask_impact.model.memory import readable
-from mask_impact.options import Settings
+from mask_impact.options import Request, Settings
 
 SCHEMA_VERSION = 1
 HOUR = 3600  # seconds
@@ -42,7 +44,8 @@ class Single:
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
         progress.describe(f"loading {self.args.model}")
         if self.args.vision:
-            self.say(summary.plan(prepared.inputs, prepared.request.mask_mode))
+            request = prepared.request
+            self.say(summary.plan(prepared.inputs, request.mask_mode, [*request.spans, *_regions(request)]))
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         if not self.args.quiet:
@@ -57,6 +60,11 @@ class Single:
     def say(self, line: str) -> None:
         if not self.args.quiet:
             self.bar.say(line)
+
+
+def _regions(request: Request) -> list[str]:
+    """As they were given."""
+    return [f"region {each}" for each in getattr(request, "regions", ())]
 
 
 class Batch:
@@ -111,7 +119,9 @@ class Batch:
             "processes": processes,
             "seconds": time.perf_counter() - self.started,
             "prompts": [asdict(outcome) for outcome in ordered],
+            "index": index_rows(Path(outcome.output) for outcome in ordered if outcome.output)[0],
         }
+        index = self._index()
         with writing(self.folder):
             write_text(self.path, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
         if not self.args.quiet:
@@ -119,7 +129,14 @@ class Batch:
                 show(f"from the command line, whatever {self.args.config} says: {', '.join(self.overriding)}")
             states = [outcome.status for outcome in ordered]
             counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-            show("\n".join([*_table(ordered), f"{counts}; {written['seconds']:.1f} s; {self.path}"]))
+            show("\n".join([*_table(ordered), f"{counts}; {written['seconds']:.1f} s; {self.path}", *index]))
+
+    def _index(self) -> list[str]:
+        """The page of all runs in the folder, anew; a line that says where it is, or why it is not written."""
+        try:
+            return [f"open {index_folder(self.folder)[0]}"]
+        except UserError as error:  # the runs are there all the same
+            return [f"no index: {error}"]
 
 
 def _table(outcomes: Sequence[Outcome]) -> list[str]:

@@ -136,10 +136,10 @@ def _read_with_manifest(path: Path) -> Content:
     table, embedded = _read(path, manifest)
     if manifest is None or name not in manifest["files"]:
         return table, embedded
-    if reason := _difference(path, table, embedded, manifest):
-        if embedded is None:
-            raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
+    if embedded is not None and reproducible(embedded) != reproducible(manifest):  # it brings its own
         return table, embedded
+    if reason := _difference(path, table, embedded, manifest):
+        raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
     return table, manifest
 
 
@@ -182,7 +182,10 @@ def _difference(path: Path, table: pa.Table, embedded: Manifest | None, manifest
         return f"{table.num_rows:,} rows, not {manifest['rows']:,}"
     if embedded is not None and reproducible(embedded) != reproducible(manifest):
         return "it embeds another manifest"
-    return None if path.suffix.lower() == ".gz" else changed(path, manifest)  # packed by the user
+    by_the_user = path.suffix.lower() == ".gz" or set(table.column_names) - set(
+        known_columns(table.column_names, manifest)
+    )
+    return None if by_the_user else changed(path, manifest)
 
 
 def _read_manifest(path: Path) -> Manifest:

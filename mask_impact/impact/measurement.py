@@ -15,6 +15,7 @@ from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.impact.manifest import Findings
 from mask_impact.impact.meter import Impact, Meter, Wanted
+from mask_impact.impact.reads import Reads
 from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
@@ -52,7 +53,7 @@ class Measurement:
         self.findings = Findings(tokens=[*tokens, *start], metrics=self.metrics, replay=meter.way)
         self.findings.notes = list(self.prepared.inputs.notes)
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
-        self.top = TopTokens()
+        self.top, self.reads = TopTokens(), Reads(self.prepared.plain)
         self.masked: Sequence[Unit] = []  # at the query measured last
         self.names: dict[str, list[str]] = {}  # of the variants, by their prefix
         self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step
@@ -163,6 +164,7 @@ class Measurement:
     def _gather(self, block: Block, masked: Sequence[Unit], position: int, impact: Impact) -> None:
         if position >= self.top_from:
             self.top.add(position, block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
+            self.reads.add(block)
         l2 = block.l2 if "l2" in block.metrics else impact.l2.float().cpu().numpy()
         for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):
             self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))

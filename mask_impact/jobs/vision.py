@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from mask_impact.distances import METRICS
 from mask_impact.effects import asked as asking
 from mask_impact.effects.refine import check_refine
 from mask_impact.effects.routes import Route, names_in, written
@@ -145,6 +146,11 @@ def _check(inputs: ModelInputs, request: Request) -> None:
         raise UserError(
             "`tower` vision measures pictures or videos, which the tower gets in separate calls; leave out `images` "
             "or `videos`"
+        )
+    if unknown := [name for name in request.metrics if METRICS[name].without_weights]:
+        raise UserError(
+            f"`metrics` {unknown[0]} does not go with `tower` vision, where all patches read a unit at once; leave "
+            "one of the two out"
         )
     plain = Request("")
     for name, why in LEFT_OUT.items():

@@ -25,7 +25,7 @@ from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles, Record
 from mask_impact.lens.given import check_videos, inputs_of, sampling_of
 from mask_impact.lens.image_files import image_files
-from mask_impact.lens.norms import over_all, row_count, statistics, table
+from mask_impact.lens.norms import injection_table, over_all, over_injections, row_count, statistics, table
 from mask_impact.lens.ready import Ready, ready
 from mask_impact.lens.stacks import Stack, stack_of
 from mask_impact.lens.states import chosen
@@ -67,7 +67,7 @@ def command(args: argparse.Namespace) -> int:
                 {
                     "model": source.manifest
                     | {"blocks": stack.blocks, "hidden_size": files.width, "notes": session.notes},
-                    "over_all_images": over_all(files.records, layers),
+                    "over_all_images": over_all(files.records, layers) | over_injections(files.records),
                     "skipped": skipped,
                     "notes": notes(session, files.records),
                     "seconds": {"total": seconds, "images": extraction.seconds},
@@ -219,7 +219,7 @@ def batches(images: Iterator[Ready], size: int) -> Iterator[list[Ready]]:
     yield from groups
 
 
-Measured = tuple[Sequence[Ready], dict[int, torch.Tensor], list[dict[str, list[Any]]]]
+Measured = tuple[Sequence[Ready], dict[int, torch.Tensor], list[dict[str, Any]]]
 
 
 def features_of(
@@ -228,22 +228,31 @@ def features_of(
     """Compute images that go together, in one forward or in as many as the memory needs.
 
     Yields the images of a forward, {layer: [P, C]} of their rows one after the other, and the statistics of each image
-    by layer. Raises OutOfMemory if not even one image fits.
+    by layer; under "deepstack" those of what the model adds between its blocks. Raises OutOfMemory if not even one
+    image fits.
     """
     length = batch[0].tokens.shape[1]
 
     def forward(part: Sequence[Ready]) -> Measured:
-        states = states_of(stack, model, part, layers)
-        return part, states, statistics([states[layer].unflatten(0, (len(part), -1)) for layer in layers])
+        added: dict[int, torch.Tensor] = {}
+        states = states_of(stack, model, part, layers, added)
+        found, between = (
+            statistics([each[layer].unflatten(0, (len(part), -1)) for layer in named])
+            for each, named in ((states, layers), (added, sorted(added)))
+        )
+        deep = [{"deepstack": {"layers": sorted(added), **own}} for own in between]
+        return part, states, [one | more for one, more in zip(found, deep or [{}] * len(part), strict=True)]
 
     with explained(f"a forward over {length} tokens"):
         most = max(length, stack.about(model, batch[0]).get("row_count", 0))
         yield from portion.pieces(batch, max(1, TOKENS_AT_ONCE // most), forward)
 
 
-def states_of(stack: Stack, model: Any, images: Sequence[Ready], layers: Sequence[int]) -> dict[int, torch.Tensor]:
-    """{layer: [P, C]} of images that go together, their rows one after the other."""
-    return stack.states(model, images, layers)
+def states_of(
+    stack: Stack, model: Any, images: Sequence[Ready], layers: Sequence[int], added: dict[int, torch.Tensor]
+) -> dict[int, torch.Tensor]:
+    """{layer: [P, C]} of images that go together, their rows one after the other; `added` as in `hidden_states`."""
+    return stack.states(model, images, layers, added)
 
 
 def images_and_videos(count: int, videos: int) -> str:
@@ -266,6 +275,7 @@ def report(records: Sequence[Record], layers: Sequence[int], extraction: Extract
         [
             f"{finished(records)}, {rows} {what}{kept}{rate}",
             *table(layers, over_all(records, layers)),
+            *injection_table(over_injections(records)),
             f"written {written[-1]}" + (f", {written[0]}{others}" if written[1:] else ""),
         ]
     )

@@ -16,7 +16,7 @@ from mask_impact.errors import UserError, one_line
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import ranges
 from mask_impact.lens.given import check_videos, inputs_of
-from mask_impact.lens.norms import statistics, table
+from mask_impact.lens.norms import injection_table, statistics, table
 from mask_impact.lens.ready import image_tokens
 from mask_impact.lens.states import chosen, hidden_states
 from mask_impact.model.generation import model_tensors
@@ -152,12 +152,16 @@ def image_description(session: Session, prompt: str, inputs: ModelInputs, layers
     """Where the image tokens are in the prompt, and the norms of their hidden states at each layer."""
     model = session.model
     with explained(f"a forward over {len(inputs.tokens)} tokens"):
-        states = hidden_states(model, model_tensors(model, inputs), layers, image_tokens(inputs))
+        added: dict[int, Any] = {}
+        states = hidden_states(model, model_tensors(model, inputs), layers, image_tokens(inputs), added)
     found = placed(inputs)
     of_rows = [token.image for token in inputs.tokens if token.kind == "image"]
     for index, (picture, about) in enumerate(zip(inputs.images, found, strict=True)):
         rows = [row for row, image in enumerate(of_rows) if image == index]
         [about["norms"]] = statistics([states[layer][None, rows] for layer in layers])
+        if added:
+            [between] = statistics([added[layer][None, rows] for layer in sorted(added)])
+            about["deepstack"] = {"layers": sorted(added), **between}
         about["path"] = picture["path"]
     return {
         "prompt": prompt,
@@ -194,6 +198,7 @@ def text(described: Mapping[str, Any]) -> str:
         lines.append(f"prompt     {about['prompt']!r}, with images {about['prompt_length']} tokens")
         for found in about["images"]:
             lines += [f"{found['path']}: {becomes(found)}", *table(about["layers"], found["norms"])]
+            lines += injection_table(found)
         lines += noted(about["notes"])
     return "\n".join(lines)
 

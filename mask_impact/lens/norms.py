@@ -14,6 +14,8 @@ def statistics(states: Sequence[torch.Tensor]) -> list[dict[str, list[Any]]]:
     L2 norm: mean, standard deviation, minimum, maximum. Mean cosine: over all pairs of two different tokens, None for a
     single token. With unit vectors u it is (|sum u|^2 - P) / (P (P - 1)), so no pair is computed.
     """
+    if not states:
+        return []
     count = states[0].shape[1]
     norms, sums = [], []
     for layer in states:
@@ -46,6 +48,27 @@ def over_all(records: Sequence[Mapping[str, Any]], layers: Sequence[int]) -> dic
     cosine = torch.tensor(cosines, dtype=torch.float64).mean(0).tolist() if cosines else [None] * len(layers)
     found = (whole.tolist(), spread.tolist(), low.amin(0).tolist(), high.amax(0).tolist(), cosine)
     return dict(zip(STATISTICS, found, strict=True))
+
+
+def over_injections(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """{"deepstack": statistics of what the model adds between its blocks, by the first layer that contains it}; empty
+    where it adds nothing, or where some records are of before this was measured."""
+    found = [record.get("deepstack") for record in records]
+    layers = found[0]["layers"] if found and found[0] else []
+    if not layers or any(each is None or each["layers"] != layers for each in found):
+        return {}
+    counted = [{"token_count": record["token_count"], **record["deepstack"]} for record in records]
+    return {"deepstack": {"layers": layers, **over_all(counted, layers)}}
+
+
+def injection_table(found: Mapping[str, Any]) -> list[str]:
+    """What `over_injections` gives, as lines of text."""
+    if not (added := found.get("deepstack")):
+        return []
+    return [
+        "added to the image tokens (deepstack), by the first layer that contains it:",
+        *table(added["layers"], added),
+    ]
 
 
 def table(layers: Sequence[int], found: Mapping[str, list[Any]]) -> list[str]:

@@ -38,11 +38,14 @@ class Decoder:
         """What the summary says of the rows besides: there is one for each image token."""
         return {}
 
-    def states(self, model: Any, images: Sequence[Ready], layers: Sequence[int]) -> dict[int, torch.Tensor]:
-        """{layer: [P, C]} of pictures that go together, their rows one after the other."""
+    def states(
+        self, model: Any, images: Sequence[Ready], layers: Sequence[int], added: dict[int, torch.Tensor] | None = None
+    ) -> dict[int, torch.Tensor]:
+        """{layer: [P, C]} of pictures that go together, their rows one after the other; `added` as in
+        `hidden_states`."""
         tokens = torch.cat([image.tokens for image in images])
         tensors = on_device(model, together([image.tensors for image in images]))
-        return hidden_states(model, tensors, layers, tokens)
+        return hidden_states(model, tensors, layers, tokens, added)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,11 @@ class VisionEncoder:
             "rows_without_token": found.without_token,
         }
 
-    def states(self, model: Any, images: Sequence[Ready], layers: Sequence[int]) -> dict[int, torch.Tensor]:
-        """{layer: [P, C]} of pictures that go together, their rows one after the other."""
+    def states(
+        self, model: Any, images: Sequence[Ready], layers: Sequence[int], added: dict[int, torch.Tensor] | None = None
+    ) -> dict[int, torch.Tensor]:
+        """{layer: [P, C]} of pictures that go together, their rows one after the other. Nothing is `added` between the
+        layers of an encoder."""
         units: list[list[int]] = []
         first = 0
         for image in images:

@@ -60,6 +60,7 @@ def hidden_states(
     tensors: Mapping[str, torch.Tensor],
     layers: Sequence[int],
     tokens: torch.Tensor | None = None,
+    added: dict[int, torch.Tensor] | None = None,
 ) -> dict[int, torch.Tensor]:
     """The hidden states of one forward without a cache, {layer: [P, C]}, on the layer's device and in its dtype.
 
@@ -69,6 +70,8 @@ def hidden_states(
             different lengths are padded on the right, with an "attention_mask" [B, N].
         layers: which, as `chosen` gives them.
         tokens: [B, N] bool, the P tokens whose states are kept, row by row; None: all, as [B, N, C].
+        added: is filled with what the model adds between two blocks (DeepStack), up to the last of `layers`: by the
+            first layer that contains it [P, C].
 
     The model must be in eval mode. Raises UnsupportedModel for a model whose forward passes by its decoder's blocks.
     Where memory runs out, what torch raises comes through, for `memory.Portion` and `memory.explained`.
@@ -80,7 +83,7 @@ def hidden_states(
             return hidden.clone()  # a block may write into its input
         return hidden[tuple(place.to(hidden.device) for place in places)]  # a copy
 
-    return states_between(model, decoder_layers(model), tensors, layers, kept)
+    return states_between(model, decoder_layers(model), tensors, layers, kept, added)
 
 
 def states_between(
@@ -89,10 +92,13 @@ def states_between(
     tensors: Mapping[str, torch.Tensor],
     layers: Sequence[int],
     kept: Callable[[torch.Tensor], torch.Tensor],
+    added: dict[int, torch.Tensor] | None = None,
 ) -> dict[int, torch.Tensor]:
-    """What `kept` copies of the states between `blocks` of a stack, by layer; the forward ends at the last of them."""
+    """What `kept` copies of the states between `blocks` of a stack, by layer; the forward ends at the last of them.
+    `added` is filled as in `hidden_states`."""
     last = max(layers)
     found: dict[int, torch.Tensor] = {}
+    below: dict[int, torch.Tensor] = {}  # by layer, what the block before it gave; of one layer at a time
 
     def keep(layer: int, hidden: torch.Tensor) -> None:
         found[layer] = kept(hidden)
@@ -100,10 +106,17 @@ def states_between(
             raise _Enough
 
     def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = layer_input(blocks[index], args, kwargs)
+        if added is not None and index in below:
+            between = kept(hidden) - below.pop(index)
+            if between.any():
+                added[index] = between
         if index in layers:
-            keep(index, layer_input(blocks[index], args, kwargs))
+            keep(index, hidden)
 
     def leaving(index: int, output: Any) -> None:
+        if added is not None:
+            below[index + 1] = kept(layer_output(output))
         if index + 1 == len(blocks):  # before that, the next block's input
             keep(len(blocks), layer_output(output))
 

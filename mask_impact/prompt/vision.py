@@ -76,7 +76,6 @@ def vision_inputs(
     else:
         counts = {"image": len(pictures), "video": len(clips)}
         text, notes, said = wording(processor, prompt, counts, system, own)
-    check_text(processor.tokenizer, text)
 
     def tensors_of(text: str) -> tuple[Mapping[str, Any], list[str]]:
         with taking_part(processor, video_part(processor, config) if clips else None):
@@ -210,6 +209,7 @@ def encoded(
     processor: Any, text: str, pictures: Sequence[Picture], max_pixels: int | None, clips: Sequence[Clip] = ()
 ) -> Mapping[str, torch.Tensor]:
     """The processor's output for text, pictures and videos. Raises UserError."""
+    check_text(processor.tokenizer, text)
     images = [picture.image for picture in pictures]
     settings: dict[str, Any] = {}
     if max_pixels and pictures:

@@ -92,8 +92,8 @@ def run(case: Case, stock: Path) -> int:
     return 0
 
 
-def apart(case: Case, stock: Path, folder: Path) -> Outcome:
-    """Run it in a fork of this process, which has no threads."""
+def apart(case: Case, stock: Path, folder: Path, before: Callable[[], None] = lambda: None) -> Outcome:
+    """Run it in a fork of this process, which has no threads; `before` is called in the fork, and there first."""
     shutil.rmtree(folder, ignore_errors=True)
     work = folder / "work"
     work.mkdir(parents=True)
@@ -109,6 +109,7 @@ def apart(case: Case, stock: Path, folder: Path) -> Outcome:
                 os.chdir(work)
                 resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9, resource.RLIM_INFINITY))
                 resource.setrlimit(resource.RLIMIT_CPU, (3 * SECONDS, 3 * SECONDS + 1))
+                before()
                 code = run(case, stock)
         except BaseException:
             traceback.print_exc()

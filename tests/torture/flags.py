@@ -241,11 +241,6 @@ CASES = [
     Case("lens: one line of 6 MB", "lens bank --model vl --captions c", file_of("c", b"a red circle " * 500_000), V),
     Case("lens: one-word captions", "lens bank --model vl --captions c", file_of("c", "a\n"), V),
     Case("lens: top_k 0", "lens neighbors --model vl --bank bank --image red.png --top-k 0", needs=V),
-    Case(
-        "lens: top_k a million",
-        "lens neighbors --model vl --bank bank --image red.png --top-k 1000000 --output n",
-        needs=V,
-    ),
     Case("lens: top_k long", f"lens neighbors --model vl --bank bank --image red.png --top-k {LONG}", needs=V),
     Case("lens: bank gone", "lens neighbors --model vl --bank nowhere --image red.png", needs=V),
     Case("lens: bank empty", ["lens", "neighbors", "--model", "vl", "--bank", "", "--image", "red.png"], needs=V),

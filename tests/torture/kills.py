@@ -173,6 +173,7 @@ def sets(folder: Path) -> set[str]:
 @dataclass
 class Found:
     kills: int = 0
+    failed: int = 0  # kills after which something was wrong
     wrong: list[str] = field(default_factory=list)
 
 
@@ -191,9 +192,12 @@ def killed_everywhere(command: Killed, stock: Path, work: Path, most: int, seed:
                 os.kill(child, signal.SIGKILL)
         code = exit_code(child)
         if code not in (0, -signal.SIGKILL):
+            found.failed += 1
             found.wrong.append(f"{command.name}, operation {place}: exit code {code}")
         found.kills += code == -signal.SIGKILL
-        found.wrong += [f"{command.name}, operation {place or 'random'}: {why}" for why in _after(command, stock)]
+        wrong = _after(command, stock)
+        found.failed += bool(wrong)
+        found.wrong += [f"{command.name}, operation {place or 'random'}: {why}" for why in wrong]
     _prepare(command, stock, work)
     return found
 

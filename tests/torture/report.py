@@ -1,6 +1,5 @@
 """docs/reliability.md: how often each thing was tried, and how often it held. Rows of parts that were not run stay."""
 
-import argparse
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +13,13 @@ class Row(NamedTuple):
     failed: int
 
 
-def keep(rows: dict[str, Row], args: argparse.Namespace) -> None:
-    """Put the rows into the page's table. Kills of several runs are added up; a part of a group is not kept."""
-    if args.only and not all(name.startswith("kill: ") for name in rows):
-        return
+def keep(name: str, row: Row) -> None:
+    """Put a row into the page's table. Kills of several runs are added up."""
+    adds_up = name.startswith("kill: ")
     text = PAGE.read_text("utf-8")
-    known = {
-        found["name"]: Row(_number(found["tried"]), _number(found["tried"]) - _number(found["held"]))
-        for found in ROW.finditer(text)
-    }
-    for name, row in rows.items():
-        before = known.get(name, Row(0, 0)) if name.startswith("kill: ") else Row(0, 0)
-        known[name] = Row(before.tried + row.tried, before.failed + row.failed)
+    known = {found["name"]: _row(found) for found in ROW.finditer(text)}
+    before = known.get(name, Row(0, 0)) if adds_up else Row(0, 0)
+    known[name] = Row(before.tried + row.tried, before.failed + row.failed)
     lines = [f"| {name} | {row.tried:,} | {row.tried - row.failed:,} |" for name, row in sorted(known.items())]
     total = Row(sum(row.tried for row in known.values()), sum(row.failed for row in known.values()))
     lines.append(f"| **all** | **{total.tried:,}** | **{total.tried - total.failed:,}** |")
@@ -34,5 +28,6 @@ def keep(rows: dict[str, Row], args: argparse.Namespace) -> None:
     PAGE.write_text(text[:start] + "\n".join([head, *lines]) + text[end:], "utf-8")
 
 
-def _number(text: str) -> int:
-    return int(text.replace(",", ""))
+def _row(found: re.Match[str]) -> Row:
+    tried, held = (int(found[name].replace(",", "")) for name in ("tried", "held"))
+    return Row(tried, tried - held)

@@ -42,7 +42,7 @@ def _make() -> None:
     done("vl", "--model", "vl", *PICTURE, "--mask-mode", "vision", "--layers", "0", "--format", "csv", "--output", "m",
          "--output-dir", "seen")  # fmt: skip
     done("lens", "neighbors", "--model", "vl", "--bank", "bank", *PICTURE, "--output", "n", "--output-dir", "near",
-         "--format", "csv,json,parquet")  # fmt: skip
+         "--format", "csv,json,parquet,html")  # fmt: skip
 
 
 def done(name: str, *argv: str) -> None:

@@ -134,6 +134,11 @@ describe("values", () => {
     const run = runOf([WIDE], { value: (layer, token) => (layer === token % 2 ? 10 : 1) + token });
     const { of, peak } = shown(scene([run], { join: "max" })).values.get(run)!;
     expect([...of.slice(1, 4)]).toEqual([11, 12, 13]);
+    expect([
+      ...shown(scene([run], { join: "mean" }))
+        .values.get(run)!
+        .of.slice(1, 4),
+    ]).toEqual([6.5, 7.5, 8.5]);
     expect([...peak.slice(1, 4)]).toEqual([7, 3, 7]);
   });
   test("runs of one model share a scale, those of two do not", () => {

@@ -2,8 +2,9 @@
 
 import { plainToken } from "../data/cube.ts";
 import type { Queries, Run, TokenInfo } from "../data/types.ts";
+import { importance, isFirst } from "./aggregate.ts";
 import { layerRange, promptText, type Compared } from "./prompt-text.ts";
-import { importance, noiseFloor } from "./scene.ts";
+import { noiseFloor } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
 
@@ -45,7 +46,7 @@ function makeReads(from: Measured): Omit<Reads, "run" | "rows"> {
   const T = tokens.length,
     Q = queries.positions.length;
   const { values, peak, block } = joined(from);
-  const outside = first ? -1 : tokens.findIndex(({ position }) => position === 0);
+  const outside = first ? -1 : tokens.findIndex(isFirst);
   const most = (numbers: Float32Array, sofar = 0) => {
     for (let i = 0, token = 0; i < numbers.length; i++, token = token + 1 === T ? 0 : token + 1)
       if (Math.abs(numbers[i]) > sofar && token !== outside) sofar = Math.abs(numbers[i]);

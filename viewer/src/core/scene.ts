@@ -6,6 +6,7 @@
  */
 
 import { index, part, type Metric, type Run, type TokenInfo } from "../data/types.ts";
+import type { Matrix } from "./aggregate.ts";
 import type { State } from "./state.ts";
 import { isHead } from "./words.ts";
 
@@ -90,14 +91,6 @@ export function sameToken(first: Run, token: TokenInfo, second: Run): number {
   return apart ? -1 : place;
 }
 
-/** A matrix of values, layers down, tokens across; NaN: no value. */
-export interface Matrix {
-  layers: number[];
-  tokens: TokenInfo[];
-  /** [layer * tokens.length + token] */
-  values: Float32Array;
-}
-
 /** The metric of one variant and step, as a view into the run: no copy. A step the run does not have gives NaN. */
 export function matrix(run: Run, state: State): Matrix {
   const { step, variant } = places(run, state);
@@ -115,44 +108,6 @@ export function rowMaxima(values: Float32Array, columns: number, skip: number): 
     if (place - row * columns !== skip && values[place] > maxima[row]) maxima[row] = values[place];
   }
   return maxima;
-}
-
-/**
- * Importance of each token over the layers `from` to `to`: the root of the sum of squares, by which the summary ranks, too
- * (of L2 distances, the length of the changes of all these layers side by side); the largest value, whatever its sign (a
- * metric may have one); or the mean. NaN where there is none.
- */
-export function importance(
-  found: Matrix,
-  state: Pick<State, "from" | "to" | "join">,
-): { value: Float32Array; peak: Int32Array } {
-  const count = found.tokens.length;
-  const value = new Float32Array(count).fill(NaN);
-  const peak = new Int32Array(count).fill(-1); // layer with the largest value
-  const best = new Float32Array(count).fill(-1);
-  const sum = new Float64Array(count);
-  const seen = new Int32Array(count);
-  const { join } = state;
-  found.layers.forEach((layer, row) => {
-    if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
-    for (let token = 0, place = row * count; token < count; token++, place++) {
-      const here = found.values[place],
-        size = Math.abs(here);
-      if (isNaN(here)) continue;
-      if (size > best[token]) {
-        best[token] = size;
-        peak[token] = layer;
-        if (join === "max") value[token] = here;
-      }
-      sum[token] += join === "root" ? here * here : here;
-      seen[token]++;
-    }
-  });
-  if (join !== "max")
-    sum.forEach((all, token) => {
-      if (seen[token]) value[token] = join === "root" ? Math.sqrt(all) : all / seen[token];
-    });
-  return { value, peak };
 }
 
 type Floored = Pick<State, "metric" | "variant"> & Partial<Pick<State, "join" | "from" | "to">>;

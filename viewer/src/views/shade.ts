@@ -1,11 +1,12 @@
 /** How a token is shaded by its importance: the same in the prompt, the ranking and their drawings. */
 
+import { isFirst, JOINED } from "../core/aggregate.ts";
 import { colourAt, css, isLight, paletteOf, share } from "../core/colour.ts";
 import { inText, titleOf } from "../core/metrics.ts";
 import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
 import { isNoise } from "../core/scene.ts";
 import { named, number, signed } from "../core/tokens.ts";
-import { isDifference, JOINED, moreOrLess, percent, subject, variantName } from "../core/words.ts";
+import { isDifference, moreOrLess, percent, subject, variantName } from "../core/words.ts";
 
 export interface Shade {
   /** Null: no value. */
@@ -24,13 +25,13 @@ type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" |
 export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return UNSHADED;
-  const { kind, position } = run.tokens[place];
+  const token = run.tokens[place];
   const palette = paletteOf(state, scores.signed);
   const colour = colourAt(
     palette,
-    share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
+    share(value, token.kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
   );
-  const hatched = (position === 0 && !state.first) || isNoise(value, scores.floor);
+  const hatched = (isFirst(token) && !state.first) || isNoise(value, scores.floor);
   const light = isLight(colour);
   return { fill: css(colour), text: light ? "#000" : "#fff", hatch: hatched ? (light ? "#0006" : "#ffffff73") : null };
 }
@@ -65,7 +66,7 @@ export function sentence(scene: Compared, scores: Scores, token: PromptToken): s
   const notes = [
     scores.signed && moreOrLess(scene, value),
     isNoise(value, scores.floor) && "below the noise floor",
-    info.position === 0 && !state.first && "outside of the scale",
+    isFirst(scene.run.tokens[place]) && !state.first && "outside of the scale",
     `${scores.signed ? "most apart " : state.join !== "max" ? "peak " : ""}in layer ${scores.peak[place]}`,
   ];
   return `${name}${chance}: ${shownValue(scores, value)}, ${notes.filter(Boolean).join(", ")}`;
