@@ -58,9 +58,8 @@ def agreement_table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """The scores by their mean rank correlation, with its paired difference from the default; `rows` by task."""
     found = {task: judged(each) for task, each in rows.items()}
     names = list(next(iter(found.values())))
-    titles = [
-        f"{TASKS[task]}: {how}" for task in rows for how in (*list(JUDGED)[:2], "correlation minus the default's")
-    ]
+    columns = (*list(JUDGED)[:2], "correlation minus the default's")
+    titles = [f"{TASKS[task]}: {how}" for task in rows for how in columns]
     lines = [f"| score | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for name in sorted(names, key=lambda name: -sum(np.mean(found[task][name]["rank correlation"]) for task in rows)):
         cells = []
