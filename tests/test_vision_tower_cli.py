@@ -49,13 +49,21 @@ def test_pictures_and_videos_together_are_refused_before_the_model_is_loaded(tmp
         (["--mask-mode", "both"], "--mask-mode does not go with --tower vision"),
         (["--pairs", "2"], "--pairs does not go with --tower vision"),
         (["--readers", "nobody"], "--readers 'nobody': there is no set 'nobody'"),
-        (["--readers", "later"], "--readers later is of a decoder"),
+        (["--readers", "later"], "--readers 'later': later is of a decoder"),
+        (["--readers", "generated"], "--readers 'generated': generated is of a decoder"),
         (["--readers", "text"], "which is no image token"),
         (["--mask-unit", "word"], "--mask-unit word is of text"),
         (["--mask-unit", "patch", "--region", "0,0,1,1"], "were both given"),
         (["--num-tokens", "2"], "the vision tower only reads the prompt"),
         (["--answer", "red"], "--tower vision only reads the prompt"),
-        (["--effects"], "leave out --tower vision or --effects"),
+        (["--effects", "--top", "3"], "--top does not go with --tower vision"),
+        (["--effects", "--block", "last"], "--block does not go with --tower vision"),
+        (["--effects", "--trace-layers"], "--trace-layers does not go with --tower vision"),
+        (["--effects", "--readers", "last"], "--readers 'last': last is of a decoder"),
+        (["--effects", "--route", "text -> image"], "which is no image token"),
+        (["--effects", "--route", "image -> later", "--refine", "2"], "--refine splits units"),
+        (["--effects", "--refine", "2", "--mask-unit", "patch"], "--refine makes its own units"),
+        (["--effects", "--mask-layers", "3"], "there is no layer 3; this model has 0 to 2"),
         (["--span", "circle"], "which is no image token"),
         (["--layers", "3"], "this model has layers 0 to 2"),
         (["--attention", "self"], "unknown flag --attention"),
@@ -87,6 +95,24 @@ def test_dry_run_says_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "vision tower: about as long as 13 forwards of it" in capsys.readouterr().out
     assert command(tmp_path, "--dry-run", "--mask-unit", "patch") == 0
     assert "vision tower: about as long as 51 forwards of it" in capsys.readouterr().out
+
+
+def test_dry_run_estimates_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of layers, and of masks that are carried on."""
+    for more in ([], ["--effects"]):
+        assert command(tmp_path, "--dry-run", *more) == 0
+        said = capsys.readouterr().out
+        assert "time: about" in said and ("effects: about as long as" in said) == bool(more)
+
+
+def test_what_does_not_apply_is_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Patches are masked, whatever `mask_mode` says of tokens."""
+    more = ["--layers", "0", "--format", "csv", "--output", "again"]
+    given = ["--model", "demo", "--prompt", PROMPT, "--tower", "vision", "--output-dir", str(tmp_path), *more]
+    assert command(tmp_path, *more) == 0
+    capsys.readouterr()
+    assert mask_impact_vl.main([*given, "--image", str(PICTURE), "--mask-mode", "vision", "--resume"]) == 0
+    assert "kept" in capsys.readouterr().out
 
 
 def test_every_format_has_the_places_of_patches(tmp_path: Path) -> None:

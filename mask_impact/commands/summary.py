@@ -161,7 +161,8 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
         + ["(below the noise floor)"] * (0 < row["value"] < floor_over_layers(manifest, first, name))
         for row in manifest["top_tokens"]
     ]
-    count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])
+    steps = 1 if manifest["vision"] else len(manifest["generated"])  # a vision tower reads the prompt alone
+    count = sum(row[1] != "0" for row in rows)
     over = "" if steps == 1 else f", the largest of {steps} output tokens"
     title = f"the {count} most important tokens, {variant} {metric}, {RULE}{over}:"
     return [title, *aligned([["token", "position", metric, "peak layer"], *rows], right=(1, 2, 3))]
@@ -169,14 +170,20 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
 
 def effects_table(manifest: dict[str, Any]) -> list[str]:
     """The masks that lower the answer's probability most: the strongest one of each unit."""
-    generated = manifest["generated"]
+    generated, images = manifest["generated"], {}
+    for token in manifest["tokens"]:
+        if token["kind"] == "image":
+            images[token["position"], token["text"]] = token_label(token)
     rows = []
     for found in costly(manifest):
         layers = f"{found['first_layer']} to {found['last_layer']}"
+        if found["head"] is not None:
+            layers = f"{found['first_layer']}, head {found['head']}"
         before, after = probabilities(found)
         step = found["generation_step"]
         answer = repr(answer_text(manifest) if step == WHOLE_ANSWER else generated[step]["text"])
-        where = [repr(found["token_masked"]), str(found["token_position"]), layers, found["block"]]
+        masked, position = found["token_masked"], found["token_position"]
+        where = [images.get((position, masked), repr(masked)), str(position), layers, found["block"]]
         rows.append([*where, answer, *map(probability, (before, after)), repr(found["top_token"])])
     head = ["masked", "position", "in layers", "block", "answer", "probability", "masked", "then likeliest"]
     return ["what costs the answer most when it is masked:", *aligned([head, *rows], right=(1, 5, 6))]

@@ -157,15 +157,17 @@ def preview(plans: Sequence[Plan], settings: Settings) -> str:
     forwards = sum(plan.forwards for plan in plans)
     more = [f"effects: about as long as {forwards:,.0f} forwards of the prompt"] if forwards else []
     seconds = sum(plan.seconds for plan in plans)
-    if forwards and seconds:
+    tower = _tower_work(plans)
+    if (forwards or tower) and seconds:
         more.append(
             f"time: about {time_text(seconds)} after loading, an estimate from the model's shapes and matrix products "
             "timed on this machine"
         )
     if forwards and seconds > HOUR:
-        region = ", --region" if settings.vision else ""
-        more.append(f"shorter: --refine (from coarse to fine), --top (what is read most){region}, --mask-layers")
-    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *more, *_tower_work(plans), end])
+        region = ", --region (a rectangle as one unit)" if settings.vision else ""
+        top = "" if tower else ", --top (what is read most)"
+        more.append(f"shorter: --refine (from coarse to fine){top}{region}, --mask-layers")
+    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *tower, *more, end])
 
 
 def _tower_work(plans: Sequence[Plan]) -> list[str]:

@@ -29,8 +29,11 @@ class Costs:
 
     @classmethod
     def of(cls, config: Any, speed: float = NOMINAL) -> "Costs":
-        """`config`: of the text part of a model."""
-        hidden, heads = _number(config, 1, "hidden_size"), _number(config, 1, "num_attention_heads")
+        """`config`: of the text part of a model, or of its vision tower."""
+        hidden = _number(
+            config, 1, "embed_dim", "hidden_size"
+        )  # Qwen2-VL's tower calls the decoder's width hidden_size
+        heads = _number(config, 1, "num_attention_heads", "num_heads")
         width, shared = _number(config, hidden / heads, "head_dim"), _number(config, heads, "num_key_value_heads")
         inner = _number(config, 4 * hidden, "moe_intermediate_size", "intermediate_size", "d_ff")
         inner *= _number(config, 1, "num_experts_per_tok")
