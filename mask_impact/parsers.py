@@ -6,10 +6,14 @@ A parser takes a text and raises argparse.ArgumentTypeError, whose message says 
 import argparse
 import re
 from collections.abc import Callable, Collection
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 DIGITS = 18  # of a whole number: those of a file fit into 64 bits
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
+
+SLOWEST, FASTEST = 0.00001, 1000.0  # frames for each second
 
 # Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
@@ -27,14 +31,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(value: Any) -> int:
+    """A whole number that is not given as a text. Raises TypeError: True is none, though Python counts with it."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError
+    return int(value)
+
+
 def rate(text: str) -> float:
-    """Of something for each second."""
+    """Frames for each second: of a video between one a day and those of a fast camera."""
     try:
         found = float(text)
     except ValueError:
         found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not SLOWEST <= found <= FASTEST:  # also true for NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {SLOWEST:.5f} to {FASTEST:g}")
     return found
 
 

@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 MANIFEST_END = "_run.json"
 VALID = f"give NAME_results.csv, .json, .parquet or .html, or NAME{MANIFEST_END}"
 BESIDE = re.compile(
-    rf"(?P<name>.+)_(?P<kind>{'|'.join(KINDS)}|neighbors)\.(csv|json|parquet|html)(\.gz)?", re.IGNORECASE
+    rf"(?P<name>.+)_(?P<kind>{'|'.join(KINDS)}|neighbors|scales)\.(csv|json|parquet|html)(\.gz)?", re.IGNORECASE
 )
 
 
 def load(path: str | Path, relative: bool = False, floors: bool = False, max_bytes: int = MOST) -> pd.DataFrame:
     """The table of one file of a run; of NAME_run.json, that of the best of its files. Tables beside the results are
-    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths and neighbors.
+    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths, neighbors and scales.
 
     `attrs["run"]` is the manifest: NAME_run.json if it is beside the file and of the same run, else the copy in a
     Parquet file or a report, which lacks `writers.VOLATILE`, else not there.

@@ -98,11 +98,16 @@ class StoredImage(TypedDict):
     sha256: str
 
 
+class StoredVideo(TypedDict):
+    sampled: list[int]
+
+
 class PictureRun(Run):
     """NAME_run.json of a run about a picture, as the lens takes it."""
 
     request: Identity
     images: list[StoredImage]
+    videos: NotRequired[list[StoredVideo]]
     tokens: list[StoredToken]
     prompt_length: int
     prompt: str
@@ -167,8 +172,8 @@ class Extraction(TypedDict):
     images: list[ImageRecord]
 
 
-class Neighbours(TypedDict):
-    """NAME_neighbors_run.json."""
+class LensTable(TypedDict):
+    """NAME_neighbors_run.json, NAME_scales_run.json."""
 
     request: dict[str, Any]
     notes: NotRequired[list[str]]

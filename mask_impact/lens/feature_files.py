@@ -24,6 +24,7 @@ from mask_impact.errors import UserError
 from mask_impact.files.results import write_text
 from mask_impact.files.stored import Extraction, ImageRecord, Unreadable, parsed, stored
 from mask_impact.files.temporaries import check_replaceable, new_set
+from mask_impact.lens.norms import row_count
 
 SCHEMA_VERSION = 1
 HEADER_BYTES = 4096  # of a safetensors file, length field included; enough for any number of rows
@@ -171,7 +172,8 @@ class FeatureFiles:
     def append(self, records: Sequence[Record], states: Mapping[int, torch.Tensor]) -> None:
         """Add finished images, with their rows one after the other: {layer: [rows, C]}, empty if none are saved.
 
-        A record needs "token_count". Its "rows", [first, last) in the file of every layer, are added to it.
+        A record needs "token_count", or "row_count" where that differs. Its "rows", [first, last) in the file of every
+        layer, are added to it.
         Raises UserError for numbers that the chosen dtype cannot hold.
         """
         if self._lines is None:
@@ -182,7 +184,7 @@ class FeatureFiles:
             self._parts[layer].write(_bytes(rows))
             self._parts[layer].flush()
         for record in records:
-            record["rows"] = [self.rows, self.rows + record["token_count"]]
+            record["rows"] = [self.rows, self.rows + row_count(record)]
             self.records.append(record)
         self._lines.write(b"".join(map(_line, records)))
 
@@ -255,13 +257,13 @@ class FeatureFiles:
         return length.to_bytes(8, "little") + json.dumps(header).encode().ljust(length)
 
     def _index(self) -> Record:
-        kept = ("path", "sha256", "rows", "grid", "token_ranges")
+        kept = ("path", "sha256", "rows", "grid", "patch_grid", "frames", "seconds", "token_ranges")
         return {
             "schema_version": SCHEMA_VERSION,
             "files": {str(layer): self.layer_path(layer).name for layer in self.layers},
             **self.request["stored"],
             "hidden_size": self.width,
-            "images": [{key: record[key] for key in kept} for record in self.records],
+            "images": [{key: record[key] for key in kept if key in record} for record in self.records],
         }
 
     def close(self) -> None:

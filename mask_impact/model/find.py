@@ -1,7 +1,7 @@
 """Find a model and check, from its config alone, that it can be measured; the bundled demo models.
 
-In: a name, which is a folder, a GGUF file, a name on the hub, "demo" or "smollm2". Out: a `Source`, from which
-`load.py` reads the weights; or a UserError that says in one line why there is none.
+In: a name, which is a folder, a GGUF file, a name on the hub, "demo", "smollm2" or "smollm2-vl". Out: a `Source`, from
+which `load.py` reads the weights; or a UserError that says in one line why there is none.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mask_impact.errors import UnsupportedModel, UserError
-from mask_impact.model import adapters, gguf
+from mask_impact.model import adapters, gguf, joined
 from mask_impact.model.checkpoint_files import check_ids
 from mask_impact.model.checkpoint_numbers import check_numbers
 from mask_impact.model.loading import checkpoint_folder, loading
 from mask_impact.model.towers import layer_count
 
 PACKAGE = Path(__file__).resolve().parents[1]
-BUNDLED = ("demo", gguf.SMOLLM2)
+BUNDLED = ("demo", gguf.SMOLLM2, joined.NAME)
 NAMES = "a checkpoint folder, a GGUF file, a hub name such as Qwen/Qwen3-0.6B, or demo"
 
 
@@ -98,7 +98,7 @@ class Source:
 
 
 def demo_folder(name: str) -> Path:
-    """The bundled demo model `name` ("text" or "vl"), in a checkout or in the installed package."""
+    """The bundled demo model `name` ("text", "vl", or joined.FOLDER), in a checkout or in the installed package."""
     for root in (PACKAGE.parent, PACKAGE):
         if (root / "demo" / name / "config.json").is_file():
             return root / "demo" / name
@@ -167,6 +167,8 @@ def _path(name: str, vision: bool) -> str:
         return str(demo_folder("vl" if vision else "text"))
     if name == gguf.SMOLLM2:
         return str(gguf.smollm2_file())
+    if name == joined.NAME:
+        return str(joined.joined_folder(demo_folder(joined.FOLDER)))
     path = Path(name)
     try:
         path.exists()

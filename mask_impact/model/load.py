@@ -16,7 +16,7 @@ from accelerate.utils import convert_file_size_to_int, get_max_memory
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mask_impact.errors import UserError
-from mask_impact.model import adapters, gguf, quantized, weights
+from mask_impact.model import adapters, gguf, joined, quantized, weights
 from mask_impact.model.checkpoint_files import check_ids
 from mask_impact.model.find import Source
 from mask_impact.model.implementations import without_kernels
@@ -173,6 +173,7 @@ def _read(source: Source, config: Any, dtype: torch.dtype | str, spread: Mapping
     if not source.gguf_file:
         check_ids(source.folder)  # of a model from the hub, they have come only now
     notes = [gguf.note(source.gguf_file)] if source.gguf_file else []
+    notes += [joined.note(source.path)] if source.name == joined.NAME else []
     stored = Stored(None if source.gguf_file else source.folder)
     notes += weights.check_complete(source.name, model, info, ignored, stored)
     if getattr(source.config, "quantization_config", None) is None:
