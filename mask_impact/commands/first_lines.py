@@ -39,13 +39,13 @@ def _read(manifest: Mapping[str, Any], tokens: Sequence[dict[str, Any]], names: 
     metric, variant = manifest["metrics"][0]["name"], manifest["variants"][0]
     floor = floor_over_layers(manifest, variant, metric)
     above = [row for row in tokens if row["value"] > 0 and row["value"] >= floor]
-    pictures = [row for row in above if names.is_picture(row["position"])]
-    others = [row for row in above if not names.is_picture(row["position"])]
-    words = [row for row in others if row["position"] not in template]
+    pictures = [row for row in above if names.is_picture(row)]
+    others = [row for row in above if not names.is_picture(row)]
+    words = [row for row in others if not names.is_of(row, template)]
     loud = [row for row in words if row["value"] >= MUCH * words[0]["value"]][:FEW]
     said = [", ".join(map(names.read, sorted(loud, key=lambda row: row["layer"])))] if loud else []
     said += [f"in the picture {names.read(pictures[0])}"] if pictures else []
-    apart = [row for row in others if row["position"] in template]
+    apart = [row for row in others if names.is_of(row, template)]
     if apart and (not words or apart[0]["value"] > words[0]["value"]):
         said.append(f"of the template {names.read(apart[0])}")
     return f"reads {'; '.join(said)}" if said else "reads nothing above the noise floor"
@@ -95,22 +95,24 @@ class Names:
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self._tokens = {found["position"]: found for found in manifest["tokens"]}
         units = [unit for unit in manifest["units"] or [] if len(unit["positions"]) > 1]
-        self._units = {unit["positions"][0]: unit for unit in units}
+        self._units = {(unit["positions"][0], unit["label"]): unit["positions"] for unit in units}
 
-    def is_picture(self, position: int) -> bool:
-        members = self._units[position]["positions"] if position in self._units else [position]
+    def is_picture(self, row: Mapping[str, Any]) -> bool:
+        members = self._units.get((row["position"], row["text"]), [row["position"]])
         return all(self._tokens[each]["kind"] == "image" for each in members if each in self._tokens)
+
+    def is_of(self, row: Mapping[str, Any], template: set[int]) -> bool:
+        """Whether it is a token of the template; a unit with a name is none."""
+        return row["position"] in template and (row["position"], row["text"]) not in self._units
 
     def read(self, row: Mapping[str, Any]) -> str:
         """ "' cup'@14 (layer 1)" """
-        return f"{self.at(row['position'])} (layer {row['layer']})"
+        return f"{self.at(row['position'], row['text'])} (layer {row['layer']})"
 
-    def at(self, position: int, text: str | None = None) -> str:
+    def at(self, position: int, text: str) -> str:
         """ "' cup'@14", "[b]all@5" of a piece of a word, "image 0 row 1 col 1", a unit's name."""
-        unit, token = self._units.get(position), self._tokens.get(position)
-        if unit is not None and text in (None, unit["label"]):
-            return f"{unit['label']!r}@{position}"
-        if token is None or (text is not None and text != token["text"]):
+        token = self._tokens.get(position)
+        if token is None or text != token["text"] or (position, text) in self._units:
             return f"{text!r}@{position}"
         if token["kind"] == "image":
             return place_of(token)

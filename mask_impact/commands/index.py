@@ -103,8 +103,9 @@ def _prompt(manifest: Mapping[str, Any]) -> str:
 def _top(manifest: Mapping[str, Any], reads: Mapping[str, Any], names: Names) -> dict[str, Any] | None:
     """The most read word; without any, the most read token."""
     template, found = template_positions(manifest), reads.get("tokens") or []
-    row = next((each for each in found if each["position"] not in template), found[0] if found else None)
-    return None if row is None else {"text": names.at(row["position"]), "layer": row["layer"], "value": row["value"]}
+    row = next((each for each in found if not names.is_of(each, template)), found[0] if found else None)
+    text = row and names.at(row["position"], row["text"])
+    return row and {"text": text, "layer": row["layer"], "value": row["value"]}
 
 
 def _effect(manifest: Mapping[str, Any], names: Names) -> dict[str, Any] | None:
@@ -121,14 +122,10 @@ def _effect(manifest: Mapping[str, Any], names: Names) -> dict[str, Any] | None:
 
 def _units(folder: Path, name: str, manifest: Mapping[str, Any], reads: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What was masked together, by its name: how much it is read, and what its strongest mask does to the answer."""
-    positions = {unit["label"]: unit["positions"][0] for unit in manifest["units"][:UNITS]}
-    read_most = {each["position"]: each["value"] for each in reads.get("tokens") or []}
+    read_by = {each["text"]: each["value"] for each in reads.get("tokens") or []}
     effects = _lowest(folder / next((t for t in manifest["tables"] if t.startswith(f"{name}_effects.")), ""))
-    labels = list(dict.fromkeys([*positions, *list(effects)[:UNITS]]))
-    return [
-        {"name": label, "read": read_most.get(positions.get(label, -1)), "effect": effects.get(label)}
-        for label in labels
-    ]
+    labels = dict.fromkeys([*(unit["label"] for unit in manifest["units"][:UNITS]), *list(effects)[:UNITS]])
+    return [{"name": label, "read": read_by.get(label), "effect": effects.get(label)} for label in labels]
 
 
 def _lowest(path: Path) -> dict[str, float]:

@@ -17,8 +17,11 @@ from mask_impact.table import CROSS
 SHOWN = 5  # probabilities of generated tokens
 
 
-def plan(inputs: ModelInputs, mask_mode: str) -> str:
-    """What will be masked and what will not, and how pictures and frames were resized."""
+def plan(inputs: ModelInputs, mask_mode: str, units: Sequence[str] = ()) -> str:
+    """What will be masked and what will not, and how pictures and frames were resized.
+
+    `units`: the spans and regions that were given; then they are masked, whatever the mask mode.
+    """
     stills = [picture for picture in inputs.images if "frame" not in picture]
     lines = [line for index, picture in enumerate(stills) for line in _picture(f"image {index}", picture)]
     for index, video in enumerate(inputs.videos):
@@ -36,7 +39,8 @@ def plan(inputs: ModelInputs, mask_mode: str) -> str:
         "vision": f"{places}, {text} text tokens skipped",
         "both": f"{text} text tokens and {places}",
     }
-    return "\n".join([*lines, f"mask mode  {mask_mode}: {what[mask_mode]}"])
+    masked = f"masked     {', '.join(units)}" if units else f"mask mode  {mask_mode}: {what[mask_mode]}"
+    return "\n".join([*lines, masked])
 
 
 def _picture(name: str, picture: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,8 @@ from mask_impact.files.results import write_text
 from mask_impact.impact.run import Run
 from mask_impact.jobs.prepared import Prepared
 from mask_impact.jobs.session import Session
-from mask_impact.options import Settings
+from mask_impact.model.memory import readable
+from mask_impact.options import Request, Settings
 
 SCHEMA_VERSION = 1
 HOUR = 3600  # seconds
@@ -43,7 +44,8 @@ class Single:
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
         progress.describe(f"loading {self.args.model}")
         if self.args.vision:
-            self.say(summary.plan(prepared.inputs, prepared.request.mask_mode))
+            request = prepared.request
+            self.say(summary.plan(prepared.inputs, request.mask_mode, [*request.spans, *_regions(request)]))
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         if not self.args.quiet:
@@ -58,6 +60,11 @@ class Single:
     def say(self, line: str) -> None:
         if not self.args.quiet:
             self.bar.say(line)
+
+
+def _regions(request: Request) -> list[str]:
+    """As they were given."""
+    return [f"region {each}" for each in getattr(request, "regions", ())]
 
 
 class Batch:
@@ -161,6 +168,8 @@ def preview(plans: Sequence[Plan], settings: Settings) -> str:
         region = ", --region (a rectangle as one unit)" if settings.vision else ""
         top = "" if tower else ", --top (what is read most)"
         more.append(f"shorter: --refine (from coarse to fine){top}{region}, --mask-layers")
+    memory = max((plan.memory for plan in plans), default=0)
+    more += [f"memory: about {readable(memory)} beside the model's weights"] if memory else []
     return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *tower, *more, end])
 
 

@@ -17,6 +17,9 @@ KEPT = 5  # tokens of each step
 KEPT_UNITS = 50  # units that were asked for by name have a value in every run
 
 
+Unit = tuple[int, str]  # its first position, and its text or name: several may begin at one position
+
+
 class Reads:
     def __init__(self, plain: bool) -> None:
         """
@@ -25,14 +28,15 @@ class Reads:
         """
         self._plain = plain
         self._step = -1
-        self._layers: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # of the present step: positions, values
+        self._layers: dict[int, dict[Unit, float]] = {}  # of the present step
         self._found: list[dict[str, Any]] = []
 
     def add(self, block: Block) -> None:
         if block.generation_step != self._step:
             self._close()
             self._step = block.generation_step
-        self._layers.setdefault(block.layer, []).append((block.positions.copy(), block.values[:, 0, 0].copy()))
+        units = zip(block.positions.tolist(), block.tokens, strict=True)
+        self._layers.setdefault(block.layer, {}).update(zip(units, block.values[:, 0, 0].tolist(), strict=True))
 
     def described(self) -> list[dict[str, Any]]:
         """One for each step: `tokens`, the most read first, and `by_layer`, the largest value in every layer."""
@@ -40,32 +44,23 @@ class Reads:
         return self._found
 
     def _close(self) -> None:
-        if not self._layers:
-            return
-        layers, positions, values = self._matrix()
-        if not len(positions):  # nothing but position 0
-            self._layers = {}
-            return
+        layers = sorted(self._layers)
+        found = {unit for values in self._layers.values() for unit in values}
+        units = sorted(unit for unit in found if unit[0] > 0 or (unit[0] == 0 and not self._plain))
+        if units:
+            values = np.array([[self._layers[layer].get(unit, np.nan) for unit in units] for layer in layers])
+            self._found.append(self._described(layers, units, values))
+        self._layers = {}
+
+    def _described(self, layers: list[int], units: list[Unit], values: np.ndarray) -> dict[str, Any]:
+        """`values`: [layers, units]; NaN where a layer has none."""
         sizes = np.abs(values)
         root = np.sqrt(np.nansum(values * values, axis=0))
         peaks = np.nanargmax(sizes, axis=0)
         order = np.argsort(-root, kind="stable")[: KEPT if self._plain else KEPT_UNITS]
         tokens = [
-            {"position": int(positions[at]), "value": float(root[at]), "layer": layers[peaks[at]]} for at in order
+            {"position": units[at][0], "text": units[at][1], "value": float(root[at]), "layer": layers[peaks[at]]}
+            for at in order
         ]
         by_layer = [float(f"{size:.4g}") for size in np.nanmax(sizes, axis=1, initial=0)]
-        self._found.append({"generation_step": int(self._step), "tokens": tokens, "by_layer": by_layer})
-        self._layers = {}
-
-    def _matrix(self) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Layers, positions, and values [layers, positions]; NaN where a layer has none."""
-        layers = sorted(self._layers)
-        positions = np.unique(np.concatenate([each for found in self._layers.values() for each, _ in found]))
-        positions = positions[positions > 0] if self._plain else positions[positions >= 0]
-        values = np.full((len(layers), len(positions)), np.nan)
-        for row, layer in enumerate(layers):
-            for places, found in self._layers[layer]:
-                columns = np.searchsorted(positions, places).clip(max=max(0, len(positions) - 1))
-                known = positions[columns] == places if len(positions) else np.zeros(len(places), bool)
-                values[row, columns[known]] = found[known]
-        return layers, positions, values
+        return {"generation_step": int(self._step), "tokens": tokens, "by_layer": by_layer}

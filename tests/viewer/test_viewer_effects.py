@@ -1,6 +1,5 @@
 """Effects on the answer."""
 
-import json
 import re
 import xml.etree.ElementTree as ET
 

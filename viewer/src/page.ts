@@ -30,6 +30,7 @@ import { PromptView } from "./views/prompt.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
+import { pointerTip } from "./views/tip.ts";
 import { StoryView } from "./views/story.ts";
 
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
@@ -86,6 +87,9 @@ class Page {
   #empty: HTMLElement;
   #holder: Element; // of the buttons
 
+  /** For the keyboard: past the prompt and all controls. */
+  #skip = h("button.skip", { hidden: true, onclick: () => this.#heatmap.focus() }, "Skip to the heat map");
+
   #late: View[] = [];
   #isWaiting = false; // for the next frame
   #drawn: Run | null = null;
@@ -141,14 +145,8 @@ class Page {
   }
 
   start(): void {
-    const parts = [
-      this.#loading.element,
-      this.#empty,
-      this.#index.element,
-      this.#shell,
-      this.#exports.menu,
-      this.#help,
-    ];
+    const shown = [this.#loading.element, this.#empty, this.#index.element, this.#shell];
+    const parts = [this.#skip, ...shown, this.#exports.menu, this.#help, pointerTip()];
     document.getElementById("page")!.append(...parts);
     this.#empty.prepend(this.#always);
     this.#listen();
@@ -181,7 +179,7 @@ class Page {
     this.#index.update(index);
     this.#back.hidden = !index || !scene;
     this.#index.element.hidden = !index || !!scene;
-    this.#shell.hidden = !scene;
+    this.#shell.hidden = this.#skip.hidden = !scene;
     const above = scene ? this.#header.element.querySelector(".header-always")! : this.#empty;
     const now = said ? this.#lens.always : index && !scene ? this.#index.always : above;
     if (now !== this.#holder)

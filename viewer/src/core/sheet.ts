@@ -182,13 +182,6 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   if (shared < layers.length)
     sheet.notes.push(`${layers.length - shared} of ${layers.length} layers are not in both runs.`);
   sheet.notes.push(...missing(scene, first), ...missing(scene, second));
-  if (scene.runs.length > 2)
-    sheet.notes.push(
-      `A difference is of two runs; ${scene.runs
-        .slice(2)
-        .map(({ name }) => name)
-        .join(", ")} not shown.`,
-    );
   return sheet;
 }
 

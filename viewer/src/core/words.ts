@@ -84,8 +84,9 @@ function inDecoder({ runs, state }: Shown): string {
   return `how far ${whose(state.variant, runs[0])} ${moves(runs[0], state)} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
 }
 
+/** Of two runs alone: one of three is subtracted from none. */
 export const isDifference = (state: Pick<State, "compare">, runs: readonly Run[]) =>
-  state.compare === "difference" && runs.length > 1;
+  state.compare === "difference" && runs.length === 2;
 
 /** Whose numbers a view has that shows one run or one difference: "b − a", or the run in front. */
 export const subject = ({ runs, run, state }: Shown & { run: Run }) =>

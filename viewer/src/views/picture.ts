@@ -71,7 +71,7 @@ export class PictureView extends Drawn<Scene> implements View {
   #figures = h("div.picture-figures");
   #strips: [layers: Strip, steps: Strip][] = [];
   #below = h("div.picture-strips");
-  #readout = h("p.picture-readout steady", { "aria-live": "polite" });
+  #readout = h("p.picture-readout steady", { "aria-live": "polite", "data-said": "" });
   #note = h("p.muted");
   #layer: LayerPlayer;
   #step = slider("picture-step", "Step");
