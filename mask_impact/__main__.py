@@ -8,12 +8,13 @@ def main() -> int:
         from mask_impact.commands.index import main as index
 
         return index(sys.argv[2:])
+    asked = sys.argv[1:2] in (["-h"], ["--help"])
     print(
         "usage: python -m mask_impact index DIR; prompts are run with mask_impact_analysis.py, mask_impact_vl.py and "
         "latent_lens.py",
-        file=sys.stderr,
+        file=sys.stdout if asked else sys.stderr,
     )
-    return 2
+    return 0 if asked else 2
 
 
 if __name__ == "__main__":

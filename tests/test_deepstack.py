@@ -82,6 +82,12 @@ def test_a_family_without_it_is_refused(load: Any) -> None:  # noqa: F811
         asked(loaded.model, loaded.processor.tokenizer, inputs, effects=True, deepstack=True)
 
 
+def test_without_a_picture_it_is_refused(tmp_path: Path, capsys: Any) -> None:
+    flags = ["--model", "demo", "--prompt", "What is red?", "--effects", "--deepstack", "--output-dir", str(tmp_path)]
+    assert mask_impact_vl.main(flags) == 2
+    assert "--deepstack needs a picture, but none was given; give one with --image" in capsys.readouterr().err
+
+
 def test_the_side_table_is_written_and_read(tmp_path: Path) -> None:
     flags = ["--model", "demo", "--image", str(ROOT / "testimg.png"), "--prompt", "What color is the circle?"]
     more = ["--effects", "--deepstack", "--layers", "0", "--region", "left=0,0,3,1", "--format", "csv,json,parquet"]

@@ -81,6 +81,7 @@ def strongest(change: float, top: str = " yes") -> dict:
     [
         (-3.0, " yes", "without ' red'@7 the answer is ' yes': probability 0.9 to 0.045"),
         (-0.5, " no", "without ' red'@7 probability 0.9 to 0.55"),
+        (-0.003, " no", "without ' red'@7 probability 0.9 to 0.8973"),  # not to 0.9
         (-0.001, " no", "no single mask lowers the answer's probability by 0.001 or more"),  # by 0.0009
         (0.05, " no", "no single mask lowers the answer's probability by 0.001 or more"),  # it helps
     ],

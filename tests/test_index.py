@@ -74,9 +74,14 @@ def test_by_hand_anew_and_what_is_damaged_is_named(folder, capsys, tmp_path):
     for path in folder.glob("*_run.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "bad_run.json").write_text("{")
+    damaged = json.loads((folder / "named_run.json").read_text()) | {"prompt": 5, "effects": "x"}
+    (tmp_path / "older_run.json").write_text(json.dumps(damaged))
+    (tmp_path / "picture_scales_run.json").write_text('{"files": []}')  # of the lens, which is no run
     assert index.main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "bad_run.json is left out: no JSON" in said
+    assert "older_run.json is left out: it is damaged, or of an older version" in said
+    assert "scales" not in said
     assert said.endswith(f"2 runs\nopen {tmp_path / 'index.html'}\n")
     assert [row["report"] for row in rows_in(tmp_path / "index.html")] == [None, None]
 

@@ -17,6 +17,7 @@ SHOWN = 20  # tokens of the answer
 FEW = 3  # words for each
 MUCH = 1 / 3  # of the first one's value, to be named with it
 CHANGES = 0.001  # of a probability: a mask that changes it by less is not worth a line
+NEARLY = 0.9  # of a probability: what is left of it is written with as many digits as before, so that it falls
 WORD = 40  # characters of a word around a piece of it
 
 
@@ -63,7 +64,8 @@ def _lost(manifest: Mapping[str, Any], names: "Names") -> Iterator[str]:
     own = _answer(manifest, row["generation_step"])
     result = f"the answer is {row['top_token']!r}: " if row["top_token"] != own else ""
     what = names.at(row["token_position"], row["token_masked"])
-    yield f"without {what} {result}probability {before:.4g} to {after:.2g}"
+    digits = 4 if after > NEARLY * before else 2
+    yield f"without {what} {result}probability {before:.4g} to {after:.{digits}g}"
 
 
 def _answer(manifest: Mapping[str, Any], step: int) -> str:

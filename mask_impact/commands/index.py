@@ -14,6 +14,7 @@ from typing import Any
 
 from mask_impact.commands.exit_codes import guarded
 from mask_impact.commands.first_lines import CHANGES, Names, costly, probabilities, template_positions
+from mask_impact.commands.summary import counted
 from mask_impact.commands.terminal import show
 from mask_impact.errors import UserError
 from mask_impact.files.folder import writing
@@ -22,6 +23,7 @@ from mask_impact.files.side_readers import read
 from mask_impact.files.stored import FinishedRun, Unreadable, stored
 
 PROMPT = 400  # characters of it in a row
+LENS = ("_neighbors_run.json", "_scales_run.json")  # manifests of no run; a run may have such a name as well
 UNITS = 50  # with a value in a row
 
 
@@ -32,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("folder", type=Path, help="where the runs are")
     args = parser.parse_args(argv)
-    args.flags, args.verbose = {}, False
+    args.flags, args.verbose = {"output_dir": "--output-dir"}, False
     return guarded(_command, args)
 
 
@@ -42,7 +44,7 @@ def _command(args: argparse.Namespace) -> None:
     path, count, unread = index_folder(args.folder)
     for line in unread:
         show(f"note  {line}")
-    show(f"{count} runs\nopen {path}")
+    show(f"{counted(count, 'run')}\nopen {path}")
 
 
 def index_folder(folder: Path) -> tuple[Path, int, list[str]]:
@@ -50,8 +52,7 @@ def index_folder(folder: Path) -> tuple[Path, int, list[str]]:
 
     Raises UserError for a folder without runs, and where index.html is a page of something else.
     """
-    paths = sorted(path for path in folder.glob("*_run.json") if not path.name.endswith("_neighbors_run.json"))
-    rows, unread = index_rows(paths)
+    rows, unread = index_rows(sorted(folder.glob("*_run.json")))
     if not rows:
         raise UserError(
             f"no finished run in {folder}: no NAME_run.json that can be read; run a prompt with it as `output_dir`"
@@ -63,13 +64,16 @@ def index_folder(folder: Path) -> tuple[Path, int, list[str]]:
 
 
 def index_rows(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each manifest, and a line for each that cannot be read."""
+    """A row for each manifest, and a line for each that cannot be read, except those of the lens."""
     rows, unread = [], []
     for path in paths:
         try:
             rows.append(row_of(path, stored(path, FinishedRun)))
-        except (Unreadable, FileNotFoundError, KeyError, TypeError) as error:
-            unread.append(f"{path.name} is left out: {error}")
+        except (Unreadable, FileNotFoundError) as error:
+            if not path.name.endswith(LENS):
+                unread.append(f"{path.name} is left out: {error}")
+        except (LookupError, TypeError, ValueError, AttributeError):  # whatever a value is that no schema has
+            unread.append(f"{path.name} is left out: it is damaged, or of an older version; measure it again")
     return rows, unread
 
 

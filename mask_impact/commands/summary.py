@@ -31,7 +31,7 @@ def plan(inputs: ModelInputs, mask_mode: str, units: Sequence[str] = ()) -> str:
     text = len(inputs.tokens) - images
     shown = [counted(len(stills), "image")] if stills or not inputs.videos else []
     shown += [counted(len(inputs.videos), "video")] if inputs.videos else []
-    places = f"{images} image tokens in {' and '.join(shown)}"
+    places = f"{counted(images, 'image token')} in {' and '.join(shown)}"
     if len(inputs.images) == 1:
         places += f" ({inputs.images[0]['layout']})"
     what = {
@@ -163,8 +163,9 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     ]
     steps = 1 if manifest["vision"] else len(manifest["generated"])  # a vision tower reads the prompt alone
     count = sum(row[1] != "0" for row in rows)
+    which = f"{count} most important tokens" if count > 1 else "most important token"
     over = "" if steps == 1 else f", the largest of {steps} output tokens"
-    title = f"the {count} most important tokens, {variant} {metric}, {RULE}{over}:"
+    title = f"the {which}, {variant} {metric}, {RULE}{over}:"
     return [title, *aligned([["token", "position", metric, "peak layer"], *rows], right=(1, 2, 3))]
 
 

@@ -12,6 +12,7 @@ from mask_impact.commands import summary
 from mask_impact.commands.index import index_folder, index_rows
 from mask_impact.commands.runner import Outcome, Plan, Task
 from mask_impact.commands.terminal import ProgressBar, complain, show
+from mask_impact.effects.routes import texts_of_units
 from mask_impact.errors import UserError
 from mask_impact.files.folder import writing
 from mask_impact.files.results import write_text
@@ -45,7 +46,7 @@ class Single:
         progress.describe(f"loading {self.args.model}")
         if self.args.vision:
             request = prepared.request
-            self.say(summary.plan(prepared.inputs, request.mask_mode, [*request.spans, *_regions(request)]))
+            self.say(summary.plan(prepared.inputs, request.mask_mode, _units(request)))
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         if not self.args.quiet:
@@ -62,9 +63,10 @@ class Single:
             self.bar.say(line)
 
 
-def _regions(request: Request) -> list[str]:
-    """As they were given."""
-    return [f"region {each}" for each in getattr(request, "regions", ())]
+def _units(request: Request) -> list[str]:
+    """The spans and regions that are masked, as they were given."""
+    kinds = {"spans": "", "regions": "region ", "region_masks": "region of "}
+    return [f"{kinds[field]}{each}" for field, texts in texts_of_units(request).items() for each in texts]
 
 
 class Batch:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mask_impact.effects.refine import Refinement, check_rounds, rounds_of, spread
-from mask_impact.effects.routes import Mask, Route
+from mask_impact.effects.routes import Mask, Route, texts_of_units
 from mask_impact.effects.some_heads import Heads, check_layers_for_heads, head_by_head, heads_of, in_heads
 from mask_impact.errors import UserError
 from mask_impact.model.lengths import check_length
@@ -241,7 +241,10 @@ def _check_by_head(request: Request) -> None:
 
 def _unused(request: Request) -> list[str]:
     """What says what is masked in the results table alone."""
-    given = [name for name in ("mask_unit", "spans", "regions", "region_masks") if getattr(request, name)]
-    if not request.routes or not given:
+    if not request.routes:
         return []
-    return [f"effects are of the routes; {', '.join(f'`{name}`' for name in given)} say what the results table masks"]
+    given = ["mask_unit"] * bool(request.mask_unit) + [
+        field for field, texts in texts_of_units(request).items() if texts
+    ]
+    by = ", ".join(f"`{name}`" for name in given)
+    return [f"effects are of the routes; {by} only chose what the results table masks"] if given else []

@@ -78,8 +78,13 @@ class Injected(Unit):
 
 def injected_units(prepared: Prepared, count: int) -> list[Injected]:
     """Every set of injections of all image tokens, removed and kept alone; of many, each by itself and all. Then every
-    injection of every unit of image tokens."""
+    injection of every unit of image tokens. Raises UserError where there is no picture."""
     images = {token.position for token in prepared.inputs.tokens if token.kind == "image"}
+    if not images:
+        raise UserError(
+            "`deepstack` needs a picture, but none was given; give one with `images` or `videos`, or leave `deepstack` "
+            "out"
+        )
     sizes = range(1, count + 1) if count <= MOST else (1, count)
     sets = [chosen for size in sizes for chosen in itertools.combinations(range(count), size)]
     every = tuple(sorted(images))

@@ -99,10 +99,8 @@ class Refinement:
         if not self.unsplit:
             return []
         which = f"{self.unsplit} of the strongest units were" if self.unsplit > 1 else "one of the strongest units was"
-        return [
-            f"`max_masks` {self.limit}: {which} not split, after {len(self.units)} masks; larger units stand for their "
-            "tokens there"
-        ]
+        done = f"{len(self.units)} mask{'s' * (len(self.units) != 1)}"
+        return [f"`max_masks` {self.limit}: {which} not split, after {done}; larger units stand for their tokens there"]
 
 
 def rounds_of(parts: Sequence[Part], count: int) -> Iterator[Sequence[Part]]:

@@ -12,11 +12,12 @@ from mask_impact.effects.edits import Edit
 from mask_impact.errors import UserError
 from mask_impact.options import BLOCKS, Request
 from mask_impact.prompt.sets import PositionSet, Sets
-from mask_impact.prompt.unit_syntax import LATER
+from mask_impact.prompt.unit_syntax import LATER, by_name
 from mask_impact.prompt.units import Unit
 
 BLOCK = {"last": "last", "all": LATER}  # the sets that `blocks` stand for
 LATER_BLOCK = "all"  # what the table calls the readers `later`
+PLACES = ("spans", "regions", "region_masks")  # fields whose texts can have names
 EXAMPLE = '"image -> question"'
 
 
@@ -134,6 +135,11 @@ def written(request: Request) -> list[tuple[str, str | None, str]]:
 def names_in(request: Request) -> set[str]:
     """The names of all sets that are asked for. Raises UserError."""
     return {name for _, source, readers in written(request) for name in (source, readers) if name}
+
+
+def texts_of_units(request: Request) -> dict[str, tuple[str, ...]]:
+    """The spans and regions that are masked, texts by field: not those that readers or a route name."""
+    return by_name({field: getattr(request, field) for field in PLACES}, names_in(request))[0]
 
 
 def routes_of(request: Request, sets: Sets, units: Sequence[Unit]) -> tuple[Route, ...]:
