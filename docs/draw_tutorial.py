@@ -51,7 +51,14 @@ def measured(folder: Path) -> dict[str, Any]:
     }
 
 
-def draw(found: dict[str, Any]) -> str:
+def kept() -> dict[str, Any]:
+    """The numbers of the last drawing."""
+    found: dict[str, Any] = json.loads(KEPT.read_text("utf-8"))
+    return found
+
+
+def draw() -> str:
+    found = kept()
     curves = [
         Curve(
             name,
@@ -61,8 +68,7 @@ def draw(found: dict[str, Any]) -> str:
         for span, name in SPANS.items()
     ]
     title = f"How far a layer's update moves without the word: mean of {found['prompts']} prompts, 95 % interval"
-    top = max(high for span in SPANS for _, _, high in found["read"][span])
-    return plot(title, ("layer", "relative distance"), curves, (range(0, 30, 5), [0, top / 2, top]))
+    return plot(title, ("layer", "relative distance"), curves, ((0, 5, 10, 15, 20, 25, 29), (0, 0.25, 0.5, 0.75, 1)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.folder:
         KEPT.parent.mkdir(exist_ok=True)
         KEPT.write_text(json.dumps(measured(args.folder)) + "\n", "utf-8")
-    found = json.loads(KEPT.read_text("utf-8"))
-    args.output.write_text(draw(found), "utf-8")
+    args.output.write_text(draw(), "utf-8")
+    found = kept()
     print(f"{found['prompts']} prompts, {found['right']} answered with the right name")
     print(f"masking the answer's name costs most in {found['answer costs most']}")
     for column in ("logprob_change", "contrast_change"):

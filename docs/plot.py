@@ -3,14 +3,13 @@
 In: curves with their points, and intervals if there are any. Out: the picture as a text.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 400, 70, 230, 40, 50
-COLORS = ("#0969da", "#d1242f", "#1a7f37", "#8250df", "#bc4c00", "#59636e")  # told apart by names at their ends, too
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800, 400, 70, 270, 40, 50
+COLORS = ("#0969da", "#d1242f", "#1a7f37", "#8250df", "#bc4c00", "#59636e")
 STYLE = "text{font:13px system-ui,sans-serif;fill:#1f2328}.title{font-weight:600;font-size:14px}.grid{stroke:#d1d9e0}"
 
 
@@ -45,12 +44,10 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def apart(places: Sequence[float], gap: float = 15) -> list[float]:
-    """The same places, moved so that names beside curves do not overlap."""
-    found = list(places)
-    for above, below in itertools.pairwise(sorted(range(len(places)), key=places.__getitem__)):
-        found[below] = max(found[below], found[above] + gap)
-    return found
+def name(words: str, color: str, y: float) -> str:
+    """A line of the legend, beside the plot."""
+    x = WIDTH - RIGHT + 16
+    return line([(x, y), (x + 18, y)], color) + text(x + 26, y + 4, words)
 
 
 def plot(
@@ -70,14 +67,13 @@ def plot(
     for y in ticks[1]:
         parts.append(f'<path class="grid" d="M{LEFT} {up(y):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(text(LEFT - 8, up(y) + 4, number(y), anchor="end"))
-    places = apart([up(curve.points[-1][1]) for curve in curves])
-    for curve, color, place in zip(curves, COLORS, places, strict=False):
+    for place, (curve, color) in enumerate(zip(curves, COLORS, strict=False)):
         if curve.intervals:
             spread = list(zip(curve.points, curve.intervals, strict=True))
             below = [(across(x), up(low)) for (x, _), (low, _) in spread]
             parts.append(band(below + [(across(x), up(high)) for (x, _), (_, high) in reversed(spread)], color))
         parts.append(line([(across(x), up(y)) for x, y in curve.points], color))
-        parts.append(text(across(curve.points[-1][0]) + 8, place + 4, curve.name))
+        parts.append(name(curve.name, color, TOP + 20 * place))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
     paper = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
     return "\n".join([head, f"<title>{escape(title)}</title><style>{STYLE}</style>{paper}", *parts, "</svg>"]) + "\n"

@@ -238,7 +238,7 @@ def test_a_changed_zero_vector_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_unknown_metrics_are_refused_with_the_choices() -> None:
-    with pytest.raises(UserError, match="unknown metric 'l3'; choose from l2, cosine, relative, ratio, weight"):
+    with pytest.raises(UserError, match="unknown metric 'l3'; choose from l2, cosine, relative, attention, ratio, weight"):
         check_choices(Request("", metrics=("l3",)))
     with pytest.raises(UserError, match="no metric was chosen"):
         check_choices(Request("", metrics=()))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import transformers
 from asking import asked
 from brute_tower import AnswerReference, rows_of_tokens
 from families import submodule
 from float64 import true_float64
 from test_vision_tower import FAMILIES, PROMPT, pictures
 from test_vl_engine import FIRST_STEP_ONLY, folders, load, longer, row, tensors  # noqa: F401
-from vl_families import picture
+from vl_families import available, picture
 
+from mask_impact.effects.edits import Edit
+from mask_impact.effects.tower import TowerForwards
+from mask_impact.effects.tower_run import TowerEffects, seen_by_tower
+from mask_impact.errors import UnsupportedModel, UserError
+from mask_impact.files.side_tables import checked
 from mask_impact.jobs.session import effects_alone
 
 
@@ -139,6 +146,14 @@ def test_patches_and_heads(load: Any) -> None:  # noqa: F811
     assert [found["head"] for found in one] == [0, 1, 2, 3] and all(found["image_l2"] > 0 for found in one)
 
 
+def test_patches_that_become_no_token_are_in_the_table(load: Any) -> None:  # noqa: F811
+    """CLIP's first row: outside of the grid, and at no position."""
+    both = Both("llava", load("llava"), torch.float32, [picture(84, 112)], mask_unit="patch", mask_layers="0")
+    table = checked(both.table)
+    assert [int(table[name][-1]) for name in ("token_position", "patch_row", "patch_col")] == [-1, -1, -1]
+    assert len(table["patch_row"]) == 17 and table["image_l2"][-1] > 0
+
+
 def test_what_no_reader_sees_changes_exactly_nothing(load: Any) -> None:  # noqa: F811
     """In layer 0 of Qwen2.5-VL, tokens in another window; in every layer, those of another picture."""
     loaded, shown = load("qwen2_5_vl"), pictures("qwen2_5_vl")
@@ -163,3 +178,38 @@ def test_the_whole_answer_has_the_distances_of_its_picture(load: Any) -> None:  
         by_unit.setdefault((level, position), set()).add(moved)
     assert len(by_unit) > 4 and all(len(each) == 1 for each in by_unit.values())
     assert {level for level, _ in by_unit} >= {0, 1}
+
+
+def test_whole_forwards_give_the_same(load: Any) -> None:  # noqa: F811
+    """What decoders that cannot be carried on by rows are measured with; and masks of single rows, in pieces."""
+    loaded = load("gemma3")
+    inputs = loaded.inputs(PROMPT, picture(84, 112))
+    tokens = [token for token in inputs.tokens if token.kind == "image"]
+    given = tensors(inputs)
+    seen = seen_by_tower(loaded.model, given, tokens)
+    effects = TowerEffects(seen, 0.0, loaded.model, loaded.processor.tokenizer, given, 0)
+    edits = [Edit(seen.pictures.rows_at([tokens[3].position])), Edit(tuple(range(len(seen.pictures.picture))))]
+    whole = TowerForwards(loaded.model, effects.passage, given, seen).checked()
+    with mock.patch("mask_impact.effects.tower_attention.WEIGHTS_AT_ONCE", 1000):
+        carried = effects.runner.run(1, 1, effects.runner.reach(1, 1, edits).starts[0], edits)
+    expected = whole.run(1, 1, 0, edits)
+    torch.testing.assert_close(carried.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    assert carried.image is not None and expected.image is not None
+    torch.testing.assert_close(carried.image, expected.image, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(carried.logits[0], carried.logits[1], atol=1e-4)
+
+
+def test_routes_between_pictures_are_refused(load: Any) -> None:  # noqa: F811
+    loaded = load("qwen2_5_vl")
+    with pytest.raises(UserError, match="patches of one picture do not read those of another"):
+        Both("qwen2_5_vl", loaded, torch.float32, routes=("image:0 -> image:1",))
+
+
+def test_refused_by_name_with_the_reason(load: Any) -> None:  # noqa: F811
+    if "got_ocr2" not in available():
+        pytest.skip(f"transformers {transformers.__version__} cannot build it")
+    loaded = load("got_ocr2")
+    inputs = loaded.inputs(PROMPT, picture(84, 112))
+    prepared = asked(loaded.model, loaded.processor.tokenizer, inputs, tower="vision", effects=True)
+    with pytest.raises(UnsupportedModel, match=r"'got_ocr2'.*a part of several image tokens"):
+        effects_alone(loaded.model, prepared)

@@ -1,8 +1,8 @@
 """What happens to the answer when the tokens that a score puts first are removed, or alone are kept.
 
 In:  the scores of validation/measure.py.
-Out: output/validation/curves.jsonl: for each prompt ln p(answer) of the whole prompt, and for each way of scoring that of
-     the prompt without its first tokens ("removed") and with these alone ("kept"), at each of SHARES.
+Out: output/validation/curves.jsonl: for each prompt ln p(answer) of the whole prompt, and for each way of scoring that
+     of the prompt without its first tokens ("removed") and with these alone ("kept"), at each of SHARES.
 
     python -m validation.curves --prompts 2
     python -m validation.curves

@@ -7,7 +7,7 @@ Out: output/validation/heads.jsonl and heads_together.jsonl, one line a prompt; 
 
     python -m validation.heads --prompts 2
     python -m validation.heads
-    python -m validation.heads --untrained   # the same heads and prompts with random weights
+    python -m validation.heads --untrained   # the same prompts with random weights
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def strongest(found: list[list[list[float]]], count: int = TOGETHER) -> list[tup
 
 
 def together(real: Real, prompt: prompts.Prompt, chosen: list[tuple[int, int]]) -> dict[str, float]:
-    """What the answer loses (logits of preference) when these heads stop reading the name, all others, all, some others."""
+    """What the answer loses, in logits of preference, when these heads stop reading the name, and when others do."""
     layers, heads = real.model.config.num_hidden_layers, real.model.config.num_attention_heads
     others = [each for each in itertools.product(range(layers), range(heads)) if each not in chosen]
     control = random.Random(prompt.text).sample(others, len(chosen))

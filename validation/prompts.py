@@ -124,11 +124,11 @@ def facts(seed: int = 0) -> Iterator[Prompt]:
 
 
 def agreement(seed: int = 0) -> Iterator[Prompt]:
-    """Subject and verb around a noun of the other number: "The keys near the car" -> " are", not " is"."""
+    """Subject and verb around a noun of the other number: "The keys near the car clearly" -> " are", not " is"."""
     every = [(a, b, words, number) for a in NOUNS for b in NOUNS if a != b for words in BETWEEN for number in (0, 1)]
     random.Random(seed).shuffle(every)
     verbs = (" is", " are")
     for cue, distractor, words, number in every:
-        text = f"The {cue}{'s' * number} {words} {distractor}{'s' * (1 - number)}"
+        text = f"The {cue}{'s' * number} {words} {distractor}{'s' * (1 - number)} clearly"
         parts = {"cue": part(text, cue), "distractor": part(text, distractor)}
         yield Prompt("agreement", text, verbs[number], verbs[1 - number], parts)

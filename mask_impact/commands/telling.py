@@ -18,6 +18,7 @@ from mask_impact.files.results import write_text
 from mask_impact.impact.run import Run
 from mask_impact.jobs.prepared import Prepared
 from mask_impact.jobs.session import Session
+from mask_impact.model.memory import readable
 from mask_impact.options import Request, Settings
 
 SCHEMA_VERSION = 1
@@ -167,6 +168,8 @@ def preview(plans: Sequence[Plan], settings: Settings) -> str:
         region = ", --region (a rectangle as one unit)" if settings.vision else ""
         top = "" if tower else ", --top (what is read most)"
         more.append(f"shorter: --refine (from coarse to fine){top}{region}, --mask-layers")
+    memory = max((plan.memory for plan in plans), default=0)
+    more += [f"memory: about {readable(memory)} beside the model's weights"] if memory else []
     return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *tower, *more, end])
 
 

@@ -10,6 +10,7 @@ below that layer. What the decoder's layers are then given (`given.py`) is carri
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -114,11 +115,15 @@ class TowerForwards:
 
     def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
         """As TowerCarrier.run; `start` only says where changes can begin."""
-        base, _, _ = self._one(0, -1, Edit(()))
-        found = [self._one(first, last, edit) for edit in edits]
+        base, found = self.base, [self._one(first, last, edit) for edit in edits]
         states = {layer: torch.stack([each[layer] for _, each, _ in found]) for layer in found[0][1]}
         moved = [self.seen.moved(edit, base, arrived) for edit, (arrived, _, _) in zip(edits, found, strict=True)]
         return Carried(torch.stack([logits for _, _, logits in found]), states, torch.stack(moved))
+
+    @cached_property
+    def base(self) -> torch.Tensor:
+        """[1, T, C] what the decoder gets without a mask."""
+        return self._one(0, -1, Edit(()))[0]
 
     def checked(self) -> "TowerForwards":
         """Itself. Raises UnsupportedModel where a forward without a mask does not end as the record."""

@@ -17,6 +17,8 @@ from mask_impact.effects.edits import Bias, Edit, edited_attention
 from mask_impact.model.attention import attention_function
 from mask_impact.model.watching import AttentionCall, AttentionResult
 
+WEIGHTS_AT_ONCE = 2**24  # of rows that each have a mask of their own: all patches of a large picture take GBs
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -87,10 +89,12 @@ def _without(
     themselves = [row for row in readers if row in inside]
     whole = len(others) + len(themselves) == length and heads is None
     output = torch.empty_like(call.query.transpose(1, 2)) if whole else call.compute()[0].clone()
-    for rows, attend in ((others, _of_others), (themselves, _of_themselves)):
-        if rows:
-            part = attend(call, rows, members, _bias(call), zero_values)
-            output[:, rows] = part if heads is None else _in_heads(part, output[:, rows], heads)
+    bias, step = _bias(call), max(1, WEIGHTS_AT_ONCE // (call.query.shape[1] * length))
+    parts = [(others, _of_others)] if others else []
+    parts += [(themselves[start : start + step], _of_themselves) for start in range(0, len(themselves), step)]
+    for rows, attend in parts:
+        part = attend(call, rows, members, bias, zero_values)
+        output[:, rows] = part if heads is None else _in_heads(part, output[:, rows], heads)
     return output
 
 

@@ -18,9 +18,9 @@ from mask_impact.effects.tower import Seen, TowerCarrier, TowerForwards
 from mask_impact.effects.tower_attention import segments
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model.memory import explained
-from mask_impact.model.vision_patches import positions_of_rows
+from mask_impact.model.vision_patches import positions_of_rows, until_decoder
 from mask_impact.model.vision_tower import TowerCalls, attention_calls
-from mask_impact.model.vision_units import NOWHERE, Pictures
+from mask_impact.model.vision_units import Pictures
 from mask_impact.options import Progress
 from mask_impact.prompt.inputs import Token
 from mask_impact.prompt.prepared import Prepared
@@ -58,12 +58,9 @@ class TowerEffects(Effects):
         readers = None if route.readers is None else pictures.rows_at(route.readers.fixed)
         if route.source is None:
             return [
-                Mask(
-                    unit.label, unit.position, route.block, Edit(unit.rows, readers), level=unit.level,
-                    place=None if unit.place == NOWHERE else unit.place,
-                )
+                Mask(unit.label, unit.position, route.block, Edit(unit.rows, readers), None, unit.level, unit.place)
                 for unit in pictures.units(units)
-            ]  # fmt: skip
+            ]
         rows = pictures.rows_at(route.source.fixed)
         if not rows or readers == ():
             raise UserError(f"`routes` {route.name}: no patch of the vision tower becomes any of these image tokens")
@@ -95,7 +92,7 @@ def seen_by_tower(
     Raises UnsupportedModel where the tower's patches cannot be followed.
     """
     calls = TowerCalls(model)
-    with explained("the vision tower"), torch.no_grad(), calls.recording():
+    with explained("the vision tower"), torch.no_grad(), calls.recording(), until_decoder(model):
         model(**inputs, use_cache=False)
     parts = [segments(attention_calls(model, call)) for call in calls.calls]
     positions = positions_of_rows(model, inputs, calls.calls, [token.position for token in tokens])

@@ -13,7 +13,7 @@ from mask_impact.files.checksums import changed
 from mask_impact.files.results import SCHEMA_VERSION, existing_files
 from mask_impact.files.stored import FinishedRun, Unreadable, stored
 from mask_impact.jobs.session import Session
-from mask_impact.model.towers import VISION
+from mask_impact.model.towers import ignored_options
 from mask_impact.options import Request, options_of
 from mask_impact.prompt.images import file_sha256
 from mask_impact.prompt.inputs import ModelInputs
@@ -57,7 +57,7 @@ def _sha256(value: Any) -> str:
 def options_as_json(request: Request) -> dict[str, Any]:
     """The options of a request, without its prompt, images and messages, as a manifest has them. Those that say nothing
     of the tower have their defaults."""
-    unused = VISION.ignored if request.tower == VISION.name else ()
+    unused = ignored_options(request.tower)
     counted = {name: value for name, value in asdict(request).items() if name not in (*NOT_OPTIONS, *unused)}
     return as_json(counted) | {name: value for name, value in defaults(type(request)).items() if name in unused}
 

@@ -33,7 +33,7 @@ from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
 from mask_impact.model.costs import NOMINAL, speed_of
 from mask_impact.model.generation import evaluating
-from mask_impact.model.towers import VISION
+from mask_impact.model.towers import towers
 from mask_impact.options import Progress, Request, Settings, named, unseen
 from mask_impact.table import Block, Columns
 
@@ -173,7 +173,8 @@ class Session:
 
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""
-        timed = request.effects or request.tower == VISION.name  # of nothing else is the time estimated
+        tower = towers(self.source.config).get(request.tower)
+        timed = request.effects or (tower is not None and tower.of_patches)  # of nothing else is the time estimated
         speed = self.speed if timed else NOMINAL
         return prepare(self.reader, self.source.config, request, self.settings.vision, speed)
 

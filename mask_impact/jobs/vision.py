@@ -193,8 +193,9 @@ def _readers(request: Request, sets: Sets) -> frozenset[int] | None:
 
 def patch_count(config: Any, inputs: ModelInputs) -> int:
     """About how many patches the pictures have, before the model is loaded."""
-    if (grid := inputs.tensors.get("image_grid_thw")) is not None:
-        return int(grid.prod(dim=-1).sum())
+    grids = [inputs.tensors[name] for name in ("image_grid_thw", "video_grid_thw") if name in inputs.tensors]
+    if grids:
+        return int(sum(grid.prod(dim=-1).sum() for grid in grids))
     pixels, patch = inputs.tensors.get("pixel_values"), getattr(config.vision_config, "patch_size", None)
     if pixels is None or patch is None or pixels.ndim < 4:  # already patches, or not known
         return prod(pixels.shape[:-1]) if pixels is not None else len(inputs.tokens)

@@ -159,6 +159,11 @@ VISION = Tower(
 )
 
 
+def ignored_options(tower: str) -> tuple[str, ...]:
+    """Fields of a request that may be given and say nothing of this tower."""
+    return VISION.ignored if tower == VISION.name else ()
+
+
 def towers(config: Any) -> dict[str, Tower]:
     """The towers of the model with `config`, by name."""
     if getattr(config, "is_encoder_decoder", False):

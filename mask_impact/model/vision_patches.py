@@ -32,7 +32,7 @@ class _AtDecoder(Exception):
 def followed(model: PreTrainedModel, tensors: dict[str, torch.Tensor], positions: Sequence[int]) -> list[int]:
     """[rows] as `positions_of_rows`, with the calls of a forward that ends at the decoder. Raises UnsupportedModel."""
     tower = TowerCalls(model)
-    with torch.no_grad(), tower.recording(), _until_decoder(model):
+    with torch.no_grad(), tower.recording(), until_decoder(model):
         model(**tensors, use_cache=False)
     return positions_of_rows(model, tensors, tower.calls, positions)
 
@@ -93,13 +93,13 @@ def _at_decoder(
     with ExitStack() as undo:
         for call in calls:
             undo.enter_context(replaced_forward(call.layer, as_given(call)))
-        reached = undo.enter_context(_until_decoder(model))
+        reached = undo.enter_context(until_decoder(model))
         model(**tensors, use_cache=False)
     return reached[0]
 
 
 @contextmanager
-def _until_decoder(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+def until_decoder(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     """A forward inside of this ends at the decoder; what its first layer gets is in the list."""
     reached: list[torch.Tensor] = []
     first = decoder_layers(model)[0]

@@ -23,7 +23,7 @@ class RowUnit(Unit):
     or a register."""
 
     rows: tuple[int, ...] = ()
-    place: tuple[int, int] = NOWHERE  # row and column of a single patch in its picture
+    place: tuple[int, int] | None = None  # where patches are masked one by one, row and column, or NOWHERE
 
     @property
     def position(self) -> int:
@@ -64,10 +64,10 @@ class Pictures:
     def count(self) -> int:
         return max(self.picture) + 1
 
-    def extra(self) -> list[RowUnit]:
+    def extra(self, place: tuple[int, int] | None = None) -> list[RowUnit]:
         """A CLS token, registers, or what was cut away: a unit each."""
         rows = self.rows_of.get(NO_TOKEN, [])
-        return [RowUnit(f"extra row {row}", (NO_TOKEN,), rows=(row,)) for row in rows]
+        return [RowUnit(f"extra row {row}", (NO_TOKEN,), rows=(row,), place=place) for row in rows]
 
     def units(self, asked: Sequence[Unit]) -> list[RowUnit]:
         """Units of image tokens, as the rows that become these tokens; none for those that no row becomes."""
@@ -106,7 +106,7 @@ class Pictures:
     def of_request(self, prepared: Prepared) -> list[RowUnit]:
         """What a request masks, in the order of the table; what becomes no image token comes last. Raises UserError."""
         if prepared.request.mask_unit == "patch":
-            return [*self.patches(), *self.extra()]
+            return [*self.patches(), *self.extra(NOWHERE)]
         asked = self.units(prepared.units(prepared.inputs.tokens))
         if not asked:
             raise UserError("no patch of the vision tower becomes any of the image tokens to mask; choose others")

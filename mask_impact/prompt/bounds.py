@@ -18,7 +18,7 @@ from typing import Any
 from mask_impact.errors import UserError, plain_words
 
 LONGEST = 2**21  # characters of a text that is tokenized: some 500,000 tokens, more than can be masked one at a time
-PATIENCE = 5.0  # seconds
+PATIENCE, AGAIN = 5.0, 0.2  # seconds of the processor
 MEMORY = 2**30  # bytes
 WHY = 200  # characters of what a library says
 
@@ -59,31 +59,38 @@ def refused(what: str, hint: Callable[[], str]) -> Iterator[None]:
 def bounded(what: str) -> Iterator[None]:
     """Raises UserError where the block takes longer than PATIENCE, or, on Linux, more memory than MEMORY.
 
-    Time is bounded where Python allows it: in the main thread, and not on Windows.
+    Time is the processor's, so that a busy machine changes nothing. It is bounded where Python allows it: in the main
+    thread, and not on Windows.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise UserError(f"{what} takes longer than {PATIENCE:g} s; mend it in the checkpoint")
-
+    too_long = UserError(f"{what} takes longer than {PATIENCE:g} s; mend it in the checkpoint")
     try:
-        with _alarm(stop), _less_memory():
+        with _alarm(too_long), _less_memory():
             yield
     except MemoryError as error:
         raise UserError(f"{what} takes more than {MEMORY / 1e9:.1f} GB of memory; mend it in the checkpoint") from error
 
 
 @contextlib.contextmanager
-def _alarm(stop: Any) -> Iterator[None]:
+def _alarm(error: Exception) -> Iterator[None]:
+    """Raise the error after PATIENCE, and again and again: code may swallow it, as Jinja does where it computes parts
+    of a template beforehand."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.signal(signal.SIGALRM, stop)
-    left, again = signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # somebody else's, if there is one
+    inside = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if inside:
+            raise error
+
+    handler = signal.signal(signal.SIGPROF, stop)
+    left, again = signal.setitimer(signal.ITIMER_PROF, PATIENCE, AGAIN)  # somebody else's, if there is one
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left, again)
-        signal.signal(signal.SIGALRM, handler)
+        inside = False
+        signal.setitimer(signal.ITIMER_PROF, left, again)
+        signal.signal(signal.SIGPROF, handler)
 
 
 @contextlib.contextmanager

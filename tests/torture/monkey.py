@@ -32,8 +32,9 @@ def played(reports: list[Path], acts: int, seed: int) -> tuple[int, list[str]]:
                 lambda dialog, report=report: (trouble.append(f"{report.name}: {dialog.message}"), dialog.dismiss()),
             )
             page.on("filechooser", lambda chooser: None)
+            page.set_default_timeout(120_000)
             page.goto(report.as_uri())
-            page.wait_for_selector("h1")
+            page.wait_for_function("[...document.querySelectorAll('h1')].some((each) => each.checkVisibility())")
             for _ in range(acts):
                 _act(page, chance)
             page.close()

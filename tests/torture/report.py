@@ -13,12 +13,9 @@ class Row(NamedTuple):
     failed: int
 
 
-def keep(name: str, row: Row, only: str) -> None:
-    """Put a row into the page's table. Kills of several runs are added up; where a part of a group was tried (`only`),
-    its row stays."""
+def keep(name: str, row: Row) -> None:
+    """Put a row into the page's table. Kills of several runs are added up."""
     adds_up = name.startswith("kill: ")
-    if only and not adds_up:
-        return
     text = PAGE.read_text("utf-8")
     known = {found["name"]: _row(found) for found in ROW.finditer(text)}
     before = known.get(name, Row(0, 0)) if adds_up else Row(0, 0)
