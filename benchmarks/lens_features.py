@@ -6,6 +6,7 @@ image files on, compared with reading the same files and one forward each.
 
 import random
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from benchmarks.work import plain_forward
 from mask_impact.commands.terminal import ProgressBar
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import FeatureFiles
-from mask_impact.lens.features import Extraction, Waiting, features_of
+from mask_impact.lens.features import Extraction, features_of
 from mask_impact.lens.image_files import drawn
+from mask_impact.lens.ready import Ready
+from mask_impact.lens.stacks import Decoder
 from mask_impact.lens.states import chosen
 from mask_impact.model.generation import model_tensors
 from mask_impact.model.memory import Portion
@@ -41,14 +44,14 @@ def forwards(repetitions: int) -> int:
 
 def forward_sample(model: Any, inputs: Inputs, count: int, layers: Sequence[int]) -> Sample:
     """One repetition: `count` images one by one in plain forwards, then together with every layer read."""
-    image = Waiting({}, inputs, inputs["input_ids"] == IMAGE_PAD)
+    image, stack = Ready({}, inputs, inputs["input_ids"] == IMAGE_PAD), Decoder(model.config)
 
     def one_by_one() -> None:
         for _ in range(count):
             plain_forward(model, inputs)
 
     _, plain = timed(one_by_one)
-    _, features = timed(lambda: list(features_of(model, [image] * count, layers, Portion())))
+    _, features = timed(lambda: list(features_of(stack, model, [image] * count, layers, Portion())))
     return {"plain": plain / count, "features": features / count, "ratio": features / plain}
 
 
@@ -86,11 +89,12 @@ def demo_sample(session: Session, paths: Sequence[Path], folder: Path) -> Sample
     def features(batch_size: int) -> Callable[[], Any]:
         def work() -> None:
             layers = chosen((), session.source.num_layers)
+            args = Namespace(prompt=PROMPT, max_pixels=None, videos=(), batch_size=batch_size)
             request = {"layers": list(layers), "stored": None}
-            width = session.source.text_config.hidden_size
-            files = FeatureFiles(folder, "demo", request, width, resume=False, overwrite=True)
+            stack = Decoder(session.source.config)
+            files = FeatureFiles(folder, "demo", request, stack.width, resume=False, overwrite=True)
             with files, ProgressBar("", quiet=True) as progress:
-                Extraction(session, PROMPT, layers, None, batch_size).run(paths, files, progress)
+                Extraction(session, stack, args, layers).run(paths, files, progress)
                 files.finish({})
 
         return work

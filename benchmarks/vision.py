@@ -9,16 +9,22 @@ from typing import Any
 import torch
 
 from benchmarks.machine import timed
-from benchmarks.models import TEXT_TOKENS, Inputs, Setup
+from benchmarks.models import IMAGE_PAD, TEXT_TOKENS, Inputs, Setup
 from benchmarks.speed import CHECKS, NOTES, RERUNS, speed_samples
 from benchmarks.tables import Labels, Sample, Table
-from benchmarks.work import run_experiment
+from benchmarks.work import StandInTokenizer, plain_forward, run_experiment
+from mask_impact.effects.asked import Window
+from mask_impact.effects.routes import Route
+from mask_impact.effects.tower_run import TowerEffects, seen_by_tower
 from mask_impact.impact.meter import Impact, Wanted
 from mask_impact.impact.vision_layer import TowerLayer
 from mask_impact.model.vision_tower import TowerCalls
+from mask_impact.prompt.inputs import Token
+from mask_impact.prompt.units import Unit
 
 FOUR = 4  # patches of an image token
 MASKS = 8  # timed in each layer of the vision tower
+EFFECTS = 4  # masks that are carried on to the logits
 FORWARDS_WARM_UP = 3  # forwards of a prompt
 
 
@@ -33,6 +39,8 @@ def labels(steps: int) -> Labels:
         "tower": "  of which the vision tower [s]",
         "masks": f"{MASKS} masks in every layer of the tower, all variants [s]",
         "ratio masks": "  forwards of the tower for each mask",
+        "effects": f"effects of {EFFECTS} masks in all layers of the tower [s]",
+        "ratio effects": "  plain forwards for each mask",
         "recorded": "recorded forward, pixels in, with the tower [s]",
         "replay 1": "replay, 1 token [s]",
         "distances 1": "distances, 1 token [s]",
@@ -71,15 +79,28 @@ def tower_masks(model: Any, inputs: Inputs) -> float:
     return seconds
 
 
+def tower_effects(model: Any, inputs: Inputs) -> float:
+    """Seconds for the masks of EFFECTS image tokens in all layers of the tower, carried on; recording is left out."""
+    places = (inputs["input_ids"][0] == IMAGE_PAD).nonzero().flatten().tolist()
+    tokens = [Token(place, IMAGE_PAD, "<image>", "image", 0) for place in places]
+    effects = TowerEffects(seen_by_tower(model, inputs, tokens), 0.0, model, StandInTokenizer(), inputs, 0)
+    units = [Unit(token.text, (token.position,)) for token in tokens[:: max(1, len(tokens) // EFFECTS)][:EFFECTS]]
+    window = Window(0, len(effects.seen.calls) - 1)
+    return timed(lambda: effects.measure_masks(effects.masks(Route(), units), window))[1]
+
+
 def vision_table(setup: Setup, model: Any, sizes: Sequence[int], steps: int, repetitions: int) -> Table:
     def tower_and_run(model: Any, inputs: Inputs, impacts: list[Impact]) -> Sample:
         pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
         tower = timed(lambda: model.model.get_image_features(pixels, grid))[1]
-        masks = tower_masks(model, inputs)
+        masks, effects = tower_masks(model, inputs), tower_effects(model, inputs)
+        plain = timed(lambda: plain_forward(model, inputs))[1]
         return {
             "tower": tower,
             "masks": masks,
             "ratio masks": masks / MASKS / tower,
+            "effects": effects,
+            "ratio effects": effects / EFFECTS / plain,
             "run": timed(lambda: run_experiment(model, inputs, steps, lambda block: None))[1],
         }
 
@@ -90,7 +111,7 @@ def vision_table(setup: Setup, model: Any, sizes: Sequence[int], steps: int, rep
     return Table.of_samples(
         f"Vision-language: one square image and {TEXT_TOKENS} text tokens, every token masked; {setup}",
         labels(steps),
-        {"run": "<= 1 s on a GPU at 1,024"},
+        {"run": "<= 1 s on a GPU at 1,024", "ratio effects": "<= 1"},
         columns,
         [
             f"{setup.shape}",
@@ -98,6 +119,7 @@ def vision_table(setup: Setup, model: Any, sizes: Sequence[int], steps: int, rep
             "recorded forward: the whole recording call less the decode steps; generate may run the tower on its own",
             *NOTES,
             "the whole run: experiment.run, from model inputs to blocks, its checks included, writing left out",
+            "effects of masks: tower, mergers and the decoder from the first image token on; recording left out",
             "masks in the tower: the call of its layers and the distances; three forwards of it come before, once",
             "the vision tower is in both sides of the ratios and in no rerun",
         ],

@@ -37,6 +37,7 @@ class Metric:
     # the attention weight that each mask removes from each head, None where it is not known or not asked for.
     function: MetricFunction
     needs_weights: bool = False  # they take time, so only metrics that ask for them get them
+    without_weights: str = ""  # why a run is refused where they are not known; "": the function takes None
     infinite: str = ""  # when a value is infinite; a run in which one is, is refused with these words
 
     @property
@@ -127,6 +128,15 @@ def relative_distance(base: torch.Tensor, change: torch.Tensor, weights: torch.T
     return (l2 / base.norm(dim=-1)).masked_fill(l2 == 0, 0.0)
 
 
+def attention_weight(base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """[R, ...] the attention weight on what is masked, 0 to 1: [R, H] of the heads, [R] their mean of Full and Attn.
+
+    It is what the query gives to the mask's positions together, before anything is masked.
+    """
+    assert weights is not None, "the engine refuses what it does not know the weights of"
+    return weights if base.ndim == 2 else weights.mean(dim=1)
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -140,6 +150,16 @@ METRICS: dict[str, Metric] = {
             (0.0, None),
             relative_distance,
             infinite="without a mask it is a zero vector, and a mask changes it",
+        ),
+        Metric(
+            "attention",
+            "attention_weight",
+            "Attention weight",
+            "",
+            (0.0, 1.0),
+            attention_weight,
+            needs_weights=True,
+            without_weights="its attention weights are not known; leave attention out of `metrics`",
         ),
     )
 }

@@ -33,6 +33,7 @@ from mask_impact.parsers import (
     positive,
     query_list,
     rate,
+    whole,
 )
 from mask_impact.table import FORMAT_NAMES
 
@@ -139,7 +140,7 @@ def _layers_from_python(value: str | Sequence[int] | None) -> tuple[tuple[int, i
 def _queries_from_python(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return None if value is None else query_list(value)
-    return tuple((int(first), int(last)) for first, last in value)
+    return tuple((whole(first), whole(last)) for first, last in value)
 
 
 def _paths_from_python(value: Any) -> tuple[Any, ...]:
@@ -205,7 +206,8 @@ class Request:
         kind="list", choices=VARIANTS, table="results",
     )  # fmt: skip
     metrics: tuple[str, ...] = option(
-        DEFAULT_METRICS, "comma-separated distances between the update with and without a mask: {choices}",
+        DEFAULT_METRICS, "comma-separated distances between the update with and without a mask, and attention, the "
+        "weight on what is masked: {choices}",
         kind="list", choices=METRICS, table="results",
     )  # fmt: skip
     head_space: str = option(
@@ -267,6 +269,10 @@ class Request:
     trace_layers: bool = option(
         False, "for --effects, also report how far the state has moved after every later layer", kind="switch", table=""
     )
+    deepstack: bool = option(
+        False, "for --effects, also report what the answer needs of the image features that are added between decoder "
+        "layers (DeepStack)", kind="switch", scope="vision", table="",
+    )  # fmt: skip
     pairs: int = option(
         0, "also mask all pairs among the K strongest units, and report how they interact", metavar="K",
         parse=positive, table="effects",
@@ -294,7 +300,7 @@ class Request:
     )  # fmt: skip
     tower: str = option(
         "decoder", "which stack of layers is measured: the decoder, the encoder of an encoder-decoder, or the vision "
-        "encoder, where patches read patches", choices=TOWERS, table="results",
+        "encoder, where patches read patches", choices=TOWERS,
     )  # fmt: skip
     attention: tuple[str, ...] = option(
         ATTENTIONS, "where masks act in an encoder-decoder's decoder: self, cross (encoder tokens) (default: both)",

@@ -6,28 +6,46 @@ A parser takes a text and raises argparse.ArgumentTypeError, whose message says 
 import argparse
 import re
 from collections.abc import Callable, Collection
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
+DIGITS = 18  # of a whole number: those of a file fit into 64 bits
 MAX_NAME = 150  # bytes; file systems allow 255, and names of temporary folders are longer
+
+SLOWEST, FASTEST = 0.00001, 1000.0  # frames for each second
 
 # Names Windows keeps for devices: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
 
 
+def is_whole(text: str) -> bool:
+    """Whether it is a whole number that is no larger than anything that is counted here."""
+    return text.isdecimal() and len(text) <= DIGITS
+
+
 def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    if not is_whole(text) or int(text) < 1:
+        most = f", at most {DIGITS} digits" if len(text) > DIGITS else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more{most}")
     return int(text)
 
 
+def whole(value: Any) -> int:
+    """A whole number that is not given as a text. Raises TypeError: True is none, though Python counts with it."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError
+    return int(value)
+
+
 def rate(text: str) -> float:
-    """Of something for each second."""
+    """Frames for each second: of a video between one a day and those of a fast camera."""
     try:
         found = float(text)
     except ValueError:
         found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not SLOWEST <= found <= FASTEST:  # also true for NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {SLOWEST:.5f} to {FASTEST:g}")
     return found
 
 
@@ -63,7 +81,7 @@ def layer_list(text: str) -> tuple[tuple[int, int], ...]:
     found = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not is_whole(first) or (dash and not is_whole(last)):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers; write for example 0,8,20-27")
         found.append((int(first), int(last or first)))
         if found[-1][0] > found[-1][1]:
@@ -83,14 +101,14 @@ def query_list(text: str) -> str | tuple[tuple[int, int], ...]:
 
 
 def device_name(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", text):
         raise argparse.ArgumentTypeError(f"unknown {text!r}; choose auto, cpu, cuda, cuda:N or mps")
     return text
 
 
 def memory_limits(text: str) -> tuple[tuple[int | str, str], ...]:
     """ "0=20GiB,cpu=60GiB" -> ((0, "20GiB"), ("cpu", "60GiB")): what `--device-map auto` may use of each device."""
-    found = re.findall(r"(?:^|,)\s*(\d+|cpu)=(\d+(?:\.\d+)?[KMG]i?B)\s*(?=,|$)", text)
+    found = re.findall(r"(?:^|,)\s*(\d{1,3}|cpu)=(\d{1,9}(?:\.\d{1,9})?[KMG]i?B)\s*(?=,|$)", text)
     if len(found) != text.count(",") + 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of limits; write for example 0=20GiB,cpu=60GiB")
     return tuple((int(device) if device.isdecimal() else device, amount) for device, amount in found)
@@ -100,6 +118,8 @@ def path(text: str) -> Path:
     """A path that is not empty, as that of a variable that was not set."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty; give a file or folder")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} has a null character, which no path has; give a file or folder")
     return Path(text)
 
 

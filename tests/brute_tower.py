@@ -69,6 +69,7 @@ class Reference:
     def run(self, layer: int, masked: Collection[int] = (), zero_values: bool = False) -> Vectors:
         """All other rows stop reading `masked` in `layer`; each keeps itself."""
         self.layer, self.masked, self.zero_values = layer, sorted(masked), zero_values
+        self.window, self.readers = range(layer, layer + 1), None
         self.running, self.found = -1, {}
         self.heads: list[Tensor] = []
         with torch.no_grad(), self._watched(), mock.patch(
@@ -128,7 +129,7 @@ class Reference:
         if attn_mask is not None:
             hidden = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask < -1e4
             logits = (logits if attn_mask.dtype == torch.bool else logits + attn_mask).masked_fill(hidden, -torch.inf)
-        if self.running != self.layer:
+        if self.running not in self.window:
             return logits.softmax(dim=-1) @ value
         gone = self._gone(logits)
         if self.zero_values:
@@ -145,7 +146,8 @@ class Reference:
         for entry in range(batch):
             for row in self.masked:
                 if 0 <= (column := row - self.row) < length:
-                    gone[entry, 0, :, column] = True
+                    readers = range(length) if self.readers is None else [each - self.row for each in self.readers]
+                    gone[entry, 0, [each for each in readers if 0 <= each < length], column] = True
                     gone[entry, 0, column, column] = False
             self.row += length
         return gone
@@ -159,6 +161,55 @@ def flat_projection(layer: nn.Module) -> Tensor:
     attention = attention_of(layer)
     names = ("proj", "out_proj", "o_proj", "projection_layer")
     return next(getattr(attention, name) for name in names if hasattr(attention, name)).weight.detach()
+
+
+@dataclass
+class Answer:
+    """What a masked forward ends with, at its last positions."""
+
+    logits: Tensor  # [S, V]
+    state: Tensor  # [S, C] of the last decoder layer
+    image: Tensor  # [T, C] what the first decoder layer gets
+
+
+class AnswerReference(Reference):
+    """The model with rows masked in a range of layers, to its logits."""
+
+    def answer(
+        self,
+        decoder: Sequence[nn.Module],
+        window: range,
+        masked: Collection[int],
+        readers: Collection[int] | None = None,
+        zero_values: bool = False,
+        steps: int = 1,
+    ) -> Answer:
+        """
+        Args:
+            decoder: its layers.
+            readers: rows that stop reading; None: all. Each keeps itself.
+        """
+        self.layer, self.window, self.masked, self.readers = window.start, window, sorted(masked), readers
+        self.zero_values, self.running, self.found, self.heads = zero_values, -1, {}, []
+        kept: dict[str, Tensor] = {}
+
+        def ended(module: nn.Module, args: Any, output: Any) -> None:
+            kept["state"] = (output[0] if isinstance(output, tuple) else output)[0, -steps:].clone()
+
+        def begun(module: nn.Module, args: Any, named: Any) -> None:
+            kept["image"] = (args[0] if args else named["hidden_states"])[0].clone()
+
+        hooks = [
+            decoder[0].register_forward_pre_hook(begun, with_kwargs=True),
+            decoder[-1].register_forward_hook(ended),
+        ]
+        with torch.no_grad(), self._watched(), mock.patch(
+            "torch.nn.functional.scaled_dot_product_attention", self._attend
+        ):  # fmt: skip
+            logits = self.model(**self.inputs, use_cache=False).logits[0, -steps:]
+        for hook in hooks:
+            hook.remove()
+        return Answer(logits, kept["state"], kept["image"])
 
 
 # --- which rows a token is made of --------------------------------------------------------------------------

@@ -15,6 +15,7 @@ these tables and `brute_force.py` are the independent side of every comparison.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -430,6 +431,20 @@ UNSUPPORTED: dict[str, Family] = {
     "rwkv": Family("rwkv", "no attention at all", {"context_length": 64}),
 }  # fmt: skip
 TABLES = (FAMILIES, HYBRIDS, ODD, UNSUPPORTED)
+
+# One of each way in which layers are built: norms, positions, windows, experts, shared keys, sinks, parallel blocks,
+# compressed keys, states over the whole text.
+DISTINCT = {
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "phi", "gpt2", "gpt_neox", "gpt_bigcode", "gptj", "gemma2",
+    "cohere2", "olmo2", "granite", "gpt_oss", "deepseek_v3", "opt", "opt_post_norm", "stablelm_parallel",
+    "modernbert_decoder", "llama4", "doge", "nanochat", "qwen3_next", "falcon_h1", "recurrent_gemma", "minimax",
+}  # fmt: skip
+ALL = os.environ.get("MASK_IMPACT_FAMILIES") == "all"  # make families
+
+
+def distinct(names: list[str]) -> list[str]:
+    """Of these, those that differ in kind, or all with `make families`: for what comes beside a float64 test of all."""
+    return [name for name in names if ALL or name in DISTINCT]
 
 
 def find(name: str) -> Family:

@@ -29,8 +29,11 @@ class Float64Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in TO_DOUBLE:
             func = torch.Tensor.double
-        args = tuple(widened(arg) for arg in args)
-        return func(*args, **{name: widened(value) for name, value in (kwargs or {}).items()})
+        if torch.dtype in map(type, args):  # most calls name none, and there are hundreds of thousands
+            args = tuple(widened(arg) for arg in args)
+        if not kwargs:
+            return func(*args)
+        return func(*args, **{name: widened(value) for name, value in kwargs.items()})
 
 
 def widened(value: Any) -> Any:

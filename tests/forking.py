@@ -6,6 +6,7 @@ has done nothing else: torch's threads do not survive a fork ("Invalid thread po
 
 import os
 import time
+import traceback
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,8 @@ def forked(command: Callable[[list[str]], int], argv: list[str]) -> int:
         try:
             torch.set_num_threads(1)
             code = command(argv)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child

@@ -2,8 +2,9 @@
 
 Run as a script with torchvision on the path (`make tests` puts it into .venv/torchvision; in the environment itself it
 would change every picture test). In: a folder with case.pt, {"checkpoint", "text", "videos" [T, 3, H, W] uint8,
-"metadata", "images", "options"} each. Out: found.pt, of each case the processor's tensors, its video part's settings
-and the model's positions.
+"metadata", "images", "options"} each, and "states" where those are wanted. Out: found.pt, of each case the processor's
+tensors, its video part's settings, the model's positions, and what the layers of its decoder and of its vision encoder
+are given.
 """
 
 import importlib
@@ -35,6 +36,20 @@ def positions(model: Any, tensors: dict[str, Any]) -> torch.Tensor:
     return rule(**taken)[0]
 
 
+def states(model: Any, tensors: dict[str, Any]) -> dict[str, list[torch.Tensor]]:
+    """What each layer is given in a forward, by the name of the stack."""
+    given: dict[str, list[torch.Tensor]] = {"decoder": [], "vision": []}
+    for stack, layers in (("decoder", model.model.language_model.layers), ("vision", model.model.visual.blocks)):
+        for layer in layers:
+            layer.register_forward_pre_hook(
+                lambda _, args, kwargs, stack=stack: given[stack].append(args[0] if args else kwargs["hidden_states"]),
+                with_kwargs=True,
+            )
+    with torch.no_grad():
+        model(**tensors)
+    return given
+
+
 def main(folder: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -51,7 +66,8 @@ def main(folder: Path) -> None:
             videos_kwargs={"video_metadata": case["metadata"], "do_sample_frames": True, **case["options"]},
         )  # fmt: skip
         settings = processor.video_processor.to_dict()
-        found.append({**outputs, "positions": positions(model, outputs), "settings": settings})
+        wanted = {"states": states(model, dict(outputs))} if case["states"] else {}
+        found.append({**wanted, **outputs, "positions": positions(model, outputs), "settings": settings})
     torch.save(found, folder / "found.pt")
 
 

@@ -14,7 +14,7 @@ import agreement
 import pytest
 import torch
 from agreement import singles
-from families import build, find
+from families import build, distinct, find
 from float64 import true_float64
 from test_engine import LENGTH, MEASURED, STEPS, prompt, record
 from test_experiment import analyse
@@ -28,7 +28,7 @@ from mask_impact.impact.record import record_generation
 worst_error = partial(agreement.worst_error, ablation="zero-value")
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", distinct(MEASURED))
 def test_float64_equals_brute_force(name: str) -> None:
     """Single tokens, sets, and all tokens at once, where the cache is read."""
     model = build(name, dtype=torch.float64)
@@ -43,7 +43,7 @@ def test_float64_equals_brute_force(name: str) -> None:
     assert error < 1, f"{error:.3g} times the allowed error at {where}"
 
 
-@pytest.mark.parametrize("name", MEASURED[::3])  # float64 above is of all of them
+@pytest.mark.parametrize("name", distinct(MEASURED))
 def test_float32_equals_brute_force(name: str) -> None:
     model = build(name)
     recording = record(model, prompt())
@@ -80,7 +80,7 @@ def test_vision_language_models_equal_brute_force(
     assert found < 1, f"{found:.3g} times the allowed error at {where}"
 
 
-@pytest.mark.parametrize("name", MEASURED[::3])
+@pytest.mark.parametrize("name", distinct(MEASURED))
 def test_the_two_ablations_of_one_token_differ_by_its_weight(name: str) -> None:
     """zeroed = z - p v and removed = (z - p v) / (1 - p): one is (1 - p) times the other, in every head."""
     with true_float64():

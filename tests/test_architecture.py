@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": (*BASE, "prompt"),
     "impact": (*BASE, "prompt", "model"),
     "effects": (*BASE, "prompt", "model"),
-    "files": (*BASE, "prompt.images", "prompt.films"),
+    "files": (*BASE, "prompt.images", "prompt.films", "prompt.text_files"),
     "jobs": (*BASE, "prompt", "model", "impact", "effects", "files"),
     "commands": (*BASE, "prompt", "model", "impact", "effects", "files", "jobs"),
     "lens": (*BASE, "prompt", "model", "impact", "effects", "files", "jobs", "commands"),

@@ -20,10 +20,10 @@ from mask_impact.commands.processes import Processes
 from mask_impact.errors import UserError
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-FRESH_TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-TORCHRUN = [*PREPARED, *FRESH_TORCHRUN[1:], "--no_python", *PREPARED]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no_python"]
+TORCHRUN = [*PREPARED, *TWO, *PREPARED]
 ACCELERATE = [*PREPARED, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--no_python", *PREPARED]
-KILLS = 30
+KILLS = 16
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def test_killed_at_random_moments_and_resumed(here):
     seen = json.loads(killed.stdout)
     assert seen["code"] == 0 and len(seen["kills"]) == KILLS
     assert [kill for kill in seen["kills"] if kill["torn"] != 0] == []
-    assert len({kill["finished"] for kill in seen["kills"]}) > 5  # the kills were spread over the batch
-    assert sum(kill["temporaries"] for kill in seen["kills"]) >= 5  # and fell into the writing of prompts
+    assert len({kill["finished"] for kill in seen["kills"]}) > 4  # the kills were spread over the batch
+    assert sum(kill["temporaries"] for kill in seen["kills"]) >= 2  # and fell into the writing of prompts
     expected, found = tables(here / "whole"), tables(here / "killed")
     assert len(expected) == 20 * 5 and found == expected
     assert [path.name for path in (here / "killed").glob(".*")] == [".mask_impact.lock"]
@@ -85,13 +85,13 @@ def test_two_batches_into_one_folder_at_once(here, good, capsys):
 
 
 def test_several_processes_give_the_files_of_one(here, good, capsys):
-    """torchrun starts two, from nothing. `accelerate launch --cpu` starts one, more only with MPI."""
+    """torchrun starts two. `accelerate launch --cpu` starts one, more only with MPI."""
     prompts = PROMPTS | {"long": "a" + " is" * 80, "later": {"prompt": "The", "enabled": False}}
     write_config(here / "night.yaml", prompts, "formats: [csv, json, parquet, html]", good)
     flags = [SCRIPT, "--config", "night.yaml", "--output-dir"]  # --device auto: each its own
     one = mask_impact_analysis.main([*flags[1:], "one"])
     ended = {"one": subprocess.CompletedProcess(flags, one, *capsys.readouterr())}
-    ended |= {name: run([*by, *flags, name]) for name, by in (("torchrun", FRESH_TORCHRUN), ("accelerate", ACCELERATE))}
+    ended |= {name: run([*by, *flags, name]) for name, by in (("torchrun", TORCHRUN), ("accelerate", ACCELERATE))}
     assert len(tables(here / "one")) == 3 * 5
     expected = dict.fromkeys(PROMPTS, "done") | {"long": "failed", "later": "disabled"}
     for name, process in ended.items():
@@ -131,7 +131,7 @@ def test_a_process_that_fails_is_reported_and_hangs_nobody(here, good):
 LATE = """
 import os, sys, time
 if os.environ["RANK"] == "0":
-    time.sleep(5)
+    time.sleep(2)
 import mask_impact_analysis
 sys.exit(mask_impact_analysis.main())
 """

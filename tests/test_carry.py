@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 import torch
 from brute_effects import carried, carried_each
-from families import FAMILIES, HYBRIDS, PROMPT_LENGTH, available, build, find, prompt
+from families import FAMILIES, HYBRIDS, PROMPT_LENGTH, available, build, distinct, find, prompt
 from float64 import true_float64
 
 from mask_impact.effects.carry import Carrier, Forwards
@@ -60,13 +60,13 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None
     assert apart < tolerance, float(apart)
 
 
-@pytest.mark.parametrize("name", available(FAMILIES | HYBRIDS))
+@pytest.mark.parametrize("name", distinct(available(FAMILIES | HYBRIDS)))
 def test_float64_equals_the_whole_model(name: str) -> None:
     with true_float64():
         agree(name, torch.float64, 1e-9)
 
 
-@pytest.mark.parametrize("name", available(FAMILIES | HYBRIDS))
+@pytest.mark.parametrize("name", distinct(available(FAMILIES | HYBRIDS)))
 def test_float32_equals_the_whole_model(name: str) -> None:
     agree(name, torch.float32, 1e-5)
 
@@ -89,7 +89,7 @@ def test_zeroed_values_equal_the_whole_model(name: str, attention: str) -> None:
         agree(name, torch.float64, 1e-9, "zero-value", attention)
 
 
-@pytest.mark.parametrize("name", available(FAMILIES | HYBRIDS))
+@pytest.mark.parametrize("name", distinct(available(FAMILIES | HYBRIDS)))
 def test_the_reference_takes_edits_together_as_one_by_one(name: str) -> None:
     model, family, ids = build(name, torch.float64), find(name), prompt()
     edits = [Edit((3,)), Edit(()), Edit((2, 5, 6), LAST), Edit((0, 8), (3, 5, 9))]
@@ -129,7 +129,7 @@ def test_sets_that_reach_into_what_changes() -> None:
             close(found.logits[row], logits, 1e-9)
 
 
-@pytest.mark.parametrize("name", [*available(FAMILIES), "qwen3_next", "falcon_h1"])
+@pytest.mark.parametrize("name", distinct([*available(FAMILIES), "qwen3_next", "falcon_h1"]))
 @pytest.mark.parametrize("readers", [None, LAST], ids=["later", "last"])
 def test_what_is_out_of_reach_stays_exactly_as_it_is(name: str, readers: tuple[int, ...] | None) -> None:
     """Of the whole model, too: where `reach` says that nothing can change, reruns give the same numbers."""

@@ -648,7 +648,7 @@ def test_python_gives_the_same_table_as_the_command(run, good):
     ("options", "part"),
     [
         ({"prompt": ""}, "prompt is empty"),
-        ({"num_output_tokens": 0}, "must be 1 or more"),
+        ({"num_output_tokens": 0}, "must be a whole number of 1 or more"),
         ({"num_output_tokens": 99}, "positions"),
         ({"layers": [2]}, "no layer 2"),
         ({"layers": []}, "not a list of layers"),

@@ -392,7 +392,7 @@ CONTENT = [
     ),
     pytest.param(
         f"prompts:\n- {{name: a, prompt: b, num_tokens: {'9' * 5000}}}\n",
-        [f"2: num_tokens cannot be '{cut('9')}'"],
+        [f"2: num_tokens: '{cut('9')}' is not a whole number of 1 or more, at most 18 digits"],
         id="long number",
     ),
     pytest.param(
@@ -486,7 +486,7 @@ CONTENT = [
         "- {name: h, prompt_file: latin.txt}\n",
         [
             "2: prompt_file 'none.txt' cannot be read: No such file or directory",
-            "3: prompt_file 'folder' is not a file",
+            "3: prompt_file 'folder' is a folder; give a file",
             "4: prompt_file 'a.png' is empty; write the prompt into it",
             "5: prompt_file 'story.txt/x' cannot be read: Not a directory",
             "6: prompt_file 'a\\x00b' cannot be read: no file can have this name",
@@ -619,7 +619,7 @@ VISION = [
         [
             "2: image 'none.png' cannot be read: No such file or directory",
             "3: image 'none.png' cannot be read: No such file or directory",
-            "3: image 'folder' is not a file",
+            "3: image 'folder' is a folder; give a file",
             "4: image must be a path or a list of paths, but is a mapping",
             "5: image must be a path or a list of paths, but has an item that is a list",
             "6: image is empty",
@@ -702,7 +702,7 @@ def test_malformed_count():
     ("path", "expected"),
     [
         ("none.yaml", "none.yaml: cannot be read: No such file or directory"),
-        ("folder", "folder: cannot be read: Is a directory"),
+        ("folder", "folder: it is a folder; give a YAML file"),
         ("story.txt/x", "story.txt/x: cannot be read: Not a directory"),
         ("a\0b\n.yaml", "a\\x00b\\n.yaml: cannot be read: no file can have this name"),
     ],
@@ -738,7 +738,8 @@ def test_files_without_permission(monkeypatch, locked, expected):
 
 def test_a_pipe_is_not_waited_for():
     os.mkfifo("pipe")
-    assert errors("prompts: [{name: a, prompt_file: pipe}]") == ["prompts.yaml:1: prompt_file 'pipe' is not a file"]
+    message = "prompts.yaml:1: prompt_file 'pipe' is no regular file; give a file"
+    assert errors("prompts: [{name: a, prompt_file: pipe}]") == [message]
 
 
 def test_many_errors_are_cut():

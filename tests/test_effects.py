@@ -23,7 +23,7 @@ from float64 import true_float64
 from test_vl_engine import PROMPT, folders, images, load, longer, own_positions, row, tensors  # noqa: F401
 from transformers import AttentionInterface
 
-from mask_impact.effects import answer
+from mask_impact.effects import answer, predictions
 from mask_impact.effects.answer import WHOLE, Effect, Effects, Trace
 from mask_impact.effects.asked import Window, contrast_ids, windows_of
 from mask_impact.effects.carry import Carrier, Forwards
@@ -72,7 +72,7 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def near(found: Effect | Trace, expected: Sequence[Any], **tolerance: float) -> None:
     """Decimals within the tolerance, all else equal; the last field is the head, of which there is none."""
-    for name, one, other in zip(vars(found), astuple(found), (*expected, None, None)[: len(vars(found))], strict=True):
+    for name, one, other in zip(vars(found), astuple(found), (*expected, *[None] * 6)[: len(vars(found))], strict=True):
         assert one == (pytest.approx(other, **tolerance) if isinstance(other, float) else other), (name, found)
 
 
@@ -224,7 +224,7 @@ def test_a_small_change_keeps_its_digits() -> None:
     """KL goes with the square of the change: of float32's log-probabilities nothing would be left of it."""
     base = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     change = 1e-6 * torch.randn(1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (found,) = answer._Base(base, None, None).compared((base + change)[None])
+    (found,) = predictions.Base(base, None, None).compared((base + change)[None])
     p = base.softmax(-1)
     mean = (p * change).sum()
     assert found.kl == pytest.approx(float((p * (change - mean).square()).sum() / 2), rel=1e-3)
@@ -233,7 +233,7 @@ def test_a_small_change_keeps_its_digits() -> None:
 def test_tokens_that_the_model_rules_out() -> None:
     """A logit of -inf, as of a padded vocabulary: 0 log 0 is 0."""
     base = torch.tensor([0.5, -float("inf"), 1.0])
-    (found,) = answer._Base(base, 2, None).compared(torch.tensor([[1.0, -float("inf"), 1.0]]))
+    (found,) = predictions.Base(base, 2, None).compared(torch.tensor([[1.0, -float("inf"), 1.0]]))
     p, q = torch.tensor([0.5, 1.0]).double().softmax(-1), torch.tensor([1.0, 1.0]).double().softmax(-1)
     assert found.kl == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-12)
     assert found.rank == 1
@@ -334,7 +334,7 @@ def test_pieces_give_the_same_as_one_piece(measured: Effects, monkeypatch: pytes
         expected = everything(measured)
     assert counts == [13, 12]  # the blocks in one piece each; the last token is not read by a later one
     monkeypatch.setattr(answer, "memory_budget", lambda device: 1)
-    monkeypatch.setattr(answer, "PREDICTION_NUMBERS", 1)
+    monkeypatch.setattr(predictions, "PREDICTION_NUMBERS", 1)
     with counted(measured) as counts:
         same(everything(measured), expected)
     assert counts == [1] * 25

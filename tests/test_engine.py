@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 from agreement import singles, worst_error, worst_whole_error
-from families import FAMILIES, HYBRIDS, TABLES, available, find
+from families import FAMILIES, HYBRIDS, TABLES, available, distinct, find
 from families import build as built
 from float64 import true_float64
 from outcomes import Record, measured_or_refused
@@ -81,7 +81,7 @@ def everything(ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", distinct(MEASURED))
 def test_float32_equals_brute_force(name: str) -> None:
     """Under 1e-5 of the distance, beside float32's rounding of the vectors that the reference subtracts."""
     model = build(name)
@@ -95,7 +95,7 @@ def test_float32_equals_brute_force(name: str) -> None:
 SDPA = [name for name in MEASURED if not find(name).sdpa]
 
 
-@pytest.mark.parametrize("name", SDPA)
+@pytest.mark.parametrize("name", distinct(SDPA))
 def test_sdpa_is_measured_as_sdpa(name: str) -> None:
     """What users load runs sdpa; its masks come in another form (none at all, or boolean)."""
     model = build(name, dtype=torch.float64)

@@ -131,6 +131,12 @@ def test_one_token_that_is_never_masked_is_refused(monkeypatch: pytest.MonkeyPat
         analyse("llama")
 
 
+def test_what_a_window_hides_in_the_chosen_layer_is_read_in_another() -> None:
+    """Position 0 is beyond the window of layer 0, and layer 1 reads it: a mask in layer 0 changes nothing, rightly."""
+    blocks, run = analyse("gemma2", layers=(0,), num_tokens=2)
+    assert run.manifest["replay"] == "rows" and not blocks[0].l2[:, 0].all() and blocks[0].l2.any()
+
+
 def dynamic_model(dtype: torch.dtype) -> Any:
     """Llama with dynamic NTK, and shorter than the test's prompts: every length has other frequencies."""
     from transformers import LlamaConfig, LlamaForCausalLM

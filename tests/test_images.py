@@ -331,7 +331,7 @@ def test_empty_file_is_refused(tmp_path):
 
 def test_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    refusal(tmp_path / "pipe.png", "not a regular file")
+    refusal(tmp_path / "pipe.png", "no regular file")
 
 
 def test_file_without_permission_is_refused(tmp_path, monkeypatch):

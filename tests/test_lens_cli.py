@@ -17,7 +17,7 @@ import latent_lens
 from mask_impact.lens import cli
 from mask_impact.model import find
 
-COMMANDS = ("inspect", "features", "bank", "neighbors")
+COMMANDS = ("inspect", "features", "bank", "neighbors", "scales")
 PAGE = (ROOT / "docs" / "latent-lens.md").read_text("utf-8")
 
 
@@ -66,6 +66,9 @@ def test_help_does_not_wait_for_torch() -> None:
         (["features", "--save"], "unknown flag --save; did you mean --save-features?"),
         (["bank"], "the following arguments are required: --captions"),
         (["neighbors", "--image", "a.png"], "the following arguments are required: --bank"),
+        (["scales", "--image", "a.png", "--max-pixels", "4096"], "'4096' is one size; give two or more to compare"),
+        (["scales", "--image", "a.png", "--max-pixels", "64,4096,64"], "has 64 twice; give each size once"),
+        (["scales", "--image", "a.png", "--max-pixels", "64,0"], "'0' is not a whole number of 1 or more"),
         (["inspect", "--size", "12"], "write for example 640x480"),
         (["inspect", "--device", "tpu"], "choose auto, cpu, cuda, cuda:N or mps"),
     ],

@@ -24,7 +24,8 @@ from vl_families import picture
 import latent_lens
 from mask_impact.lens import feature_files, features, norms
 from mask_impact.lens.feature_files import positions, ranges, read_features
-from mask_impact.lens.features import Waiting, batches
+from mask_impact.lens.features import batches
+from mask_impact.lens.ready import Ready
 
 PROMPT = "What is on the left?"
 # height, width: 12, 4, 12, 12 and 4 tokens in qwen2_vl
@@ -156,6 +157,25 @@ def test_statistics_equal_float64(run: Callable, images: Path, load: Any) -> Non
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_injections_are_what_the_model_adds(run: Callable, images: Path, load: Any, folders: Any) -> None:  # noqa: F811
+    """Of each image, of all of them, and as a table; kept with --resume."""
+    ended = run("--images", images, "--batch-size", 2, model=folders("qwen3_vl"))
+    about, loaded = summary(), load("qwen3_vl")
+    assert "added to the image tokens (deepstack)" in ended.out
+    means = []
+    for image in about["images"]:
+        inputs = loaded.inputs(PROMPT, Image.open(image["path"]))
+        given, gave = generated(loaded, "qwen3_vl", tensors(inputs))
+        places = [token.position for token in inputs.tokens if token.kind == "image"]
+        wanted = [(given[layer] - gave[layer - 1])[0, places].double().norm(dim=-1) for layer in (1, 2)]
+        np.testing.assert_allclose(image["deepstack"]["norm_mean"], [each.mean() for each in wanted], rtol=1e-5)
+        means.append([float(each.sum()) for each in wanted])
+    tokens = sum(image["token_count"] for image in about["images"])
+    every = about["over_all_images"]["deepstack"]
+    assert every["layers"] == [1, 2]
+    np.testing.assert_allclose(every["norm_mean"], np.sum(means, axis=0) / tokens, rtol=1e-5)
+
+
 def test_one_token_has_no_pairs() -> None:
     [found] = norms.statistics([torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[0.0, 1.0]]])])
     assert found == {
@@ -244,9 +264,9 @@ def test_an_unreadable_image_among_many(run: Callable, images: Path, tmp_path: P
 
 
 def test_numbers_that_float16_cannot_hold(run: Callable, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = features.hidden_states
+    real = features.states_of
     monkeypatch.setattr(
-        features, "hidden_states", lambda *given: {layer: 1e4 * state for layer, state in real(*given).items()}
+        features, "states_of", lambda *given: {layer: 1e4 * state for layer, state in real(*given).items()}
     )
     ended = run("--images", images, "--save-features", "--layers", "3")
     assert ended.code == 2 and "which float16 cannot hold; choose --feature-dtype" in ended.err
@@ -363,18 +383,18 @@ def test_what_is_there_is_not_replaced_unasked(run: Callable, images: Path) -> N
 
 
 # --- batches ------------------------------------------------------------------------------------------------
-def waiting(tokens: int, numbers: int) -> Waiting:
+def waiting(tokens: int, numbers: int) -> Ready:
     given = {"input_ids": torch.zeros(1, tokens, dtype=torch.int64), "pixel_values": torch.zeros(1, numbers)}
-    return Waiting({}, given, torch.ones(1, tokens, dtype=torch.bool))
+    return Ready({}, given, torch.ones(1, tokens, dtype=torch.bool))
 
 
 def test_batches_have_all_images_of_one_size_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "WAITING_BYTES", 20_000)
     rng = random.Random(0)
     images = [waiting(tokens, 4 * tokens) for tokens in rng.choices([10, 20, 30, 40, 50], k=200)]
-    held: list[Waiting] = []
+    held: list[Ready] = []
 
-    def read() -> Iterator[Waiting]:
+    def read() -> Iterator[Ready]:
         for image in images:
             assert sum(each.bytes for each in held) <= 20_000
             held.append(image)
@@ -406,11 +426,11 @@ def test_features_do_not_pile_up(run: Callable, images: Path, monkeypatch: pytes
 def test_too_large_a_batch_is_split(run: Callable, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, sizes = features.states_of, []
 
-    def small(model: Any, part: Any, layers: Any) -> Any:
+    def small(stack: Any, model: Any, part: Any, *more: Any) -> Any:
         sizes.append(len(part))
         if len(part) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return real(model, part, layers)
+        return real(stack, model, part, *more)
 
     monkeypatch.setattr(features, "states_of", small)
     assert run("--images", images, *SAVED).code == 0

@@ -97,6 +97,11 @@ def test_norms_of_the_image_tokens(run: Callable, load: Any, photo: Path) -> Non
             pairs = (exact @ exact.T / np.outer(length, length))[~np.eye(len(exact), dtype=bool)]
             wanted = [length.mean(), length.std(), length.min(), length.max(), pairs.mean()]
             np.testing.assert_allclose([image["norms"][key][row] for key in STATISTICS], wanted, rtol=1e-5, atol=1e-6)
+        assert image["deepstack"]["layers"] == [1, 2]
+        for layer in (1, 2):
+            added = (given[layer] - gave[layer - 1])[0, places].double().norm(dim=-1)
+            found = image["deepstack"]["norm_mean"][layer - 1], image["deepstack"]["norm_max"][layer - 1]
+            np.testing.assert_allclose(found, (added.mean(), added.max()), rtol=1e-5)
     assert about["parameters"] == sum(parameter.numel() for parameter in loaded.model.parameters())
 
 

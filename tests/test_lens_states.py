@@ -16,7 +16,7 @@ from test_vl_engine import PROMPT, Loaded, folders, images, load, row, tensors  
 from vl_families import available, picture
 
 from mask_impact.errors import UnsupportedModel, UserError
-from mask_impact.lens.features import together
+from mask_impact.lens.ready import together
 from mask_impact.lens.states import chosen, hidden_states, sees_ahead, text_decoder
 from mask_impact.model import find
 from mask_impact.model.load import load_model

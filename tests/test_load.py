@@ -4,6 +4,7 @@ pytest tests/test_load.py
 pytest tests/test_load.py -k cut               # every format cut at every byte
 """
 
+import dataclasses
 import gzip
 import json
 import re
@@ -396,7 +397,8 @@ def test_memory_of_many_runs(tmp_path):
     tokens = [f"token {i % 300}" for i in range(1000)]
     block = make_block(0, 0, tokens, ["Full", "Attn", *(f"Head_{i}" for i in range(14))])
     for run in range(8):
-        save(tmp_path, [block] * 8, ["parquet"], f"run{run}")  # 1 M rows together
+        blocks = [dataclasses.replace(block, generation_step=step) for step in range(8)]
+        save(tmp_path, blocks, ["parquet"], f"run{run}")  # 1 M rows together
     load_many(tmp_path)
     before = pa.total_allocated_bytes()
     tracemalloc.start()

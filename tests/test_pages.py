@@ -4,8 +4,12 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import draw_architecture
+import draw_peers
+import draw_tutorial
+import plot
 import pytest
 import yaml
 
@@ -43,10 +47,21 @@ def test_the_readme_has_a_command_for_each_question() -> None:
     assert len(COMMANDS) >= 6
 
 
-def test_the_picture_of_the_folders_is_current() -> None:
-    assert (ROOT / "docs" / "architecture.svg").read_text("utf-8") == draw_architecture.draw(), (
-        "run: python docs/draw_architecture.py"
-    )
+@pytest.mark.parametrize(
+    ("picture", "script"), [("architecture", draw_architecture), ("peers", draw_peers), ("tutorial", draw_tutorial)]
+)
+def test_pictures_are_what_their_scripts_draw(picture: str, script: ModuleType) -> None:
+    drawn = script.draw()
+    assert (ROOT / "docs" / f"{picture}.svg").read_text("utf-8") == drawn, f"run: python docs/draw_{picture}.py"
+
+
+def test_a_plot_has_its_points_where_its_axes_say() -> None:
+    curve = plot.Curve("a < b", ((1.0, 1.0), (3.0, 100.0)), ((1.0, 10.0), (10.0, 100.0)))
+    drawn = plot.plot("t", ("x", "y"), [curve], ((1, 2, 3), (1, 10, 100)), log=(False, True))
+    left, right, low, high = plot.LEFT, plot.WIDTH - plot.RIGHT, plot.HEIGHT - plot.BOTTOM, plot.TOP
+    assert f"M{left}.0 {low}.0L{right}.0 {high}.0" in drawn and "a &lt; b" in drawn
+    middle = (low + high) / 2
+    assert f"M{left}.0 {low}.0L{right}.0 {middle:.1f}L{right}.0 {high}.0L{left}.0 {middle:.1f}Z" in drawn
 
 
 def test_the_picture_has_every_folder_a_prompt_passes() -> None:

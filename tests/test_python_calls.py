@@ -39,7 +39,7 @@ def test_effects_of_a_model_that_computes_nan_are_refused(folder: Path) -> None:
     given = loaded(folder)
     with torch.no_grad():
         given["model"].model.layers[0].self_attn.o_proj.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"not numbers \(NaN or infinite\) in torch.float32; take another `dtype`"):
+    with pytest.raises(UserError, match=r"not numbers \(NaN or infinite\) in float32; take another `dtype`"):
         run_effects_experiment(PROMPT, **given)
     with pytest.raises(
         UserError, match=r"no numbers \(NaN or infinite\) .*: model.layers.0.self_attn.o_proj.weight; take"
@@ -102,6 +102,14 @@ def test_nothing_is_printed_and_what_libraries_print_is_put_back(
         (run_masking_experiment, {"num_output_tokens": "2"}),
         (run_effects_experiment, {"pairs": "two"}),
         (run_effects_experiment, {"pairs": -5}),
+        (run_effects_experiment, {"refine": True}),
+        (run_effects_experiment, {"refine": False}),
+        (run_effects_experiment, {"refine": 2.0}),
+        (run_masking_experiment, {"num_output_tokens": True}),
+        (run_masking_experiment, {"layers": True}),
+        (run_masking_experiment, {"queries": [(True, 2)]}),
+        (run_masking_experiment, {"queries": [(1, 2.5)]}),
+        (run_masking_experiment, {"head_space": True}),
         (run_effects_experiment, {"contrast": None}),
         (run_vl_masking_experiment, {"mask_mode": None}),
         (run_vl_masking_experiment, {"vision_attention": None}),

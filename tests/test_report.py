@@ -30,7 +30,7 @@ from mask_impact.files import page as pages
 from mask_impact.files import results
 from mask_impact.files.notebook import show, write_neighbors, write_report
 from mask_impact.files.results import Block, ResultFiles, read_csv, to_dataframe
-from mask_impact.lens.neighbors import Files
+from mask_impact.lens.table_files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "mask-impact-data"
@@ -128,7 +128,7 @@ def test_a_run_comes_back_bit_for_bit(tmp_path):
     assert (data["steps"], data["layers"], data["positions"]) == ([0, 1, 2], [0, 4, 9], list(range(7)))
     assert data["variants"] == ["Full", "Attn", "Head_0", "Head_2", "Head_10"]
     beside = json.loads(paths["run"].read_bytes())
-    assert beside.pop("bytes") and data["manifest"] == beside and data["images"] == []
+    assert beside.pop("bytes") and beside.pop("checksums") and data["manifest"] == beside and data["images"] == []
     assert data["manifest"]["files"] == ["cat_results.csv", "cat_results.html"]
     assert np.isnan(data["l2"]).sum() == 3 * 5 * (2 + 1)  # tokens that are not there yet
     in_order = read_csv(paths["csv"]).assign(order=lambda df: df.variant.map(data["variants"].index))
@@ -387,14 +387,14 @@ def test_a_page_of_neighbours_is_written_whole_or_not_at_all(tmp_path, monkeypat
 
 
 def test_neighbours_too_many_for_a_page_are_in_the_tables(tmp_path, monkeypatch):
-    files = Files(tmp_path, "x", ["csv", "html"])
+    files = Files(tmp_path, "x_neighbors", ["csv", "html"])
     request = {"layers": [1]}
-    assert files.write(neighbours(["a"]), {"request": request}, []) is None
+    assert files.write(neighbours(["a"]), {"request": request}, [], write_neighbors) is None
     assert names(tmp_path) == ["x_neighbors.csv", "x_neighbors.html", "x_neighbors_run.json"] and files.is_of(request)
     files.paths[1].unlink()
     assert not files.is_of(request)
     monkeypatch.setattr(pages, "MAX_BASE64", 10)
-    note = files.write(neighbours(["a"]), {"request": request}, [])
+    note = files.write(neighbours(["a"]), {"request": request}, [], write_neighbors)
     assert note and note.startswith("x_neighbors.html was not written: the report would be")
     assert names(tmp_path) == ["x_neighbors.csv", "x_neighbors_run.json"] and files.is_of(request)
     manifest = json.loads(files.manifest.read_bytes())

@@ -1,6 +1,7 @@
 """Readers, routes and heads as a user asks for them: flags, files, manifest, Python, batch, errors."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -77,7 +78,8 @@ def test_readers_of_tokens_by_a_span_name_and_in_a_batch(run):  # noqa: F811
 
 def test_which_heads_carry_the_color(run):  # noqa: F811
     """The figures of docs/effects.md: one head of layer 0 and one of layer 3; without them the answer is lost."""
-    assert run("--effects", "--by-head", "--readers", "last", "--format", "csv").code == 0
+    done = run("--effects", "--by-head", "--readers", "last", "--format", "csv")
+    assert done.code == 0 and re.search(r"' cup' +10 +3, head 5 +last", done.out), done.out
     found = effects()
     assert list(found)[-1] == "head" and len(found) == 16 * 4 * 8
     worst = found.sort_values("logprob_change").iloc[0]

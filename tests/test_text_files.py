@@ -17,7 +17,7 @@ MODEL = ["--model", "demo", "--quiet"]
 COMMANDS = {
     "prompt": ("--prompt-file {path}", "the prompt file {path} is no regular file; give a text file"),
     "messages": ("--messages {path}", "the messages file {path} is no regular file; give a text file"),
-    "config": ("--config {path}", "{path}: is no regular file; give a YAML file"),
+    "config": ("--config {path}", "{path}: it is no regular file; give a YAML file"),
     "captions": (
         "bank --captions {path} --output-dir bank",
         "the file of captions {path} is no regular file; give a text file",
@@ -51,7 +51,7 @@ def test_what_might_never_end_is_not_read(command, path, capsys):
 def test_a_prompt_file_of_a_batch_is_a_regular_file(capsys):
     Path("night.yaml").write_text("prompts:\n- {name: a, prompt_file: fifo}\n")
     assert code_of(["--config", "night.yaml"]) == 2
-    assert "'fifo' is not a file" in capsys.readouterr().err
+    assert "'fifo' is no regular file; give a file" in capsys.readouterr().err
 
 
 def test_a_text_larger_than_any_model_reads_is_refused(monkeypatch, capsys):

@@ -87,6 +87,18 @@ def test_what_is_asked_for_is_done_and_noted(tmp_path: Path) -> None:
     assert any("video 0: at most 4 frames are taken" in note for note in manifest["notes"])
 
 
+def test_more_frames_than_the_file_has(tmp_path: Path) -> None:
+    notes = ran(tmp_path, "--video", str(CLIP), "--fps", "30", "--prompt", QUESTION, *FAST)["notes"]
+    assert "video 0: 30 frames for each second were asked for, and the file has 4" in notes
+
+
+def test_a_single_patch_of_effects_is_named_by_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--prompt", QUESTION, "--mask-mode", "vision", "--effects", "--span", "31", "--format", "csv", *FAST)
+    ran(tmp_path, "--video", str(CLIP), *words)
+    told = capsys.readouterr().out.split("what costs the answer most")[1]
+    assert "video 0 frame 0 row 3 col 2" in told and "pad" not in told
+
+
 def test_a_video_file_and_a_picture(tmp_path: Path) -> None:
     words = ("--video", str(encoded(tmp_path / "clip.mp4", plain(6))), "--image", str(tmp_path / "a.png"))
     plain(1)[0].save(tmp_path / "a.png")
@@ -151,9 +163,16 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 WRONG = {
-    "no frames a second": (["--video", "{clip}", "--fps", "0"], "'0' is not a number above 0"),
-    "text for a rate": (["--video", "{clip}", "--fps", "fast"], "'fast' is not a number above 0"),
-    "no end of a rate": (["--video", "{clip}", "--fps", "inf"], "'inf' is not a number above 0"),
+    "no frames a second": (["--video", "{clip}", "--fps", "0"], "'0' is not a number from 0.00001 to 1000"),
+    "text for a rate": (["--video", "{clip}", "--fps", "fast"], "'fast' is not a number from 0.00001 to 1000"),
+    "an absurd rate": (["--video", "{clip}", "--fps", "1e9"], "'1e9' is not a number from 0.00001 to 1000"),
+    "hardly any rate": (["--video", "{clip}", "--fps", "1e-9"], "'1e-9' is not a number from 0.00001 to 1000"),
+    "no number": (["--video", "{clip}", "--fps", "nan"], "'nan' is not a number from 0.00001 to 1000"),
+    "a region in frames": (
+        ["--video", "{clip}", "--tower", "vision", "--region", "video:0:0,0,1,1"],
+        "4 frames, which do not read each other in the vision tower; mask one frame at a time, as --span frame:0",
+    ),
+    "no end of a rate": (["--video", "{clip}", "--fps", "inf"], "'inf' is not a number from 0.00001 to 1000"),
     "no frames": (["--video", "{clip}", "--max-frames", "0"], "'0' is not a whole number of 1 or more"),
     "missing": (["--video", "missing.mp4"], "the video missing.mp4 does not exist"),
     "a folder without pictures": (["--video", "{empty}"], "is a folder without pictures"),
@@ -198,7 +217,9 @@ def test_the_command_for_text_names_the_other(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"videos": CLIP, "fps": "fast"}, "'fast' is not a number above 0"),
+        ({"videos": CLIP, "fps": "fast"}, "'fast' is not a number from 0.00001 to 1000"),
+        ({"videos": CLIP, "fps": True}, "fps cannot be True"),
+        ({"videos": CLIP, "max_frames": True}, "max_frames is True; it must be a whole number of 1 or more"),
         ({"videos": 5}, "videos cannot be 5"),
         ({"videos": "missing.gif"}, "the video missing.gif does not exist"),
         ({"max_frames": 3}, "needs a video"),

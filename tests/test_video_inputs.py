@@ -18,11 +18,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from brute_tower import windows
 from real_video import positions
 from transformers import AutoConfig, AutoModelForImageTextToText
 from vl_families import make_vl_checkpoint, picture
 
+from mask_impact.lens.ready import ready
+from mask_impact.lens.stacks import Decoder, VisionEncoder
 from mask_impact.model.find import find_model
+from mask_impact.model.load import load_model
 from mask_impact.model.processors import load_processor
 from mask_impact.prompt import clips
 from mask_impact.prompt.clips import Clip, Sampling, open_clips
@@ -116,12 +120,13 @@ def found(root: Path) -> dict[tuple[str, str], tuple[dict[str, Any], dict[str, A
                     **inputs.tensors,
                     "positions": positions(model, dict(inputs.tensors)),
                     "part": part,
+                    **({"ready": ready(inputs)} if label == "odd" else {}),
                 }
                 cases.append({
                     "checkpoint": str(folder), "text": wording(processor, case.prompt, counts, None, ())[0],
                     "videos": [torch.from_numpy(frames(*shape)) for shape in case.videos], "images": images,
                     "metadata": [{"total_num_frames": shape[0], "fps": RATE} for shape in case.videos],
-                    "options": {"fps": case.fps},
+                    "options": {"fps": case.fps}, "states": label == "odd",
                 })  # fmt: skip
     torch.save(cases, root / "case.pt")
     script = Path(__file__).with_name("real_video.py")
@@ -143,6 +148,7 @@ def found(root: Path) -> dict[tuple[str, str], tuple[dict[str, Any], dict[str, A
 def test_inputs_are_those_of_the_real_processor(name: str, label: str, found: Any) -> None:
     ours, theirs = (dict(each) for each in found[name, label])
     part, settings = ours.pop("part"), theirs.pop("settings")
+    ours.pop("ready", None), theirs.pop("states", None)
     with_torchvision = SimpleNamespace(video_processor=SimpleNamespace(to_dict=lambda: settings))
     same = video_part(with_torchvision, SimpleNamespace(model_type=name))
     one, other = (json.dumps({key: each.settings[key] for key in part.rule.defaults}) for each in (part, same))
@@ -152,6 +158,34 @@ def test_inputs_are_those_of_the_real_processor(name: str, label: str, found: An
         assert ours[key].shape == other.shape, f"{key}: {ours[key].shape}, not {other.shape}"
         largest = (ours[key].double() - other.double()).abs().max().item()
         assert largest <= (1e-5 if "pixel" in key else 0.0), f"{key}: up to {largest} apart"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_lens_has_the_states_of_the_real_model(name: str, found: Any, root: Path) -> None:
+    """Of a video's tokens, frame by frame, in the decoder; of its patches, as they lie in each frame, in the vision
+    encoder. 5 frames are 3 temporal patches of 3 or 4 x 2 tokens."""
+    ours, theirs = found[name, "odd"]
+    source = find_model(str(root / name), vision=True)
+    model, image = load_model(source, torch.device("cpu"), torch.float32), ours["ready"]
+    places = image.positions
+    for layer, state in Decoder(source.config).states(model, [image], range(3)).items():
+        torch.testing.assert_close(state, theirs["states"]["decoder"][layer][0, places], rtol=1e-3, atol=1e-3)
+    grid = theirs["video_grid_thw"][0].tolist()
+    order = [[4 * token + each for each in range(4)] for token in range(len(places))]
+    if name == "qwen2_5_vl":
+        place = {group: at for at, group in enumerate(windows(source.config.vision_config, frames_apart(grid)))}
+        order = [order[place[token]] for token in range(len(places))]
+    rows = [
+        order[(time * grid[1] + y) // 2 * (grid[2] // 2) + x // 2][y % 2 * 2 + x % 2]
+        for time in range(grid[0]) for y in range(grid[1]) for x in range(grid[2])
+    ]  # fmt: skip
+    for layer, state in VisionEncoder(source.config, "patch").states(model, [image], range(2)).items():
+        torch.testing.assert_close(state, theirs["states"]["vision"][layer][rows], rtol=1e-3, atol=1e-3)
+
+
+def frames_apart(grid: list[int]) -> list[list[int]]:
+    """The grid of each temporal patch: windows lie in one."""
+    return [[1, *grid[1:]]] * grid[0]
 
 
 @pytest.mark.skipif(transformers.__version__ < "5", reason="4.57's processor has no limit for each frame")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,21 @@ def test_pictures_and_videos_together_are_refused_before_the_model_is_loaded(tmp
         (["--mask-mode", "both"], "--mask-mode does not go with --tower vision"),
         (["--pairs", "2"], "--pairs does not go with --tower vision"),
         (["--readers", "nobody"], "--readers 'nobody': there is no set 'nobody'"),
-        (["--readers", "later"], "--readers later is of a decoder"),
+        (["--readers", "later"], "--readers 'later': later is of a decoder"),
+        (["--readers", "generated"], "--readers 'generated': generated is of a decoder"),
         (["--readers", "text"], "which is no image token"),
         (["--mask-unit", "word"], "--mask-unit word is of text"),
         (["--mask-unit", "patch", "--region", "0,0,1,1"], "were both given"),
         (["--num-tokens", "2"], "the vision tower only reads the prompt"),
         (["--answer", "red"], "--tower vision only reads the prompt"),
-        (["--effects"], "leave out --tower vision or --effects"),
+        (["--effects", "--top", "3"], "--top does not go with --tower vision"),
+        (["--effects", "--block", "last"], "--block does not go with --tower vision"),
+        (["--effects", "--trace-layers"], "--trace-layers does not go with --tower vision"),
+        (["--effects", "--readers", "last"], "--readers 'last': last is of a decoder"),
+        (["--effects", "--route", "text -> image"], "which is no image token"),
+        (["--effects", "--route", "image -> later", "--refine", "2"], "--refine splits units"),
+        (["--effects", "--refine", "2", "--mask-unit", "patch"], "--refine makes its own units"),
+        (["--effects", "--mask-layers", "3"], "there is no layer 3; this model has 0 to 2"),
         (["--span", "circle"], "which is no image token"),
         (["--layers", "3"], "this model has layers 0 to 2"),
         (["--attention", "self"], "unknown flag --attention"),
@@ -89,6 +98,38 @@ def test_dry_run_says_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "vision tower: about as long as 51 forwards of it" in capsys.readouterr().out
 
 
+def test_dry_run_says_how_much_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More for more patches, of videos, too: the demo's clip has 4 times the patches of its picture."""
+    said = []
+    clip = ROOT / "demo" / "clip.gif"
+    for more in (["--image", str(PICTURE)], ["--video", str(clip)]):
+        given = ["--model", "demo", "--prompt", PROMPT, "--tower", "vision", "--mask-unit", "patch", "--dry-run", *more]
+        assert mask_impact_vl.main([*given, "--output-dir", str(tmp_path)]) == 0
+        told = capsys.readouterr().out
+        said.append(float(re.search(r"memory: about (\d+) MB beside the model's weights", told)[1]))
+        work = float(re.search(r"vision tower: about as long as (\d+) forwards", told)[1])
+        assert work == pytest.approx(0.8 * (64 if more[0] == "--image" else 256), abs=1)
+    assert 400 < said[0] < said[1]
+
+
+def test_dry_run_estimates_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of layers, and of masks that are carried on."""
+    for more in ([], ["--effects"]):
+        assert command(tmp_path, "--dry-run", *more) == 0
+        said = capsys.readouterr().out
+        assert "time: about" in said and ("effects: about as long as" in said) == bool(more)
+
+
+def test_what_does_not_apply_is_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Patches are masked, whatever `mask_mode` says of tokens."""
+    more = ["--layers", "0", "--format", "csv", "--output", "again"]
+    given = ["--model", "demo", "--prompt", PROMPT, "--tower", "vision", "--output-dir", str(tmp_path), *more]
+    assert command(tmp_path, *more) == 0
+    capsys.readouterr()
+    assert mask_impact_vl.main([*given, "--image", str(PICTURE), "--mask-mode", "vision", "--resume"]) == 0
+    assert "kept" in capsys.readouterr().out
+
+
 def test_every_format_has_the_places_of_patches(tmp_path: Path) -> None:
     assert command(tmp_path, "--mask-unit", "patch", "--format", "csv,json,parquet,html", "--output", "patches") == 0
     tables = [results.load(tmp_path / f"patches_results.{end}") for end in ("csv", "json", "parquet")]
@@ -113,3 +154,27 @@ def test_from_python() -> None:
     assert table.attrs["run"]["units"][1]["positions"] == [6, 7, 10, 11, 14, 15, 18, 19]
     with pytest.raises(UserError, match="`queries` does not go with `tower` vision"):
         mask_impact_vl.run_vl_masking_experiment(PROMPT, str(PICTURE), model_name="demo", tower="vision", queries="all")
+
+
+def test_effects_from_the_command_line_a_file_and_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a contrast of several tokens; a file of prompts asks for the same, and --resume keeps it."""
+    more = ["--effects", "--region", "left=0,0,3,1", "--mask-layers", "1-2", "--contrast", "red circle", "blue"]
+    assert command(tmp_path, *more, "--layers", "0", "--format", "csv,json", "--output", "one") == 0
+    table = results.load(tmp_path / "one_effects.json")
+    assert table.equals(results.load(tmp_path / "one_effects.csv")) and (table.image_l2 > 0).all()
+    assert table.contrast_change.notna().all() and table.first_layer.tolist() == [1]
+    config = tmp_path / "two.yaml"
+    asked = "effects: true\n    tower: vision\n    region: ['left=0,0,3,1']\n    mask_layers: 1-2\n    layers: 0"
+    config.write_text(
+        f"prompts:\n  - name: one\n    prompt: {PROMPT}\n    image: {PICTURE}\n    {asked}\n"
+        "    contrast: [red circle, blue]\n"
+    )
+    given = ["--model", "demo", "--config", str(config), "--output-dir", str(tmp_path), "--format", "csv,json"]
+    assert mask_impact_vl.main([*given, "--resume"]) == 0
+    assert "1 kept" in capsys.readouterr().out
+    python = mask_impact_vl.run_vl_effects_experiment(
+        PROMPT, str(PICTURE), model_name="demo", device="cpu", tower="vision", regions=["left=0,0,3,1"],
+        mask_layers="1-2", contrast=["red circle", "blue"],
+    )  # fmt: skip
+    np.testing.assert_allclose(python.image_l2, table.image_l2, rtol=1e-6)
+    assert python.attrs["run"]["effects"]["mask_layers"] == "1-2"

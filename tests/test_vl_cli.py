@@ -550,9 +550,9 @@ def test_pythons_other_options(made, photo):
         ({"image_path": None, "vision_attention": "bidirectional"}, "needs an image"),
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "<image> and <image>"}, "one <image> for every image"),
-        ({"max_pixels": 0}, "max_pixels is 0; it must be 1 or more"),
-        ({"max_pixels": -5}, "max_pixels is -5; it must be 1 or more"),
-        ({"num_output_tokens": 0}, "must be 1 or more"),
+        ({"max_pixels": 0}, "max_pixels is 0; it must be a whole number of 1 or more"),
+        ({"max_pixels": -5}, "max_pixels is -5; it must be a whole number of 1 or more"),
+        ({"num_output_tokens": 0}, "must be a whole number of 1 or more"),
         ({"layers": [3]}, "no layer 3"),
     ],
 )

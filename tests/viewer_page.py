@@ -9,7 +9,7 @@ import base64
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ class Viewer:
         self.trouble: list[str] = []
         options = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **options}
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(2_500)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.context.add_init_script(f"({COUNTER})()")
         if metered:
@@ -227,9 +227,26 @@ class Viewer:
     def choose(self, title: str, choice: str) -> None:
         group = self.page.get_by_role("group", name=title, exact=True)
         radio = group.get_by_role("radio", name=choice, exact=True)
-        radio.click()
-        expect(radio).to_be_checked()
+        with self.menu_for(radio):
+            radio.click()
+            expect(radio).to_be_checked()
         self.settle()
+
+    def check(self, name: str) -> None:
+        box = self.page.get_by_role("checkbox", name=name)
+        with self.menu_for(box):
+            box.check()
+
+    @contextlib.contextmanager
+    def menu_for(self, control: Locator) -> Iterator[None]:
+        """What few need is in a menu, which is closed again: it would cover what is below."""
+        menu = self.page.locator("details.controls-view")
+        inside = not control.is_visible()
+        if inside:
+            menu.locator("summary").click()
+        yield
+        if inside:
+            menu.evaluate("(each) => { each.open = false; }")
 
     def variant(self, name: str) -> None:
         if name.startswith("Head"):
@@ -347,12 +364,14 @@ def cells_of(df: pd.DataFrame, metric: str, variant: str, step: int) -> Cells:
 
 
 def shown_number(value: float) -> str:
-    """Four significant digits, as the page writes them."""
+    """Three significant digits, of what is larger the whole part, as the page writes them."""
     if value == 0:
         return "0"
     size = abs(value)
+    if 999.5 <= size < 1e5:
+        return f"{value:.0f}"
     if 1e-3 <= size < 1e5:
-        return f"{float(f'{value:.4g}'):.10f}".rstrip("0").rstrip(".")
+        return f"{float(f'{value:.3g}'):.10f}".rstrip("0").rstrip(".")
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}e{int(exponent):+d}"
 
@@ -468,6 +487,29 @@ def puor(t: float) -> Rgb:
     return out[0], out[1], out[2]
 
 
+TINTS = {False: ("ffffff", "e45aa1", "7d0340"), True: ("17171b", "a82f72", "ffa6d1")}  # by whether the theme is dark
+
+
+def tint(t: float, dark: bool = False) -> Rgb:
+    """Three colours, joined by straight lines."""
+    stops = [[int(colour[i : i + 2], 16) for i in (0, 2, 4)] for colour in TINTS[dark]]
+    low = min(int(2 * t), 1)
+    part = 2 * t - low
+    r, g, b = (math.floor(a + part * (z - a) + 0.5) for a, z in zip(stops[low], stops[low + 1], strict=True))
+    return r, g, b
+
+
+OVER = {"plain": (230, 0, 126), "less": (118, 42, 190), "more": (240, 120, 0)}  # hues laid over a picture
+
+
+def laid_over(under: Rgb, value: float, largest: float, opacity: float, signed: bool = False) -> Rgb:
+    """A hue whose opacity grows with the value, on a pixel of a picture."""
+    hue = OVER["plain" if not signed else "less" if value < 0 else "more"]
+    part = opacity * min(1.0, abs(float(value)) / largest)
+    r, g, b = (round(below + part * (above - below)) for below, above in zip(under, hue, strict=True))
+    return r, g, b
+
+
 VIRIDIS = {0.0: (68, 1, 84), 1.0: (253, 231, 37)}
 
 
@@ -483,13 +525,14 @@ class Scale:
     largest: float
     root: bool = False
     signed: bool = False
+    dark: bool = False
 
     def colour(self, value: float) -> Rgb:
         part = min(1.0, abs(float(value)) / self.largest) if self.largest else 0.0
         bent = math.sqrt(part) if self.root else part
         if self.signed:
             return puor(step255(0.5 + math.copysign(bent, value) / 2))
-        return cividis(step255(bent))
+        return tint(step255(bent), self.dark)
 
 
 def alike(found: Rgb, wanted: Rgb, tolerance: int = 4) -> bool:

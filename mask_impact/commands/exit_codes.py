@@ -13,10 +13,9 @@ from mask_impact.commands.terminal import (
     complain,
     described,
     let_the_first_speak,
-    one_line,
     unprinted,
 )
-from mask_impact.errors import UserError, panics_as_errors
+from mask_impact.errors import UserError, one_line, panics_as_errors
 from mask_impact.options import named
 
 

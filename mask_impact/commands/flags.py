@@ -8,13 +8,12 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from mask_impact import __version__
-from mask_impact.commands.terminal import one_line
+from mask_impact.errors import one_line
 from mask_impact.options import Option, Request, Settings, check_extension, options_of
-from mask_impact.parsers import output_name
+from mask_impact.parsers import output_name, path
 
 PROMPT_FILE = "prompt.txt"
 TAKEN = (  # names that the command itself uses
@@ -122,11 +121,11 @@ def add_prompts(parser: Parser, option: Option, messages: Option) -> None:
     prompt = parser.add_mutually_exclusive_group()
     add_field(prompt, option, default=None)
     prompt.add_argument(
-        "--prompt-file", metavar="FILE", type=Path, help=f"a UTF-8 text file with the prompt (default: {PROMPT_FILE})"
+        "--prompt-file", metavar="FILE", type=path, help=f"a UTF-8 text file with the prompt (default: {PROMPT_FILE})"
     )
     add_field(prompt, messages, default=None)
     prompt.add_argument(
-        "--config", metavar="FILE", type=Path, help="a YAML file with many prompts; other flags override what it says"
+        "--config", metavar="FILE", type=path, help="a YAML file with many prompts; other flags override what it says"
     )
 
 

@@ -22,6 +22,7 @@ from mask_impact.files.stored import FinishedRun, stored
 from mask_impact.files.temporaries import check_replaceable
 from mask_impact.impact.run import Run
 from mask_impact.jobs import resume
+from mask_impact.jobs.footprint import peak_bytes
 from mask_impact.jobs.prepared import Prepared, output_bytes
 from mask_impact.jobs.session import Session
 from mask_impact.model.memory import free_memory
@@ -53,6 +54,7 @@ class Plan:
     forwards: float = 0.0  # of the prompt, as long as which the effects take
     seconds: float = 0.0  # about, once the weights are loaded
     tower_forwards: float = 0.0  # of the vision tower, as long as which its masks take
+    memory: int = 0  # bytes beside the weights, about
     prepared: Prepared | None = None  # kept for a single prompt in a single process
 
 
@@ -171,7 +173,8 @@ class Runner:
             action, reason = ("run", None) if reason == resume.NEW else ("redo", reason)
         size = output_bytes(prepared, self.settings.formats)
         tokens, kept = len(prepared.inputs.tokens), prepared if self.alone and self.processes.count == 1 else None
-        work = prepared.effects_forwards, prepared.seconds, prepared.tower_forwards
+        memory = peak_bytes(prepared, self.session.source.config, self.session.dtype, self.session.device)
+        work = prepared.effects_forwards, prepared.seconds, prepared.tower_forwards, memory
         return Plan(task, action, reason, identity, tokens, prepared.rows, size, *work, kept)
 
     # --- the work ----------------------------------------------------------------------------------------

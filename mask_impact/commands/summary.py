@@ -1,23 +1,27 @@
 """What the command prints about a run, before it and after it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from mask_impact.commands.first_lines import costly, first_lines, place_of, probabilities
 from mask_impact.distances import METRICS
 from mask_impact.effects.answer import WHOLE_ANSWER
-from mask_impact.impact.noise_floors import floor_of
+from mask_impact.impact.noise_floors import floor_over_layers
 from mask_impact.impact.run import Run
+from mask_impact.impact.top_tokens import RULE
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
 
 SHOWN = 5  # probabilities of generated tokens
 
 
-def plan(inputs: ModelInputs, mask_mode: str) -> str:
-    """What will be masked and what will not, and how pictures and frames were resized."""
+def plan(inputs: ModelInputs, mask_mode: str, units: Sequence[str] = ()) -> str:
+    """What will be masked and what will not, and how pictures and frames were resized.
+
+    `units`: the spans and regions that were given; then they are masked, whatever the mask mode.
+    """
     stills = [picture for picture in inputs.images if "frame" not in picture]
     lines = [line for index, picture in enumerate(stills) for line in _picture(f"image {index}", picture)]
     for index, video in enumerate(inputs.videos):
@@ -35,7 +39,8 @@ def plan(inputs: ModelInputs, mask_mode: str) -> str:
         "vision": f"{places}, {text} text tokens skipped",
         "both": f"{text} text tokens and {places}",
     }
-    return "\n".join([*lines, f"mask mode  {mask_mode}: {what[mask_mode]}"])
+    masked = f"masked     {', '.join(units)}" if units else f"mask mode  {mask_mode}: {what[mask_mode]}"
+    return "\n".join([*lines, masked])
 
 
 def _picture(name: str, picture: Mapping[str, Any]) -> list[str]:
@@ -65,7 +70,7 @@ def counted(count: int, what: str, ending: str = "s") -> str:
 
 
 def summary(run: Run, paths: dict[str, Path], total: float) -> str:
-    """Model, tokens, times, notes, files and the most important tokens of a finished run."""
+    """A finished run: what the answer read first; model, tokens, times, notes; the tables; and what to open."""
     manifest = run.manifest
     model, seconds = manifest["model"], manifest["seconds"]
     lines = [
@@ -81,9 +86,16 @@ def summary(run: Run, paths: dict[str, Path], total: float) -> str:
     ]
     lines += [f"skipped    layer {found['layer']}: {found['reason']}" for found in manifest["skipped_layers"]]
     lines += noted([*manifest["notes"], *(manifest["effects"] or {}).get("notes", ())])
-    lines += [f"{'files' if index == 0 else '':<10} {path}" for index, path in enumerate(paths.values())]
-    effects = ["", *effects_table(manifest)] if manifest["effects"] else []
-    return "\n".join([*lines, "", *top_table(manifest), *effects])
+    effects = ["", *effects_table(manifest)] if costly(manifest) else []
+    first = [*found, ""] if (found := first_lines(manifest)) else []
+    return "\n".join([*first, *lines, "", *top_table(manifest), *effects, "", *written(paths)])
+
+
+def written(paths: Mapping[str, Path]) -> list[str]:
+    """The report to open, and the other files."""
+    others = [str(path) for kind, path in paths.items() if kind != "html"]
+    lines = [f"files {others[0]}", *(f"      {path}" for path in others[1:])] if others else []
+    return [*lines, *([f"open {paths['html']}"] if "html" in paths else [])]
 
 
 def answer_lines(manifest: dict[str, Any]) -> list[str]:
@@ -118,13 +130,7 @@ def noted(notes: Sequence[str]) -> list[str]:
 
 def token_label(found: dict[str, Any]) -> str:
     """A token's text, or of an image token its place in its picture."""
-    if found["kind"] != "image":
-        return repr(found["text"])
-    place = "" if found["row"] is None else f" row {found['row']} col {found['col']}"
-    where = (
-        f"image {found['image']}" if found.get("video") is None else f"video {found['video']} frame {found['frame']}"
-    )
-    return f"{where}{place}"
+    return place_of(found) if found["kind"] == "image" else repr(found["text"])
 
 
 def unit_labels(manifest: Mapping[str, Any]) -> dict[int, str]:
@@ -137,7 +143,9 @@ def unit_labels(manifest: Mapping[str, Any]) -> dict[int, str]:
 def top_token(manifest: Mapping[str, Any]) -> str | None:
     """The most important token, position 0 left out; None if there is no other."""
     labels = unit_labels(manifest)
-    return next((labels.get(row["position"]) for row in manifest["top_tokens"] if row["position"] > 0), None)
+    whole = {unit["positions"][0] for unit in manifest["units"] or [] if len(unit["positions"]) > 1}
+    ranked = (row["position"] for row in manifest["top_tokens"] if row["position"] > 0 or row["position"] in whole)
+    return next(map(labels.get, ranked), None)
 
 
 def top_table(manifest: dict[str, Any]) -> list[str]:
@@ -150,25 +158,32 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
         + ["(apart: the first position often just absorbs attention)"] * (row["position"] == 0)
-        + ["(below the noise floor)"] * (0 < row["value"] < floor_of(manifest, row["layer"], first, name))
+        + ["(below the noise floor)"] * (0 < row["value"] < floor_over_layers(manifest, first, name))
         for row in manifest["top_tokens"]
     ]
-    count, steps = sum(row[1] != "0" for row in rows), len(manifest["generated"])
-    over = "layers" if steps == 1 else f"layers and all {steps} output tokens"
-    title = f"the {count} most important tokens, largest {variant} {metric} over {over}:"
+    steps = 1 if manifest["vision"] else len(manifest["generated"])  # a vision tower reads the prompt alone
+    count = sum(row[1] != "0" for row in rows)
+    over = "" if steps == 1 else f", the largest of {steps} output tokens"
+    title = f"the {count} most important tokens, {variant} {metric}, {RULE}{over}:"
     return [title, *aligned([["token", "position", metric, "peak layer"], *rows], right=(1, 2, 3))]
 
 
 def effects_table(manifest: dict[str, Any]) -> list[str]:
     """The masks that lower the answer's probability most: the strongest one of each unit."""
-    generated = manifest["generated"]
+    generated, images = manifest["generated"], {}
+    for token in manifest["tokens"]:
+        if token["kind"] == "image":
+            images[token["position"], token["text"]] = token_label(token)
     rows = []
-    for found in manifest["effects"]["strongest"]:
+    for found in costly(manifest):
         layers = f"{found['first_layer']} to {found['last_layer']}"
-        before, after = (math.exp(found["logprob"] - change) for change in (found["logprob_change"], 0))
+        if found["head"] is not None:
+            layers = f"{found['first_layer']}, head {found['head']}"
+        before, after = probabilities(found)
         step = found["generation_step"]
         answer = repr(answer_text(manifest) if step == WHOLE_ANSWER else generated[step]["text"])
-        where = [repr(found["token_masked"]), str(found["token_position"]), layers, found["block"]]
+        masked, position = found["token_masked"], found["token_position"]
+        where = [images.get((position, masked), repr(masked)), str(position), layers, found["block"]]
         rows.append([*where, answer, *map(probability, (before, after)), repr(found["top_token"])])
     head = ["masked", "position", "in layers", "block", "answer", "probability", "masked", "then likeliest"]
     return ["what costs the answer most when it is masked:", *aligned([head, *rows], right=(1, 5, 6))]

@@ -9,14 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mask_impact.commands import summary
+from mask_impact.commands.index import index_folder, index_rows
 from mask_impact.commands.runner import Outcome, Plan, Task
 from mask_impact.commands.terminal import ProgressBar, complain, show
+from mask_impact.errors import UserError
 from mask_impact.files.folder import writing
 from mask_impact.files.results import write_text
 from mask_impact.impact.run import Run
 from mask_impact.jobs.prepared import Prepared
 from mask_impact.jobs.session import Session
-from mask_impact.options import Settings
+from mask_impact.model.memory import readable
+from mask_impact.options import Request, Settings
 
 SCHEMA_VERSION = 1
 HOUR = 3600  # seconds
@@ -41,7 +44,8 @@ class Single:
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None:
         progress.describe(f"loading {self.args.model}")
         if self.args.vision:
-            self.say(summary.plan(prepared.inputs, prepared.request.mask_mode))
+            request = prepared.request
+            self.say(summary.plan(prepared.inputs, request.mask_mode, [*request.spans, *_regions(request)]))
 
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None:
         if not self.args.quiet:
@@ -56,6 +60,11 @@ class Single:
     def say(self, line: str) -> None:
         if not self.args.quiet:
             self.bar.say(line)
+
+
+def _regions(request: Request) -> list[str]:
+    """As they were given."""
+    return [f"region {each}" for each in getattr(request, "regions", ())]
 
 
 class Batch:
@@ -110,7 +119,9 @@ class Batch:
             "processes": processes,
             "seconds": time.perf_counter() - self.started,
             "prompts": [asdict(outcome) for outcome in ordered],
+            "index": index_rows(Path(outcome.output) for outcome in ordered if outcome.output)[0],
         }
+        index = self._index()
         with writing(self.folder):
             write_text(self.path, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
         if not self.args.quiet:
@@ -118,7 +129,14 @@ class Batch:
                 show(f"from the command line, whatever {self.args.config} says: {', '.join(self.overriding)}")
             states = [outcome.status for outcome in ordered]
             counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-            show("\n".join([*_table(ordered), f"{counts}; {written['seconds']:.1f} s; {self.path}"]))
+            show("\n".join([*_table(ordered), f"{counts}; {written['seconds']:.1f} s; {self.path}", *index]))
+
+    def _index(self) -> list[str]:
+        """The page of all runs in the folder, anew; a line that says where it is, or why it is not written."""
+        try:
+            return [f"open {index_folder(self.folder)[0]}"]
+        except UserError as error:  # the runs are there all the same
+            return [f"no index: {error}"]
 
 
 def _table(outcomes: Sequence[Outcome]) -> list[str]:
@@ -140,15 +158,19 @@ def preview(plans: Sequence[Plan], settings: Settings) -> str:
     forwards = sum(plan.forwards for plan in plans)
     more = [f"effects: about as long as {forwards:,.0f} forwards of the prompt"] if forwards else []
     seconds = sum(plan.seconds for plan in plans)
-    if forwards and seconds:
+    tower = _tower_work(plans)
+    if (forwards or tower) and seconds:
         more.append(
             f"time: about {time_text(seconds)} after loading, an estimate from the model's shapes and matrix products "
             "timed on this machine"
         )
     if forwards and seconds > HOUR:
-        region = ", --region" if settings.vision else ""
-        more.append(f"shorter: --refine (from coarse to fine), --top (what is read most){region}, --mask-layers")
-    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *more, *_tower_work(plans), end])
+        region = ", --region (a rectangle as one unit)" if settings.vision else ""
+        top = "" if tower else ", --top (what is read most)"
+        more.append(f"shorter: --refine (from coarse to fine){top}{region}, --mask-layers")
+    memory = max((plan.memory for plan in plans), default=0)
+    more += [f"memory: about {readable(memory)} beside the model's weights"] if memory else []
+    return "\n".join([*summary.aligned(rows, right=(2, 3, 4)), *tower, *more, end])
 
 
 def _tower_work(plans: Sequence[Plan]) -> list[str]:

@@ -6,29 +6,26 @@ import time
 from collections.abc import Mapping
 from typing import Self
 
-from mask_impact.errors import OutOfMemory, UserError
+from mask_impact.errors import OutOfMemory, UserError, one_line, plain_words, short
 from mask_impact.options import named
 
 ENOUGH = 5.0  # seconds of measuring after which the remaining time is shown
 unprinted: list[str] = []  # why stdout took no more, which makes the exit code 1
+UNEXPECTED = 500  # characters of what a library says
 HEAD_START = 60.0  # seconds, for the first process to start and to read its files
-
-
-def one_line(message: object) -> str:
-    return " ".join(str(message).split())
 
 
 def described(error: Exception, flags: Mapping[str, str]) -> str:
     """A failure in one line, which names options by their flags."""
     if isinstance(error, UserError | OutOfMemory):
         return named(one_line(error), flags)
-    return f"unexpected failure: {one_line(error)[:500] or type(error).__name__}"
+    return f"unexpected failure: {short(one_line(plain_words(error)), UNEXPECTED)}"
 
 
 def complain(line: str) -> None:
-    """Print `line` on stderr, with the number of the process if it is not the first of its command."""
+    """Print a line on stderr, with the number of the process if it is not the first of its command."""
     rank = os.environ.get("RANK", "0")
-    print(line if rank == "0" else f"process {rank}: {line}", file=sys.stderr)
+    print(one_line(line) if rank == "0" else f"process {rank}: {one_line(line)}", file=sys.stderr)
 
 
 def let_the_first_speak() -> None:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from mask_impact.errors import UserError
+from mask_impact.errors import UserError, printable, short
+from mask_impact.prompt.text_files import check_regular
 
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 50
@@ -49,7 +50,7 @@ class ConfigError(UserError):
     def __init__(self, path: Path, found: Iterable[tuple[int | None, str]]) -> None:
         ordered = sorted(dict.fromkeys(found), key=lambda error: error[0] or 0)  # a shared block is read many times
         self.errors = [
-            printable(f"{path}:{line}: {short(message)}" if line else f"{path}: {short(message)}")
+            printable(f"{path}{f':{line}' if line else ''}: {short(message, MAX_MESSAGE)}")
             for line, message in ordered[:MAX_ERRORS]
         ]
         if len(ordered) > MAX_ERRORS:
@@ -63,13 +64,16 @@ class Wrong(Exception):
 
 def read_text(path: Path) -> str:
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
-            raise ConfigError(path, [(None, "is no regular file; give a YAML file")])
+        check_regular(path, "it", "a YAML file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ConfigError(path, [(None, f"larger than {MAX_BYTES:,} bytes; put long texts into a prompt_file")])
         return data.decode("utf-8-sig")
+    except ConfigError:
+        raise
+    except UserError as error:
+        raise ConfigError(path, [(None, str(error))]) from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(path, [(line, f"not UTF-8 text (byte {error.start}); save it as UTF-8")]) from error
@@ -151,14 +155,5 @@ def line_of(found: Any) -> int:
     return int(found.start_mark.line) + 1
 
 
-def short(text: str, limit: int = MAX_MESSAGE) -> str:
-    """The start and the end: in a message the end says what to do, in a path it is the file."""
-    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[3 - limit // 2 :]}"
-
-
 def quoted(text: str) -> str:
     return repr(short(text, MAX_VALUE))
-
-
-def printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

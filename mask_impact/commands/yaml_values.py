@@ -6,7 +6,6 @@ Raises Wrong, whose text ends a sentence that starts with the key, or the parser
 import argparse
 import contextlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -15,8 +14,9 @@ import yaml
 
 from mask_impact import parsers
 from mask_impact.commands.yaml_nodes import KINDS, NULL, PLAIN, PREFIX, Wrong, quoted, reason
+from mask_impact.errors import UserError
 from mask_impact.options import Option
-from mask_impact.prompt.text_files import LARGEST
+from mask_impact.prompt.text_files import LARGEST, check_regular
 
 
 class Member(NamedTuple):
@@ -146,10 +146,11 @@ def opened(path: Path) -> Iterator[TextIO]:
     """A regular file, open as text. What fails inside is Wrong, too."""
     name = quoted(str(path))
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise Wrong(f"{name} is not a file")
+        check_regular(path, name, "a file")
         with path.open(encoding="utf-8-sig") as file:
             yield file
+    except UserError as error:
+        raise Wrong(str(error)) from error
     except UnicodeDecodeError as error:
         raise Wrong(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError) as error:

@@ -8,18 +8,19 @@ and answer gives the rows of all steps.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from mask_impact.distances import distances
 from mask_impact.effects.asked import Window
-from mask_impact.effects.carry import Carried, Carrier, Forwards, uncounted
+from mask_impact.effects.carry import Begins, Carried, Carrier, Forwards, uncounted
 from mask_impact.effects.carry_decoder import DecoderCall, DecoderCarrier, Decoding
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.masked_forwards import MaskedForwards
-from mask_impact.effects.recorded_forward import Call, Passage, record_passage
-from mask_impact.effects.routes import Mask, route_to
+from mask_impact.effects.predictions import Base, Prediction
+from mask_impact.effects.recorded_forward import Call, Passage, Reach, record_passage
+from mask_impact.effects.routes import Mask, Route, route_to
 from mask_impact.effects.work import rows_work
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.costs import Costs
@@ -32,8 +33,6 @@ from mask_impact.prompt.units import Unit
 # this many rows to be fast; where there are more, at most a tenth of them may be rows in which nothing changes.
 ENOUGH_ROWS, ENOUGH_GPU_ROWS = 64, 4096
 WHOLE_ANSWER = -1  # the generation step of rows about all of them
-# Logits in double precision at once: 4 MB, which stay in a core's cache; a GPU takes many, to have enough to do
-PREDICTION_NUMBERS, GPU_PREDICTION_NUMBERS = 2**19, 2**26
 
 WHOLE = "layers of this family cannot be carried on by rows: one forward of the whole model was run for every mask"
 
@@ -60,6 +59,10 @@ class Effect:
     interaction: float | None = None  # of a pair: its logprob_change minus those of its two units
     head: int | None = None  # the only one in which the mask held; None: several
     unit_level: int | None = None  # of units from coarse to fine, 0 the coarsest
+    image_l2: float | None = None  # of a mask in a vision tower: how far it moves its picture's features
+    image_cosine: float | None = None
+    patch_row: int | None = None  # of a single patch
+    patch_col: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,22 @@ class Trace:
     unit_level: int | None = None
 
 
+class Runner(Protocol):
+    """Runs edits of one recorded forward."""
+
+    passage: Any  # Passage, or Decoding of an encoder-decoder
+    noise: dict[str, float]
+    begins: Begins
+
+    def reach(self, first: int, last: int, edits: Sequence[Edit]) -> Reach: ...
+    def attended(self, rows: int, by_head: bool = False) -> int: ...
+    def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried: ...
+
+
 class Effects:
     """The effects of masks on the tokens that are predicted at the end of one input."""
+
+    unmoved: torch.Tensor | None = None  # [1, 2] of masks in a vision tower: the image features where nothing moves
 
     def __init__(
         self,
@@ -105,24 +122,24 @@ class Effects:
         self.costs: Costs | None = None  # for that; None: what comes after the last layer counts as nothing
         length, steps = inputs["input_ids"].shape[1], 1 if chosen is None else len(chosen)
         self.notes: list[str] = []
-        self.runner: Carrier | Forwards | DecoderCarrier
+        self.runner: Runner
         with explained(f"a forward over {length} tokens"):
             if "decoder_input_ids" in inputs:
                 self.runner = DecoderCarrier(model, inputs, ablation, steps)
             else:
-                self.runner = self._runner_of_decoder(model, inputs, together, ablation, steps)
+                self.runner = self._runner(model, inputs, together, ablation, steps)
         self.passage: Passage | Decoding = self.runner.passage
         ids = [None] * steps if chosen is None else chosen
-        self.bases = [_Base(*each, contrast) for each in zip(self.passage.logits, ids, strict=True)]
+        self.bases = [Base(*each, contrast) for each in zip(self.passage.logits, ids, strict=True)]
 
-    def _runner_of_decoder(
+    def _runner(
         self,
         model: Any,
         inputs: Mapping[str, torch.Tensor],
         together: Sequence[tuple[int, int]],
         ablation: str,
         steps: int,
-    ) -> Carrier | Forwards:
+    ) -> "Runner":
         """By rows where that is possible, else by forwards of the whole model, which a note then says."""
         try:
             passage = record_passage(model, inputs, together, steps)
@@ -151,7 +168,15 @@ class Effects:
         trace: bool = False,
     ) -> tuple[list[Effect], list[Trace]]:
         """The rows of all units, which the last position (block "last") or every later one ("all") stops reading."""
-        return self.measure_masks(route_to(block).masks(units, self.passage.length), window, trace)
+        return self.measure_masks(self.masks(route_to(block), units), window, trace)
+
+    def masks(self, route: Route, units: Sequence[Unit]) -> list[Mask]:
+        """Those of a route, of what is measured here."""
+        return route.masks(units, self.passage.length)
+
+    def carried_from(self, window: Window) -> int:
+        """The first layer of the decoder that masks in this window can change."""
+        return window.first
 
     def measure_masks(
         self, masks: Sequence[Mask], window: Window, trace: bool = False
@@ -161,30 +186,31 @@ class Effects:
         With `trace` also one for each layer from the first masked on.
         """
         calls: Sequence[Call | DecoderCall] = self.passage.calls
-        edits = [mask.edit for mask in masks]
+        edits, lowest = [mask.edit for mask in masks], self.carried_from(window)
         reach = self.runner.reach(window.first, window.last, edits)
         jobs = [Job(*each) for each in zip(reach.starts, range(len(masks)), edits, reach.moved, strict=True)]
         jobs.sort(key=lambda job: -job.start)
-        without = Carried(self.passage.logits[None], {layer: end[None] for layer, end in enumerate(self.passage.ends)})
-        still = torch.zeros(1, len(calls) - window.first, self.passage.steps, dtype=torch.bool)
-        (unchanged,) = self._found(without, still, window, trace)
-        found: dict[int, list[_Found]] = {job.mask: unchanged for job in jobs if not job.moved[-1].any()}
-        for piece in self._pieces([job for job in jobs if job.moved[-1].any()]):
-            self._count(piece, window, masks[0].block)
+        ends = {layer: end[None] for layer, end in enumerate(self.passage.ends)}
+        without = Carried(self.passage.logits[None], ends, self.unmoved)
+        still = torch.zeros(1, len(calls) - lowest, self.passage.steps, dtype=torch.bool)
+        (unchanged,) = self._found(without, still, lowest, trace)
+        found: dict[int, list[_Found]] = {job.mask: unchanged for job in jobs if not reach.acts[job.mask]}
+        for piece in self._pieces([job for job in jobs if reach.acts[job.mask]]):
+            self._count(piece, Window(lowest, window.last), masks[0].block)
             for part, carried in self._carried(piece, window):
                 moved = torch.stack([job.moved for job in part])
-                rows = self._found(carried, moved, window, trace)
+                rows = self._found(carried, moved, lowest, trace)
                 found |= {job.mask: row for job, row in zip(part, rows, strict=True)}
         effects: list[Effect] = []
         traces: list[Trace] = []
         for step, base in enumerate(self.bases):
             for index, mask in ((index, mask) for index, mask in enumerate(masks) if self.sees(mask, self.step + step)):
                 where = (self.step + step, mask.label, mask.position, window.first, window.last, mask.block)
-                prediction, apart = found[index][step]
-                effects.append(self._effect(base, where, prediction, apart[len(calls) - 1], mask))
+                one = found[index][step]
+                effects.append(self._effect(base, where, one, mask))
                 if trace:
                     more = mask.head, mask.level
-                    traces += [Trace(*where, layer, l2, cosine, *more) for layer, (l2, cosine) in apart.items()]
+                    traces += [Trace(*where, layer, l2, cosine, *more) for layer, (l2, cosine) in one.apart.items()]
         return effects, traces
 
     def sees(self, masked: Mask | Unit, step: int) -> bool:
@@ -248,50 +274,57 @@ class Effects:
             return
         yield piece, found
 
-    def _found(self, carried: Carried, moved: torch.Tensor, window: Window, trace: bool) -> list[list["_Found"]]:
-        """Of each edit and step the prediction, and distances by layer: of all layers from the first masked one on, or
-        of the last.
+    def _found(self, carried: Carried, moved: torch.Tensor, lowest: int, trace: bool) -> list[list["_Found"]]:
+        """Of each edit and step the prediction, and distances by layer: of all layers from the `lowest` that can change
+        on, or of the last.
 
         Args:
-            moved: [B, layers from the first masked one on, S] bool; where not, nothing changes, not even by rounding.
+            moved: [B, layers from `lowest` on, S] bool; where not, nothing changes, not even by rounding.
         """
         last = len(self.passage.calls) - 1
         apart = {}
-        for layer in range(window.first if trace else last, last + 1):
+        for layer in range(lowest if trace else last, last + 1):
             end = self.passage.ends[layer]
             precise = torch.promote_types(end.dtype, torch.float32)
             base, masked = end.to(precise), carried.states[layer].to(precise)  # [S, C], [B, S, C]
             pair = torch.stack(distances(base, masked - base, masked), dim=-1).cpu()  # [B, S, 2]
-            apart[layer] = pair.masked_fill(~moved[:, layer - window.first, :, None], 0.0).tolist()
+            apart[layer] = pair.masked_fill(~moved[:, layer - lowest, :, None], 0.0).tolist()
         predictions = [base.compared(carried.logits[:, step]) for step, base in enumerate(self.bases)]
+        images = [None] * len(moved) if carried.image is None else carried.image.tolist()
         return [
             [
-                (
+                _Found(
                     predictions[step][row] if can else base.prediction,
                     {layer: apart[layer][row][step] for layer in apart},
+                    images[row],
                 )
                 for step, (base, can) in enumerate(zip(self.bases, changes, strict=True))
             ]
             for row, changes in enumerate(moved[:, -1].tolist())
         ]
 
-    def _effect(
-        self, step: "_Base", where: "_Where", found: "_Prediction", apart: Sequence[float], mask: Mask
-    ) -> Effect:
-        base, contrast = step.prediction, step.contrast is not None
+    def _effect(self, step: Base, where: "_Where", found: "_Found", mask: Mask) -> Effect:
+        base, prediction, contrast = step.prediction, found.prediction, step.contrast is not None
+        l2, cosine = found.apart[len(self.passage.calls) - 1]
+        image_l2, image_cosine = found.image or (None, None)
+        row, col = mask.place or (None, None)
         return Effect(
             *where,
-            logprob=found.logprob,
-            logprob_change=found.logprob - base.logprob,
-            rank=int(found.rank),
-            top_token=token_text(self.tokenizer, int(found.top)),
-            kl=found.kl,
-            final_l2=apart[0],
-            final_cosine=apart[1],
-            contrast=found.contrast if contrast else None,
-            contrast_change=found.contrast - base.contrast if contrast else None,
+            logprob=prediction.logprob,
+            logprob_change=prediction.logprob - base.logprob,
+            rank=int(prediction.rank),
+            top_token=token_text(self.tokenizer, int(prediction.top)),
+            kl=prediction.kl,
+            final_l2=l2,
+            final_cosine=cosine,
+            contrast=prediction.contrast if contrast else None,
+            contrast_change=prediction.contrast - base.contrast if contrast else None,
             head=mask.head,
             unit_level=mask.level,
+            image_l2=image_l2,
+            image_cosine=image_cosine,
+            patch_row=row,
+            patch_col=col,
         )
 
 
@@ -304,73 +337,12 @@ class Job(NamedTuple):
     moved: torch.Tensor  # [L, S] whether a predicting position changes, after each layer from the first masked one on
 
 
-class _Prediction(NamedTuple):
-    """What one row of logits says, in double precision, because changes can be small."""
-
-    logprob: float
-    rank: float
-    top: float
-    kl: float
-    contrast: float
-
-
 _Where = tuple[int, str, int, int, int, str]  # what Effect and Trace begin with
-_Found = tuple[_Prediction, dict[int, list[float]]]  # and by layer: l2 and cosine distance
 
 
-class _Base:
-    """The prediction without a mask, and how others compare with it."""
+class _Found(NamedTuple):
+    """What a mask does to one step's prediction."""
 
-    def __init__(self, logits: torch.Tensor, chosen: int | None, contrast: tuple[int, int] | None) -> None:
-        """`logits` [V]; `chosen`: as in `Effects`."""
-        self.contrast = contrast
-        logits = _where_float64_is(logits)
-        self.chosen = int(logits.argmax()) if chosen is None else chosen
-        self.probabilities = logits.softmax(dim=-1, dtype=torch.float64)
-        self.mean = float(self._means(logits[None])[2])
-        (self.prediction,) = self.compared(logits[None])
-
-    def compared(self, logits: torch.Tensor) -> list[_Prediction]:
-        """Of each row of logits [B, V]."""
-        logits = _where_float64_is(logits)
-        at_once = GPU_PREDICTION_NUMBERS if logits.device.type == "cuda" else PREDICTION_NUMBERS
-        parts = logits.split(max(1, at_once // logits.shape[-1]))
-        return [_Prediction(*row) for part in parts for row in self._compared(part).tolist()]
-
-    def _compared(self, logits: torch.Tensor) -> torch.Tensor:
-        """[B, 5] the fields of _Prediction."""
-        peaks, log_sums, means = self._means(logits)
-        chosen, first, second = (logits[:, at].to(torch.float64) for at in (self.chosen, *(self.contrast or (0, 0))))
-        columns = [
-            chosen - peaks - log_sums,
-            *self._ranks(logits, peaks),
-            (self.mean - means).clamp_min(0.0),  # KL(without the mask || with it)
-            first - second,
-        ]
-        return torch.stack([column.to(torch.float64) for column in columns], dim=1)
-
-    def _means(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[B] each: the largest logit; the logarithm of the sum of all exponentials, above it; and the mean
-        log-probability, by the probabilities without a mask."""
-        peaks = logits.amax(dim=-1).to(torch.float64)
-        shifted = logits - peaks[:, None]  # [B, V]
-        means = shifted @ self.probabilities
-        if means.isnan().any():  # tokens that the model rules out: 0 times infinity
-            means = (shifted * self.probabilities).masked_fill(self.probabilities == 0, 0.0).sum(dim=-1)
-        log_sums = shifted.exp_().sum(dim=-1).log()
-        return peaks, log_sums, means - log_sums
-
-    def _ranks(self, logits: torch.Tensor, peaks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B] each: the rank of the chosen token, and the likeliest. Most masks leave the chosen one the likeliest, so
-        that no others have to be looked at."""
-        chosen = logits[:, self.chosen]
-        ranks, likeliest = (torch.full(chosen.shape, each, device=logits.device) for each in (1, self.chosen))
-        beaten = chosen < peaks
-        ranks[beaten] += (logits[beaten] > chosen[beaten, None]).sum(dim=-1)
-        likeliest[beaten] = logits[beaten].argmax(dim=-1)
-        return ranks, likeliest
-
-
-def _where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor on a device that has float64; Metal has none."""
-    return tensor.cpu() if tensor.device.type == "mps" else tensor
+    prediction: Prediction
+    apart: dict[int, list[float]]  # by layer: l2 and cosine distance
+    image: list[float] | None = None  # l2 and cosine distance of the image features

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mask_impact.effects.refine import Refinement, check_rounds, rounds_of, spread
-from mask_impact.effects.routes import Mask, Route, notes_of, routes_of
+from mask_impact.effects.routes import Mask, Route
 from mask_impact.effects.some_heads import Heads, check_layers_for_heads, head_by_head, heads_of, in_heads
 from mask_impact.errors import UserError
+from mask_impact.model.lengths import check_length
 from mask_impact.options import Request
-from mask_impact.parsers import layer_list
+from mask_impact.parsers import is_whole, layer_list
 from mask_impact.prompt.given import given_ids, read_as
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.levels import Part, parts_of_prompt
@@ -38,7 +39,7 @@ def windows_of(text: str, count: int) -> list[Window]:
     if text == "from":
         return [Window(first, count - 1) for first in range(count)]
     kind, _, width = text.partition(":")
-    if kind == "window" and width.isdecimal() and int(width) > 0:
+    if kind == "window" and is_whole(width) and int(width) > 0:
         if int(width) > count:
             raise UserError(f"`mask_layers` {text}: the model has {count} layers, so a window has at most {count}")
         return [Window(first, first + int(width) - 1) for first in range(count - int(width) + 1)]
@@ -104,12 +105,12 @@ class Asked:
     top: int = 0  # how many units are masked, those that single layers read most; 0: all
     refine: int = 0  # how many units of a round are split; 0: units are masked as they are
     max_masks: int | None = None  # of all rounds
+    prompt: int = 0  # its tokens
     coarsest: tuple[Part, ...] = ()  # with `refine`, the prompt's units of the first round
     notes: tuple[str, ...] = ()
 
-    def masks(self, route: Route, units: Sequence[Unit], window: Window, length: int) -> list[Mask]:
-        """Those of a route in a text of `length` tokens."""
-        masks = route.masks(units, length)
+    def in_heads(self, masks: list[Mask], window: Window) -> list[Mask]:
+        """The masks, each in the heads that are asked for."""
         if self.by_head:
             return head_by_head(masks, window.first, self.by_head)
         return masks if self.heads is None else in_heads(masks, self.heads)
@@ -134,6 +135,11 @@ class Asked:
         """How much work these masks are, beside others of the same run: rows, if every later position is one."""
         later = all(route.readers is None for route in self.routes)
         return sum(length - start for start in starts) if later else len(starts)
+
+    def check_fits(self, text_config: Any) -> None:
+        """Raises UserError where a text of the contrast does not fit the model's positions after the prompt."""
+        for ids in self.contrast_ids:
+            check_length(text_config, self.prompt, len(ids), "contrast")
 
     @property
     def two_tokens(self) -> tuple[int, int] | None:
@@ -164,7 +170,7 @@ class Asked:
 
 ABOUT_EFFECTS = (
     "mask_layers", "readers", "blocks", "routes", "by_head", "heads", "top", "refine", "max_masks", "contrast",
-    "trace_layers",
+    "trace_layers", "deepstack",
 )  # fmt: skip
 
 
@@ -178,12 +184,19 @@ def check_needed(request: Request) -> None:
             raise UserError(f"`{name}` is about effects on the answer; add `effects`, or leave it out")
 
 
-def asked(request: Request, tokenizer: Any, size: tuple[int, int], sets: Sets, units: Sequence[Unit]) -> Asked | None:
+def asked(
+    request: Request,
+    tokenizer: Any,
+    size: tuple[int, int],
+    sets: Sets,
+    routes: tuple[Route, ...],
+    notes: Sequence[str] = (),
+) -> Asked | None:
     """What a request asks for, None for no effects. Raises UserError.
 
     Args:
-        size: layers and query heads of the model.
-        units: of the prompt.
+        size: layers and query heads of the tower.
+        routes: those of the request, and what is to be said of them.
     """
     if not request.effects:
         return None
@@ -196,7 +209,6 @@ def asked(request: Request, tokenizer: Any, size: tuple[int, int], sets: Sets, u
         _check_by_head(request)
     windows = windows_of(request.mask_layers, layers)
     masked = sorted({layer for window in windows for layer in range(window.first, window.last + 1)})
-    routes = routes_of(request, sets, units)
     coarsest = parts_of_prompt(tokenizer, sets.inputs, request.mask_mode) if request.refine else []
     later = 0 if request.mask_mode == "vision" else sets.places.end - len(sets.inputs.tokens)  # of the answer
     check_rounds(request, len(windows), len(routes), len(coarsest) + later)
@@ -213,8 +225,9 @@ def asked(request: Request, tokenizer: Any, size: tuple[int, int], sets: Sets, u
         request.top,
         request.refine,
         request.max_masks,
+        len(sets.inputs.tokens),
         tuple(coarsest),
-        (*notes_of(routes, sets, units), *_unused(request)),
+        (*notes, *_unused(request)),
     )
 
 

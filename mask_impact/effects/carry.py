@@ -8,14 +8,15 @@ below and positions before are those of the record. The layers, the final norm a
 called in the model's own forward; its layers take the carried states in place of their input.
 
 What a model adds between two layers (DeepStack's image features) is the difference between the record's input of a
-layer and its output of the layer before, and is added to every row.
+layer and its output of the layer before, and is added to every row; or a run is given other states to begin with and to
+add (`given.py`), where masks act before the decoder.
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -28,13 +29,16 @@ from mask_impact.effects.edits import (
     attend_with_shared_keys,
     edited_attention,
 )
-from mask_impact.effects.recorded_forward import Call, Passage, Reach, last_logits, takes_logits_to_keep
+from mask_impact.effects.given import Given
+from mask_impact.effects.recorded_forward import Passage, Reach, last_logits, takes_logits_to_keep
 from mask_impact.model.attention import implementation
 from mask_impact.model.layers import layer_output, replaced_forward
 from mask_impact.model.masks import additive_mask
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import refusing, unsupported
 from mask_impact.model.watching import AttentionCall, AttentionResult, inside
+
+Begins = Callable[[int], None]  # called with a layer as its work begins
 
 
 def uncounted(layer: int) -> None:
@@ -46,7 +50,8 @@ class Carried:
     """What B edits lead to at the S positions that predict."""
 
     logits: torch.Tensor  # [B, S, V]
-    states: dict[int, torch.Tensor]  # after each layer from the first masked one on: [B, S, C]
+    states: dict[int, torch.Tensor]  # after each layer from the first carried one on: [B, S, C]
+    image: torch.Tensor | None = None  # [B, 2] how far masks in a vision tower move the image features
 
     def check_against(
         self, model: PreTrainedModel, state: torch.Tensor, logits: torch.Tensor, how: str
@@ -70,11 +75,11 @@ class Carrier:
     def __init__(self, model: PreTrainedModel, passage: Passage, whole: "Forwards") -> None:
         """Raises UnsupportedModel where a carried run does not end as the record, or as `whole`, does."""
         self.model, self.passage, self.ablation, self.heads = model, passage, whole.ablation, whole.heads
-        self.name, self.begins = implementation(model), uncounted
+        self.name, self.begins = implementation(model), cast("Begins", uncounted)
         self.keeps = takes_logits_to_keep(model)
         calls = passage.calls
         with refusing(model, "it cannot be carried on by rows", layer=0):  # its streams can have changing shapes
-            self.between = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
+            self.between: Given = [None, *(above.added_before(below) for below, above in itertools.pairwise(calls))]
         self.noise = self._check(whole)
 
     def _check(self, whole: "Forwards") -> dict[str, float]:
@@ -113,11 +118,16 @@ class Carrier:
         copies = 0 if self.shares_keys(rows) else 2 * (keys.shape[1] + self.heads) * keys.shape[3]
         return self.passage.length * (copies + rows * weights)
 
-    def run(self, first: int, last: int, start: int, edits: Sequence[Edit]) -> Carried:
+    def run(self, first: int, last: int, start: int, edits: Sequence[Edit], given: Given | None = None) -> Carried:
         """Mask in layers `first` to `last` on rows from position `start` on, and carry on to the end.
 
         `start` must not be after the first position that changes. All B edits are run in one forward.
+
+        Args:
+            given: what layer `first` gets, and what is added before each later one; None: what was recorded.
         """
+        if given is None:
+            given = [*self.between[:first], self.passage.calls[first].hidden, *self.between[first + 1 :]]
         calls, count, rows = self.passage.calls, len(edits), self.passage.length - start
         unread = EditedLayers(edits, range(first, last + 1), self.heads, start, self.passage.length)
         shared = self.shares_keys(rows)
@@ -148,7 +158,7 @@ class Carrier:
         ids = torch.zeros(count, rows, dtype=torch.int64, device=calls[0].hidden.device)
         with torch.no_grad(), ExitStack() as undo:
             for index, call in enumerate(calls):
-                forward = self._carrying(index, first, start, count)
+                forward = self._carrying(index, first, start, count, given[index])
                 undo.enter_context(replaced_forward(call.layer, forward))
             layers = [call.layer for call in calls]
             undo.enter_context(inside(self.model, layers, attending=attending, leaving=leaving))
@@ -164,31 +174,30 @@ class Carrier:
             return carried  # no copy: logits are the largest of all
         return torch.cat([earlier.expand(len(carried), -1, -1), carried], dim=1)
 
-    def _carrying(self, index: int, first: int, start: int, count: int) -> Callable[..., Any]:
-        """A function in place of a layer's own forward. Below layer `first` it returns its input. In layer `first` it
-        runs on the recorded input, once for each of `count` edits. Above, it runs on what the layer below gave. All
-        other arguments are those of the record.
+    def _carrying(
+        self, index: int, first: int, start: int, count: int, given: torch.Tensor | None
+    ) -> Callable[..., Any]:
+        """A function in place of a layer's own forward. Below layer `first` it returns its input. Layer `first` runs on
+        what it is `given`, once for each of `count` edits. Above, a layer runs on what the layer below gave, to which
+        what it is given is added. All other arguments are those of the record.
         """
-        call, added = self.passage.calls[index], self.between[index]
+        call = self.passage.calls[index]
         compute = call.layer.forward
 
-        def carried(hidden: torch.Tensor | None = None, *_: Any, **given: Any) -> Any:
-            passed = given["hidden_states"] if hidden is None else hidden  # what the layer below gave
+        def carried(hidden: torch.Tensor | None = None, *_: Any, **named: Any) -> Any:
+            passed = named["hidden_states"] if hidden is None else hidden  # what the layer below gave
             if index < first:
-                return self._as_returned(call, passed)
+                return call.returned(passed)
             self.begins(index)
+            state = passed if given is None else given[:, start:]
             if index == first:
-                state = call.hidden[:, start:].repeat(count, 1, 1)  # copies: a layer may write into its input
-            else:
-                state = passed if added is None else passed + added[:, start:]
+                state = state.repeat(count // len(state), 1, 1)  # copies: a layer may write into its input
+            elif given is not None:
+                state = passed + state
             args, kwargs = call.arguments(state, start)
-            return self._as_returned(call, layer_output(compute(*args, **kwargs)))
+            return call.returned(layer_output(compute(*args, **kwargs)))
 
         return carried
-
-    @staticmethod
-    def _as_returned(call: Call, output: torch.Tensor) -> Any:
-        return output if call.rest is None else (output, *call.rest)
 
 
 class Forwards:
@@ -206,7 +215,7 @@ class Forwards:
         ablation: str = "neg-inf",
     ) -> None:
         self.model, self.passage, self.inputs, self.together = model, passage, inputs, together
-        self.ablation, self.name, self.begins = ablation, implementation(model), uncounted
+        self.ablation, self.name, self.begins = ablation, implementation(model), cast("Begins", uncounted)
         self.heads = model.config.get_text_config(decoder=True).num_attention_heads
         self.noise = {"final_l2": 0.0, "relative": 0.0, "logit": 0.0}
 

@@ -10,14 +10,14 @@ encoder's positions are masked in cross-attention, the decoder's in self-attenti
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mask_impact.effects.carry import Carried, uncounted
+from mask_impact.effects.carry import Begins, Carried, uncounted
 from mask_impact.effects.edits import Edit, EditedBiases, EditedLayers, edited_attention, edited_positions
 from mask_impact.effects.recorded_forward import Predictions, Reach
 from mask_impact.errors import UnsupportedModel
@@ -80,7 +80,7 @@ class DecoderCarrier:
         Raises UnsupportedModel where the decoder, run again without a mask, does not end as the model's own forward.
         """
         self.model, self.inputs, self.ablation = model, inputs, ablation
-        self.name, self.begins = implementation(model), uncounted
+        self.name, self.begins = implementation(model), cast("Begins", uncounted)
         self.heads = named(model.config, "decoder").size(model.config)[1]
         self.passage = self._record(steps)
         self.noise = self._check()
@@ -131,7 +131,7 @@ class DecoderCarrier:
         acts = torch.tensor([[layer <= last and edit.acts_in(layer) for layer in layers] for edit in edits])
         acts = acts.cumsum(dim=-1) > 0  # [B, layers]
         moved = reads[:, None, -self.passage.steps :] & acts[:, :, None]
-        return Reach([start if move else length for move in moved.flatten(1).any(dim=-1).tolist()], moved)
+        return Reach.of([start if move else length for move in moved.flatten(1).any(dim=-1).tolist()], moved)
 
     def attended(self, rows: int, by_head: bool = False) -> int:
         """About how many numbers one edit's attention takes: keys and values for each head, biases and weights."""

@@ -12,8 +12,6 @@ from mask_impact.prompt.units import Unit
 
 Ranked = tuple[int, float, int]  # a unit's first position, its value, the layer where that is
 
-RULE = "the value furthest from 0 over layers and generation steps"  # of impact/top_tokens.py
-
 
 @dataclass(frozen=True)
 class MostRead:
@@ -38,7 +36,6 @@ class MostRead:
     def manifest(self) -> dict[str, Any]:
         return {
             "count": self.count,
-            "ranked_by": {"rule": RULE},
             "units": [
                 {"label": unit.label, "positions": list(unit.positions), "value": value, "layer": layer}
                 for unit, (_, value, layer) in self.ranked

@@ -50,6 +50,10 @@ class Call:
         old = seen[start][id(self.hidden)][0]
         return changed(cut, lambda tensor: state if tensor is old else tensor, {}, CacheStandIn(start))
 
+    def returned(self, output: torch.Tensor) -> Any:
+        """Hidden states in the form in which the layer returns them."""
+        return output if self.rest is None else (output, *self.rest)
+
     def added_before(self, below: "Call") -> torch.Tensor | None:
         """[1, T, C] what the model adds between the layer below and this one; None for nothing."""
         return None if torch.equal(self.hidden, below.output) else self.hidden - below.output
@@ -60,7 +64,13 @@ class Reach:
     """What B edits can change; all else stays exactly as it is."""
 
     starts: list[int]  # the first position whose state can change in any layer; T where none can
-    moved: torch.Tensor  # [B, layers from the first masked one on, S] bool, whether a predicting position can change
+    moved: torch.Tensor  # [B, carried layers, S] bool, whether a predicting position can change
+    acts: list[bool]  # whether there is anything to measure
+
+    @classmethod
+    def of(cls, starts: list[int], moved: torch.Tensor) -> "Reach":
+        """Of edits of which nothing but what is predicted is asked."""
+        return cls(starts, moved, moved[:, -1].any(dim=-1).tolist())
 
 
 @dataclass
@@ -91,11 +101,19 @@ class Passage(Predictions):
     def length(self) -> int:
         return self.calls[0].hidden.shape[1]
 
-    def reach(self, first: int, last: int, edits: Sequence[Edit], stateful: bool = False) -> Reach:
+    def reach(
+        self,
+        first: int,
+        last: int,
+        edits: Sequence[Edit],
+        stateful: bool = False,
+        changed: torch.Tensor | None = None,
+    ) -> Reach:
         """What edits that hold in layers `first` to `last` can change, by what every position can see.
 
         Args:
             stateful: layers may also carry a state from position to position (Mamba), or make masks of their input.
+            changed: [B, T] bool, positions whose states are others before layer `first`; None: no position.
         """
         length = self.length
         later = torch.tensor([edit.readers is None for edit in edits], dtype=torch.bool).unsqueeze(1)
@@ -106,7 +124,8 @@ class Passage(Predictions):
             members[row, list(edit.positions)] = 1
             reading[row, list(edit.readers or ())] = True
         seen = {id(call.bias): _visible(call.bias, length) for call in self.calls[first:]}
-        changed = torch.zeros(len(edits), length, dtype=torch.bool)  # the states that an edit can change
+        if changed is None:
+            changed = torch.zeros(len(edits), length, dtype=torch.bool)  # the states that an edit can change
         done: set[tuple[int, bytes]] = set()  # what cannot change any more
         moved = []
         for index, call in enumerate(self.calls[first:], start=first):
@@ -124,7 +143,7 @@ class Passage(Predictions):
                     done.add(step)
             moved.append(changed[:, -self.steps :])
         starts = torch.where(changed.any(dim=1), changed.int().argmax(dim=1), length)
-        return Reach(starts.tolist(), torch.stack(moved, dim=1))
+        return Reach.of(starts.tolist(), torch.stack(moved, dim=1))
 
 
 def _visible(bias: torch.Tensor | None, length: int) -> torch.Tensor:

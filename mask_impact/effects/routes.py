@@ -29,6 +29,7 @@ class Mask(NamedTuple):
     edit: Edit
     head: int | None = None
     level: int | None = None  # of its unit
+    place: tuple[int, int] | None = None  # of a single patch, its row and column
 
     @property
     def begins(self) -> int | None:

@@ -45,6 +45,7 @@ def effect_tables(
     generated: Sequence[int],
     progress: Progress = unseen,
     ranked: Sequence[Ranked] = (),
+    kind: "type[Passages] | None" = None,
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """({"effects": columns} and with a trace {"trace": columns}, what the manifest says of them).
 
@@ -52,12 +53,13 @@ def effect_tables(
         prepared: a request with effects.
         generated: the ids of the run's output tokens.
         ranked: what single layers read, the most read first; needed where the request has `top`.
+        kind: how the tower is recorded that is masked; None: as a decoder.
 
     Raises OutOfMemory when not even one mask fits the memory.
     """
+    passages = (kind or Passages)(model, prepared, progress)
     wanted: Asked = prepared.effects
-    passages = Passages(model, prepared, progress)
-    masked, more = answer_units(prepared, passages.start, generated)
+    masked, more = passages.units(generated)
     refinement = wanted.refinement(more) if wanted.refine else None
     most_read = MostRead.of([*masked, *more], ranked, wanted.top) if wanted.top else None
     found = _Found(wanted, refinement, most_read)
@@ -74,6 +76,8 @@ def effect_tables(
 
 class Passages:
     """Recorded forwards of the model over the prompt and an answer."""
+
+    kind = Effects
 
     def __init__(self, model: Any, prepared: Prepared, progress: Progress) -> None:
         self.model, self.prepared, self.progress = model, prepared, progress
@@ -102,7 +106,7 @@ class Passages:
         self, answer: Sequence[int], contrast: tuple[int, int] | None = None
     ) -> Iterator[tuple[list[Route], Effects]]:
         """(routes that are measured on it, a recorded forward), until every route has every token of `answer`."""
-        tokenizer, request = self.prepared.tokenizer, self.prepared.request
+        request = self.prepared.request
         if self.kept is not None and self.kept[0] is answer:
             yield self.kept[1:]
             return
@@ -111,14 +115,25 @@ class Passages:
         for routes, first, count in needed:
             what = f"effects step {first + 1}/{len(answer)}"
             given = longer(self.model, self.tensors, list(answer[: first + count - 1]))
-            chosen, how = answer[first : first + count], request.ablation
+            chosen = answer[first : first + count]
             with self._counted(what, given["input_ids"].shape[1]):
-                effects = Effects(self.model, tokenizer, given, first, self.together, how, contrast, chosen)
+                effects = self.effects(given, first, contrast, chosen)
                 self._check(effects.passage, first, count)
             effects.progress, effects.costs = functools.partial(self._masked, what), self.prepared.costs
             if request.refine and len(needed) == 1:  # of several, one at a time fits the memory
                 self.kept = answer, routes, effects
             yield routes, effects
+
+    def effects(
+        self, given: Mapping[str, torch.Tensor], first: int, contrast: tuple[int, int] | None, chosen: Sequence[int]
+    ) -> Effects:
+        """On one recorded forward; the arguments are those of `Effects`."""
+        prepared, how = self.prepared, self.prepared.request.ablation
+        return self.kind(self.model, prepared.tokenizer, given, first, self.together, how, contrast, chosen)
+
+    def units(self, generated: Sequence[int]) -> tuple[list[Unit], list[Unit]]:
+        """What is masked: of the prompt, and of the answer."""
+        return answer_units(self.prepared, self.start, generated)
 
     @contextmanager
     def _counted(self, what: str, length: int) -> Iterator[None]:
@@ -226,7 +241,7 @@ class _Found:
         for place, window in enumerate(wanted.windows):
             for route in routes:
                 order = wanted.routes.index(route)
-                masks = wanted.masks(route, units, window, effects.passage.length)
+                masks = wanted.in_heads(effects.masks(route, units), window)
                 rows, traces = effects.measure_masks(masks, window, wanted.trace)
                 pairs = pair_effects(effects, units, rows, window, route, wanted)
                 rows += [row for row, _ in pairs]
@@ -247,7 +262,7 @@ class _Found:
         rows: list[Effect] = []
         for routes, effects in passages.over(ids):
             for (window, route), units in self.at_first.items():
-                masks = self.wanted.masks(route, units, window, effects.passage.length) if route in routes else []
+                masks = self.wanted.in_heads(effects.masks(route, units), window) if route in routes else []
                 rows += effects.measure_masks(masks, window)[0]
             self._hear(effects)
         whole = whole_answers(rows, len(ids))
@@ -305,7 +320,7 @@ def pair_effects(
         seen = [unit for unit in units if found.sees(unit, step)]
         places = sorted(sorted(range(len(seen)), key=lambda place: -abs(alone[place].logprob_change))[: wanted.pairs])
         pairs = [(pair, places[a], places[b]) for pair, a, b in paired([seen[place] for place in places])]
-        masks = wanted.masks(route, [pair for pair, _, _ in pairs], window, found.passage.length)
+        masks = wanted.in_heads(found.masks(route, [pair for pair, _, _ in pairs]), window)
         measured, _ = found.measure_masks(masks, window)
         for row, (pair, a, b) in zip((row for row in measured if row.generation_step == step), pairs, strict=True):
             apart = row.logprob_change - alone[a].logprob_change - alone[b].logprob_change

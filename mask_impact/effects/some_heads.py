@@ -30,7 +30,7 @@ def heads_of(text: str, masked: Sequence[int], layers: int, count: int) -> Heads
     negated = re.fullmatch(r"\s*not\s+(.*)", text)
     named: dict[int, set[int]] = {}
     for part in (negated[1] if negated else text).split(","):
-        found = re.fullmatch(r"\s*([0-9]+)\.([0-9]+)\s*", part)
+        found = re.fullmatch(r"\s*([0-9]{1,9})\.([0-9]{1,9})\s*", part)
         if not found:
             raise UserError(f"`heads` {text!r} is no list of heads; write {EXAMPLE}")
         layer, head = int(found[1]), int(found[2])

@@ -19,7 +19,7 @@ def mask_of(row: Effect) -> Effect:
     """What a row is about, without what was measured: the same for all steps."""
     return replace(
         row, generation_step=WHOLE_ANSWER, logprob=0, logprob_change=0, rank=0, top_token="", kl=0, final_l2=None,
-        final_cosine=None, contrast=None, contrast_change=None, interaction=None,
+        final_cosine=None, contrast=None, contrast_change=None, interaction=None, image_l2=None, image_cosine=None,
     )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ def _whole(mask: Effect, by_step: Mapping[int, Effect]) -> Effect:
         kl=math.fsum(row.kl for row in steps) / len(steps),
         contrast=first.contrast,
         contrast_change=first.contrast_change,
+        image_l2=first.image_l2,
+        image_cosine=first.image_cosine,
         interaction=None if first.interaction is None else math.fsum(row.interaction or 0.0 for row in steps),
     )
 

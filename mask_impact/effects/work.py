@@ -6,6 +6,7 @@ through one layer, as the progress counts it: a replayed layer is about one, and
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from mask_impact.effects.asked import Asked, Window
 from mask_impact.model.costs import Costs
@@ -41,4 +42,31 @@ def effects_work(asked: Asked, costs: Costs, starts: Sequence[int], prompt: int,
             end = costs.ends(len(begins), 1 if route.by_step else count, length)
             for window in asked.windows:
                 work += times * (rows_work(begins, window, layers, length, route.block) + end)
+    return work
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a run in a vision tower."""
+
+    prompt: int  # its tokens
+    tokens: int  # of the answer
+    layers: int  # of the decoder
+    tower_layers: int
+    tower_layer: float  # the work of one pass through a layer of the tower
+
+
+def tower_effects_work(asked: Asked, costs: Costs, starts: Sequence[int], sizes: Sizes) -> float:
+    """The same of masks in a vision tower: each takes the tower from the first masked layer on, and the decoder from
+    the first image token on."""
+    masked = [*itertools.chain.from_iterable(asked.expected(starts))]
+    work = 0.0
+    for count in (sizes.tokens, *map(len, asked.longer_contrast)):
+        length = sizes.prompt + count - 1
+        work += RECORDING * sizes.layers
+        for route, window in itertools.product(asked.routes, asked.windows):
+            masks = (1 if route.source else len(masked)) * max(1, asked.by_head)
+            work += masks * rows_work(starts[:1], Window(0, 0), sizes.layers, length, route.block)
+            work += costs.ends(masks, count, length)
+            work += masks * (sizes.tower_layers - window.first) * sizes.tower_layer
     return work

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+CELL = (*KEY_COLUMNS, QUERY_POSITION)  # the columns that say what a row is about; each has one
+
 
 def arrow_schema(columns: Sequence[str] = COLUMNS) -> pa.Schema:
     """Columns of a result table with their types: text is dictionary-coded, metrics are float32.
@@ -48,6 +50,45 @@ def arrow_batch(block: Block) -> pa.RecordBatch:
     if block.places is not None:
         arrays += [np.repeat(column, variants) for column in block.places.T]
     return pa.record_batch([pa.array(x) for x in arrays], schema=arrow_schema(columns_of(block)))
+
+
+def cell_twice(table: pa.Table) -> str | None:
+    """A cell for which a result table has two rows, in words; None if there is none."""
+    rows = _rows_of_one_number(table, [name for name in CELL if name in table.column_names and name != "token_masked"])
+    if rows.size:  # units that overlap can begin at one position
+        table = table.take(rows)
+        rows = _rows_of_one_number(table, [name for name in CELL if name in table.column_names])
+    if not rows.size:
+        return None
+    row = table.slice(int(rows[0]), 1).to_pylist()[0]
+    return ", ".join(f"{name} {row[name]!r}" for name in CELL if name in row)
+
+
+def _rows_of_one_number(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """The rows whose values in these columns are also those of another. Combinations of values are numbered, and those
+    of a run are nearly all there, so that counting them takes no sorting."""
+    numbers, size = np.zeros(table.num_rows, np.int64), 1
+    for name in names:
+        found = _numbered(table.column(name))
+        low, high = (int(found.min()), int(found.max())) if len(found) else (0, 0)
+        if high - low > 2 * len(found) + 1024:
+            _, found = np.unique(found, return_inverse=True)
+            low, high = 0, int(found.max())
+        numbers, size = numbers * (high - low + 1) + (found - low), size * (high - low + 1)
+        if size > 4 * len(found) + 1024:
+            _, numbers = np.unique(numbers, return_inverse=True)
+            size = int(numbers.max()) + 1
+    return np.flatnonzero(np.bincount(numbers, minlength=1)[numbers] > 1)
+
+
+def _numbered(column: pa.ChunkedArray) -> np.ndarray:
+    """A number for each value, the same for the same."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return column.fill_null(-1).to_numpy()
+    parts = [part.indices.to_numpy(zero_copy_only=False) for part in column.unify_dictionaries().chunks]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def to_dataframe(blocks: Iterable[Block]) -> pd.DataFrame:

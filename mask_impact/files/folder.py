@@ -81,10 +81,10 @@ def writing(folder: Path) -> Iterator[None]:
         raise UserError(f"the output folder {folder} is not a folder; choose another `output_dir`") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"the disk of the output folder {folder} is full; nothing was written; make room"
+            message = f"the disk of the output folder {folder} is full; nothing was written; make room, or"
         else:
-            message = f"the output folder {folder} cannot be written ({error.strerror or error})"
-        raise UserError(f"{message}, or choose another `output_dir`") from error
+            message = f"the output folder {folder} cannot be written ({error.strerror or error});"
+        raise UserError(f"{message} choose another `output_dir`") from error
 
 
 @contextlib.contextmanager

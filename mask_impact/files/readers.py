@@ -45,6 +45,8 @@ def read_parquet(path: Path) -> Content:
 def read_csv_file(path: Path) -> Content:
     if path.suffix.lower() != ".gz":  # which has a checksum
         with path.open("rb") as file:
+            if not file.seek(0, 2):
+                raise ValueError("it is empty")
             file.seek(-1, 2)
             if file.read() != b"\n":
                 raise ValueError("its last line has no end")

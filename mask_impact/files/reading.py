@@ -13,6 +13,7 @@ help texts must appear at once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,15 +22,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mask_impact.distances import METRICS
-from mask_impact.errors import UserError
+from mask_impact.errors import UserError, plain_words
 from mask_impact.files import side_readers
-from mask_impact.files.arrow import arrow_schema, to_pandas
+from mask_impact.files.arrow import arrow_schema, cell_twice, to_pandas
+from mask_impact.files.checksums import changed
 from mask_impact.files.columns import known_columns, metrics_in
 from mask_impact.files.formats import FORMATS, Format, best_first
 from mask_impact.files.readers import csv_table
 from mask_impact.files.side_tables import KINDS
 from mask_impact.files.stored import Run, Unreadable, stored
+from mask_impact.files.unpacked import MOST, check_unpacked
 from mask_impact.files.writers import reproducible
+from mask_impact.prompt.text_files import check_regular
 from mask_impact.table import PATCH_COLUMNS, QUERY_POSITION
 
 if TYPE_CHECKING:
@@ -42,13 +46,13 @@ if TYPE_CHECKING:
 MANIFEST_END = "_run.json"
 VALID = f"give NAME_results.csv, .json, .parquet or .html, or NAME{MANIFEST_END}"
 BESIDE = re.compile(
-    rf"(?P<name>.+)_(?P<kind>{'|'.join(KINDS)}|neighbors)\.(csv|json|parquet|html)(\.gz)?", re.IGNORECASE
+    rf"(?P<name>.+)_(?P<kind>{'|'.join(KINDS)}|neighbors|scales)\.(csv|json|parquet|html)(\.gz)?", re.IGNORECASE
 )
 
 
-def load(path: str | Path, relative: bool = False, floors: bool = False) -> pd.DataFrame:
+def load(path: str | Path, relative: bool = False, floors: bool = False, max_bytes: int = MOST) -> pd.DataFrame:
     """The table of one file of a run; of NAME_run.json, that of the best of its files. Tables beside the results are
-    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths and neighbors.
+    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths, neighbors and scales.
 
     `attrs["run"]` is the manifest: NAME_run.json if it is beside the file and of the same run, else the copy in a
     Parquet file or a report, which lacks `writers.VOLATILE`, else not there.
@@ -58,11 +62,14 @@ def load(path: str | Path, relative: bool = False, floors: bool = False) -> pd.D
             float32. A change of a vector of length 0 has none: the cell is empty.
         floors: also give each metric's noise floor, as l2_distance_floor: a value below it can be rounding, and one of
             0 is exact.
+        max_bytes: refuse a file that becomes larger than this when it is unpacked (.gz, .parquet), unless it is large
+            itself: a file of 4 MB can hold gigabytes.
 
     Raises UserError for a file that is missing, damaged or cut off, or no result; with `relative` or `floors`, for a
     run whose unmasked lengths or noise floors were not measured (by an older version) or are not beside it.
     """
     path = Path(path)
+    _readable(path, lambda path: check_unpacked(path, max_bytes))
     if beside := BESIDE.fullmatch(path.name):
         table, manifest = _read_beside(path, beside, "relative" * relative or "floors" * floors)
     else:
@@ -87,7 +94,7 @@ def load_many(folder: str | Path) -> pd.DataFrame:
     import pyarrow as pa
 
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which knows of paths that cannot be
         raise UserError(f"there is no folder {folder}; give one with the results of several runs, as output")
     found = {path.name.removesuffix(MANIFEST_END): path for path in folder.glob(f"[!.]*{MANIFEST_END}")}
     runs = {name: _read_manifest(found[name]) for name in sorted(found)}
@@ -129,10 +136,10 @@ def _read_with_manifest(path: Path) -> Content:
     table, embedded = _read(path, manifest)
     if manifest is None or name not in manifest["files"]:
         return table, embedded
-    if reason := _difference(table, embedded, manifest):
-        if embedded is None:
-            raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
+    if embedded is not None and reproducible(embedded) != reproducible(manifest):  # it brings its own
         return table, embedded
+    if reason := _difference(path, table, embedded, manifest):
+        raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
     return table, manifest
 
 
@@ -147,6 +154,8 @@ def _read_beside(path: Path, found: re.Match[str], more: str) -> Content:
     for beside in filter(Path.is_file, (path.with_name(found["name"] + end) for end in ends)):
         manifest = _read_manifest(beside)
         if path.name.removesuffix(".gz") in manifest.get("tables", []):
+            if path.suffix.lower() != ".gz" and (reason := changed(path, manifest)):
+                raise UserError(f"{path} is cut off, or of another run than {beside.name} ({reason})")
             return table, manifest
     return table, embedded
 
@@ -156,7 +165,7 @@ def _table_of_run(manifest_path: Path, manifest: Manifest) -> pa.Table:
     names = [Path(name).name for row in best_first() for name in manifest["files"] if name.endswith(f".{row.name}")]
     for path in filter(Path.is_file, map(manifest_path.with_name, names)):
         table, embedded = _read(path, manifest)
-        if reason := _difference(table, embedded, manifest):
+        if reason := _difference(path, table, embedded, manifest):
             raise UserError(f"{path} is cut off, or of another run than {manifest_path.name} ({reason})")
         return table
     if not manifest["files"] and (tables := manifest.get("tables")):
@@ -167,13 +176,16 @@ def _table_of_run(manifest_path: Path, manifest: Manifest) -> pa.Table:
     raise UserError(f"{manifest_path} names {told}, and nothing of it is beside it; put them into one folder")
 
 
-def _difference(table: pa.Table, embedded: Manifest | None, manifest: Manifest) -> str | None:
+def _difference(path: Path, table: pa.Table, embedded: Manifest | None, manifest: Manifest) -> str | None:
     """Why a file is not the one that a manifest describes, None if it is."""
     if table.num_rows != manifest.get("rows", table.num_rows):
         return f"{table.num_rows:,} rows, not {manifest['rows']:,}"
     if embedded is not None and reproducible(embedded) != reproducible(manifest):
         return "it embeds another manifest"
-    return None
+    by_the_user = path.suffix.lower() == ".gz" or set(table.column_names) - set(
+        known_columns(table.column_names, manifest)
+    )
+    return None if by_the_user else changed(path, manifest)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -203,24 +215,35 @@ def _read(path: Path, manifest: Manifest | None = None) -> Content:
         known = known_columns(table.column_names, embedded or manifest)
     except UserError as error:
         raise UserError(f"{path} {error}") from None
-    return _readable(path, lambda _: _typed(table, known)), embedded
+    typed = _readable(path, lambda _: _typed(table, known))
+    if twice := cell_twice(typed):
+        raise UserError(f"{path} has two rows for one cell ({twice}); measure it again, or take one of them out")
+    return typed, embedded
 
 
 def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
     """What `read` makes of a file. Raises UserError for whatever a library says of one that is damaged."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; {VALID}, or load_many for all runs of a folder")
-    if not path.exists():
-        raise UserError(f"there is no file {path}; {VALID}")
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r} has a null character, which no path has; {VALID}")
     try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; {VALID}, or load_many for all runs of a folder")
+        check_regular(path, str(path), VALID.removeprefix("give "))
         return read(path)
     except (MemoryError, UserError):
         raise
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}; {VALID}") from error
+    except OSError as error:
+        if error.errno is None:  # one of Arrow's or gzip's
+            raise _damaged(path, error) from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {VALID}") from error
     except Exception as error:  # Arrow, zlib, orjson and base64 have a dozen classes for it
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is cut off, damaged or no result file ({reason})") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is cut off, damaged or no result file ({plain_words(error)[:200]})")
 
 
 def _typed(table: pa.Table, known: Sequence[str]) -> pa.Table:
@@ -237,7 +260,15 @@ def _typed(table: pa.Table, known: Sequence[str]) -> pa.Table:
 
 
 def _no_nulls(table: pa.Table, known: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     for name in known:
+        if (
+            pa.types.is_floating(table.schema.field(name).type)
+            and pc.all(pc.is_finite(table.column(name))).as_py() is False
+        ):
+            raise ValueError(f"column {name} has a value that is no number (NaN or infinite)")
         # empty for some runs of a joined table
         if table.column(name).null_count and name not in (QUERY_POSITION, *PATCH_COLUMNS):
             raise ValueError(f"column {name} has empty cells")
@@ -326,7 +357,8 @@ def _fitting(path: Path, table: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     try:
         return table()
     except ValueError as error:
-        raise UserError(f"the manifest of {path} is damaged ({error}); measure it again") from error
+        why = "its layers, variants and values do not fit together"
+        raise UserError(f"the manifest of {path} is damaged ({why}); measure it again") from error
 
 
 def _side_table(path: Path, manifest: Manifest, kind: str) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from mask_impact.errors import UserError
 from mask_impact.files.arrow import to_dataframe
+from mask_impact.files.checksums import recorded
 from mask_impact.files.columns import columns_of
 from mask_impact.files.formats import FORMATS, formats_named, side_table_formats, write_side_table
 from mask_impact.files.reading import load, load_many, read_csv
@@ -105,10 +106,10 @@ class ResultFiles:
     def commit(self, manifest: dict[str, Any], pictures: Pictures = ()) -> dict[str, Path]:
         """Complete the files and move them into place. They replace all results of an earlier run.
 
-        `manifest` is written with schema_version, rows, files and their sizes filled in here, and a note for a report
-        that is too large to be one file. `pictures` are those of manifest["images"], for the report. Returns the path
-        of every format written, of tables under "effects.csv" and the like, and of the manifest under "run". Raises
-        OSError if a file cannot be completed or moved.
+        `manifest` is written with schema_version, rows, files, their sizes and checksums filled in here, and a note
+        for a report that is too large to be one file. `pictures` are those of manifest["images"], for the report.
+        Returns the path of every format written, of tables under "effects.csv" and the like, and of the manifest under
+        "run". Raises OSError if a file cannot be completed or moved.
         """
         with self._whole_or_unusable():
             formats = self._possible_formats(pictures)
@@ -125,8 +126,7 @@ class ResultFiles:
             for table in tables:
                 kind = table.removeprefix(f"{self.name}_").partition(".")[0]
                 write_side_table(self._temporary / table, self._tables[kind], manifest)
-            sizes = {name: (self._temporary / name).stat().st_size for name in (*names, *tables)}
-            text = manifest_text(manifest | {"bytes": sizes})
+            text = manifest_text(manifest | recorded(self._temporary, (*names, *tables)))
             (self._temporary / self._manifest.name).write_bytes(text.encode())
             everything = (*names, *tables, self._manifest.name)
             replace_set(self._temporary, existing_files(self.directory, self.name), everything)

@@ -44,6 +44,8 @@ def _csv(path: Path) -> pa.Table:
     from pyarrow import csv
 
     data = _bytes(path)
+    if not data:
+        raise ValueError("it is empty")
     if not data.endswith(b"\n"):
         raise ValueError("its last line has no end")
     header, _, rows = data.partition(b"\n")

@@ -12,7 +12,7 @@ import orjson
 from mask_impact.files.writers import manifest_text, reproducible
 from mask_impact.table import Columns, valid
 
-KINDS = ("effects", "trace", "pairs", "lengths")
+KINDS = ("effects", "trace", "pairs", "lengths", "deepstack")
 
 
 def checked(columns: Columns) -> Columns:

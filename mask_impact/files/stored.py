@@ -6,14 +6,17 @@ In:  a path and the type of what it holds, a TypedDict of this module. Keys that
 """
 
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import msgspec
 import orjson
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.text_files import check_regular
 
 T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=0)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+$")]  # beside the file that names it
 
 
 class Unreadable(UserError):
@@ -64,7 +67,9 @@ class Run(TypedDict):
 
     files: list[str]
     tables: NotRequired[list[str]]
-    rows: NotRequired[int]
+    rows: NotRequired[Count]
+    bytes: NotRequired[dict[str, Count]]  # of each file, as its checksum; old manifests do not have them
+    checksums: NotRequired[dict[str, str]]
     metrics: NotRequired[list[Metric]]
     unmasked_length: NotRequired[LengthsByLayer | None]
     noise_floor: NotRequired[NoiseFloor]
@@ -77,10 +82,10 @@ class FinishedRun(Run):
     request: dict[str, Any]
     tables: list[str]  # type: ignore[misc]
     notes: list[str]
-    bytes: NotRequired[dict[str, int]]  # which old manifests do not have
+    model: dict[str, Any]
     tokens: list[StoredToken]
     units: list[StoredUnit] | None
-    prompt_length: int
+    prompt_length: Count
     generated: list[dict[str, Any]]
     top_tokens: list[TopToken]
 
@@ -93,11 +98,16 @@ class StoredImage(TypedDict):
     sha256: str
 
 
+class StoredVideo(TypedDict):
+    sampled: list[int]
+
+
 class PictureRun(Run):
     """NAME_run.json of a run about a picture, as the lens takes it."""
 
     request: Identity
     images: list[StoredImage]
+    videos: NotRequired[list[StoredVideo]]
     tokens: list[StoredToken]
     prompt_length: int
     prompt: str
@@ -108,9 +118,13 @@ class PictureRun(Run):
 
 # --- what the lens leaves -----------------------------------------------------------------------------------
 class StoredFile(TypedDict):
-    file: str
-    bytes: int
+    file: FileName
+    bytes: Count
     sha256: str
+
+
+class StoredShard(StoredFile):
+    rows: Count
 
 
 class StoredModel(TypedDict):
@@ -123,13 +137,13 @@ class BankBegun(TypedDict):
 
     schema_version: int
     request: dict[str, Any]
-    shards: list[StoredFile] | None
+    shards: list[StoredShard] | None
 
 
 class BankDone(BankBegun):
-    layers: list[int]
-    hidden_size: int
-    rows: int
+    layers: Annotated[list[Count], msgspec.Meta(min_length=1)]
+    hidden_size: Count
+    rows: Count
     contexts: StoredFile
     model: StoredModel
     captions: dict[str, Any]
@@ -142,8 +156,8 @@ class ImageRecord(TypedDict):
 
     path: str
     sha256: str
-    token_count: int
-    rows: tuple[int, int]
+    token_count: Count
+    rows: tuple[Count, Count]
     norm_mean: list[float]  # of each layer, and so on
     norm_std: list[float]
     norm_min: list[float]
@@ -158,20 +172,25 @@ class Extraction(TypedDict):
     images: list[ImageRecord]
 
 
-class Neighbours(TypedDict):
-    """NAME_neighbors_run.json."""
+class LensTable(TypedDict):
+    """NAME_neighbors_run.json, NAME_scales_run.json."""
 
     request: dict[str, Any]
     notes: NotRequired[list[str]]
+    bytes: NotRequired[dict[str, Count]]
+    checksums: NotRequired[dict[str, str]]
 
 
 # --- reading ------------------------------------------------------------------------------------------------
 def stored(path: Path, kind: type[T]) -> T:
     """What a file holds. Raises FileNotFoundError, and Unreadable for anything else that is not of this kind."""
     try:
+        check_regular(path, "it", "a file that this program wrote")
         text = path.read_bytes()
     except FileNotFoundError:
         raise
+    except UserError as error:
+        raise Unreadable(str(error)) from error
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
     return parsed(text, kind)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP_ROWS = 131_072  # Parquet: blocks are gathered until a row group has at least this many rows
 # Keys of the manifest that change when the same inputs are run again, or from another place.
-VOLATILE = ("created", "argv", "config", "seconds", "peak_memory_mb", "bytes")
+VOLATILE = ("created", "argv", "config", "seconds", "peak_memory_mb", "bytes", "checksums")
 
 
 class Writer(Protocol):

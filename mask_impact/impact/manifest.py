@@ -21,7 +21,8 @@ from mask_impact.impact.unmasked import UnmaskedLengths
 from mask_impact.model.attention import implementation
 from mask_impact.model.load import input_device, notes_of, place_name
 from mask_impact.model.towers import decoder_layers, family, named
-from mask_impact.prompt.inputs import ModelInputs, Token
+from mask_impact.prompt.inputs import ModelInputs, Token, tokens_of
+from mask_impact.prompt.token_text import token_text
 
 
 @dataclass
@@ -49,6 +50,38 @@ class Findings:
         """Keep `text`, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def add_answer(
+        self,
+        tokenizer: Any,
+        ids: Sequence[int],
+        probabilities: Sequence[float],
+        own: Sequence[tuple[int, float]],
+        stops: Sequence[int],
+        given: bool,
+    ) -> None:
+        """Take over the tokens of the answer.
+
+        Args:
+            own: what the model itself would have chosen at each, and its probability.
+            stops: ids that end a text.
+            given: whether the answer was given; each token then has the model's own choice beside it.
+        """
+        new, first = tokens_of(tokenizer, ids, first=len(self.tokens)), len(self.generated)
+        for step, (token, probability) in enumerate(zip(new, probabilities, strict=True)):
+            said: dict[str, Any] = {
+                "step": first + step,
+                "id": token.id,
+                "text": token.text,
+                "probability": probability,
+            }
+            if given:
+                choice, chance = own[step]
+                choice_said = {"id": choice, "text": token_text(tokenizer, choice), "probability": chance}
+                said |= {"given": True, "own_choice": choice_said}
+            self.generated.append(said)
+        self.tokens += new
+        self.stop_reason = "given" if given else "end of text" if ids[-1] in stops else "length"
 
     def noise(self, found: dict[str, tuple[float, float]]) -> None:
         """Keep the largest (l2, relative) of each kind."""

@@ -15,15 +15,15 @@ from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.impact.manifest import Findings
 from mask_impact.impact.meter import Impact, Meter, Wanted
+from mask_impact.impact.reads import Reads
 from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
 from mask_impact.model.layers import last_pass_only
-from mask_impact.model.weights import check_finite
+from mask_impact.model.weights import check_finite, dtype_name
 from mask_impact.options import VARIANTS, Progress
 from mask_impact.prompt.inputs import Token, tokens_of
 from mask_impact.prompt.prepared import Prepared
-from mask_impact.prompt.token_text import token_text
 from mask_impact.prompt.units import MASKED, Unit
 from mask_impact.table import CROSS, Block
 
@@ -53,23 +53,15 @@ class Measurement:
         self.findings = Findings(tokens=[*tokens, *start], metrics=self.metrics, replay=meter.way)
         self.findings.notes = list(self.prepared.inputs.notes)
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
-        self.top = TopTokens()
+        self.top, self.reads = TopTokens(), Reads(self.prepared.plain)
         self.masked: Sequence[Unit] = []  # at the query measured last
         self.names: dict[str, list[str]] = {}  # of the variants, by their prefix
         self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step
 
     def add_generated(self, recording: Recording, stops: list[int]) -> None:
         """Take over the generated tokens, and check the recording."""
-        new = tokens_of(self.tokenizer, recording.tokens, first=len(self.findings.tokens))
-        first = len(self.findings.generated)
-        for step, found in enumerate(new):
-            said = {"step": first + step, "id": found.id, "text": found.text}
-            said |= {"probability": recording.probabilities[step]}
-            self.findings.generated.append(said | self._own_choice(*recording.own[step]))
-        self.findings.tokens += new
-        self.findings.stop_reason = "end of text" if recording.tokens[-1] in stops else "length"
-        if self.prepared.given:
-            self.findings.stop_reason = "given"
+        found = recording.tokens, recording.probabilities, recording.own
+        self.findings.add_answer(self.tokenizer, *found, stops, bool(self.prepared.given))
         chosen = set(self.prepared.layers)
         self.findings.layers = [record.index for record in recording.with_attention() if record.index in chosen]
         self.findings.skipped_layers = [
@@ -82,13 +74,6 @@ class Measurement:
                 f"none of the chosen layers has softmax attention; this model has it in layers "
                 f"{', '.join(str(record.index) for record in recording.with_attention())}"
             )
-
-    def _own_choice(self, token_id: int, probability: float) -> dict[str, Any]:
-        """What `generated` says of a token that was given, beside it."""
-        if not self.prepared.given:
-            return {}
-        own = {"id": token_id, "text": token_text(self.tokenizer, token_id), "probability": probability}
-        return {"given": True, "own_choice": own}
 
     def measure(self, recording: Recording, step: int, position: int) -> None:
         """Replay every layer at one query position and write its rows."""
@@ -178,7 +163,8 @@ class Measurement:
 
     def _gather(self, block: Block, masked: Sequence[Unit], position: int, impact: Impact) -> None:
         if position >= self.top_from:
-            self.top.add(block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
+            self.top.add(position, block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
+            self.reads.add(block)
         l2 = block.l2 if "l2" in block.metrics else impact.l2.float().cpu().numpy()
         for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):
             self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
@@ -209,8 +195,8 @@ def too_large(model: Any, layer: int, length: float) -> UserError:
     """
     check_finite(model)
     return UserError(
-        f"the model's own numbers are too large in {model.dtype}: a vector of layer {layer} has the length {length}; "
-        "take another `dtype`, or a checkpoint whose weights are of a usual size"
+        f"the model's own numbers are too large in {dtype_name(model)}: a vector of layer {layer} has the length "
+        f"{length}; take another `dtype`, or a checkpoint whose weights are of a usual size"
     )
 
 

@@ -70,6 +70,7 @@ class Meter:
         """`ablation` is one of options.ABLATIONS; `metrics` are those to compute, of distances.METRICS."""
         self.model = model
         self.metrics = metrics if "l2" in metrics else (*metrics, "l2")
+        self.of_weights = [METRICS[name].needs_weights for name in self.metrics]  # [M]
         self.wanted = wanted
         self.ablation = ablation
         self.replay = Replay(model)
@@ -99,6 +100,7 @@ class Meter:
         when not even one mask fits.
         """
         attention = self.attention(record, query)
+        self._check_weights(record, attention)
         visible = set(attention.visible().nonzero().flatten().tolist())
         seen = [[position for position in mask if position in visible] for mask in masks]
         rows = [index for index, mask in enumerate(seen) if mask]
@@ -148,9 +150,17 @@ class Meter:
         """What the layer is called again in."""
         return self.replay.dtype(record, query)
 
+    def _check_weights(self, record: LayerRecord, attention: QueryAttention) -> None:
+        """Raises UnsupportedModel for a metric that cannot do without attention weights that are not known."""
+        without = next((why for name in self.metrics if (why := METRICS[name].without_weights)), "")
+        if attention.weights is None and without:
+            refusal = unsupported(self.model, record.index, without)
+            refusal.final = True
+            raise refusal
+
     def _weights(self, attention: QueryAttention, masks: Masks) -> torch.Tensor | None:
-        """[R, H] the attention weight that each mask removes; None where it is not known, and no metric needs it."""
-        if attention.weights is None or not any(METRICS[name].needs_weights for name in self.metrics):
+        """[R, H] the attention weight that each mask removes; None where it is not known, or no metric needs it."""
+        if attention.weights is None or not any(self.of_weights):
             return None
         return torch.stack([attention.weights[:, list(mask)].sum(dim=1) for mask in masks])
 
@@ -236,7 +246,8 @@ class Meter:
             each.change /= factor[1:].view(-1, *[1] * each.base.ndim)
             each.masked = None
         weights = self._weights(attention, [masks[row] for row in rows])
-        found = torch.cat([each.metrics(self.metrics, weights) for each in again], dim=1).minimum(floors)
+        limits = floors.masked_fill(torch.tensor(self.of_weights, device=floors.device), float("inf"))  # known exactly
+        found = torch.cat([each.metrics(self.metrics, weights) for each in again], dim=1).minimum(limits)
         values[rows] = torch.where((l2[rows] == 0).unsqueeze(-1), found, values[rows])
 
     def _heads(self, record: LayerRecord, rows: Rows, heads: torch.Tensor) -> torch.Tensor:

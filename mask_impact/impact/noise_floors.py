@@ -4,6 +4,7 @@ Gathered while a run is measured: for each layer and variant the largest floor o
 values are below it. A value of 0 is not counted: there the mask changes nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,13 @@ class NoiseFloors:
             if count
         ]
         return f"below the noise floor, where a value can be rounding: {', '.join(parts)}" if parts else None
+
+
+def floor_over_layers(manifest: Mapping[str, Any], variant: str, metric: str) -> float:
+    """The root of the sum of squares of the floors of all layers, as tokens are ranked (impact/top_tokens.py)."""
+    layers = (manifest["noise_floor"].get("by_layer") or {}).get("layers", ())
+    floors = [floor_of(manifest, layer, variant, metric) for layer in layers]
+    return math.sqrt(sum(floor * floor for floor in floors))
 
 
 def floor_of(manifest: Mapping[str, Any], layer: int, variant: str, metric: str) -> float:

@@ -26,6 +26,7 @@ class Run:
 
     manifest: dict[str, Any]
     top: TopTokens
+    reads: list[dict[str, Any]] = field(default_factory=list)  # of each token of the output; none of a vision tower
     tables: dict[str, Columns] = field(default_factory=dict)  # "lengths", with other queries than "last"
 
 
@@ -59,7 +60,8 @@ def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress
     chosen = chosen_of(prepared, measurement.masked)
     tables = {} if prepared.request.queries == "last" else {"lengths": found.lengths.table()}
     predicting = [prepared.places.predicting + step for step in range(len(found.generated))]
-    return Run(manifest(model, prepared.inputs, chosen, found, predicting), measurement.top, tables)
+    described = manifest(model, prepared.inputs, chosen, found, predicting)
+    return Run(described, measurement.top, measurement.reads.described(), tables)
 
 
 def chosen_of(prepared: Prepared, masked: Sequence[Unit]) -> dict[str, Any]:

@@ -67,9 +67,13 @@ def check_unmasked(measurement: Measurement, recording: Recording, position: int
 
 
 def check_masks_acted(measurement: Measurement, recording: Recording, positions: Sequence[int]) -> None:
-    """A unit with an effect on some head's output must move something in some layer, or its mask did not act."""
+    """A unit with an effect on some head's output must move something in some measured layer, or its mask did not act.
+
+    Only in those: what a sliding window hides in the chosen layers can be read in all others.
+    """
     still = [unit for unit, moved in measurement.moved.items() if moved == 0]
-    views = [view for record in recording.with_attention() if still for view in measurement.views(record)]
+    measured = [record for record in recording.with_attention() if record.index in measurement.findings.layers]
+    views = [view for record in measured if still for view in measurement.views(record)]
     for record, _, seen in views:
         masked = [unit for unit in still if unit[0] in seen]
         for query in (record.queries[position - measurement.places.first] for position in positions if masked):

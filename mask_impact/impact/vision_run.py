@@ -22,14 +22,14 @@ from mask_impact.impact.run import Run
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.impact.vectors import Vectors
 from mask_impact.impact.vision_layer import TowerLayer
-from mask_impact.impact.vision_units import Pictures, RowUnit, check_readers
 from mask_impact.model.generation import evaluating, model_tensors
 from mask_impact.model.memory import Portion, explained, release_free_memory
 from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.model.vision_patches import NO_TOKEN, positions_of_rows
 from mask_impact.model.vision_tower import LayerCall, TowerCalls, unsupported_tower, vision_implementation
+from mask_impact.model.vision_units import Pictures, check_readers
 from mask_impact.options import VARIANTS, Progress, unseen
-from mask_impact.prompt.inputs import stop_ids, tokens_of
+from mask_impact.prompt.inputs import stop_ids
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.table import Block
 
@@ -48,6 +48,14 @@ def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress
         measured.record()
         measured.measure()
     return measured.finished(time.perf_counter() - started)
+
+
+def unmeasured(model: Any, prepared: Prepared, progress: Progress = unseen) -> dict[str, Any]:
+    """The manifest of a run in which no layer is measured, but only what the model answers."""
+    with explained("the vision tower"), torch.no_grad(), evaluating(model):
+        found = VisionMeasurement(model, prepared, lambda block: None, progress)
+        found.record()
+    return found.finished(0.0).manifest | {"metrics": [], "unmasked_length": None}
 
 
 class VisionMeasurement:
@@ -72,45 +80,33 @@ class VisionMeasurement:
         tensors = model_tensors(self.model, self.prepared.inputs)
         tower = TowerCalls(self.model)
         with tower.recording():
-            found = generate(self.model, tensors, 1, [], lambda: self.progress("generate and record"))
-        self._add_generated(*found)
+            logits = self._generate(tensors)
         if not self.request.no_check and not is_checked(self.model, HOW):
-            self.findings.seconds["untouched"] = check_untouched(self.model, tensors, found[3], HOW)
+            self.findings.seconds["untouched"] = check_untouched(self.model, tensors, logits, HOW)
         tokens = [token for token in self.prepared.inputs.tokens if token.kind == "image"]
         positions = positions_of_rows(self.model, tensors, tower.calls, [token.position for token in tokens])
         hidden = tower.calls[0].hidden
         self.pictures = Pictures(positions, tokens, hidden.shape[0] if hidden.ndim == 3 else 1)
         check_readers(self.pictures, self.prepared.readers)
-        self.units = self._units()
+        self.units = self.pictures.of_request(self.prepared)
         self.calls = [call for call in tower.calls if call.index in self.prepared.layers]
         self._notes(len(tokens))
 
-    def _add_generated(
-        self,
-        tokens: list[int],
-        probabilities: list[float],
-        seconds: list[float],
-        logits: torch.Tensor,
-        own: list[tuple[int, float]],
-    ) -> None:
-        findings = self.findings
-        (new,) = tokens_of(self.prepared.tokenizer, tokens, first=len(findings.tokens))
-        findings.generated = [{"step": 0, "id": new.id, "text": new.text, "probability": probabilities[0]}]
-        findings.tokens += [new]
-        findings.seconds["recorded_forward"] = seconds[0]
-        config = self.model.config
-        stops = stop_ids(self.prepared.tokenizer, self.model.generation_config, config, config.get_text_config())
-        findings.stop_reason = "end of text" if new.id in stops else "length"
+    def _generate(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Have the answer generated, or follow the given one; [V] the logits of its first token."""
+        prepared, config = self.prepared, self.model.config
+        generation = self.model.generation_config
+        stops = [] if prepared.given else stop_ids(prepared.tokenizer, generation, config, config.get_text_config())
+        steps = iter(range(self.request.num_tokens))
 
-    def _units(self) -> list[RowUnit]:
-        """In the order of the table; what becomes no image token comes last."""
-        pictures = self.pictures
-        if self.request.mask_unit == "patch":
-            return [*pictures.patches(), *pictures.extra()]
-        asked = pictures.units(self.prepared.units(self.prepared.inputs.tokens))
-        if not asked:
-            raise UserError("no patch of the vision tower becomes any of the image tokens to mask; choose others")
-        return [*asked, *pictures.extra()] if self.prepared.plain else asked
+        def begins() -> None:
+            self.progress("generate and record", prepared.generation(next(steps)))
+
+        answer = prepared.given or self.request.num_tokens
+        tokens, probabilities, seconds, logits, own = generate(self.model, tensors, answer, stops, begins)
+        self.findings.add_answer(prepared.tokenizer, tokens, probabilities, own, stops, bool(prepared.given))
+        self.findings.seconds["recorded_forward"], self.findings.seconds["decode"] = seconds[0], sum(seconds[1:])
+        return logits
 
     def _notes(self, tokens: int) -> None:
         rows_of, note = self.pictures.rows_of, self.findings.note
@@ -130,7 +126,7 @@ class VisionMeasurement:
 
     def measure(self) -> None:
         for call in self.calls:
-            self.progress(f"vision layer {call.index}")
+            self.progress(f"vision layer {call.index}", self.prepared.layer_work)
             self._layer(call)
             release_free_memory()
 
@@ -217,7 +213,7 @@ class VisionMeasurement:
             places=np.array([unit.place for unit in self.units]) if self.request.mask_unit == "patch" else None,
         )
         ranked = [at for at, unit in enumerate(self.units) if unit.position != NO_TOKEN]
-        self.top.add(index, block.positions[ranked].tolist(), block.values[ranked, 0, 0].tolist())
+        self.top.add(0, index, block.positions[ranked].tolist(), block.values[ranked, 0, 0].tolist())
         self.write(block)
 
     def finished(self, seconds: float) -> Run:

@@ -16,7 +16,7 @@ from mask_impact.model import find, load
 from mask_impact.model.handed_over import measurable, unwrapped
 from mask_impact.model.quiet import quiet_libraries
 from mask_impact.options import Option, Request, Settings, check_extension, named, options_of
-from mask_impact.parsers import positive
+from mask_impact.parsers import positive, whole
 from mask_impact.prompt.messages import given_messages
 from mask_impact.prompt.vision import picture_list
 
@@ -76,10 +76,8 @@ def as_request(
     """
     request_type = request_type or Request
     check_extension(request_type, ("device", "dtype", "model", "model_name", "processor", "request_type", "tokenizer"))
-    count, prompt = arguments["num_tokens"], arguments["prompt"]
-    if not isinstance(count, int) or count < 1:
-        raise UserError(f"num_output_tokens is {count!r}; it must be 1 or more")
-    if not isinstance(prompt, str):
+    arguments["num_tokens"] = _one_or_more("num_output_tokens", arguments["num_tokens"])
+    if not isinstance(prompt := arguments["prompt"], str):
         raise UserError(f"prompt is {prompt!r}; it must be a text")
     known = keywords_of(request_type, vision, effects)
     for name in given:
@@ -99,6 +97,10 @@ def value_of(option: Option, value: Any) -> Any:
     Raises UserError.
     """
     try:
+        if option.parse is positive:
+            return _whole(option, value)
+        if isinstance(value, bool) and option.kind != "switch":
+            raise TypeError
         if option.from_python is not None:
             return option.from_python(value)
         if value is None and option.default is None:
@@ -109,11 +111,6 @@ def value_of(option: Option, value: Any) -> Any:
             return option.parse(value) if isinstance(value, str) else _texts(value)
         if option.kind == "switch" and not isinstance(value, bool):
             raise TypeError
-        if option.parse is positive and value not in (option.default, None):
-            if not isinstance(value, int):
-                raise TypeError
-            if value < 1:
-                raise UserError(f"{option.name} is {value}; it must be 1 or more")
         if option.choices and value is not None and not isinstance(value, str):
             raise TypeError
     except argparse.ArgumentTypeError as error:
@@ -121,6 +118,25 @@ def value_of(option: Option, value: Any) -> Any:
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{option.name} cannot be {value!r}; docs/python.md has what it takes") from error
     return value
+
+
+def _whole(option: Option, value: Any) -> int | None:
+    """Raises UserError."""
+    if value is None or (value == option.default and not isinstance(value, bool)):
+        found: int | None = option.default
+        return found
+    return _one_or_more(option.name, value)
+
+
+def _one_or_more(name: str, value: Any) -> int:
+    """Raises UserError."""
+    try:
+        count = whole(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise UserError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+    return count
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class EffectsRequest(TypedDict, total=False):
     chat: bool
     system: str | None
     messages: str | Sequence[Mapping[str, Any]]
+    tower: str
 
 
 class VLMaskingRequest(TypedDict, total=False):
@@ -97,6 +98,7 @@ class VLEffectsRequest(TypedDict, total=False):
     no_check: bool
     system: str | None
     messages: str | Sequence[Mapping[str, Any]]
+    tower: str
     videos: str | Path | Sequence[str | Path]
     fps: float | None
     max_frames: int | None

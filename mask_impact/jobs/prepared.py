@@ -6,8 +6,9 @@ from typing import Any
 
 from mask_impact.distances import in_order
 from mask_impact.effects import asked as asking
+from mask_impact.effects.deepstack import with_injections
 from mask_impact.effects.refine import check_refine
-from mask_impact.effects.routes import names_in
+from mask_impact.effects.routes import names_in, notes_of, routes_of
 from mask_impact.effects.work import effects_work
 from mask_impact.errors import UserError
 from mask_impact.files.formats import bytes_needed
@@ -63,23 +64,24 @@ def clips_of(processor: Any, config: Any, request: Request) -> list[Clip]:
 
 def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, speed: float = NOMINAL) -> Prepared:
     """`request` on inputs that were read before. Raises UserError for what does not fit the model or the inputs."""
-    given = given_answer(tokenizer, config, inputs, request)
+    check_vocabulary(config, inputs.tokens)
+    tower, layers, heads = check_model(config, request)
+    given = given_answer(tokenizer, config, inputs, request, tower)
     if given:
         request = replace(request, num_tokens=len(given))
         if said := read_as(tokenizer, given, request.answer or ""):
             inputs = replace(inputs, notes=[*inputs.notes, f"the tokenizer reads `answer` as {said!r}"])
-    tower, layers, heads = check_model(config, request)
-    if tower.name == "vision":
+    text_config = config.get_text_config(decoder=True)
+    lengths.check_length(text_config, len(inputs.tokens), request.num_tokens, "answer" if given else "")
+    if tower.of_patches:
         request = replace(request, metrics=ordered_metrics(request))
         asking.check_needed(replace(request, readers=()))  # which readers are compared is asked here, too
-        return vision.fitted(tokenizer, config, inputs, request, (layers, heads))
+        return vision.fitted(tokenizer, config, inputs, request, (layers, heads), given, speed)
     vision.check_left_out(request)
     asking.check_needed(request)
     asked = asked_units(request)
     check_refine(request, asked.plain)
     check_images(inputs, request)
-    text_config = config.get_text_config(decoder=True)
-    lengths.check_length(text_config, len(inputs.tokens), request.num_tokens, "answer" if given else "")
     places = tower.positions(len(inputs.tokens), request.num_tokens)
     request = replace(request, metrics=ordered_metrics(request))
     if request.queries is None:
@@ -95,21 +97,35 @@ def fitted(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, s
     if not in_prompt:
         raise UserError(f"nothing is masked: the prompt has no {asked.unit} in mask mode {request.mask_mode}")
     sets = Sets(tokenizer, inputs, places, named_spans(tokenizer, inputs, request), _sees_ahead(request))
-    effects = asking.asked(request, tokenizer, tower.size(config), sets, in_prompt)
-    for ids in effects.contrast_ids if effects else ():
-        lengths.check_length(text_config, len(inputs.tokens), len(ids), "contrast")
+    routes = routes_of(request, sets, in_prompt) if request.effects else ()
+    notes = notes_of(routes, sets, in_prompt)
+    effects = asking.asked(request, tokenizer, tower.size(config), sets, routes, notes)
+    if effects:
+        effects.check_fits(text_config)
     model_layers, work, costs = tower.size(config)[0], 0.0, Costs.of(text_config, speed)
     if effects:
         length = len(inputs.tokens)
         starts = [length if is_encoder_decoder(config) else unit.positions[0] for unit in in_prompt]
         work = effects_work(effects, costs, starts, length, request.num_tokens, model_layers)
-    return Prepared(
+    prepared = Prepared(
         request, tokenizer, inputs, places, layers, heads, together, asked.plain, len(in_prompt), effects,
-        work / model_layers, model_layers, given, costs=costs,
+        work / model_layers, model_layers, given, costs=costs, tower=tower,
     )  # fmt: skip
+    return with_injections(prepared, config) if request.deepstack else prepared
 
 
-def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request) -> tuple[int, ...]:
+def check_vocabulary(config: Any, tokens: Sequence[Token]) -> None:
+    """Raises UserError for a token that the model has no embedding for."""
+    size = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    largest = max(tokens, key=lambda token: token.id)
+    if isinstance(size, int) and largest.id >= size:
+        raise UserError(
+            f"the tokenizer makes token {largest.id} ({largest.text!r}) of the prompt, and the model knows 0 to "
+            f"{size - 1}; use the model's own tokenizer"
+        )
+
+
+def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Request, tower: Tower) -> tuple[int, ...]:
     """The ids of `answer`, none if it is to be generated. Raises UserError."""
     if request.answer is None:
         return ()
@@ -118,9 +134,10 @@ def given_answer(tokenizer: Any, config: Any, inputs: ModelInputs, request: Requ
             f"`answer` and `num_tokens` {request.num_tokens} were both given; the answer says how many tokens there "
             "are, so leave `num_tokens` out"
         )
-    if request.tower != "decoder":
+    if tower.only_reads and not request.effects:
+        way = "add `effects`, or leave" if tower.carried else "leave"
         raise UserError(
-            f"`answer` is the decoder's, and `tower` {request.tower} only reads the prompt; leave one of the two out"
+            f"`answer` is the decoder's, and `tower` {tower.name} only reads the prompt; {way} one of the two out"
         )
     return tuple(given_ids("answer", request.answer, tokenizer, inputs, is_encoder_decoder(config)))
 
@@ -133,9 +150,7 @@ def check_model(config: Any, request: Request) -> tuple[Tower, tuple[int, ...], 
     """The tower that is measured, its chosen layers, and its heads. Raises UserError for a request that does not fit
     the model, whatever its inputs are."""
     check_choices(request)
-    tower = tower_of(config, request.tower, request.attention, request.num_tokens)
-    if tower.only_reads and request.effects:
-        raise UserError(f"`effects` are on the decoder's answer; leave out `tower` {tower.name} or `effects`")
+    tower = tower_of(config, request.tower, request.attention, request.num_tokens, request.effects)
     count, heads = tower.size(config)
     return tower, chosen_layers(request.layers, count) or tuple(range(count)), heads
 

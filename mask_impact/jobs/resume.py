@@ -9,9 +9,11 @@ from typing import Any
 
 import mask_impact
 from mask_impact.errors import UserError
+from mask_impact.files.checksums import changed
 from mask_impact.files.results import SCHEMA_VERSION, existing_files
 from mask_impact.files.stored import FinishedRun, Unreadable, stored
 from mask_impact.jobs.session import Session
+from mask_impact.model.towers import ignored_options
 from mask_impact.options import Request, options_of
 from mask_impact.prompt.images import file_sha256
 from mask_impact.prompt.inputs import ModelInputs
@@ -53,8 +55,11 @@ def _sha256(value: Any) -> str:
 
 
 def options_as_json(request: Request) -> dict[str, Any]:
-    """The options of a request, without its prompt, images and messages, as a manifest has them."""
-    return as_json({name: value for name, value in asdict(request).items() if name not in NOT_OPTIONS})
+    """The options of a request, without its prompt, images and messages, as a manifest has them. Those that say nothing
+    of the tower have their defaults."""
+    unused = ignored_options(request.tower)
+    counted = {name: value for name, value in asdict(request).items() if name not in (*NOT_OPTIONS, *unused)}
+    return as_json(counted) | {name: value for name, value in defaults(type(request)).items() if name in unused}
 
 
 def why_again(session: Session, request: Request, name: str, wanted: dict[str, Any]) -> str | None:
@@ -76,12 +81,13 @@ def why_again(session: Session, request: Request, name: str, wanted: dict[str, A
         return f"{manifest.name} cannot be read ({error})"
     if found["schema_version"] != SCHEMA_VERSION:
         return f"{manifest.name} is of another version of this program"
-    left_out, sizes = " ".join(found["notes"]), found.get("bytes", {})
+    left_out = " ".join(found["notes"])
     for file in (*found["files"], *found["tables"], *(f"{name}_results.{form}" for form in session.settings.formats)):
-        if not (folder / file).is_file() and f"{file} was not written" not in left_out:  # a report may be too large
-            return f"{file} is missing"
-        if file in sizes and (size := (folder / file).stat().st_size) != sizes[file]:
-            return f"{file} has {size} bytes, and {sizes[file]} were written"
+        if not (folder / file).is_file():
+            if f"{file} was not written" not in left_out:  # a report may be too large
+                return f"{file} is missing"
+        elif why := changed(folder / file, found):
+            return why
     # null once stood for some defaults; and manifests of before there was a hash of the tokens have the tokens
     said = {key: value for key, value in found["request"].items() if value is not None}
     tokens = {"tokens_sha256": _sha256([each["id"] for each in found["tokens"][: found["prompt_length"]]])}

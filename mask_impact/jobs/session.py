@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from mask_impact.effects import run as effects_run
+from mask_impact.effects.deepstack import described, injection_table
+from mask_impact.effects.tower_run import TowerPassages
 from mask_impact.errors import UserError
 from mask_impact.files import page
 from mask_impact.files.folder import check_room
@@ -25,12 +27,13 @@ from mask_impact.impact import pairs, vision_run
 from mask_impact.impact import run as impact_run
 from mask_impact.impact.manifest import manifest as describe
 from mask_impact.impact.run import Run
-from mask_impact.impact.top_tokens import TopTokens
+from mask_impact.impact.top_tokens import RULE, TopTokens
 from mask_impact.jobs.answer import answer
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.model import find, load, processors
 from mask_impact.model.costs import NOMINAL, speed_of
 from mask_impact.model.generation import evaluating
+from mask_impact.model.towers import towers
 from mask_impact.options import Progress, Request, Settings, named, unseen
 from mask_impact.table import Block, Columns
 
@@ -39,7 +42,7 @@ def run_prepared(
     model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = unseen
 ) -> tuple[Run, dict[str, Columns]]:
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
-    measure = vision_run.run if prepared.request.tower == "vision" else impact_run.run
+    measure = vision_run.run if prepared.tower.of_patches else impact_run.run
     run = measure(model, prepared, write, progress)
     run.manifest["effects"] = None
     tables: dict[str, Columns] = dict(run.tables)
@@ -48,6 +51,10 @@ def run_prepared(
         tables["pairs"] = pairs.pair_impacts(model, prepared, ranked, run.manifest["decoder_start"], progress)
     if prepared.effects is not None:
         tables |= add_effects(run.manifest, model, prepared, progress, run.top)
+    if prepared.request.deepstack:
+        generated = [found["id"] for found in run.manifest["generated"]]
+        tables["deepstack"] = injection_table(model, prepared, generated, progress)
+        run.manifest["effects"]["deepstack"] = described(model.config)
     return run, tables
 
 
@@ -61,6 +68,9 @@ def effects_alone(
     if prepared.request.top:
         run, tables = _ranked(model, prepared, progress)
         return run.manifest, tables
+    if prepared.tower.of_patches:
+        manifest = vision_run.unmeasured(model, prepared, progress)
+        return manifest, add_effects(manifest, model, prepared, progress)
     with torch.no_grad(), evaluating(model):
         findings = answer(model, prepared, progress)
         masked = prepared.units(findings.tokens[: len(findings.tokens) - 1])  # what the last predicting query sees
@@ -86,10 +96,11 @@ def add_effects(
     started = time.perf_counter()
     generated = [found["id"] for found in manifest["generated"]]
     ranked = top.ranked() if top is not None else ()
-    tables, said = effects_run.effect_tables(model, prepared, generated, progress, ranked)
+    kind = TowerPassages if prepared.tower.of_patches else None
+    tables, said = effects_run.effect_tables(model, prepared, generated, progress, ranked, kind)
     if said["top"]:
         metric, variant = manifest["metrics"][0]["name"], manifest["variants"][0]
-        said["top"]["ranked_by"] |= {"metric": metric, "variant": variant, "layers": manifest["layers"]}
+        said["top"]["ranked_by"] = {"rule": RULE, "metric": metric, "variant": variant, "layers": manifest["layers"]}
     manifest["effects"] = said
     manifest["seconds"]["effects"] = time.perf_counter() - started
     return tables
@@ -162,7 +173,9 @@ class Session:
 
     def prepare(self, request: Request) -> Prepared:
         """Raises UserError for a request that does not fit the model."""
-        speed = self.speed if request.effects else NOMINAL  # only the time of effects is estimated
+        tower = towers(self.source.config).get(request.tower)
+        timed = request.effects or (tower is not None and tower.of_patches)  # of nothing else is the time estimated
+        speed = self.speed if timed else NOMINAL
         return prepare(self.reader, self.source.config, request, self.settings.vision, speed)
 
     def check_room(self, needed: int) -> None:
@@ -202,7 +215,7 @@ class Session:
             for kind, columns in tables.items():
                 files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest
-            run.manifest["top_tokens"] = run.top.listed()
+            run.manifest |= {"top_tokens": run.top.listed(), "reads": run.reads}
             name_options(run.manifest, self.names)
             spent["total"] = spent["prepare"] + time.perf_counter() - started
             run.manifest["seconds"] |= spent

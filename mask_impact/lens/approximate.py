@@ -11,6 +11,7 @@ as were asked for, and computes their similarities again in float64 from the ban
 Shapes: Q queries, C hidden, k neighbours.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -62,7 +63,8 @@ def _index(bank: Searchable, layer: int, progress: Callable[[int], None]) -> Any
     tag = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     path = bank.folder / f"index_layer_{layer}_{tag}.faiss"
     if path.is_file():
-        return library.read_index(str(path))
+        with contextlib.suppress(RuntimeError):  # damaged: it is built anew
+            return library.read_index(str(path))
     index = _trained(library, bank, layer)
     for part in bank.parts(layer):
         for rows in part.split(ADDED):

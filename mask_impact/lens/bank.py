@@ -26,7 +26,8 @@ from mask_impact.commands.processes import Processes
 from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, complain, show
 from mask_impact.errors import UserError
-from mask_impact.files.folder import check_room, output_folder
+from mask_impact.files.folder import check_room, output_folder, remove_temporaries
+from mask_impact.files.temporaries import check_replaceable
 from mask_impact.jobs.session import Session
 from mask_impact.lens import bank_files
 from mask_impact.lens.bank_files import CONTEXTS, Manifest, described, shard_name
@@ -67,19 +68,22 @@ def command(args: argparse.Namespace) -> int | None:
         output_folder(folder, lock=processes.first),
         ProgressBar(f"reading {args.captions.name}", args.quiet or not processes.first) as bar,
     ):
-        if processes.from_first(_is_there(folder, about, args) if processes.first else False):
+        place = processes.from_first(_place(folder, about, args) if processes.first else None)
+        if place is None:
             line = f"kept       {folder}: same model, captions and options"
         else:
             limit = min(LONGEST, max_positions(source.text_config) or LONGEST)
             corpus = tokenized(session.reader.tokenizer, captions, limit)
-            build = Build(session, corpus, args.max_per_token, layers, args.batch_size, folder)
+            build = Build(session, corpus, args.max_per_token, layers, args.batch_size, place)
             if not _build(build, processes, bar):
                 return 130
             line = ""
             if processes.first:
                 manifest = about | build.manifest(args.captions.name, digest)
                 manifest["seconds"] = {"total": time.perf_counter() - started, "forwards": build.seconds}
-                bank_files.write_manifest(folder, manifest)
+                bank_files.write_manifest(place, manifest)
+                if place != folder:
+                    bank_files.take_place(place, folder)
                 line = "\n".join([report(folder, manifest, build), *noted(session.notes)])
     processes.end()
     if processes.first and not args.quiet:
@@ -108,13 +112,21 @@ def usual_layers(blocks: int) -> tuple[int, ...]:
     return tuple(sorted({*(layer for layer in EARLY if layer < blocks), *range(max(1, blocks - 2), blocks)})) or (1,)
 
 
-def _is_there(folder: Path, about: Manifest, args: argparse.Namespace) -> bool:
-    """Prepare the folder. Returns whether the bank is complete already. Raises UserError for one that must be kept."""
+def _place(folder: Path, about: Manifest, args: argparse.Namespace) -> Path | None:
+    """The folder to build in, prepared; None if the bank is complete already. Raises UserError for one that must be
+    kept. One that is to be replaced stays until the new one is complete."""
+    check_replaceable(bank_files.files_of(folder))
+    if args.overwrite and (folder / bank_files.MANIFEST).exists():
+        new = folder / bank_files.NEW
+        if new.is_dir():
+            remove_temporaries(new, alone=True)
+        if not (new.is_dir() and _begun(new, about)):
+            bank_files.begin(new, about)
+        return new
     found = None if args.overwrite else bank_files.read_manifest(folder)
     if found is None:
-        bank_files.remove_bank(folder)
-        bank_files.write_manifest(folder, about | {"shards": None})
-        return False
+        bank_files.begin(folder, about)
+        return folder
     if not args.resume:
         raise UserError(
             f"there is a bank in {folder} already; choose another --output-dir, keep it and go on with --resume, or "
@@ -128,9 +140,18 @@ def _is_there(folder: Path, about: Manifest, args: argparse.Namespace) -> bool:
                 "another --output-dir, or replace it with --overwrite"
             )
     if found["shards"] is None:
-        return False
+        return folder
     bank_files.Bank(folder, found)  # complete?
-    return True
+    return None
+
+
+def _begun(folder: Path, about: Manifest) -> bool:
+    """Whether the same bank was begun there."""
+    try:
+        found = bank_files.read_manifest(folder)
+    except UserError:
+        return False
+    return found is not None and found["shards"] is None and found["request"] == about["request"]
 
 
 @dataclass

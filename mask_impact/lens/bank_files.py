@@ -26,11 +26,13 @@ from safetensors.torch import save_file
 from mask_impact.errors import UserError
 from mask_impact.files.results import replacing, write_text
 from mask_impact.files.stored import BankBegun, BankDone, Unreadable, stored, typed
+from mask_impact.files.temporaries import discard, replace_set, temporary_folder
 from mask_impact.files.writers import manifest_text
 from mask_impact.model.find import Source
 
 SCHEMA_VERSION = 1
 MANIFEST, CONTEXTS = "bank.json", "contexts.parquet"
+NEW = ".new_bank"  # in the folder of a bank, the one that is built to replace it
 SHARD = re.compile(r"shard_\d{5,}\.safetensors")
 AGAIN = "build the bank anew with --overwrite"
 
@@ -120,18 +122,42 @@ def read_manifest(folder: Path) -> Manifest | None:
         manifest: Manifest = dict(stored(path, BankBegun))
         if manifest["schema_version"] != SCHEMA_VERSION:
             raise UserError(f"{path} is of version {manifest['schema_version']}, not {SCHEMA_VERSION}; {AGAIN}")
-        return manifest if manifest["shards"] is None else dict(typed(manifest, BankDone))
+        if manifest["shards"] is None:
+            return manifest
+        done = dict(typed(manifest, BankDone))
+        if done["layers"] != done["request"].get("layers"):
+            raise Unreadable("it has other layers than were asked for")
+        return done
     except FileNotFoundError:
         return None
     except Unreadable as error:
         raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
 
 
-def remove_bank(folder: Path) -> None:
-    """Remove all files of a bank, the manifest first."""
+def files_of(folder: Path) -> list[Path]:
+    """All files of a bank that are there, the manifest first."""
     paths = [folder / MANIFEST, folder / CONTEXTS, *filter(lambda path: SHARD.fullmatch(path.name), folder.iterdir())]
-    for path in paths:
-        path.unlink(missing_ok=True)
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def begin(folder: Path, manifest: Manifest) -> None:
+    """What is there of an unfinished bank goes, and the manifest of the new one comes."""
+    folder.mkdir(exist_ok=True)
+    for path in files_of(folder):
+        path.unlink()
+    write_manifest(folder, manifest | {"shards": None})
+
+
+def take_place(new: Path, folder: Path) -> None:
+    """A bank that was built in a folder of `folder` takes the place of the one that is there; both as a whole."""
+    temporary = temporary_folder(folder, "bank")
+    temporary.rmdir()
+    os.replace(new, temporary)
+    try:
+        names = [path.name for path in reversed(files_of(temporary))]
+        replace_set(temporary, files_of(folder), names)
+    finally:
+        discard(temporary)
 
 
 class Bank:
@@ -150,6 +176,10 @@ class Bank:
                 raise UserError(f"the bank {folder} lacks {path.name}; copy it there, or {AGAIN}")
             if path.stat().st_size != about["bytes"]:
                 raise _damaged(path, f"{path.stat().st_size:,} bytes, not {about['bytes']:,}")
+        if (rows := sum(about["rows"] for about in manifest["shards"])) != manifest["rows"]:
+            raise UserError(
+                f"{folder / MANIFEST} is damaged (its shards have {rows:,} rows, not {manifest['rows']:,}); {AGAIN}"
+            )
         self._whole: set[str] = set()  # files whose checksum was checked
 
     def rows(self, layer: int) -> int:
@@ -185,7 +215,10 @@ class Bank:
         import pyarrow.parquet as pq
 
         path = self._checked(self.manifest["contexts"])
-        return pq.read_table(path, read_dictionary=["token", "caption"], memory_map=True)
+        table = pq.read_table(path, read_dictionary=["token", "caption"], memory_map=True)
+        if table.num_rows != self.manifest["rows"]:
+            raise _damaged(path, f"{table.num_rows:,} rows, not {self.manifest['rows']:,}")
+        return table
 
     def contexts(self, layer: int, rows: np.ndarray) -> dict[str, list[Any]]:
         return {name: self._table[name].take(rows).to_pylist() for name in ("token", "caption", "caption_position")}

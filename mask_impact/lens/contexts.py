@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.bounds import check_text
 from mask_impact.prompt.text_files import check_regular
 from mask_impact.prompt.token_text import special_ids
 
 LONGEST = 512  # further tokens of a caption are ignored
 SEED = 0
+LONGEST_LINE = 100_000  # bytes
 TOKENIZED = 10_000  # captions at a time
 
 
@@ -71,7 +73,11 @@ def read_captions(path: Path, count: int | None = None) -> tuple[list[str], str]
     try:
         check_regular(path, f"the file of captions {path}")
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+                if len(line) > LONGEST_LINE:
+                    raise UserError(
+                        f"line {number} of {path} is longer than {LONGEST_LINE:,} bytes; write one caption a line"
+                    )
                 digest.update(line)
                 if count is not None and len(captions) == count:
                     continue
@@ -92,6 +98,7 @@ def read_captions(path: Path, count: int | None = None) -> tuple[list[str], str]
 
 def tokenized(tokenizer: Any, captions: Sequence[str], longest: int = LONGEST) -> Corpus:
     """The ids of the captions, with the special tokens that the tokenizer puts first, cut to `longest`."""
+    check_text(tokenizer, max(captions, key=len), "a caption")
     found: list[np.ndarray] = []
     for start in range(0, len(captions), TOKENIZED):
         some = tokenizer(list(captions[start : start + TOKENIZED]), padding=False)["input_ids"]

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,12 +23,13 @@ from safetensors import safe_open
 from mask_impact.errors import UserError
 from mask_impact.files.results import write_text
 from mask_impact.files.stored import Extraction, ImageRecord, Unreadable, parsed, stored
+from mask_impact.files.temporaries import check_replaceable, new_set
+from mask_impact.lens.norms import row_count
 
 SCHEMA_VERSION = 1
 HEADER_BYTES = 4096  # of a safetensors file, length field included; enough for any number of rows
 DTYPE_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}  # as safetensors has them
 COPIED_ROWS = 4096  # at a time
-FINISHING = {"finishing": True}  # the last line of the journal, while the files of the layers are being renamed
 
 Record = dict[str, Any]  # what the summary says about an image
 T = TypeVar("T")
@@ -70,6 +72,7 @@ class FeatureFiles:
         self._open_files = ExitStack()
         self._parts: dict[int, BinaryIO] = {}
         self._lines: BinaryIO | None = None
+        check_replaceable([path for path in self._all_files() if path.exists()])
         found = self._found() if not overwrite else None
         if found and not resume:
             raise UserError(
@@ -95,6 +98,10 @@ class FeatureFiles:
     def _part(self, layer: int) -> Path:
         return self.folder / f"features_{self.name}_layer_{layer}.part"
 
+    def _all_files(self) -> list[Path]:
+        layers = [path(layer) for layer in self.layers for path in (self.layer_path, self._part)]
+        return [self.summary, self.index, self.journal, *layers]
+
     def _found(self) -> Path | None:
         return next((path for path in (self.journal, self.summary) if path.exists()), None)
 
@@ -108,15 +115,11 @@ class FeatureFiles:
         lines = self.journal.read_bytes().split(b"\n")[:-1]  # the last line is empty or incomplete
         if not lines:  # killed before anything was done
             return []
-        finishing = lines[-1] + b"\n" == _line(FINISHING)
         request = self._read(self.journal, lambda: parsed(lines[0], dict[str, Any]))
         self._check_same(request, self.journal)
-        finished = lines[1:-1] if finishing else lines[1:]
-        records: list[Record] = self._read(self.journal, lambda: [dict(parsed(line, ImageRecord)) for line in finished])
-        if finishing:
-            self.records = records
-            self._rename()
-            return self.records
+        records: list[Record] = self._read(
+            self.journal, lambda: [dict(parsed(line, ImageRecord)) for line in lines[1:]]
+        )
         if self.format:
             whole = min(self._rows_of(self._part(layer)) for layer in self.layers)
             records = [record for record in records if record["rows"][1] <= whole]
@@ -169,7 +172,8 @@ class FeatureFiles:
     def append(self, records: Sequence[Record], states: Mapping[int, torch.Tensor]) -> None:
         """Add finished images, with their rows one after the other: {layer: [rows, C]}, empty if none are saved.
 
-        A record needs "token_count". Its "rows", [first, last) in the file of every layer, are added to it.
+        A record needs "token_count", or "row_count" where that differs. Its "rows", [first, last) in the file of every
+        layer, are added to it.
         Raises UserError for numbers that the chosen dtype cannot hold.
         """
         if self._lines is None:
@@ -180,7 +184,7 @@ class FeatureFiles:
             self._parts[layer].write(_bytes(rows))
             self._parts[layer].flush()
         for record in records:
-            record["rows"] = [self.rows, self.rows + record["token_count"]]
+            record["rows"] = [self.rows, self.rows + row_count(record)]
             self.records.append(record)
         self._lines.write(b"".join(map(_line, records)))
 
@@ -198,39 +202,46 @@ class FeatureFiles:
         """Make the final files, `summary` last. Returns their paths."""
         if self._lines is None and self.journal.exists():  # killed after the last image and before the end
             self._begin()
-        if self._lines is not None:
-            for file in self._parts.values():
-                os.fsync(file.fileno())
-            self._lines.write(_line(FINISHING))
-            self.close()
-            self._rename()
-        paths = [self.layer_path(layer) for layer in self.layers] if self.format else []
-        self._remove_others(paths)
-        if self.format:
-            write_text(self.index, _json(self._index()))
-            paths.append(self.index)
-        else:
-            self.index.unlink(missing_ok=True)
+        self.close()
+        parts = [layer for layer in self.layers if self.format and self._part(layer).exists()]
         written = {"schema_version": SCHEMA_VERSION, "request": self.request, **summary, "images": self.records}
-        write_text(self.summary, _json(written))
+        with new_set(self.folder, f"features_{self.name}", self._earlier(parts)) as (temporary, names):
+            for layer in parts:
+                self._whole(layer, temporary / self.layer_path(layer).name)
+                names.append(self.layer_path(layer).name)
+            for path, content in ((self.index, self._index() if self.format else None), (self.summary, written)):
+                if content is not None:
+                    (temporary / path.name).write_bytes(_json(content).encode())
+                    names.append(path.name)
         self.journal.unlink(missing_ok=True)
-        return [*paths, self.summary]
+        for layer in parts:
+            self._part(layer).unlink()
+        return [
+            *map(self.layer_path, self.layers if self.format else ()),
+            *([self.index] if self.format else []),
+            self.summary,
+        ]
 
-    def _rename(self) -> None:
-        """Turn the part of every layer into its final file; parts that were renamed before are skipped."""
-        for layer in self.layers if self.format else ():
-            part, path = self._part(layer), self.layer_path(layer)
-            if not part.exists():
-                continue
-            with part.open("r+b", buffering=0) as file:
-                file.write(self._header(layer))
-            if self.format == "pt":
-                temporary = path.with_suffix(".pt.part")
-                torch.save({"features": _mapped(part, self.rows, self.width, self.dtype)}, temporary)
-                os.replace(temporary, path)
-                part.unlink()
-            else:
-                os.replace(part, path)
+    def _earlier(self, new: Sequence[int]) -> list[Path]:
+        """The files of an earlier extraction that go: its summary and index, layers that are new, and those that are
+        not asked for."""
+        pattern = re.compile(rf"features_{re.escape(self.name)}_layer_\d+\.(safetensors|pt)")
+        kept = {self.layer_path(layer) for layer in self.layers if self.format and layer not in new}
+        layers = [path for path in self.folder.iterdir() if pattern.fullmatch(path.name) and path not in kept]
+        return [path for path in (self.summary, self.index) if path.exists()] + layers
+
+    def _whole(self, layer: int, path: Path) -> None:
+        """The file of a layer. Its part stays, so that nothing is computed twice after a kill."""
+        part = self._part(layer)
+        with part.open("r+b", buffering=0) as file:
+            file.write(self._header(layer))
+        if self.format == "pt":
+            torch.save({"features": _mapped(part, self.rows, self.width, self.dtype)}, path)
+            return
+        try:
+            os.link(part, path)
+        except OSError:  # a file system without links
+            shutil.copyfile(part, path)
 
     def _header(self, layer: int) -> bytes:
         """https://huggingface.co/docs/safetensors: the length, then a JSON text, which may be padded with spaces."""
@@ -246,21 +257,14 @@ class FeatureFiles:
         return length.to_bytes(8, "little") + json.dumps(header).encode().ljust(length)
 
     def _index(self) -> Record:
-        kept = ("path", "sha256", "rows", "grid", "token_ranges")
+        kept = ("path", "sha256", "rows", "grid", "patch_grid", "frames", "seconds", "token_ranges")
         return {
             "schema_version": SCHEMA_VERSION,
             "files": {str(layer): self.layer_path(layer).name for layer in self.layers},
             **self.request["stored"],
             "hidden_size": self.width,
-            "images": [{key: record[key] for key in kept} for record in self.records],
+            "images": [{key: record[key] for key in kept if key in record} for record in self.records],
         }
-
-    def _remove_others(self, paths: Sequence[Path]) -> None:
-        """Remove the files of layers of an extraction that this one replaces."""
-        pattern = re.compile(rf"features_{re.escape(self.name)}_layer_\d+\.(safetensors|pt|part|pt\.part)")
-        for path in self.folder.iterdir():
-            if pattern.fullmatch(path.name) and path not in paths:
-                path.unlink()
 
     def close(self) -> None:
         self._open_files.close()

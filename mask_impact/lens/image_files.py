@@ -1,4 +1,4 @@
-"""Which images a command uses: files, the files in folders, or scenes drawn for the demo model."""
+"""Which images and videos a command uses: files, the files in folders, or scenes drawn for the demo model."""
 
 import argparse
 import importlib.util
@@ -17,14 +17,24 @@ SCENE_SEED = 0
 
 
 def image_files(args: argparse.Namespace, folder: Path) -> list[Path]:
-    """The requested files, each once. Drawn scenes are written to `folder`/scenes. Raises UserError."""
+    """The requested files, each once, videos last. Drawn scenes are written to `folder`/scenes. Raises UserError."""
+    videos = list(dict.fromkeys(args.videos))
+    if videos and not (args.images or args.num_images or args.test_only):
+        return videos
+    images = _images(args, folder)
+    if both := next((path for path in videos if path in images), None):
+        raise UserError(f"{both} was given as an image and as a video; choose one of the two")
+    return [*images, *videos]
+
+
+def _images(args: argparse.Namespace, folder: Path) -> list[Path]:
     if args.test_only:
         if args.images or args.num_images:
             raise UserError("--test-only takes the test image alone; leave out --images and --num-images, or it")
         return drawn(None, folder / "scenes")
     if not args.images:
         if args.num_images is None:
-            raise UserError("no images were given; give files or folders with --images, or use --test-only")
+            raise UserError("no images were given; give files or folders with --images, --video, or use --test-only")
         if args.model != "demo":
             raise UserError("--num-images without --images draws scenes for --model demo alone; add --images")
         return drawn(args.num_images, folder / "scenes")

@@ -10,24 +10,23 @@ from typing import Any
 
 from PIL import Image
 
-from mask_impact.commands.terminal import ProgressBar, one_line, show
-from mask_impact.errors import UserError
-from mask_impact.jobs.prepared import clips_of
+from mask_impact.commands.summary import noted
+from mask_impact.commands.terminal import ProgressBar, show
+from mask_impact.errors import UserError, one_line
 from mask_impact.jobs.session import Session
 from mask_impact.lens.feature_files import ranges
-from mask_impact.lens.features import image_tokens
-from mask_impact.lens.norms import statistics, table
+from mask_impact.lens.given import check_videos, inputs_of
+from mask_impact.lens.norms import injection_table, statistics, table
+from mask_impact.lens.ready import image_tokens
 from mask_impact.lens.states import chosen, hidden_states
 from mask_impact.model.generation import model_tensors
-from mask_impact.model.lengths import check_length
 from mask_impact.model.memory import explained
-from mask_impact.options import Request, Settings, merged
-from mask_impact.prompt.clips import Clip
+from mask_impact.options import Settings, merged
 from mask_impact.prompt.grids import MERGED
+from mask_impact.prompt.images import PIXEL_LIMIT, open_picture
 from mask_impact.prompt.inputs import ModelInputs
-from mask_impact.prompt.vision import image_token_id, open_pictures, vision_inputs
+from mask_impact.prompt.vision import image_token_id, vision_inputs
 
-OF_VIDEOS = ("fps", "max_frames", "max_pixels")  # fields of Request
 SIZES = ((224, 224), (448, 448), (640, 480), (1024, 768), (1920, 1080))
 
 # What is said about a part of the model: our word, and the names that configs have for it.
@@ -55,6 +54,9 @@ DECODER: dict[str, tuple[str, ...]] = {
 
 
 def command(args: argparse.Namespace) -> None:
+    for width, height in args.sizes or ():
+        if width * height > PIXEL_LIMIT:
+            raise UserError(f"--size {width}x{height} has more than {PIXEL_LIMIT:,} pixels, the most that are read")
     session = Session(Settings(**merged(Settings, vars(args))))
     layers = chosen(args.layers or (), session.source.num_layers)
     described: dict[str, Any] = {"model": session.source.manifest, **description(session.source.config)}
@@ -63,13 +65,11 @@ def command(args: argparse.Namespace) -> None:
         size_description(session, args.prompt, size, args.max_pixels)
         for size in args.sizes or (() if args.images or args.videos else SIZES)
     ]
-    asked = Request(args.prompt, videos=tuple(args.videos or ()), **{name: getattr(args, name) for name in OF_VIDEOS})
-    clips = clips_of(session.reader, session.source.config, asked)
-    if args.images or clips:
+    check_videos(session, args)
+    if args.images or args.videos:
+        inputs = inputs_of(session, args, args.images, args.videos)
         with ProgressBar(f"loading {session.source.name}", args.quiet or args.json):
-            described["image"] = image_description(
-                session, args.prompt, args.images or (), args.max_pixels, layers, clips
-            )
+            described["image"] = image_description(session, args.prompt, inputs, layers)
     show(json.dumps(described, indent=2, ensure_ascii=False) if args.json else text(described))
 
 
@@ -131,17 +131,11 @@ def image_token(session: Session) -> dict[str, Any]:
 def size_description(session: Session, prompt: str, size: tuple[int, int], max_pixels: int | None) -> dict[str, Any]:
     """What an image of this size becomes; under "error" why the processor rejects it."""
     try:
-        inputs = read(session, prompt, [Image.new("RGB", size)], max_pixels)
+        picture = open_picture(Image.new("RGB", size))
+        inputs = vision_inputs(session.reader, session.source.config, prompt, [picture], max_pixels)
     except UserError as error:
         return {"size": list(size), "error": one_line(error)}
     return placed(inputs)[0] | {"prompt_length": len(inputs.tokens)}
-
-
-def read(
-    session: Session, prompt: str, images: Sequence[Any], max_pixels: int | None, clips: Sequence[Clip] = ()
-) -> ModelInputs:
-    pictures, config = open_pictures(images), session.source.config
-    return vision_inputs(session.reader, config, prompt, pictures, max_pixels, clips=clips)
 
 
 def placed(inputs: ModelInputs) -> list[dict[str, Any]]:
@@ -154,25 +148,20 @@ def placed(inputs: ModelInputs) -> list[dict[str, Any]]:
     return found
 
 
-def image_description(
-    session: Session,
-    prompt: str,
-    images: Sequence[Any],
-    max_pixels: int | None,
-    layers: Sequence[int],
-    clips: Sequence[Clip] = (),
-) -> dict[str, Any]:
+def image_description(session: Session, prompt: str, inputs: ModelInputs, layers: Sequence[int]) -> dict[str, Any]:
     """Where the image tokens are in the prompt, and the norms of their hidden states at each layer."""
-    inputs = read(session, prompt, images, max_pixels, clips)
-    check_length(session.source.text_config, len(inputs.tokens), 1)
     model = session.model
     with explained(f"a forward over {len(inputs.tokens)} tokens"):
-        states = hidden_states(model, model_tensors(model, inputs), layers, image_tokens(inputs))
+        added: dict[int, Any] = {}
+        states = hidden_states(model, model_tensors(model, inputs), layers, image_tokens(inputs), added)
     found = placed(inputs)
     of_rows = [token.image for token in inputs.tokens if token.kind == "image"]
     for index, (picture, about) in enumerate(zip(inputs.images, found, strict=True)):
         rows = [row for row, image in enumerate(of_rows) if image == index]
         [about["norms"]] = statistics([states[layer][None, rows] for layer in layers])
+        if added:
+            [between] = statistics([added[layer][None, rows] for layer in sorted(added)])
+            about["deepstack"] = {"layers": sorted(added), **between}
         about["path"] = picture["path"]
     return {
         "prompt": prompt,
@@ -180,6 +169,7 @@ def image_description(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "layers": list(layers),
         "images": found,
+        "notes": [*session.notes, *inputs.notes],
     }
 
 
@@ -208,6 +198,8 @@ def text(described: Mapping[str, Any]) -> str:
         lines.append(f"prompt     {about['prompt']!r}, with images {about['prompt_length']} tokens")
         for found in about["images"]:
             lines += [f"{found['path']}: {becomes(found)}", *table(about["layers"], found["norms"])]
+            lines += injection_table(found)
+        lines += noted(about["notes"])
     return "\n".join(lines)
 
 

@@ -60,22 +60,7 @@ def read_masking(path: Path, fingerprint: str, inputs: ModelInputs) -> Masking:
         run = typed(df.attrs["run"], PictureRun)
     except Unreadable as error:
         raise UserError(f"--run {path} is no manifest of mask_impact_vl.py, or damaged ({error})") from error
-    made, images = run["request"]["model_fingerprint"], [found["sha256"] for found in run["images"]]
-    ids = [token["id"] for token in run["tokens"][: run["prompt_length"]]]
-    prompt, together, attention = run["prompt"], run["masks"], run["vision_attention"]
-    what = f"--run {path} is of another"
-    if made != fingerprint:
-        raise UserError(f"{what} model ({run['model'].get('name')}, {made}); give a run of this one ({fingerprint})")
-    if images != [found["sha256"] for found in inputs.images]:
-        raise UserError(f"{what} image; give a run on the same file")
-    if prompt != inputs.prompt:
-        raise UserError(f"{what} prompt, {prompt!r}; give --prompt with it, or a run with {inputs.prompt!r}")
-    if ids != [token.id for token in inputs.tokens]:
-        raise UserError(f"{what} size of the image, {len(ids)} tokens, not {len(inputs.tokens)}; use its --max-pixels")
-    if attention != "model":
-        raise UserError(f"--run {path} has --vision-attention {attention}, which the lens does not use; leave it out")
-    if together != "every token by itself":
-        raise UserError(f"--run {path} masks {together}; give a run that masks image tokens one at a time")
+    _check_same(path, run, fingerprint, inputs)
     positions = {token.position for token in inputs.tokens if token.kind == "image"}
     variants = df["variant"].unique().tolist()
     variant = next((name for name in PREFERRED if name in variants), variants[0])
@@ -91,3 +76,25 @@ def read_masking(path: Path, fingerprint: str, inputs: ModelInputs) -> Masking:
     impact = dict(zip(cells, largest["l2_distance"].tolist(), strict=True))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Masking(path, digest, variant, int(df["generation_step"].max()) + 1, impact)
+
+
+def _check_same(path: Path, run: PictureRun, fingerprint: str, inputs: ModelInputs) -> None:
+    """Raises UserError for a run of something else, or one that masks in another way."""
+    made, images = run["request"]["model_fingerprint"], [found["sha256"] for found in run["images"]]
+    ids = [token["id"] for token in run["tokens"][: run["prompt_length"]]]
+    prompt, together, attention = run["prompt"], run["masks"], run["vision_attention"]
+    what = f"--run {path} is of another"
+    if made != fingerprint:
+        raise UserError(f"{what} model ({run['model'].get('name')}, {made}); give a run of this one ({fingerprint})")
+    if images != [found["sha256"] for found in inputs.images]:
+        raise UserError(f"{what} image; give a run on the same file")
+    if prompt != inputs.prompt:
+        raise UserError(f"{what} prompt, {prompt!r}; give --prompt with it, or a run with {inputs.prompt!r}")
+    if ids != [token.id for token in inputs.tokens]:
+        raise UserError(f"{what} size of the image, {len(ids)} tokens, not {len(inputs.tokens)}; use its --max-pixels")
+    if [video["sampled"] for video in run.get("videos", ())] != [video["sampled"] for video in inputs.videos]:
+        raise UserError(f"{what} choice of frames; use its --fps and --max-frames")
+    if attention != "model":
+        raise UserError(f"--run {path} has --vision-attention {attention}, which the lens does not use; leave it out")
+    if together != "every token by itself":
+        raise UserError(f"--run {path} masks {together}; give a run that masks image tokens one at a time")

@@ -1,6 +1,6 @@
 """For every image token and layer the nearest text tokens in context, and the nearest rows of the static vocabulary.
 
-In:  a model, a bank of this model, an image and a prompt; optionally a run of mask_impact_vl.py on the same image.
+In:  a model, a bank of this model, images, videos and a prompt; optionally a run of mask_impact_vl.py on the same.
 Out: NAME_neighbors.csv / .json / .parquet with one row per neighbour, the manifest NAME_neighbors_run.json, and
      NAME_neighbors.html, the viewer with both.
 
@@ -17,7 +17,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +28,28 @@ import mask_impact
 from mask_impact.commands.summary import noted
 from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
-from mask_impact.files import notebook, page
+from mask_impact.files import notebook
 from mask_impact.files.folder import output_folder
-from mask_impact.files.formats import side_table_formats, write_side_table
-from mask_impact.files.stored import Neighbours, Unreadable, stored
-from mask_impact.files.temporaries import new_set
-from mask_impact.files.writers import manifest_text
+from mask_impact.files.temporaries import check_replaceable
 from mask_impact.jobs.session import Session
 from mask_impact.lens import approximate, bank_files, published, search
 from mask_impact.lens.bank_files import MANIFEST, Searchable
+from mask_impact.lens.given import check_videos, first_name, inputs_of, sampling_of
 from mask_impact.lens.masking_run import Masking, read_masking
 from mask_impact.lens.search import Nearest
 from mask_impact.lens.states import chosen, hidden_states
+from mask_impact.lens.table_files import Files
 from mask_impact.model.generation import model_tensors
-from mask_impact.model.lengths import check_length
 from mask_impact.model.load import input_device
 from mask_impact.options import Settings
 from mask_impact.options import merged as merged_settings
 from mask_impact.prompt.inputs import ModelInputs, Token
 from mask_impact.prompt.token_text import token_text
-from mask_impact.prompt.vision import open_pictures, vision_inputs
 from mask_impact.table import Columns
 
-SCHEMA_VERSION = 1
 NONE = -1  # caption_position and bank_layer of static rows; row and col of a token without a grid
 EMBEDDED = 8192  # rows of the vocabulary at a time
+MOST_ROWS = 4_000_000  # of the table of neighbours, about 1 GB
 SHOWN = 3  # how many layers the summary on stdout has
 
 
@@ -72,6 +69,7 @@ def open_bank(folder: Path) -> Searchable:
 
 def command(args: argparse.Namespace) -> int | None:
     started = time.perf_counter()
+    name = args.output or first_name(args)
     session = Session(Settings(**merged_settings(Settings, vars(args))))
     source, folder = session.source, session.settings.output_dir
     layers = chosen(args.layers or (), source.num_layers)
@@ -79,19 +77,19 @@ def command(args: argparse.Namespace) -> int | None:
     bank.check(source, session.fingerprint)
     if args.search == "approximate":
         approximate.faiss()
-    pictures = open_pictures(args.images)
-    inputs = vision_inputs(session.reader, source.config, args.prompt, pictures, args.max_pixels)
-    check_length(source.text_config, len(inputs.tokens), 1)
+    check_videos(session, args)
+    inputs = inputs_of(session, args, args.images, args.videos)
+    check_rows(bank, layers, inputs, args.top_k)
     masking = read_masking(args.run, session.fingerprint, inputs) if args.run else None
-    name = args.output or args.images[0].stem
     request = identity(session, args, bank, inputs, layers, masking)
     with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
-        files = Files(folder, name, args.formats)
+        files = Files(folder, f"{name}_neighbors", args.formats)
         if args.resume and files.is_of(request):
             progress.say(f"kept       {files.manifest}: same model, bank, image, prompt and options")
             return None
         if args.output and not (args.overwrite or args.resume):
             files.check_kept()
+        check_replaceable(files.existing())
         lens = Lens(session, bank, layers, args.top_k, args.static, args.search == "approximate")
         found = lens.look(inputs, masking, progress)
         seconds = time.perf_counter() - started
@@ -105,8 +103,10 @@ def command(args: argparse.Namespace) -> int | None:
             "bank": bank.identity,
             "prompt": args.prompt,
             "prompt_length": len(inputs.tokens),
-            "tokens": [asdict(token) for token in inputs.tokens],
+            "tokens": [token.described for token in inputs.tokens],
             "images": inputs.images,
+            **({"videos": inputs.videos} if inputs.videos else {}),
+            "notes": inputs.notes,
             "layers": list(layers),
             "top_k": args.top_k,
             "static": args.static,
@@ -115,11 +115,22 @@ def command(args: argparse.Namespace) -> int | None:
             "masking": masking and masking.manifest,
             "seconds": {"total": seconds, **lens.seconds},
         }
-        if reason := files.write(found.columns(), manifest, inputs.pictures):
+        if reason := files.write(found.columns(), manifest, inputs.pictures, notebook.write_neighbors):
             progress.say(reason)
     if not args.quiet:
-        show("\n".join([report(found, files.paths[-1], seconds), *noted(session.notes)]))
+        show("\n".join([report(found, files.paths[-1], seconds), *noted([*session.notes, *inputs.notes])]))
     return None
+
+
+def check_rows(bank: Searchable, layers: Sequence[int], inputs: ModelInputs, top_k: int) -> None:
+    """Raises UserError for more neighbours than can be held."""
+    tokens = sum(token.kind == "image" for token in inputs.tokens)
+    found = sum(min(top_k, bank.rows(layer)) for layer in bank.layers)
+    if (rows := 2 * tokens * len(layers) * found) > MOST_ROWS:
+        raise UserError(
+            f"--top-k {top_k:,} gives about {rows:,} rows of neighbours, at most {MOST_ROWS:,} can be held; lower "
+            "--top-k, or choose fewer --layers"
+        )
 
 
 def identity(
@@ -138,6 +149,7 @@ def identity(
         "images_sha256": [picture["sha256"] for picture in inputs.images],
         "prompt_sha256": hashlib.sha256(args.prompt.encode()).hexdigest(),
         "max_pixels": args.max_pixels,
+        **sampling_of(args),
         "layers": list(layers),
         "top_k": args.top_k,
         "static": args.static,
@@ -179,11 +191,13 @@ class Lens:
             if self.approximate:
                 by_layer[layer] = approximate.nearest(queries, self.bank, layer, self.top_k)
             else:
-                by_layer[layer] = search.nearest(queries, self.bank.parts(layer), self.top_k, device)
+                k = min(self.top_k, self.bank.rows(layer))
+                by_layer[layer] = search.nearest(queries, self.bank.parts(layer), k, device)
         static = None
         if self.static:
             tell("static vocabulary")
-            static = search.nearest(queries, self._vocabulary(), self.top_k, device)
+            k = min(self.top_k, len(self.session.reader.tokenizer))
+            static = search.nearest(queries, self._vocabulary(), k, device)
         self.seconds["search"] = time.perf_counter() - started - self.seconds["forward"]
         return Neighbors(
             self.bank, self.session.reader.tokenizer, self.layers, tokens, by_layer, self.top_k, static, masking
@@ -230,12 +244,13 @@ class Neighbors:
         queries, k = found.index.shape
         layer = np.repeat(np.array(self.layers), len(self.tokens))  # [Q]
 
-        def of_token(values: Sequence[Any]) -> np.ndarray:
-            return np.repeat(np.tile(np.array(values, np.int64), len(self.layers)), k)
+        def of_token(values: Sequence[Any], dtype: Any = np.int64) -> np.ndarray:
+            return np.repeat(np.tile(np.array(values, dtype), len(self.layers)), k)
 
         texts = self._texts(kind, found.index.ravel(), bank_layer.ravel())
         columns = {
             "image": of_token([token.image for token in self.tokens]),
+            **self._times(of_token),
             "layer": np.repeat(layer, k),
             "token_position": of_token([token.position for token in self.tokens]),
             "row": of_token([NONE if token.row is None else token.row for token in self.tokens]),
@@ -252,6 +267,17 @@ class Neighbors:
             impact = [self.masking.of(int(each), token.position) for each in self.layers for token in self.tokens]
             columns["masking_impact"] = [value for value in impact for _ in range(k)]
         return columns
+
+    def _times(self, of_token: Callable[..., np.ndarray]) -> Columns:
+        """Which frame of which video a token is of, and when its first picture is shown, where there are videos."""
+        if all(token.video is None for token in self.tokens):
+            return {}
+        seconds = [NONE if token.seconds is None else token.seconds[0] for token in self.tokens]
+        return {
+            "video": of_token([NONE if token.video is None else token.video for token in self.tokens]),
+            "frame": of_token([NONE if token.frame is None else token.frame for token in self.tokens]),
+            "seconds": of_token(seconds, np.float32),
+        }
 
     def _texts(self, kind: str, rows: np.ndarray, bank_layer: np.ndarray) -> dict[str, list[Any]]:
         """ "token", "caption" and "caption_position" of bank rows; each row is looked up once."""
@@ -292,61 +318,6 @@ def _joined(parts: Sequence[Any]) -> Any:
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return [value for part in parts for value in part]
-
-
-# --- files --------------------------------------------------------------------------------------------------
-class Files:
-    """NAME_neighbors.* of one image. The manifest is removed first and written last: if it is there, the tables fit."""
-
-    def __init__(self, folder: Path, name: str, formats: Sequence[str]) -> None:
-        self.folder, self.name, self.formats = folder, name, formats
-        self.manifest = folder / f"{name}_neighbors_run.json"
-        self.paths = [*(folder / f"{name}_neighbors.{form}" for form in formats), self.manifest]
-        if "html" in formats:
-            page.find_page()  # reports a missing page before the long search
-
-    def existing(self) -> list[Path]:
-        tables = [self.folder / f"{self.name}_neighbors.{form}" for form in (*side_table_formats(), "html")]
-        return [path for path in (self.manifest, *tables) if path.exists()]
-
-    def check_kept(self) -> None:
-        """Raises UserError if there are files under this name."""
-        if existing := self.existing():
-            raise UserError(
-                f"{existing[0]} exists already; choose another --output, keep it with --resume, or replace it with "
-                "--overwrite"
-            )
-
-    def is_of(self, request: dict[str, Any]) -> bool:
-        """Whether the existing files are complete and were made from `request`."""
-        try:
-            manifest = stored(self.manifest, Neighbours)
-        except (FileNotFoundError, Unreadable):
-            return False
-        same, noted = manifest["request"] == request, bool(manifest.get("notes"))  # a page that was too large
-        return same and all(path.exists() or (noted and path.suffix == ".html") for path in self.paths)
-
-    def write(self, columns: Columns, manifest: dict[str, Any], pictures: Sequence[Any]) -> str | None:
-        """Write the files. Returns why there is no page although it was asked for: it can be too large."""
-        tables, note = [path for path in self.paths[:-1] if path.suffix != ".html"], None
-        manifest = {"schema_version": SCHEMA_VERSION, **manifest, "rows": len(columns["rank"])}
-        manifest |= {"files": [], "tables": [path.name for path in tables]}  # "files" is for result tables: none
-        with new_set(self.folder, f"{self.name}_neighbors", self.existing()) as (temporary, names):
-            for path in tables:
-                write_side_table(temporary / path.name, columns, manifest)
-                names.append(path.name)
-            if "html" in self.formats:
-                page_name = f"{self.name}_neighbors.html"
-                try:
-                    notebook.write_neighbors(temporary / page_name, columns, manifest, pictures)
-                    names.append(page_name)
-                    manifest["tables"].append(page_name)
-                except UserError as error:
-                    note = f"{page_name} was not written: {error}"
-                    manifest["notes"] = [note]
-            (temporary / self.manifest.name).write_bytes(manifest_text(manifest).encode())
-            names.append(self.manifest.name)
-        return note
 
 
 def report(found: Neighbors, written: Path, seconds: float) -> str:

@@ -14,6 +14,8 @@ def statistics(states: Sequence[torch.Tensor]) -> list[dict[str, list[Any]]]:
     L2 norm: mean, standard deviation, minimum, maximum. Mean cosine: over all pairs of two different tokens, None for a
     single token. With unit vectors u it is (|sum u|^2 - P) / (P (P - 1)), so no pair is computed.
     """
+    if not states:
+        return []
     count = states[0].shape[1]
     norms, sums = [], []
     for layer in states:
@@ -29,18 +31,44 @@ def statistics(states: Sequence[torch.Tensor]) -> list[dict[str, list[Any]]]:
     return [dict(zip(STATISTICS, picture, strict=True)) for picture in zip(*values, strict=True)]
 
 
+def row_count(record: Mapping[str, Any]) -> int:
+    """How many states an image has at each layer: one for each of its tokens, unless it says otherwise."""
+    return int(record.get("row_count", record["token_count"]))
+
+
 def over_all(records: Sequence[Mapping[str, Any]], layers: Sequence[int]) -> dict[str, list[Any]]:
-    """The statistics of all tokens of all images by layer; the mean cosine is the mean over the images."""
-    counts = torch.tensor([float(record["token_count"]) for record in records], dtype=torch.float64)[:, None]
+    """The statistics of all rows of all images by layer; the mean cosine is the mean over the images."""
+    counts = torch.tensor([float(row_count(record)) for record in records], dtype=torch.float64)[:, None]
     mean, std, low, high = (
         torch.tensor([record[key] for record in records], dtype=torch.float64) for key in STATISTICS[:4]
     )  # [images, layers]
     whole = (counts * mean).sum(0) / counts.sum()
     spread = ((counts * (std.square() + (mean - whole).square())).sum(0) / counts.sum()).sqrt()
-    cosines = [record["mean_cosine"] for record in records if record["token_count"] > 1]
+    cosines = [record["mean_cosine"] for record in records if row_count(record) > 1]
     cosine = torch.tensor(cosines, dtype=torch.float64).mean(0).tolist() if cosines else [None] * len(layers)
     found = (whole.tolist(), spread.tolist(), low.amin(0).tolist(), high.amax(0).tolist(), cosine)
     return dict(zip(STATISTICS, found, strict=True))
+
+
+def over_injections(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """{"deepstack": statistics of what the model adds between its blocks, by the first layer that contains it}; empty
+    where it adds nothing, or where some records are of before this was measured."""
+    found = [record.get("deepstack") for record in records]
+    layers = found[0]["layers"] if found and found[0] else []
+    if not layers or any(each is None or each["layers"] != layers for each in found):
+        return {}
+    counted = [{"token_count": record["token_count"], **record["deepstack"]} for record in records]
+    return {"deepstack": {"layers": layers, **over_all(counted, layers)}}
+
+
+def injection_table(found: Mapping[str, Any]) -> list[str]:
+    """What `over_injections` gives, as lines of text."""
+    if not (added := found.get("deepstack")):
+        return []
+    return [
+        "added to the image tokens (deepstack), by the first layer that contains it:",
+        *table(added["layers"], added),
+    ]
 
 
 def table(layers: Sequence[int], found: Mapping[str, list[Any]]) -> list[str]:

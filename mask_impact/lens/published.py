@@ -23,7 +23,9 @@ from mask_impact.lens.bank_files import check_size
 from mask_impact.model.find import Source
 
 CACHE = "embeddings_cache.pt"
-FOLDER = re.compile(r"layer_(\d+)")
+CHECKED = 1 << 16  # rows at a time
+TOLERANCE = 0.02  # of a length of 1; bfloat16 rounds each number by up to 0.004
+FOLDER = re.compile(r"layer_(\d{1,6})")
 
 
 def cache_files(folder: Path) -> dict[int, Path]:
@@ -58,7 +60,19 @@ class PublishedBank:
         return len(self._caches[layer]["embeddings"])
 
     def parts(self, layer: int) -> Iterator[torch.Tensor]:
-        yield self._caches[layer]["embeddings"]
+        """Raises UserError for vectors that are not of length 1."""
+        vectors = self._caches[layer]["embeddings"]
+        first = 0
+        for rows in vectors.split(CHECKED):
+            lengths = torch.linalg.vector_norm(rows.float(), dim=1)
+            if len(wrong := torch.nonzero(~((lengths - 1).abs() <= TOLERANCE))):
+                row = int(wrong[0])
+                raise UserError(
+                    f"the bank {self.folder} is damaged: in layer {layer}, row {first + row:,} has the length "
+                    f"{float(lengths[row]):.3g}, and vectors of such a bank have the length 1; get it again"
+                )
+            first += len(rows)
+            yield rows
 
     def contexts(self, layer: int, rows: np.ndarray) -> dict[str, list[Any]]:
         found = [self._caches[layer]["metadata"][row] for row in rows.tolist()]

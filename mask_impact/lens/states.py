@@ -8,11 +8,12 @@ In: a model, the tensors it is called with, layers, and which tokens. Out: one t
 
 Layer 0 is the decoder's input, image features merged in. Layer k is the residual stream after k blocks as the next
 block receives it, including what a family adds between its blocks (Qwen3-VL's DeepStack). The last layer has the number
-of blocks as its number: it is the output of the last block, before the final norm. Hooks read the states inside the
-model's own forward, which ends at the last requested layer: blocks above it, the final norm and the head are not run.
+of blocks as its number: it is the output of the last block, before the final norm. The layers of a vision encoder are
+counted in the same way (`stacks.py`). Hooks read the states inside the model's own forward, which ends at the last
+requested layer: blocks above it, the final norm and the head are not run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ def hidden_states(
     tensors: Mapping[str, torch.Tensor],
     layers: Sequence[int],
     tokens: torch.Tensor | None = None,
+    added: dict[int, torch.Tensor] | None = None,
 ) -> dict[int, torch.Tensor]:
     """The hidden states of one forward without a cache, {layer: [P, C]}, on the layer's device and in its dtype.
 
@@ -68,27 +70,53 @@ def hidden_states(
             different lengths are padded on the right, with an "attention_mask" [B, N].
         layers: which, as `chosen` gives them.
         tokens: [B, N] bool, the P tokens whose states are kept, row by row; None: all, as [B, N, C].
+        added: is filled with what the model adds between two blocks (DeepStack), up to the last of `layers`: by the
+            first layer that contains it [P, C].
 
     The model must be in eval mode. Raises UnsupportedModel for a model whose forward passes by its decoder's blocks.
     Where memory runs out, what torch raises comes through, for `memory.Portion` and `memory.explained`.
     """
-    blocks, last = decoder_layers(model), max(layers)
     places = None if tokens is None else tokens.nonzero(as_tuple=True)  # once, since it waits for the device
+
+    def kept(hidden: torch.Tensor) -> torch.Tensor:
+        if places is None:
+            return hidden.clone()  # a block may write into its input
+        return hidden[tuple(place.to(hidden.device) for place in places)]  # a copy
+
+    return states_between(model, decoder_layers(model), tensors, layers, kept, added)
+
+
+def states_between(
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    tensors: Mapping[str, torch.Tensor],
+    layers: Sequence[int],
+    kept: Callable[[torch.Tensor], torch.Tensor],
+    added: dict[int, torch.Tensor] | None = None,
+) -> dict[int, torch.Tensor]:
+    """What `kept` copies of the states between `blocks` of a stack, by layer; the forward ends at the last of them.
+    `added` is filled as in `hidden_states`."""
+    last = max(layers)
     found: dict[int, torch.Tensor] = {}
+    below: dict[int, torch.Tensor] = {}  # by layer, what the block before it gave; of one layer at a time
 
     def keep(layer: int, hidden: torch.Tensor) -> None:
-        if places is None:
-            found[layer] = hidden.clone()  # a block may write into its input
-        else:
-            found[layer] = hidden[tuple(place.to(hidden.device) for place in places)]  # a copy
+        found[layer] = kept(hidden)
         if layer == last:
             raise _Enough
 
     def entering(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = layer_input(blocks[index], args, kwargs)
+        if added is not None and index in below:
+            between = kept(hidden) - below.pop(index)
+            if between.any():
+                added[index] = between
         if index in layers:
-            keep(index, layer_input(blocks[index], args, kwargs))
+            keep(index, hidden)
 
     def leaving(index: int, output: Any) -> None:
+        if added is not None:
+            below[index + 1] = kept(layer_output(output))
         if index + 1 == len(blocks):  # before that, the next block's input
             keep(len(blocks), layer_output(output))
 

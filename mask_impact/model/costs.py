@@ -29,14 +29,15 @@ class Costs:
 
     @classmethod
     def of(cls, config: Any, speed: float = NOMINAL) -> "Costs":
-        """`config`: of the text part of a model."""
-        hidden, heads = _number(config, 1, "hidden_size"), _number(config, 1, "num_attention_heads")
-        width, shared = _number(config, hidden / heads, "head_dim"), _number(config, heads, "num_key_value_heads")
-        inner = _number(config, 4 * hidden, "moe_intermediate_size", "intermediate_size", "d_ff")
-        inner *= _number(config, 1, "num_experts_per_tok")
+        """`config`: of the text part of a model, or of its vision tower."""
+        hidden = number(config, 1, "embed_dim", "hidden_size")  # Qwen2-VL's tower calls the decoder's width hidden_size
+        heads = number(config, 1, "num_attention_heads", "num_heads")
+        width, shared = number(config, hidden / heads, "head_dim"), number(config, heads, "num_key_value_heads")
+        inner = number(config, 4 * hidden, "moe_intermediate_size", "intermediate_size", "d_ff")
+        inner *= number(config, 1, "num_experts_per_tok")
         weights = hidden * width * 2 * (heads + shared) + 3 * hidden * inner
         row = 2.0 * weights + PASSES * (hidden + inner + heads * width)
-        return cls(row, 8.0 * heads * width, 2.0 * hidden * _number(config, 1, "vocab_size"), speed)
+        return cls(row, 8.0 * heads * width, 2.0 * hidden * number(config, 1, "vocab_size"), speed)
 
     def layer(self, length: int) -> float:
         """A unit of work: all positions of a prompt of this length through one layer."""
@@ -51,7 +52,7 @@ class Costs:
         return work * self.layer(length) / self.speed
 
 
-def _number(config: Any, default: float, *names: str) -> float:
+def number(config: Any, default: float, *names: str) -> float:
     """The first of these that the config tells; of one for each layer, the mean."""
     for name in names:
         try:
@@ -70,7 +71,7 @@ def speed_of(device: torch.device, dtype: torch.dtype | str, config: Any, repeti
     `dtype`: or "auto" for the checkpoint's own, which is not known before it is loaded; bfloat16 stands for it.
     """
     dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    width, rows = min(int(_number(config, WIDEST, "hidden_size")), WIDEST), ROWS.get(device.type, 64)
+    width, rows = min(int(number(config, WIDEST, "hidden_size")), WIDEST), ROWS.get(device.type, 64)
     states, weights = (torch.ones(shape, device=device, dtype=dtype) for shape in ((rows, width), (width, 4 * width)))
     times = []
     for _ in range(1 + repetitions):

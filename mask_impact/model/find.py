@@ -26,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.model import adapters, gguf, joined
 from mask_impact.model.checkpoint_files import check_ids
+from mask_impact.model.checkpoint_numbers import check_numbers
 from mask_impact.model.loading import checkpoint_folder, loading
 from mask_impact.model.towers import layer_count
 
@@ -147,6 +148,7 @@ def find_model(
         adapters.check(adapter)
     if not file:
         check_ids(source.folder)
+        check_numbers(source.folder, vision)
     with loading(name), gguf.read_once(source.gguf_file):
         config = AutoConfig.from_pretrained(path, **source.place_and_trust)
     source = replace(source, config=config)
@@ -168,6 +170,10 @@ def _path(name: str, vision: bool) -> str:
     if name == joined.NAME:
         return str(joined.joined_folder(demo_folder(joined.FOLDER)))
     path = Path(name)
+    try:
+        path.exists()
+    except OSError as error:
+        raise UserError(f"no folder {name!r} ({error.strerror}); give {NAMES}") from error
     if path.exists() and not path.is_dir() and path.suffix != gguf.SUFFIX:
         raise UserError(f"{name!r} is a file; give {NAMES}")
     if not path.exists() and (

@@ -21,7 +21,7 @@ from mask_impact.model.checkpoint_files import check_ids
 from mask_impact.model.find import Source
 from mask_impact.model.implementations import without_kernels
 from mask_impact.model.loading import loading
-from mask_impact.model.memory import explained
+from mask_impact.model.memory import LOADING, explained
 from mask_impact.model.quiet import environment
 from mask_impact.model.stored import Stored
 
@@ -147,7 +147,7 @@ def load_model(
         weakref.finalize(model, folder.cleanup)  # at the latest when the program ends
     if spread:
         return model.eval()
-    with explained(f"moving {source.name} to {device}"):
+    with explained(f"moving {source.name} to {device}", LOADING):
         return aligned(model.eval().to(device))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import transformers
 from huggingface_hub import try_to_load_from_cache
 
-from mask_impact.errors import UserError
+from mask_impact.errors import UserError, plain_words
 from mask_impact.model.checkpoint_files import fault
-from mask_impact.model.memory import explained, is_out_of_memory
+from mask_impact.model.memory import LOADING, explained, is_out_of_memory
 from mask_impact.model.packages import missing_packages
 
 # Of what transformers says where there are none, by family and by what is installed
@@ -23,7 +23,7 @@ NO_TOKENIZER_FILES = (
 @contextmanager
 def loading(name: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be loaded into a UserError of one line."""
-    with explained(f"loading {name}"):
+    with explained(f"loading {name}", LOADING):
         try:
             yield
         except UserError:
@@ -34,15 +34,8 @@ def loading(name: str) -> Iterator[None]:
             raise UserError(_loading_message(name, error)) from error
 
 
-def without_class_names(error: Exception) -> str:
-    """What an exception says, in one line, without the names of Python's classes in it."""
-    text = re.sub(r"\b[A-Z]\w*(Error|Exception)\b(:\s*)?", "", " ".join(str(error).split())).strip()
-    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("NoneType", "null")
-    return f"{text} is unknown or missing" if isinstance(error, KeyError) else text or "it does not say why"
-
-
 def _loading_message(name: str, error: Exception) -> str:
-    text = without_class_names(error)
+    text = plain_words(error)
     low = text.lower()
     if not Path(name).exists() and ("connect" in low or "offline" in low):
         return (

@@ -36,6 +36,11 @@ ADVICE = (
     "or spread the model over devices with `device_map` auto"
 )
 
+LOADING = (
+    "take a narrower `dtype`, another `device`, or spread the model over devices with `device_map` auto; where the "
+    "weights are far smaller, a size in its config.json is wrong"
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator of torch, numpy or the system raised `error` because memory ran out."""
@@ -56,9 +61,9 @@ def readable(size: int) -> str:
 
 
 @contextmanager
-def explained(doing: str | Callable[[], str]) -> Iterator[None]:
+def explained(doing: str | Callable[[], str], advice: str = ADVICE) -> Iterator[None]:
     """Raise OutOfMemory where memory runs out; its message begins "memory ran out in" and continues with `doing`,
-    which may be a function that is called only then."""
+    which may be a function that is called only then, and ends with the advice."""
     try:
         yield
     except Exception as error:
@@ -67,7 +72,7 @@ def explained(doing: str | Callable[[], str]) -> Iterator[None]:
         size = size_asked(error)
         asked = f", where {readable(size)} more were asked for" if size else ""
         where = doing if isinstance(doing, str) else doing()
-        raise OutOfMemory(f"memory ran out in {where}{asked}; {ADVICE}") from error
+        raise OutOfMemory(f"memory ran out in {where}{asked}; {advice}") from error
 
 
 @dataclass

@@ -22,7 +22,7 @@ from mask_impact.model.generation import decoder_beginning, greedy
 from mask_impact.model.memory import explained
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.towers import family
-from mask_impact.model.weights import check_finite
+from mask_impact.model.weights import check_finite, dtype_name
 
 
 @dataclass
@@ -59,9 +59,10 @@ def check_untouched(
         known.ids, known.logits = inputs["input_ids"], untouched_logits(model, inputs)
     assert known.logits is not None
     if known.logits.isnan().any() or (known.logits == torch.inf).any():  # minus infinity is a token that is ruled out
+        check_finite(model)
         raise UserError(
-            f"the model's own logits are not numbers (NaN or infinite) in {model.dtype}; take another `dtype`, or a "
-            "checkpoint whose weights are all finite"
+            f"the model's own logits are not numbers (NaN or infinite) in {dtype_name(model)}; take another `dtype`, "
+            "or a checkpoint whose weights are all finite"
         )
     difference = relative_difference(logits, known.logits)
     limit = ROUNDING[model.dtype]
@@ -69,7 +70,7 @@ def check_untouched(
         check_finite(model)
         raise UnsupportedModel(
             f"model family '{family(model)}' cannot be measured truthfully: {how}, it computes other logits than "
-            f"untouched, {difference:.2g} of their spread apart (rounding in {model.dtype} explains {limit:.2g})"
+            f"untouched, {difference:.2g} of their spread apart (rounding in {dtype_name(model)} explains {limit:.2g})"
         )
     known.checked.add(_key(model, how))
     return time.perf_counter() - started

@@ -10,8 +10,8 @@ a 1 and to others with a 0 there leads to several. Merging, pooling, shuffling, 
 are thus the model's own.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -20,13 +20,21 @@ from transformers import PreTrainedModel
 
 from mask_impact.model.layers import layer_input, replaced_forward
 from mask_impact.model.towers import decoder_layers, refusing
-from mask_impact.model.vision_tower import LayerCall, unsupported_tower
+from mask_impact.model.vision_tower import LayerCall, TowerCalls, unsupported_tower
 
 NO_TOKEN = -1  # the position of a row that becomes no image token
 
 
 class _AtDecoder(Exception):
     """The forward has come to the decoder; the rest of it is not needed."""
+
+
+def followed(model: PreTrainedModel, tensors: dict[str, torch.Tensor], positions: Sequence[int]) -> list[int]:
+    """[rows] as `positions_of_rows`, with the calls of a forward that ends at the decoder. Raises UnsupportedModel."""
+    tower = TowerCalls(model)
+    with torch.no_grad(), tower.recording(), until_decoder(model):
+        model(**tensors, use_cache=False)
+    return positions_of_rows(model, tensors, tower.calls, positions)
 
 
 def positions_of_rows(
@@ -78,6 +86,21 @@ def _at_decoder(
     model: PreTrainedModel, tensors: dict[str, torch.Tensor], calls: Sequence[LayerCall], rows: torch.Tensor
 ) -> torch.Tensor:
     """[1, S, C] what the first decoder layer gets, with `rows` in place of what the tower's layers compute."""
+
+    def as_given(call: LayerCall) -> Callable[..., Any]:
+        return lambda *_, **__: call.returned(rows)
+
+    with ExitStack() as undo:
+        for call in calls:
+            undo.enter_context(replaced_forward(call.layer, as_given(call)))
+        reached = undo.enter_context(until_decoder(model))
+        model(**tensors, use_cache=False)
+    return reached[0]
+
+
+@contextmanager
+def until_decoder(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """A forward inside of this ends at the decoder; what its first layer gets is in the list."""
     reached: list[torch.Tensor] = []
     first = decoder_layers(model)[0]
 
@@ -85,14 +108,9 @@ def _at_decoder(
         reached.append(layer_input(first, args, kwargs))
         raise _AtDecoder
 
-    def as_given(call: LayerCall) -> Callable[..., Any]:
-        """In the form of the layer's output: older transformers return tuples."""
-        return lambda *_, **__: (rows, *call.output[1:]) if isinstance(call.output, tuple) else rows
-
-    with ExitStack() as undo:
-        for call in calls:
-            undo.enter_context(replaced_forward(call.layer, as_given(call)))
-        undo.callback(first.register_forward_pre_hook(stop, with_kwargs=True).remove)
+    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
         with suppress(_AtDecoder):
-            model(**tensors, use_cache=False)
-    return reached[0]
+            yield reached
+    finally:
+        handle.remove()

@@ -25,6 +25,7 @@ from mask_impact.model.watching import AttentionCall, handler_of, inside
 
 COUNTS = ("num_hidden_layers", "depth")  # what vision configs call the number of layers, and of heads
 HEADS = ("num_attention_heads", "num_heads")
+WIDTHS = ("embed_dim", "hidden_size")  # and a state's numbers; Qwen2-VL's hidden_size is what its merger gives
 
 
 def vision_size(config: Any) -> tuple[int, int]:
@@ -36,6 +37,14 @@ def vision_size(config: Any) -> tuple[int, int]:
     if found[0] is None or found[1] is None:
         raise unsupported_tower(config, "its vision config tells no number of layers and heads")
     return found[0], found[1]
+
+
+def vision_width(config: Any) -> int:
+    """C, the numbers of a patch's state between two layers. Raises UnsupportedModel where the config does not tell."""
+    width = next((n for name in WIDTHS if isinstance(n := getattr(config.vision_config, name, None), int)), None)
+    if width is None:
+        raise unsupported_tower(config, "its vision config tells no width of its states")
+    return width
 
 
 def unsupported_tower(config: Any, why: str) -> UnsupportedModel:
@@ -76,6 +85,14 @@ class LayerCall:
     def hidden(self) -> torch.Tensor:
         """[rows, C] or [B, L, C] its input."""
         return layer_input(self.layer, self.args, self.kwargs)
+
+    def returned(self, states: torch.Tensor) -> Any:
+        """Other states in the form of the layer's output: older transformers return tuples."""
+        return (states, *self.output[1:]) if isinstance(self.output, tuple) else states
+
+    def again(self, *_: Any, **__: Any) -> Any:
+        """What the layer gave, in place of its forward."""
+        return self.returned(layer_output(self.output).clone())
 
     @property
     def rows(self) -> int:

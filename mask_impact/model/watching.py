@@ -75,12 +75,14 @@ def inside(
     entering: Entering | None = None,
     attending: Attending | None = None,
     leaving: Leaving | None = None,
+    routed: tuple[str, Any] | None = None,
 ) -> Iterator[None]:
     """Be inside every forward of `model` until the block ends; then it is as it was, also after an exception.
 
     Args:
         layers: of the model, those to watch. Calls of attention outside of them go on as they would have.
         attending: returns the attention's result, or None for the model's own. Without it, attention is left alone.
+        routed: the attention implementation and the config of the layers, where they are not the decoder's.
 
     Raises UnsupportedModel, where attention is computed, for a family without an attention function.
     """
@@ -107,8 +109,8 @@ def inside(
             undo.callback(layer.register_forward_pre_hook(before(index), with_kwargs=True).remove)
             undo.callback(layer.register_forward_hook(after(index)).remove)
         if attending is not None:
-            name = implementation(model)
-            handler, config = handler_of(name, running, attending), model.config.get_text_config(decoder=True)
+            name, config = routed or (implementation(model), model.config.get_text_config(decoder=True))
+            handler = handler_of(name, running, attending)
             undo.enter_context(exchanged_attention(handler, layers, name, config))
         yield
 

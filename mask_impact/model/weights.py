@@ -77,9 +77,13 @@ def check_finite(model: Any) -> None:
     wrong = [name for name, weight in model.named_parameters() if not (weight.is_meta or weight.isfinite().all())]
     if wrong:
         raise UserError(
-            f"the model has weights that are no numbers (NaN or infinite) in {model.dtype}: {counted(wrong)}; take "
-            "another `dtype`, or a checkpoint whose weights are all finite"
+            f"the model has weights that are no numbers (NaN or infinite) in {dtype_name(model)}: {counted(wrong)}; "
+            "take another `dtype`, or a checkpoint whose weights are all finite"
         )
+
+
+def dtype_name(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def check_plain(name: str, model: Any, stored: Stored) -> None:

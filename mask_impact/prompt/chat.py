@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.bounds import bounded, check_text
 from mask_impact.prompt.messages import parts_of, texts_of
 
 PROBES = ["a first question", "a first answer", "a second question"]  # stand in a template to see what is around them
@@ -72,12 +73,15 @@ def _counted(messages: Sequence[Mapping[str, Any]]) -> str:
 def applied(reader: Any, messages: Sequence[Mapping[str, Any]], **more: Any) -> str:
     continued = messages[-1]["role"] == "assistant"
     copies = [copied(each) for each in messages]  # transformers changes what it is given
-    return str(
-        reader.apply_chat_template(
-            copies, chat_template=template_of(reader), tokenize=False, add_generation_prompt=not continued,
-            continue_final_message=continued, **more,
-        )
-    )  # fmt: skip
+    with bounded("the model's chat template"):
+        text = str(
+            reader.apply_chat_template(
+                copies, chat_template=template_of(reader), tokenize=False, add_generation_prompt=not continued,
+                continue_final_message=continued, **more,
+            )
+        )  # fmt: skip
+    check_text(None, text, "what the model's chat template makes of the prompt")
+    return text
 
 
 def copied(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,6 +204,8 @@ def around(reader: Any, texts: Sequence[str]) -> list[str]:
         messages = [{**each, "content": parts_of(each)} for each in messages]
     try:
         found = re.split("|".join(map(re.escape, texts)), applied(reader, messages))
+    except UserError:
+        raise
     except Exception:  # `rendered` will say so
         return []
     return found if len(found) == len(texts) + 1 else []

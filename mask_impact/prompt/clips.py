@@ -186,6 +186,8 @@ class _Sampler:
             found.append(f"the report shows the first {SHOWN} temporal patches alone")
         if taken < self.total:
             found.append(f"{taken} of {self.total} frames are taken, {rate:.3g} for each second")
+        if self.rate > self.fps * 1.001:  # files round their rates
+            found.append(f"{self.rate:g} frames for each second were asked for, and the file has {self.fps:.4g}")
         wanted = self.total / self.fps * self.rate
         if taken > wanted + 1:
             found.append(f"the model's processor takes {self.part.min_frames} frames or more where there are as many")

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mask_impact.errors import UserError
 from mask_impact.prompt.images import file_sha256, open_picture
+from mask_impact.prompt.text_files import check_regular
 
 UNTIMED = 24.0  # frames for each second of a video that does not say; transformers takes the same
 SHOWN = 64  # temporal patches of a video whose first frame is a picture of the report
@@ -57,8 +58,7 @@ def open_film(path: str | os.PathLike[str]) -> Film:
         raise UserError(f"the video {shown} does not exist; {GIVE}")
     if os.path.isdir(path):
         return _folder(Path(name), shown)
-    if not os.path.isfile(path):  # reading a pipe or a device might never end
-        raise UserError(f"the video {shown} is not a regular file; {GIVE}")
+    check_regular(Path(name), f"the video {shown}", GIVE.removeprefix("give "))
     if not os.path.getsize(path):
         raise UserError(f"the video {shown} is empty (0 bytes); {GIVE}")
     try:

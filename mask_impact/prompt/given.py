@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.bounds import check_text
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.prompt.token_text import decoded, special_ids, token_text
 
@@ -30,6 +31,7 @@ def given_ids(option: str, text: str, tokenizer: Any, inputs: ModelInputs, apart
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"`{option}` is not valid text (character {error.start}); give it as UTF-8") from error
+    check_text(tokenizer, text, f"`{option}`")
     ids = _target(tokenizer, text) if apart else _continuing(option, text, tokenizer, inputs)
     if not text or not ids:
         raise UserError(f"`{option}` {text!r} has no tokens for this model; give a text of at least one")

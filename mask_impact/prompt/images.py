@@ -14,15 +14,16 @@ import hashlib
 import io
 import os
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.text_files import check_regular
 
 PIXEL_LIMIT = 100_000_000  # pixels, width x height; Pillow itself stops at 178,956,970
 IN_MEMORY = "<PIL image>"  # the path of a picture that is not from a file
@@ -94,14 +95,10 @@ def _names(path: str | os.PathLike[str]) -> tuple[str, str]:
 def _open_file(path: str, name: str) -> io.BufferedReader:
     """Open the file. Raises UserError if it cannot hold a picture."""
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"the image {name} is a folder; give the path of one image file")
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-            raise UserError(f"the image {name} is not a regular file; save the picture as PNG or JPEG and give that")
+        check_regular(Path(path), f"the image {name}", "the path of one image file")
         if path.lower().endswith(_VIDEO_NAMES):
             raise _video(name)
-        if status.st_size == 0:
+        if os.stat(path).st_size == 0:
             raise UserError(f"the image {name} is empty (0 bytes); give a PNG or JPEG file")
         return open(path, "rb")
     except FileNotFoundError as error:
@@ -189,6 +186,8 @@ def _rgb(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
     if image.mode == "F" or image.mode.startswith("I"):
         image, note = _eight_bits(image, name)
         notes.append(note)
+    if image.mode in ("RGB", "L", "1") and "transparency" not in image.info and not notes:  # a copy less
+        return image.convert("RGB"), []
     rgba = image.convert("RGBA")
     if rgba.getchannel("A").getextrema() != (255, 255):
         rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.bounds import check_text, refused
 from mask_impact.prompt.chat import beginning, continuing, opening, rendered, taken_as_it_is, template_of
 from mask_impact.prompt.messages import as_recorded, images_of, last_text, videos_of, with_system
 from mask_impact.prompt.token_text import special_ids, token_text
@@ -117,8 +118,10 @@ def text_inputs(
     notes: list[str] = []
     if chat or system is not None or messages:
         text, complete, notes, said = _in_chat(tokenizer, prompt, system, messages)
+    check_text(tokenizer, text)
     fast = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
-    encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not complete, **fast)
+    with refused("the model's tokenizer cannot take this prompt", lambda: "mend the tokenizer's files"):
+        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=not complete, **fast)
     ids = encoded["input_ids"]
     if continued and (count := added_ends(tokenizer, ids[0].tolist(), text)):
         notes.append(ends_note(tokenizer, ids[0].tolist(), count))

@@ -26,11 +26,14 @@ class Prepared:
     unit_count: int  # in the prompt
     effects: Any = None  # effects.asked.Asked, None for no effects
     effects_forwards: float = 0.0  # about as many forwards of the prompt as they take
-    model_layers: int = 0
+    model_layers: int = 0  # of the tower that is measured
     given: tuple[int, ...] = ()  # the ids of a given answer, `request.num_tokens` of them; (): it is generated
     readers: frozenset[int] | None = None  # of a vision tower, the image tokens that are compared; None: all
     tower_forwards: float = 0.0  # about as many forwards of the vision tower as a run in it takes
+    tower_layer: float = 0.0  # the work of one pass through a layer of the vision tower, as `units_of_work` counts
+    decoder_layers: int = 0  # where another tower is measured
     costs: Any = None  # model.costs.Costs
+    tower: Any = None  # model.towers.Tower, the one that is measured
 
     def masked(self, query: int) -> int:
         """The number of masks at a query position, the same in each layer and variant."""
@@ -65,7 +68,15 @@ class Prepared:
     def units_of_work(self) -> float:
         """For the progress: passes of the prompt through a layer, in generation, replays and effects."""
         generation = sum(self.generation(step) for step in range(self.request.num_tokens))
-        return generation + len(self.queries) * len(self.layers) + self.effects_forwards * self.model_layers
+        replays = len(self.queries) * len(self.layers) * self.layer_work
+        return generation + replays + self.effects_forwards * (self.decoder_layers or self.model_layers)
+
+    @property
+    def layer_work(self) -> float:
+        """The work of all masks of a query position in one layer."""
+        if not self.tower_layer:
+            return 1.0
+        return self.tower_forwards * self.model_layers * self.tower_layer / len(self.layers)
 
     @property
     def seconds(self) -> float:
@@ -74,4 +85,4 @@ class Prepared:
 
     def generation(self, step: int) -> float:
         """The work of recording one generation step: a forward and what is kept of it; then a row at a time."""
-        return self.model_layers * (GENERATION if step == 0 else GENERATION_LATER)
+        return (self.decoder_layers or self.model_layers) * (GENERATION if step == 0 else GENERATION_LATER)

@@ -85,7 +85,7 @@ class Sets:
         if (found := re.fullmatch(VISUAL, name)) and (visual := parsed_visual(found.groups())):
             self._all(what, "video" if visual.video else "picture")
             return PositionSet(name, tuple(each.position for each in visual_tokens(what, visual, self.inputs)))
-        if found := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", name):
+        if found := re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", name):
             return PositionSet(name, self._range(what, int(found[1]), int(found[2] or found[1])))
         spans = f"; spans and regions with a name: {', '.join(self.spans)}" if self.spans else ""
         raise UserError(

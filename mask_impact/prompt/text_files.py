@@ -1,4 +1,4 @@
-"""Text files that a user names: regular files, of bounded size, in UTF-8."""
+"""Files that a user names: regular files; texts of bounded size, in UTF-8."""
 
 import stat
 from pathlib import Path
@@ -8,12 +8,11 @@ from mask_impact.errors import UserError
 LARGEST = 2**26  # bytes: more than any model reads, and less than would fill a memory
 
 
-def check_regular(path: Path, what: str) -> None:
+def check_regular(path: Path, what: str, give: str = "a text file") -> None:
     """Raises UserError for a device, a pipe or a folder, which might never end, and OSError for what is not there."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise UserError(f"{what} is {kind}; give a text file")
+        raise UserError(f"{what} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; give {give}")
 
 
 def read_text(path: Path, what: str, hint: str = "") -> str:

@@ -48,8 +48,17 @@ def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 def ids_of_text(tokenizer: Any, text: str) -> list[int]:
     """The ids of the tokens with exactly this text. SentencePiece's bytes count only where there is no other: no text
     is cut into them if its characters have pieces."""
-    found = [token_id for token_id in range(len(tokenizer)) if token_text(tokenizer, token_id) == text]
-    return [token_id for token_id in found if not BYTE.fullmatch(_piece(tokenizer, token_id))] or found
+    found = _by_text(tokenizer, len(tokenizer)).get(text, [])
+    return [token_id for token_id in found if not BYTE.fullmatch(_piece(tokenizer, token_id))] or list(found)
+
+
+@lru_cache(maxsize=2)
+def _by_text(tokenizer: Any, size: int) -> dict[str, list[int]]:
+    """The ids below `size` by their text. Kept: a large vocabulary takes seconds, for every prompt of a batch."""
+    found: dict[str, list[int]] = {}
+    for token_id in range(size):
+        found.setdefault(token_text(tokenizer, token_id), []).append(token_id)
+    return found
 
 
 def special_ids(tokenizer: Any) -> set[int]:

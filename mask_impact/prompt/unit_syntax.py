@@ -103,7 +103,7 @@ class Visual:
         return f"{'video' if self.video else 'image'}:{self.number}"
 
 
-VISUAL = r"(?:(image|video):([0-9]+)|frame:(?:([0-9]+):)?([0-9]+))"
+VISUAL = r"(?:(image|video):([0-9]{1,9})|frame:(?:([0-9]{1,9}):)?([0-9]{1,9}))"
 
 
 def visual(found: Sequence[str | None]) -> Visual | None:
@@ -158,6 +158,10 @@ def parse_span(text: str) -> Span:
     Write a text with = in it after an empty name, `=a=b`, and digits that are meant as text as `/12/`.
     """
     name, given = _named(text)
+    if text.startswith("=") and given and "=" not in given:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has no name before its =; write {given!r}, or NAME={given} with a name"
+        )
     if not given:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no span; write a text of the prompt, /a regular expression/, positions such as 12-18, "
@@ -165,7 +169,7 @@ def parse_span(text: str) -> Span:
         )
     if found := re.fullmatch(VISUAL, given):
         return Span(name, visual=visual(found.groups()), written=text)
-    if found := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", given):
+    if found := re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", given):
         first, last = int(found[1]), int(found[2] or found[1])
         if first > last:
             raise argparse.ArgumentTypeError(f"{text!r}: the positions run backwards; write {last}-{first}")
@@ -195,7 +199,7 @@ def parse_region(text: str) -> Region:
     name, given = _named(text)
     place, given = _of_picture(given)
     numbers = [part.strip() for part in given.split(",")]
-    if len(numbers) != 4 or not all(re.fullmatch("[0-9]+", part) for part in numbers):
+    if len(numbers) != 4 or not all(re.fullmatch("[0-9]{1,9}", part) for part in numbers):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no region; write row0,col0,row1,col1 such as 0,0,2,3, for picture 1 1:0,0,2,3, and for a "
             "video or a frame video:0:0,0,2,3 or frame:3:0,0,2,3"
@@ -226,7 +230,7 @@ def _named(text: str) -> tuple[str, str]:
 def _of_picture(given: str) -> tuple[Visual, str]:
     if found := re.fullmatch(rf"{VISUAL}:(.*)", given, re.DOTALL):
         return visual(found.groups()) or Visual(0), found[5]
-    found = re.fullmatch(r"([0-9]+):(.*)", given, re.DOTALL)
+    found = re.fullmatch(r"([0-9]{1,9}):(.*)", given, re.DOTALL)
     return (Visual(int(found[1])), found[2]) if found else (Visual(0), given)
 
 

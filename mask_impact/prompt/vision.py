@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mask_impact.errors import UserError
+from mask_impact.prompt.bounds import check_text, refused
 from mask_impact.prompt.clips import Clip
 from mask_impact.prompt.grids import Encoded, Layout, layout, side
 from mask_impact.prompt.images import Picture, open_picture
@@ -118,6 +119,12 @@ def placed(
     places = [position for position, found in enumerate(ids) if found == image_id]
     if pictures:
         check_there(processor, "image", len(places))
+        if not places:
+            token = processor.tokenizer.convert_ids_to_tokens(image_id)
+            raise UserError(
+                f"the model's config has image_token_id {image_id} ({token!r}), and the processor makes no such token "
+                "of an image; mend it in the checkpoint's config.json"
+            )
     counts = tokens_per_picture(processor, len(places), pictures, max_pixels, image_id)
     layouts = [
         layout(Encoded(config, processor, outputs, index, count, picture.original_size, len(pictures)))
@@ -202,6 +209,7 @@ def encoded(
     processor: Any, text: str, pictures: Sequence[Picture], max_pixels: int | None, clips: Sequence[Clip] = ()
 ) -> Mapping[str, torch.Tensor]:
     """The processor's output for text, pictures and videos. Raises UserError."""
+    check_text(processor.tokenizer, text)
     images = [picture.image for picture in pictures]
     settings: dict[str, Any] = {}
     if max_pixels and pictures:
@@ -213,20 +221,21 @@ def encoded(
         settings["add_special_tokens"] = False
     if clips:
         settings |= {"videos": [clip.frames for clip in clips], "video_metadata": [clip.metadata for clip in clips]}
-    try:
+    sizes = ", ".join(f"{picture.image.width} x {picture.image.height}" for picture in pictures)
+    what = f"the model's processor cannot take this prompt {f'with images of {sizes} pixels' if sizes else 'alone'}"
+    given = [kind for kind, found in (("image", pictures), ("video", clips)) if found]
+    with refused(what, lambda: _other_input(processor, given)):
         outputs = _taken(processor, text, images, settings)
         if "second_per_grid_ts" in outputs:  # transformers 4 would take 2 frames a second for granted
             outputs = {**outputs, "second_per_grid_ts": torch.tensor([clip.times / clip.rate for clip in clips])}
         return outputs
-    except (ValueError, ZeroDivisionError, IndexError) as error:
-        for kind, given in (("image", pictures), ("video", clips)):
-            if given:
-                check_there(processor, kind)
-        sizes = ", ".join(f"{picture.image.width} x {picture.image.height}" for picture in pictures)
-        raise UserError(
-            f"the model's processor cannot take this prompt {f'with images of {sizes} pixels' if sizes else 'alone'} "
-            f"({' '.join(str(error).split())[:200]}); give other images or another prompt"
-        ) from error
+
+
+def _other_input(processor: Any, given: Sequence[str]) -> str:
+    """What to do where the processor refuses its input. Raises UserError if the chat template is the reason."""
+    for kind in given:
+        check_there(processor, kind)
+    return "give other images or another prompt"
 
 
 def _taken(

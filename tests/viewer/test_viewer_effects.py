@@ -1,6 +1,5 @@
 """Effects on the answer."""
 
-import json
 import re
 import xml.etree.ElementTree as ET
 
@@ -8,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 from test_results import make_block, save
 from viewer_page import Scale, Viewer, alike, most_frequent
 from viewer_runs import FIXTURES, REACH, effect_table, effects_of, pressed, read_copied
+
+from mask_impact.files.results import read_csv
 
 EFFECTS = {"logprob_change": "change of log-probability", "kl": "KL divergence", "contrast_change": "change of the"}
 
@@ -26,7 +27,7 @@ def reach(viewer) -> Viewer:
 def test_effects_are_those_of_pandas(reach, effects):
     for measure in EFFECTS:
         for block in ("last", "all"):
-            reach.go(effect=measure, block=block)
+            reach.go(effect=measure, block=block, order="position")
             table = effect_table(reach).map(np.float32)
             wide = effects[effects.block == block].pivot(index="token_position", columns="first_layer", values=measure)
             assert list(table.columns) == ["layers 0 to 3", "layers 1 to 3", "layers 2 to 3", "layer 3"]
@@ -47,7 +48,7 @@ def test_effects_on_the_whole_answer_are_those_of_pandas(viewer, two_tokens):
     viewer.drop(*two_tokens)
     viewer.shows("two")
     for answer, step, of_what in (("step", 0, ""), ("whole", -1, " of the whole answer")):
-        viewer.go(answer=answer)
+        viewer.go(answer=answer, order="position")
         table = effect_table(viewer).map(np.float32)
         wide = effects[effects.generation_step == step].pivot(
             index="token_position", columns=["first_layer", "last_layer"], values="logprob_change"
@@ -64,29 +65,60 @@ def test_effects_by_controls(reach):
         ("show", "KL divergence", "effect=kl"),
         ("hidden from", "the predicting position", "block=last"),
         ("one value for a unit", "layers 2 to 3", "mask=2-3"),
+        ("sorted by", "position", "order=position"),
         ("sorted by", "strength", "order=strength"),
     ):
         box.get_by_label(label).select_option(label=choice)
         reach.address(part)
     assert "predicting position" in box.locator(".matrix__what").first.inner_text()
     assert effect_table(reach).index[0] == 10
-    reach.page.get_by_role("region", name="Prompt").get_by_label("shade by").select_option("effect")
+    reach.choose("Shade prompt and picture by", "effect")
     reach.address("shade=effect")
 
 
-def test_colours_of_effects(reach, effects):
-    canvas = effects_of(reach).locator("canvas").first
+TOP, HIGH, OUTCOME = 30, 20, 210  # pixels of the matrix: above the rows, of a row, right of the cells
+
+
+def unfolded(viewer: Viewer) -> tuple[Locator, float, float]:
+    """The matrix with all units by position; where its cells begin, and how wide they are."""
+    viewer.go(order="position")
+    effects_of(viewer).get_by_role("button", name="p by less than 0.001").click()
+    viewer.settle(2)
+    canvas = effects_of(viewer).locator("canvas").first
     canvas.scroll_into_view_if_needed()
     width = canvas.bounding_box()["width"]
-    left = min(150, width * 0.32)
-    wide = min(72, (width - left - 2) / 4)
+    left = min(170, width * 0.32)
+    return canvas, left, min(84, (width - left - 2 - OUTCOME) / 4)
+
+
+def test_units_that_change_nothing_are_folded(reach, effects):
+    here = effects[effects.block == "all"]
+    before = np.exp(here.logprob - here.logprob_change)
+    falls = (before - np.exp(here.logprob)).abs().groupby(here.token_position).max()
+    kept = int((falls >= 0.001).sum())
+    assert 0 < kept < 16
+    button = effects_of(reach).get_by_role("button", name="p by less than 0.001")
+    expect(button).to_have_text(f"{16 - kept} others change p by less than 0.001")
+    canvas = effects_of(reach).locator("canvas").first
+    assert canvas.bounding_box()["height"] == TOP + HIGH * kept + 2
+    button.click()
+    reach.settle(2)
+    assert canvas.bounding_box()["height"] == TOP + HIGH * 16 + 2  # and nothing scrolls inside
+    strongest = here.groupby("token_position").logprob_change.agg(lambda values: values.abs().max()).idxmax()
+    assert effect_table(reach).index[0] == strongest
+
+
+def test_colours_of_effects(reach, effects):
+    canvas, left, wide = unfolded(reach)
     for measure, state in (("logprob_change", {}), ("logprob_change", {"curve": "sqrt"}), ("kl", {"theme": "dark"})):
-        reach.go(effect=measure, **state)
+        reach.go(effect=measure, order="position", **state)
         here = effects[effects.block == "all"]
         end = here[here.token_position > 0][measure].abs().max()
-        scale = Scale(end, state.get("curve") == "sqrt", signed=measure != "kl")
+        scale = Scale(end, state.get("curve") == "sqrt", signed=measure != "kl", dark=measure == "kl")
         places = [
-            (left + first * wide + 2, 30 + 18 * position + 2, 4, 12) for position in range(1, 16) for first in range(4)
+            (left + first * wide + 2, TOP + HIGH * position + 2, 4, 14)
+            for position in range(1, 16)
+            for first in range(4)
         ]
         values = here.set_index(["token_position", "first_layer"])[measure]
         found = most_frequent(canvas, places)
@@ -96,25 +128,24 @@ def test_colours_of_effects(reach, effects):
 
 def test_effects_are_pointed_at_and_selected(reach, effects):
     box = effects_of(reach)
-    canvas = box.locator("canvas").first
-    canvas.scroll_into_view_if_needed()
-    width = canvas.bounding_box()["width"]
-    left = min(150, width * 0.32)
-    wide = min(72, (width - left - 2) / 4)
+    reach.key("Escape")
+    canvas, left, wide = unfolded(reach)
     row = effects[(effects.block == "all") & (effects.token_position == 9) & (effects.first_layer == 1)].iloc[0]
-    spot = {"x": left + 1.5 * wide, "y": 30 + 18 * 9 + 9}
+    spot = {"x": left + 1.5 * wide, "y": TOP + HIGH * 9 + 10}
     canvas.hover(position=spot)
     reach.settle()
     said = box.locator(".matrix__readout").inner_text().replace("−", "-")
     for text in (
         "token ␣blue at position 9, masked in layers 1 to 3",
-        f"changed by {float(f'{row.logprob_change:.4g}'):g}",
+        f"changed by {float(f'{row.logprob_change:.3g}'):g}",
         f"rank {row['rank']}",
         f"likeliest {row.top_token.replace(' ', '␣')}",
-        f"KL {float(f'{row.kl:.4g}'):g}",
+        f"KL {float(f'{row.kl:.3g}'):g}",
     ):
         assert text in said, said
-    assert reach.page.get_by_role("region", name="Prompt").locator("[data-hovered]").inner_text() == "␣blue"
+    assert (
+        reach.page.get_by_role("region", name="Prompt").locator("[data-hovered]").get_attribute("aria-label") == "␣blue"
+    )
     canvas.click(position=spot)
     reach.address("token=9")
     assert pressed(reach.page, "Prompt") == ["␣blue"]
@@ -125,23 +156,35 @@ def test_effects_are_pointed_at_and_selected(reach, effects):
     assert "masked in layer 3" in box.locator(".matrix__readout").inner_text()
 
 
-def test_effects_beside_impact(reach, effects):
-    known = json.loads((FIXTURES / "reach_numbers.json").read_text())
-    box = effects_of(reach)
-    for block in ("last", "all"):
-        for first in range(4):
-            reach.go(block=block, mask=f"{first}-3")
-            text = box.locator(".matrix__what").nth(1).inner_text().replace("−", "-")
-            found = re.search(r"in layers? (\d)(?: to 3)? .* ρ = (-?[\d.]+), n = 15, position 0 left out", text)
-            assert found and int(found[1]) == first
-            assert float(found[2]) == pytest.approx(known[f"{block} {first}"], abs=0.0051)
-    reach.go(first=True)
+def test_few_units_that_change_the_answer_have_no_rank_correlation(reach):
+    assert "Spearman" not in effects_of(reach).inner_text()
+    assert not effects_of(reach).get_by_role("img").is_visible()
+
+
+def test_effects_beside_impact(viewer, effects, tmp_path):
+    """Of effects that are large enough, every unit counts; ranks and values by pandas."""
+    change = effects.logprob_change.astype(float) - 0.01 * (effects.token_position * 7 % 16 + 1)
+    changed = effects.assign(logprob=np.log(0.9) + change, logprob_change=change)
+    viewer.drop(*REACH[:2], ("reach_effects.csv", changed.to_csv(index=False).encode()))
+    viewer.shows("reach")
+    full = read_csv(REACH[0]).query("variant == 'Full' and token_position > 0")
+    impact = full.l2_distance.astype(float).pow(2).groupby(full.token_position).sum()
+    box = effects_of(viewer)
+    for first in (0, 3):
+        viewer.go(mask=f"{first}-3")
+        here = changed[(changed.block == "all") & (changed.first_layer == first)].set_index("token_position")
+        rho = here.logprob_change.abs().rank().corr(impact.rank())
+        text = box.locator(".matrix__what").nth(1).inner_text().replace("−", "-")
+        found = re.search(r"in layers? (\d)(?: to 3)? .* ρ = (-?[\d.]+), n = 15 units .*, position 0 left out", text)
+        assert found and int(found[1]) == first
+        assert float(found[2]) == pytest.approx(rho, abs=0.0051)
+    viewer.go(first=True)
     expect(box).to_contain_text("n = 16")
     scatter = box.get_by_role("img")
     scatter.scroll_into_view_if_needed()
     box_ = scatter.bounding_box()
     scatter.click(position={"x": box_["width"] - 48, "y": 26})  # the strongest of both
-    reach.address("token=14")
+    viewer.address("token=14")
 
 
 def test_the_prompt_is_shaded_by_effects(reach, effects):
@@ -181,7 +224,7 @@ def test_effects_leave_the_page(reach, effects, tmp_path):
     assert set(table.metric) == {"logprob_change"} and set(table.run) == {"reach"}
     root = ET.fromstring(reach.download("Effects", "SVG").path().read_text())
     texts = "".join(root.itertext())
-    assert "Spearman’s ρ = 0.22" in texts and "␣blue" in texts
+    assert "p of the answer" in texts and "␣blue" in texts
     with Image.open(reach.download("Effects", "PNG").path()) as image:
         assert len(image.convert("RGB").resize((64, 64)).getcolors(9999) or []) > 5
 
@@ -265,10 +308,11 @@ def test_many_units_and_layers_scroll(viewer, tmp_path):
     viewer.shows("many")
     box = effects_of(viewer)
     expect(box).to_be_visible()
+    viewer.go(order="position")
     viewer.settle(3)
     box.locator("canvas").first.focus()
     viewer.key("PageDown", "End")
     assert "t2999 at position 2999, masked in layer 35" in box.locator(".matrix__readout").inner_text()
     canvas = box.locator("canvas").first.bounding_box()
-    assert canvas["height"] <= 420
+    assert canvas["height"] <= TOP + 60 * HIGH + 2
     assert viewer.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")

@@ -60,7 +60,7 @@ def test_every_line_of_a_csv_says_what_it_is_of(picture, runs):
     assert_as_in(patch, run, "cosine")
     assert set(patch.layer) == {2} and set(patch.token_position) == set(where)
     assert "row" not in read_copied(picture, "Layers").columns  # no patch among them
-    picture.go(metric="cosine", step=1, **{"from": 1, "to": 2})
+    picture.go(metric="cosine", step=1, join="max", **{"from": 1, "to": 2})
     full = run.df[(run.df.variant == "Full") & (run.df.generation_step == 1) & run.df.layer.isin([1, 2])]
     wanted = full.groupby("token_position").cosine_distance
     for view in ("Prompt", "Ranking", "Picture"):
@@ -71,7 +71,7 @@ def test_every_line_of_a_csv_says_what_it_is_of(picture, runs):
         assert table.value.tolist() == wanted.max()[table.token_position].tolist()
         peaks = full.loc[wanted.idxmax()].set_index("token_position").layer
         assert table.peak_layer.tolist() == peaks[table.token_position].tolist()
-    picture.page.get_by_role("checkbox", name="fold images").check()
+    picture.check("fold images")
     folded = read_copied(picture, "Heat map")  # the strongest patch stands for all
     assert_as_in(folded, run, "cosine")
     assert len(folded[folded.row != ""]) == len(run.layers)

@@ -75,9 +75,13 @@ def test_words_around_the_numbers(talk, runs):
     expect(header).to_contain_text("demo")
     expect(header).to_contain_text("4 layers × 8 heads")
     first = manifest["generated"][0]
-    expect(header.locator("strong")).to_have_text("␣" + first["text"].strip())
+    chosen = talk.page.locator(".answer-chip[aria-pressed=true]")
+    expect(chosen).to_have_text(first["text"].strip())
+    expect(talk.page.locator(".story strong").first).to_have_text(first["text"].strip())
     talk.key("]")
-    expect(header.locator("strong")).to_have_text(manifest["generated"][1]["text"].replace(" ", "␣"))
+    expect(chosen).to_have_text(manifest["generated"][1]["text"].strip())
+    talk.page.get_by_role("button", name=f"Output token ␣{first['text'].strip()}").click()
+    expect(chosen).to_have_text(first["text"].strip())
     assert "talk" in talk.page.title()
 
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 from test_results import make_block, save
 from viewer_page import VIRIDIS, Scale, alike, shown_number
-from viewer_runs import METRICS, ROOT, WIDTHS, assert_colours, compare, largest, pressed, read_copied
+from viewer_runs import METRICS, ROOT, WIDTHS, assert_colours, by_token, compare, largest, pressed, read_copied
 
 # --- colours ---------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ def test_colours_are_those_of_the_values(talk, runs):
 
         def scale(_: int, layer: int, state=state, of_all=of_all, of_row=of_row) -> Scale:
             end = of_row[layer] if state.get("range") == "row" else of_all
-            return Scale(end, state.get("curve") == "sqrt")
+            return Scale(end, state.get("curve") == "sqrt", dark=state.get("theme") == "dark")
 
         assert_colours(talk, grid, cells, scale, run)
         said = talk.scale()
@@ -85,7 +85,7 @@ def test_controls_change_what_is_shown(talk):
         (lambda: talk.variant("Head_5"), "variant=Head_5"),
         (lambda: talk.choose("Scale", "row"), "range=row"),
         (lambda: talk.choose("Curve", "√"), "curve=sqrt"),
-        (lambda: talk.page.get_by_role("checkbox", name="position 0").check(), "first=true"),
+        (lambda: talk.check("position 0"), "first=true"),
         (lambda: talk.choose("Palette", "viridis"), "palette=viridis"),
         (lambda: talk.page.get_by_role("button", name="Next step").click(), "step=1"),
         (lambda: talk.choose("Rows", "tokens"), "rows=tokens"),
@@ -98,7 +98,9 @@ def test_controls_change_what_is_shown(talk):
 
 
 def test_position_0_is_hatched_while_it_is_outside_of_the_scale(talk):
-    """A cell of one colour is not hatched."""
+    """A cell of one colour is not hatched; nor is one with a number in it."""
+    talk.page.set_viewport_size({"width": 700, "height": 900})
+    talk.settle(2)
     grid = talk.grid()
     script = """(canvas, [x, y, w, h]) => {
       const { data } = canvas.getContext("2d").getImageData(x, y, w, h);
@@ -106,7 +108,7 @@ def test_position_0_is_hatched_while_it_is_outside_of_the_scale(talk):
     }"""
     where = [grid.x0 - grid.left + 3, grid.y0 - grid.top + 3, grid.width - 6, grid.height - 6]
     assert grid.canvas.evaluate(script, where) > 1
-    talk.page.get_by_role("checkbox", name="position 0").check()
+    talk.check("position 0")
     talk.settle()
     assert grid.canvas.evaluate(script, where) == 1
 
@@ -133,6 +135,7 @@ def test_light_and_dark(talk):
 def test_hover_previews_and_click_selects_everywhere(talk, runs):
     run = runs["talk"]
     cells = run.cells()
+    talk.key("Escape")  # else the strongest cell is selected
     grid = talk.grid()
     layer, position = 2, 10
     row = len(run.layers) - 1 - layer
@@ -145,7 +148,7 @@ def test_hover_previews_and_click_selects_everywhere(talk, runs):
     grid.leave()
     assert value in talk.readout()
     assert pressed(talk.page, "Prompt") == ["␣cup"]
-    ranking = talk.page.get_by_role("region", name="Most important tokens").locator("[aria-pressed=true]")
+    ranking = talk.page.get_by_role("region", name="Most read tokens").locator("[aria-pressed=true]")
     assert any("␣cup" in text for text in ranking.all_inner_texts())
     selection = talk.page.get_by_role("region", name="Selection")
     for text in ("␣cup", "position 10", "layer 2", value):
@@ -157,7 +160,7 @@ def test_hover_previews_and_click_selects_everywhere(talk, runs):
     chosen = talk.page.locator(".heatmap-numbers td.heatmap-chosen").all_inner_texts()
     assert value in chosen
     grid.click(row, position)  # again: none
-    expect(selection).to_contain_text("Nothing yet")
+    expect(selection).to_be_hidden()
 
 
 def test_selecting_in_the_prompt_and_in_the_ranking(talk, runs):
@@ -180,15 +183,22 @@ def test_ranking_and_prompt_follow_pandas(talk, runs):
     run = runs["talk"]
     rows = read_copied(talk, "Ranking")
     full = run.df[(run.df.variant == "Full") & (run.df.generation_step == 0)]
-    best = full.groupby("token_position").l2_distance.max().sort_values(ascending=False)
+    best = by_token(run).sort_values(ascending=False)
     assert rows.token_position.tolist() == best.index.tolist()
-    assert rows.value.astype(np.float32).tolist() == best.tolist()
+    assert rows.value.tolist() == pytest.approx(best.tolist(), rel=1e-5)
+    assert set(rows.joined) == {"root"}
+    title = talk.page.get_by_role("region", name="Most read tokens").get_by_role("heading", level=2)
+    expect(title).to_have_text("Most read, by root sum square over layers")
     peaks = full.loc[full.groupby("token_position").l2_distance.idxmax()].set_index("token_position").layer
     assert rows.peak_layer.tolist() == peaks[best.index].tolist()
     talk.go(join="mean", **{"from": 1, "to": 2}, metric="cosine")
     rows = read_copied(talk, "Ranking")
     mean = full[full.layer.isin([1, 2])].groupby("token_position").cosine_distance.mean()
     assert rows.value.tolist() == pytest.approx(mean[rows.token_position].tolist(), rel=1e-5)
+    talk.go(join="max")
+    rows = read_copied(talk, "Ranking")
+    most = full.groupby("token_position").l2_distance.max()
+    assert rows.value.astype(np.float32).tolist() == most[rows.token_position].tolist()
 
 
 def test_heads_and_lines_follow_pandas(talk, runs):
@@ -216,6 +226,7 @@ def test_strongest_token_of_each_head_while_none_is_selected(talk, runs):
     run = runs["talk"]
     here = run.df[(run.df.generation_step == 0) & run.df.variant.str.startswith("Head") & (run.df.token_position > 0)]
     best = here.groupby(["layer", "variant"]).l2_distance.max()
+    talk.key("Escape")
     rows = list(csv.reader(io.StringIO(talk.copied("Heads"), newline="")))
     text = "\n".join(",".join(row) for row in rows)
     for value in best:
@@ -272,6 +283,7 @@ def test_nothing_moves_under_the_pointer(opened, runs, mode, names, width):
 def test_the_hint_about_keys_is_there_while_they_work(talk):
     """The arrow keys move the selection from the heat map alone, until something is selected."""
     hint = "() => getComputedStyle(document.querySelector('.heatmap-readout'), '::after').content"
+    talk.key("Escape")
     assert "arrow" not in talk.readout() + talk.page.evaluate(hint)
     talk.page.get_by_role("grid").focus()
     assert "Arrow keys" in talk.page.evaluate(hint)

@@ -23,13 +23,13 @@ def test_the_address_brings_the_same_state_back(opened, runs):
     first.choose("Curve", "√")
     first.choose("Rows", "tokens")
     first.choose("Palette", "viridis")
-    first.page.get_by_role("checkbox", name="position 0").check()
-    first.page.get_by_role("checkbox", name="fold images").check()
+    first.check("position 0")
+    first.check("fold images")
     first.page.get_by_role("button", name="Next step").click()
     first.page.get_by_role("region", name="Prompt").get_by_role("button", name="␣circle").click()
     first.page.get_by_label("Colour over picture").fill("35")
-    first.page.get_by_role("combobox", name="How layers are joined").select_option("mean")
-    address = first.address("curve=sqrt", "fold=true", "opacity=0.35", "join=mean", "token=25", "step=1")
+    first.choose("Joined by", "largest")
+    address = first.address("curve=sqrt", "fold=true", "opacity=0.35", "join=max", "token=25", "step=1")
     second = opened(fragment=address.lstrip("#"))
     second.drop(*files, ROOT / "testimg.png")
     second.shows("text", "both")
@@ -104,7 +104,7 @@ def test_keys_do_what_the_controls_do(talk, runs):
     talk.page.locator("body").focus()
     for key, part in (
         ("m", "metric=cosine"), ("v", "variant=Attn"), ("s", "range=row"), ("l", "curve=sqrt"), ("0", "first=true"),
-        ("r", "rows=tokens"), ("p", "palette=viridis"), ("]", "step=1"), ("t", "theme=dark"), ("f", "fold=true"),
+        ("r", "rows=tokens"), ("p", "palette=cividis"), ("]", "step=1"), ("t", "theme=dark"), ("f", "fold=true"),
     ):  # fmt: skip
         talk.key(key)
         talk.address(part)
@@ -125,7 +125,6 @@ def test_arrows_walk_through_the_heat_map(talk, runs):
     cells = run.cells()
     grid = talk.page.get_by_role("grid")
     grid.focus()
-    talk.key("ArrowRight")
     position, layer = max((key for key in cells if key[0]), key=lambda key: cells[key])
     cell = grid.get_by_role("gridcell")
     where = lambda: tuple(map(int, re.findall(r"layer (\d+).* at position (\d+)", cell.text_content() or "")[0]))  # noqa: E731
@@ -165,7 +164,7 @@ def test_views_by_keyboard_alone(picture):
 
 def test_help_lists_the_keys_and_gives_the_focus_back(talk):
     page = talk.page
-    page.get_by_role("checkbox", name="position 0").focus()
+    page.get_by_role("radio", name="L2").focus()
     talk.key("?")
     dialog = page.get_by_role("dialog", name="Keys")
     expect(dialog).to_be_visible()
@@ -181,7 +180,7 @@ def test_help_lists_the_keys_and_gives_the_focus_back(talk):
     assert talk.scale() == before  # the page behind does not listen
     talk.key("Escape")
     expect(dialog).to_be_hidden()
-    assert page.evaluate("() => document.activeElement.type") == "checkbox"
+    assert page.evaluate("() => document.activeElement.type") == "radio"
     page.get_by_role("button", name="Keys").click()
     dialog.get_by_role("button", name="Close").click()
     expect(dialog).to_be_hidden()

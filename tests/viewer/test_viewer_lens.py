@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from viewer_page import Viewer, alike, cividis, most_frequent, shown_number, step255
+from viewer_page import Viewer, alike, most_frequent, shown_number, step255, tint
 from viewer_runs import LENS, ROOT
 
 
@@ -39,7 +39,7 @@ def test_neighbours_are_those_of_pandas(opened, said, near):
 
 
 def test_patches_are_coloured_by_what_is_chosen(opened, said):
-    viewer = opened(said.file("html"), "opacity=1")
+    viewer = opened(said.file("html"), "wash=1")
     first = said.df[(said.df.kind == "merged") & (said.df["rank"] == 1)]
     canvas = viewer.page.get_by_role("region", name=LENS).locator(".picture-frame canvas")
     expect(canvas).to_be_visible()
@@ -48,15 +48,15 @@ def test_patches_are_coloured_by_what_is_chosen(opened, said):
         "similarity": lambda row: (row.similarity - low) / (high - low),
         "impact": lambda row: row.masking_impact / first.masking_impact.max(),
     }
-    for tint, where in place.items():
-        viewer.go(opacity=1, layer=3, tint=tint, patch=4)
+    for kind, where in place.items():
+        viewer.go(wash=1, layer=3, tint=kind, patch=4)
         viewer.settle(2)
         side = canvas.bounding_box()["width"] / 4
         rows = list(first[(first.layer == 3) & (first.token_position > 4)].itertuples())
         corners = [(row.col * side + 8, row.row * side + 8, side / 6, side / 6) for row in rows]
         for row, found in zip(rows, most_frequent(canvas, corners), strict=True):
-            assert alike(found, cividis(step255(where(row)))), (tint, row, found)
-    viewer.go(opacity=1, layer=3, tint="bank", patch=4)
+            assert alike(found, tint(step255(where(row)))), (kind, row, found)
+    viewer.go(wash=1, layer=3, tint="bank", patch=4)
     viewer.settle(2)
     swatches = viewer.page.locator(".lens-legend span").evaluate_all(
         "(all) => all.map((each) => [Number(each.textContent), getComputedStyle(each.firstChild).backgroundColor])"
@@ -101,7 +101,7 @@ def test_patches_by_pointer_keys_and_words(opened, said):
     viewer.address("near=static", "find=Red", "patch=15")
     assert "bank" not in " ".join(lens.get_by_role("combobox", name="Colour by").locator("option").all_inner_texts())
     lens.get_by_role("button", name="Picture and words alone").click()
-    viewer.address("opacity=0")
+    viewer.address("wash=0")
     viewer.go(layer=3)
     lens.get_by_role("button", name="Play layers").click()
     viewer.address("layer=4")
@@ -109,7 +109,7 @@ def test_patches_by_pointer_keys_and_words(opened, said):
     viewer.page.locator("body").focus()
     viewer.go(patch=15)
     viewer.key("p", "t", "Escape")
-    assert "patch" not in viewer.address("palette=viridis", "theme=dark")
+    assert "patch" not in viewer.address("palette=cividis", "theme=dark")
 
 
 def test_neighbours_and_a_run_of_the_same_picture_share_the_selection(viewer, said):

@@ -49,6 +49,7 @@ def test_the_empty_page_says_what_to_drop_and_has_an_example(viewer):
     expect(viewer.page.get_by_role("grid")).to_be_visible()
     _, cells, names = viewer.numbers()
     assert len(cells) >= 20 and len(names) >= 5
+    viewer.page.get_by_text("1 note about this run").click()
     expect(viewer.page.get_by_text("This is the example inside of the page").locator("visible=true")).to_be_visible()
 
 

@@ -89,7 +89,7 @@ def test_the_page_shows_one_position_that_reads(asked, every):
     asked.address("query=3")
     assert "at position 3 when" in asked.text(".header-meaning")
     assert asked.numbers()[1] == cells_of(every[every.query_position == 3], "l2", "Full", 0)
-    ranked = asked.page.get_by_role("region", name="Most important tokens").inner_text()
+    ranked = asked.page.get_by_role("region", name="Most read tokens").inner_text()
     assert "␣red" in ranked and "␣ball" not in ranked
     read.blur()
     asked.key("q")

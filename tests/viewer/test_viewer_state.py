@@ -25,7 +25,7 @@ CHANGES = {
         "metric": ({}, "cosine"), "rows": ({}, "tokens"), "range": ({}, "row"),
         "curve": ({}, "sqrt"), "first": ({}, True), "palette": ({}, "viridis"), "token": ({}, 5),
         "layer": ({"token": 5}, 2), "from": ({}, 2), "to": ({}, 1), "join": ({}, "mean"), "effect": ({}, "kl"),
-        "block": ({}, "last"), "mask": ({}, "1-3"), "order": ({}, "strength"), "shade": ({}, "effect"),
+        "block": ({}, "last"), "mask": ({}, "1-3"), "order": ({}, "position"), "shade": ({}, "effect"),
         "theme": ({}, "dark"),
     },
     "whole": {"answer": ({}, "whole")},
@@ -37,6 +37,7 @@ CHANGES = {
     "many": {"large": ({}, True)},
     "picture": {
         "opacity": ({}, 0.2), "fold": ({}, True), "metric": (PICTURE, "cosine"), "step": ({}, 1), "near": ({}, "2"),
+        "wash": ({}, 0.6),
         "tint": ({}, "bank"), "ranks": ({}, True), "find": ({}, "red"), "layer": ({}, 2), "token": ({}, 12),
         "palette": ({}, "viridis"), "theme": ({}, "dark"),
     },

@@ -16,10 +16,11 @@ import { ControlsView } from "./views/controls.ts";
 import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
 import { ExportMenu, ofRuns, type NamedView } from "./views/exports.ts";
-import { HeaderView } from "./views/header.ts";
+import { AnswerView, HeaderView } from "./views/header.ts";
 import { HeadsView } from "./views/heads.ts";
 import { HeatmapView } from "./views/heatmap.ts";
 import { helpDialog, listenToKeys } from "./views/help.ts";
+import { IndexView } from "./views/index-page.ts";
 import { LensView } from "./views/lens.ts";
 import { LinesView } from "./views/lines.ts";
 import { Loading } from "./views/loading.ts";
@@ -29,6 +30,8 @@ import { PromptView } from "./views/prompt.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
+import { pointerTip } from "./views/tip.ts";
+import { StoryView } from "./views/story.ts";
 
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
@@ -39,28 +42,23 @@ export function startPage(): void {
 
 type Column = [name: string, views: NamedView[]];
 
-/** The views of runs, as they stand on the page. */
+/** The views of runs, as they stand on the page: what matters most on top. */
 function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
   return [
+    ["top", [["Prompt", new PromptView(store)]]],
+    [
+      "main",
+      [
+        ["Effects", new EffectsView(store)],
+        ["Picture", new PictureView(store)],
+        ["Heat map", heatmap],
+        ["Reads", new ReadsView(store)],
+      ],
+    ],
     [
       "side",
       [
-        ["Prompt", new PromptView(store)],
         ["Ranking", new RankingView(store)],
-      ],
-    ],
-    [
-      "middle",
-      [
-        ["Heat map", heatmap],
-        ["Reads", new ReadsView(store)],
-        ["Effects", new EffectsView(store)],
-        ["Picture", new PictureView(store)],
-      ],
-    ],
-    [
-      "selected",
-      [
         ["Selection", new SelectionView(store)],
         ["Layers", new LinesView(store)],
         ["Heads", new HeadsView(store)],
@@ -74,6 +72,7 @@ class Page {
   #loading = new Loading(this.#store);
   #help = helpDialog();
   #lens = new LensView(this.#store);
+  #index = new IndexView(this.#store, (files) => void this.#loading.load(files));
   #heatmap = new HeatmapView(this.#store);
   #header = new HeaderView(this.#store, h("div.buttons header-always"));
   #first: View[]; // drawn at once, the others as soon as there is time
@@ -82,10 +81,14 @@ class Page {
 
   #theme: HTMLButtonElement;
   #files: HTMLElement;
+  #back: HTMLElement; // to the index
   #always: HTMLElement; // the buttons of every page
   #shell: HTMLElement; // of runs
   #empty: HTMLElement;
   #holder: Element; // of the buttons
+
+  /** For the keyboard: past the prompt and all controls. */
+  #skip = h("button.skip", { hidden: true, onclick: () => this.#heatmap.focus() }, "Skip to the heat map");
 
   #late: View[] = [];
   #isWaiting = false; // for the next frame
@@ -99,9 +102,15 @@ class Page {
     const columns = columnsOf(store, heatmap);
     const named = columns.flatMap(([, views]) => views);
     const runs = new RunsView(store),
-      controls = new ControlsView(store);
-    this.#first = [this.#header, runs, controls, heatmap];
-    this.#others = [...named.map(([, view]) => view).filter((view) => view !== heatmap), heatmap.minimap];
+      controls = new ControlsView(store),
+      answer = new AnswerView(store, this.#header),
+      story = new StoryView(store);
+    const [[, [[, prompt]]]] = columns;
+    this.#first = [this.#header, runs, answer, prompt, story, controls, heatmap];
+    this.#others = [
+      ...named.map(([, view]) => view).filter((view) => view !== heatmap && view !== prompt),
+      heatmap.minimap,
+    ];
     const ordered = named.toSorted(([a], [b]) => Number(b === "Heat map") - Number(a === "Heat map"));
     this.#exports = new ExportMenu([...this.#lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
 
@@ -116,16 +125,18 @@ class Page {
       this.#theme,
       button("?", () => this.#help.showModal(), "Keys"),
     );
+    this.#back = button("← All runs", () => store.clear());
     this.#files = h(
       "span.buttons",
       {},
+      this.#back,
       button("Open files…", () => this.#loading.pick()),
       this.#exports.button,
     );
     const column = ([name, views]: Column) =>
       h("div", { class: `column-${name}` }, ...views.map(([, view]) => view.element));
-    const above = [this.#header.element, runs.element, controls.element];
-    this.#shell = h("div.shell", { hidden: true }, ...above, h("div.columns", {}, ...columns.map(column)));
+    const above = [this.#header, runs, prompt, answer, story, controls].map(({ element }) => element);
+    this.#shell = h("div.shell", { hidden: true }, ...above, h("div.columns", {}, ...columns.slice(1).map(column)));
     this.#empty = emptyPage(
       () => this.#loading.pick(),
       () => void this.#show(example, true),
@@ -134,7 +145,8 @@ class Page {
   }
 
   start(): void {
-    const parts = [this.#loading.element, this.#empty, this.#shell, this.#exports.menu, this.#help];
+    const shown = [this.#loading.element, this.#empty, this.#index.element, this.#shell];
+    const parts = [this.#skip, ...shown, this.#exports.menu, this.#help, pointerTip()];
     document.getElementById("page")!.append(...parts);
     this.#empty.prepend(this.#always);
     this.#listen();
@@ -162,13 +174,17 @@ class Page {
 
   /** What is there at all: the empty page, runs, neighbours above them; with the buttons and the title. */
   #frame(scene: Scene | null, said: LensScene | null): void {
-    this.#empty.hidden = !!(scene || said);
-    this.#shell.hidden = !scene;
+    const { index } = this.#store;
+    this.#empty.hidden = !!(scene || said || index);
+    this.#index.update(index);
+    this.#back.hidden = !index || !scene;
+    this.#index.element.hidden = !index || !!scene;
+    this.#shell.hidden = this.#skip.hidden = !scene;
     const above = scene ? this.#header.element.querySelector(".header-always")! : this.#empty;
-    const now = said ? this.#lens.always : above;
+    const now = said ? this.#lens.always : index && !scene ? this.#index.always : above;
     if (now !== this.#holder)
       (this.#holder = now).prepend(...(now === this.#empty ? [this.#always] : [this.#files, this.#always]));
-    const name = said?.found.name ?? scene?.run.name;
+    const name = said?.found.name ?? scene?.run.name ?? index?.name;
     document.title = name ? `${name} · Mask impact` : "Mask impact";
     this.#keepAddress();
     if (said && !this.#lens.element.isConnected) this.#shell.before(this.#lens.element); // before there are neighbours, nothing of them is in the page

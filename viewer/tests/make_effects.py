@@ -4,7 +4,7 @@
 
 reach_*        "Tom has a red ball. Ann has a blue cup. Ann's cup is", 16 tokens, masks from each layer on, both blocks
 one_effects.*  the same run with masks in all layers only, some words beside the tokens, and pairs with an interaction
-reach_numbers.json  Spearman's correlation of every block and window with the largest single-layer value, by numpy
+reach_numbers.json  Spearman's correlation of every block and window with the ranking of the results table, by numpy
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mask_impact_analysis
-from mask_impact.effects.answer import BLOCKS, Effects
+from mask_impact.effects.answer import Effects
 from mask_impact.effects.asked import contrast_ids, windows_of
 from mask_impact.model.find import demo_folder
+from mask_impact.options import BLOCKS
 from mask_impact.prompt.inputs import text_inputs
 from mask_impact.prompt.units import Unit
 
@@ -99,7 +100,8 @@ def main() -> None:
 
     (HERE / ".mask_impact.lock").unlink(missing_ok=True)
     full = pd.read_csv(HERE / "reach_results.csv", keep_default_na=False)
-    strongest = full[(full.variant == "Full") & (full.token_position > 0)].groupby("token_position").l2_distance.max()
+    ranked = full[(full.variant == "Full") & (full.token_position > 0)]
+    strongest = (ranked.l2_distance.astype(float) ** 2).groupby(ranked.token_position).sum() ** 0.5
     found: dict[str, object] = {}
     for (block, first), part in df[df.token_position > 0].groupby(["block", "first_layer"]):
         size = part.set_index("token_position").logprob_change.abs()

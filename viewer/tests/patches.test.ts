@@ -132,15 +132,20 @@ describe("values", () => {
   });
   test("of all layers joined, with the layer of the largest", () => {
     const run = runOf([WIDE], { value: (layer, token) => (layer === token % 2 ? 10 : 1) + token });
-    const { of, peak } = shown(scene([run])).values.get(run)!;
+    const { of, peak } = shown(scene([run], { join: "max" })).values.get(run)!;
     expect([...of.slice(1, 4)]).toEqual([11, 12, 13]);
+    expect([
+      ...shown(scene([run], { join: "mean" }))
+        .values.get(run)!
+        .of.slice(1, 4),
+    ]).toEqual([6.5, 7.5, 8.5]);
     expect([...peak.slice(1, 4)]).toEqual([7, 3, 7]);
   });
   test("runs of one model share a scale, those of two do not", () => {
     const one = runOf([WIDE]),
       twice = runOf([WIDE], { value: () => 500 }),
       other = runOf([WIDE], { model: "other", value: () => 5 });
-    const found = shown(scene([one, twice, other]));
+    const found = shown(scene([one, twice, other], { join: "max" }));
     expect([one, twice, other].map((run) => scaleOf(found, run))).toEqual([500, 500, 5]);
     expect(found.scales.length).toBe(2);
   });

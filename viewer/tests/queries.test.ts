@@ -142,7 +142,7 @@ test.each([
   ["l2", "Attn", null],
 ] as const)("the map has the numbers of the table: %s %s, layer %s", async (metric, variant, layer) => {
   const run = withManifest(await runOf(fixture("every_results.csv")), manifest);
-  const found = reads({ run: atQuery(run, 3), state: { ...DEFAULTS, metric, variant, layer } })!;
+  const found = reads({ run: atQuery(run, 3), state: { ...DEFAULTS, join: "max", metric, variant, layer } })!;
   const own = rows.filter((row) => row.variant === variant);
   const value = (row: Row) => Math.fround(row[`${metric}_distance`]);
   found.rows.forEach((query, q) =>

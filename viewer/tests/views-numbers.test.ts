@@ -69,8 +69,8 @@ describe("a metric that can be below 0", () => {
   const run = makeRun([{}, {}, {}, {}], (_step, _variant, layer, position) => [9, 2, -5, 1][position] + layer / 8);
 
   it("ranks tokens by the value furthest from 0, in the layer where that is", () => {
-    const found = scores(scene([run]));
-    expect(ranked(scene([run]), () => true)).toEqual([2, 1, 3]);
+    const found = scores(scene([run], { join: "max" }));
+    expect(ranked(scene([run], { join: "max" }), () => true)).toEqual([2, 1, 3]);
     expect([found.value[2], found.peak[2], found.value[1], found.peak[1]]).toEqual([-5, 0, 2.5, 4]);
     expect(found.text).toBe(5);
   });
@@ -78,6 +78,25 @@ describe("a metric that can be below 0", () => {
   it("has the mean of its values where layers are joined so", () => {
     const found = scores(scene([run], { join: "mean" }));
     expect([found.value[2], found.peak[2], found.value[1]]).toEqual([-4.75, 0, 2.25]);
+  });
+});
+
+describe("by default", () => {
+  const run = makeRun([{}, {}, {}], (_step, _variant, layer, position) => [0, 3, layer ? 0 : -5][position]);
+  const values = [3, 4, 0, 0, 0].map((floor) => [[floor]]);
+  const by_layer = { layers: [0, 1, 2, 3, 4], variants: ["Full"], metrics: ["l2"], values };
+  const noisy = { ...run, manifest: { noise_floor: { by_layer } } } as unknown as Run;
+
+  it("the root of the sum of squares ranks, as in the summary: many layers outweigh one", () => {
+    const found = scores(scene([run]));
+    expect(ranked(scene([run]), () => true)).toEqual([1, 2]);
+    expect([found.value[1], found.value[2]]).toEqual([Math.fround(Math.sqrt(3 * 9)), 5]);
+    expect([found.peak[1], found.peak[2]]).toEqual([0, 0]);
+  });
+
+  it("the noise floor is that of the same layers together", () => {
+    const shown = (patch: Partial<State>) => scores(scene([{ ...noisy }], patch)).floor;
+    expect([shown({}), shown({ to: 0 }), shown({ join: "max" })]).toEqual([5, 3, 4]);
   });
 });
 
@@ -135,12 +154,13 @@ describe("scores", () => {
   const run = makeRun([{}, {}, { kind: "image", image: 0 }], (_, __, layer, position) => [90, 2, 7][position] + layer);
 
   it("has a scale for text and one for images, position 0 only on demand", () => {
-    expect(scores(scene([run]))).toMatchObject({ text: 6, image: 11 });
-    expect(scores(scene([run], { first: true })).text).toBe(94);
+    expect(scores(scene([run], { join: "max" }))).toMatchObject({ text: 6, image: 11 });
+    expect(scores(scene([run], { join: "max", first: true })).text).toBe(94);
   });
 
   it("joins the chosen layers", () => {
-    expect(scores(scene([run], { to: 2 })).value[1]).toBe(4);
+    expect(scores(scene([run], { join: "max", to: 2 })).value[1]).toBe(4);
+    expect(scores(scene([run], { to: 2 })).value[1]).toBeCloseTo(Math.hypot(2, 4), 6);
     expect(scores(scene([run], { join: "mean" })).value[1]).toBe(4);
     expect(scores(scene([run])).peak[1]).toBe(4);
     expect(layerRange(run, state({ from: 9, to: 1 }))).toEqual([4, 4]);
@@ -159,7 +179,7 @@ describe("a difference", () => {
     [{}, {}, { text: "same" }, { text: "other" }],
     (_, variant, layer, position) => [0, 20, 5, 99][position] + (layer === 2 ? 6 : 0) + variant,
   );
-  const both = (patch: Partial<State> = {}) => scene([first, second], { compare: "difference", ...patch });
+  const both = (patch: Partial<State> = {}) => scene([first, second], { compare: "difference", join: "max", ...patch });
 
   it("is that of the importances, with the layer where the runs are most apart", () => {
     const found = scores(both());

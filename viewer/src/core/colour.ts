@@ -6,8 +6,18 @@ import type { State } from "./state.ts";
 
 export type Rgb = readonly [number, number, number];
 
-const TABLES = { cividis, viridis, difference: puor };
+/** One hue that pictures seldom have, on the paper of each theme: 0 leaves the paper as it is. */
+const TABLES = {
+  tint: "ffffffe45aa17d0340",
+  night: "17171ba82f72ffa6d1",
+  cividis,
+  viridis,
+  difference: puor,
+};
 export type Palette = keyof typeof TABLES;
+
+/** The same hue over a picture, and what costs or helps an answer; their opacity grows with the value. */
+export const OVER = { plain: [230, 0, 126], less: [118, 42, 190], more: [240, 120, 0] } as const;
 
 /** What has a sign has a palette of its own. */
 export const paletteOf = (state: Pick<State, "palette">, signed: boolean): Palette =>

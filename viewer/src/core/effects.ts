@@ -5,7 +5,8 @@ import { partsOf } from "../data/effects.ts";
 import { membersOf } from "../data/manifest.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
-import { importance, matrix, tokenIndex } from "./scene.ts";
+import { importance, isFirst } from "./aggregate.ts";
+import { matrix, tokenIndex } from "./scene.ts";
 import type { Measure, State } from "./state.ts";
 import { visible } from "./tokens.ts";
 import { remembered } from "./track.ts";
@@ -33,6 +34,8 @@ export interface Shown {
   step: number;
   /** Place in effects.windows of the layers that stand for a unit, -1: its strongest. */
   window: number;
+  /** They were chosen. */
+  isChosen: boolean;
   /** By position, those that have a value; with what stands for each. */
   units: (Effects["units"][number] & { positions: number[]; row: number; value: number; strongest: string })[];
   /** [unit * windows + window] */
@@ -89,11 +92,12 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     const sizes = own.map((value) => Math.abs(value) || 0),
       most = Math.max(...sizes);
     if (own.every((value) => isNaN(value))) continue;
-    if (unit.position || state.first) largest = Math.max(largest, most);
+    const positions = members({ position: unit.position, text: unit.label }) ?? [unit.position];
+    if (state.first || !isFirst({ position: unit.position, members: positions })) largest = Math.max(largest, most);
     const place = window < 0 ? sizes.indexOf(most) : window;
     units.push({
       ...unit,
-      positions: members({ position: unit.position, text: unit.label }) ?? [unit.position],
+      positions,
       row: at[place],
       value: own[place],
       strongest: windows[place],
@@ -101,7 +105,21 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     values.push(...own);
   }
   const floor = measure === "kl" ? 0 : (manifest?.effects?.noise?.logit ?? 0);
-  return { effects, measures, measure, block, step, window, units, values, largest, signed: measure !== "kl", floor };
+  const isChosen = windows.includes(state.mask);
+  return {
+    effects,
+    measures,
+    measure,
+    block,
+    step,
+    window,
+    isChosen,
+    units,
+    values,
+    largest,
+    signed: measure !== "kl",
+    floor,
+  };
 }
 
 /** "change of log-probability with the unit hidden from every later position in layers 0 to 3" */
@@ -133,13 +151,41 @@ export function layersOf(window: string): string {
 
 export const where = (window: string | undefined) => `in ${window ? layersOf(window) : "its strongest layers"}`;
 
-/** Places of the units in the order shown. */
-export function unitOrder({ units, effects }: Shown, order: string): number[] {
-  const places = [...units.keys()],
-    size = (place: number) => Math.abs(units[place].value) || 0;
-  return order === "strength" || (order === "auto" && effects.windows.length < 2)
-    ? places.sort((a, b) => size(b) - size(a))
-    : places;
+/** Of a probability: a mask that changes it by less is not worth a look. */
+export const CHANGES = 0.001;
+
+/** Places of the units in the order shown, the strongest first unless another order was chosen. */
+export function unitOrder({ units, values, isChosen, effects: { windows } }: Shown, order: string): number[] {
+  const places = [...units.keys()];
+  if (order === "position") return places;
+  const most = places.map((place) =>
+    isChosen
+      ? Math.abs(units[place].value) || 0
+      : Math.max(
+          ...values.slice(place * windows.length, (place + 1) * windows.length).map((value) => Math.abs(value) || 0),
+        ),
+  );
+  return places.sort((a, b) => most[b] - most[a]);
+}
+
+/** Whether a mask of the unit, in any of the layers, changes the answer's probability by CHANGES or more. */
+export function changes(shown: Shown, { key }: { key: string }): boolean {
+  return shown.effects.windows.some((window) => {
+    const found = effectOn(shown, key, window);
+    return found !== null && Math.abs(found.before - found.after) >= CHANGES;
+  });
+}
+
+/** What one mask does to the answer's probability, and what is likeliest then; null: not measured. */
+export function effectOn(
+  { effects: { rows, numbers, top }, block, step }: Pick<Shown, "effects" | "block" | "step">,
+  key: string,
+  window: string,
+): { before: number; after: number; top: string } | null {
+  const row = rows.get([step, block, window, key].join());
+  const [logprob, change] = [numbers.logprob?.[row ?? -1], numbers.logprob_change?.[row ?? -1]];
+  if (row === undefined || !(change! > -Infinity)) return null;
+  return { before: Math.exp(logprob! - change!), after: Math.exp(logprob!), top: top[row] };
 }
 
 // --- the prompt ----------------------------------------------------------------------------------
@@ -156,8 +202,10 @@ function makeEffectScores(scene: Compared): Scores | null {
   }
   const end = (image: boolean) =>
     run.tokens.reduce(
-      (most, { kind, position }, place) =>
-        (kind === "image") === image && (position || state.first) ? Math.max(most, Math.abs(value[place]) || 0) : most,
+      (most, { kind, position, members }, place) =>
+        (kind === "image") === image && (state.first || !isFirst({ position, members }))
+          ? Math.max(most, Math.abs(value[place]) || 0)
+          : most,
       0,
     );
   return {
@@ -175,7 +223,7 @@ function makeEffectScores(scene: Compared): Scores | null {
 // --- effect and impact ---------------------------------------------------------------------------
 export interface Point {
   unit: Shown["units"][number];
-  /** Largest value of a single layer. */
+  /** What single layers read, as tokens are ranked. */
   impact: number;
   /** Size of the effect. */
   size: number;
@@ -183,12 +231,16 @@ export interface Point {
 
 /** The units that the results have, too. Position 0 only with state.first. */
 export function points({ run, state }: Compared, { units }: Shown): Point[] {
-  const { value } = importance(matrix(run, state), { from: null, to: null, join: "max" });
+  const { value } = importance(matrix(run, state), { from: null, to: null, join: "root" });
   return units.flatMap((unit) => {
     const place = tokenIndex(run, unit.position),
       impact = Math.abs(value[place]), // of a metric that has one, without its sign
       size = Math.abs(unit.value);
-    const same = run.tokens[place]?.text === unit.label && impact >= 0 && size >= 0 && (unit.position || state.first);
+    const same =
+      run.tokens[place]?.text === unit.label &&
+      impact >= 0 &&
+      size >= 0 &&
+      (state.first || !isFirst(run.tokens[place]));
     return same ? { unit, impact, size } : [];
   });
 }

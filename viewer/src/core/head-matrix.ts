@@ -1,6 +1,7 @@
 /** Layers x heads of one token, or of the strongest token in each cell, and the order to show them in. */
 
 import { row, type Run } from "../data/types.ts";
+import { isFirst } from "./aggregate.ts";
 import type { Compared } from "./prompt-text.ts";
 import { noiseFloor, sameToken, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
@@ -39,7 +40,7 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
   const floors: number[] = [];
   const token = tokenIndex(run, state.token);
   const strongest = token < 0 ? new Int32Array(values.length).fill(-1) : null;
-  const skip = state.first ? -1 : tokenIndex(run, 0);
+  const skip = state.first ? -1 : run.tokens.findIndex(isFirst);
   const same = second && run.tokens.map((each) => sameToken(run, each, second));
   for (let cell = 0; cell < values.length; cell++) {
     const [layer, variant] = [run.layers[Math.floor(cell / variants.length)], variants[cell % variants.length]];

@@ -16,7 +16,7 @@ export const LIGHT: Ink = {
   faint: "#8b8b95",
   line: "#dddde3",
   paper: "#ffffff",
-  accent: "#c2410c",
+  accent: "#0b57d0",
   empty: "#ececf0",
 };
 

@@ -1,7 +1,8 @@
 /** The prompt as it was given to the model, also the tokens that were not masked, and what was generated after it. */
 
 import { at, type ManifestToken, type Run, type TokenInfo } from "../data/types.ts";
-import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
+import { importance, isFirst } from "./aggregate.ts";
+import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
 import { isDifference } from "./words.ts";
@@ -153,7 +154,7 @@ function makeScores({ run, runs, state }: Compared): Scores {
   run.tokens.forEach((token, place) => {
     const scale = token.kind === "image" ? "image" : "text";
     const size = Math.abs(found.value[place]);
-    if ((token.position > 0 || state.first) && size > found[scale]) found[scale] = size;
+    if ((!isFirst(token) || state.first) && size > found[scale]) found[scale] = size;
   });
   return found;
 }
@@ -183,7 +184,7 @@ export function ranked(scene: Compared, wanted: (token: TokenInfo) => boolean, f
   const { value } = scores(scene),
     { tokens } = scene.run;
   const places = [...value.keys()].filter(
-    (place) => !isNaN(value[place]) && (first || tokens[place].position > 0) && wanted(tokens[place]),
+    (place) => !isNaN(value[place]) && (first || !isFirst(tokens[place])) && wanted(tokens[place]),
   );
   return places.sort((a, b) => Math.abs(value[b]) - Math.abs(value[a]) || a - b);
 }

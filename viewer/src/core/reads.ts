@@ -2,8 +2,9 @@
 
 import { plainToken } from "../data/cube.ts";
 import type { Queries, Run, TokenInfo } from "../data/types.ts";
+import { importance, isFirst } from "./aggregate.ts";
 import { layerRange, promptText, type Compared } from "./prompt-text.ts";
-import { importance, noiseFloor } from "./scene.ts";
+import { noiseFloor } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
 
@@ -45,7 +46,7 @@ function makeReads(from: Measured): Omit<Reads, "run" | "rows"> {
   const T = tokens.length,
     Q = queries.positions.length;
   const { values, peak, block } = joined(from);
-  const outside = first ? -1 : tokens.findIndex(({ position }) => position === 0);
+  const outside = first ? -1 : tokens.findIndex(isFirst);
   const most = (numbers: Float32Array, sofar = 0) => {
     for (let i = 0, token = 0; i < numbers.length; i++, token = token + 1 === T ? 0 : token + 1)
       if (Math.abs(numbers[i]) > sofar && token !== outside) sofar = Math.abs(numbers[i]);
@@ -56,7 +57,7 @@ function makeReads(from: Measured): Omit<Reads, "run" | "rows"> {
     range === "row"
       ? Float32Array.from(rows, (row) => most(values.subarray(row * T, (row + 1) * T)))
       : Float32Array.of(peak ? most(values) : rows.reduce((sofar, row) => most(block(row), sofar), 0));
-  return { queries, tokens, values, peak, largest, outside, floor: noiseFloor(from, state) };
+  return { queries, tokens, values, peak, largest, outside, floor: noiseFloor(from, state, state.layer ?? undefined) };
 }
 
 /** Of the chosen layer, or of all of them joined; and all values of a query, [layer * tokens + token]. */

@@ -6,6 +6,7 @@
  */
 
 import { index, part, type Metric, type Run, type TokenInfo } from "../data/types.ts";
+import type { Matrix } from "./aggregate.ts";
 import type { State } from "./state.ts";
 import { isHead } from "./words.ts";
 
@@ -90,14 +91,6 @@ export function sameToken(first: Run, token: TokenInfo, second: Run): number {
   return apart ? -1 : place;
 }
 
-/** A matrix of values, layers down, tokens across; NaN: no value. */
-export interface Matrix {
-  layers: number[];
-  tokens: TokenInfo[];
-  /** [layer * tokens.length + token] */
-  values: Float32Array;
-}
-
 /** The metric of one variant and step, as a view into the run: no copy. A step the run does not have gives NaN. */
 export function matrix(run: Run, state: State): Matrix {
   const { step, variant } = places(run, state);
@@ -117,52 +110,27 @@ export function rowMaxima(values: Float32Array, columns: number, skip: number): 
   return maxima;
 }
 
-/**
- * Importance of each token: over the layers `from` to `to` the largest value, whatever its sign (a metric may have one), or
- * the mean. NaN where there is none.
- */
-export function importance(
-  found: Matrix,
-  state: Pick<State, "from" | "to" | "join">,
-): { value: Float32Array; peak: Int32Array } {
-  const count = found.tokens.length;
-  const value = new Float32Array(count).fill(NaN);
-  const peak = new Int32Array(count).fill(-1); // layer with the largest value
-  const best = new Float32Array(count).fill(-1);
-  const seen = new Int32Array(count);
-  const mean = state.join === "mean";
-  found.layers.forEach((layer, row) => {
-    if ((state.from !== null && layer < state.from) || (state.to !== null && layer > state.to)) return;
-    for (let token = 0, place = row * count; token < count; token++, place++) {
-      const here = found.values[place],
-        size = Math.abs(here);
-      if (isNaN(here)) continue;
-      if (size > best[token]) {
-        best[token] = size;
-        peak[token] = layer;
-        if (!mean) value[token] = here;
-      }
-      if (mean) value[token] = seen[token]++ ? value[token] + here : here;
-    }
-  });
-  if (mean) value.forEach((sum, token) => (value[token] = sum / seen[token]));
-  return { value, peak };
-}
+type Floored = Pick<State, "metric" | "variant"> & Partial<Pick<State, "join" | "from" | "to">>;
 
 /**
- * The noise floor of a variant in a layer, or the largest of all layers: values below it can be rounding. 0 where it is
- * not known. Older runs have one for all layers.
+ * The noise floor of a variant in a layer, or of the layers as they are joined: values below it can be rounding. 0 where it
+ * is not known. Older runs have one for all layers.
  */
 export function noiseFloor(
   run: Pick<Run, "manifest">,
-  { metric, variant }: Pick<State, "metric" | "variant">,
+  { metric, variant, join, from = null, to = null }: Floored,
   layer?: number,
 ): number {
   const { by_layer: fine, Full, Head } = run.manifest?.noise_floor ?? {};
   if (!fine?.values) return (isHead(variant) ? Head : Full)?.[metric] ?? 0;
   const [column, place] = [fine.variants?.indexOf(variant) ?? -1, fine.metrics?.indexOf(metric) ?? -1];
   const floors = fine.values.map((variants) => variants[column]?.[place] ?? 0);
-  return layer === undefined ? Math.max(0, ...floors) : (floors[fine.layers?.indexOf(layer) ?? -1] ?? 0);
+  if (layer !== undefined) return floors[fine.layers?.indexOf(layer) ?? -1] ?? 0;
+  const joined = floors.filter((_, row) => {
+    const each = fine.layers?.[row] ?? row;
+    return (from === null || each >= from) && (to === null || each <= to);
+  });
+  return join === "root" ? Math.hypot(...joined) : Math.max(0, ...joined);
 }
 
 /** Whether a value can be rounding. One of 0 is exact: there the mask changes nothing. */

@@ -6,6 +6,7 @@
  */
 
 import type { Run, TokenInfo } from "../data/types.ts";
+import { isFirst } from "./aggregate.ts";
 import { brief, inText, isOfModel, metricOf, metricsOf } from "./metrics.ts";
 import { isNoise, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
 import { remembered } from "./track.ts";
@@ -181,13 +182,6 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   if (shared < layers.length)
     sheet.notes.push(`${layers.length - shared} of ${layers.length} layers are not in both runs.`);
   sheet.notes.push(...missing(scene, first), ...missing(scene, second));
-  if (scene.runs.length > 2)
-    sheet.notes.push(
-      `A difference is of two runs; ${scene.runs
-        .slice(2)
-        .map(({ name }) => name)
-        .join(", ")} not shown.`,
-    );
   return sheet;
 }
 
@@ -208,7 +202,7 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
   const { values, columns, layers } = cells;
   const floors = layers.map((layer) => noiseFloor(run, state, layer));
   const outside =
-    !state.first && columns[0]?.positions[0] === 0 && columns[0].positions.length === 1 && columns.length > 1 ? 0 : -1;
+    !state.first && columns.length > 1 && columns[0].positions.length === 1 && isFirst(columns[0].token) ? 0 : -1;
   const by = state.range === "all" ? "all" : state.rows === "layers" ? "layer" : "column";
   const largest = new Float32Array(by === "all" ? 1 : by === "layer" ? layers.length : columns.length);
   let overall = 0,

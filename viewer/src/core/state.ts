@@ -5,6 +5,8 @@
  * in every run it is applied to. What a run does not have is answered by `settled` in scene.ts, not stored.
  */
 
+import { AGGREGATE, type Aggregate } from "./aggregate.ts";
+
 /** What of an effect on the answer is shown; columns of NAME_effects. */
 export type Measure = "logprob_change" | "kl" | "contrast_change" | "interaction";
 
@@ -26,7 +28,8 @@ export interface State {
   curve: "linear" | "sqrt";
   /** Whether position 0, which often just absorbs attention, is in the scale. */
   first: boolean;
-  palette: "cividis" | "viridis";
+  /** "night" is "tint" in the dark theme. */
+  palette: "tint" | "night" | "cividis" | "viridis";
   /** Selected token (position) and layer; null: none. */
   token: number | null;
   layer: number | null;
@@ -35,9 +38,11 @@ export interface State {
   /** Layers that count for the prompt's shading and the ranking: first and last, null for all; and how they are joined. */
   from: number | null;
   to: number | null;
-  join: "max" | "mean";
+  join: Aggregate;
   /** Picture: share of the colour over the picture, 0 to 1; image tokens folded into one block in the heat map. */
   opacity: number;
+  /** The same of the picture in which image tokens say something: little, since words stand in the patches. */
+  wash: number;
   fold: boolean;
   /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head,
    * "strongest" or "": all of them if masks were in all), the order of units. */
@@ -73,14 +78,15 @@ export const DEFAULTS: Readonly<State> = {
   range: "all",
   curve: "linear",
   first: false,
-  palette: "cividis",
+  palette: "tint",
   token: null,
   layer: null,
   heads: [],
   from: null,
   to: null,
-  join: "max",
-  opacity: 0.6,
+  join: AGGREGATE,
+  opacity: 0.8,
+  wash: 0.2,
   fold: false,
   effect: "logprob_change",
   block: "all",
@@ -103,8 +109,8 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   rows: ["layers", "tokens"],
   range: ["all", "row"],
   curve: ["linear", "sqrt"],
-  palette: ["cividis", "viridis"],
-  join: ["max", "mean"],
+  palette: ["tint", "cividis", "viridis"],
+  join: ["root", "max", "mean"],
   theme: ["auto", "light", "dark"],
   effect: ["logprob_change", "kl", "contrast_change", "interaction"],
   order: ["auto", "position", "strength"],
@@ -174,6 +180,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "to":
       return value === null || whole(value);
     case "opacity":
+    case "wash":
       return typeof value === "number" && value >= 0 && value <= 1;
     default:
       return typeof value === "boolean";

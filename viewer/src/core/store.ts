@@ -2,26 +2,31 @@
 
 import { add, emptyLibrary, remove, resolve, resolveNeighbors, type Library } from "../data/pair.ts";
 import { atQuery, usualQuery } from "../data/queries.ts";
-import type { Loaded, Neighbors, Run } from "../data/types.ts";
+import type { Loaded, Neighbors, Run, RunIndex } from "../data/types.ts";
 import { metricsOf } from "./metrics.ts";
 import { lensScene, type LensScene } from "./lens.ts";
+import { strongestCell } from "./start.ts";
 import { settled, tokenIndex, type Hover, type Scene } from "./scene.ts";
 import { notWhileDrawing } from "./track.ts";
 import { DEFAULTS, fromFragment, toFragment, type State } from "./state.ts";
 
 const CROSS = "CrossFull";
+const SELECTS = /(^|[#&])(token|layer)=/; // an address
 const MANY_PATCHES = 64; // more would push the words out of the first look
 
 export class Store {
   #library: Library = emptyLibrary;
   #runs: Run[] = [];
   #neighbors: Neighbors[] = [];
+  #index: RunIndex | null = null;
   #state: State;
   #hover: Hover = { token: null, layer: null };
   #changed: () => void;
   #scheduled = false;
   #foldChosen: boolean;
   #variantChosen: boolean;
+  /** Whether a token or a layer was chosen, or nothing on purpose; until then the strongest one is. */
+  #selected: boolean;
   /** On paper, everything is light. */
   printing = false;
 
@@ -29,6 +34,7 @@ export class Store {
     this.#state = fromFragment(fragment);
     this.#foldChosen = fragment.includes("fold=");
     this.#variantChosen = fragment.includes("variant=");
+    this.#selected = SELECTS.test(fragment);
     this.#changed = changed;
   }
 
@@ -58,16 +64,35 @@ export class Store {
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
     const library = this.#runs.map((run) => atQuery(run, query)),
       runs = shown.map((place) => library[place]);
-    const state = settled({ ...this.#state, query }, runs[0], metricsOf(runs));
+    const chosen = settled({ ...this.#state, query, palette: this.#palette }, runs[0], metricsOf(runs));
+    const state = this.#selected ? chosen : { ...chosen, ...strongestCell({ runs, run: runs[0], state: chosen }) };
     const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
     return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
+  }
+
+  get #palette(): State["palette"] {
+    const { palette } = this.#state;
+    return palette === "tint" && this.dark ? "night" : palette;
   }
 
   /** What image tokens say; null before there are neighbours. */
   get lens(): LensScene | null {
     notWhileDrawing("the store's lens");
     const all = this.#neighbors;
-    return all.length ? lensScene(all, all[this.#state.lens] ?? all[0], this.#state, this.scene, this.dark) : null;
+    return all.length
+      ? lensScene(
+          all,
+          all[this.#state.lens] ?? all[0],
+          { ...this.#state, palette: this.#palette },
+          this.scene,
+          this.dark,
+        )
+      : null;
+  }
+
+  /** A folder of runs; null where none was given. */
+  get index(): RunIndex | null {
+    return this.#index;
   }
 
   get dark(): boolean {
@@ -81,12 +106,20 @@ export class Store {
    * the address has already said that it is to be shown.
    */
   add(item: Loaded): string | null {
+    if (item.kind === "index") {
+      this.#index = item.index;
+      this.#schedule();
+      return null;
+    }
     const { library, runId, message } = add(this.#library, item);
     this.#take(library);
     if (item.kind === "neighbors" && this.#neighbors.length > 1)
       this.set({ lens: this.#neighbors.length - 1, patch: null });
     const place = this.#runs.findIndex(({ id }) => id === runId);
-    if (place >= 0 && !this.#state.runs.includes(place)) this.set({ runs: [place], token: null, layer: null });
+    if (place >= 0 && !this.#state.runs.includes(place)) {
+      this.set({ runs: [place], token: null, layer: null });
+      this.#selected = false;
+    }
     // Of an encoder-decoder, the prompt's tokens have their values in cross-attention.
     if (!this.#variantChosen && this.#runs[place]?.variants.includes(CROSS))
       this.#state = { ...this.#state, variant: CROSS };
@@ -100,6 +133,13 @@ export class Store {
     const runs = this.#state.runs.filter((place) => place !== gone).map((place) => (place > gone ? place - 1 : place));
     this.#take(remove(this.#library, runId));
     this.set({ runs: runs.length ? runs : [0] });
+  }
+
+  /** Away with all runs: back to the index. */
+  clear(): void {
+    this.#take({ ...emptyLibrary, neighbors: this.#library.neighbors });
+    this.set({ runs: [0], token: null, layer: null });
+    this.#selected = false;
   }
 
   /** Away with the table of neighbours that is shown. */
@@ -119,6 +159,7 @@ export class Store {
   set(patch: Partial<State>): void {
     this.#foldChosen ||= "fold" in patch;
     this.#variantChosen ||= "variant" in patch;
+    this.#selected ||= "token" in patch || "layer" in patch;
     this.#state = { ...this.#state, ...patch };
     this.#schedule();
   }
@@ -127,6 +168,7 @@ export class Store {
   read(fragment: string): void {
     if (fragment.replace(/^#/, "") === this.fragment) return;
     this.#state = fromFragment(fragment);
+    this.#selected = SELECTS.test(fragment);
     this.#schedule();
   }
 

@@ -44,12 +44,13 @@ export function named(token: TokenInfo, length?: number): string {
   return `${place} of image ${token.image ?? 0}`;
 }
 
-/** Four significant digits, never an exponent where it is not needed. */
+/** Three significant digits, of what is larger its whole part; never an exponent where it is not needed. */
 export function number(value: number): string {
   if (isNaN(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
+  if (size >= 999.5 && size < 1e5) return String(Math.round(value));
+  return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
 }
 
 /** The same of a difference: "+1.2", "−1.2". */

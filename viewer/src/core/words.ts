@@ -1,6 +1,7 @@
 /** What things are called on the page, the same everywhere. */
 
 import type { Run } from "../data/types.ts";
+import { overLayers } from "./aggregate.ts";
 import { inText, titleOf } from "./metrics.ts";
 import type { State } from "./state.ts";
 
@@ -51,11 +52,11 @@ export function percent(part: number): string {
 /** Where a run is read, for a sentence. */
 export const readAt = ({ query }: State) => (query === null ? "at the predicting position" : `at position ${query}`);
 
-/** "layer 3", or how layers are joined: "layers 2 to 5: max". */
+/** "layer 3", or how layers are joined: "mean over layers 2 to 5". */
 export function layerText(state: State): string {
   if (state.layer !== null) return `layer ${state.layer}`;
   const all = state.from === null && state.to === null;
-  return `${all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`}: ${state.join}`;
+  return overLayers(state.join, all ? "all layers" : `layers ${state.from ?? "first"} to ${state.to ?? "last"}`);
 }
 
 /** Whose change the numbers are, for a sentence. */
@@ -83,8 +84,9 @@ function inDecoder({ runs, state }: Shown): string {
   return `how far ${whose(state.variant, runs[0])} ${moves(runs[0], state)} ${readAt(state)} when this token is hidden from ${crossing(state.variant) ? "its cross-attention" : "it"}`;
 }
 
+/** Of two runs alone: one of three is subtracted from none. */
 export const isDifference = (state: Pick<State, "compare">, runs: readonly Run[]) =>
-  state.compare === "difference" && runs.length > 1;
+  state.compare === "difference" && runs.length === 2;
 
 /** Whose numbers a view has that shows one run or one difference: "b − a", or the run in front. */
 export const subject = ({ runs, run, state }: Shown & { run: Run }) =>

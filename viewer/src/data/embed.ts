@@ -29,6 +29,10 @@
  *   neighbors  base64 of the zlib stream of NAME_neighbors.json, the columns of the table as that file has them
  *   manifest, images   as above
  *
+ * index.html of a folder of runs has `format` 2, `name` and
+ *
+ *   index      one row for each run, as types.ts has them (IndexRow)
+ *
  * Format 1 had `l2` and `cosine`, base64 each, in the place of `metrics` and `values`; it is read, too.
  *
  * The built page has the element, empty. Python replaces exactly EMPTY_ELEMENT, once.
@@ -38,6 +42,7 @@ import { LoadError } from "./errors.ts";
 import { readEffects } from "./effects.ts";
 import { cleanManifest, withManifest } from "./manifest.ts";
 import { plainToken } from "./cube.ts";
+import { readIndex } from "./index-rows.ts";
 import { readNeighbors } from "./neighbors.ts";
 import { lastOfSteps } from "./queries.ts";
 import { metricOf } from "./metrics.ts";
@@ -76,9 +81,10 @@ export function findEmbedded(html: string): string | null {
   return (end < 0 ? "" : html.slice(start, end).trim()) || null;
 }
 
-/** What is in a page: a run, or neighbours. Throws LoadError. */
+/** What is in a page: a run, neighbours, or an index of runs. Throws LoadError. */
 export async function decodeEmbedded(text: string): Promise<Loaded> {
   const data = json(text);
+  if (data.index) return { kind: "index", index: readIndex(data, String(data.name), true) };
   if (typeof data.neighbors !== "string") return { kind: "run", run: decodeRun(text, data) };
   const name = String(data.name),
     source: Source = { fileName: `${name}.html`, format: "html", bytes: text.length };
@@ -127,7 +133,7 @@ export function decodeRun(text: string, parsed = json(text)): Run {
   return manifest ? withManifest(asked, manifest) : asked;
 }
 
-function json(text: string): Partial<Embedded> & { neighbors?: string } {
+function json(text: string): Partial<Embedded> & { neighbors?: string; index?: unknown } {
   let data: Partial<Embedded>;
   try {
     data = JSON.parse(text) as Partial<Embedded>;

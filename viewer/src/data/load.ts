@@ -8,6 +8,7 @@ import { decodeEmbedded, findEmbedded } from "./embed.ts";
 import { looksLikeEffects, makeEffects } from "./effects.ts";
 import { LoadError, NotResults } from "./errors.ts";
 import { JsonParser } from "./json.ts";
+import { looksLikeBatch, readIndex } from "./index-rows.ts";
 import { looksLikeManifest, parseManifest, withManifest } from "./manifest.ts";
 import { looksLikeNeighbors, makeNeighbors } from "./neighbors.ts";
 import { readParquet } from "./parquet.ts";
@@ -91,6 +92,10 @@ async function textTable(stream: () => AsyncIterable<Uint8Array>, source: Source
       const notes = await read(other);
       return otherOf(other, source, notes);
     }
+    if (error instanceof NotResults && source.format === "json" && looksLikeBatch(error.found)) {
+      const batch: unknown = JSON.parse(await text(stream()));
+      return { kind: "index", index: readIndex(batch, source.fileName.replace(/_batch\.json.*$/i, ""), false) };
+    }
     if (!(error instanceof NotResults && source.format === "json" && looksLikeManifest(error.found))) throw error;
     return { kind: "manifest", manifest: parseManifest(await text(stream())), source };
   }
@@ -159,6 +164,7 @@ async function htmlReport(html: string, source: Source): Promise<Loaded> {
   if (!data) throw new LoadError("this page has no results inside");
   const found = await decodeEmbedded(data);
   if (found.kind === "run") return { kind: "run", run: { ...found.run, source } };
+  if (found.kind === "index") return { kind: "index", index: { ...found.index, inPlace: false } };
   return found.kind === "neighbors" ? { kind: "neighbors", neighbors: { ...found.neighbors, source } } : found;
 }
 

@@ -6,10 +6,11 @@ import type { Manifest, Metric, Run, TokenInfo } from "./types.ts";
 
 type Check<T> = (value: unknown) => T | undefined;
 
-const text: Check<string> = (value) => (typeof value === "string" ? value : undefined);
-const number: Check<number> = (value) => (typeof value === "number" && Number.isFinite(value) ? value : undefined);
+export const text: Check<string> = (value) => (typeof value === "string" ? value : undefined);
+export const number: Check<number> = (value) =>
+  typeof value === "number" && Number.isFinite(value) ? value : undefined;
 
-const list =
+export const list =
   <T>(check: Check<T>): Check<T[]> =>
   (value) =>
     Array.isArray(value) ? value.map(check).filter((each) => each !== undefined) : undefined;
@@ -24,9 +25,16 @@ const places =
 const numbers: Check<(number | null)[]> = (value) =>
   Array.isArray(value) ? value.map((each) => number(each) ?? null) : undefined;
 
+/** The texts of messages, whose contents are texts or lists of parts, some of them texts. */
+const said: Check<string[]> = (value) => {
+  if (!Array.isArray(value)) return undefined;
+  const contents = value.flatMap((each) => (isObject(each) ? [each.content].flat() : []));
+  return contents.map((part) => text(isObject(part) ? part.text : part)).filter((each) => each !== undefined);
+};
+
 type Checks<T> = { [K in keyof Required<T>]: Check<NonNullable<T[K]>> };
 
-const object =
+export const object =
   <T extends object>(checks: Checks<T>): Check<T> =>
   (value) => {
     if (!isObject(value)) return undefined;
@@ -117,6 +125,8 @@ const manifest = object<Manifest>({
   }),
   tables: list(text),
   prompt: text,
+  chat: (value) => (typeof value === "boolean" ? value : undefined),
+  messages: said,
   bank: object({ folder: text, rows: number, captions: object({ file: text, count: number }) }),
   search: text,
   masking: object({ run: text, variant: text }),

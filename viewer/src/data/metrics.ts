@@ -11,6 +11,7 @@ const KNOWN: Metric[] = [
   { name: "l2", column: "l2_distance", title: "L2 distance", unit: "model units", range: [0, null] },
   { name: "cosine", column: "cosine_distance", title: "Cosine distance", unit: "", range: [0, 2] },
   { name: "relative", column: "relative_distance", title: "Relative distance", unit: "", range: [0, null] },
+  { name: "attention", column: "attention_weight", title: "Attention weight", unit: "", range: [0, 1] },
 ];
 
 /** It has no column in a file: its numbers are computed here. */

@@ -31,6 +31,7 @@ export interface Added {
 
 /** A run gets its id here. The same run in a second format is kept once. */
 export function add(library: Library, item: Loaded): Added {
+  if (item.kind === "index") return { library, runId: null, message: null }; // it is of no run
   if (item.kind === "manifest") {
     const { manifest, source } = item;
     return {

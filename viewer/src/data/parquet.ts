@@ -209,12 +209,12 @@ function converter(table: Table, name: ColumnName): (value: unknown) => number {
   }
 }
 
-/** hyparquet's errors, RangeErrors of its DataViews included, in a sentence. Ours stay as they are. */
+/** What hyparquet and the browser say of a damaged file, in words for its reader. Ours stay as they are. */
 function explained(error: unknown): Error {
   if (error instanceof LoadError || (error instanceof DOMException && error.name === "AbortError")) return error;
   const reason = error instanceof Error ? error.message : String(error);
   const packing = /compression codec: (\w+)/.exec(reason)?.[1];
   if (packing)
     return new LoadError(`the Parquet file is packed with ${packing}; only snappy and no compression can be read`);
-  return new LoadError(`the Parquet file is damaged (${reason})`);
+  return new LoadError("the Parquet file is damaged: it cannot be decoded; copy it again, or write it anew");
 }

@@ -149,11 +149,37 @@ export interface Neighbors {
   notes: string[];
 }
 
+/** What the index of a folder shows of a run; commands/index.py makes it. Every key may be missing. */
+export interface IndexRow {
+  name?: string;
+  /** NAME_results.html, where there is one. */
+  report?: string;
+  prompt?: string;
+  answer?: string;
+  probability?: number;
+  model?: string;
+  metric?: string;
+  top?: { text?: string; layer?: number; value?: number };
+  /** What costs the answer most; without a text, nothing changes its probability by `least`. Missing: not measured. */
+  effect?: { text?: string; before?: number; after?: number; then?: string; least?: number };
+  /** Largest value of each layer, for the first output token. */
+  by_layer?: number[];
+  units?: { name?: string; read?: number; effect?: number }[];
+}
+
+export interface RunIndex {
+  name: string;
+  rows: IndexRow[];
+  /** The page lies beside the reports, so that a link opens one. */
+  inPlace: boolean;
+}
+
 /** What one file turned out to be. */
 export type Loaded =
   | { kind: "run"; run: Run }
   | { kind: "effects"; effects: Effects }
   | { kind: "neighbors"; neighbors: Neighbors }
+  | { kind: "index"; index: RunIndex }
   | { kind: "manifest"; manifest: Manifest; source: Source }
   | { kind: "image"; picture: Picture; source: Source };
 
@@ -228,6 +254,9 @@ export interface Manifest {
   /** Of NAME_neighbors. */
   tables?: string[];
   prompt?: string;
+  /** The prompt is in a chat template; the texts of its messages, where several were given. */
+  chat?: boolean;
+  messages?: string[];
   bank?: { folder?: string; rows?: number; captions?: { file?: string; count?: number } };
   search?: string;
   masking?: { run?: string; variant?: string };

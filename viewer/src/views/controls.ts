@@ -2,8 +2,10 @@
 
 import "./controls.css";
 
+import { JOINED } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
-import { brief, metricOf, metricsOf } from "../core/metrics.ts";
+import { brief, metricsOf } from "../core/metrics.ts";
+import { layerRange } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
@@ -15,13 +17,12 @@ type Choices<Key extends keyof State> = [value: State[Key] & string, text: strin
 export class ControlsView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #store: Store;
-  /** One line for what is chosen, on a narrow screen; else the controls are always open, and it is not there. */
-  #summary = h("summary");
 
   constructor(store: Store) {
     super();
     this.#store = store;
     const palette = this.#choice("Palette", "palette", [
+      ["tint", "tint"],
       ["cividis", "cividis"],
       ["viridis", "viridis"],
     ]);
@@ -29,14 +30,17 @@ export class ControlsView extends Drawn<Scene> implements View {
       palette.disabled = isDifference(state, runs);
       palette.title = palette.disabled ? "A difference has colours of its own: purple for less, orange for more" : "";
     });
-    const all = h(
-      "div.controls-all",
+    const images = ({ runs }: Scene) => runs.some((run) => run.tokens.some(({ kind }) => kind === "image"));
+    const first = "Position 0, which often just absorbs attention, counts for the colour scale";
+    const folded = "All patches of an image as one column, with the largest of their values";
+    const menu = h(
+      "details.controls-view",
       {},
-      this.#metrics(),
-      this.#variants(),
+      h("summary", {}, "View"),
       h(
-        "div.controls-scale",
+        "div.controls-menu",
         {},
+        this.#layers(),
         this.#choice("Scale", "range", [
           ["all", "all"],
           ["row", "row"],
@@ -45,43 +49,71 @@ export class ControlsView extends Drawn<Scene> implements View {
           ["linear", "linear"],
           ["sqrt", "√"],
         ]),
+        this.#choice("Rows", "rows", [
+          ["layers", "layers"],
+          ["tokens", "tokens"],
+        ]),
+        palette,
+        this.#check("first", "position 0", first, () => true),
+        this.#check("fold", "fold images", folded, images),
       ),
-      this.#choice("Rows", "rows", [
-        ["layers", "layers"],
-        ["tokens", "tokens"],
-      ]),
-      this.#check(
-        "first",
-        "position 0",
-        "Position 0, which often just absorbs attention, counts for the colour scale",
-        () => true,
-      ),
-      this.#check(
-        "fold",
-        "fold images",
-        "All patches of an image as one column, with the largest of their values",
-        ({ runs }) => runs.some((run) => run.tokens.some(({ kind }) => kind === "image")),
-      ),
-      palette,
     );
-    const details = h("details", {}, this.#summary, all),
-      narrow = matchMedia("(max-width: 720px)");
-    const fit = () => (details.open = !narrow.matches);
-    narrow.addEventListener("change", fit);
-    fit();
-    this.draws((scene) => this.#summarize(scene));
-    this.element = h("section.controls", { "aria-label": "What is shown" }, details);
+    // As a menu does: a click elsewhere, or Escape, closes it.
+    document.addEventListener("pointerdown", ({ target }) => menu.contains(target as Node) || (menu.open = false));
+    menu.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !menu.open) return;
+      event.stopPropagation();
+      menu.open = false;
+      menu.querySelector("summary")!.focus();
+    });
+    this.element = h(
+      "section.controls",
+      { "aria-label": "What is shown" },
+      this.#metrics(),
+      this.#variants(),
+      this.#shade(),
+      menu,
+    );
   }
 
-  #summarize({ run, state }: Scene): void {
-    const { metric, variant, range, curve, step } = state;
-    const parts = [
-      brief(metricOf(run, { metric })),
-      variantName(variant),
-      `scale ${range}${curve === "sqrt" ? ", √" : ""}`,
-      `step ${run.steps.indexOf(step) + 1} of ${run.steps.length}`,
-    ];
-    this.#summary.textContent = parts.join(" · ");
+  /** How the layers of a token become one number: in the prompt, the ranking, the picture. */
+  #layers(): HTMLElement {
+    const select = (name: string, which: "from" | "to") =>
+      h("select", { "aria-label": name, onchange: () => this.#setLayers(from, to, which) });
+    const [from, to] = [select("First layer that counts", "from"), select("Last layer that counts", "to")];
+    const join = this.#choice("Joined by", "join", [
+      ["root", JOINED.root],
+      ["max", JOINED.max],
+      ["mean", JOINED.mean],
+    ]);
+    join.append(h("span.controls-layers", {}, " of layers ", from, " to ", to));
+    const fill = ({ run }: Scene) => {
+      for (const each of [from, to])
+        each.replaceChildren(...run.layers.map((layer) => h("option", { value: layer }, String(layer))));
+    };
+    this.draws(fill, ({ run, state }) => {
+      [from.value, to.value] = layerRange(run, state).map(String);
+    });
+    return join;
+  }
+
+  #setLayers(first: HTMLSelectElement, last: HTMLSelectElement, which: "from" | "to"): void {
+    const { layers } = this.#store.scene!.run;
+    let [from, to] = [Number(first.value), Number(last.value)];
+    if (which === "from") to = Math.max(to, from);
+    else from = Math.min(from, to);
+    this.#store.set({ from: from === layers[0] ? null : from, to: to === layers.at(-1) ? null : to });
+  }
+
+  #shade(): HTMLElement {
+    const choice = this.#choice("Shade prompt and picture by", "shade", [
+      ["impact", "impact"],
+      ["effect", "effect"],
+    ]);
+    this.draws(({ run, runs, state }) => {
+      choice.hidden = !run.effects || isDifference(state, runs);
+    });
+    return choice;
   }
 
   /** One button for each metric that all shown runs have. */
@@ -102,7 +134,7 @@ export class ControlsView extends Drawn<Scene> implements View {
     return h("fieldset", { class: "choice choice-metric" }, h("legend", {}, "Metric"), buttons);
   }
 
-  #choice<Key extends "range" | "curve" | "rows" | "palette">(
+  #choice<Key extends "range" | "curve" | "rows" | "palette" | "join" | "shade">(
     title: string,
     key: Key,
     choices: Choices<Key>,
@@ -110,7 +142,8 @@ export class ControlsView extends Drawn<Scene> implements View {
     const inputs = choices.map(([value]) =>
       h("input", { type: "radio", name: `choice-${key}`, value, onchange: () => this.#store.set({ [key]: value }) }),
     );
-    this.draws(({ state }) => inputs.forEach((input) => (input.checked = input.value === state[key])));
+    const shown = (value: string) => (value === "night" ? "tint" : value);
+    this.draws(({ state }) => inputs.forEach((input) => (input.checked = input.value === shown(state[key]))));
     const buttons = inputs.map((input, i) => h("label", {}, input, h("span", {}, choices[i][1])));
     return h("fieldset", { class: `choice choice-${key}` }, h("legend", {}, title), ...buttons);
   }

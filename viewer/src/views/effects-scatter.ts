@@ -1,7 +1,18 @@
-/** Effects on the answer against the largest value of a single layer: one point for each unit. */
+/** Effects on the answer against what single layers read: one point for each unit. */
 
+import { isFirst } from "../core/aggregate.ts";
 import { share } from "../core/colour.ts";
-import { MEASURES, points, spearman, unitToken, where, type Point, type Shown } from "../core/effects.ts";
+import {
+  changes,
+  CHANGES,
+  MEASURES,
+  points,
+  spearman,
+  unitToken,
+  where,
+  type Point,
+  type Shown,
+} from "../core/effects.ts";
 import type { Ink } from "../core/ink.ts";
 import { titleOf } from "../core/metrics.ts";
 import type { Painter } from "../core/painter.ts";
@@ -15,6 +26,8 @@ export const SCATTER = 230; // pixels high
 const AXIS = { left: 52, bottom: 36, top: 26, right: 48 }; // the title of the upright axis is above it
 const REACH = 16; // pixels from a point that still mean it
 const MOST_NAMES = 15;
+/** Units that change the answer: with fewer, an order of them says nothing. */
+export const ENOUGH = 10;
 
 interface Compared {
   run: Scene["run"];
@@ -24,7 +37,7 @@ interface Compared {
 }
 
 const made = remembered(
-  ({ shown, ...scene }: Compared) => points(scene, shown),
+  ({ shown, ...scene }: Compared) => points(scene, shown).filter(({ unit }) => changes(shown, unit)),
   ({ shown }) => shown,
 );
 
@@ -32,20 +45,20 @@ export const pointsOf = ({ run, runs, state }: Scene, shown: Shown): Point[] => 
 
 const impactText = ({ run, state }: Scene) => {
   const { variant, query } = state;
-  return `largest ${titleOf(run, state)} of ${variantName(variant)} in a single layer${query === null ? "" : `, at position ${query}`}`;
+  return `root sum square of ${titleOf(run, state)} of ${variantName(variant)} over single layers${query === null ? "" : `, at position ${query}`}`;
 };
 
 export function rhoText(scene: Scene, shown: Shown, found: Point[]): string {
-  if (found.length < 2) return "";
+  if (found.length < ENOUGH) return "";
   const { state, run } = scene;
   const rho = spearman(
     found.map(({ impact }) => impact),
     found.map(({ size }) => size),
   );
-  const without = !state.first && run.tokens[0]?.position === 0 ? ", position 0 left out" : "";
+  const without = !state.first && run.tokens.some(isFirst) ? ", position 0 left out" : "";
   const said = isNaN(rho) ? "not defined" : rho.toFixed(2).replace("-", "−");
   const against = `Size of the effect ${where(shown.effects.windows[shown.window])} against the ${impactText(scene)}`;
-  return `${against}: Spearman’s ρ = ${said}, n = ${found.length}${without}.`;
+  return `${against}: Spearman’s ρ = ${said}, n = ${found.length} units that change p by ${CHANGES} or more${without}.`;
 }
 
 type Spot = Pick<Point, "impact" | "size">;

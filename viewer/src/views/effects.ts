@@ -1,8 +1,12 @@
 /** Effects on the answer: units by the layers in which they were masked, or a list with bars; and beside the impact. */
 
+import { isFirst } from "../core/aggregate.ts";
 import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import {
+  changes,
+  CHANGES,
+  effectOn,
   effectWords,
   layersOf,
   MEASURES,
@@ -22,16 +26,18 @@ import { isNoise, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
-import { capital } from "../core/words.ts";
+import { capital, percent } from "../core/words.ts";
 import { partsOf } from "../data/effects.ts";
-import { drawScatter, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
+import { drawScatter, ENOUGH, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
 import { caption, colourBar, cut, ends, heading, ofRun } from "./figure.ts";
 import { boxOf, eachColumn, eachRow, laidOut, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 
-const HIGH = 18,
+const HIGH = 20,
   TOP = 30,
-  TALLEST = 420;
+  TALLEST = TOP + 60 * HIGH, // 60 rows need no scrolling
+  OUTCOME = 210, // pixels for what becomes of the answer
+  ROOMY = 640; // from this width on there is room for it
 const CHOICES = {
   effect: "show",
   answer: "on",
@@ -45,12 +51,16 @@ const title = "Effects on the answer";
 interface Found {
   shown: Shown;
   order: number[];
+  /** Units left out below, since they change nothing. */
+  folded: number;
 }
 
 export class EffectsView extends MatrixView<Found> {
   readonly element: HTMLElement;
   #selects = {} as Record<keyof typeof CHOICES, HTMLSelectElement>;
   #rho = h("p.matrix__what");
+  #fold = h("button.quiet effects__fold", { onclick: () => (this.#unfolded.all = !this.#unfolded.all) });
+  readonly #unfolded = this.watched({ all: false });
   #scatter = h("canvas", { role: "img" });
 
   constructor(store: Store) {
@@ -71,7 +81,7 @@ export class EffectsView extends MatrixView<Found> {
       h("div.matrix__head", {}, h("h2", {}, title), h("div.matrix__controls", {}, ...controls)),
       this.what,
       h("div.matrix__plot", {}, this.box),
-      ...[this.legend, this.readout, this.#rho, h("div.matrix__plot", {}, this.#scatter), this.details],
+      ...[this.#fold, this.legend, this.readout, this.#rho, h("div.matrix__plot", {}, this.#scatter), this.details],
     );
     this.#scatter.onpointerleave = () => store.hover();
     this.#scatter.onpointermove = (event) => store.hover({ token: this.#near(event) });
@@ -83,18 +93,17 @@ export class EffectsView extends MatrixView<Found> {
 
   protected find(scene: Scene): Found | null {
     const shown = shownEffects(scene);
-    return shown && { shown, order: unitOrder(shown, scene.state.order) };
+    return shown && ordered(shown, scene.state.order, this.#unfolded.all);
   }
 
   protected sizeOf({ shown, order }: Found) {
     return { rows: order.length, columns: shown.effects.windows.length };
   }
 
-  protected explain(scene: Scene, { shown }: Found): Words {
+  protected explain(scene: Scene, { shown, folded }: Found): Words {
     const { state } = scene,
       { effects, measures, measure, block, step, window } = shown;
     const layers = effects.windows.map((each) => [each, layersOf(each)]);
-    const sorted = layers.length > 1 ? "position" : "strength";
     this.#fill(
       "effect",
       measures.map((each) => [each, MEASURES[each]]),
@@ -123,15 +132,19 @@ export class EffectsView extends MatrixView<Found> {
     this.#fill(
       "order",
       [
-        ["position", "position"],
         ["strength", "strength"],
+        ["position", "position"],
       ],
-      state.order === "auto" ? sorted : state.order,
+      state.order === "position" ? "position" : "strength",
     );
+    this.#fold.hidden = !folded && !this.#unfolded.all;
+    this.#fold.textContent = this.#unfolded.all
+      ? `Fold units that change p by less than ${CHANGES}`
+      : `${folded} other${folded === 1 ? " changes" : "s change"} p by less than ${CHANGES}`;
     const points = pointsOf(scene, shown);
     this.#rho.textContent = rhoText(scene, shown, points);
     this.#scatter.setAttribute("aria-label", this.#rho.textContent);
-    this.#scatter.hidden = points.length < 2;
+    this.#scatter.hidden = points.length < ENOUGH;
     const [low, high] = ends(shown.largest, shown.signed);
     const below = shown.values.some((value) => isNoise(value, shown.floor));
     const notes = [
@@ -157,9 +170,9 @@ export class EffectsView extends MatrixView<Found> {
   protected layOut(_: Scene, found: Found, width: number): Layout {
     const size = this.sizeOf(found),
       { columns } = size;
-    const left = Math.min(150, width * 0.32),
-      room = width - left - 2;
-    const wide = columns > 1 ? Math.max(13, Math.min(72, room / columns)) : room;
+    const left = Math.min(170, width * 0.32),
+      room = width - left - 2 - (width >= ROOMY ? OUTCOME : 0);
+    const wide = columns > 1 ? Math.max(13, Math.min(84, room / columns)) : room;
     const layout = laidOut({ left, top: TOP, wide, high: HIGH }, size);
     return { ...layout, size: [Math.max(width, layout.size[0]), layout.size[1]] };
   }
@@ -209,7 +222,9 @@ export class EffectsView extends MatrixView<Found> {
     return found && nearest(scene, found.shown, this.#scatter.clientWidth, offsetX, offsetY);
   }
 
-  protected table(scene: Scene, { shown, order }: Found): NumbersTable {
+  /** Of all units, also those that are folded. */
+  protected table(scene: Scene, { shown }: Found): NumbersTable {
+    const { order } = ordered(shown, scene.state.order, true);
     const {
         effects: { windows, numbers, top },
         units,
@@ -240,26 +255,28 @@ export class EffectsView extends MatrixView<Found> {
     if (!shown) return null;
     const points = pointsOf(scene, shown),
       columns = shown.effects.windows.length;
-    const found = { shown, order: unitOrder(shown, scene.state.order).slice(0, 300) };
+    const all = ordered(shown, scene.state.order, this.#unfolded.all);
+    const found = { ...all, order: all.order.slice(0, 300) };
     const high = TOP + HIGH * found.order.length + 12,
-      width = Math.max(900, 202 + 14 * columns);
-    const wide = columns > 1 ? Math.min(72, (width - 202) / columns) : width - 202;
+      width = Math.max(900, 202 + OUTCOME + 14 * columns);
+    const wide = columns > 1 ? Math.min(84, (width - 202 - OUTCOME) / columns) : width - 202 - OUTCOME;
     const draw = (painter: Painter) => {
       const top = heading(painter, LIGHT, title, [caption(scene.run, scene.state, null), whatText(scene, shown)]);
       colourBar(painter, LIGHT, 16, top + 2, scene.state, shown.largest, MEASURES[shown.measure], shown.signed);
       const body = part(painter, 16, top + 40, width - 32, high);
       const layout = laidOut({ left: 150, top: TOP, wide, high: HIGH }, this.sizeOf(found));
       paint(body, LIGHT, scene, found, layout, null);
-      if (points.length < 2) return;
+      if (points.length < ENOUGH) return;
       painter.text(16, top + high + 58, rhoText(scene, shown, points), { colour: LIGHT.muted });
       drawScatter(part(painter, 16, top + high + 64, 520, SCATTER), LIGHT, scene, shown);
     };
-    return { title, width, height: 140 + high + (points.length > 1 ? 24 + SCATTER : 0), draw };
+    return { title, width, height: 140 + high + (points.length < ENOUGH ? 0 : 24 + SCATTER), draw };
   }
 
   lines(scene: Scene): Line[] | null {
-    const found = this.find(scene);
-    if (!found) return null;
+    const shown = shownEffects(scene);
+    if (!shown) return null;
+    const found = ordered(shown, scene.state.order, true);
     const {
       effects: { windows, numbers, rows, top },
       units,
@@ -283,6 +300,16 @@ export class EffectsView extends MatrixView<Found> {
       }),
     );
   }
+}
+
+/** The units that are shown, in their order; those that change nothing are left out, unless all would be. */
+function ordered(shown: Shown, order: string, all: boolean): Found {
+  const places = unitOrder(shown, order);
+  const fold = !all && (shown.measure === "logprob_change" || shown.measure === "kl");
+  const kept = fold ? places.filter((place) => changes(shown, shown.units[place])) : places;
+  return kept.length
+    ? { shown, order: kept, folded: places.length - kept.length }
+    : { shown, order: places, folded: 0 };
 }
 
 const whatText = (scene: Scene, shown: Shown) => capital(effectWords(shown, scene.run, "in these layers"));
@@ -314,12 +341,13 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: L
     const unit = shown.units[order[row]],
       colour = unit.position === state.token ? ink.accent : ink.ink;
     const style = { size: 12, mono: true };
-    painter.text(30, y + 13, cut(painter, label(unitToken(unit, run), 40), layout.left - 34, style), {
+    painter.text(30, y + 14, cut(painter, label(unitToken(unit, run), 40), layout.left - 34, style), {
       ...style,
       colour,
     });
-    painter.text(26, y + 13, String(unit.position), { size: 11, colour: ink.muted, align: "right" });
+    painter.text(26, y + 14, String(unit.position), { size: 11, colour: ink.muted, align: "right" });
   });
+  paintOutcomes(painter, ink, found, layout);
   if (windows.length < 2) paintBars(painter, ink, scene, found, layout);
   else paintWindows(painter, ink, scene, found, layout);
   const box = (row: number, column: number) =>
@@ -334,6 +362,25 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: L
     if (pointer?.[0] !== row || windows.length < 2) return;
     const [left, top, wide, high] = box(row, pointer[1]);
     painter.rect(left, top, wide - 1, high - 1, null, ink.ink, 2);
+  });
+}
+
+/** Right of each row: the answer's probability without and with the mask that stands for the unit, and what is likeliest then. */
+function paintOutcomes(painter: Painter, ink: Ink, { shown, order }: Found, layout: Layout): void {
+  const x = layout.left + layout.wide * shown.effects.windows.length + 12,
+    small = { size: 11, colour: ink.muted };
+  if (painter.width - x < OUTCOME - 20 || shown.measure === "interaction") return;
+  painter.text(x, 25, "p of the answer", small);
+  painter.text(x + 128, 25, "then", small);
+  eachRow(painter, layout, order.length, (row, y) => {
+    const unit = shown.units[order[row]],
+      found = effectOn(shown, unit.key, unit.strongest);
+    if (!found) return;
+    const falls = `${percent(found.before)} → ${percent(found.after)}`;
+    painter.text(x, y + 14, cut(painter, falls, 122, { size: 11 }), { size: 11, colour: ink.ink });
+    const then = visible(found.top).replace(/^␣(?=.)/, "");
+    const style = { size: 12, mono: true };
+    painter.text(x + 128, y + 14, cut(painter, then, OUTCOME - 140, style), { ...style, colour: ink.ink });
   });
 }
 
@@ -362,7 +409,8 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, ord
     value: (row: number, column: number) => values[order[row] * columns + column],
     colour: (value: number) => colourAt(palette, share(value, largest, curve, both)),
     empty: ink.line,
-    hatched: (value: number, row: number) => (!units[order[row]].position && !first) || isNoise(value, floor),
+    hatched: (value: number, row: number) =>
+      (!first && isFirst({ ...units[order[row]], members: units[order[row]].positions })) || isNoise(value, floor),
     gap: { free: 1 },
     number: {
       from: 43,
@@ -393,7 +441,7 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order 
       signed: both,
     } = shown,
     { left } = layout;
-  const room = painter.width - left - 70,
+  const room = layout.wide - 60,
     low = Math.min(0, ...values),
     scale = room / (Math.max(0, ...values) - low || 1);
   const zero = left - low * scale,
@@ -405,7 +453,7 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order 
     const bar = [value < 0 ? zero - long : zero, y + 3, long, HIGH - 6] as const;
     painter.rect(...bar, css(colourAt(palette, share(value, largest, state.curve, both))), ink.faint, 0.5);
     if (isNoise(value, floor)) painter.hatch(...bar, ink.faint);
-    painter.text(painter.width - 4, y + 13, (both ? signed : number)(value), {
+    painter.text(left + layout.wide - 2, y + 14, (both ? signed : number)(value), {
       size: 12,
       colour: ink.ink,
       align: "right",

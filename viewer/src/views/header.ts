@@ -1,4 +1,4 @@
-/** First lines of the page: whose run this is, what to know about it, what colour means, and the generation step. */
+/** First lines of the page: whose run this is, what to know about it, and the tokens of the answer, of which one is shown. */
 
 import "./header.css";
 
@@ -8,12 +8,10 @@ import type { Scene, View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
-import { isDifference, limits, meaning, modelName, percent, predicted } from "../core/words.ts";
+import { isDifference, limits, modelName, percent, predicted } from "../core/words.ts";
 import { plainToken } from "../data/cube.ts";
 import { usualQuery } from "../data/queries.ts";
 import type { Run } from "../data/types.ts";
-
-const CONTEXT = 9; // tokens before the predicted one
 
 export class HeaderView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
@@ -24,54 +22,18 @@ export class HeaderView extends Drawn<Scene> implements View {
   #notes = h("ul");
   #noteCount = h("summary");
   #noted = h("details.header-notes", {}, this.#noteCount, this.#notes);
-  #meaning = h("p.header-meaning");
-  #context = h("p.header-context mono", { "aria-label": "Text before the predicted token" });
-  #step = h("output.header-step");
-  #query = h("select", {
-    onchange: () => this.#store.set({ query: this.#query.value === "" ? null : Number(this.#query.value) }),
-  });
-  #read = h("label.header-steps", {}, "read at", this.#query);
-  #back: HTMLButtonElement;
-  #on: HTMLButtonElement;
 
   constructor(store: Store, buttons: HTMLElement) {
     super();
     this.#store = store;
-    this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => this.step(-1) }, "‹");
-    this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => this.step(1) }, "›");
-    const steps = h(
-      "div.header-steps",
-      { role: "group", "aria-label": "Generation step" },
-      this.#back,
-      this.#step,
-      this.#on,
-    );
     this.element = h(
       "header.header",
       {},
       h("div.header-top", {}, this.#title, this.#facts, buttons),
       this.#limits,
       this.#noted,
-      h("div.header-line", {}, this.#context, steps, this.#read),
-      this.#meaning,
     );
-    this.draws(
-      (scene) => this.#showRuns(scene),
-      (scene) => this.#showSteps(scene), // the choice of positions is there
-      (scene) => this.#showContext(scene),
-      (scene) => void (this.#meaning.textContent = meaning(scene)),
-    );
-  }
-
-  #showSteps({ run, state }: Scene): void {
-    const place = run.steps.indexOf(state.step);
-    this.#step.textContent = `Step ${place + 1} of ${run.steps.length}`;
-    this.#back.hidden = this.#on.hidden = run.steps.length === 1;
-    this.#step.hidden = state.query !== null; // a position that reads belongs to one step
-    this.#back.disabled = place === 0;
-    this.#on.disabled = place === run.steps.length - 1;
-    this.#read.hidden = !run.queries;
-    this.#query.value = String(state.query ?? "");
+    this.draws((scene) => this.#showRuns(scene));
   }
 
   /** To the position that reads before or after the present one. */
@@ -95,51 +57,95 @@ export class HeaderView extends Drawn<Scene> implements View {
     this.#facts.replaceChildren(...runs.map((run) => h("span", {}, of(run) + facts(run))));
     const notes = runs.flatMap((run) => [...run.notes, ...(run.manifest?.notes ?? [])].map((note) => of(run) + note));
     const shown = runs.flatMap((run) => limits(run).map((limit) => of(run) + limit));
-    if (notes.length === 1) shown.push(notes[0]);
     this.#limits.replaceChildren(...shown.map((text) => h("li", {}, text)));
-    this.#noted.hidden = notes.length < 2;
-    this.#noteCount.textContent = `${notes.length} notes about ${runs.length > 1 ? "these runs" : "this run"}`;
+    this.#noted.hidden = !notes.length;
+    const count = notes.length === 1 ? "1 note" : `${notes.length} notes`;
+    this.#noteCount.textContent = `${count} about ${runs.length > 1 ? "these runs" : "this run"}`;
     this.#notes.replaceChildren(...notes.map((text) => h("li", {}, text)));
-    const names = new Map(promptText(runs[0]).tokens.map(({ info }) => [info.position, label(info, 20)]));
+  }
+}
+
+/** The tokens of the answer, one of which is shown; and which position reads, where others were measured. */
+export class AnswerView extends Drawn<Scene> implements View {
+  readonly element: HTMLElement;
+  #store: Store;
+  #chips = h("div.answer-chips", { role: "group", "aria-label": "Output tokens" });
+  #step = h("output.header-step muted");
+  #query = h("select", {
+    onchange: () => this.#store.set({ query: this.#query.value === "" ? null : Number(this.#query.value) }),
+  });
+  #read = h("label.header-steps", {}, "read at", this.#query);
+  #back: HTMLButtonElement;
+  #on: HTMLButtonElement;
+  #steps: HTMLElement;
+
+  constructor(store: Store, header: HeaderView) {
+    super();
+    this.#store = store;
+    this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => header.step(-1) }, "‹");
+    this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => header.step(1) }, "›");
+    this.#steps = h(
+      "div.header-steps",
+      { role: "group", "aria-label": "Generation step" },
+      this.#back,
+      this.#step,
+      this.#on,
+    );
+    this.element = h(
+      "div.answer",
+      {},
+      h("span.answer-arrow muted", { "aria-hidden": "true" }, "→"),
+      this.#chips,
+      this.#steps,
+      this.#read,
+    );
+    this.draws(
+      ({ run }) => this.#build(run),
+      (scene) => this.#show(scene),
+    );
+  }
+
+  #build(run: Run): void {
+    this.#chips.replaceChildren(
+      ...run.steps.map((step) => {
+        const token = predicted(run, step);
+        const name = token?.text === undefined ? `step ${step + 1}` : label(plainToken(0, token.text), 40);
+        const chance = token?.probability === undefined ? "" : `p ${percent(token.probability)}`;
+        const chip = h(
+          "button.answer-chip",
+          {
+            "data-step": step,
+            onclick: () => this.#store.set({ step, query: usualQuery(run) }),
+            "aria-label": `Output token ${name}`,
+            title: chance,
+          },
+          h("span.mono", {}, name.replace(/^␣(?=.)/, "")),
+        );
+        return h("span", {}, chip, chance && h("span.answer-chance muted", {}, chance));
+      }),
+    );
+    const names = new Map(promptText(run).tokens.map(({ info }) => [info.position, label(info, 20)]));
     this.#query.replaceChildren(
-      usualQuery(runs[0]) === null ? h("option", { value: "" }, "the predicting position") : "",
-      ...(runs[0].queries?.positions ?? []).map((position) =>
+      usualQuery(run) === null ? h("option", { value: "" }, "the predicting position") : "",
+      ...(run.queries?.positions ?? []).map((position) =>
         h("option", { value: position }, `${position} ${names.get(position) ?? ""}`),
       ),
     );
   }
 
-  /** "... The capital of France is → Paris, p 98 %". */
-  #showContext({ runs: [run, ...others], state: { step, query } }: Scene): void {
-    const { tokens = [], prompt_length: length = Infinity } = run.manifest ?? {};
-    const answer = query === null || query >= length - 1 ? predicted(run, step) : undefined;
-    this.#context.hidden = !answer && query === null;
-    if (this.#context.hidden) return;
-    const before = tokens.filter(
-      ({ position = 0, kind }) => kind !== "special" && (query === null ? position < length + step : position <= query),
-    );
-    const text = collapse(before.slice(-40).map((token) => (token.kind === "image" ? "▦" : (token.text ?? "")))).slice(
-      -CONTEXT,
-    );
-    const shown = (each: string) => (/^▦/.test(each) ? `${each} ` : label(plainToken(0, each), 60).replace(/^␣/, " "));
-    const answers = others.flatMap((other) => [
-      h("span.muted", {}, ` · ${other.name} → `),
-      label(plainToken(0, predicted(other, step)?.text ?? "?")),
-    ]);
-    if (!answer)
-      return this.#context.replaceChildren(
-        h("span.muted", {}, `… ${text.slice(0, -1).map(shown).join("").trimStart()} `),
-        h("strong", {}, shown(text.at(-1) ?? "").trimStart()),
-      );
-    this.#context.replaceChildren(
-      h("span.muted", {}, `… ${text.map(shown).join("").trimStart()}`),
-      h("span.muted", {}, " → "),
-      h("strong", {}, label(plainToken(0, answer.text ?? ""))),
-      answer.probability === undefined
-        ? ""
-        : h("span.header-probability muted", {}, ` p ${percent(answer.probability)}`),
-      ...answers,
-    );
+  #show({ run, state }: Scene): void {
+    const place = run.steps.indexOf(state.step);
+    for (const chip of this.#chips.querySelectorAll<HTMLElement>("button")) {
+      const chosen = Number(chip.dataset.step) === state.step && state.query === usualQuery(run);
+      chip.setAttribute("aria-pressed", String(chosen));
+      (chip.nextElementSibling as HTMLElement | null)?.toggleAttribute("hidden", !chosen);
+    }
+    this.#step.textContent = `Step ${place + 1} of ${run.steps.length}`;
+    this.#steps.hidden = run.steps.length === 1 || state.query !== null; // a position that reads belongs to one step
+    this.#back.disabled = place === 0;
+    this.#on.disabled = place === run.steps.length - 1;
+    this.#read.hidden = !run.queries;
+    this.#query.value = String(state.query ?? "");
   }
 }
 
@@ -164,9 +170,4 @@ function tokens(run: Run): string {
   if (!length) return `${masked} tokens masked`;
   const prompt = start === undefined ? `${length} prompt tokens` : `${start} prompt tokens + start token`;
   return `${prompt} + ${generated?.length ?? 0} generated, ${masked} masked`;
-}
-
-/** Patches in a row as one. */
-function collapse(texts: string[]): string[] {
-  return texts.filter((text, i) => text !== "▦" || texts[i - 1] !== "▦");
 }

@@ -1,5 +1,6 @@
 /** Layers x heads for the selected token, or for the strongest token in each cell while none is selected. */
 
+import { isFirst } from "../core/aggregate.ts";
 import { colourAt, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
@@ -202,7 +203,7 @@ function whatText(scene: Scene): string {
     of = signed ? `, ${subject(scene)}` : ofRun(scene);
   const cross = crossing(state.variant) && "Heads of cross-attention. ";
   if (token) return `${cross}For ${named(token)}${of}.`;
-  const without = !state.first && tokenIndex(run, 0) >= 0;
+  const without = !state.first && run.tokens.some(isFirst);
   return `${cross}No token is selected: each cell shows ${signed ? "the token that differs most" : "its strongest token"}${without ? " (position 0 left out)" : ""}${of}.`;
 }
 

@@ -129,6 +129,10 @@ export class Grid {
     });
   }
 
+  focus(): void {
+    this.#scroll.focus();
+  }
+
   scrollTo(x: number, y: number): void {
     this.#move(x, y);
   }

@@ -14,6 +14,7 @@ export const LABEL = 11;
 export const SLANT = -60;
 export const LONGEST = 13;
 export const NUMBER_WIDTH = 40;
+const EDGE = 6; // pixels of a cell with a number that can be hatched
 
 /** Where things are: `left` and `top` are the sticky headers; rows and columns are those on the screen. */
 export interface Geometry {
@@ -167,13 +168,14 @@ function paintCells(
   }
   painter.cells(x + c0 * w, y + r0 * h, raster.width * w, raster.height * h, raster);
   const onColour = (row: number, column: number) => contrast(colours[places[(row - r0) * raster.width + column - c0]]);
-  paintHatches(painter, g, [r0, r1], [c0, c1], x, y, value, onColour);
+  const numbers = w >= NUMBER_WIDTH && h >= 16;
+  paintHatches(painter, g, [r0, r1], [c0, c1], x, y, value, onColour, numbers);
   if (w >= 20 && h >= 12) {
     for (let column = c0 + 1; column < c1; column++)
       painter.rect(x + column * w - 0.5, y + r0 * h, 1, (r1 - r0) * h, ink.paper);
     for (let row = r0 + 1; row < r1; row++) painter.rect(x + c0 * w, y + row * h - 0.5, (c1 - c0) * w, 1, ink.paper);
   }
-  if (w < NUMBER_WIDTH || h < 16) return;
+  if (!numbers) return;
   for (let row = r0; row < r1; row++) {
     for (let column = c0; column < c1; column++) {
       const here = value(row, column);
@@ -197,6 +199,7 @@ function paintHatches(
   y: number,
   value: (row: number, column: number) => number,
   onColour: (row: number, column: number) => string,
+  numbers: boolean,
 ): void {
   const { sheet } = g;
   if (sheet.outside < 0 && !sheet.below) return;
@@ -212,13 +215,10 @@ function paintHatches(
       const start = column,
         colour = onColour(row, column);
       while (column + 1 < c1 && hatched(column + 1) && onColour(row, column + 1) === colour) column++;
-      painter.hatch(
-        x + start * g.cellWidth,
-        y + row * g.cellHeight,
-        (column + 1 - start) * g.cellWidth,
-        g.cellHeight,
-        hatching(colour),
-      );
+      const [left, top, end] = [x + start * g.cellWidth, y + row * g.cellHeight, x + (column + 1) * g.cellWidth];
+      if (!numbers) painter.hatch(left, top, end - left, g.cellHeight, hatching(colour));
+      else
+        for (let at = left; at < end; at += g.cellWidth) painter.hatch(at, top, EDGE, g.cellHeight, hatching(colour)); // not over a number
     }
   }
 }

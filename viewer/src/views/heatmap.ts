@@ -32,7 +32,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
   #store: Store;
   #grids: Grid[] = [];
   #panels = h("div.heatmap-panels");
-  #readout = h("p.heatmap-readout steady");
+  #readout = h("p.heatmap-readout steady", { "data-said": "" });
   #live = h("p.visually-hidden", { "aria-live": "polite" });
   #table = new NumbersTable();
   readonly #own = this.watched({ width: 0, scroll: [0, 0] });
@@ -106,6 +106,11 @@ export class HeatmapView extends Drawn<Scene> implements View {
       );
     });
     this.minimap.show();
+  }
+
+  /** The keyboard's, for who skips what is above. */
+  focus(): void {
+    this.#grids[0]?.focus();
   }
 
   /** One cell further, in the directions of the screen; from nothing to the strongest cell. */

@@ -107,7 +107,7 @@ const KEYS: Key[] = [
     always: true,
     run: (scene, store) =>
       (scene && isDifference(scene.state, scene.runs)) ||
-      store.set({ palette: store.state.palette === "cividis" ? "viridis" : "cividis" }),
+      store.set({ palette: PALETTES[(PALETTES.indexOf(store.state.palette) + 1) % PALETTES.length] }),
   },
   {
     keys: ["c"],
@@ -131,6 +131,7 @@ const KEYS: Key[] = [
   { keys: ["?"], text: "this list", always: true, run: (_, __, actions) => actions.help() },
 ];
 
+const PALETTES: Store["state"]["palette"][] = ["tint", "cividis", "viridis"];
 const MOVES = /^(Arrow|Page|Home$|End$)/;
 const NAMES: Record<string, string> = {
   PageUp: "Page ↑",

@@ -49,10 +49,8 @@ export function paintLens(
   const values = tints(scene, layer),
     ends = scaleOf(scene),
     hits = matching(scene)?.[found.layers.indexOf(layer)];
-  const opacity = picture?.plain ? state.opacity : 1;
+  const opacity = picture?.plain ? state.wash : 1;
   if (picture?.plain) painter.image(...at, picture.plain);
-  // The more colour stands for a value, the less is of the picture.
-  if (picture?.grey && opacity > 0) painter.image(...at, picture.grey, Math.min(1, 2 * opacity));
   for (const patch of figure.patches) {
     const [x, y, width, height] = area(patch),
       value = values[patch.place];

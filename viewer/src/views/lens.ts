@@ -86,7 +86,7 @@ export class LensView extends Drawn<LensScene> {
       () => ({ run: store.lens!.found, state: store.lens!.state }),
       false,
     );
-    this.#opacity = new OpacityControl(store, "lens-opacity", "Picture and words alone");
+    this.#opacity = new OpacityControl(store, "lens-opacity", "Picture and words alone", "wash");
     const label = (text: string, control: HTMLElement) => h("label", {}, text, control);
     this.element = h(
       "section.lens",

@@ -61,7 +61,7 @@ export abstract class MatrixView<Found> extends Drawn<Scene> implements View {
 
   protected readonly what = h("p.matrix__what");
   protected readonly legend = h("div.matrix__legend");
-  protected readonly readout = h("p.matrix__readout steady", { "aria-live": "polite" });
+  protected readonly readout = h("p.matrix__readout steady", { "aria-live": "polite", "data-said": "" });
   protected readonly canvas: HTMLCanvasElement;
   protected readonly box: HTMLElement;
   protected readonly details: HTMLDetailsElement;

@@ -1,9 +1,10 @@
 /** What the picture view shows, as numbers: which tokens lie where in which picture, and how important they are. */
 
+import { importance } from "../core/aggregate.ts";
 import { effectScores } from "../core/effects.ts";
 import { promptText } from "../core/prompt-text.ts";
-import { importance, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
-import type { State } from "../core/state.ts";
+import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
+import { withState, type State } from "../core/state.ts";
 import { remembered } from "../core/track.ts";
 import { isDifference, modelName } from "../core/words.ts";
 import type { Box, ManifestImage, Run, TokenInfo } from "../data/types.ts";
@@ -161,7 +162,7 @@ function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | nu
 
 /** Values under it are rounding. */
 export const floorOf = ({ effect, floor }: Shown, run: Run, state: State) =>
-  effect === null ? noiseFloor(run, state) : floor;
+  effect === null ? noiseFloor(run, state, state.layer ?? undefined) : floor;
 
 export function scaleOf({ scales }: Shown, run: Run): number {
   return scales.find(({ runs }) => runs.includes(run))!.largest;
@@ -189,6 +190,43 @@ export function values(run: Run, state: State): Values {
   const largest =
     state.range === "row" ? largestOf(run, rows[layer]) : Math.max(...rows.map((row) => largestOf(run, row)));
   return { of: rows[layer], peak: new Int32Array(), largest };
+}
+
+/** The values of patches in several maps, and the end of their common scale. */
+interface MapValues {
+  values: Float32Array[];
+  largest: number;
+  signed: boolean;
+}
+
+type Mapped = Pick<Scene, "runs" | "state">;
+
+function mapsOf({ runs, state }: Mapped, { run }: Figure, states: State[]): MapValues {
+  const signed = isDifference(state, runs);
+  const all = states.map((each) => (signed ? difference(runs[0], runs[1], each) : values(run, each).of));
+  return { values: all, largest: Math.max(0, ...all.map((of) => largestOf(run, of))), signed };
+}
+
+/** Of every layer of the run. */
+export const layerMaps = (scene: Mapped, figure: Figure): MapValues =>
+  mapsOf(
+    scene,
+    figure,
+    figure.run.layers.map((layer) => withState(scene.state, { layer, range: "row" })),
+  );
+
+/** Of every output token, with the layers joined. */
+export const stepMaps = (scene: Mapped, figure: Figure): MapValues =>
+  mapsOf(
+    scene,
+    figure,
+    figure.run.steps.map((step) => withState(scene.state, { step, layer: null })),
+  );
+
+/** Places of the patches of a picture, or of the units they belong to, that have the values furthest from 0; largest first. */
+export function strongestPlaces({ patches }: AnyFigure, of: Float32Array, count: number): number[] {
+  const places = [...new Set(patches.map(({ place }) => place))].filter((place) => Math.abs(of[place]) > 0);
+  return places.sort((a, b) => Math.abs(of[b]) - Math.abs(of[a])).slice(0, count);
 }
 
 /** Of all patches of a run; values may have a sign. */

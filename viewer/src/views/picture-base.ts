@@ -1,4 +1,4 @@
-/** Pictures, decoded once and kept at the size a view needs: as they are, and with what patches cover in grey. */
+/** Pictures, decoded once and kept at the size a view needs. */
 
 import type { AnyFigure } from "./patches.ts";
 
@@ -6,14 +6,11 @@ export interface LoadedPicture {
   /** Upright, in pixels of the file; null while it is being decoded. */
   size: [number, number] | null;
   plain: HTMLCanvasElement | null;
-  grey: HTMLCanvasElement | null;
   failed: boolean;
   /** Its shape is not the one the manifest tells of. */
   otherShape: boolean;
 }
 
-/** What the grey under the cells is on average. */
-export const MIDDLE_GREY = "rgb(145, 145, 145)";
 const LONGEST_SIDE = 1280; // pixels kept; a view is at most 480 CSS pixels high
 
 /** What is known of each picture. */
@@ -23,14 +20,13 @@ export const base = new WeakMap<AnyFigure, LoadedPicture>();
 export async function loadPicture(figure: AnyFigure, ready: () => void): Promise<void> {
   const blob = figure.run.pictures[figure.image]?.blob;
   if (!blob || base.has(figure)) return;
-  const loaded: LoadedPicture = { size: null, plain: null, grey: null, failed: false, otherShape: false };
+  const loaded: LoadedPicture = { size: null, plain: null, failed: false, otherShape: false };
   base.set(figure, loaded);
   try {
     const bitmap = await createImageBitmap(blob);
     loaded.size = [bitmap.width, bitmap.height];
     loaded.otherShape = figure.size !== null && !sameShape(loaded.size, figure.size);
     loaded.plain = small(bitmap);
-    loaded.grey = greyUnder(figure, loaded.plain);
     bitmap.close();
   } catch {
     loaded.failed = true;
@@ -46,46 +42,13 @@ export function sameShape([width, height]: [number, number], [w, h]: [number, nu
 
 function small(bitmap: ImageBitmap): HTMLCanvasElement {
   const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
-  return painted(
-    Math.max(1, Math.round(bitmap.width * scale)),
-    Math.max(1, Math.round(bitmap.height * scale)),
-    (context, width, height) => {
-      context.fillStyle = "white"; // where a picture is transparent
-      context.fillRect(0, 0, width, height);
-      context.imageSmoothingQuality = "high";
-      context.drawImage(bitmap, 0, 0, width, height);
-    },
-  );
-}
-
-function greyUnder({ patches, size }: AnyFigure, plain: HTMLCanvasElement): HTMLCanvasElement {
-  const grey = painted(plain.width, plain.height, (context, width, height) => {
-    context.drawImage(plain, 0, 0);
-    context.globalCompositeOperation = "saturation";
-    context.fillStyle = "grey";
-    context.fillRect(0, 0, width, height);
-    context.globalCompositeOperation = "source-over";
-    context.fillStyle = "rgba(170, 170, 170, 0.4)"; // less contrast: black and white would change the colours over them
-    context.fillRect(0, 0, width, height);
-  });
-  return painted(plain.width, plain.height, (context, width, height) => {
-    context.drawImage(plain, 0, 0);
-    for (const { box } of patches) {
-      const [left, right] = [box[0], box[2]].map((x) => Math.round((x / size![0]) * width));
-      const [top, bottom] = [box[1], box[3]].map((y) => Math.round((y / size![1]) * height));
-      if (right > left && bottom > top)
-        context.drawImage(grey, left, top, right - left, bottom - top, left, top, right - left, bottom - top);
-    }
-  });
-}
-
-function painted(
-  width: number,
-  height: number,
-  paint: (context: CanvasRenderingContext2D, width: number, height: number) => void,
-): HTMLCanvasElement {
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [width, height];
-  paint(canvas.getContext("2d")!, width, height);
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  const context = canvas.getContext("2d")!;
+  context.fillStyle = "white"; // where a picture is transparent
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return canvas;
 }

@@ -1,6 +1,9 @@
-/** Drawing the picture view: pictures with their cells, and the colour scale. */
+/**
+ * Drawing the picture view. Over a picture colour is one hue whose opacity grows with the value: where nothing was read, the
+ * picture stays as it is. The strongest patches have a frame and their rank.
+ */
 
-import { colourAt, css, isLight, paletteOf, share, table as colours } from "../core/colour.ts";
+import { colourAt, css, OVER, paletteOf, share } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
@@ -9,16 +12,18 @@ import {
   floorOf,
   patchesOf,
   scaleOf,
+  strongestPlaces,
   type AnyFigure,
   type Figure,
   type Patch,
   type Scale,
   type Shown,
 } from "./patches.ts";
-import { base, MIDDLE_GREY } from "./picture-base.ts";
+import { base } from "./picture-base.ts";
 
-export const WIDEST = 420; // CSS pixels of a picture
-const HIGHEST = 480;
+export const WIDEST = 520; // CSS pixels of a picture
+const HIGHEST = 520;
+const RANKED = 3; // patches with a frame and a number
 export const BAR_WIDTH = 240;
 export const BAR_HEIGHT = 30;
 
@@ -49,7 +54,7 @@ export function areas(figure: AnyFigure, at: Area): (patch: Patch) => Area {
   };
 }
 
-/** A picture with its cells, the selection and, where `hover` is given, what the pointer is over. */
+/** A picture with its cells, the strongest ones, the selection and, where `hover` is given, what the pointer is over. */
 export function paint(
   painter: Painter,
   figure: Figure,
@@ -59,45 +64,83 @@ export function paint(
   ink: Ink,
   hover: number | null = null,
 ): void {
-  const picture = base.get(figure);
-  const opacity = picture?.plain ? scene.state.opacity : 1;
   const area = areas(figure, at);
-  if (picture?.plain && picture.grey)
-    painter.image(...at, opacity > 0 && figure.patches.length ? picture.grey : picture.plain);
-  else painter.rect(at[0] + 0.5, at[1] + 0.5, at[2] - 1, at[3] - 1, null, ink.line);
-  if (opacity > 0) paintCells(painter, figure, scene, found, area, opacity, ink);
+  const values = found.values.get(figure.run)!.of;
+  paintMap(painter, figure, scene.state, values, scaleOf(found, figure.run), found.signed, at, ink);
+  if (scene.state.opacity > 0) paintRanks(painter, figure, scene, found, at, area);
   const selected = scene.state.token;
   if (hover !== selected) outline(painter, figure, hover, at, area, ink.ink, ink.paper, 1);
   outline(painter, figure, selected, at, area, ink.accent, ink.paper, 2.5);
 }
 
-function paintCells(
+/** The picture alone, or an empty frame where it is not there. */
+export function paintPicture(painter: Painter, figure: AnyFigure, at: Area, ink: Ink): boolean {
+  const plain = base.get(figure)?.plain;
+  if (plain) painter.image(...at, plain);
+  else painter.rect(at[0] + 0.5, at[1] + 0.5, at[2] - 1, at[3] - 1, null, ink.line);
+  return !!plain;
+}
+
+type Tinted = Pick<Scene["state"], "opacity" | "palette" | "curve">;
+
+/** A picture with one value for each of its patches. */
+export function paintMap(
+  painter: Painter,
+  figure: Figure,
+  state: Tinted,
+  values: Float32Array,
+  largest: number,
+  signed: boolean,
+  at: Area,
+  ink: Ink,
+): void {
+  const over = paintPicture(painter, figure, at, ink),
+    area = areas(figure, at);
+  for (const patch of figure.patches) {
+    const value = values[patch.place];
+    if (isNaN(value)) {
+      if (!over) painter.rect(...area(patch), ink.empty);
+      continue;
+    }
+    const place = share(value, largest, state.curve, signed);
+    painter.rect(
+      ...area(patch),
+      over ? tint(place, state.opacity, signed) : css(colourAt(paletteOf(state, signed), place)),
+    );
+  }
+}
+
+/** The colour of a place on the scale, to be laid over a picture. */
+function tint(place: number, opacity: number, signed: boolean): string {
+  const [hue, part] = signed ? [place < 0.5 ? OVER.less : OVER.more, Math.abs(2 * place - 1)] : [OVER.plain, place];
+  return `rgba(${hue.join(", ")}, ${Number((part * opacity).toFixed(4))})`;
+}
+
+/** Frames and numbers of the strongest patches, or of the units that they belong to. */
+function paintRanks(
   painter: Painter,
   figure: Figure,
   { state }: Scene,
   found: Shown,
+  at: Area,
   area: (patch: Patch) => Area,
-  opacity: number,
-  ink: Ink,
 ): void {
   const values = found.values.get(figure.run)!.of;
-  const palette = paletteOf(state, found.signed);
-  const floor = floorOf(found, figure.run, state);
-  const largest = scaleOf(found, figure.run);
-  for (const patch of figure.patches) {
-    const value = values[patch.place];
-    if (isNaN(value)) {
-      painter.rect(...area(patch), ink.empty);
-      continue;
-    }
-    const rgb = colourAt(palette, share(value, largest, state.curve, found.signed));
-    painter.rect(...area(patch), opacity < 1 ? `rgba(${rgb.join(", ")}, ${opacity})` : css(rgb));
-    if (isNoise(value, floor))
-      painter.hatch(...area(patch), isLight(rgb) ? "rgba(0, 0, 0, 0.45)" : "rgba(255, 255, 255, 0.45)");
+  const best = strongestPlaces(figure, values, RANKED).filter(
+    (place) => !isNoise(values[place], floorOf(found, figure.run, state)),
+  );
+  for (const [rank, place] of [...best.entries()].reverse()) {
+    const patches = figure.patches.filter((patch) => patch.place === place);
+    frame(painter, patches, at, area, "#ffffff", 4);
+    frame(painter, patches, at, area, "#1d1d22", 1.5);
+    const [x, y, width, height] = area(patches[0]);
+    if (width < 14 || height < 14) continue;
+    painter.rect(x + 2, y + 2, 14, 15, "#1d1d22");
+    painter.text(x + 9, y + 13.5, String(rank + 1), { size: 11, bold: true, align: "center", colour: "#ffffff" });
   }
 }
 
-/** Around a patch, or each one of a unit, with an edge of the page's colour so that it is seen on every cell; outside of it, cells are small. */
+/** Around a patch, or each one of a unit, with an edge of the page's colour so that it is seen on every cell. */
 export function outline(
   painter: Painter,
   figure: AnyFigure,
@@ -108,27 +151,41 @@ export function outline(
   edge: string,
   thick: number,
 ): void {
+  const patches = patchesOf(figure, position);
+  frame(painter, patches, at, area, edge, thick + 2);
+  frame(painter, patches, at, area, colour, thick);
+}
+
+/** Around all of the patches together: not where two of them meet. At the edge of the picture it stays inside. */
+function frame(
+  painter: Painter,
+  patches: Patch[],
+  at: Area,
+  area: (patch: Patch) => Area,
+  colour: string,
+  thick: number,
+): void {
   const half = thick / 2,
-    room = half + 1; // at the edge of the picture it stays inside
-  const frames = patchesOf(figure, position).map((patch) => {
-    const [x, y, width, height] = area(patch);
-    const [left, top] = [Math.max(x - half, at[0] + room), Math.max(y - half, at[1] + room)];
-    return [
-      left,
-      top,
-      Math.min(x + width + half, at[0] + at[2] - room) - left,
-      Math.min(y + height + half, at[1] + at[3] - room) - top,
-    ] as const;
-  });
-  for (const [stroke, wide] of [
-    [edge, thick + 2],
-    [colour, thick],
-  ] as const) {
-    for (const frame of frames) painter.rect(...frame, null, stroke, wide);
+    corner = ([x, y]: Area) => `${x},${y}`;
+  const all = patches.map(area),
+    corners = new Set(all.map(corner));
+  for (const [x, y, width, height] of all) {
+    const left = Math.max(x, at[0] + half),
+      top = Math.max(y, at[1] + half);
+    const right = Math.min(x + width, at[0] + at[2] - half),
+      bottom = Math.min(y + height, at[1] + at[3] - half);
+    const besides = (dx: number, dy: number) => corners.has(corner([x + dx * width, y + dy * height, 0, 0]));
+    if (all.length === 1) painter.rect(left, top, right - left, bottom - top, null, colour, thick);
+    else {
+      if (!besides(0, -1)) painter.line([left - half, top, right + half, top], colour, thick);
+      if (!besides(0, 1)) painter.line([left - half, bottom, right + half, bottom], colour, thick);
+      if (!besides(-1, 0)) painter.line([left, top - half, left, bottom + half], colour, thick);
+      if (!besides(1, 0)) painter.line([right, top - half, right, bottom + half], colour, thick);
+    }
   }
 }
 
-/** The colour scale, with what its ends and its middle stand for. */
+/** The colour scale, with what its ends and its middle stand for; over pictures as it looks on white. */
 export function paintBar(
   painter: Painter,
   { state }: Scene,
@@ -138,15 +195,15 @@ export function paintBar(
   y: number,
   ink: Ink,
 ): void {
-  const pixels = new ImageData(256, 1);
-  const palette = colours(paletteOf(state, signed));
-  for (let i = 0; i < 256; i++) {
-    const value = signed ? (2 * i) / 255 - 1 : i / 255;
-    pixels.data.set([...palette[Math.round(share(value, 1, state.curve, signed) * 255)], 255], 4 * i);
+  const over = figures.some((figure) => base.get(figure)?.plain),
+    parts = 60;
+  painter.rect(x, y, BAR_WIDTH, 12, over ? "#ffffff" : ink.paper, ink.line);
+  for (let part = 0; part < parts; part++) {
+    const value = signed ? (2 * part) / (parts - 1) - 1 : part / (parts - 1);
+    const place = share(value, 1, state.curve, signed);
+    const colour = over ? tint(place, state.opacity, signed) : css(colourAt(paletteOf(state, signed), place));
+    painter.rect(x + (part * BAR_WIDTH) / parts, y, BAR_WIDTH / parts, 12, colour);
   }
-  const over = figures.some((figure) => base.get(figure)?.plain); // as the colours look over a picture of middle grey
-  if (over) painter.rect(x, y, BAR_WIDTH, 12, MIDDLE_GREY);
-  painter.cells(x, y, BAR_WIDTH, 12, pixels, over ? state.opacity : 1);
   const marks = signed ? [-largest, 0, largest] : [0, largest / 2, largest];
   const aligned = ["left", "center", "right"] as const;
   marks.forEach((mark, i) =>

@@ -1,14 +1,15 @@
 /**
  * The pictures of a run with the heat map of their patches over them: which part of a picture did the model use?
  *
- * A cell lies where its token's `box` says, so a grid over a part of a picture (a centre crop) is in its place. Under
- * the cells a picture is grey: colour means value. The colour scale is of pictures alone, not shared with text.
+ * A cell lies where its token's `box` says, so a grid over a part of a picture (a centre crop) is in its place. Beside a
+ * picture it stands untouched, and below it in small, for every layer and every output token. The colour scale is of
+ * pictures alone, not shared with text.
  */
 
 import { h, onKeys, setText } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { ink, LIGHT } from "../core/ink.ts";
-import { CanvasPainter, type Drawing } from "../core/painter.ts";
+import { CanvasPainter, part, type Drawing } from "../core/painter.ts";
 import { over } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
@@ -16,8 +17,19 @@ import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { isDifference, layerText, modelName, subject } from "../core/words.ts";
 import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
-import { loadPicture } from "./picture-base.ts";
-import { BAR_HEIGHT, BAR_WIDTH, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
+import { base, loadPicture } from "./picture-base.ts";
+import {
+  BAR_HEIGHT,
+  BAR_WIDTH,
+  fitted,
+  paint,
+  paintBar,
+  paintPicture,
+  sizeOf,
+  WIDEST,
+  type Area,
+} from "./picture-paint.ts";
+import { ofLayers, ofSteps, paintStrip, Strip, stripLayout } from "./picture-strip.ts";
 import {
   caption,
   described,
@@ -38,6 +50,8 @@ interface Place {
   figure: Figure;
   frame: HTMLElement;
   canvas: HTMLCanvasElement;
+  /** The picture without colours; only beside a single one. */
+  plain: HTMLCanvasElement;
   caption: HTMLElement;
   width: number;
   height: number;
@@ -45,6 +59,8 @@ interface Place {
 
 const NARROWEST = 200; // CSS pixels of one of two pictures
 const GAP = 16; // between them, as in picture.css
+const STRIP_WIDTH = 900; // of a drawing
+const STRIPS = 4; // pictures that have their layers in small below them
 
 export class PictureView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
@@ -53,7 +69,9 @@ export class PictureView extends Drawn<Scene> implements View {
   readonly #own = this.watched({ width: 0, pointed: null as number | null, pictures: 0 });
   #scales = h("div.picture-scales");
   #figures = h("div.picture-figures");
-  #readout = h("p.picture-readout steady", { "aria-live": "polite" });
+  #strips: [layers: Strip, steps: Strip][] = [];
+  #below = h("div.picture-strips");
+  #readout = h("p.picture-readout steady", { "aria-live": "polite", "data-said": "" });
   #note = h("p.muted");
   #layer: LayerPlayer;
   #step = slider("picture-step", "Step");
@@ -70,7 +88,7 @@ export class PictureView extends Drawn<Scene> implements View {
     super();
     this.#store = store;
     this.#layer = new LayerPlayer(store, "picture-layer");
-    this.#opacity = new OpacityControl(store, "picture-opacity", "Picture alone");
+    this.#opacity = new OpacityControl(store, "picture-opacity", "Picture alone", "opacity");
     this.#controls = h(
       "div.sliders",
       {},
@@ -84,10 +102,11 @@ export class PictureView extends Drawn<Scene> implements View {
       "section.picture",
       { "aria-labelledby": "picture-heading", hidden: true },
       h("h2", { id: "picture-heading" }, "Picture"),
-      this.#controls,
-      this.#figures,
       this.#readout,
+      this.#figures,
       this.#scales,
+      this.#below,
+      this.#controls,
       this.#note,
     );
     this.#step.input.oninput = () => store.set({ step: store.scene!.run.steps[this.#step.input.valueAsNumber] });
@@ -107,6 +126,7 @@ export class PictureView extends Drawn<Scene> implements View {
       (scene) => this.#layOut(scene, shown(scene)),
       (scene) => this.#showTexts(scene, shown(scene)),
     );
+    this.draws((scene) => this.#showStrips(scene, shown(scene)));
   }
 
   // --- controls -------------------------------------------------------------------------------------------
@@ -149,12 +169,17 @@ export class PictureView extends Drawn<Scene> implements View {
           : { class: "picture-frame picture-plain" },
         canvas,
       );
-      const place = { figure, frame, canvas, caption: h("figcaption"), width: 0, height: 0 };
+      const plain = h("canvas.picture-beside", { role: "img", "aria-label": "The picture without colours" });
+      const place = { figure, frame, canvas, plain, caption: h("figcaption"), width: 0, height: 0 };
       if (keys) this.#listen(place);
       void loadPicture(figure, () => this.#own.pictures++);
       return place;
     });
-    this.#figures.replaceChildren(...this.#places.map(({ frame, caption }) => h("figure", {}, frame, caption)));
+    this.#figures.replaceChildren(
+      ...this.#places.map(({ frame, plain, caption }) =>
+        h("figure", {}, h("div.picture-pair", {}, frame, plain), caption),
+      ),
+    );
   }
 
   #listen(place: Place): void {
@@ -196,22 +221,48 @@ export class PictureView extends Drawn<Scene> implements View {
     const { width, pointed } = this.#own,
       whole = width || WIDEST;
     void this.#own.pictures; // drawn again when another one has been loaded
-    const beside = this.#figures.childElementCount > 1 && whole > 2 * NARROWEST; // two next to each other
-    const available = beside ? (whole - GAP) / 2 : whole;
+    const alone = this.#places.length === 1, // then the picture without colours stands beside it
+      two = whole > 2 * NARROWEST;
+    const available = two ? (whole - GAP) / 2 : whole;
+    const highest = Math.max(240, Math.min(WIDEST, innerHeight * (alone ? 0.42 : 0.5))); // so that what is below is seen, too
     const scale = window.devicePixelRatio || 1;
     const inks = ink(scene.dark);
     for (const place of this.#places) {
       const size = sizeOf(place.figure);
-      [place.width, place.height] = fitted(size, available);
+      [place.width, place.height] = fitted(size, available, WIDEST, highest);
       Object.assign(place.canvas.style, { width: `${place.width}px`, height: `${place.height}px` });
       place.caption.style.maxWidth = `${Math.max(place.width, Math.min(available, 260))}px`;
       const painter = new CanvasPainter(place.canvas, place.width, place.height, scale);
-      paint(painter, place.figure, scene, found, [0, 0, place.width, place.height], inks, pointed);
+      const at: Area = [0, 0, place.width, place.height];
+      paint(painter, place.figure, scene, found, at, inks, pointed);
+      place.plain.hidden = !alone || !two || !base.get(place.figure)?.plain || !place.figure.patches.length;
+      if (place.plain.hidden) continue;
+      Object.assign(place.plain.style, { width: `${place.width}px`, height: `${place.height}px` });
+      paintPicture(new CanvasPainter(place.plain, place.width, place.height, scale), place.figure, at, inks);
     }
     found.scales.forEach((each, i) => {
       const bar = this.#scales.children[i].firstElementChild as HTMLCanvasElement;
       Object.assign(bar.style, { width: `${BAR_WIDTH}px`, height: `${BAR_HEIGHT}px` });
       paintBar(new CanvasPainter(bar, BAR_WIDTH, BAR_HEIGHT, scale), scene, found, each, 0, 0, inks);
+    });
+  }
+
+  /** Layers, and output tokens, in small. */
+  #showStrips(scene: Scene, { figures, effect }: Shown): void {
+    void this.#own.pictures;
+    const several = figures.length > 1;
+    while (this.#strips.length < Math.min(STRIPS, figures.length)) {
+      const pair: [Strip, Strip] = [new Strip(this.#store), new Strip(this.#store)];
+      this.#strips.push(pair);
+      this.#below.append(...pair.map(({ element }) => element));
+    }
+    this.#strips.forEach((pair, i) => {
+      const figure = effect === null ? figures[i] : undefined;
+      [ofLayers, ofSteps].forEach((make, kind) => {
+        const maps = figure && this.#own.width ? make(scene, figure) : null;
+        if (maps && several) maps.title = `${caption(figure!, scene, shown(scene)).split(":")[0]}: ${maps.title}`;
+        pair[kind].update(maps, scene, this.#own.width);
+      });
     });
   }
 
@@ -249,7 +300,13 @@ export class PictureView extends Drawn<Scene> implements View {
       right += Math.max(width, 240) + gap;
       return { figure, box };
     });
-    const bottom = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
+    const under = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
+    const strips =
+      found.effect === null && laid.length === 1
+        ? [ofLayers, ofSteps].map((make) => make(scene, laid[0].figure)).filter((maps) => maps !== null)
+        : [];
+    const laidStrips = strips.map((maps) => ({ maps, layout: stripLayout(maps, STRIP_WIDTH) }));
+    const bottom = under + laidStrips.reduce((sum, { layout }) => sum + layout.size[1] + line, 0);
     const what = laid.length > 1 ? "pictures" : "picture";
     const title =
       found.effect !== null
@@ -257,7 +314,11 @@ export class PictureView extends Drawn<Scene> implements View {
         : titleOf(scene, what, layerText(scene.state));
     return {
       title,
-      width: Math.max(right - gap + margin, found.effect === null ? 640 : 820),
+      width: Math.max(
+        right - gap + margin,
+        strips.length ? STRIP_WIDTH + 2 * margin : 0,
+        found.effect === null ? 640 : 820,
+      ),
       height: bottom + found.scales.length * scaleHeight + margin,
       draw: (painter) => {
         painter.rect(0, 0, painter.width, painter.height, LIGHT.paper);
@@ -267,6 +328,12 @@ export class PictureView extends Drawn<Scene> implements View {
         for (const { figure, box } of laid) {
           paint(painter, figure, scene, found, box, LIGHT);
           painter.text(box[0], box[1] + box[3] + line, caption(figure, scene, found), { colour: LIGHT.muted });
+        }
+        let y = under;
+        for (const { maps, layout } of laidStrips) {
+          painter.text(margin, y + 4, maps.title, { colour: LIGHT.ink });
+          paintStrip(part(painter, margin, y + 12, ...layout.size), maps, scene, LIGHT, layout);
+          y += layout.size[1] + line;
         }
         if (!figuresWithPatches(found))
           return painter.text(margin, bottom + line, unmasked(found), { size: 11, colour: LIGHT.muted });

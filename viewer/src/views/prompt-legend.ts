@@ -1,5 +1,6 @@
 /** What the shades of the prompt stand for. */
 
+import { isFirst } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
 import type { PromptText, Scores } from "../core/prompt-text.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
@@ -17,18 +18,18 @@ export function legend(scene: Scene, found: Scores, { tokens }: PromptText): Nod
   const kinds = new Set(run.tokens.map(({ kind }) => (kind === "image" ? "image" : "text")));
   const below = found.value.some((value) => isNoise(value, found.floor));
   const hatched = [
-    !state.first && run.tokens[0]?.position === 0 && "position 0, outside of the scale",
+    !state.first && run.tokens.some(isFirst) && "position 0, outside of the scale",
     below && "below the noise floor",
   ];
   const parts: (Node | string | false)[] = [
     `Shade: ${found.what ?? measured(scene)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
     kinds.has("text") && scale(found.text, kinds.size > 1 ? "text" : ""),
     kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
-    hatched.some(Boolean) && h("span.prompt__scale", {}, h("i.prompt__hatch"), hatched.filter(Boolean).join("; ")),
+    hatched.some(Boolean) && `not shaded: ${hatched.filter(Boolean).join("; ")}`,
     tokens.some(({ place, step }) => step === null && isNaN(found.value[place] ?? NaN)) &&
       (found.signed && !found.what
-        ? "grey: not the same token in both runs"
-        : `grey: not masked in this run${state.query === null ? "" : ", or after the position that reads"}`),
+        ? "underlined: not the same token in both runs"
+        : `underlined: not masked in this run${state.query === null ? "" : ", or after the position that reads"}`),
   ];
   return parts
     .filter((part): part is Node | string => part !== false)

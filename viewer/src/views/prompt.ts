@@ -1,5 +1,6 @@
 /**
- * The prompt as running text, each token shaded by its importance, and the generated text after it.
+ * The prompt as running text, each token shaded by its importance, and the generated text after it: the title of the page.
+ * A long one scrolls, beside a map of all of it; its tokens can be searched, and the strongest visited one after the other.
  *
  * The elements are made once per run; afterwards only what has changed about a token is set. A picture's patches are
  * one small canvas in the run of text.
@@ -12,7 +13,6 @@ import { CanvasPainter, type Drawing, type Painter } from "../core/painter.ts";
 import {
   cellOf,
   isBlock,
-  layerRange,
   over,
   promptText,
   type ImageBlock,
@@ -21,19 +21,23 @@ import {
   type Scores,
 } from "../core/prompt-text.ts";
 import { type Scene, type View } from "../core/scene.ts";
-import type { State } from "../core/state.ts";
+import { templatePositions } from "../core/template.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
-import { isDifference, percent, subject } from "../core/words.ts";
+import { subject } from "../core/words.ts";
 import type { Run } from "../data/types.ts";
 import { sentence, shadeOf, UNSHADED } from "./shade.ts";
 import { legend } from "./prompt-legend.ts";
+import { PromptMap, type Mark } from "./prompt-map.ts";
 import { beginsDecoder, drawPrompt, paintBlock, scoresOf } from "./prompt-paint.ts";
 import "./prompt.css";
 
 /** Longer tokens are cut: the readout has no use for ten thousand characters either. */
 const LENGTH = 80;
+const FEW = 60, // tokens that are set large, and need no search
+  SOME = 400;
+const STRONG = 0.3; // of the largest value: worth a visit
 const LONG = 24; // characters that fit into every line; longer tokens may have to be broken
 
 interface Shown {
@@ -62,38 +66,37 @@ export class PromptView extends Drawn<Scene> implements View {
   #marked: [selected: number | null, hovered: number | null] = [null, null];
 
   #box = h("div.prompt__text", { role: "group", "aria-label": "Tokens of the prompt and of the output" });
-  #readout = h("p.prompt__readout steady", { "aria-live": "polite" });
+  #readout = h("p.prompt__readout visually-hidden", { "aria-live": "polite", "data-said": "" });
   #legend = h("div.prompt__legend");
-  #from = h("select", { "aria-label": "First layer that counts", onchange: () => this.#setLayers("from") });
-  #to = h("select", { "aria-label": "Last layer that counts", onchange: () => this.#setLayers("to") });
-  #by = h(
-    "select",
-    { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
-    h("option", {}, "impact"),
-    h("option", {}, "effect"),
+  #map = new PromptMap(this.#box);
+  #find = h("input", {
+    type: "search",
+    placeholder: "Find a token",
+    "aria-label": "Find a token",
+    onkeydown: (event: KeyboardEvent) => event.key === "Enter" && this.#search(event.shiftKey ? -1 : 1),
+    oninput: () => this.#search(0),
+  });
+  #found = h("output.muted");
+  #tools = h(
+    "div.prompt__tools",
+    {},
+    this.#find,
+    this.#found,
+    h("button.quiet", { onclick: () => this.#visit(-1), "aria-label": "Previous strong token" }, "‹"),
+    h("span.muted", {}, "strong"),
+    h("button.quiet", { onclick: () => this.#visit(1), "aria-label": "Next strong token" }, "›"),
   );
-  #layers = h("span");
-  #join = h(
-    "select",
-    {
-      "aria-label": "How layers are joined",
-      onchange: () => this.#store.set({ join: this.#join.value as State["join"] }),
-    },
-    h("option", { value: "max" }, "largest"),
-    h("option", { value: "mean" }, "mean"),
-  );
+  readonly #own = this.watched({ width: 0 });
 
   constructor(store: Store) {
     super();
     this.#store = store;
-    this.#layers.append(this.#join, " of layers ", this.#from, " to ", this.#to);
-    const layers = h("div.prompt__layers", {}, h("label", {}, "shade by ", this.#by), this.#layers);
     this.element = h(
       "section.prompt",
       { "aria-label": "Prompt" },
-      h("div.prompt__head", {}, h("h2", {}, "Prompt"), layers),
-      this.#box,
-      this.#legend,
+      h("h2.visually-hidden", {}, "Prompt"),
+      h("div.prompt__page", {}, this.#box, this.#map.element),
+      h("div.prompt__foot", {}, this.#legend, this.#tools),
       this.#readout,
     );
     this.#box.onpointermove = (event) => this.#hover(this.#at(event));
@@ -109,12 +112,69 @@ export class PromptView extends Drawn<Scene> implements View {
       (scene) => this.#mark(scene),
       (scene) => this.#say(scene),
     );
+    this.draws((scene) => this.#shadeMap(scene));
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#own.width = contentRect.width;
+    }).observe(this.#box);
+  }
+
+  #shadeMap(scene: Scene): void {
+    const found = scoresOf(scene),
+      { run, state, dark } = scene;
+    void this.#own.width;
+    const marks = () =>
+      this.#text.tokens.flatMap(({ place }, i): Mark[] => {
+        const { fill } = shadeOf({ run, state }, found, place),
+          element = this.#shown[i]?.element;
+        const size = Math.abs(found.value[place]) / (found.text || 1);
+        return fill && element && size > 0.05 ? [{ top: element.offsetTop, size, fill }] : [];
+      });
+    this.#map.update(marks, dark);
+  }
+
+  /** To the next token whose text, with that of its neighbours, contains what is looked for. */
+  #search(by: -1 | 0 | 1): void {
+    const wanted = this.#find.value.toLowerCase(),
+      { tokens } = this.#text;
+    const starts: number[] = [];
+    let whole = "";
+    for (const { info } of tokens) {
+      starts.push(whole.length);
+      whole += info.kind === "image" ? " " : info.text.toLowerCase();
+    }
+    const hits: number[] = [];
+    for (let at = wanted ? whole.indexOf(wanted) : -1; at >= 0; at = whole.indexOf(wanted, at + 1))
+      hits.push(starts.findLastIndex((start) => start <= at + (wanted.length - wanted.trimStart().length)));
+    const now = hits.indexOf(this.#byPosition.get(this.#store.scene?.state.token ?? -1) ?? -1);
+    const next = hits.length ? (now + (by || Number(now < 0)) + hits.length) % hits.length : -1;
+    this.#found.textContent = wanted ? (hits.length ? `${next + 1} of ${hits.length}` : "none") : "";
+    if (next >= 0) this.#goTo(hits[next]);
+  }
+
+  /** To the next token, in reading order, that is worth a look. */
+  #visit(by: -1 | 1): void {
+    const { scene } = this.#store;
+    if (!scene) return;
+    const { value, text } = scoresOf(scene),
+      { tokens } = this.#text;
+    const strong = [...tokens.keys()].filter(
+      (i) => Math.abs(value[tokens[i].place]) >= STRONG * text && tokens[i].info.kind !== "image",
+    );
+    if (!strong.length) return;
+    const now = this.#byPosition.get(scene.state.token ?? -1) ?? -1;
+    const next = by > 0 ? strong.find((i) => i > now) : strong.findLast((i) => i < now);
+    this.#goTo(next ?? strong.at(by > 0 ? 0 : -1)!);
+  }
+
+  #goTo(place: number): void {
+    this.#moveTo(place, false);
+    this.#reveal(this.#elementOf(place));
+    this.#store.set({ token: this.#text.tokens[place].info.position });
   }
 
   #say(scene: Scene): void {
     const shown = this.#byPosition.get(scene.hover.token ?? scene.state.token ?? -1);
-    const none = "Point at a token for its numbers, click to select it.";
-    setText(this.#readout, shown === undefined ? none : sentence(scene, scoresOf(scene), this.#text.tokens[shown]));
+    setText(this.#readout, shown === undefined ? "" : sentence(scene, scoresOf(scene), this.#text.tokens[shown]));
   }
 
   #build(run: Run): void {
@@ -128,7 +188,9 @@ export class PromptView extends Drawn<Scene> implements View {
     this.#marked = [null, null];
     const content = new DocumentFragment();
     let place = 0;
-    const put = (token: PromptToken) => content.append(...this.#token(token, place++));
+    const template = templatePositions(run);
+    const put = (token: PromptToken) =>
+      content.append(...this.#token(token, place++, !template.has(token.info.position)));
     for (const piece of prompt) {
       if (!isBlock(piece)) {
         if (beginsDecoder(run, piece)) content.append(divider("decoder begins"));
@@ -138,71 +200,71 @@ export class PromptView extends Drawn<Scene> implements View {
         place += piece.patches.length;
       }
     }
-    if (generated.length) content.append(divider("generated"));
-    generated.forEach(put);
+    generated.forEach(put); // each is there once it can be read, at the steps after its own
     this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
     this.#box.replaceChildren(content);
     this.#elementOf(0)?.setAttribute("tabindex", "0");
-    for (const select of [this.#from, this.#to])
-      select.replaceChildren(...run.layers.map((layer) => h("option", { value: layer }, String(layer))));
+    this.#box.dataset.size = tokens.length <= FEW ? "few" : tokens.length <= SOME ? "some" : "many";
+    this.#tools.hidden = tokens.length <= FEW;
+    [this.#find.value, this.#found.textContent] = ["", ""];
   }
 
-  /** The token's element; a place to break the line before a word, a line break after a newline. */
-  #token(token: PromptToken, place: number): Node[] {
+  /** The token's element; a place to break the line before a word, line breaks after those of a text, but not of a template. */
+  #token(token: PromptToken, place: number, ofText: boolean): Node[] {
     const text = label(token.info, LENGTH);
-    const spaces = /^␣+/.exec(text)?.[0] ?? "";
+    const spaces = /^␣+(?=.)/.exec(text)?.[0] ?? "";
+    const breaks = /⏎*$/.exec(text)![0].length;
     const always = [...text].length > LONG ? "prompt__token prompt__token--long" : "prompt__token";
     const element = h(
       "span",
-      { class: always, role: "button", tabindex: -1 },
-      spaces && h("span.prompt__space", {}, spaces),
-      text.slice(spaces.length),
+      { class: always, role: "button", tabindex: -1, "aria-label": spaces || breaks ? text : null },
+      " ".repeat(spaces.length),
+      text.slice(spaces.length, text.length - breaks),
+      breaks > 0 && h("span.prompt__break", {}, "⏎".repeat(breaks)),
     );
     this.#shown[place] = { element, always, className: always, fill: "" };
     this.#places.set(element, place);
-    const chance =
-      token.probability !== null && h("span.prompt__chance", { hidden: true }, `p ${percent(token.probability)}`);
     return [
       ...(spaces || token.info.kind === "special" ? [h("wbr")] : []),
       element,
-      ...(chance ? [chance] : []),
-      ...(/\n$/.test(token.info.text) ? [h("br")] : []),
+      ...Array.from({ length: ofText ? breaks : 0 }, () => h("br")),
     ];
   }
 
   #block(block: ImageBlock, place: number): HTMLElement {
-    const cell = Math.max(3, Math.min(12, Math.floor(168 / Math.max(block.rows, block.cols))));
-    const name = `image ${block.image} · ${block.patches.length} ${block.patches.length === 1 ? "patch" : "patches"}`;
+    const cell = Math.max(2, Math.min(10, Math.floor(96 / Math.max(block.rows, block.cols))));
+    const name = `image ${block.image}, ${block.patches.length} ${block.patches.length === 1 ? "patch" : "patches"}`;
     const canvas = h("canvas", {
       role: "img",
       tabindex: -1,
+      title: name,
       "aria-label": `${name}; arrow keys move among the patches, Enter selects one`,
     });
     canvas.style.width = `${block.cols * cell}px`;
     canvas.style.height = `${block.rows * cell}px`;
     this.#blocks.push({ block, canvas, cell });
     this.#places.set(canvas, place);
-    return h("span.prompt__image", {}, canvas, name);
+    return h("span.prompt__image", {}, canvas);
   }
 
   #shade(scene: Scene, found: Scores): void {
     const { run, state } = scene;
     // Read once, not for each token.
-    const { step, query, palette, curve, first } = state,
+    const template = templatePositions(run);
+    const { step, palette, curve, first } = state,
       plain = { run, state: { palette, curve, first } };
     this.#box.classList.toggle("prompt__text--signed", found.signed);
     this.#text.tokens.forEach((token, place) => {
       const shown = this.#shown[place];
       if (!shown) return;
-      const next = token.step === step && (query === null || token.info.position === query + 1);
-      const when = token.step === null || token.step < step ? "" : next ? "next" : "later";
-      const { fill, text, hatch } = when ? UNSHADED : shadeOf(plain, found, token.place);
+      const when = token.step === null || token.step < step ? "" : "later";
+      const shade = when ? UNSHADED : shadeOf(plain, found, token.place);
+      const { fill, text } = shade.hatch ? UNSHADED : shade; // it would make the text hard to read
       const className = [
         shown.always,
-        when && `prompt__token--${when}`,
-        token.info.kind === "special" && "prompt__token--special",
-        !when && fill === null && "prompt__token--none",
-        hatch && "prompt__token--hatched",
+        token.step !== null && "prompt__token--said",
+        template.has(token.info.position) && "prompt__token--special",
+        !when && shade.fill === null && "prompt__token--none",
       ]
         .filter(Boolean)
         .join(" ");
@@ -212,16 +274,8 @@ export class PromptView extends Drawn<Scene> implements View {
         shown.element.style.backgroundColor = shown.fill;
         shown.element.style.color = fill === null ? "" : text;
       }
-      const chance = shown.element.nextElementSibling;
-      if (chance?.classList.contains("prompt__chance")) (chance as HTMLElement).hidden = when !== "next";
+      if (token.step !== null) shown.element.hidden = when !== "";
     });
-    const [from, to] = layerRange(run, state);
-    this.#from.value = String(from);
-    this.#to.value = String(to);
-    this.#join.value = state.join;
-    this.#by.parentElement!.hidden = !run.effects || isDifference(state, scene.runs);
-    this.#by.value = state.shade;
-    this.#layers.hidden = !!found.what;
   }
 
   /** Selection and hover, as attributes; and the pictures, which have both in them. */
@@ -356,17 +410,6 @@ export class PromptView extends Drawn<Scene> implements View {
       if (away < distance) [best, distance] = [place, away];
     }
     return best;
-  }
-
-  #setLayers(which: "from" | "to"): void {
-    const { run, state } = this.#store.scene!;
-    let [from, to] = layerRange(run, state);
-    if (which === "from") to = Math.max(to, (from = Number(this.#from.value)));
-    else from = Math.min(from, (to = Number(this.#to.value)));
-    this.#store.set({
-      from: from === run.layers[0] ? null : from,
-      to: to === run.layers[run.layers.length - 1] ? null : to,
-    });
   }
 
   drawing(scene: Scene): Drawing {

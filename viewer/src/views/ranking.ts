@@ -1,40 +1,58 @@
 /** The most important tokens, largest first, with the layer where each peaks: text and image patches by themselves. */
 
+import { isFirst, overLayers } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
+import { CHANGES, effectOn, shownEffects, type Shown } from "../core/effects.ts";
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { brief, metricOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
-import { isNoise, tokenIndex, type Scene, type View } from "../core/scene.ts";
+import { isNoise, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
+import { templatePositions } from "../core/template.ts";
 import { Drawn } from "../core/track.ts";
 import { label, named } from "../core/tokens.ts";
-import { moreOrLess, subject } from "../core/words.ts";
+import { capital, isDifference, moreOrLess, percent, subject } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
 import { captions, cut, heading, ofRun } from "./figure.ts";
 import { measured, shadeOf, shownValue } from "./shade.ts";
 import "./ranking.css";
 
 const FEW = 10;
-const KINDS = [
-  { title: "Text tokens", wanted: ({ kind }: TokenInfo) => kind !== "image" },
-  { title: "Image patches", wanted: ({ kind }: TokenInfo) => kind === "image" },
-] as const;
+type Wanted = (token: TokenInfo, template: Set<number>) => boolean;
+const KINDS: { title: string; wanted: Wanted; few: number }[] = [
+  {
+    title: "Text tokens",
+    wanted: ({ kind, position }, template) => kind !== "image" && !template.has(position),
+    few: FEW,
+  },
+  { title: "Image patches", wanted: ({ kind }) => kind === "image", few: FEW },
+  {
+    title: "Tokens of the template",
+    wanted: ({ kind, position }, template) => kind !== "image" && template.has(position),
+    few: 3,
+  },
+];
+const ofKind = (scene: Scene, wanted: Wanted) => {
+  const template = templatePositions(scene.run);
+  return ranked(scene, (token) => wanted(token, template));
+};
 
 export class RankingView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
+  #title = h("h2");
   #what = h("p.ranking__what");
   #note = h("p.ranking__note");
   #lists: RankedList[];
 
   constructor(store: Store) {
     super();
-    this.#lists = KINDS.map(({ title, wanted }) => new RankedList(store, title, wanted));
+    this.#lists = KINDS.map((kind) => new RankedList(store, kind));
     this.element = h(
       "section.ranking",
-      { "aria-label": "Most important tokens" },
-      h("div.ranking__head", {}, h("h2", {}, "Most important tokens"), this.#what),
+      { "aria-label": "Most read tokens" },
+      h("div.ranking__head", {}, this.#title, this.#what),
       h("div.ranking__lists", {}, ...this.#lists.map(({ element }) => element)),
       this.#note,
     );
@@ -47,14 +65,17 @@ export class RankingView extends Drawn<Scene> implements View {
   }
 
   #draw(scene: Scene): void {
-    const apart = filled(scene).length > 1 ? "; text and patches on scales of their own" : "";
-    this.#what.textContent = `by ${measured(scene)}${ofRun(scene)}${apart}`;
+    const apart = filled(scene).some(({ title }) => title === "Image patches")
+      ? "; text and patches on scales of their own"
+      : "";
+    this.#title.textContent = titleText(scene);
+    this.#what.textContent = `${isDifference(scene.state, scene.runs) ? measured(scene) : capital(measured(scene))}${ofRun(scene)}${apart}. Where single layers read, not what the answer needs.`;
     this.#note.textContent = firstNote(scene) ?? "";
     this.#note.hidden = !this.#note.textContent;
   }
 
   drawing(scene: Scene): Drawing {
-    const title = "Most important tokens";
+    const title = titleText(scene);
     const lists = filled(scene).map((list) => ({ ...list, places: list.places.slice(0, 2 * FEW) }));
     const longest = Math.max(0, ...lists.map(({ places }) => places.length));
     return {
@@ -77,10 +98,13 @@ export class RankingView extends Drawn<Scene> implements View {
   }
 }
 
+const titleText = ({ runs, state }: Scene) =>
+  isDifference(state, runs) ? "Read more or less" : `Most read, by ${overLayers(state.join)}`;
+
 const peaks = ({ signed }: Scores) => (signed ? "most apart" : "peak");
 
 function filled(scene: Scene): { title: string; places: number[] }[] {
-  return KINDS.map(({ title, wanted }) => ({ title, places: ranked(scene, wanted) })).filter(
+  return KINDS.map(({ title, wanted }) => ({ title, places: ofKind(scene, wanted) })).filter(
     ({ places }) => places.length,
   );
 }
@@ -88,7 +112,7 @@ function filled(scene: Scene): { title: string; places: number[] }[] {
 /** Position 0 stands apart while it is not in the scale. */
 function firstNote(scene: Scene): string | null {
   const { run, state } = scene;
-  const place = tokenIndex(run, 0);
+  const place = run.tokens.findIndex(isFirst);
   const found = scores(scene);
   if (state.first || place < 0 || isNaN(found.value[place])) return null;
   return `Not ranked: ${named(run.tokens[place])}, ${shownValue(found, found.value[place])} (${peaks(found)} in layer ${found.peak[place]}). The first position often just absorbs attention.`;
@@ -106,24 +130,23 @@ interface Row {
 class RankedList extends Drawn<Scene> {
   readonly element: HTMLElement;
   #store: Store;
-  #title: string;
-  #wanted: (token: TokenInfo) => boolean;
+  #kind: (typeof KINDS)[number];
   #rows: Row[] = [];
   #heading = h("h3");
   #list = h("ol");
   #metric = h("span");
+  #without = h("span", { title: "The answer’s probability when the token is masked" }, "p after");
   #more: HTMLButtonElement;
   #run = "";
-  readonly #own = this.watched({ count: FEW });
+  readonly #own = this.watched({ count: 0 });
 
-  constructor(store: Store, title: string, wanted: (token: TokenInfo) => boolean) {
+  constructor(store: Store, kind: (typeof KINDS)[number]) {
     super();
     this.#store = store;
-    this.#title = title;
-    this.#wanted = wanted;
+    this.#kind = kind;
     this.#more = h("button.ranking__more", {
       onclick: () => {
-        this.#own.count = this.#more.textContent === "fewer" ? FEW : Math.min(this.#own.count * 3, 200);
+        this.#own.count = this.#more.textContent === "fewer" ? kind.few : Math.min(this.#own.count * 3, 200);
       },
     });
     const names = h(
@@ -134,6 +157,7 @@ class RankedList extends Drawn<Scene> {
       h("span", {}, "pos."),
       h("span"),
       this.#metric,
+      this.#without,
     );
     this.element = h(
       "div",
@@ -148,12 +172,14 @@ class RankedList extends Drawn<Scene> {
 
   #draw(scene: Scene): void {
     const { run, state, hover } = scene;
-    if (this.#run !== run.id) [this.#run, this.#own.count] = [run.id, FEW];
+    if (this.#run !== run.id) [this.#run, this.#own.count] = [run.id, this.#kind.few];
     const found = scores(scene);
-    const places = ranked(scene, this.#wanted);
+    const places = ofKind(scene, this.#kind.wanted);
     this.element.hidden = !places.length;
-    this.#heading.textContent = `${this.#title} (${places.length})`;
+    this.#heading.textContent = `${this.#kind.title} (${places.length})`;
     this.#metric.textContent = brief(metricOf(run, state));
+    const effects = isDifference(state, scene.runs) ? null : shownEffects(scene);
+    this.element.classList.toggle("ranking--effects", effects !== null);
     const count = Math.min(this.#own.count, places.length);
     while (this.#rows.length < count) this.#rows.push(this.#row());
     this.#rows.splice(count).forEach(({ element }) => element.remove());
@@ -163,7 +189,8 @@ class RankedList extends Drawn<Scene> {
       const token = run.tokens[place];
       const shade = shadeOf(scene, found, place);
       const size = Math.abs(found.value[place]);
-      const [rankCell, name, position, bar, value] = row.cells;
+      const [rankCell, name, position, bar, value, without] = row.cells;
+      without.textContent = effects ? probabilityWithout(effects, token) : "";
       rankCell.textContent = String(rank + 1);
       name.textContent = label(token, 30);
       name.title = named(token);
@@ -197,12 +224,12 @@ class RankedList extends Drawn<Scene> {
       );
       row.element.toggleAttribute("data-hovered", hover.token === token.position);
     });
-    this.#more.hidden = places.length <= FEW;
+    this.#more.hidden = places.length <= this.#kind.few;
     this.#more.textContent = this.#rows.length < places.length && this.#own.count < 200 ? "more" : "fewer";
   }
 
   #row(): Row {
-    const cells = [h("span"), h("span.mono"), h("span"), h("span", {}, h("div")), h("span")];
+    const cells = [h("span"), h("span.mono"), h("span"), h("span", {}, h("div")), h("span"), h("span")];
     const token = h("button.ranking__token", {}, ...cells);
     const layer = h("button.ranking__layer");
     const element = h("li", {}, token, layer);
@@ -222,6 +249,13 @@ class RankedList extends Drawn<Scene> {
     this.#list.append(element);
     return row;
   }
+}
+
+/** Of the answer, where the token was masked by itself; "" where it was not. */
+function probabilityWithout(shown: Shown, { position, text }: TokenInfo): string {
+  const unit = shown.units.find((each) => each.position === position && each.label === text);
+  const found = unit && effectOn(shown, unit.key, unit.strongest);
+  return !found ? "" : Math.abs(found.before - found.after) < CHANGES ? "same" : percent(found.after);
 }
 
 function drawRanking(

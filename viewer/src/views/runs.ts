@@ -50,7 +50,10 @@ export class RunsView extends Drawn<Scene> implements View {
     this.element.hidden = library.length < 2;
     this.#modes.hidden = runs.length < 2;
     document.documentElement.style.setProperty("--runs", String(Math.min(3, runs.length))); // room for a line about each
-    for (const input of this.#inputs) input.checked = input.value === state.compare;
+    for (const input of this.#inputs) {
+      input.disabled = input.value === "difference" && runs.length > 2;
+      input.checked = input.value === (runs.length > 2 ? "side" : state.compare);
+    }
   }
 
   #fill({ library, runs }: Scene): void {

@@ -34,7 +34,7 @@ export class SelectionView extends Drawn<Scene> implements View {
   #draw({ run, state }: Scene): void {
     const place = tokenIndex(run, state.token),
       layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
-    this.#clear.hidden = place < 0 && layer < 0;
+    this.element.hidden = place < 0 && layer < 0;
     const token = run.tokens[place];
     this.#token.textContent = token ? label(token) : "";
     this.#token.hidden = !token;
@@ -43,7 +43,7 @@ export class SelectionView extends Drawn<Scene> implements View {
         ? `image token, row ${token.row}, column ${token.col} of image ${token.image ?? 0}`
         : token && `${token.kind} token${token.id === null ? "" : `, id ${token.id}`}`;
     const facts = [token && `position ${token.position}`, where, layer >= 0 && `layer ${state.layer}`];
-    this.#facts.textContent = facts.filter(Boolean).join(" · ") || "Nothing yet: click a token, a layer or a cell.";
+    this.#facts.textContent = facts.filter(Boolean).join(" · ");
     const step = run.steps.indexOf(state.step),
       variant = run.variants.indexOf(state.variant);
     const numbers =

@@ -1,5 +1,6 @@
 /** How a token is shaded by its importance: the same in the prompt, the ranking and their drawings. */
 
+import { isFirst, JOINED } from "../core/aggregate.ts";
 import { colourAt, css, isLight, paletteOf, share } from "../core/colour.ts";
 import { inText, titleOf } from "../core/metrics.ts";
 import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
@@ -24,18 +25,18 @@ type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" |
 export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return UNSHADED;
-  const { kind, position } = run.tokens[place];
+  const token = run.tokens[place];
   const palette = paletteOf(state, scores.signed);
   const colour = colourAt(
     palette,
-    share(value, kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
+    share(value, token.kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
   );
-  const hatched = (position === 0 && !state.first) || isNoise(value, scores.floor);
+  const hatched = (isFirst(token) && !state.first) || isNoise(value, scores.floor);
   const light = isLight(colour);
   return { fill: css(colour), text: light ? "#000" : "#fff", hatch: hatched ? (light ? "#0006" : "#ffffff73") : null };
 }
 
-/** "largest L2 distance of Full over layers 2 to 5": what a shade stands for. */
+/** "mean L2 distance of Full over layers 2 to 5": what a shade stands for. */
 export function measured(scene: Compared): string {
   const { run, runs, state } = scene;
   const [from, to] = layerRange(run, state);
@@ -43,7 +44,9 @@ export function measured(scene: Compared): string {
   const layers = all ? `all ${run.layers.length} layers` : `layers ${from} to ${to}`;
   const name = `${inText(titleOf(run, state))} of ${variantName(state.variant)}`;
   const what =
-    from === to ? `${name} in layer ${from}` : `${state.join === "max" ? "largest" : "mean"} ${name} over ${layers}`;
+    from === to
+      ? `${name} in layer ${from}`
+      : `${JOINED[state.join]} ${state.join === "root" ? "of " : ""}${name} over ${layers}`;
   return isDifference(state, runs) ? `${subject(scene)}, ${what}` : what;
 }
 
@@ -63,8 +66,8 @@ export function sentence(scene: Compared, scores: Scores, token: PromptToken): s
   const notes = [
     scores.signed && moreOrLess(scene, value),
     isNoise(value, scores.floor) && "below the noise floor",
-    info.position === 0 && !state.first && "outside of the scale",
-    `${scores.signed ? "most apart " : state.join === "mean" ? "peak " : ""}in layer ${scores.peak[place]}`,
+    isFirst(scene.run.tokens[place]) && !state.first && "outside of the scale",
+    `${scores.signed ? "most apart " : state.join !== "max" ? "peak " : ""}in layer ${scores.peak[place]}`,
   ];
   return `${name}${chance}: ${shownValue(scores, value)}, ${notes.filter(Boolean).join(", ")}`;
 }

@@ -88,31 +88,37 @@ export class LayerPlayer {
 export class OpacityControl {
   readonly label: HTMLElement;
   readonly alone: HTMLElement;
+  #key: Shade;
   #slider: Slider;
-  #before = DEFAULTS.opacity; // of the colour, before the picture was alone
+  #before: number; // of the colour, before the picture was alone
 
-  constructor(store: Store, id: string, alone: string) {
+  constructor(store: Store, id: string, alone: string, key: Shade) {
+    this.#key = key;
+    this.#before = DEFAULTS[key];
     this.#slider = slider(id, "Colour over picture");
     const { label, input, output } = this.#slider;
     this.label = label;
     output.className = "sliders__share";
     input.step = "5";
-    input.oninput = () => store.set({ opacity: input.valueAsNumber / 100 });
+    input.oninput = () => store.set({ [key]: input.valueAsNumber / 100 });
     const toggle = () => {
-      const { opacity } = store.state;
-      if (opacity > 0) this.#before = opacity;
-      store.set({ opacity: opacity > 0 ? 0 : this.#before });
+      const now = store.state[key];
+      if (now > 0) this.#before = now;
+      store.set({ [key]: now > 0 ? 0 : this.#before });
     };
     this.alone = h("button", { onclick: toggle }, alone);
   }
 
   /** `isOver`: there is a picture under the colour. */
-  update({ opacity }: Pick<State, "opacity">, isOver: boolean): void {
-    this.alone.setAttribute("aria-pressed", String(opacity === 0));
+  update(state: Pick<State, Shade>, isOver: boolean): void {
+    const part = state[this.#key];
+    this.alone.setAttribute("aria-pressed", String(part === 0));
     this.alone.hidden = this.label.hidden = !isOver;
-    setSlider(this.#slider, 100, Math.round(100 * opacity), `${Math.round(100 * opacity)} %`);
+    setSlider(this.#slider, 100, Math.round(100 * part), `${Math.round(100 * part)} %`);
   }
 }
+
+type Shade = "opacity" | "wash";
 
 export interface Slider {
   label: HTMLLabelElement;

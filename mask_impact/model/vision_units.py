@@ -4,26 +4,31 @@ In:  for each row of the tower the position of its image token (`model/vision_pa
      asked for. Out: `RowUnit`s, rows that are masked together with what the table says of them, by picture.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 
 from mask_impact.errors import UserError
 from mask_impact.model.vision_patches import NO_TOKEN
 from mask_impact.prompt.inputs import Token
+from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import Unit
 
 NOWHERE = (-1, -1)  # of a row that is no patch of a grid
 
 
 @dataclass(frozen=True)
-class RowUnit:
-    """Rows of the tower that are masked together."""
+class RowUnit(Unit):
+    """Rows of the tower that are masked together. Its positions are those of its image tokens; NO_TOKEN for a CLS token
+    or a register."""
 
-    label: str
-    position: int  # of its first image token; NO_TOKEN for a CLS token or a register
-    rows: tuple[int, ...]
-    place: tuple[int, int] = NOWHERE  # row and column of a single patch in its picture
+    rows: tuple[int, ...] = ()
+    place: tuple[int, int] | None = None  # where patches are masked one by one, row and column, or NOWHERE
+
+    @property
+    def position(self) -> int:
+        """Where the table has it."""
+        return self.positions[0]
 
 
 class Pictures:
@@ -59,21 +64,23 @@ class Pictures:
     def count(self) -> int:
         return max(self.picture) + 1
 
-    def extra(self) -> list[RowUnit]:
+    def extra(self, place: tuple[int, int] | None = None) -> list[RowUnit]:
         """A CLS token, registers, or what was cut away: a unit each."""
         rows = self.rows_of.get(NO_TOKEN, [])
-        return [RowUnit(f"extra row {row}", NO_TOKEN, (row,)) for row in rows]
+        return [RowUnit(f"extra row {row}", (NO_TOKEN,), rows=(row,), place=place) for row in rows]
 
     def units(self, asked: Sequence[Unit]) -> list[RowUnit]:
         """Units of image tokens, as the rows that become these tokens; none for those that no row becomes."""
         found = [
-            RowUnit(
-                unit.label, unit.positions[0],
-                tuple(row for position in unit.positions for row in self.rows_of.get(position, ())),
-            )
+            unit if isinstance(unit, RowUnit) else
+            RowUnit(unit.label, unit.positions, unit.level, self.rows_at(unit.positions))
             for unit in asked
         ]  # fmt: skip
         return [unit for unit in found if unit.rows]
+
+    def rows_at(self, positions: Iterable[int]) -> tuple[int, ...]:
+        """The rows that become the image tokens at `positions`."""
+        return tuple(row for position in positions for row in self.rows_of.get(position, ()))
 
     def patches(self) -> list[RowUnit]:
         """Every patch by itself, with its place. The patches of a token are a square of them, row by row."""
@@ -86,15 +93,24 @@ class Pictures:
                 if token.row is not None and token.col is not None and side * side == len(rows):
                     place = (token.row * side + index // side, token.col * side + index % side)
                 label = f"patch {place[0]},{place[1]}" if place != NOWHERE else f"patch {index} of token {position}"
-                found.append(RowUnit(label, position, (row,), place))
+                found.append(RowUnit(label, (position,), rows=(row,), place=place))
         return found
 
     def readers(self, positions: Collection[int] | None, picture: int) -> list[int]:
         """The rows of a picture that are compared: all, or those that become the tokens at `positions`."""
         if positions is None:
             return self.rows(picture)
-        chosen = {row for position in positions for row in self.rows_of.get(position, ())}
+        chosen = set(self.rows_at(positions))
         return [row for row in self.rows(picture) if row in chosen]
+
+    def of_request(self, prepared: Prepared) -> list[RowUnit]:
+        """What a request masks, in the order of the table; what becomes no image token comes last. Raises UserError."""
+        if prepared.request.mask_unit == "patch":
+            return [*self.patches(), *self.extra(NOWHERE)]
+        asked = self.units(prepared.units(prepared.inputs.tokens))
+        if not asked:
+            raise UserError("no patch of the vision tower becomes any of the image tokens to mask; choose others")
+        return [*asked, *self.extra()] if prepared.plain else asked
 
 
 def check_readers(pictures: Pictures, positions: Collection[int] | None) -> None:

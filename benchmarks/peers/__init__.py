@@ -1,0 +1,1 @@
+"""What people would pick instead, timed beside mask-impact on the same model and prompts: see run.py."""

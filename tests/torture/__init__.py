@@ -1,0 +1,1 @@
+"""What is tried to break mask-impact: tables of bad inputs, damaged files, kills. `run.py` tries all of it."""

@@ -1,0 +1,61 @@
+"""Does the score of the word that decides come first? "The keys near the car clearly" -> " are", because of "keys".
+
+In:  agreement prompts of prompts.py in which the model prefers the right verb, as in Mohebbi et al. 2023.
+Out: output/validation/cues.jsonl: for each prompt the scores [n] by the program, attention and value zeroing.
+
+    python -m validation.cues --prompts 3
+    python -m validation.cues
+    python -m validation.cues --untrained   # the same architecture and prompts with random weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from typing import Any
+
+import torch
+
+from validation import prompts
+from validation.measure import shortened
+from validation.real import Real, loaded
+from validation.scores import AGGREGATES, of_attention, of_tables, value_zeroing
+from validation.stored import Store
+
+SEED, COUNT = 3, 100
+
+
+@torch.inference_mode()
+def prefers(real: Real, prompt: prompts.Prompt) -> bool:
+    """Whether the right verb is likelier than the wrong one."""
+    logits = real.model(torch.tensor([real.ids(prompt.text)]), logits_to_keep=1).logits[0, -1]
+    return bool(logits[real.ids(prompt.answer)[0]] > logits[real.ids(prompt.other)[0]])
+
+
+def cues(real: Real, prompt: prompts.Prompt) -> dict[str, Any]:
+    """The scores, and where cue and distractor are. The adverb at the end predicts the verb."""
+    ids = torch.tensor([real.ids(prompt.text)])
+    full = of_tables(real, prompt.text)["Full l2"]
+    scores = {f"Full l2, {how}": aggregate(full) for how, aggregate in AGGREGATES.items()}
+    scores |= of_attention(real.model, ids)
+    scores["value zeroing, mean"] = value_zeroing(real.model, ids)[:, -1].mean(dim=0).numpy()
+    places = {part: real.positions(prompt, part) for part in prompt.parts}
+    return places | {"scores": {name: shortened(values) for name, values in scores.items()}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=COUNT)
+    parser.add_argument("--untrained", action="store_true", help="random weights")
+    given = parser.parse_args(argv)
+    trained = loaded()
+    chosen = list(itertools.islice((p for p in prompts.agreement(SEED) if prefers(trained, p)), given.prompts))
+    real = loaded(untrained=True) if given.untrained else trained
+    store = Store("cues_untrained" if given.untrained else "cues")
+    for prompt in chosen:
+        store.get(prompt.text, lambda prompt=prompt: cues(real, prompt))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

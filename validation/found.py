@@ -1,0 +1,129 @@
+"""What the program finds in a real model: tables and pictures of heads that move a name, of facts, and of cues.
+
+In:  output/validation/heads*.jsonl, recall*.jsonl, cues*.jsonl and sinks*.jsonl, where they are there.
+Out: Markdown on stdout; docs/validation_heads.svg and docs/validation_recall.svg. Intervals are 95 % bootstraps.
+
+    python -m validation.found
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from validation import draw
+from validation.heads import TOGETHER, strongest
+from validation.recall import PARTS, WINDOW
+from validation.sinks import ABLATIONS
+from validation.statistics import bootstrap
+from validation.stored import Store
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+MODELS = {"SmolLM2": "", "untrained": "_untrained"}
+
+
+def band(values: np.ndarray) -> np.ndarray:
+    """[prompts, layers] -> [3, layers]: mean and interval."""
+    found = [bootstrap(column.tolist()) for column in values.T]
+    return np.array([[each.mean, each.low, each.high] for each in found]).T
+
+
+def of_heads() -> None:
+    for model, end in MODELS.items():
+        single, joint = (list(Store(f"{name}{end}").known.values()) for name in ("heads", "heads_together"))
+        if not single:
+            continue
+        mean = np.mean(single, axis=0)
+        print(f"\n{model}: {len(single)} prompts, one head at a time; the {TOGETHER} strongest:")
+        for layer, head in strongest(single):
+            print(f"- {layer}.{head}: {bootstrap([each[layer][head] for each in single])}")
+        ends = f"largest {mean.max():.3f}, smallest {mean.min():.3f}"
+        print(f"median of all {mean.size} heads {np.median(mean):.4f}; {ends}")
+        if joint:
+            print(f"together, on {len(joint)} other prompts:")
+            print("\n".join(f"- {name}: {bootstrap([each[name] for each in joint])}" for name in joint[0]))
+        if not end:
+            title = f"loss of preference (logits) when one head stops reading the name; {len(single)} prompts"
+            (DOCS / "validation_heads.svg").write_text(draw.heads(mean, title), encoding="utf-8")
+
+
+def until(falls: np.ndarray) -> int:
+    """From which layer on does a mask cost less than half of what it costs from layer 0, for good?"""
+    enough = np.nonzero(falls >= falls[0] / 2)[0]
+    return int(enough.max()) + 1
+
+
+def of_recall() -> None:
+    series = {}
+    for model, end in MODELS.items():
+        rows: list[dict[str, Any]] = list(Store(f"recall{end}").known.values())
+        if not rows:
+            continue
+        print(f"\n{model}: {len(rows)} facts; fall of ln p(answer)")
+        peaks = {}
+        for part in PARTS:
+            windows = np.array([row[f"{part}, window:{WINDOW}"] for row in rows])
+            onwards = np.array([row[f"{part}, from"] for row in rows])
+            series[f"{part}, {model}"] = band(windows)
+            peaks[part] = windows.argmax(axis=1) + WINDOW // 2
+            needed = [until(each) for each in onwards if each[0] > 0.1]
+            print(f"- {part}, not read at all: {bootstrap(onwards[:, 0].tolist())}")
+            print(f"  - centre of the {WINDOW} layers that cost most: layer {bootstrap(peaks[part].tolist())}")
+            if needed:
+                print(f"  - of {len(needed)} facts that lose 0.1 or more, half is lost until layer {bootstrap(needed)}")
+        apart = peaks["subject"] - peaks["relation"]
+        later = f"later in {(apart > 0).sum()} of {len(rows)}"
+        print(f"- layers from the relation's centre to the subject's: {bootstrap(apart.tolist())}; {later}")
+    if series:
+        below = f"first of {WINDOW} layers in which the last position does not read it"
+        picture = draw.lines(series, below, "fall of ln p(answer)")
+        (DOCS / "validation_recall.svg").write_text(picture, encoding="utf-8")
+
+
+def of_cues() -> None:
+    for model, end in MODELS.items():
+        rows: list[dict[str, Any]] = list(Store(f"cues{end}").known.values())
+        if not rows:
+            continue
+        print(f"\n{model}: {len(rows)} prompts; the cue above the distractor, and above all words but the last")
+        for name in rows[0]["scores"]:
+            above, first = [], []
+            for row in rows:
+                scores = np.array(row["scores"][name])
+                cue = max(scores[place] for place in row["cue"])
+                others = [place for place in range(1, len(scores) - 1) if place not in row["cue"]]
+                above.append(float(cue > max(scores[place] for place in row["distractor"])))
+                first.append(float(cue > max(scores[others])))
+            print(f"| {name} | {bootstrap(above)} | {bootstrap(first)} |")
+
+
+def of_sinks() -> None:
+    for model, end in MODELS.items():
+        rows: list[dict[str, Any]] = list(Store(f"sinks{end}").known.values())
+        if not rows:
+            continue
+        print(f"\n{model}: {len(rows)} prompts; position 0, and the mean of the others")
+        print(f"- attention weight: {first_and_others([row['attention'] for row in rows])}")
+        for ablation in ABLATIONS:
+            shares = [np.array(row[ablation]) / np.sum(row[ablation]) for row in rows]
+            print(f"- share of the L2 distances, {ablation}: {first_and_others(shares)}")
+
+
+def first_and_others(values: Sequence[Any]) -> str:
+    first, others = [each[0] for each in values], [float(np.mean(each[1:])) for each in values]
+    return f"{bootstrap(first)}, {bootstrap(others)}"
+
+
+def main() -> int:
+    of_heads()
+    of_recall()
+    of_cues()
+    of_sinks()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,88 @@
+"""Which heads move the name? In prompts such as "When Mary and John went to the store, John gave a drink to".
+
+In:  prompts that the model gets right. On some, one head at a time stops reading the indirect object at the last
+     position (`--by-head --readers last`). On others, the strongest heads together (`--heads`), and all but these
+     (`--heads "not ..."`), beside as many heads drawn at random.
+Out: output/validation/heads.jsonl and heads_together.jsonl, one line a prompt; a run that was stopped goes on.
+
+    python -m validation.heads --prompts 2
+    python -m validation.heads
+    python -m validation.heads --untrained   # the same heads and prompts with random weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+
+from mask_impact import run_effects_experiment
+from validation import prompts
+from validation.real import Real, is_right, loaded
+from validation.stored import Store
+
+SEED, COUNT, TOGETHER = 1, 20, 10  # other prompts than those of validation/measure.py; of each half; heads
+
+
+def effects(real: Real, prompt: prompts.Prompt, **asked: Any) -> Any:
+    """The effects table where the last position stops reading the indirect object."""
+    (first, *_) = real.positions(prompt, "object")
+    last = real.positions(prompt, "object")[-1]
+    table = run_effects_experiment(
+        prompt.text, real.name, model=real.model, tokenizer=real.tokenizer, spans=[f"{first}-{last}"], readers="last",
+        contrast=(prompt.answer, prompt.other), answer=prompt.answer, no_check=True, **asked,
+    )  # fmt: skip
+    return table[table.generation_step == 0]  # the other rows are of the whole answer, the same here
+
+
+def by_head(real: Real, prompt: prompts.Prompt) -> list[list[float]]:
+    """[layers, heads] how much less the answer is preferred to the other name, in logits."""
+    table = effects(real, prompt, by_head=True).sort_values(["first_layer", "head"])
+    heads = table["head"].max() + 1
+    return [[float(f"{-change:.5g}") for change in row] for row in table.contrast_change.to_numpy().reshape(-1, heads)]
+
+
+def strongest(found: list[list[list[float]]], count: int = TOGETHER) -> list[tuple[int, int]]:
+    """The heads (layer, head) with the largest mean over prompts."""
+    mean = np.mean(found, axis=0)
+    order = np.argsort(-mean, axis=None, kind="stable")[:count]
+    return [(int(place) // mean.shape[1], int(place) % mean.shape[1]) for place in order]
+
+
+def together(real: Real, prompt: prompts.Prompt, chosen: list[tuple[int, int]]) -> dict[str, float]:
+    """What the answer loses, in logits of preference, when these heads stop reading the name, and when others do."""
+    layers, heads = real.model.config.num_hidden_layers, real.model.config.num_attention_heads
+    others = [each for each in itertools.product(range(layers), range(heads)) if each not in chosen]
+    control = random.Random(prompt.text).sample(others, len(chosen))
+    asked = {"these": listed(chosen), "all others": "not " + listed(chosen), "at random": listed(control), "all": ""}
+    return {name: -float(effects(real, prompt, heads=each).contrast_change.iloc[0]) for name, each in asked.items()}
+
+
+def listed(heads: list[tuple[int, int]]) -> str:
+    return ",".join(f"{layer}.{head}" for layer, head in heads)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=COUNT, help="in each half")
+    parser.add_argument("--untrained", action="store_true", help="random weights")
+    given = parser.parse_args(argv)
+    trained = loaded()
+    right = (p for p in prompts.indirect_objects(SEED) if is_right(trained, p) == "right")
+    half = list(itertools.islice(right, 2 * given.prompts))
+    real = loaded(untrained=True) if given.untrained else trained
+    end = "_untrained" if given.untrained else ""
+    single, joint = Store(f"heads{end}"), Store(f"heads_together{end}")
+    found = [single.get(prompt.text, lambda prompt=prompt: by_head(real, prompt)) for prompt in half[::2]]
+    chosen = strongest(found)
+    for prompt in half[1::2]:
+        key = f"{listed(chosen)}: {prompt.text}"
+        joint.get(key, lambda prompt=prompt: together(real, prompt, chosen))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""SmolLM2-135M-Instruct, or the same architecture with random weights.
+
+In:  a name. Out: a model with its tokenizer; whether it gets a prompt right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mask_impact.jobs import session
+from mask_impact.model import find, load
+from validation.prompts import Prompt
+
+NAME = "smollm2"
+
+
+@dataclass
+class Real:
+    """A model and its tokenizer."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text)["input_ids"])
+
+    def positions(self, prompt: Prompt, part: str) -> list[int]:
+        """The tokens of a part of the prompt: those that have a letter of it."""
+        first, last = prompt.parts[part]
+        offsets = self.tokenizer(prompt.text, return_offsets_mapping=True)["offset_mapping"]
+        return [i for i, (a, b) in enumerate(offsets) if a < last and b > first and prompt.text[a:b].strip()]
+
+
+def loaded(untrained: bool = False, seed: int = 0) -> Real:
+    """The model in float32 on the CPU; untrained: its architecture with weights drawn anew."""
+    source = find.find_model(NAME)
+    device = torch.device("cpu")
+    model = load.load_model(source, device, load.choose_dtype("float32", device))
+    if untrained:
+        torch.manual_seed(seed)
+        model = type(model)._from_config(model.config).eval()
+    return Real("untrained" if untrained else NAME, model, session.load_reader(source))
+
+
+@torch.inference_mode()
+def is_right(real: Real, prompt: Prompt) -> str:
+    """ "right", "wrong", or "several tokens" where the answer is not one token."""
+    answer = real.tokenizer(prompt.answer, add_special_tokens=False)["input_ids"]
+    if len(answer) != 1:
+        return "several tokens"
+    logits = real.model(torch.tensor([real.ids(prompt.text)]), logits_to_keep=1).logits[0, -1]
+    return "right" if int(logits.argmax()) == answer[0] else "wrong"

@@ -1,0 +1,96 @@
+/** The first sentence of the page: what the model read to say the token of this step, and what it cannot do without. */
+
+import "./story.css";
+
+import { h } from "../core/dom.ts";
+import type { Scene, View } from "../core/scene.ts";
+import type { Store } from "../core/store.ts";
+import { CHANGES } from "../core/effects.ts";
+import { story, wordAround, type Read, type Story } from "../core/story.ts";
+import { label, visible } from "../core/tokens.ts";
+import { Drawn } from "../core/track.ts";
+import { isDifference, meaning, percent, predicted } from "../core/words.ts";
+import type { Run, TokenInfo } from "../data/types.ts";
+
+type Part = Node | string;
+
+export class StoryView extends Drawn<Scene> implements View {
+  #said = h("p.story", { "aria-live": "polite" });
+  #meaning = h("p.header-meaning muted");
+  readonly element = h("div", {}, this.#said, this.#meaning);
+  #store: Store;
+
+  constructor(store: Store) {
+    super();
+    this.#store = store;
+    this.draws((scene) => this.#tell(scene));
+    this.draws((scene) => void (this.#meaning.textContent = meaning(scene)));
+  }
+
+  #tell(scene: Scene): void {
+    const { run, runs, state } = scene;
+    const answer = predicted(run, state.step)?.text;
+    const said = isDifference(state, runs) ? [] : this.#sentences(scene, story(scene));
+    this.#said.hidden = !said.length;
+    const beginning: Part[] =
+      state.query !== null
+        ? [`Position ${state.query}: `]
+        : answer === undefined
+          ? ["To say the next token: "]
+          : ["To say ", h("strong.mono", {}, word(answer)), ": "];
+    this.#said.replaceChildren(...(runs.length > 1 ? [`${run.name}. `] : []), ...beginning, ...said, ".");
+  }
+
+  #sentences({ run }: Scene, { words, patch, template, lost, robust }: Story): Part[] {
+    const read = (each: Read): Part[] => [`layer ${each.layer} reads `, this.#token(run, each)];
+    const parts: Part[][] = words.map(read);
+    if (template)
+      parts.push([
+        "the template’s ",
+        this.#token(run, template),
+        ` is read more than any word (layer ${template.layer})`,
+      ]);
+    if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, this.#token(run, patch)]);
+    const said = parts.flatMap((part, i) => (i ? [", ", ...part] : part));
+    if (lost) {
+      const result =
+        lost.then !== null
+          ? [" the answer is ", h("strong.mono", {}, word(lost.then))]
+          : [` its probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
+      said.push(said.length ? "; " : "", "without ", this.#token(run, { token: lost.token, layer: null }), ...result);
+    } else if (robust) said.push(`; no single unit changes its probability by ${CHANGES} or more`);
+    return said;
+  }
+
+  /** A token, which a click selects where it is read. */
+  #token(run: Run, { token, layer }: { token: TokenInfo; layer: number | null }): HTMLElement {
+    const select = () =>
+      this.#store.set({ token: token.position, ...(layer !== null && token.kind !== "image" && { layer }) });
+    return h(
+      "button.story-token",
+      { onclick: select, title: `Select it${layer === null ? "" : ` in layer ${layer}`}` },
+      ...name(run, token),
+    );
+  }
+}
+
+function name(run: Run, token: TokenInfo): Part[] {
+  if (token.kind === "image" && !token.members) {
+    const of = (run.manifest?.images?.length ?? 1) > 1 ? ` of image ${token.image ?? 0}` : "";
+    return [
+      h("strong", {}, token.row === null ? `position ${token.position}` : `row ${token.row}, column ${token.col}${of}`),
+    ];
+  }
+  const around = token.members ? null : wordAround(run, token.position);
+  const text = around
+    ? [
+        around[0] && h("span.muted", {}, around[0]),
+        h("strong", {}, around[1]),
+        around[2] && h("span.muted", {}, around[2]),
+      ]
+    : [h("strong", {}, label(token, 30).replace(/^␣/, ""))];
+  return [h("span.mono", {}, ...text), ` (${token.position})`];
+}
+
+/** In running text a leading space says nothing. */
+const word = (text: string) => visible(text.slice(0, 60)).replace(/^␣(?=.)/, "");
