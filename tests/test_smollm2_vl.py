@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from scenes import COLORS
 
 import mask_impact_vl
 from mask_impact.files.results import load as load_results
 from mask_impact.model import find, joined, onnx
-from scenes import COLORS
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = Path(sys.prefix) / "smollm2-vl"
