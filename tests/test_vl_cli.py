@@ -254,7 +254,7 @@ def test_three_mask_modes(run, photo, model):
             "vision": f"{grid}, {found['prompt_length'] - pads} text tokens skipped",
             "both": f"{text} text tokens and {grid}",
         }
-        assert f"\nmask mode  {mode}: {says[mode]}\nmodel  " in ended.out
+        assert f"\nmask mode  {mode}: {says[mode]}\n" in ended.out
 
 
 def test_the_picture_in_console_and_manifest(run, photo):
