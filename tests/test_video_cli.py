@@ -93,10 +93,10 @@ def test_more_frames_than_the_file_has(tmp_path: Path) -> None:
 
 
 def test_a_single_patch_of_effects_is_named_by_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--prompt", QUESTION, "--mask-mode", "vision", "--effects", "--span", "31", "--format", "csv", *FAST)
+    words = ("--prompt", QUESTION, "--tower", "vision", "--effects", "--span", "113", "--format", "csv", *FAST)
     ran(tmp_path, "--video", str(CLIP), *words)
     told = capsys.readouterr().out.split("what costs the answer most")[1]
-    assert "video 0 frame 0 row 3 col 2" in told and "pad" not in told
+    assert "video 0 frame 3 row 1 col 2" in told and "pad" not in told
 
 
 def test_a_video_file_and_a_picture(tmp_path: Path) -> None:
