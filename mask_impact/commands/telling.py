@@ -20,7 +20,7 @@ from mask_impact.impact.run import Run
 from mask_impact.jobs.prepared import Prepared
 from mask_impact.jobs.session import Session
 from mask_impact.model.memory import readable
-from mask_impact.options import Request, Settings
+from mask_impact.options import Request, Settings, named
 
 SCHEMA_VERSION = 1
 HOUR = 3600  # seconds
@@ -138,7 +138,7 @@ class Batch:
         try:
             return [f"open {index_folder(self.folder)[0]}"]
         except UserError as error:  # the runs are there all the same
-            return [f"no index: {error}"]
+            return [f"no index: {named(str(error), self.args.flags)}"]
 
 
 def _table(outcomes: Sequence[Outcome]) -> list[str]:
