@@ -137,7 +137,8 @@ class FeatureFiles:
 
     def _check_layers(self, images: Sequence[Record]) -> None:
         """Raises UserError for a finished extraction of which a file is missing or cut off."""
-        least = images[-1]["rows"][1] * self.row_bytes if images else 0
+        header = HEADER_BYTES if self.format == "safetensors" else 0
+        least = header + (images[-1]["rows"][1] * self.row_bytes if images else 0)
         for path in map(self.layer_path, self.layers if self.format else ()):
             if not path.is_file() or path.stat().st_size < least:
                 raise UserError(

@@ -168,7 +168,7 @@ CASES = [
         needs=("model",),
     ),
     Case(
-        "output folder of 5000 letters", "text --model model --prompt Tom --output-dir " + "x/" * 1500, needs=("model",)
+        "output folder of 5000 letters", "text --model model --prompt Tom --output-dir " + "x/" * 2500, needs=("model",)
     ),
     Case("bank folder is stdout", "lens bank --model vl --captions captions.txt --output-dir /dev/stdout", needs=LENS),
     Case(
