@@ -51,7 +51,7 @@ from mask_impact.model import joined
 
 FOLDER = Path(__file__).resolve().parent / joined.FOLDER
 SEED = 0
-NAMING, STEPS, STOP = 60, 260, 200
+NAMING, STEPS, STOP = 60, 260, 100
 NAMING_BATCH, BATCH = 32, 4  # scenes
 NAMING_RATE, RATE, LOW_RANK_RATE = 2e-3, 5e-4, 2e-3
 WARM_UP = 10  # steps; the rate then falls along a cosine that ends at STEPS, and training stops at STOP
