@@ -135,7 +135,7 @@ class FeatureFiles:
                 f"{path} cannot be read ({error}); start anew with --overwrite, or choose another --output"
             ) from error
 
-    def _check_layers(self, images: Sequence[Record]) -> None:
+    def _check_layers(self, images: Sequence[ImageRecord]) -> None:
         """Raises UserError for a finished extraction of which a file is missing or cut off."""
         header = HEADER_BYTES if self.format == "safetensors" else 0
         least = header + (images[-1]["rows"][1] * self.row_bytes if images else 0)
