@@ -56,10 +56,11 @@ real: $(SMOLLM2_VL)/ready  ## a report with effects, and a batch of 20 prompts, 
 
 validation: $(SMOLLM2_VL)/ready  ## everything in docs/validation.md, with SmolLM2-135M-Instruct; goes on where it was stopped
 	$(WITH_SMOLLM2) $(PY) -m validation.measure program
-	$(WITH_SMOLLM2) $(PY) -m validation.measure others --prompts 50
-	$(WITH_SMOLLM2) $(PY) -m validation.curves --prompts 30
-	for which in "" --untrained; do for script in "recall --prompts 30" "heads --prompts 10" "cues --prompts 60" sinks; do \
-		$(WITH_SMOLLM2) $(PY) -m validation.$$script $$which || exit 1; done; done
+	$(WITH_SMOLLM2) $(PY) -m validation.measure others --prompts 48
+	$(WITH_SMOLLM2) $(PY) -m validation.curves --prompts 26
+	for script in "recall --prompts 12" "heads --prompts 6" "cues --prompts 30" "sinks --prompts 10" "recall --prompts 6 --untrained" \
+		"heads --prompts 4 --untrained" "cues --prompts 30 --untrained" "sinks --prompts 15 --untrained"; do \
+		$(WITH_SMOLLM2) $(PY) -m validation.$$script || exit 1; done
 	PYTHONPATH=. $(PY) -m validation.ranking
 	PYTHONPATH=. $(PY) -m validation.found
 

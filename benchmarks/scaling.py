@@ -75,7 +75,7 @@ def measured(case: Case, repetitions: int) -> list[tuple[float, ...]]:
         return sum(storage.nbytes() for storage in storages.values())
 
     analysis()  # warm-up
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for _ in range(repetitions):
         _, plain = seconds(lambda: plain_forward(model, inputs))
         held, spent = seconds(analysis)

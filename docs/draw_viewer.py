@@ -27,9 +27,9 @@ VISION = ["--model", "demo", "--prompt", "What color is the circle?", "--mask-mo
 LENS = ["--prompt", "Describe this image.", "--image", str(ROOT / "testimg.png")]
 CAPTIONS = ["--model", "demo", "--captions", str(ROOT / "demo" / "captions.txt")]
 SHOTS = {  # the page, what is chosen on it, and the height of the picture
-    "viewer_text": ("text_results", "#token=10&layer=3&heads=[5]", 830),
-    "viewer_vl": ("vision_results", "#token=9&layer=1&palette=viridis&curve=sqrt", 1060),
-    "viewer_lens": ("lens_neighbors", "#patch=15&layer=3&opacity=0.2", 960),
+    "viewer_text": ("text_results", "", 800),
+    "viewer_vl": ("vision_results", "", 960),
+    "viewer_lens": ("lens_neighbors", "#patch=15&layer=3", 960),
 }
 FEW_COLOURS = ("viewer_lens",)  # less than half the size
 WIDTH, SCALE = 1280, 1.5

@@ -105,7 +105,8 @@ def test_every_prompt_has_its_files_from_one_model(batch, monkeypatch):
     ended = batch("--format", "csv,parquet", prompts=PROMPTS | {"later": {"prompt": "The", "enabled": False}})
     assert ended.code == 0 and len(loaded) == 1
     names = {f"{name}_{end}" for name in PROMPTS for end in ("results.csv", "results.parquet", "run.json")}
-    assert {path.name for path in Path("output").iterdir()} == names | {"night_batch.json", ".mask_impact.lock"}
+    beside = {"night_batch.json", "index.html", ".mask_impact.lock"}
+    assert {path.name for path in Path("output").iterdir()} == names | beside
     assert statuses() == dict.fromkeys(PROMPTS, "done") | {"later": "disabled"}
     for name, prompt in PROMPTS.items():
         found = outcomes()[name]
@@ -115,8 +116,9 @@ def test_every_prompt_has_its_files_from_one_model(batch, monkeypatch):
         top = manifest["top_tokens"][0]
         assert found["top_token"] == repr(manifest["tokens"][top["position"]]["text"])
     lines = ended.out.splitlines()
-    assert [line.split()[0] for line in lines[3:]] == ["name", *PROMPTS, "later", "3"]
-    assert lines[-1].startswith("3 done, 1 disabled; ") and lines[-1].endswith("output/night_batch.json")
+    assert [line.split()[0] for line in lines[3:]] == ["name", *PROMPTS, "later", "3", "open"]
+    assert lines[-2].startswith("3 done, 1 disabled; ") and lines[-2].endswith("output/night_batch.json")
+    assert lines[-1] == "open output/index.html"
 
 
 def test_a_batch_gives_the_same_tables_as_single_runs(batch, good):

@@ -186,6 +186,6 @@ def test_a_disk_that_runs_full(here, good, small_disk):
     found = {o["name"]: o for o in json.loads((small_disk / "night_batch.json").read_text())["prompts"]}
     assert [found[name]["status"] for name in prompts] == ["done", "failed", "done"]
     assert "the disk of the output folder disk is full" in found["large"]["error"]
-    assert {path.name for path in small_disk.glob("[!.]*")} == {
+    assert {path.name for path in small_disk.glob("[!.]*")} - {"index.html"} == {  # which may have room, or not
         "small_results.json", "small_run.json", "last_results.json", "last_run.json", "night_batch.json",
     }  # fmt: skip

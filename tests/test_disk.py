@@ -82,3 +82,16 @@ def test_a_folder_in_the_place_of_the_batch_table_is_told_before_the_work(tmp_pa
     flags = ["--config", str(tmp_path / "night.yaml"), "--output-dir", str(tmp_path / "output")]
     assert mask_impact_analysis.main(flags) == 2
     assert "night_batch.json is a folder" in capsys.readouterr().err
+
+
+def test_a_failed_overwrite_leaves_the_bank(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "bank"
+    assert bank(folder) == 0
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("mask_impact.lens.bank.Build.run", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
+        assert bank(folder, "--overwrite", "--max-per-token", "3") == 2
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert bank(folder, "--overwrite", "--max-per-token", "3") == 0
+    assert {path.name for path in folder.iterdir()} == {path.name for path in before}
+    assert all(path.read_bytes() != old for path, old in before.items() if path.suffix != ".lock")

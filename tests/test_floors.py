@@ -146,6 +146,7 @@ def test_the_summary_marks_what_is_below() -> None:
         "units": None,
         "generated": [{}],
         "tokens": [token | {"position": 1}, token | {"position": 2}],
+        "vision": None,
         "top_tokens": [{"position": 1, "value": 1.5, "layer": 0}, {"position": 2, "value": 0.5, "layer": 0}],
     }
     _, _, above, below = top_table(manifest)

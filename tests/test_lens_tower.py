@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from brute_tower import LAYERS, layers_of, part, rows_of_tokens
 from PIL import Image
 from test_cli import Ended, refuses
@@ -129,11 +130,14 @@ def test_pictures_in_one_forward(name: str, load: Any) -> None:  # noqa: F811
         torch.testing.assert_close(found[layer], wanted, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "says"), [pair for pair in REFUSED.items() if pair[0] in available()])
-def test_a_tower_whose_patches_are_no_parts_of_tokens(name: str, says: str, load: Any) -> None:  # noqa: F811
-    loaded = load(name)
-    with pytest.raises(UnsupportedModel, match=says):
-        VisionEncoder(loaded.model.config, "patch").patches(loaded.model, ready(loaded.inputs(PROMPT, picture(84, 84))))
+def test_a_tower_whose_patches_are_no_parts_of_tokens(load: Any) -> None:  # noqa: F811
+    there = {name: says for name, says in REFUSED.items() if name in available()}
+    assert there or transformers.__version__ < "5"
+    for name, says in there.items():
+        loaded = load(name)
+        image = ready(loaded.inputs(PROMPT, picture(84, 84)))
+        with pytest.raises(UnsupportedModel, match=says):
+            VisionEncoder(loaded.model.config, "patch").patches(loaded.model, image)
 
 
 def test_the_files(run: Callable[..., Ended], tmp_path: Path, load: Any, folders: Any) -> None:  # noqa: F811

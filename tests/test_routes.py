@@ -109,8 +109,8 @@ def test_heads_equal_the_whole_model(name: str, ablation: str) -> None:
     masks = [
         mask
         for route in (Route(), Route(PositionSet("last", is_last=True)), Route(PositionSet("c", (4, 6, LAST))))
-        for mask in asking(by_head=HEADS).masks(route, units, layer, LAST + 1)
-        + asking(heads={1: (0, 3), 2: (1,)}).masks(route, units, layer, LAST + 1)
+        for mask in asking(by_head=HEADS).in_heads(route.masks(units, LAST + 1), layer)
+        + asking(heads={1: (0, 3), 2: (1,)}).in_heads(route.masks(units, LAST + 1), layer)
     ]
     assert [mask.head for mask in masks[:6]] == [0, 1, 2, 3, 0, 1]
     with true_float64():
@@ -153,9 +153,9 @@ def test_encoder_decoders(name: str, ablation: str, dtype: torch.dtype) -> None:
         base, before = seq2seq.answer(model, name, ids, START, (), (), ())
         for window in WINDOWS:
             routes = drawn(4, ids.shape[1], length)
-            masks = [mask for route in routes for mask in plain.masks(route, [], window, length)]
+            masks = [mask for route in routes for mask in plain.in_heads(route.masks([], length), window)]
             if window.first == window.last:
-                masks += by_head.masks(routes[0], [], window, length)
+                masks += by_head.in_heads(routes[0].masks([], length), window)
             rows, _ = effects.measure_masks(masks, window)
             for mask, found in zip(masks, rows, strict=True):
                 layers, heads = range(window.first, window.last + 1), None if mask.head is None else (mask.head,)
@@ -189,7 +189,7 @@ def test_a_route_to_later_positions_is_block_all_bit_for_bit() -> None:
 def test_what_no_reader_sees_and_layers_without_a_masked_head_change_nothing() -> None:
     effects = Effects(build("mistral"), Words(), {"input_ids": prompt()}, 0)
     ahead = Route(PositionSet("to", (1, 2)), PositionSet("from", (5, 6))).masks([], LAST + 1)
-    elsewhere = asking(heads={0: (1,)}).masks(route_to("last"), [Unit("a", (LAST,))], WINDOWS[1], LAST + 1)
+    elsewhere = asking(heads={0: (1,)}).in_heads(route_to("last").masks([Unit("a", (LAST,))], LAST + 1), WINDOWS[1])
     rows, _ = effects.measure_masks([*ahead, *elsewhere], WINDOWS[1])
     assert [(each.logprob_change, each.final_l2, each.kl) for each in rows] == [(0, 0, 0)] * 2
 

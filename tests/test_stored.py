@@ -189,3 +189,28 @@ def test_the_reason_is_short():
     with pytest.raises(Unreadable) as found:
         parsed(json.dumps({"files": ["x" * 100_000], "request": 1}).encode(), FinishedRun)
     assert len(str(found.value)) < 300
+
+
+@pytest.mark.parametrize("change", [lambda text: "", lambda text: text.replace("1", "2", 1), lambda text: text + "\n"])
+def test_a_table_that_was_changed_is_made_again(done, tmp_path, capsys, change):
+    shutil.copytree(done / "output", tmp_path / "output")
+    path = tmp_path / "output" / "a_results.csv"
+    path.write_text(change(path.read_text()))
+    said = resumed(done, tmp_path, capsys, "--dry-run")
+    assert "a_results.csv has " in said and "redo" in said and "keep" in said
+
+
+def test_load_refuses_a_table_that_was_changed(done, tmp_path):
+    shutil.copytree(done / "output", tmp_path / "output")
+    path = tmp_path / "output" / "a_results.csv"
+    head, _, last = path.read_text()[:-1].rpartition("\n")
+    path.write_text(f"{head}\n{last.rpartition(',')[0]},0.125\n")
+    with pytest.raises(UserError, match=r"a_run\.json \(a_results\.csv has"):
+        load(path)
+    (tmp_path / "output" / "a_run.json").unlink()
+    path.write_text(f"{head}\n{last}\n{last}\n")
+    with pytest.raises(UserError, match="two rows for one cell"):
+        load(path)
+    path.write_text(f"{head}\n{last.rpartition(',')[0]},nan\n")
+    with pytest.raises(UserError, match="cosine_distance has a value that is no number"):
+        load(path)

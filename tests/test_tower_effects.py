@@ -7,18 +7,19 @@ from unittest import mock
 
 import pytest
 import torch
+import transformers
 from asking import asked
 from brute_tower import AnswerReference, rows_of_tokens
 from families import submodule
 from float64 import true_float64
 from test_vision_tower import FAMILIES, PROMPT, pictures
 from test_vl_engine import FIRST_STEP_ONLY, folders, load, longer, row, tensors  # noqa: F401
-from vl_families import picture
+from vl_families import available, picture
 
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.tower import TowerForwards
 from mask_impact.effects.tower_run import TowerEffects, seen_by_tower
-from mask_impact.errors import UserError
+from mask_impact.errors import UnsupportedModel, UserError
 from mask_impact.files.side_tables import checked
 from mask_impact.jobs.session import effects_alone
 
@@ -202,3 +203,13 @@ def test_routes_between_pictures_are_refused(load: Any) -> None:  # noqa: F811
     loaded = load("qwen2_5_vl")
     with pytest.raises(UserError, match="patches of one picture do not read those of another"):
         Both("qwen2_5_vl", loaded, torch.float32, routes=("image:0 -> image:1",))
+
+
+def test_refused_by_name_with_the_reason(load: Any) -> None:  # noqa: F811
+    if "got_ocr2" not in available():
+        pytest.skip(f"transformers {transformers.__version__} cannot build it")
+    loaded = load("got_ocr2")
+    inputs = loaded.inputs(PROMPT, picture(84, 112))
+    prepared = asked(loaded.model, loaded.processor.tokenizer, inputs, tower="vision", effects=True)
+    with pytest.raises(UnsupportedModel, match=r"'got_ocr2'.*a part of several image tokens"):
+        effects_alone(loaded.model, prepared)

@@ -160,7 +160,7 @@ class Viewer:
         self.trouble: list[str] = []
         options = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **options}
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(2_500)
+        self.context.set_default_timeout(10_000)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.context.add_init_script(f"({COUNTER})()")
         if metered:

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 520, 240, 48, 14, 150, 36
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 520, 250, 48, 26, 150, 36
 COLOURS = ("#1f77b4", "#d95f02", "#7f7f7f", "#7570b3")
 FONT = 'font-family="sans-serif" font-size="11"'
 

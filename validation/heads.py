@@ -7,7 +7,7 @@ Out: output/validation/heads.jsonl and heads_together.jsonl, one line a prompt; 
 
     python -m validation.heads --prompts 2
     python -m validation.heads
-    python -m validation.heads --untrained   # the same heads and prompts with random weights
+    python -m validation.heads --untrained   # the same prompts with random weights
 """
 
 from __future__ import annotations

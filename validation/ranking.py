@@ -37,7 +37,7 @@ def joined(of_program: bool = False) -> list[dict[str, Any]]:
     for text, found in program.items():
         if text in others or of_program:
             scores = scores_of(found, {"scores": {}} if of_program else others[text])
-            if len(traced.get(text, ())) == len(scores[EXACT]):
+            if not of_program and len(traced.get(text, ())) == len(scores[EXACT]):
                 scores["FlashTrace"] = np.array(traced[text])
             rows.append({"task": found["task"], "scores": scores, "falls": -np.array([*found["effect"], 0.0])})
     return rows
@@ -54,22 +54,27 @@ def judged(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def agreement_table(task: str, rows: list[dict[str, Any]]) -> str:
-    """The scores, best rank correlation first, with the paired difference from the default."""
-    found = judged(rows)
-    order = sorted(found, key=lambda name: -float(np.mean(found[name]["rank correlation"])))
-    lines = [
-        f"{len(rows)} prompts of {TASKS[task]}:",
-        "",
-        f"| score | {' | '.join(JUDGED)} | correlation minus the default's |",
-    ]
-    lines.append("|---" * (len(JUDGED) + 2) + "|")
-    for name in order:
-        cells = [str(bootstrap(values)) for values in found[name].values()]
-        difference = np.subtract(found[name]["rank correlation"], found[DEFAULT]["rank correlation"])
-        shown = "" if name == DEFAULT else signed(bootstrap(difference.tolist()))
-        lines.append(f"| {f'**{name}**' if name == DEFAULT else name} | {' | '.join(cells)} | {shown} |")
-    return "\n".join(lines)
+def agreement_table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """The scores by their mean rank correlation, with its paired difference from the default; `rows` by task."""
+    found = {task: judged(each) for task, each in rows.items()}
+    names = list(next(iter(found.values())))
+    columns = (*list(JUDGED)[:2], "correlation minus the default's")
+    titles = [f"{TASKS[task]}: {how}" for task in rows for how in columns]
+    lines = [f"| score | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for name in sorted(names, key=lambda name: -sum(np.mean(found[task][name]["rank correlation"]) for task in rows)):
+        cells = []
+        for task in rows:
+            first, second, _ = found[task][name].values()
+            difference = np.subtract(first, found[task][DEFAULT]["rank correlation"])
+            cells += [str(bootstrap(first)), str(bootstrap(second))]
+            cells.append("" if name == DEFAULT else signed(bootstrap(difference.tolist())))
+        lines.append(f"| {f'**{name}**' if name == DEFAULT else name} | {' | '.join(cells)} |")
+    counts = ", ".join(f"{len(each)} prompts of {TASKS[task]}" for task, each in rows.items())
+    return f"{counts}:\n\n" + "\n".join(lines)
+
+
+def by_task(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    return {task: mine for task in TASKS if (mine := [row for row in rows if row["task"] == task])}
 
 
 def signed(found: Interval) -> str:
@@ -113,13 +118,15 @@ def funnel(task: str) -> str:
 
 
 def main() -> int:
-    rows, curves = joined(), list(Store("curves").known.values())
     for task in TASKS:
-        print(f"\n{funnel(task)}\n")
-        print(agreement_table(task, [row for row in joined(of_program=True) if row["task"] == task]) + "\n")
-        print(agreement_table(task, [row for row in rows if row["task"] == task]))
-        if mine := [row for row in curves if row["task"] == task]:
-            print("\n" + curve_table(task, mine))
+        print(funnel(task))
+    rows = joined()
+    print("\n" + agreement_table(by_task(joined(of_program=True))))
+    print("\n" + agreement_table(by_task(rows)))
+    if traced := [row for row in rows if "FlashTrace" in row["scores"]]:
+        print("\n" + agreement_table(by_task(traced)))
+    for task, mine in by_task(list(Store("curves").known.values())).items():
+        print("\n" + curve_table(task, mine))
     missed = [found["completeness missed by"] for found in Store("others").known.values()]
     print(f"\nintegrated gradients miss completeness by {bootstrap(missed)} in ln p")
     return 0

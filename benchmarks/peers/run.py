@@ -70,7 +70,7 @@ def time_tables(times: Times) -> str:
         return said
     ours = {tokens: median(cell["ratio"]) for tokens, cell in times[OURS].items()}
     apart = [
-        [name, *(spread([median(found[t]["ratio"]) / ours[t]]) if t in found else "" for t in lengths)]
+        [name, *(spread([median(found[t]["ratio"]) / ours[t]]) if t in found and t in ours else "" for t in lengths)]
         for name, found in times.items()
     ]
     return said + "\n\n" + table([f"divided by that of {OURS!r}", *head], apart)

@@ -121,9 +121,9 @@ class Batch:
             "prompts": [asdict(outcome) for outcome in ordered],
             "index": index_rows(Path(outcome.output) for outcome in ordered if outcome.output)[0],
         }
-        index = self._index()
         with writing(self.folder):
             write_text(self.path, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+        index = self._index()
         if not self.args.quiet:
             if self.overriding:
                 show(f"from the command line, whatever {self.args.config} says: {', '.join(self.overriding)}")

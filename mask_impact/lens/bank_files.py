@@ -124,7 +124,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             raise UserError(f"{path} is of version {manifest['schema_version']}, not {SCHEMA_VERSION}; {AGAIN}")
         if manifest["shards"] is None:
             return manifest
-        done = dict(typed(manifest, BankDone))
+        done: Manifest = dict(typed(manifest, BankDone))
         if done["layers"] != done["request"].get("layers"):
             raise Unreadable("it has other layers than were asked for")
         return done

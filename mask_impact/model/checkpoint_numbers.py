@@ -34,7 +34,7 @@ def check_numbers(folder: Path | None, vision: bool) -> None:
     if folder is None or not folder.is_dir():
         return
     config = _json(folder / "config.json")
-    parts = [name for name in ("vision_config", "text_config") if name in config or name == "vision_config"]
+    parts: list[str] = [name for name in ("vision_config", "text_config") if name in config or name == "vision_config"]
     for name in parts if vision and config.get("vision_config", {}) != {} else ():
         if not isinstance(config[name], dict):
             raise UserError(f"{str(folder / 'config.json')!r} has {name} {config[name]!r}; it must be a mapping")

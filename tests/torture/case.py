@@ -7,6 +7,7 @@ and memory. A case runs in an empty folder, so that paths in messages are short 
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import sys
@@ -119,8 +120,13 @@ def apart(case: Case, stock: Path, folder: Path, before: Callable[[], None] = la
                 sys.stderr.flush()
             os._exit(code)
     _, status, used = os.wait4(child, 0)
-    texts = [(folder / name).read_text(errors="backslashreplace") for name in ("out", "err")]
+    texts = [_shown((folder / name).read_bytes()) for name in ("out", "err")]
     return Outcome(os.waitstatus_to_exitcode(status), *texts, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+def _shown(data: bytes) -> str:
+    """What stays on a screen: a progress bar is gone."""
+    return re.sub(r"[^\n]*\r", "", data.decode(errors="backslashreplace"))
 
 
 # --- what makes files -------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def test_the_map_is_that_of_pandas(asked, every):
     for metric in METRICS:
         for variant in ("Full", "Attn"):
             for layer in (0, 3, None):
-                asked.go(metric=metric, variant=variant, **({} if layer is None else {"layer": layer}))
+                asked.go(join="max", metric=metric, variant=variant, **({} if layer is None else {"layer": layer}))
                 rows = every[(every.variant == variant) & ((every.layer == layer) | (layer is None))]
                 wanted = rows.groupby(["query_position", "token_position"])[f"{metric}_distance"].max()
                 assert shown.table() == wanted.to_dict(), (metric, variant, layer)
@@ -60,7 +60,9 @@ def test_the_map_is_pointed_at_and_chosen(asked, every):
     assert shown.point(shown.x[1], shown.y[4]) == (4, 1)
     l2, cosine = str(np.float32(cell.l2_distance)), str(np.float32(cell.cosine_distance))
     assert f"L2 {l2}, cosine {cosine}, layer 3" in shown.readout()
-    assert asked.page.get_by_role("region", name="Prompt").locator("[data-hovered]").inner_text() == "␣has"
+    assert (
+        asked.page.get_by_role("region", name="Prompt").locator("[data-hovered]").get_attribute("aria-label") == "␣has"
+    )
     shown.canvas.click(position={"x": shown.x[1], "y": shown.y[4]})
     assert "query" not in asked.address("token=1", "layer=3")
     assert pressed(asked.page, "Prompt") == ["␣has"]

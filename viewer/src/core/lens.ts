@@ -159,15 +159,21 @@ export const matching = remembered(
 );
 
 /** The selected patch, or the one that is shown until another is selected. */
-export function shownPatch({ found, patch, group }: LensScene): { token: number; why: string } {
+export function shownPatch({ found, patch, group, state }: LensScene): { token: number; why: string } {
   if (patch >= 0) return { token: patch, why: "" };
+  // One that says a word in the layer that is shown, if there is any: a comma tells nothing.
+  const row = (token: number) => best(found, group, state.layer, token);
+  const words = [...found.tokens.keys()].filter(
+    (token) => row(token) >= 0 && /\p{L}{2}/u.test(tokenText(found, row(token))),
+  );
   const { impact, tokens, layers, similarity } = found;
   const value = (layer: number, token: number) =>
     impact ? impactOf(found, layer, token) : (similarity[best(found, group, layer, token)] ?? NaN);
   let strongest = 0,
     most = -Infinity;
   for (const layer of layers)
-    for (const token of tokens.keys()) if (value(layer, token) > most) [strongest, most] = [token, value(layer, token)];
+    for (const token of words.length ? words : tokens.keys())
+      if (value(layer, token) > most) [strongest, most] = [token, value(layer, token)];
   return { token: strongest, why: impact ? "the largest masking impact" : "the highest similarity" };
 }
 

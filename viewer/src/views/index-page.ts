@@ -59,6 +59,7 @@ export class IndexView {
   });
   #folder = h("input.visually-hidden", {
     type: "file",
+    multiple: true,
     webkitdirectory: "",
     tabindex: -1,
     "aria-label": "Folder of the runs",
