@@ -54,6 +54,7 @@ def plain_words(error: BaseException) -> str:
     """What an exception of a library says, in one line, without the names of classes and functions in it."""
     text = re.sub(r"\b[A-Z]\w*(Error|Exception)\b(:\s*)?", "", " ".join(str(error).split())).strip()
     text = re.sub(r"<class '([\w.]*\.)?(\w+)'>", r"\2", text).replace("NoneType", "null")
+    text = re.sub(r"'\w+' object has no attribute '\w+'", "a value is of another kind than it must be", text)
     text = re.sub(r"^\[Errno \d+\] ", "", text)
     text = re.sub(r"^Class validation error for validator '\w+':\s*| of untagged enum \w+", "", text)
     return f"{text} is unknown or missing" if isinstance(error, KeyError) else text or "it does not say why"

@@ -197,7 +197,7 @@ def test_a_table_that_was_changed_is_made_again(done, tmp_path, capsys, change):
     path = tmp_path / "output" / "a_results.csv"
     path.write_text(change(path.read_text()))
     said = resumed(done, tmp_path, capsys, "--dry-run")
-    assert "a_results.csv has " in said and "redo" in said and "keep" in said
+    assert "a_results.csv has " in said and "redo" in said and "kept" in said
 
 
 def test_load_refuses_a_table_that_was_changed(done, tmp_path):

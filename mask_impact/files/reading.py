@@ -95,7 +95,8 @@ def load_many(folder: str | Path) -> pd.DataFrame:
 
     folder = Path(folder)
     if not os.path.isdir(folder):  # which knows of paths that cannot be
-        raise UserError(f"there is no folder {folder}; give one with the results of several runs, as output")
+        name = str(folder) if str(folder).isprintable() else repr(str(folder))
+        raise UserError(f"there is no folder {name}; give one with the results of several runs, as output")
     found = {path.name.removesuffix(MANIFEST_END): path for path in folder.glob(f"[!.]*{MANIFEST_END}")}
     runs = {name: _read_manifest(found[name]) for name in sorted(found)}
     runs = {name: manifest for name, manifest in runs.items() if manifest["files"]}

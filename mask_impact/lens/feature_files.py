@@ -111,6 +111,7 @@ class FeatureFiles:
         if not self.journal.exists():
             written = self._read(self.summary, lambda: stored(self.summary, Extraction))
             self._check_same(written["request"], self.summary)
+            self._check_layers(written["images"])
             return [dict(image) for image in written["images"]]
         lines = self.journal.read_bytes().split(b"\n")[:-1]  # the last line is empty or incomplete
         if not lines:  # killed before anything was done
@@ -133,6 +134,16 @@ class FeatureFiles:
             raise UserError(
                 f"{path} cannot be read ({error}); start anew with --overwrite, or choose another --output"
             ) from error
+
+    def _check_layers(self, images: Sequence[ImageRecord]) -> None:
+        """Raises UserError for a finished extraction of which a file is missing or cut off."""
+        header = HEADER_BYTES if self.format == "safetensors" else 0
+        least = header + (images[-1]["rows"][1] * self.row_bytes if images else 0)
+        for path in map(self.layer_path, self.layers if self.format else ()):
+            if not path.is_file() or path.stat().st_size < least:
+                raise UserError(
+                    f"{path} is missing or cut off; start anew with --overwrite, or choose another --output"
+                )
 
     def _check_same(self, request: Record, path: Path) -> None:
         for key in dict.fromkeys((*self.request, *request)):

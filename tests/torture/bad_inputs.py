@@ -27,7 +27,8 @@ def kept() -> dict[str, str]:
 
 
 def keep(found: dict[str, str]) -> None:
-    MESSAGES.write_text("\n".join(f"{name}\n{shown}\n" for name, shown in found.items()), "utf-8")
+    blocks = (f"{name}\n{found[name]}\n" for name in BY_NAME if name in found)
+    MESSAGES.write_text("\n".join(blocks), "utf-8")
 
 
 def wrong(case: Case, outcome: Outcome, known: dict[str, str]) -> str | None:

@@ -52,7 +52,7 @@ def inputs(folder: Path, args: argparse.Namespace) -> Rows:
                 print(f"  {why}", flush=True)
         yield f"bad input: {group}", report.Row(len(chosen), len(wrong))
     if args.keep:
-        bad_inputs.keep({name: (known | found)[name] for name in bad_inputs.BY_NAME if name in known | found})
+        bad_inputs.keep(bad_inputs.kept() | found)
 
 
 def killed(folder: Path, args: argparse.Namespace) -> Rows:

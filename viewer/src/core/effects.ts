@@ -168,12 +168,20 @@ export function unitOrder({ units, values, isChosen, effects: { windows } }: Sho
   return places.sort((a, b) => most[b] - most[a]);
 }
 
+const known = new WeakMap<Shown, Map<string, boolean>>();
+
 /** Whether a mask of the unit, in any of the layers, changes the answer's probability by CHANGES or more. */
 export function changes(shown: Shown, { key }: { key: string }): boolean {
-  return shown.effects.windows.some((window) => {
-    const found = effectOn(shown, key, window);
-    return found !== null && Math.abs(found.before - found.after) >= CHANGES;
-  });
+  let found = known.get(shown);
+  if (!found) known.set(shown, (found = new Map()));
+  if (!found.has(key)) {
+    const falls = shown.effects.windows.map((window) => effectOn(shown, key, window));
+    found.set(
+      key,
+      falls.some((each) => each !== null && Math.abs(each.before - each.after) >= CHANGES),
+    );
+  }
+  return found.get(key)!;
 }
 
 /** What one mask does to the answer's probability, and what is likeliest then; null: not measured. */
