@@ -86,9 +86,26 @@ def test_by_hand_anew_and_what_is_damaged_is_named(folder, capsys, tmp_path):
     assert [row["report"] for row in rows_in(tmp_path / "index.html")] == [None, None]
 
 
+def test_runs_of_older_versions_have_a_row(folder, tmp_path):
+    newer = {"reads", "messages", "metrics", "noise_floor", "checksums", "bytes", "vision", "unmasked_length"}
+    older = {
+        key: value for key, value in json.loads((folder / "plain_run.json").read_text()).items() if key not in newer
+    }
+    (tmp_path / "plain_run.json").write_text(json.dumps(older))
+    assert index.main([str(tmp_path)]) == 0
+    (row,) = rows_in(tmp_path / "index.html")
+    assert (row["prompt"], row["answer"], row["metric"], row["top"]) == (PROMPT, " blue.", None, None)
+
+
+def broken(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "bad_run.json").write_text("{")
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
+        (broken, "that can be read (bad_run.json is left out: no JSON"),
         (lambda folder: None, "is not a folder"),
         (lambda folder: folder.mkdir(), "no finished run in"),
     ],

@@ -176,7 +176,7 @@ def template_positions(manifest: Mapping[str, Any]) -> set[int]:
 
 def _messages(manifest: Mapping[str, Any]) -> list[str]:
     """The texts of the conversation."""
-    if not manifest["messages"]:
+    if not manifest.get("messages"):  # older manifests do not have it
         return [manifest["prompt"]] if manifest["prompt"] else []
     parts = [
         part

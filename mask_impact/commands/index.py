@@ -54,8 +54,9 @@ def index_folder(folder: Path) -> tuple[Path, int, list[str]]:
     """
     rows, unread = index_rows(sorted(folder.glob("*_run.json")))
     if not rows:
+        why = f" ({unread[0]})" if unread else ""
         raise UserError(
-            f"no finished run in {folder}: no NAME_run.json that can be read; run a prompt with it as `output_dir`"
+            f"no finished run in {folder}: no NAME_run.json that can be read{why}; run a prompt with it as `output_dir`"
         )
     path = folder / INDEX
     with writing(folder):
@@ -89,7 +90,7 @@ def row_of(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "answer": "".join(each["text"] for each in manifest["generated"])[:PROMPT],
         "probability": manifest["generated"][0]["probability"] if manifest["generated"] else None,
         "model": manifest["model"]["name"],
-        "metric": manifest["metrics"][0]["title"] if manifest["metrics"] else None,
+        "metric": manifest["metrics"][0]["title"] if manifest.get("metrics") else None,  # older manifests have none
         "top": _top(manifest, reads, names),
         "effect": _effect(manifest, names),
         "by_layer": reads.get("by_layer") or [],
