@@ -210,7 +210,7 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch, call, number):
         return before(path, *args, **kwargs)
 
     monkeypatch.setattr(os, call, refuse)
-    wanted = rf"the output folder {folder} cannot be written \({os.strerror(number)}\), or choose another `output_dir`"
+    wanted = rf"the output folder {folder} cannot be written \({os.strerror(number)}\); choose another `output_dir`"
     with pytest.raises(UserError, match=wanted), output_folder(folder):
         pytest.fail("it was opened")
     assert names(tmp_path) == []
