@@ -69,7 +69,7 @@ def load(browser: Browser, page: Path, file: Path) -> tuple[Viewer, float, float
     viewer = Viewer(browser, page.as_uri(), metered=True)
     viewer.settle(10)  # the worker has started
     viewer.page.evaluate("() => meter.reset()")
-    viewer.page.locator("input[type=file]").set_input_files(file)
+    viewer.page.locator("input[type=file]").first.set_input_files(file)
     viewer.page.set_default_timeout(120_000)
     took = viewer.page.evaluate("(name) => meter.loaded(name)", file.name.split("_")[0])
     return viewer, took["first"], took["gap"]

@@ -234,6 +234,7 @@ def test_interrupted_in_the_middle(batch, monkeypatch, how):
             os.kill(os.getpid(), how)
         return original(model, prepared, *more)
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
     with monkeypatch.context() as patch:
         patch.setattr(impact_run, "run", stops)
         ended = batch()

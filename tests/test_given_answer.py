@@ -256,7 +256,7 @@ def test_results_are_kept_for_the_same_answer_alone(run: Callable) -> None:
         (["--answer", " red", "--num-tokens", "2"], "--answer and --num-tokens 2 were both given"),
         (["--answer", "sue", "--prompt", "Tom has a blu"], "changes the tokens of the prompt: its end is"),
         (["--answer", " red" * 2100], "and --answer has 2100: "),
-        (["--answer", " red", "--tower", "encoder"], "--answer is the decoder's"),
+        (["--answer", " red", "--tower", "encoder"], "--tower encoder was given, but this model has no encoder"),
         (["--effects", "--contrast", " red" * 2100, " a"], "and --contrast has 2100: "),
         (["--effects", "--contrast", "", " a"], "--contrast '' has no tokens"),
     ],

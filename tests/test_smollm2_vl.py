@@ -38,7 +38,7 @@ def test_it_answers(parts: None, tmp_path: Path) -> None:
     run = table.attrs["run"]
     (answer,) = (token["text"] for token in run["generated"])
     assert answer in COLORS  # not always the right one, see docs/smollm2-vl.md
-    assert (run["images"][0]["rows"], run["images"][0]["cols"]) == (8, 8) and len(table) == 64
+    assert run["images"][0]["grid"] == [8, 8] and len(table) == 64
     assert run["model"]["path_or_id"] == "smollm2-vl" and "changed by the training" in run["notes"][0]
 
 

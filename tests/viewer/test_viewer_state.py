@@ -60,7 +60,7 @@ def files(name: str, runs, said, two_tokens, tmp_path) -> list:
         other.write_bytes(re.sub(rb" red\b", b" RED", said.file("csv").read_bytes()))
         return [said.file("csv"), other]
     if name == "many":  # tokens, and a few positions that read them
-        reads = [f"0,0,t{token},{token},Full,{query},{token + 1},0.5" for query in (87, 88) for token in range(query)]
+        reads = [f"0,0,t{token},{token},Full,{query},{token + 1},0.5" for query in (287, 288) for token in range(query)]
         table = tmp_path / "many_results.csv"
         keys = "generation_step,layer,token_masked,token_position,variant,query_position,l2_distance,cosine_distance"
         table.write_text("\n".join([keys, *reads, ""]))
