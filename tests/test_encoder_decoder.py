@@ -162,7 +162,7 @@ def test_a_decoder_that_cannot_be_run_by_itself_is_refused(monkeypatch):
 
     monkeypatch.setattr(built, "forward", forward)
     inputs = {"input_ids": seq2seq.prompt(), "attention_mask": torch.ones(1, 9, dtype=torch.int64)}
-    with pytest.raises(UnsupportedModel, match=r"decoder cannot be run alone \('BaseModelOutput' object has no"):
+    with pytest.raises(UnsupportedModel, match=r"decoder cannot be run alone \("):
         Effects(built, Words(), inputs | {"decoder_input_ids": START}, 0)
 
 
