@@ -1,6 +1,6 @@
-"""Line plots as SVG text: the same numbers give the same bytes.
+"""Line plots, and the frame of other small pictures, as SVG text: the same numbers give the same bytes.
 
-In: curves with their points, and intervals if there are any. Out: the picture as a text.
+In: curves with their points, and intervals if there are any; or parts that are drawn already. Out: a picture as a text.
 """
 
 import math
@@ -74,6 +74,11 @@ def plot(
             parts.append(band(below + [(across(x), up(high)) for (x, _), (_, high) in reversed(spread)], color))
         parts.append(line([(across(x), up(y)) for x, y in curve.points], color))
         parts.append(name(curve.name, color, TOP + 20 * place))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
-    paper = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
+    return svg(WIDTH, HEIGHT, title, parts)
+
+
+def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+    """The parts on white paper."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    paper = f'<rect width="{width}" height="{height}" fill="#fff"/>'
     return "\n".join([head, f"<title>{escape(title)}</title><style>{STYLE}</style>{paper}", *parts, "</svg>"]) + "\n"

@@ -10,15 +10,14 @@ Out: output/validation/cues.jsonl: for each prompt the scores [n] by the program
 
 from __future__ import annotations
 
-import argparse
-import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from validation import prompts
 from validation.measure import shortened
-from validation.real import Real, loaded
+from validation.real import Real, prepared
 from validation.scores import AGGREGATES, of_attention, of_tables, value_zeroing
 from validation.stored import Store
 
@@ -44,14 +43,11 @@ def cues(real: Real, prompt: prompts.Prompt) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=COUNT)
-    parser.add_argument("--untrained", action="store_true", help="random weights")
-    given = parser.parse_args(argv)
-    trained = loaded()
-    chosen = list(itertools.islice((p for p in prompts.agreement(SEED) if prefers(trained, p)), given.prompts))
-    real = loaded(untrained=True) if given.untrained else trained
-    store = Store("cues_untrained" if given.untrained else "cues")
+    def right(trained: Real) -> Iterator[prompts.Prompt]:
+        return (prompt for prompt in prompts.agreement(SEED) if prefers(trained, prompt))
+
+    real, chosen, end = prepared(argv, __doc__, COUNT, right)
+    store = Store(f"cues{end}")
     for prompt in chosen:
         store.get(prompt.text, lambda prompt=prompt: cues(real, prompt))
     return 0

@@ -79,7 +79,8 @@ def of_recall() -> None:
         print(f"- layers from the relation's centre to the subject's: {bootstrap(apart.tolist())}; {later}")
     if series:
         below = f"first of {WINDOW} layers in which the last position does not read it"
-        picture = draw.lines(series, below, "fall of ln p(answer)")
+        title = "What hiding a part of a fact from the last position costs"
+        picture = draw.lines(title, series, below, "fall of ln p(answer)")
         (DOCS / "validation_recall.svg").write_text(picture, encoding="utf-8")
 
 

@@ -12,16 +12,16 @@ Out: output/validation/heads.jsonl and heads_together.jsonl, one line a prompt; 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mask_impact import run_effects_experiment
 from validation import prompts
-from validation.real import Real, is_right, loaded
+from validation.real import Real, is_right, prepared
 from validation.stored import Store
 
 SEED, COUNT, TOGETHER = 1, 20, 10  # other prompts than those of validation/measure.py; of each half; heads
@@ -66,15 +66,10 @@ def listed(heads: list[tuple[int, int]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=COUNT, help="in each half")
-    parser.add_argument("--untrained", action="store_true", help="random weights")
-    given = parser.parse_args(argv)
-    trained = loaded()
-    right = (p for p in prompts.indirect_objects(SEED) if is_right(trained, p) == "right")
-    half = list(itertools.islice(right, 2 * given.prompts))
-    real = loaded(untrained=True) if given.untrained else trained
-    end = "_untrained" if given.untrained else ""
+    def right(trained: Real) -> Iterator[prompts.Prompt]:
+        return (prompt for prompt in prompts.indirect_objects(SEED) if is_right(trained, prompt) == "right")
+
+    real, half, end = prepared(argv, __doc__, COUNT, right, "in each half", times=2)
     single, joint = Store(f"heads{end}"), Store(f"heads_together{end}")
     found = [single.get(prompt.text, lambda prompt=prompt: by_head(real, prompt)) for prompt in half[::2]]
     chosen = strongest(found)

@@ -1,10 +1,14 @@
 """SmolLM2-135M-Instruct, or the same architecture with random weights.
 
-In:  a name. Out: a model with its tokenizer; whether it gets a prompt right.
+In:  a name, or the arguments of a measurement. Out: a model with its tokenizer, and the prompts of the measurement;
+     whether it gets a prompt right.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +48,32 @@ def loaded(untrained: bool = False, seed: int = 0) -> Real:
         torch.manual_seed(seed)
         model = type(model)._from_config(model.config).eval()
     return Real("untrained" if untrained else NAME, model, session.load_reader(source))
+
+
+def prepared(
+    argv: Sequence[str] | None,
+    about: str,
+    count: int,
+    right: Callable[[Real], Iterable[Prompt]],
+    of: str = "",
+    times: int = 1,
+) -> tuple[Real, list[Prompt], str]:
+    """The model that is asked for, its prompts, and the end of the names of its files.
+
+    The prompts are always those of the trained model: random weights get none right.
+
+    Args:
+        about: the script's description.
+        count: of prompts, unless another number is asked for; `times` as many are taken. `of` says of what.
+        right: the prompts that a model gets right.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=count, help=of)
+    parser.add_argument("--untrained", action="store_true", help="random weights")
+    given = parser.parse_args(argv)
+    trained = loaded()
+    chosen = list(itertools.islice(right(trained), times * given.prompts))
+    return (loaded(untrained=True), chosen, "_untrained") if given.untrained else (trained, chosen, "")
 
 
 @torch.inference_mode()

@@ -11,13 +11,12 @@ Out: output/validation/recall.jsonl, one line a prompt: how far ln p(answer) fal
 
 from __future__ import annotations
 
-import argparse
-import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from mask_impact import run_effects_experiment
 from validation import prompts
-from validation.real import Real, is_right, loaded
+from validation.real import Real, is_right, prepared
 from validation.stored import Store
 
 SEED, COUNT, WINDOW = 2, 60, 5
@@ -42,16 +41,12 @@ def recall(real: Real, prompt: prompts.Prompt) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=COUNT)
-    parser.add_argument("--untrained", action="store_true", help="random weights")
-    given = parser.parse_args(argv)
-    trained = loaded()
-    with_both = (p for p in prompts.facts(SEED) if all(set(trained.positions(p, part)) - {0} for part in PARTS))
-    right = (p for p in with_both if is_right(trained, p) == "right")
-    chosen = list(itertools.islice(right, given.prompts))
-    real = loaded(untrained=True) if given.untrained else trained
-    store = Store("recall_untrained" if given.untrained else "recall")
+    def right(trained: Real) -> Iterator[prompts.Prompt]:
+        with_both = (p for p in prompts.facts(SEED) if all(set(trained.positions(p, part)) - {0} for part in PARTS))
+        return (prompt for prompt in with_both if is_right(trained, prompt) == "right")
+
+    real, chosen, end = prepared(argv, __doc__, COUNT, right)
+    store = Store(f"recall{end}")
     for prompt in chosen:
         store.get(prompt.text, lambda prompt=prompt: recall(real, prompt))
     return 0

@@ -11,18 +11,20 @@ Out: output/validation/sinks.jsonl: for each prompt and position the mean attent
 
 from __future__ import annotations
 
-import argparse
+import functools
+import sys
 from typing import Any
 
 import numpy as np
 
 from mask_impact import run_masking_experiment
-from validation.measure import chosen, shortened
-from validation.real import Real, loaded
+from validation.measure import TASKS, chosen, shortened
+from validation.real import Real, prepared
 from validation.scores import AGGREGATES
 from validation.stored import Store
 
 ABLATIONS = ("neg-inf", "zero-value")
+COUNT = 20
 
 
 def sinks(real: Real, text: str) -> dict[str, Any]:
@@ -43,13 +45,9 @@ def sinks(real: Real, text: str) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=20, help="of each task")
-    parser.add_argument("--untrained", action="store_true", help="random weights")
-    given = parser.parse_args(argv)
-    prompts = list(chosen(loaded(), given.prompts))
-    real = loaded(untrained=given.untrained)
-    store = Store("sinks_untrained" if given.untrained else "sinks")
+    right = functools.partial(chosen, count=sys.maxsize)  # by turns, so the first ones are as many of each task
+    real, prompts, end = prepared(argv, __doc__, COUNT, right, "of each task", times=len(TASKS))
+    store = Store(f"sinks{end}")
     for prompt in prompts:
         store.get(prompt.text, lambda prompt=prompt: sinks(real, prompt.text))
     return 0

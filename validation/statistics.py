@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 DRAWS = 2000
 
@@ -33,18 +34,11 @@ def bootstrap(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> Int
     return Interval(float(found.mean()), float(low), float(high))
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """[n] ranks from 0, equal values share the mean of theirs."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count + 1) / 2)[place]
-
-
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation; 0 where all values of one are equal."""
-    first, second = (ranks(each) - (len(each) - 1) / 2 for each in (a, b))
-    size = np.sqrt((first**2).sum() * (second**2).sum())
-    return float((first * second).sum() / size) if size else 0.0
+    """Rank correlation, equal values with the mean of their ranks; 0 where all values of one are equal."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(pd.Series(a).rank(), pd.Series(b).rank())[0, 1])
 
 
 def hits(scores: np.ndarray, effect: np.ndarray, count: int) -> float:

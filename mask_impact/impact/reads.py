@@ -7,10 +7,10 @@ A masked unit counts as in top_tokens.py, each step by itself; its layer is the 
 Position 0 as a single token, which often just absorbs attention, is left out.
 """
 
+import math
 from typing import Any
 
-import numpy as np
-
+from mask_impact.impact.top_tokens import Sum
 from mask_impact.table import Block
 
 KEPT = 5  # tokens of each step
@@ -28,15 +28,19 @@ class Reads:
         """
         self._plain = plain
         self._step = -1
-        self._layers: dict[int, dict[Unit, float]] = {}  # of the present step
+        self._units: dict[Unit, Sum] = {}  # of the present step
+        self._layers: dict[int, float] = {}  # the largest value of each
         self._found: list[dict[str, Any]] = []
 
     def add(self, block: Block) -> None:
         if block.generation_step != self._step:
             self._close()
             self._step = block.generation_step
-        units = zip(block.positions.tolist(), block.tokens, strict=True)
-        self._layers.setdefault(block.layer, {}).update(zip(units, block.values[:, 0, 0].tolist(), strict=True))
+        values = block.values[:, 0, 0].tolist()
+        for position, text, value in zip(block.positions.tolist(), block.tokens, values, strict=True):
+            if position > 0 or not self._plain:
+                self._units.setdefault((position, text), Sum()).add(block.layer, value)
+                self._layers[block.layer] = max(self._layers.get(block.layer, 0.0), abs(value))
 
     def described(self) -> list[dict[str, Any]]:
         """One for each step: `tokens`, the most read first, and `by_layer`, the largest value in every layer."""
@@ -44,23 +48,12 @@ class Reads:
         return self._found
 
     def _close(self) -> None:
-        layers = sorted(self._layers)
-        found = {unit for values in self._layers.values() for unit in values}
-        units = sorted(unit for unit in found if unit[0] > 0 or (unit[0] == 0 and not self._plain))
-        if units:
-            values = np.array([[self._layers[layer].get(unit, np.nan) for unit in units] for layer in layers])
-            self._found.append(self._described(layers, units, values))
-        self._layers = {}
-
-    def _described(self, layers: list[int], units: list[Unit], values: np.ndarray) -> dict[str, Any]:
-        """`values`: [layers, units]; NaN where a layer has none."""
-        sizes = np.abs(values)
-        root = np.sqrt(np.nansum(values * values, axis=0))
-        peaks = np.nanargmax(sizes, axis=0)
-        order = np.argsort(-root, kind="stable")[: KEPT if self._plain else KEPT_UNITS]
-        tokens = [
-            {"position": units[at][0], "text": units[at][1], "value": float(root[at]), "layer": layers[peaks[at]]}
-            for at in order
-        ]
-        by_layer = [float(f"{size:.4g}") for size in np.nanmax(sizes, axis=1, initial=0)]
-        return {"generation_step": int(self._step), "tokens": tokens, "by_layer": by_layer}
+        if self._units:
+            ranked = sorted(self._units.items(), key=lambda item: (-item[1].squares, item[0]))
+            tokens = [
+                {"position": position, "text": text, "value": math.sqrt(found.squares), "layer": found.layer}
+                for (position, text), found in ranked[: KEPT if self._plain else KEPT_UNITS]
+            ]
+            by_layer = [float(f"{self._layers[layer]:.4g}") for layer in sorted(self._layers)]
+            self._found.append({"generation_step": self._step, "tokens": tokens, "by_layer": by_layer})
+        self._units, self._layers = {}, {}

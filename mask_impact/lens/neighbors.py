@@ -30,7 +30,6 @@ from mask_impact.commands.terminal import ProgressBar, show
 from mask_impact.errors import UserError
 from mask_impact.files import notebook
 from mask_impact.files.folder import output_folder
-from mask_impact.files.temporaries import check_replaceable
 from mask_impact.jobs.session import Session
 from mask_impact.lens import approximate, bank_files, published, search
 from mask_impact.lens.bank_files import MANIFEST, Searchable
@@ -87,9 +86,7 @@ def command(args: argparse.Namespace) -> int | None:
         if args.resume and files.is_of(request):
             progress.say(f"kept       {files.manifest}: same model, bank, image, prompt and options")
             return None
-        if args.output and not (args.overwrite or args.resume):
-            files.check_kept()
-        check_replaceable(files.existing())
+        files.check_writable(keeping=args.output and not (args.overwrite or args.resume))
         lens = Lens(session, bank, layers, args.top_k, args.static, args.search == "approximate")
         found = lens.look(inputs, masking, progress)
         seconds = time.perf_counter() - started

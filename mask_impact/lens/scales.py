@@ -84,8 +84,7 @@ def command(args: argparse.Namespace) -> int | None:
         if args.resume and files.is_of(request):
             progress.say(f"kept       {files.manifest}: same model, picture, sizes, prompt and options")
             return None
-        if args.output and not (args.overwrite or args.resume):
-            files.check_kept()
+        files.check_writable(keeping=args.output and not (args.overwrite or args.resume))
         parts, summary = [], []
         coarse = seen(session.model, stack, scales[0], layers)
         for scale in scales[1:]:

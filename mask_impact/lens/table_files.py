@@ -14,7 +14,7 @@ from mask_impact.files import page
 from mask_impact.files.checksums import changed, recorded
 from mask_impact.files.formats import side_table_formats, write_side_table
 from mask_impact.files.stored import LensTable, Unreadable, stored
-from mask_impact.files.temporaries import new_set
+from mask_impact.files.temporaries import check_replaceable, new_set
 from mask_impact.files.writers import manifest_text
 from mask_impact.table import Columns
 
@@ -36,13 +36,15 @@ class Files:
         tables = [self.folder / f"{self.stem}.{form}" for form in (*side_table_formats(), "html")]
         return [path for path in (self.manifest, *tables) if os.path.lexists(path)]
 
-    def check_kept(self) -> None:
-        """Raises UserError if there are files under this name."""
-        if existing := self.existing():
+    def check_writable(self, keeping: bool) -> None:
+        """Said before the work. Raises UserError for files under this name that are to be kept, and for a folder."""
+        existing = self.existing()
+        if keeping and existing:
             raise UserError(
                 f"{existing[0]} exists already; choose another --output, keep it with --resume, or replace it with "
                 "--overwrite"
             )
+        check_replaceable(existing)
 
     def is_of(self, request: dict[str, Any]) -> bool:
         """Whether the existing files are complete and were made from `request`."""

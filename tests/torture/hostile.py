@@ -38,6 +38,12 @@ CHANGES = (
 MARK = "touched: "
 
 
+def linked(key: str) -> str:
+    """Messages in which this key of a picture is a link."""
+    parts = [{"type": "image", key: "http://127.0.0.1:9/x.png"}, {"type": "text", "text": "a"}]
+    return json.dumps([{"role": "user", "content": parts}])
+
+
 def watch() -> None:
     """From now on, what must not happen is said on stderr."""
     here = [os.path.realpath(path) + os.sep for path in (".",)]
@@ -171,43 +177,9 @@ CASES = [
         file_of("x.png", b"<svg xmlns='http://www.w3.org/2000/svg'><image href='http://127.0.0.1:9/x'/></svg>"),
         V,
     ),
-    Case(
-        "messages with a link",
-        "vl --model vl --messages m.json",
-        file_of(
-            "m.json",
-            json.dumps(
-                [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "image", "url": "http://127.0.0.1:9/x.png"},
-                            {"type": "text", "text": "a"},
-                        ],
-                    }
-                ]
-            ),
-        ),
-        V,
-    ),
-    Case(
-        "messages with a link as a path",
-        "vl --model vl --messages m.json",
-        file_of(
-            "m.json",
-            json.dumps(
-                [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "image", "path": "http://127.0.0.1:9/x.png"},
-                            {"type": "text", "text": "a"},
-                        ],
-                    }
-                ]
-            ),
-        ),
-        V,
+    *(
+        Case(name, "vl --model vl --messages m.json", file_of("m.json", linked(key)), V)
+        for name, key in (("messages with a link", "url"), ("messages with a link as a path", "path"))
     ),
     Case("captions of markup", "lens bank --model vl --captions c --output-dir b", file_of("c", SCRIPT * 3), V),
     Case(

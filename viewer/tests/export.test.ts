@@ -5,6 +5,7 @@ import { csvOf, fileName, tidy, titleOf } from "../src/core/export.ts";
 import type { Scene } from "../src/core/scene.ts";
 import { DEFAULTS } from "../src/core/state.ts";
 import { CsvParser } from "../src/data/csv.ts";
+import { plainToken } from "../src/data/cube.ts";
 import { Table } from "../src/data/table.ts";
 import { bytesOf, HEADER, METRICS } from "./helpers.ts";
 
@@ -53,17 +54,7 @@ describe("titles", () => {
 
 describe("CSV", () => {
   test("every line says what it is of; columns of patches are there where there are any", () => {
-    const token = (position: number, more = {}) => ({
-      position,
-      text: `t${position}`,
-      kind: "text" as const,
-      id: null,
-      image: null,
-      row: null,
-      col: null,
-      box: null,
-      ...more,
-    });
+    const token = (position: number, more = {}) => ({ ...plainToken(position, `t${position}`), ...more });
     const line = (position: number, more = {}) => ({
       run: "cat",
       more: { layer: 3 },

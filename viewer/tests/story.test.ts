@@ -5,6 +5,7 @@ import { expect, test } from "vitest";
 import { story, wordAround } from "../src/core/story.ts";
 import { DEFAULTS } from "../src/core/state.ts";
 import { templatePositions } from "../src/core/template.ts";
+import { plainToken } from "../src/data/cube.ts";
 import { readEffects } from "../src/data/effects.ts";
 import { cleanManifest, withManifest } from "../src/data/manifest.ts";
 import type { Run } from "../src/data/types.ts";
@@ -15,15 +16,7 @@ const TEXTS = ["<|s|>", "user", "\n", "Is", " the", " b", "all", " red", "<|e|>"
 /** Three layers; `values` by position, those of layer 0, 1 and 2. */
 function runOf(values: Record<number, number[]>, manifest: object = {}): Run {
   const tokens = TEXTS.map((text, position) => ({ position, text, kind: text.startsWith("<") ? "special" : "text" }));
-  const plain = tokens.map((token) => ({
-    ...token,
-    kind: "text" as const,
-    id: null,
-    image: null,
-    row: null,
-    col: null,
-    box: null,
-  }));
+  const plain = TEXTS.map((text, position) => plainToken(position, text));
   const l2 = Float32Array.from(
     { length: 3 * TEXTS.length },
     (_, i) => values[i % TEXTS.length]?.[Math.floor(i / TEXTS.length)] ?? 0.1,
