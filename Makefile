@@ -69,7 +69,7 @@ test: versions  ## lint, all tests, and the engine's on the oldest transformers;
 	$(MAKE) --jobs=2 tests $(OLDEST)/ready
 	PYTHONPATH=$(OLDEST) $(PY) -m pytest -n 2 --dist worksteal --junitxml=$(RESULTS)/oldest.xml -k "$(OLDEST_LEFT_OUT)" tests/test_engine.py tests/test_experiment.py tests/test_models.py tests/test_families.py tests/test_encoder_decoder.py \
 		tests/test_vl_engine.py tests/test_vl_cli.py tests/test_vision.py test_vl_phase1.py tests/test_video_engine.py \
-		tests/test_device_map.py tests/test_batch.py tests/test_effects.py \
+		tests/test_device_map.py tests/test_batch.py tests/test_effects.py tests/test_smollm2_vl.py \
 		tests/test_lens_states.py tests/test_lens_features.py tests/test_lens_inspect.py tests/test_lens_neighbors.py
 	PYTHONPATH=$(OLDEST) $(PY) tools/tested.py keep oldest $(RESULTS)
 	$(PY) tools/tested.py check $(RESULTS)
