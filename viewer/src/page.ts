@@ -12,11 +12,13 @@ import { Store } from "./core/store.ts";
 import { decodeEmbedded, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
 import example from "./example.json?raw";
+import { AnsweredView } from "./views/answered.ts";
 import { ControlsView } from "./views/controls.ts";
+import { EachView } from "./views/each.ts";
 import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
 import { ExportMenu, ofRuns, type NamedView } from "./views/exports.ts";
-import { AnswerView, HeaderView } from "./views/header.ts";
+import { HeaderView, toQuery, toStep } from "./views/header.ts";
 import { HeadsView } from "./views/heads.ts";
 import { HeatmapView } from "./views/heatmap.ts";
 import { helpDialog, listenToKeys } from "./views/help.ts";
@@ -26,12 +28,11 @@ import { LinesView } from "./views/lines.ts";
 import { Loading } from "./views/loading.ts";
 import { PictureView } from "./views/picture.ts";
 import { ReadsView } from "./views/reads.ts";
-import { PromptView } from "./views/prompt.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
 import { pointerTip } from "./views/tip.ts";
-import { StoryView } from "./views/story.ts";
+import { MeaningView } from "./views/story.ts";
 
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
@@ -45,11 +46,11 @@ type Column = [name: string, views: NamedView[]];
 /** The views of runs, as they stand on the page: what matters most on top. */
 function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
   return [
-    ["top", [["Prompt", new PromptView(store)]]],
+    ["top", [["Prompt", new EachView(store, (run) => new AnsweredView(run))]]],
     [
       "main",
       [
-        ["Effects", new EffectsView(store)],
+        ["Effects", new EachView(store, (run) => new EffectsView(run))],
         ["Picture", new PictureView(store)],
         ["Heat map", heatmap],
         ["Reads", new ReadsView(store)],
@@ -58,10 +59,10 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
     [
       "side",
       [
-        ["Ranking", new RankingView(store)],
-        ["Selection", new SelectionView(store)],
+        ["Ranking", new EachView(store, (run) => new RankingView(run))],
+        ["Selection", new EachView(store, (run) => new SelectionView(run))],
         ["Layers", new LinesView(store)],
-        ["Heads", new HeadsView(store)],
+        ["Heads", new EachView(store, (run) => new HeadsView(run))],
       ],
     ],
   ];
@@ -74,7 +75,7 @@ class Page {
   #lens = new LensView(this.#store);
   #index = new IndexView(this.#store, (files) => void this.#loading.load(files));
   #heatmap = new HeatmapView(this.#store);
-  #header = new HeaderView(this.#store, h("div.buttons header-always"));
+  #header = new HeaderView(h("div.buttons header-always"));
   #first: View[]; // drawn at once, the others as soon as there is time
   #others: View[];
   #exports: ExportMenu;
@@ -103,10 +104,9 @@ class Page {
     const named = columns.flatMap(([, views]) => views);
     const runs = new RunsView(store),
       controls = new ControlsView(store),
-      answer = new AnswerView(store, this.#header),
-      story = new StoryView(store);
+      meaning = new MeaningView();
     const [[, [[, prompt]]]] = columns;
-    this.#first = [this.#header, runs, answer, prompt, story, controls, heatmap];
+    this.#first = [this.#header, runs, prompt, meaning, controls, heatmap];
     this.#others = [
       ...named.map(([, view]) => view).filter((view) => view !== heatmap && view !== prompt),
       heatmap.minimap,
@@ -135,7 +135,7 @@ class Page {
     );
     const column = ([name, views]: Column) =>
       h("div", { class: `column-${name}` }, ...views.map(([, view]) => view.element));
-    const above = [this.#header, runs, prompt, answer, story, controls].map(({ element }) => element);
+    const above = [this.#header, runs, prompt, meaning, controls].map(({ element }) => element);
     this.#shell = h("div.shell", { hidden: true }, ...above, h("div.columns", {}, ...columns.slice(1).map(column)));
     this.#empty = emptyPage(
       () => this.#loading.pick(),
@@ -167,6 +167,7 @@ class Page {
     if (!scene) return;
     this.#isFresh ||= scene.run !== this.#drawn;
     this.#drawn = scene.run;
+    this.#shell.classList.toggle("shell--several", scene.beside.length > 1);
     for (const view of this.#first) view.update(scene);
     this.#late = [...this.#late, ...this.#others.filter((view) => !this.#late.includes(view))];
     if (!this.#isWaiting || store.printing) this.#drawLate(start);
@@ -246,8 +247,8 @@ class Page {
       open: () => this.#loading.pick(),
       help: () => this.#help.showModal(),
       exports: () => (store.scene ?? store.lens) && this.#exports.toggle(),
-      step: (by) => this.#header.step(by),
-      query: (by) => this.#header.query(by),
+      step: (by) => toStep(store, by),
+      query: (by) => toQuery(store, by),
       move: (scene, across, down) => this.#heatmap.move(scene, across, down),
     });
   }

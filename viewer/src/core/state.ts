@@ -15,6 +15,8 @@ export interface State {
   runs: number[];
   /** Several runs: next to each other, or the second minus the first. */
   compare: "side" | "difference";
+  /** What is compared: the same tokens in the same order, or whatever stands at the same position. */
+  align: "token" | "position";
   /** By its name in Run.metrics. */
   metric: string;
   variant: string;
@@ -33,6 +35,9 @@ export interface State {
   /** Selected token (position) and layer; null: none. */
   token: number | null;
   layer: number | null;
+  /** More selected tokens; and whose positions all these are: the place of a run among those shown. */
+  also: number[];
+  of: number;
   /** Heads in the line plot, by number. */
   heads: number[];
   /** Layers that count for the prompt's shading and the ranking: first and last, null for all; and how they are joined. */
@@ -70,6 +75,7 @@ export interface State {
 export const DEFAULTS: Readonly<State> = {
   runs: [0],
   compare: "side",
+  align: "token",
   metric: "l2",
   variant: "Full",
   step: 0,
@@ -81,6 +87,8 @@ export const DEFAULTS: Readonly<State> = {
   palette: "tint",
   token: null,
   layer: null,
+  also: [],
+  of: 0,
   heads: [],
   from: null,
   to: null,
@@ -106,6 +114,7 @@ export const DEFAULTS: Readonly<State> = {
 
 const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   compare: ["side", "difference"],
+  align: ["token", "position"],
   rows: ["layers", "tokens"],
   range: ["all", "row"],
   curve: ["linear", "sqrt"],
@@ -158,6 +167,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "runs":
       return Array.isArray(value) && value.length > 0 && value.every(whole);
     case "heads":
+    case "also":
       return Array.isArray(value) && value.every(whole);
     case "mask":
       return /^(strongest|\d+-\d+(\.\d+)?)$/.test(value as string);
@@ -171,6 +181,7 @@ function valid(name: keyof State, value: unknown): boolean {
       return typeof value === "string" && value !== "";
     case "step":
     case "lens":
+    case "of":
       return whole(value);
     case "patch":
     case "query":

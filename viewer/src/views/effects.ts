@@ -23,13 +23,14 @@ import type { Line } from "../core/export.ts";
 import { LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, part, type Drawing, type Painter } from "../core/painter.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
+import { picked } from "../core/select.ts";
 import type { State } from "../core/state.ts";
-import type { Store } from "../core/store.ts";
+import type { Scenes } from "../core/store.ts";
 import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
 import { capital, percent } from "../core/words.ts";
 import { partsOf } from "../data/effects.ts";
 import { drawScatter, ENOUGH, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
-import { caption, colourBar, cut, ends, heading, ofRun } from "./figure.ts";
+import { caption, colourBar, cut, ends, heading } from "./figure.ts";
 import { boxOf, eachColumn, eachRow, laidOut, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 
@@ -63,7 +64,7 @@ export class EffectsView extends MatrixView<Found> {
   readonly #unfolded = this.watched({ all: false });
   #scatter = h("canvas", { role: "img" });
 
-  constructor(store: Store) {
+  constructor(store: Scenes) {
     super(store, {
       role: "matrix of units and layers",
       numbers: "Exact effects",
@@ -87,7 +88,7 @@ export class EffectsView extends MatrixView<Found> {
     this.#scatter.onpointermove = (event) => store.hover({ token: this.#near(event) });
     this.#scatter.onclick = (event) => {
       const token = this.#near(event);
-      if (token !== null) store.set({ token: token === store.state.token ? null : token });
+      if (token !== null) store.set(picked(store.scene!.state, token, event.shiftKey));
     };
   }
 
@@ -153,7 +154,7 @@ export class EffectsView extends MatrixView<Found> {
     ];
     return {
       what: shown.units.length
-        ? `${whatText(scene, shown)}${ofRun(scene)}.`
+        ? `${whatText(scene, shown)}${scene.runs.length > 1 ? `, of ${scene.run.name} alone` : ""}.`
         : `Not measured at step ${state.step + 1}.`,
       scale: { low, high, signed: shown.signed, notes: [notes.filter(Boolean).join("; ")] },
       label: `${shown.units.length} units by ${layers.length} ranges of layers, ${MEASURES[measure]}. Arrow keys move, Enter selects.`,
@@ -211,9 +212,8 @@ export class EffectsView extends MatrixView<Found> {
     return { token: shown.units[order[row]].position };
   }
 
-  protected chosen({ state }: Scene, { shown, order }: Found, [row]: Cell): Partial<State> {
-    const { position } = shown.units[order[row]];
-    return { token: position === state.token ? null : position };
+  protected chosen({ state }: Scene, { shown, order }: Found, [row]: Cell, more: boolean): Partial<State> {
+    return picked(state, shown.units[order[row]].position, more);
   }
 
   #near({ offsetX, offsetY }: MouseEvent): number | null {

@@ -25,10 +25,6 @@ export function caption(run: Run, state: State, ofVariant: boolean | null = true
 export const captions = ({ run, runs, state }: Scene, ofVariant: boolean | null = true) =>
   (isDifference(state, runs) ? runs.slice(0, 2) : [run]).map((each) => caption(each, state, ofVariant));
 
-/** Among several runs these views are of the one in front, unless they show a difference. */
-export const ofRun = ({ run, runs, state }: Scene) =>
-  runs.length > 1 && !isDifference(state, runs) ? `, of ${run.name} alone` : "";
-
 /** Paper, title and caption; returns where the figure can begin. */
 export function heading(painter: Painter, ink: Ink, title: string, lines: string[]): number {
   painter.rect(0, 0, painter.width, painter.height, ink.paper);

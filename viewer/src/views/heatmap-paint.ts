@@ -13,6 +13,7 @@ export const CHARACTER = 6.7; // width of a monospace character at LABEL pixels
 export const LABEL = 11;
 export const SLANT = -60;
 export const LONGEST = 13;
+const HALF = 9; // of two names in one
 export const NUMBER_WIDTH = 40;
 const EDGE = 6; // pixels of a cell with a number that can be hatched
 
@@ -32,20 +33,23 @@ export interface Geometry {
   height: number;
 }
 
+/** With `among`, cells and headers are as large as in those other sheets. */
 export function geometry(
   sheet: Sheet,
   rows: State["rows"],
   width: number,
   height: number,
   smallest = { width: 16, layer: 12, token: 18 },
+  among = [sheet],
 ): Geometry {
   const byLayers = rows === "layers";
-  const longest =
-    CHARACTER * sheet.columns.reduce((most, _, column) => Math.max(most, columnName(sheet, column).length), 3);
-  const [down, across] = byLayers
-    ? [sheet.layers.length, sheet.columns.length]
-    : [sheet.columns.length, sheet.layers.length];
-  const left = byLayers ? 46 : Math.ceil(longest + String(sheet.columns.at(-1)!.positions[0]).length * CHARACTER + 26);
+  const most = (of: (sheet: Sheet) => number) => Math.max(...among.map(of));
+  const longest = CHARACTER * most(longestName);
+  const tokens = most(({ columns }) => columns.length),
+    layers = most((each) => each.layers.length);
+  const [down, across] = byLayers ? [layers, tokens] : [tokens, layers];
+  const digits = most(({ columns }) => String(columns.at(-1)!.positions[0]).length);
+  const left = byLayers ? 46 : Math.ceil(longest + digits * CHARACTER + 26);
   const fit = Math.floor((width - left - 2) / across);
   let cellWidth = Math.max(smallest.width, Math.min(byLayers ? 84 : 56, fit));
   const slanted = byLayers && longest + 6 > cellWidth;
@@ -62,20 +66,26 @@ export function geometry(
     byLayers ? smallest.layer : smallest.token,
     Math.min(tallest, Math.floor((height - top) / down)),
   );
+  const [ownRows, ownColumns] = byLayers
+    ? [sheet.layers.length, sheet.columns.length]
+    : [sheet.columns.length, sheet.layers.length];
   return {
     sheet,
     byLayers,
-    rows: down,
-    columns: across,
+    rows: ownRows,
+    columns: ownColumns,
     cellWidth,
     cellHeight,
     left,
     top,
     slanted,
-    width: left + across * cellWidth + Math.max(2, overhang - Math.floor(cellWidth / 2)),
-    height: top + down * cellHeight + 2,
+    width: left + ownColumns * cellWidth + Math.max(2, overhang - Math.floor(cellWidth / 2)),
+    height: top + ownRows * cellHeight + 2,
   };
 }
+
+const longestName = (sheet: Sheet) =>
+  sheet.columns.reduce((most, _, column) => Math.max(most, columnName(sheet, column).length), 3);
 
 /** Place in the sheet of a cell on the screen: the last layer is on top, or on the right. */
 export function layerAt(g: Geometry, row: number, column: number): number {
@@ -89,7 +99,8 @@ const names = new WeakMap<TokenInfo, string>();
 
 /** A column's name in its header. */
 export function columnName(sheet: Sheet, column: number): string {
-  const { token, positions } = sheet.columns[column];
+  const { token, positions, other } = sheet.columns[column];
+  if (other) return `${label(token, HALF)}→${label(other, HALF)}`;
   if (positions.length > 1) return `▦ image ${token.image ?? 0}`;
   let name = names.get(token);
   if (name === undefined) names.set(token, (name = label(token, LONGEST)));
@@ -98,6 +109,8 @@ export function columnName(sheet: Sheet, column: number): string {
 
 export interface Marks {
   token: number | null;
+  /** More selected tokens. */
+  also: number[];
   layer: number | null;
   hover: Hover;
 }
@@ -262,6 +275,10 @@ function paintMarks(painter: Painter, g: Geometry, ink: Ink, marks: Marks, x: nu
   const { hover } = marks;
   lines(hover.token, hover.layer, ink.paper, 3, 0); // a halo: the line is seen on every colour
   lines(hover.token, hover.layer, ink.ink, 1, 1);
+  for (const token of marks.also) {
+    lines(token, null, ink.paper, 3.5, 0);
+    lines(token, null, ink.accent, 1, 0);
+  }
   lines(marks.token, marks.layer, ink.paper, 3.5, 0);
   lines(marks.token, marks.layer, ink.accent, 1.5, 3);
 }

@@ -1,9 +1,11 @@
 /** What the picture view shows, as numbers: which tokens lie where in which picture, and how important they are. */
 
 import { importance } from "../core/aggregate.ts";
+import { counterparts } from "../core/align.ts";
+import { onOneScale } from "../core/beside.ts";
 import { effectScores } from "../core/effects.ts";
 import { promptText } from "../core/prompt-text.ts";
-import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
+import { matrix, noiseFloor, tokenIndex, type Scene } from "../core/scene.ts";
 import { withState, type State } from "../core/state.ts";
 import { remembered } from "../core/track.ts";
 import { isDifference, modelName } from "../core/words.ts";
@@ -168,13 +170,11 @@ export function scaleOf({ scales }: Shown, run: Run): number {
   return scales.find(({ runs }) => runs.includes(run))!.largest;
 }
 
-/** By position; NaN where the other run has no such token, or another one there. */
+/** NaN for tokens that are compared with none. */
 function difference(first: Run, second: Run, state: State): Float32Array {
   const [a, b] = [values(first, state).of, values(second, state).of];
-  return a.map((value, place) => {
-    const other = sameToken(first, first.tokens[place], second);
-    return other < 0 ? NaN : b[other] - value;
-  });
+  const same = counterparts(first, second, state.align);
+  return a.map((value, place) => (same[place] < 0 ? NaN : b[same[place]] - value));
 }
 
 export function values(run: Run, state: State): Values {
@@ -199,29 +199,25 @@ interface MapValues {
   signed: boolean;
 }
 
-type Mapped = Pick<Scene, "runs" | "state">;
+type Mapped = Pick<Scene, "runs" | "state" | "beside">;
 
-function mapsOf({ runs, state }: Mapped, { run }: Figure, states: State[]): MapValues {
+/** On one scale with those of the other runs next to it; `states`: of a run, its layers or its steps. */
+function mapsOf({ runs, state, beside }: Mapped, { run }: Figure, states: (run: Run) => State[]): MapValues {
   const signed = isDifference(state, runs);
-  const all = states.map((each) => (signed ? difference(runs[0], runs[1], each) : values(run, each).of));
-  return { values: all, largest: Math.max(0, ...all.map((of) => largestOf(run, of))), signed };
+  const of = (each: Run) =>
+    states(each).map((one) => (signed ? difference(runs[0], runs[1], one) : values(each, one).of));
+  const peers = signed ? [run] : onOneScale({ run, beside });
+  const ends = peers.flatMap((each) => of(each).map((map) => largestOf(each, map)));
+  return { values: of(run), largest: Math.max(0, ...ends), signed };
 }
 
 /** Of every layer of the run. */
 export const layerMaps = (scene: Mapped, figure: Figure): MapValues =>
-  mapsOf(
-    scene,
-    figure,
-    figure.run.layers.map((layer) => withState(scene.state, { layer, range: "row" })),
-  );
+  mapsOf(scene, figure, (run) => run.layers.map((layer) => withState(scene.state, { layer, range: "row" })));
 
 /** Of every output token, with the layers joined. */
 export const stepMaps = (scene: Mapped, figure: Figure): MapValues =>
-  mapsOf(
-    scene,
-    figure,
-    figure.run.steps.map((step) => withState(scene.state, { step, layer: null })),
-  );
+  mapsOf(scene, figure, (run) => run.steps.map((step) => withState(scene.state, { step, layer: null })));
 
 /** Places of the patches of a picture, or of the units they belong to, that have the values furthest from 0; largest first. */
 export function strongestPlaces({ patches }: AnyFigure, of: Float32Array, count: number): number[] {
