@@ -5,6 +5,8 @@
 
 import "./style.css";
 
+import { besideScene } from "./core/beside.ts";
+import { commandFor } from "./core/command.ts";
 import { h } from "./core/dom.ts";
 import type { LensScene } from "./core/lens.ts";
 import type { Scene, View } from "./core/scene.ts";
@@ -112,7 +114,14 @@ class Page {
       heatmap.minimap,
     ];
     const ordered = named.toSorted(([a], [b]) => Number(b === "Heat map") - Number(a === "Heat map"));
-    this.#exports = new ExportMenu([...this.#lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
+    const commands = () => {
+      const shown = store.scene?.beside ?? [];
+      return shown.flatMap((run, place): [string, string][] => {
+        const command = commandFor(run, besideScene(store.scene!, place).state);
+        return command ? [[shown.length > 1 ? run.name : "", command]] : [];
+      });
+    };
+    this.#exports = new ExportMenu([...this.#lens.exports(), ...ordered.map((view) => ofRuns(store, view))], commands);
 
     const button = (text: string, act: () => void, label = text) => {
       const said = label === text ? null : label;

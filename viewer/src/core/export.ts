@@ -6,6 +6,7 @@
 
 import type { TokenInfo } from "../data/types.ts";
 import { titleOf as metricTitle } from "./metrics.ts";
+import { CURVES } from "./colour.ts";
 import { CanvasPainter, SvgPainter, type Drawing } from "./painter.ts";
 import type { Scene } from "./scene.ts";
 import type { State } from "./state.ts";
@@ -77,7 +78,7 @@ export function titleOf(scene: Scene, what: string, ...more: string[]): string {
   const names = isDifference(state, runs) ? subject(scene) : runs.map(({ name }) => name).join(", ");
   const models = [...new Set(runs.map(modelName))].join(", ");
   const step = `step ${runs[0].steps.indexOf(state.step) + 1} of ${runs[0].steps.length}`;
-  const scale = state.curve === "sqrt" ? "square-root scale" : "linear scale";
+  const scale = CURVES[state.curve] || "linear scale";
   return [
     names,
     what,

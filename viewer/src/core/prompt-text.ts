@@ -4,6 +4,7 @@ import { at, type ManifestToken, type Run, type TokenInfo } from "../data/types.
 import { importance, isFirst } from "./aggregate.ts";
 import { counterparts, isSame } from "./align.ts";
 import { onOneScale } from "./beside.ts";
+import { risingSizes } from "./colour.ts";
 import { matrix, noiseFloor, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
@@ -137,6 +138,8 @@ export interface Scores {
   text: number;
   image: number;
   floor: number;
+  /** Of a percentile scale, the sizes it is made of; else null. */
+  sizes?: { text: Float32Array; image: Float32Array } | null;
   /** Second run minus the first one, or an effect. */
   signed: boolean;
   /** Effects on the answer: which, in words and for a table. */
@@ -154,9 +157,22 @@ function makeScores(scene: Compared): Scores {
   const joined = second ? difference(run, second, state) : joinedOf({ run, state });
   const floor = Math.max(noiseFloor(run, state), second ? noiseFloor(second, state) : 0);
   const found: Scores = { ...joined, text: 0, image: 0, floor, signed: second !== null };
-  if (second) widen(found, run, joined.value, state);
-  else for (const each of onOneScale(scene)) widen(found, each, joinedOf({ run: each, state }).value, state);
+  const all = second
+    ? [{ run, value: joined.value }]
+    : onOneScale(scene).map((each) => ({ run: each, value: joinedOf({ run: each, state }).value }));
+  for (const each of all) widen(found, each.run, each.value, state);
+  if (state.curve === "rank") found.sizes = sizesOf(all, state);
   return found;
+}
+
+function sizesOf(all: { run: Run; value: Float32Array }[], { first }: State): NonNullable<Scores["sizes"]> {
+  const of = (image: boolean) =>
+    risingSizes(
+      all.flatMap(({ run, value }) =>
+        [...value].filter((_, i) => (run.tokens[i].kind === "image") === image && (first || !isFirst(run.tokens[i]))),
+      ),
+    );
+  return { text: of(false), image: of(true) };
 }
 
 /** The scales reach as far as the values of a run. */

@@ -7,6 +7,7 @@
 import type { Run, TokenInfo } from "../data/types.ts";
 import { isFirst } from "./aggregate.ts";
 import { counterparts } from "./align.ts";
+import { risingSizes, share, type Scaling } from "./colour.ts";
 import { brief, inText, isOfModel, metricOf, metricsOf } from "./metrics.ts";
 import { otherToken } from "./prompt-text.ts";
 import { isNoise, matrix, noiseFloor, tokenIndex, type Scene } from "./scene.ts";
@@ -43,6 +44,8 @@ export interface Sheet {
   /** End of the scale: one for each layer or column of a row scale, or one for all. */
   largest: Float32Array;
   by: "layer" | "column" | "all";
+  /** Of a percentile scale, the sizes it is made of, for each of `largest`; else null. */
+  sizes: Float32Array[] | null;
   /** Whether the scale is that of all shown runs together. */
   shared: boolean;
   /** Cells with a value, cells without, and cells below the noise floor. */
@@ -55,6 +58,16 @@ export interface Sheet {
 
 export const largestFor = (sheet: Sheet, layer: number, column: number) =>
   sheet.largest[sheet.by === "all" ? 0 : sheet.by === "layer" ? layer : column];
+
+/** The place of a value on the scale of its cell, 0 to 1. */
+export const placeOf = (sheet: Sheet, value: number, layer: number, column: number, scaling: Scaling) =>
+  share(
+    value,
+    largestFor(sheet, layer, column),
+    scaling,
+    sheet.signed,
+    sheet.sizes?.[sheet.by === "all" ? 0 : sheet.by === "layer" ? layer : column],
+  );
 
 /** The place of the column that holds a position, or -1. */
 export function columnOf(columns: Column[], position: number | null): number {
@@ -77,7 +90,8 @@ function makeSheets(scene: Scene): Sheet[] {
     made.length > 1 && state.range === "all" && runs.every((run) => modelName(run) === modelName(runs[0]));
   if (together) {
     const largest = Float32Array.of(Math.max(...made.map((sheet) => sheet.largest[0])));
-    for (const sheet of made) Object.assign(sheet, { largest, shared: true });
+    const sizes = made[0].sizes && [risingSizes(made.flatMap((sheet) => [...sheet.sizes![0]]))];
+    for (const sheet of made) Object.assign(sheet, { largest, sizes, shared: true });
   }
   return made;
 }
@@ -238,11 +252,29 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
     outside,
     by,
     shared: false,
+    sizes: state.curve === "rank" ? sizesOf(cells, by, largest.length, outside) : null,
     largest,
     measured: values.length - empty,
     empty,
     below,
   };
+}
+
+/** Of all cells, or of each layer or column. */
+function sizesOf(
+  { values, columns }: Pick<Sheet, "values" | "columns">,
+  by: Sheet["by"],
+  count: number,
+  outside: number,
+): Float32Array[] {
+  const ends = Array.from({ length: count }, (_, end) => end);
+  return ends.map((end) =>
+    risingSizes(values, (place) => {
+      const column = place % columns.length;
+      const own = by === "all" || (by === "layer" ? Math.floor(place / columns.length) : column) === end;
+      return own && (column !== outside || by === "column");
+    }),
+  );
 }
 
 /** Place in `values` of the largest one, whatever its sign, position 0 apart; -1 if there is none. */

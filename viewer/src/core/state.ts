@@ -27,7 +27,9 @@ export interface State {
   rows: "layers" | "tokens";
   /** Colours span all that is shown, or each row by itself. */
   range: "all" | "row";
-  curve: "linear" | "sqrt";
+  curve: "linear" | "sqrt" | "rank";
+  /** Share of the largest value, under which nothing is coloured. */
+  least: number;
   /** Whether position 0, which often just absorbs attention, is in the scale. */
   first: boolean;
   /** "night" is "tint" in the dark theme. */
@@ -49,6 +51,8 @@ export interface State {
   /** The same of the picture in which image tokens say something: little, since words stand in the patches. */
   wash: number;
   fold: boolean;
+  /** A box drawn on a picture: picture, row and column of one corner, of the other; empty: none. */
+  region: number[];
   /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head,
    * "strongest" or "": all of them if masks were in all), the order of units. */
   effect: Measure;
@@ -83,6 +87,7 @@ export const DEFAULTS: Readonly<State> = {
   rows: "layers",
   range: "all",
   curve: "linear",
+  least: 0,
   first: false,
   palette: "tint",
   token: null,
@@ -96,6 +101,7 @@ export const DEFAULTS: Readonly<State> = {
   opacity: 0.8,
   wash: 0.2,
   fold: false,
+  region: [],
   effect: "logprob_change",
   block: "all",
   mask: "",
@@ -117,7 +123,7 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   align: ["token", "position"],
   rows: ["layers", "tokens"],
   range: ["all", "row"],
-  curve: ["linear", "sqrt"],
+  curve: ["linear", "sqrt", "rank"],
   palette: ["tint", "cividis", "viridis"],
   join: ["root", "max", "mean"],
   theme: ["auto", "light", "dark"],
@@ -166,6 +172,8 @@ function valid(name: keyof State, value: unknown): boolean {
   switch (name) {
     case "runs":
       return Array.isArray(value) && value.length > 0 && value.every(whole);
+    case "region":
+      return Array.isArray(value) && [0, 5].includes(value.length) && value.every(whole);
     case "heads":
     case "also":
       return Array.isArray(value) && value.every(whole);
@@ -190,6 +198,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "from":
     case "to":
       return value === null || whole(value);
+    case "least":
     case "opacity":
     case "wash":
       return typeof value === "number" && value >= 0 && value <= 1;

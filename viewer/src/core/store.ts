@@ -33,6 +33,8 @@ export class Store {
   #selected: boolean;
   /** On paper, everything is light. */
   printing = false;
+  /** While layers are played, prompt and ranking are of the layer that is shown, too. */
+  #playing = false;
 
   constructor(fragment: string, changed: () => void) {
     this.#state = fromFragment(fragment);
@@ -68,7 +70,9 @@ export class Store {
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
     const library = this.#runs.map((run) => atQuery(run, query)),
       runs = shown.map((place) => library[place]);
-    const state = this.#settled({ ...this.#state, query, palette: this.#palette }, runs);
+    const fitted = this.#settled({ ...this.#state, query, palette: this.#palette }, runs),
+      { layer } = fitted;
+    const state = this.#playing && layer !== null ? { ...fitted, from: layer, to: layer } : fitted;
     const found = positionsIn(runs, state, this.#hover);
     const [token, ...also] = found.selected[0];
     return {
@@ -191,6 +195,12 @@ export class Store {
     if (fragment.replace(/^#/, "") === this.fragment) return;
     this.#state = fromFragment(fragment);
     this.#selected = SELECTS.test(fragment);
+    this.#schedule();
+  }
+
+  set playing(playing: boolean) {
+    if (playing === this.#playing) return;
+    this.#playing = playing;
     this.#schedule();
   }
 

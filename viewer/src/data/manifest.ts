@@ -124,6 +124,8 @@ const manifest = object<Manifest>({
     refine: object({ units: list(object({ label: text, positions: list(number) })) }),
   }),
   tables: list(text),
+  argv: list(text),
+  config: text,
   prompt: text,
   chat: (value) => (typeof value === "boolean" ? value : undefined),
   messages: said,

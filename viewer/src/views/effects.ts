@@ -400,14 +400,14 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, ord
       signed: both,
     } = shown,
     small = { size: 11, colour: ink.muted };
-  const { curve, first } = state,
+  const { curve, first, least } = state,
     palette = paletteOf(state, both),
     columns = windows.length;
   const cells = {
     rows: order.length,
     columns,
     value: (row: number, column: number) => values[order[row] * columns + column],
-    colour: (value: number) => colourAt(palette, share(value, largest, curve, both)),
+    colour: (value: number) => colourAt(palette, share(value, largest, { curve, least }, both)),
     empty: ink.line,
     hatched: (value: number, row: number) =>
       (!first && isFirst({ ...units[order[row]], members: units[order[row]].positions })) || isNoise(value, floor),
@@ -451,7 +451,12 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order 
     const value = values[order[row]],
       long = Math.max(1, Math.abs(value) * scale);
     const bar = [value < 0 ? zero - long : zero, y + 3, long, HIGH - 6] as const;
-    painter.rect(...bar, css(colourAt(palette, share(value, largest, state.curve, both))), ink.faint, 0.5);
+    painter.rect(
+      ...bar,
+      css(colourAt(palette, share(value, largest, { curve: state.curve, least: state.least }, both))),
+      ink.faint,
+      0.5,
+    );
     if (isNoise(value, floor)) painter.hatch(...bar, ink.faint);
     painter.text(left + layout.wide - 2, y + 14, (both ? signed : number)(value), {
       size: 12,

@@ -43,7 +43,8 @@ export class ExportMenu {
   #body = h("tbody");
   #said = h("p.muted", { role: "status" });
 
-  constructor(exports: Export[]) {
+  /** `commands`: by run, what would measure what is shown. */
+  constructor(exports: Export[], commands: () => [run: string, command: string][]) {
     this.button = h("button.quiet", { popovertarget: "exports" }, "Export");
     this.menu = h(
       "div.exports",
@@ -54,7 +55,10 @@ export class ExportMenu {
     this.menu.addEventListener("beforetoggle", (event) => {
       if ((event as ToggleEvent).newState !== "open") return;
       this.#said.textContent = "";
-      this.#body.replaceChildren(...exports.map((each) => this.#row(each)).filter((row) => row !== null));
+      this.#body.replaceChildren(
+        ...exports.map((each) => this.#row(each)).filter((row) => row !== null),
+        ...commands().map((each) => this.#command(...each)),
+      );
     });
   }
 
@@ -83,6 +87,21 @@ export class ExportMenu {
       h("td", {}, drawn && action("SVG", (file) => exportSvg(there(drawing()), file))),
       h("td", {}, listed && action("Copy CSV", copied)),
       h("td", {}, listed && action("Save CSV", (file) => exportCsv(there(table()), file))),
+    );
+  }
+
+  #command(run: string, command: string): HTMLElement {
+    const copy = async () => {
+      await navigator.clipboard.writeText(command);
+      return "Command: copied.";
+    };
+    const name = `Copy command${run && ` of ${run}`}`;
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, `Command${run && `, ${run}`}`),
+      h("td", { colspan: 3 }, h("code.exports-command", { title: command }, command)),
+      h("td", {}, h("button", { "aria-label": name, onclick: () => this.#try(copy) }, "Copy")),
     );
   }
 

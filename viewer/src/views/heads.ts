@@ -2,7 +2,7 @@
 
 import { isFirst } from "../core/aggregate.ts";
 import { besideScene, onOneScale } from "../core/beside.ts";
-import { colourAt, paletteOf, share } from "../core/colour.ts";
+import { colourAt, CURVES, paletteOf, risingSizes, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-matrix.ts";
@@ -87,10 +87,7 @@ export class HeadsView extends MatrixView<Found> {
         low,
         high,
         signed: matrix.signed,
-        notes: [
-          title + (state.curve === "sqrt" ? ", square-root scale" : ""),
-          below ? "hatched: below the noise floor" : "",
-        ],
+        notes: [[title, CURVES[state.curve]].filter(Boolean).join(", "), below ? "hatched: below the noise floor" : ""],
       },
       label:
         `${matrix.layers.length} layers by ${matrix.heads.length} heads, ${title}, ${what} ` +
@@ -248,17 +245,18 @@ function strongestCell(scene: Scene, matrix: HeadMatrix): string {
 function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: Layout, pointer: Cell | null): void {
   const { matrix, rows, columns } = found,
     { layers, heads, values, signed } = matrix;
-  const { range, curve } = scene.state,
+  const { range, curve, least } = scene.state,
     palette = paletteOf(scene.state, signed);
   const maxima = range === "row" ? rowMaxima(values.map(Math.abs), heads.length, -1) : null,
     largest = largestOf(scene, matrix);
+  const sizes = curve === "rank" ? risingSizes(values) : null;
   const cellAt = (row: number, column: number) => rows[row] * heads.length + columns[column];
   const end = (row: number) => (maxima ? maxima[rows[row]] : largest);
   const cells = {
     rows: rows.length,
     columns: columns.length,
     value: (row: number, column: number) => values[cellAt(row, column)],
-    colour: (value: number, row: number) => colourAt(palette, share(value, end(row), curve, signed)),
+    colour: (value: number, row: number) => colourAt(palette, share(value, end(row), { curve, least }, signed, sizes)),
     empty: emptyColour(matrix, ink),
     hatched: (value: number, row: number, column: number) => isNoise(value, matrix.floors[cellAt(row, column)]),
     gap: { free: Math.min(layout.wide, layout.high) > 7 ? 1 : 0 },

@@ -1,10 +1,10 @@
 /** Draws a sheet, or the part of it that is in view, and its colour bar; the same for the screen and for export. */
 
-import { isLight, paletteOf, share, table, type Rgb } from "../core/colour.ts";
+import { isLight, paletteOf, table, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
 import { isNoise, type Hover } from "../core/scene.ts";
-import { columnOf, largestFor, type Sheet } from "../core/sheet.ts";
+import { columnOf, largestFor, placeOf, type Sheet } from "../core/sheet.ts";
 import type { State } from "../core/state.ts";
 import { label } from "../core/tokens.ts";
 import type { TokenInfo } from "../data/types.ts";
@@ -164,7 +164,9 @@ function paintCells(
 ): void {
   if (r1 <= r0 || c1 <= c0) return;
   const { sheet, cellWidth: w, cellHeight: h } = g;
-  const colours = table(paletteOf(state, sheet.signed));
+  const colours = table(paletteOf(state, sheet.signed)),
+    { curve, least } = state,
+    scaling = { curve, least };
   const raster = new ImageData(c1 - c0, r1 - r0),
     { data } = raster;
   const places = new Uint8Array(raster.width * raster.height);
@@ -174,8 +176,8 @@ function paintCells(
     for (let column = c0; column < c1; column++, at++) {
       const here = value(row, column);
       if (isNaN(here)) continue; // transparent: the empty colour shows
-      const largest = largestFor(sheet, layerAt(g, row, column), columnAt(g, row, column));
-      places[at] = Math.round(share(here, largest, state.curve, sheet.signed) * 255);
+      const place = placeOf(sheet, here, layerAt(g, row, column), columnAt(g, row, column), scaling);
+      places[at] = Math.round(place * 255);
       setPixel(data, at, colours[places[at]]);
     }
   }
@@ -193,6 +195,8 @@ function paintCells(
     for (let column = c0; column < c1; column++) {
       const here = value(row, column);
       if (isNaN(here)) continue;
+      if (least && Math.abs(here) < least * largestFor(sheet, layerAt(g, row, column), columnAt(g, row, column)))
+        continue;
       painter.text(x + (column + 0.5) * w, y + (row + 0.5) * h + 3.5, short(here), {
         size: 10,
         align: "center",

@@ -137,7 +137,7 @@ function layOut(painter: Painter, { runs, state }: Scene, series: Series[], area
   const x = (layer: number) =>
     last === first ? (left + right) / 2 : left + 6 + ((layer - first) / (last - first)) * (right - left - 12);
   const { curve } = state;
-  const y = (value: number) => bottom - share(value, largest, curve) * (bottom - top);
+  const y = (value: number) => bottom - share(value, largest, { curve }) * (bottom - top);
   return { series, layers, largest, x, y, left, right, top, bottom };
 }
 

@@ -3,6 +3,7 @@
 import { importance } from "../core/aggregate.ts";
 import { counterparts } from "../core/align.ts";
 import { onOneScale } from "../core/beside.ts";
+import { risingSizes } from "../core/colour.ts";
 import { effectScores } from "../core/effects.ts";
 import { promptText } from "../core/prompt-text.ts";
 import { matrix, noiseFloor, tokenIndex, type Scene } from "../core/scene.ts";
@@ -88,6 +89,8 @@ export interface Values {
 export interface Scale {
   runs: Run[];
   largest: number;
+  /** Of a percentile scale, the sizes it is made of. */
+  sizes: Float32Array | null;
 }
 
 /** What is to be shown: pictures, and the values of each one's run. */
@@ -118,7 +121,7 @@ function makeShown(scene: Pick<Scene, "run" | "runs" | "state">): Shown {
     return {
       figures: figures(run),
       values: new Map([[run, { of, peak: new Int32Array(), largest }]]),
-      scales: [{ runs: [run], largest }],
+      scales: [{ runs: [run], largest, sizes: sizesOf(state, [[run, of]]) }],
       signed,
       effect: null,
       floor: 0,
@@ -128,7 +131,12 @@ function makeShown(scene: Pick<Scene, "run" | "runs" | "state">): Shown {
   const scales = new Map<string, Scale>();
   for (const [run, { largest }] of found) {
     const scale = scales.get(modelName(run)) ?? { runs: [], largest: 0 };
-    scales.set(modelName(run), { runs: [...scale.runs, run], largest: Math.max(scale.largest, largest) });
+    const own = [...scale.runs, run];
+    const sizes = sizesOf(
+      state,
+      own.map((each) => [each, found.get(each)!.of]),
+    );
+    scales.set(modelName(run), { runs: own, largest: Math.max(scale.largest, largest), sizes });
   }
   return {
     figures: runs.flatMap(figures),
@@ -151,7 +159,11 @@ function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | nu
       return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
     }),
   );
-  const scales = [...values].map(([run, { largest }]) => ({ runs: [run], largest }));
+  const scales = [...values].map(([run, { largest, of }]) => ({
+    runs: [run],
+    largest,
+    sizes: sizesOf(state, [[run, of]]),
+  }));
   return {
     figures: runs.flatMap(figures),
     values,
@@ -166,8 +178,14 @@ function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | nu
 export const floorOf = ({ effect, floor }: Shown, run: Run, state: State) =>
   effect === null ? noiseFloor(run, state, state.layer ?? undefined) : floor;
 
-export function scaleOf({ scales }: Shown, run: Run): number {
-  return scales.find(({ runs }) => runs.includes(run))!.largest;
+export const scaleOf = ({ scales }: Shown, run: Run): Scale => scales.find(({ runs }) => runs.includes(run))!;
+
+/** The sizes of the patches in several maps, if the scale is made of them. */
+function sizesOf({ curve }: State, maps: [run: Run, of: Float32Array][]): Float32Array | null {
+  if (curve !== "rank") return null;
+  return risingSizes(
+    maps.flatMap(([run, of]) => figures(run).flatMap(({ patches }) => patches.map(({ place }) => of[place]))),
+  );
 }
 
 /** NaN for tokens that are compared with none. */
@@ -196,6 +214,7 @@ export function values(run: Run, state: State): Values {
 interface MapValues {
   values: Float32Array[];
   largest: number;
+  sizes: Float32Array | null;
   signed: boolean;
 }
 
@@ -207,8 +226,9 @@ function mapsOf({ runs, state, beside }: Mapped, { run }: Figure, states: (run: 
   const of = (each: Run) =>
     states(each).map((one) => (signed ? difference(runs[0], runs[1], one) : values(each, one).of));
   const peers = signed ? [run] : onOneScale({ run, beside });
-  const ends = peers.flatMap((each) => of(each).map((map) => largestOf(each, map)));
-  return { values: of(run), largest: Math.max(0, ...ends), signed };
+  const maps = peers.flatMap((each) => of(each).map((map): [Run, Float32Array] => [each, map]));
+  const largest = Math.max(0, ...maps.map(([each, map]) => largestOf(each, map)));
+  return { values: of(run), largest, sizes: sizesOf(state, maps), signed };
 }
 
 /** Of every layer of the run. */

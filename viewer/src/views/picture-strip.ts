@@ -24,6 +24,7 @@ export interface Maps {
   figure: Figure;
   title: string;
   largest: number;
+  sizes: Float32Array | null;
   signed: boolean;
   maps: { name: string; values: Float32Array; chosen: boolean; state: Partial<State> }[];
 }
@@ -33,11 +34,12 @@ export function ofLayers(scene: Scene, figure: Figure): Maps | null {
   const { state } = scene,
     { run } = figure;
   if (run.layers.length < 2 || !figure.patches.length) return null;
-  const { values, largest, signed } = layerMaps(scene, figure);
+  const { values, largest, sizes, signed } = layerMaps(scene, figure);
   return {
     figure,
     title: `Every layer, on one scale to ${number(largest)}`,
     largest,
+    sizes,
     signed,
     maps: run.layers.map((layer, place) => ({
       name: `layer ${layer}`,
@@ -53,11 +55,12 @@ export function ofSteps(scene: Scene, figure: Figure): Maps | null {
   const { state } = scene,
     { run } = figure;
   if (run.steps.length < 2 || !figure.patches.length || state.query !== null) return null;
-  const { values, largest, signed } = stepMaps(scene, figure);
+  const { values, largest, sizes, signed } = stepMaps(scene, figure);
   return {
     figure,
     title: `Every output token, ${overLayers(state.join)}, on one scale to ${number(largest)}`,
     largest,
+    sizes,
     signed,
     maps: run.steps.map((step, place) => ({
       name: label(plainToken(0, predicted(run, step)?.text ?? `step ${step + 1}`), 16),
@@ -94,7 +97,7 @@ export function paintStrip(
     const x = 1 + (place % across) * (width + GAP),
       y = 1 + Math.floor(place / across) * (height + NAME + GAP);
     const at: Area = [x, y, width, height];
-    paintMap(painter, strip.figure, scene.state, values, strip.largest, strip.signed, at, colours);
+    paintMap(painter, strip.figure, scene.state, values, strip, at, colours);
     painter.rect(x + 0.5, y + 0.5, width - 1, height - 1, null, chosen ? colours.accent : colours.line, chosen ? 3 : 1);
     const style = { size: 11, bold: chosen };
     painter.text(x, y + height + 13, cut(painter, name, width + GAP - 2, style), {

@@ -252,8 +252,8 @@ export class PromptView extends Drawn<Scene> implements View {
     const { run, state } = scene;
     // Read once, not for each token.
     const template = templatePositions(run);
-    const { step, palette, curve, first } = state,
-      plain = { run, state: { palette, curve, first } };
+    const { step, palette, curve, least, first } = state,
+      plain = { run, state: { palette, curve, least, first } };
     this.#box.classList.toggle("prompt__text--signed", found.signed);
     this.#text.tokens.forEach((token, place) => {
       const shown = this.#shown[place];

@@ -27,16 +27,17 @@ export interface Shade {
 export const UNSHADED: Shade = { fill: null, text: "inherit", hatch: null };
 
 /** What a shade depends on. */
-type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" | "curve" | "first"> };
+type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" | "curve" | "least" | "first"> };
 
 export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return UNSHADED;
   const token = run.tokens[place];
-  const palette = paletteOf(state, scores.signed);
+  const palette = paletteOf(state, scores.signed),
+    kind = token.kind === "image" ? "image" : "text";
   const colour = colourAt(
     palette,
-    share(value, token.kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
+    share(value, scores[kind], { curve: state.curve, least: state.least }, scores.signed, scores.sizes?.[kind]),
   );
   const hatched = (isFirst(token) && !state.first) || isNoise(value, scores.floor);
   const light = isLight(colour);

@@ -61,6 +61,7 @@ export class LayerPlayer {
       state,
     } = this.#read();
     this.#played = state.layer;
+    this.#store.playing = true;
     this.#timer = window.setInterval(go, PLAY_MS);
     if (this.#played === layers.at(-1)) this.#show(layers[0]);
     else go();
@@ -76,6 +77,7 @@ export class LayerPlayer {
     if (!this.#timer) return;
     clearInterval(this.#timer);
     this.#timer = 0;
+    this.#store.playing = false;
     this.#label();
   }
 
