@@ -33,9 +33,11 @@ import { ReadsView } from "./views/reads.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
+import { paperFigure } from "./views/paper.ts";
 import { pointerTip } from "./views/tip.ts";
 import { MeaningView } from "./views/story.ts";
 
+const IN_FIGURE = ["Prompt", "Effects", "Picture", "Heat map"];
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
 
@@ -121,7 +123,26 @@ class Page {
         return command ? [[shown.length > 1 ? run.name : "", command]] : [];
       });
     };
-    this.#exports = new ExportMenu([...this.#lens.exports(), ...ordered.map((view) => ofRuns(store, view))], commands);
+    const figure = {
+      name: "Figure",
+      of: () => store.scene!.runs.map((run) => run.name).join(" "),
+      drawing: () => {
+        const { scene } = store,
+          views = named.filter(([name]) => IN_FIGURE.includes(name)).map(([, view]) => view);
+        return (
+          scene &&
+          paperFigure(
+            scene,
+            views.flatMap((view) => view.drawing?.(scene) ?? []),
+          )
+        );
+      },
+      table: () => null,
+    };
+    this.#exports = new ExportMenu(
+      [...this.#lens.exports(), figure, ...ordered.map((view) => ofRuns(store, view))],
+      commands,
+    );
 
     const button = (text: string, act: () => void, label = text) => {
       const said = label === text ? null : label;

@@ -8,6 +8,7 @@ import type { TokenInfo } from "../data/types.ts";
 import { titleOf as metricTitle } from "./metrics.ts";
 import { CURVES } from "./colour.ts";
 import { CanvasPainter, SvgPainter, type Drawing } from "./painter.ts";
+import { PdfPainter } from "./pdf.ts";
 import type { Scene } from "./scene.ts";
 import type { State } from "./state.ts";
 import { exact } from "./tokens.ts";
@@ -36,6 +37,12 @@ export function svgOf(drawing: Drawing): string {
 
 export function exportSvg(drawing: Drawing, name: string): void {
   download(new Blob([svgOf(drawing)], { type: "image/svg+xml" }), `${name}.svg`);
+}
+
+export async function exportPdf(drawing: Drawing, name: string): Promise<void> {
+  const painter = new PdfPainter(drawing.width, drawing.height);
+  drawing.draw(painter);
+  download(await painter.source(drawing.title), `${name}.pdf`);
 }
 
 export function exportCsv(table: string[][], name: string): void {

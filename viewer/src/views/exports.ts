@@ -3,7 +3,7 @@
 import "./exports.css";
 
 import { h } from "../core/dom.ts";
-import { copyCsv, exportCsv, exportPng, exportSvg, fileName, tidy, type Line } from "../core/export.ts";
+import { copyCsv, exportCsv, exportPdf, exportPng, exportSvg, fileName, tidy, type Line } from "../core/export.ts";
 import type { Drawing } from "../core/painter.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
@@ -85,6 +85,7 @@ export class ExportMenu {
       h("th", { scope: "row" }, name),
       h("td", {}, drawn && action("PNG", (file) => exportPng(there(drawing()), file))),
       h("td", {}, drawn && action("SVG", (file) => exportSvg(there(drawing()), file))),
+      h("td", {}, drawn && action("PDF", (file) => exportPdf(there(drawing()), file))),
       h("td", {}, listed && action("Copy CSV", copied)),
       h("td", {}, listed && action("Save CSV", (file) => exportCsv(there(table()), file))),
     );
@@ -100,7 +101,7 @@ export class ExportMenu {
       "tr",
       {},
       h("th", { scope: "row" }, `Command${run && `, ${run}`}`),
-      h("td", { colspan: 3 }, h("code.exports-command", { title: command }, command)),
+      h("td", { colspan: 4 }, h("code.exports-command", { title: command }, command)),
       h("td", {}, h("button", { "aria-label": name, onclick: () => this.#try(copy) }, "Copy")),
     );
   }
