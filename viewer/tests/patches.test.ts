@@ -155,7 +155,7 @@ describe("values", () => {
     const found = shown(scene([one, more], { compare: "difference", layer: 3 }));
     expect(found.signed).toBe(true);
     expect([...found.values.get(one)!.of.slice(0, 4)]).toEqual([3, 3, -30, 3]);
-    expect(scaleOf(found, one)).toBe(30);
+    expect(scaleOf(found, one).largest).toBe(30);
     const turned = runOf([{ ...WIDE, rows: 3, cols: 2 }]);
     const none = shown(scene([one, turned], { compare: "difference", layer: 3 })).values.get(one)!.of;
     expect([none[1], none[2], none[3]]).toEqual([0, 0, NaN]); // row 0 has two columns in both

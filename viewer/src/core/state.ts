@@ -111,7 +111,7 @@ export const DEFAULTS: Readonly<State> = {
   large: false,
   lens: 0,
   patch: null,
-  near: "merged",
+  near: "",
   tint: "similarity",
   ranks: false,
   find: "",
@@ -180,7 +180,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "mask":
       return /^(strongest|\d+-\d+(\.\d+)?)$/.test(value as string);
     case "near":
-      return /^(merged|static|\d+)$/.test(value as string);
+      return /^(|merged|static|\d+)$/.test(value as string);
     case "find":
       return true;
     case "variant":
