@@ -1,5 +1,4 @@
-"""What pointer and keyboard do beyond selecting one cell: several tokens, layers and output tokens, a threshold, a box on a
-picture; and what is taken away: the command of a view, a figure of all of it."""
+"""Pointer and keyboard beyond one cell: several tokens, layers, a threshold, a box; the command and the figure."""
 
 import re
 import shlex

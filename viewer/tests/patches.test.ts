@@ -127,8 +127,8 @@ describe("values", () => {
   test("of a layer, on a scale of all layers or of its own; text and padding do not count", () => {
     const run = runOf([WIDE], { padding: 1 });
     const all = shown(scene([run], { layer: 3 }));
-    expect([all.values.get(run)!.of[6], scaleOf(all, run)]).toEqual([6, 106]);
-    expect(scaleOf(shown(scene([run], { layer: 3, range: "row" })), run)).toBe(6);
+    expect([all.values.get(run)!.of[6], scaleOf(all, run).largest]).toEqual([6, 106]);
+    expect(scaleOf(shown(scene([run], { layer: 3, range: "row" })), run).largest).toBe(6);
   });
   test("of all layers joined, with the layer of the largest", () => {
     const run = runOf([WIDE], { value: (layer, token) => (layer === token % 2 ? 10 : 1) + token });
@@ -146,7 +146,7 @@ describe("values", () => {
       twice = runOf([WIDE], { value: () => 500 }),
       other = runOf([WIDE], { model: "other", value: () => 5 });
     const found = shown(scene([one, twice, other], { join: "max" }));
-    expect([one, twice, other].map((run) => scaleOf(found, run))).toEqual([500, 500, 5]);
+    expect([one, twice, other].map((run) => scaleOf(found, run).largest)).toEqual([500, 500, 5]);
     expect(found.scales.length).toBe(2);
   });
   test("a difference is of the same patch, and of nothing where there is none", () => {
