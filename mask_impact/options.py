@@ -160,8 +160,8 @@ class Settings:
     """What all prompts of one command share: the model, and where results go."""
 
     model: str = option(
-        MISSING, "a hub name, a checkpoint folder, a GGUF file, demo for the bundled model, or smollm2 or smollm2-vl for "
-        "those of pip packages (default: %(default)s)", metavar="NAME_OR_PATH",
+        MISSING, "a hub name, a checkpoint folder, a GGUF file, demo (the bundled model), smollm2 or smollm2-vl (from "
+        "pip packages) (default: %(default)s)", metavar="NAME_OR_PATH",
     )  # fmt: skip
     revision: str | None = option(None, "of a model on the hub: a branch, a tag or a commit", metavar="REV")
     adapter: str | None = option(None, "a folder with an adapter (LoRA), to be merged into the weights", metavar="DIR")
