@@ -20,6 +20,7 @@ export class EachView implements Exportable {
   constructor(store: Store, make: (scenes: Scenes) => Exportable) {
     this.#store = store;
     this.#make = make;
+    this.#add();
   }
 
   update(scene: Scene): void {
@@ -48,6 +49,9 @@ export class EachView implements Exportable {
     const view = this.#make(new BesideStore(this.#store, this.#views.length));
     const name = h("p.each__name", { "aria-hidden": "true" });
     const frame = h("div", {}, name, view.element);
+    const details = (element: HTMLElement) => [...element.querySelectorAll("details")];
+    const open = this.#views.length ? details(this.#views[0].frame).map((each) => each.open) : [];
+    details(frame).forEach((each, i) => (each.open = !!open[i])); // as in the first one
     this.#views.push({ view, frame, name });
     this.element.append(frame);
   }

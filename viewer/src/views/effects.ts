@@ -88,7 +88,10 @@ export class EffectsView extends MatrixView<Found> {
     this.#scatter.onpointermove = (event) => store.hover({ token: this.#near(event) });
     this.#scatter.onclick = (event) => {
       const token = this.#near(event);
-      if (token !== null) store.set(picked(store.scene!.state, token, event.shiftKey));
+      const { state } = store.scene!;
+      // What the page has selected by itself is not taken away.
+      const chosen = store.state.token === null ? null : state.token;
+      if (token !== null) store.set(picked({ ...state, token: chosen }, token, event.shiftKey));
     };
   }
 
