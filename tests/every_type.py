@@ -113,6 +113,10 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, b
     "hrm_text": COMMON | {"num_layers_per_stack": 2, "num_hidden_layers": 16, "head_dim": 12},
     "xlstm": COMMON | {"num_blocks": 3, "num_heads": 4, "embedding_dim": 48},
 }  # fmt: skip
+CHECKPOINTS: dict[str, dict[str, Any]] = {  # what every checkpoint's config has, and the class of the config has not
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 5},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 5},
+}
 NESTED = (
     {"text_config": TEXT, "vision_config": VISION, "audio_config": VISION},
     {"text_config": TEXT, "vision_config": VISION},
@@ -164,12 +168,20 @@ def settings_of(model_type: str) -> Iterator[dict[str, Any]]:
     rows = [row.config for table in TABLES for row in table.values() if row.model_type == model_type]
     if model_type in SETTINGS:
         yield SETTINGS[model_type]
+    if model_type in CHECKPOINTS:
+        yield from by_parts(model_type)
     if rows:
         yield COMMON | rows[0]
     yield COMMON | OLDER_NAMES
     yield COMMON | {"is_decoder": True, "is_encoder_decoder": False}
     yield from NESTED
+    yield from by_parts(model_type)
+
+
+def by_parts(model_type: str) -> Iterator[dict[str, Any]]:
+    """Settings for each config within this type's own, with rotary positions of several kinds."""
     if parts := parts_of(model_type):
+        parts |= CHECKPOINTS.get(model_type, {})
         yield parts
         for section in ([2, 2, 2], [1, 1, 1]):  # of 6 or 3 frequencies: those of all of a head, or of half of it
             rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": section}

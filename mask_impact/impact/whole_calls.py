@@ -16,7 +16,7 @@ from mask_impact.impact.record import LayerRecord, QueryRecord, Recording, gener
 from mask_impact.model.layout import Layout, find_layout
 from mask_impact.model.marked import marked_sites
 from mask_impact.model.softmax import NOWHERE, Slots
-from mask_impact.model.towers import family, named
+from mask_impact.model.towers import family, named, unsupported
 from mask_impact.model.whole_calls import OtherRows, WholeCall, whole_calls
 
 
@@ -86,7 +86,11 @@ def record_calls(
         found = generated()
     except OtherRows:
         layers = [record.layer for record in records]
-        found = generated(find_layout(model, layers, inputs, count - min(wanted)))
+        layout = find_layout(model, layers, inputs, count - min(wanted))
+        if missing := [position for position in wanted if position not in layout.predicting]:
+            what = f"position {missing[0]} predicts nothing: it predicts at the end of its input alone"
+            raise unsupported(model, len(layers) - 1, f"{what}; leave out `queries`") from None
+        found = generated(layout)
     if not any(record.attends for record in records):
         raise UnsupportedModel(f"model family '{family(model)}' is not supported: {NOWHERE}")
     return Recording(list(records), *found)

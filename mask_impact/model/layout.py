@@ -4,8 +4,9 @@ In: a model and its inputs. Out: a `Layout`: the rows of the tokens (CPM-Ant put
 rows that predict (ProphetNet's and XLNet's are those of a second stream).
 
 Both are found by trying, so that nothing of a family is needed. A token's row is the one that changes when the token
-does. A predicting row is the one of the last layer's output that makes the logits NaN when it is NaN. Rows are not tried
-one by one: each has a number, and in one forward all are marked whose number has a certain bit, in another all others.
+does. A predicting row is the one of the last layer's output that makes the logits NaN when it is NaN. Rows are not
+tried one by one: each has a number, and in one forward all are marked whose number has a certain bit, in another all
+others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -138,13 +139,13 @@ def _predicting_rows(
         for chosen in marked_sets(sum(sizes))
     ]
     numbers = numbers_of(marks)
-    starts = [sum(sizes[:stream]) for stream in range(len(sizes))]
-    within = [] if numbers is None else [
-        stream for stream, start in enumerate(starts) if all(0 <= row - start < sizes[stream] for row in numbers.tolist())
-    ]  # fmt: skip
-    if numbers is None or not within:
-        raise unsupported(model, len(layers) - 1, "which of its rows predicts was not found")
-    return within[0], [row - starts[within[0]] for row in numbers.tolist()]
+    found, end = [-1] if numbers is None else numbers.tolist(), 0
+    for stream, size in enumerate(sizes):
+        rows = [row - end for row in found]
+        if all(0 <= row < size for row in rows):
+            return stream, rows
+        end += size
+    raise unsupported(model, len(layers) - 1, "which of its rows predicts was not found")
 
 
 def _argument(
