@@ -96,6 +96,12 @@ def record_calls(
     return Recording(list(records), *found)
 
 
+def has_own_rows(recording: Recording) -> bool:
+    """Whether the layers have other rows than the prompt's tokens."""
+    calls = [record.call for record in recording.layers if isinstance(record, CalledLayer)]
+    return any(call is not None and call.layout is not None for call in calls)
+
+
 def _rows(call: WholeCall, count: int, wanted: Sequence[int]) -> dict[int, int]:
     """The row of each wanted position in a layer's call: that of its token, or the one that predicts the next."""
     if call.layout is None:

@@ -12,7 +12,7 @@ n rows and K columns of a softmax, G its heads with all axes before them, H of t
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,9 +24,7 @@ from mask_impact.model.layout import Layout, marked_sets, numbers_of
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.softmax import INVISIBLE, Reading, Site, Slots, SoftmaxMasks, Watching, argument, sdpa_logits
 from mask_impact.model.towers import unsupported
-
-if TYPE_CHECKING:
-    from mask_impact.model.whole_calls import WholeCall
+from mask_impact.model.whole_calls import WholeCall
 
 UNKNOWN = "which of its attention weights are those of its tokens was not found"
 
@@ -42,7 +40,7 @@ class MarkedSite(Site):
 
 
 def marked_sites(
-    model: PreTrainedModel, index: int, layer: nn.Module, call: "WholeCall", layout: Layout, rows: Iterable[int]
+    model: PreTrainedModel, index: int, layer: nn.Module, call: WholeCall, layout: Layout, rows: Iterable[int]
 ) -> list[MarkedSite]:
     """The sites that `rows` of a layer's predicting stream read at. Raises UnsupportedModel."""
     trial = _Trial(layer, call, layout)
@@ -102,7 +100,7 @@ class _Doubled(Watching):
 class _Trial:
     """Calls a layer again, with something changed."""
 
-    def __init__(self, layer: nn.Module, call: "WholeCall", layout: Layout) -> None:
+    def __init__(self, layer: nn.Module, call: WholeCall, layout: Layout) -> None:
         self.layer, self.call, self.layout = layer, call, layout
         self.first = layer_input(layer, call.args, call.kwargs)  # the stream with the tokens
 
