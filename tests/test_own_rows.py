@@ -6,6 +6,7 @@ takes the keys out there, in forwards of the whole model. The engine finds the s
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
@@ -15,12 +16,13 @@ import torch
 from agreement import singles
 from brute_force import distances, observe, variants
 from checkpoints import tokenizer
-from every_type import OWN_ROWS, without
+from every_type import OWN_ROWS, OwnRows, without
 from families import Family, prompt
 from float64 import true_float64
 from torch import nn
 
 from mask_impact.effects.answer import Effects
+from mask_impact.effects.edits import Edit
 from mask_impact.errors import UnsupportedModel
 from mask_impact.impact.meter import Meter, Wanted
 from mask_impact.impact.record import LayerRecord, Recording, record_generation
@@ -78,15 +80,16 @@ def test_every_layer_and_token_equals_brute_force(name: str, ablation: str) -> N
             ids = torch.cat([ids, torch.tensor([recording.tokens])], dim=1)
 
 
-def test_several_tokens_at_once_and_an_earlier_position() -> None:
-    """ProphetNet is causal, so that an earlier position is the last of a shorter prompt."""
+def test_several_tokens_at_once_and_an_earlier_position(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = build("prophetnet"), prompt(LENGTH)
+    at_5 = OwnRows(2, lambda weights: weights[:, 0, :, 5, :], 0, lambda states, count: states[0][0, count + 5])
+    monkeypatch.setitem(OWN_ROWS, "prophetnet", at_5)
     with true_float64():
         layer = record(model, ids, 5, LAST).layers[1]
         impact = RerunMeter(model, FULL).impact(layer, layer.queries[5], [(0, 2), (1, 3, 5)])
-        base = every_type.update(model, layer.layer, ids[:, :6])
+        base = every_type.update(model, layer.layer, ids)
         for mask, found in zip(((0, 2), (1, 3, 5)), impact.l2[:, 0].tolist(), strict=True):
-            assert far(found, base, every_type.update(model, layer.layer, ids[:, :6], mask)) < 1
+            assert far(found, base, every_type.update(model, layer.layer, ids, mask)) < 1
 
 
 @pytest.mark.parametrize("name", ATTENTION)
@@ -181,7 +184,7 @@ def test_numbers_are_found_by_their_bits() -> None:
 def test_the_layout_of_a_plain_family_is_its_rows() -> None:
     model = build("llama")
     with true_float64():
-        found = find_layout(model, decoder_layers(model), given(prompt(LENGTH)), 3)
+        found = find_layout(model, given(prompt(LENGTH)), 3)
     assert found.tokens == tuple(range(LENGTH)) and found.predicting == {each: each for each in (6, 7, 8)}
 
 
@@ -208,3 +211,20 @@ def test_layers_in_several_lists(query: int) -> None:
                 rows = variants(base[layer.index].at(query), changed)
                 for found, (variant, before, after) in zip(impact.l2[position].tolist(), rows, strict=True):
                     assert far(found, before, after) < 1, f"{variant} layer {layer.index} position {position}"
+
+
+def test_effects_of_layers_in_several_lists() -> None:
+    """Masks in the last passes of some layers, carried on to the logits."""
+    model, ids = build("hrm_text"), prompt(LENGTH)
+    layers = decoder_layers(model)
+    with true_float64(), torch.no_grad():
+        runner = Effects(model, tokenizer(), given(ids), 0).runner
+        for first, last in ((0, 3), (1, 2)):
+            found = runner.run(first, last, 0, [Edit((3,), (LAST,))]).logits[0, -1]
+            with ExitStack() as undo:
+                for layer in layers[first : last + 1]:
+                    passes = every_type.passes_of(model, layer)
+                    undo.enter_context(without(layer, LENGTH, [3], False, passes))
+                expected = model(input_ids=ids, use_cache=False).logits[0, -1]
+            plain = model(input_ids=ids, use_cache=False).logits[0, -1]
+            assert (found - expected).norm() < 1e-9 * (expected - plain).norm()

@@ -85,15 +85,21 @@ def record_calls(
     try:
         found = generated()
     except OtherRows:
-        layers = [record.layer for record in records]
-        layout = find_layout(model, layers, inputs, count - min(wanted))
-        if missing := [position for position in wanted if position not in layout.predicting]:
-            what = f"position {missing[0]} predicts nothing: it predicts at the end of its input alone"
-            raise unsupported(model, len(layers) - 1, f"{what}; leave out `queries`") from None
-        found = generated(layout)
+        if chosen.half is not None:
+            raise
+        found = generated(_layout(model, inputs, wanted))
     if not any(record.attends for record in records):
         raise UnsupportedModel(f"model family '{family(model)}' is not supported: {NOWHERE}")
     return Recording(list(records), *found)
+
+
+def _layout(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], wanted: Sequence[int]) -> Layout:
+    """Where tokens and the wanted positions are. Raises UnsupportedModel where one of them predicts nothing."""
+    layout = find_layout(model, inputs, inputs["input_ids"].shape[1] - min(wanted))
+    if missing := [position for position in wanted if position not in layout.predicting]:
+        what = f"position {missing[0]} predicts nothing: it predicts at the end of its input alone"
+        raise unsupported(model, 0, f"{what}; leave out `queries`")
+    return layout
 
 
 def has_own_rows(recording: Recording) -> bool:

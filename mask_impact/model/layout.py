@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from mask_impact.errors import UnsupportedModel
 from mask_impact.model.forwards import last_logits
 from mask_impact.model.layers import layer_input
-from mask_impact.model.towers import unsupported
+from mask_impact.model.towers import decoder_layers, unsupported
 
 MIXED = "the model adds tokens of its own, or mixes them, and which rows are the prompt's was not found"
 
@@ -70,10 +70,9 @@ def numbers_of(marks: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.einsum("b...,b->...", having.long(), bits).masked_fill(none, -1)
 
 
-def find_layout(
-    model: PreTrainedModel, layers: Sequence[nn.Module], inputs: Mapping[str, torch.Tensor], steps: int
-) -> Layout:
+def find_layout(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], steps: int) -> Layout:
     """The layout of a forward over `inputs`, whose last `steps` positions predict. Raises UnsupportedModel."""
+    layers = decoder_layers(model)
     axes, tokens = _token_rows(model, layers, inputs)
     stream, rows = _predicting_rows(model, layers, inputs, axes, steps)
     count = inputs["input_ids"].shape[1]
