@@ -14,7 +14,8 @@ import every_type
 import pytest
 import torch
 from agreement import singles
-from brute_force import distances, observe, variants
+from brute_force import distances, observe
+from brute_force import variants as named
 from checkpoints import tokenizer
 from every_type import OWN_ROWS, OwnRows, without
 from families import Family, prompt
@@ -116,11 +117,12 @@ def attention_output(name: str, model: Any, ids: torch.Tensor, layer: LayerRecor
     return seen[0]
 
 
-def test_the_manifest_says_that_steps_were_computed_anew() -> None:
-    model, ids = build("cpmant"), prompt(LENGTH)
+@pytest.mark.parametrize(("name", "variants"), [("cpmant", ("full", "attn")), ("xlnet", ("full",))])
+def test_the_manifest_says_that_steps_were_computed_anew(name: str, variants: tuple[str, ...]) -> None:
+    model, ids = build(name), prompt(LENGTH)
     words = tokenizer()
     inputs = ModelInputs(given(ids), tokens_of(words, ids[0].tolist()), "random", False)
-    request = Request("random", num_tokens=2, variants=("full", "attn"))
+    request = Request("random", num_tokens=2, variants=variants)
     blocks: list[Block] = []
     with true_float64():
         manifest = run(model, fitted(words, model.config, inputs, request), blocks.append).manifest
@@ -136,7 +138,7 @@ def test_what_cannot_be_read_off_is_refused_with_advice() -> None:
             with pytest.raises(UnsupportedModel, match=r"'xlnet'.*measure it with `variants` full"):
                 RerunMeter(model, wanted).impact(layer, layer.queries[LAST], singles(LAST))
         with pytest.raises(UnsupportedModel, match=r"'xlnet'.*position 4 predicts nothing.*leave out `queries`"):
-            record(model, prompt(LENGTH), 4, LAST)
+            record(model, prompt(LENGTH), 4)
 
 
 @pytest.mark.parametrize("name", OWN_ROWS)
@@ -208,7 +210,7 @@ def test_layers_in_several_lists(query: int) -> None:
             for position in range(query + 1):
                 with without(layer.layer, query + 1, [position], False, layer.passes):
                     changed = observe(model, HRM, ids)[layer.index].at(query)
-                rows = variants(base[layer.index].at(query), changed)
+                rows = named(base[layer.index].at(query), changed)
                 for found, (variant, before, after) in zip(impact.l2[position].tolist(), rows, strict=True):
                     assert far(found, before, after) < 1, f"{variant} layer {layer.index} position {position}"
 

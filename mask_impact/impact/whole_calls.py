@@ -94,10 +94,10 @@ def record_calls(
 
 
 def _layout(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], wanted: Sequence[int]) -> Layout:
-    """Where tokens and the wanted positions are. Raises UnsupportedModel where one of them predicts nothing."""
+    """Where tokens and the wanted positions are. Raises UnsupportedModel where none of them predicts anything."""
     layout = find_layout(model, inputs, inputs["input_ids"].shape[1] - min(wanted))
-    if missing := [position for position in wanted if position not in layout.predicting]:
-        what = f"position {missing[0]} predicts nothing: it predicts at the end of its input alone"
+    if not set(wanted) & layout.predicting.keys():
+        what = f"position {wanted[0]} predicts nothing: it predicts at the end of its input alone"
         raise unsupported(model, 0, f"{what}; leave out `queries`")
     return layout
 
