@@ -42,6 +42,11 @@ LAST = LENGTH - 1
 ATTENTION = {"cpmant": "self_att.self_attention", "prophetnet": "self_attn"}  # whose output is added to the residual
 FULL, ATTN = Wanted(True, False, False), Wanted(False, True, False)
 
+HRM = Family(
+    "hrm_text", "two stacks of two layers, which are called six times and twice", heads=4, attends=(0, 1, 2, 3),
+    layers="model.L_module.layers model.H_module.layers", before_o_proj="sigmoid gate",
+)  # fmt: skip
+
 
 @cache
 def build(model_type: str) -> Any:
@@ -188,12 +193,6 @@ def test_the_layout_of_a_plain_family_is_its_rows() -> None:
     with true_float64():
         found = find_layout(model, given(prompt(LENGTH)), 3)
     assert found.tokens == tuple(range(LENGTH)) and found.predicting == {each: each for each in (6, 7, 8)}
-
-
-HRM = Family(
-    "hrm_text", "two stacks of two layers, which are called six times and twice", heads=4, attends=(0, 1, 2, 3),
-    layers="model.L_module.layers model.H_module.layers", before_o_proj="sigmoid gate",
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("query", [LAST, LENGTH])
