@@ -148,14 +148,16 @@ def test_what_cannot_be_read_off_is_refused_with_advice() -> None:
 
 @pytest.mark.parametrize("name", OWN_ROWS)
 def test_effects_are_refused_by_name(name: str) -> None:
+    model = build(name)
     with true_float64(), pytest.raises(UnsupportedModel, match=f"'{name}'.*adds tokens of its own"):
-        Effects(build(name), tokenizer(), given(prompt(LENGTH)), 0)
+        Effects(model, tokenizer(), given(prompt(LENGTH)), 0)
 
 
 def test_parts_of_layers_are_no_layers() -> None:
     """XLM has a list of attentions, one of feed-forwards, and no list of layers; it puts a mask token at the end."""
+    model = build("xlm")
     with true_float64(), pytest.raises(UnsupportedModel, match=r"'xlm'.*not what comes out of the one below"):
-        record(build("xlm"), prompt(LENGTH))
+        record(model, prompt(LENGTH))
 
 
 class Elsewhere(nn.Module):
@@ -218,14 +220,14 @@ def test_effects_of_layers_in_several_lists() -> None:
     """Masks in the last passes of some layers, carried on to the logits."""
     model, ids = build("hrm_text"), prompt(LENGTH)
     layers = decoder_layers(model)
+    passes = [every_type.passes_of(model, layer) for layer in layers]
     with true_float64(), torch.no_grad():
         runner = Effects(model, tokenizer(), given(ids), 0).runner
         for first, last in ((0, 3), (1, 2)):
             found = runner.run(first, last, 0, [Edit((3,), (LAST,))]).logits[0, -1]
             with ExitStack() as undo:
-                for layer in layers[first : last + 1]:
-                    passes = every_type.passes_of(model, layer)
-                    undo.enter_context(without(layer, LENGTH, [3], False, passes))
+                for index in range(first, last + 1):
+                    undo.enter_context(without(layers[index], LENGTH, [3], False, passes[index]))
                 expected = model(input_ids=ids, use_cache=False).logits[0, -1]
             plain = model(input_ids=ids, use_cache=False).logits[0, -1]
             assert (found - expected).norm() < 1e-9 * (expected - plain).norm()
