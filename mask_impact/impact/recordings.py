@@ -21,6 +21,10 @@ from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.prompt.inputs import stop_ids
 from mask_impact.prompt.token_text import token_text
 
+ANEW = (
+    "the model's layers have rows of its own beside the tokens: every step was computed anew on the prompt and the "
+    "answer so far, and generation with a cache may choose other tokens"
+)
 Recorded = Iterator[tuple[Recording, list[tuple[int, int]]]]
 
 
@@ -89,10 +93,7 @@ def _recordings(measurement: Measurement) -> Recorded:
         recording = recorded(answer)
         measurement.add_generated(recording, stops)
         if fresh and has_own_rows(recording):
-            findings.note(
-                "the model's layers have rows of its own beside the tokens: every step was computed anew on the prompt "
-                "and the answer so far, and generation with a cache may choose other tokens"
-            )
+            findings.note(ANEW)
         if start == 0:
             again = functools.partial(recorded, 1, together=()) if together else None
             _check_untouched(measurement, tensors, recording, again)
