@@ -215,7 +215,7 @@ class Request:
         kind="list", metavar="last|all|LIST", parse=query_list, table="results",
         keyword_type="str | Sequence[tuple[int, int]] | None", from_python=_queries_from_python,
     )  # fmt: skip
-    null: Path | None = option(
+    null_runs: Path | None = option(
         None, "a folder of runs of other prompts, of the same model and settings, or one such run: say how large the "
         "most important tokens' values are among theirs, as percentiles", metavar="PATH", parse=path, table="results",
         keyword_type="str | Path | None", from_python=path_from_python,

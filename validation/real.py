@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
+from mask_impact import run_effects_experiment
 from mask_impact.jobs import session
 from mask_impact.model import find, load
 from validation.prompts import Prompt
@@ -74,6 +77,20 @@ def prepared(
     trained = loaded()
     chosen = list(itertools.islice(right(trained), times * given.prompts))
     return (loaded(untrained=True), chosen, "_untrained") if given.untrained else (trained, chosen, "")
+
+
+def effects(real: Real, prompt: Prompt, **asked: Any) -> pd.DataFrame:
+    """`--effects` on the prompt's answer, its one token; `asked` are further keywords of `run_effects_experiment`."""
+    table = run_effects_experiment(
+        prompt.text, real.name, model=real.model, tokenizer=real.tokenizer, answer=prompt.answer, no_check=True, **asked
+    )
+    return table[table.generation_step == 0]  # the other rows are of the whole answer, the same here
+
+
+def falls(real: Real, prompt: Prompt, column: str = "logprob_change", **asked: Any) -> np.ndarray:
+    """[n] how far `column` of the effects falls when no later position reads a token; 0 of the last position."""
+    found = -effects(real, prompt, **asked).set_index("token_position")[column]
+    return found.reindex(range(len(real.ids(prompt.text))), fill_value=0.0).to_numpy()
 
 
 @torch.inference_mode()

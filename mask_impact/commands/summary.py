@@ -157,7 +157,7 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     labels, null = unit_labels(manifest), manifest.get("null")
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
-        + [percentile_text(row["percentile"])] * bool(null)
+        + ([percentile_text(row["percentile"])] if null else [])
         + remarks(manifest, row)
         for row in manifest["top_tokens"]
     ]

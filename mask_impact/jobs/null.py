@@ -1,6 +1,6 @@
 """Read the null distribution of a run: the rankings of finished runs of other prompts, of the same model and settings.
 
-In:  `null`, a folder of runs or the manifest of one, and a checked request. Out: `Null` (impact/null.py).
+In:  `null_runs`, a folder of runs or the manifest of one, and a checked request. Out: `Null` (impact/null.py).
 
 Everything is read, and runs that do not fit are refused, before the model's weights are loaded.
 """
@@ -8,7 +8,7 @@ Everything is read, and runs that do not fit are refused, before the model's wei
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -60,12 +60,13 @@ class Nulls:
 
         Raises UserError for a path without runs of other prompts, and for runs of another model or other settings.
         """
-        request, path = prepared.request, prepared.request.null
+        request, path = prepared.request, prepared.request.null_runs
         if path is None:
             return None
         if request.queries != "last" or prepared.tower.of_patches:
             raise UserError(
-                "`null` is for what predicts the output, in the decoder; leave `queries` and `tower` out, or `null`"
+                "`null_runs` is for what predicts the output, in the decoder; leave `queries` and `tower` as they are, or "
+                "leave it out"
             )
         if path not in self._read:
             self._read[path] = [read_run(each) for each in manifests(path)]
@@ -76,7 +77,7 @@ class Nulls:
         own = [inputs_of(vars(token) for token in inputs.tokens), pictures_of(inputs.images)]
         others = [other.values for other in self._read[path] if other.inputs != own]
         if not others:
-            raise UserError(f"`null` {path} has no run but that of this prompt; {GIVE}")
+            raise UserError(f"`null_runs` {path} has no run but that of this prompt; {GIVE}")
         return Null.of(others)
 
 
@@ -86,10 +87,10 @@ def manifests(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         why = "is no folder, and no NAME_run.json" if path.exists() else "does not exist"
-        raise UserError(f"`null` {path} {why}; {GIVE}: a folder, or NAME_run.json of one run")
+        raise UserError(f"`null_runs` {path} {why}; {GIVE}: a folder, or NAME_run.json of one run")
     found = [each for each in sorted(path.glob(f"[!.]*{END}")) if not _is_of_the_lens(each)]
     if not found:
-        raise UserError(f"`null` {path} has no finished run, no NAME_run.json; {GIVE}")
+        raise UserError(f"`null_runs` {path} has no finished run, no NAME_run.json; {GIVE}")
     return found
 
 
@@ -115,8 +116,8 @@ def ranking(table: pd.DataFrame, manifest: Mapping[str, Any]) -> list[tuple[int,
     variant, column = manifest["variants"][0], manifest["metrics"][0]["column"]
     rows = table[table.variant.isin((variant, CROSS + variant))]
     top = TopTokens()
-    for _, part in rows.groupby(["generation_step", "layer"], sort=True):
-        step, layer = int(part.generation_step.iat[0]), int(part.layer.iat[0])
+    for at, part in rows.groupby(["generation_step", "layer"], sort=True):
+        step, layer = cast(tuple[int, int], at)
         top.add(step, layer, part.token_position.tolist(), part[column].tolist())
     return top.ranked()
 
@@ -146,11 +147,11 @@ def check_same(other: Other, model: Mapping[str, Any], wanted: Mapping[str, Any]
         theirs, ours = other.model[name], model[name]
         if theirs != ours and None not in (theirs, ours):
             what = "other weights" if name == "fingerprint" else f"{name} {theirs}, not {ours}"
-            raise UserError(f"`null`: {other.path} is of another model ({what}); {GIVE}")
+            raise UserError(f"`null_runs`: {other.path} is of another model ({what}); {GIVE}")
     for name, ours in wanted.items():
         if other.settings[name] != ours:
             theirs = other.settings[name]
-            raise UserError(f"`null`: {other.path} was measured with `{name}` {theirs}, not {ours}; {GIVE}")
+            raise UserError(f"`null_runs`: {other.path} was measured with `{name}` {theirs}, not {ours}; {GIVE}")
 
 
 def inputs_of(tokens: Iterable[Mapping[str, Any]]) -> list[int]:

@@ -213,7 +213,7 @@ class Session:
         Args:
             about: further keys of the manifest.
             seconds: what was spent on the run before, for the manifest.
-            null: what `null` of the request asks for, see jobs/null.py.
+            null: what `null_runs` of the request asks for, see jobs/null.py.
         """
         started = time.perf_counter()
         model = self.model
