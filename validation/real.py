@@ -7,6 +7,7 @@ In:  a name, or the arguments of a measurement. Out: a model with its tokenizer,
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ class Real:
         return [i for i, (a, b) in enumerate(offsets) if a < last and b > first and prompt.text[a:b].strip()]
 
 
+@functools.cache
 def loaded(untrained: bool = False, seed: int = 0) -> Real:
-    """The model in float32 on the CPU; untrained: its architecture with weights drawn anew."""
+    """The model in float32 on the CPU; untrained: its architecture with weights drawn anew. Once in a process."""
     source = find.find_model(NAME)
     device = torch.device("cpu")
     model = load.load_model(source, device, load.choose_dtype("float32", device))

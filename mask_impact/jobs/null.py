@@ -65,7 +65,7 @@ class Nulls:
             return None
         if request.queries != "last" or prepared.tower.of_patches:
             raise UserError(
-                "`null_runs` is for what predicts the output, in the decoder; leave `queries` and `tower` as they are, or "
+                "`null_runs` is for what predicts the output, in the decoder; leave `queries` and `tower` out, or "
                 "leave it out"
             )
         if path not in self._read:
