@@ -183,7 +183,7 @@ def test_tokens_are_compared_with_their_own_kind() -> None:
             {"position": at, "kind": kind, "text": text}
             for at, (kind, text) in enumerate(zip(kinds, texts, strict=True))
         ],
-        "prompt_length": 7, "decoder_start": None, "chat": True, "prompt": "Hi you", "messages": None,
+        "prompt_length": 7, "decoder_start": None, "chat": True, "prompt": "Hi you", "messages": None, "units": None,
     }  # fmt: skip
     wanted = ["template", "template", "template", "image", "text", "text", "output", "output"]
     assert list(kinds_of(manifest).values()) == wanted
@@ -191,6 +191,8 @@ def test_tokens_are_compared_with_their_own_kind() -> None:
     ranking = [(4, 3.0, 0), (0, 2.5, 0), (3, 2.0, 0), (6, 1.5, 0), (5, 1.0, 0)]
     found = values_by_kind(manifest, ranking)
     assert found == {"text": [3.0, 1.0], "template": [], "image": [2.0], "output": [1.5]}
+    several = manifest | {"units": [{"label": "all", "positions": [0, 1]}]}
+    assert values_by_kind(several, ranking)["template"] == [2.5], "a unit of several tokens is no first token"
     null = Null.of([found, {"text": [5.0], "template": [], "image": [], "output": []}])
     assert null.percentile("text", 3.0) == 25 and null.percentile("text", 9.0) == 75
     assert null.percentile("template", 1.0) is None

@@ -8,7 +8,7 @@ percentile what it weighs in the ranking. It is compared with tokens of its own 
     image     image tokens, of which there are many, each with little
     output    the prompt's last position, which reads itself, and the output
 
-The first position, which often just absorbs attention, has no percentile.
+The first position as a single token, which often just absorbs attention, has no percentile.
 
 In:  manifests with their rankings. Out: the manifest's `null`, and a percentile for each of its top_tokens.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mask_impact.impact.top_tokens import begins_several
 from mask_impact.prompt.template import template_positions
 
 KINDS = ("text", "template", "image", "output")
@@ -28,10 +29,10 @@ Ranking = Sequence[tuple[int, float, int]]  # as TopTokens.ranked gives it
 
 def values_by_kind(manifest: Mapping[str, Any], ranking: Ranking) -> dict[str, list[float]]:
     """The values of a run, the largest first."""
-    kinds = kinds_of(manifest)
+    kinds, apart = kinds_of(manifest), {0} - begins_several(manifest["units"])
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for position, value, _ in ranking:
-        if position > 0:
+        if position not in apart:
             found[kinds[position]].append(value)
     return found
 
@@ -89,11 +90,11 @@ def add_percentiles(manifest: dict[str, Any], ranking: Ranking, null: Null | Non
     manifest["null"] = None
     if null is None:
         return
-    kinds = kinds_of(manifest)
+    kinds, apart = kinds_of(manifest), {0} - begins_several(manifest["units"])
     percentiles = [
         {"position": position, "value": value, "percentile": null.percentile(kinds[position], value)}
         for position, value, _ in ranking
-        if position > 0
+        if position not in apart
     ]
     found = {each["position"]: each["percentile"] for each in percentiles}
     for row in manifest["top_tokens"]:

@@ -49,7 +49,7 @@ def run_prepared(
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
     measure = vision_run.run if prepared.tower.of_patches else impact_run.run
     run = measure(model, prepared, write, progress)
-    run.manifest |= {"top_tokens": run.top.listed(), "reads": run.reads, "effects": None}
+    run.manifest |= {"top_tokens": run.top.listed(run.manifest["units"]), "reads": run.reads, "effects": None}
     add_percentiles(run.manifest, run.top.ranked(), null)
     tables: dict[str, Columns] = dict(run.tables)
     if prepared.request.pairs:
