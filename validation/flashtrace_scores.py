@@ -1,12 +1,12 @@
 """FlashTrace's scores of the same prompts (the PyPI package flashtrace 0.1.1), for validation/ranking.py.
 
-FlashTrace asks for its own versions of many packages, so it is not part of any environment of this project. Install it
-with what it needs into a folder of its own, put that folder on PYTHONPATH, and run this.
+FlashTrace asks for its own versions of many packages, so it has an environment of its own (`make
+.venv-peers/flashtrace/ready`), in which only this runs.
 
 In:  output/validation/others.jsonl: which prompts.
 Out: output/validation/flashtrace.jsonl, one line a prompt: a score for each token of the prompt.
 
-    PYTHONPATH=FOLDER python -m validation.flashtrace_scores --prompts 2
+    .venv-peers/flashtrace/bin/python -m validation.flashtrace_scores --prompts 2
 """
 
 from __future__ import annotations

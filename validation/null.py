@@ -157,6 +157,8 @@ def table(task: str, every: Sequence[Prompt]) -> Iterator[str]:
     yield f"| {TASKS[task]}: percentile among | {' | '.join(QUESTIONS)} |"
     yield "|---" * (len(QUESTIONS) + 1) + "|"
     for kind, same in (("other prompts of the kind", True), ("prompts of the other kind", False)):
+        if not all(others_of(prompt, every, same) for prompt in mine):
+            continue  # a single prompt
         for what, percentile in NULLS.items():
             rows = [(prompt, percentile(prompt, others_of(prompt, every, same))) for prompt in mine]
             cells = [str(bootstrapped(rows, question)) for question in QUESTIONS.values()]

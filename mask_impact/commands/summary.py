@@ -154,7 +154,7 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     metric, variant = METRICS[name].brief, first
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
-    labels, null = unit_labels(manifest), manifest.get("null")
+    labels, null, apart = unit_labels(manifest), manifest.get("null"), {0} - begins_several(manifest["units"])
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
         + ([percentile_text(row["percentile"])] if null else [])
