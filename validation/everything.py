@@ -19,7 +19,7 @@ UNTRAINED = ("--untrained",)
 HALVES = {  # (measurement, its arguments, prompts): of each task, of each half, or in all, as its --help says
     "ranking": (
         (measure, ("program",), 200),
-        (measure, ("others",), 100),
+        (measure, ("others",), 200),
         (curves, (), 60),
     ),
     "finding": (
@@ -38,7 +38,7 @@ HALVES = {  # (measurement, its arguments, prompts): of each task, of each half,
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("half", choices=HALVES)
-    parser.add_argument("--most", type=int, help="prompts in each measurement (default: as many as docs/validation.md)")
+    parser.add_argument("--most", type=int, help="prompts in each measurement (default: what fits an hour)")
     given = parser.parse_args(argv)
     for module, arguments, prompts in HALVES[given.half]:
         started = time.process_time()
