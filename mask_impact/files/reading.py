@@ -52,7 +52,7 @@ BESIDE = re.compile(
 
 def load(path: str | Path, relative: bool = False, floors: bool = False, max_bytes: int = MOST) -> pd.DataFrame:
     """The table of one file of a run; of NAME_run.json, that of the best of its files. Tables beside the results are
-    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths, neighbors and scales.
+    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, deepstack, lengths, neighbors and scales.
 
     `attrs["run"]` is the manifest: NAME_run.json if it is beside the file and of the same run, else the copy in a
     Parquet file or a report, which lacks `writers.VOLATILE`, else not there.
