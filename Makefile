@@ -56,7 +56,7 @@ real: $(SMOLLM2_VL)/ready  ## a report with effects, and a batch of 20 prompts, 
 
 validation: $(SMOLLM2_VL)/ready $(PEERS)/flashtrace/ready  ## everything in docs/validation.md, with SmolLM2-135M-Instruct; goes on where it was stopped. PROMPTS=1: a quick try
 	$(MAKE) --jobs=2 validation-ranking validation-finding
-	$(WITH_SMOLLM2) $(PEERS)/flashtrace/bin/python -m validation.flashtrace_scores --prompts $(or $(PROMPTS),120)
+	$(WITH_SMOLLM2) $(PEERS)/flashtrace/bin/python -m validation.flashtrace_scores --prompts $(or $(PROMPTS),60)
 	$(MAKE) validation-tables
 
 validation-ranking validation-finding: validation-%: $(SMOLLM2_VL)/ready

@@ -57,7 +57,7 @@ def judged(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
 def agreement_table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """The scores by their mean rank correlation, with its paired difference from the default; `rows` by task."""
     found = {task: judged(each) for task, each in rows.items()}
-    names = list(next(iter(found.values())))
+    names = [name for name in next(iter(found.values())) if all(name in each for each in found.values())]
     columns = (*list(JUDGED)[:2], "correlation minus the default's")
     titles = [f"{TASKS[task]}: {how}" for task in rows for how in columns]
     lines = [f"| score | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
