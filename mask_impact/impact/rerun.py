@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mask_impact.impact.masking import Masks, pull
+from mask_impact.impact.masking import Masks, pull, reading
 from mask_impact.impact.meter import Meter
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Rows
@@ -60,6 +60,11 @@ class SeenAttention:
             output = (weights.unsqueeze(1) @ values).squeeze(1)  # [H, D]
             pulls.append(pull(weights, values, output, self.zero_values, masks))
         return torch.stack(pulls).amax(dim=0)
+
+    def reading(self) -> torch.Tensor | None:
+        """As the function `reading`; None where the values are not known, or there are several sites."""
+        values = self.call.sites[0].values
+        return None if self.weights is None or values is None else reading(self.weights, values.norm(dim=-1))
 
 
 class AlonePath(RowTrace):
