@@ -42,16 +42,15 @@ def kinds_of(manifest: Mapping[str, Any]) -> dict[int, str]:
     template = template_positions(manifest)
     start = manifest["decoder_start"]
     output = manifest["prompt_length"] - 1 if start is None else start
-    return {
-        found["position"]: "output"
-        if found["position"] >= output
-        else "image"
-        if found["kind"] == "image"
-        else "template"
-        if found["position"] in template
-        else "text"
-        for found in manifest["tokens"]
-    }
+
+    def kind(token: Mapping[str, Any]) -> str:
+        if token["position"] >= output:
+            return "output"
+        if token["kind"] == "image":
+            return "image"
+        return "template" if token["position"] in template else "text"
+
+    return {token["position"]: kind(token) for token in manifest["tokens"]}
 
 
 @dataclass(frozen=True)
