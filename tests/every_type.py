@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from families import COMMON, DELTA_NET, HEAD16, MLA, MOE, ROUTED_MOE, TABLES, redraw
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
@@ -46,6 +47,8 @@ GEMMA4 = COMMON | {
     "head_dim": 16, "vocab_size_per_layer_input": 500, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 5,
 }  # fmt: skip
+ALL_SHARED = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 3}
+ASSISTANT = {"text_config": GEMMA4 | ALL_SHARED}
 MLA_ROUTED = COMMON | OLDER_NAMES | MLA | ROUTED_MOE
 QWEN35 = COMMON | HEAD16 | MOE | DELTA_NET | LINEAR_FULL
 QWEN35_VL = {"text_config": QWEN35, "vision_config": VISION}
@@ -94,8 +97,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, b
     "qwen3_5_moe_text": QWEN35,
     "qwen4_exp_text": QWEN4,
     "qwen4_exp": {"text_config": QWEN4, "vision_config": VISION},
-    "gemma4_assistant": {"text_config": GEMMA4 | {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 3}},
-    "gemma4_unified_assistant": {"text_config": GEMMA4 | {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 3}},
+    **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), ASSISTANT),
     "dots3_note_text": DOTS3,
     "dots3_note": {"text_config": DOTS3, "vision_config": VISION, "audio_config": VISION},
     "xmod": COMMON | {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"},
@@ -148,8 +150,11 @@ OWN_ROWS: dict[str, OwnRows] = {
 
 def parts_of(model_type: str) -> dict[str, Any]:
     """Sizes for each config within this type's own, under the names that it has for them; empty if there is none."""
-    whole = AutoConfig.for_model(model_type)
     found: dict[str, Any] = {}
+    try:
+        whole = AutoConfig.for_model(model_type)
+    except StrictDataclassError:  # a type that refuses its own defaults
+        return found
     for name, part in vars(whole).items():
         if isinstance(part, PretrainedConfig):
             sizes = (
