@@ -3,8 +3,10 @@
  * and what the answer is without the unit that it needs most. Made from the numbers alone.
  */
 
+import { partsOf } from "../data/effects.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
-import { CHANGES, effectOn, shownEffects, unitToken, type Shown } from "./effects.ts";
+import { CHANGES, effectOn, layersOf, shownEffects, unitToken, type Shown } from "./effects.ts";
+import { tells } from "./effect-units.ts";
 import { promptText, ranked, scores, type Compared } from "./prompt-text.ts";
 import { isNoise } from "./scene.ts";
 import { templatePositions } from "./template.ts";
@@ -29,6 +31,8 @@ export interface Story {
 /** What hiding a unit does to the answer. */
 export interface Lost {
   token: TokenInfo;
+  /** "head 5 of layer 3", if it was hidden from that alone. */
+  head: string | null;
   before: number;
   after: number;
   /** What is likeliest then; null: still the same. */
@@ -72,14 +76,22 @@ function reads(scene: Compared, wanted: (token: TokenInfo) => boolean): Read[] {
 /** The unit without which the answer is least likely, in its strongest layers. */
 function mostLost({ run, state }: Compared, shown: Shown): Lost | null {
   let lost: Lost | null = null;
+  const { windows } = shown.effects;
+  const sizes = shown.units.map((_, place) =>
+    Math.max(
+      ...shown.values.slice(place * windows.length, (place + 1) * windows.length).map((value) => Math.abs(value) || 0),
+    ),
+  );
   const answer = run.manifest?.generated?.find(({ step }) => step === state.step)?.text;
-  for (const unit of shown.units) {
+  for (const [place, unit] of shown.units.entries()) {
+    if (!tells(shown.nested[place], sizes, place)) continue;
     if (unit.positions[0] === 0 && unit.positions.length < 2) continue;
-    for (const window of shown.effects.windows) {
+    for (const window of windows) {
       const found = effectOn(shown, unit.key, window);
       if (!found || (lost && found.before - found.after <= lost.before - lost.after)) continue;
       const then = answer !== undefined && found.top !== answer && shown.step === state.step ? found.top : null;
-      lost = { token: unitToken(unit, run), before: found.before, after: found.after, then };
+      const head = partsOf(window).length > 2 ? layersOf(window) : null;
+      lost = { token: unitToken(unit, run), head, before: found.before, after: found.after, then };
     }
   }
   return lost;

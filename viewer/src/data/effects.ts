@@ -22,7 +22,6 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
   const units = new Map<string, Effects["units"][number]>(),
     rows: Effects["rows"] = new Map();
   const deepest = deepestLevels(table);
-  let coarse = 0;
   for (let row = 0; row < table.rows; row++) {
     const at = (column: ColumnName) => columns[column].data[row];
     const [step, first, last, block, position, label] = [
@@ -38,24 +37,18 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
         `row ${count(row + 1)}: a mask of layers ${first} to ${last} and block ${quoted(block)} cannot be`,
       );
     }
-    if (columns.unit_level.length && at("unit_level") < deepest.get(position)!) {
-      coarse++;
-      continue;
-    }
+    const level = columns.unit_level.length ? at("unit_level") : 0;
     const head = columns.head.length ? columns.head.data[row] : NaN;
     const window = head >= 0 ? `${first}-${last}.${head}` : `${first}-${last}`,
       key = `${position} ${label}`;
     steps.add(step);
     blocks.add(block);
     windows.add(window);
-    units.set(key, { key, label, position });
+    units.set(key, { key, label, position, level, split: level < (deepest.get(position) ?? 0) });
     rows.set([step, block, window, key].join(), row);
   }
-  const twice = table.rows - coarse - rows.size;
+  const twice = table.rows - rows.size;
   const said = [...notes];
-  if (coarse) {
-    said.push(`${fileName} has larger units, too, which were split; what they were split into is shown.`);
-  }
   if (twice) said.push(`${plural(twice, "row")} of ${fileName} give a mask another effect; the last one is shown.`);
   const numeric = table.names.filter((column) => table.kindOf(column) !== "text" && columns[column].length);
   return {
@@ -64,7 +57,7 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     rows,
     steps: [...steps].sort((a, b) => a - b),
     blocks: [...blocks].sort().reverse(),
-    units: [...units.values()].sort((a, b) => a.position - b.position),
+    units: [...units.values()].sort((a, b) => a.position - b.position || a.level - b.level),
     windows: [...windows].sort((a, b) => {
       const [one, other] = [partsOf(a), partsOf(b)];
       return one[0] - other[0] || one[1] - other[1] || (one[2] ?? -1) - (other[2] ?? -1);

@@ -105,8 +105,9 @@ export interface Effects {
   blocks: string[];
   /** The layers a mask held in: "2-5"; and the head, if it was one: "3-3.5". */
   windows: string[];
-  /** By position. `key` is the position and the label. */
-  units: { key: string; label: string; position: number }[];
+  /** By position. `key` is the position and the label. From coarse to fine: `level` 0 is the coarsest, and what was `split` has
+   * its parts in the table, too. */
+  units: { key: string; label: string; position: number; level: number; split: boolean }[];
   /** "step,block,window,key" -> row of the file. */
   rows: Map<string, number>;
   /** The columns of numbers that the file has, by row; NaN where there is none. */
@@ -248,8 +249,8 @@ export interface Manifest {
   effects?: {
     contrast?: string[];
     noise?: { logit?: number };
-    /** From coarse to fine: every unit of every level. */
-    refine?: { units?: { label?: string; positions?: number[] }[] };
+    /** From coarse to fine: every unit of every level; `parent` is the place in this list of the unit that was split. */
+    refine?: { units?: { label?: string; positions?: number[]; parent?: number }[] };
   };
   /** Of NAME_neighbors. */
   tables?: string[];

@@ -57,7 +57,9 @@ export class StoryView extends Drawn<Scene> implements View {
         lost.then !== null
           ? [" the answer is ", h("strong.mono", {}, word(lost.then))]
           : [` its probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
-      said.push(said.length ? "; " : "", "without ", this.#token(run, { token: lost.token, layer: null }), ...result);
+      const head = lost.head === null ? "" : ` in ${lost.head}`;
+      const token = this.#token(run, { token: lost.token, layer: null });
+      said.push(said.length ? "; " : "", "without ", token, head, ...result);
     } else if (robust) said.push(`; no single unit changes its probability by ${CHANGES} or more`);
     return said;
   }
