@@ -8,25 +8,9 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect
 from viewer_page import Viewer
-from viewer_runs import ROOT, effect_table, effects_of, read_copied
+from viewer_runs import effect_table, effects_of, read_copied
 
-import mask_impact_analysis
-import mask_impact_vl
-
-PROMPT = "Tom has a red ball. Ann has a blue cup. Ann's cup is"
 HIGH, TOP = 20, 30  # pixels of the matrix: of a row, above the rows
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("levels")
-    flags = ["--model", "demo", "--output-dir", str(folder), "--format", "csv,html", "--quiet", "--effects"]
-    text = [*flags, "--prompt", PROMPT]
-    assert mask_impact_analysis.main([*text, "--output", "fine", "--refine", "2"]) == 0
-    assert mask_impact_analysis.main([*text, "--output", "heads", "--by-head", "--readers", "last"]) == 0
-    picture = ["--image", str(ROOT / "testimg.png"), "--prompt", "What color is the circle?", "--mask-mode", "vision"]
-    assert mask_impact_vl.main([*flags, *picture, "--output", "parts", "--refine", "4"]) == 0
-    return folder
 
 
 def effects_table(folder: Path, name: str) -> pd.DataFrame:
@@ -59,10 +43,10 @@ def shown_rows(viewer: Viewer) -> int:
 
 
 @pytest.mark.parametrize("name", ["fine", "parts"])
-def test_parts_are_below_what_they_are_parts_of(opened, folder, name):
-    viewer = opened(folder / f"{name}_results.html")
+def test_parts_are_below_what_they_are_parts_of(opened, reports, name):
+    viewer = opened(reports / f"{name}_results.html")
     viewer.shows(name)
-    wanted = refined(folder, name)
+    wanted = refined(reports, name)
     table = effect_table(viewer)
     assert table.index.tolist() == wanted.token_position.tolist()
     for column in ("logprob", "logprob_change", "kl"):
@@ -93,10 +77,10 @@ def visible_places(wanted: pd.DataFrame, opened: set[int], closed: set[int], fol
     return rows(-1)
 
 
-def test_parts_are_shown_and_hidden(opened, folder):
-    viewer = opened(folder / "fine_results.html")
+def test_parts_are_shown_and_hidden(opened, reports):
+    viewer = opened(reports / "fine_results.html")
     viewer.shows("fine")
-    wanted = refined(folder, "fine")
+    wanted = refined(reports, "fine")
     first = visible_places(wanted, set(), set())
     assert len(wanted) > len(first) > 2
     assert shown_rows(viewer) == len(first)
@@ -120,33 +104,33 @@ def test_parts_are_shown_and_hidden(opened, folder):
     assert shown_rows(viewer) == len(visible_places(wanted, set(), set(), fold=False)) > len(first)
 
 
-def test_what_stands_for_its_parts_is_in_the_sentence(opened, folder):
+def test_what_stands_for_its_parts_is_in_the_sentence(opened, reports):
     """No patch alone changes the answer, a quarter of the picture does: parts that can replace each other."""
-    wanted = refined(folder, "parts")
+    wanted = refined(reports, "parts")
     leaves = wanted[~wanted.index.isin(wanted.parent)]
     assert leaves.fall.max() < 0.001 < wanted.fall.max()
     size = wanted["size"]
     told = [place for place in wanted.index if size[place] > 3 * max(size[wanted.parent == place], default=0)]
     best = wanted.loc[told].sort_values("fall", ascending=False).iloc[0]
-    viewer = opened(folder / "parts_results.html")
+    viewer = opened(reports / "parts_results.html")
     viewer.shows("parts")
     expect(viewer.page.locator(".story")).to_contain_text(
         f"without {best.token_masked} ({best.token_position}) the answer is {best.top_token.strip()}"
     )
 
 
-def test_without_the_manifest_what_was_split_is_left_out(viewer, folder):
-    viewer.drop(folder / "fine_results.csv", folder / "fine_effects.csv")
+def test_without_the_manifest_what_was_split_is_left_out(viewer, reports):
+    viewer.drop(reports / "fine_results.csv", reports / "fine_effects.csv")
     viewer.shows("fine")
-    wanted = refined(folder, "fine")
+    wanted = refined(reports, "fine")
     leaves = wanted[~wanted.index.isin(wanted.parent)].sort_values("size", ascending=False, kind="stable")
     assert sorted(effect_table(viewer).index) == sorted(leaves.token_position)
     expect(effects_of(viewer)).to_contain_text("larger units, which were split, are shown only with the manifest")
 
 
-def test_heads_are_the_columns(opened, folder):
-    df = effects_table(folder, "heads")
-    viewer = opened(folder / "heads_results.html", fragment="order=position")
+def test_heads_are_the_columns(opened, reports):
+    df = effects_table(reports, "heads")
+    viewer = opened(reports / "heads_results.html", fragment="order=position")
     viewer.shows("heads")
     table = effect_table(viewer)
     wide = df.pivot(index=["token_position", "first_layer"], columns="head", values="logprob_change")
@@ -158,10 +142,10 @@ def test_heads_are_the_columns(opened, folder):
     assert layers == wide.index.get_level_values("first_layer").tolist()
 
 
-def test_a_head_is_pointed_at_selected_and_named(opened, folder):
-    df = effects_table(folder, "heads")
+def test_a_head_is_pointed_at_selected_and_named(opened, reports):
+    df = effects_table(reports, "heads")
     best = df.loc[df.fall.idxmax()]
-    viewer = opened(folder / "heads_results.html")
+    viewer = opened(reports / "heads_results.html")
     viewer.shows("heads")
     name = f"head {best['head']} of layer {best.first_layer}"
     changed = df.groupby("token_position").fall.max() >= 0.001

@@ -13,6 +13,7 @@ import { decodeEmbedded, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
 import example from "./example.json?raw";
 import { ControlsView } from "./views/controls.ts";
+import { DeepstackView } from "./views/deepstack.ts";
 import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
 import { ExportMenu, ofRuns, type NamedView } from "./views/exports.ts";
@@ -30,6 +31,7 @@ import { PromptView } from "./views/prompt.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
+import { TraceView } from "./views/trace.ts";
 import { pointerTip } from "./views/tip.ts";
 import { StoryView } from "./views/story.ts";
 
@@ -51,6 +53,8 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
       [
         ["Effects", new EffectsView(store)],
         ["Picture", new PictureView(store)],
+        ["DeepStack", new DeepstackView(store)],
+        ["Trace", new TraceView(store)],
         ["Heat map", heatmap],
         ["Reads", new ReadsView(store)],
       ],

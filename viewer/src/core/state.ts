@@ -44,6 +44,11 @@ export interface State {
   /** The same of the picture in which image tokens say something: little, since words stand in the patches. */
   wash: number;
   fold: boolean;
+  /** Of a video, the frame that is shown large, by its number among the pictures; null: the one with the selected patch, else
+   * with the strongest. */
+  frame: number | null;
+  /** DeepStack: the injection whose effects, patch by patch, colour the picture; null: none. */
+  injection: number | null;
   /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head,
    * "strongest" or "": all of them if masks were in all), the order of units. */
   effect: Measure;
@@ -56,6 +61,8 @@ export interface State {
   shade: "impact" | "effect";
   /** Cells of the map of what each position reads that are large enough for a name in every row. */
   large: boolean;
+  /** What was read, traced back: the part of what the predicting position reads most from which on a read is shown. */
+  edges: number;
   /** Neighbours of image tokens: which of the loaded tables, the selected patch (position), what was searched ("merged", a
    * bank layer or "static"), what colours the patches, all ranks in every layer, and a word that is looked for. */
   lens: number;
@@ -88,6 +95,8 @@ export const DEFAULTS: Readonly<State> = {
   opacity: 0.8,
   wash: 0.2,
   fold: false,
+  frame: null,
+  injection: null,
   effect: "logprob_change",
   block: "all",
   mask: "",
@@ -95,6 +104,7 @@ export const DEFAULTS: Readonly<State> = {
   answer: "step",
   shade: "impact",
   large: false,
+  edges: 0.5,
   lens: 0,
   patch: null,
   near: "merged",
@@ -176,9 +186,12 @@ function valid(name: keyof State, value: unknown): boolean {
     case "query":
     case "token":
     case "layer":
+    case "frame":
+    case "injection":
     case "from":
     case "to":
       return value === null || whole(value);
+    case "edges":
     case "opacity":
     case "wash":
       return typeof value === "number" && value >= 0 && value <= 1;

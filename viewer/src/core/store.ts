@@ -160,7 +160,8 @@ export class Store {
     this.#foldChosen ||= "fold" in patch;
     this.#variantChosen ||= "variant" in patch;
     this.#selected ||= "token" in patch || "layer" in patch;
-    this.#state = { ...this.#state, ...patch };
+    const frame = patch.token == null ? {} : { frame: null }; // that of the token
+    this.#state = { ...this.#state, ...frame, ...patch };
     this.#schedule();
   }
 

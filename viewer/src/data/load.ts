@@ -178,5 +178,5 @@ export function runName(fileName: string): string {
     .replace(/^.*[/\\]/, "")
     .replace(/\.gz$/i, "")
     .replace(/\.(csv|tsv|txt|json|jsonl|ndjson|parquet|html?)$/i, "");
-  return stem.replace(/ ?\(\d+\)$/, "").replace(/_(results|run|effects)$/, "") || fileName;
+  return stem.replace(/ ?\(\d+\)$/, "").replace(/_(results|run|effects|deepstack)$/, "") || fileName;
 }

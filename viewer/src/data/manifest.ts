@@ -88,6 +88,7 @@ const manifest = object<Manifest>({
       grid: list(number),
       layout: text,
       tokens: number,
+      video: number,
       positions: list(number),
     }),
   ),

@@ -8,68 +8,62 @@ import type { Store } from "../core/store.ts";
 
 const PLAY_MS = 500;
 
-/** Whose layers are played: those of the run in front, or of the neighbours. */
-interface Layered {
-  run: { layers: number[] };
-  state: { layer: number | null };
+/** What a player goes through, as it is when asked: how many places, where it stands, where playing begins anew. */
+interface Track {
+  places: number;
+  at: number;
+  first: number;
+  choose: (place: number) => void;
 }
 
-/** Chooses the layer of the page; with `joined` its first place is no layer, that is all of them together. */
-export class LayerPlayer {
+/** A slider over places, and a button that goes through them by itself. */
+export class Player {
   readonly elements: HTMLElement[];
-  #store: Store;
-  #slider: Slider;
+  readonly #slider: Slider;
+  readonly #what: string;
+  readonly #track: () => Track;
   #play = h("button", { onclick: () => (this.#timer ? this.stop() : this.#start()) });
   #timer = 0;
-  #played: number | null = null; // layer that playing has set last
-  #read: () => Layered;
-  #joined: number;
+  #played = -1; // place that playing has set last
 
-  constructor(store: Store, id: string, read = (): Layered => store.scene!, joined = true) {
-    this.#store = store;
-    this.#read = read;
-    this.#joined = Number(joined);
-    this.#slider = slider(id, "Layer");
+  /** `what`: "layers", for the button. */
+  constructor(id: string, name: string, what: string, track: () => Track) {
+    this.#what = what;
+    this.#track = track;
+    this.#slider = slider(id, name);
     this.elements = [this.#slider.label, this.#play];
-    this.#slider.input.oninput = () => {
-      const place = this.#slider.input.valueAsNumber - this.#joined;
-      store.set({ layer: place < 0 ? null : this.#read().run.layers[place] });
-    };
+    this.#slider.input.oninput = () => track().choose(this.#slider.input.valueAsNumber);
     matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.stop());
     this.#label();
   }
 
-  /** `text`: what is shown, "layer 3". A layer that was chosen elsewhere ends playing. */
-  update({ run, state }: Layered, text: string): void {
-    if (state.layer !== this.#played) this.stop();
-    const place = state.layer === null ? -1 : run.layers.indexOf(state.layer);
-    setSlider(this.#slider, run.layers.length - 1 + this.#joined, place + this.#joined, text);
+  /** `text`: what is shown, "layer 3". A place that was chosen elsewhere ends playing. */
+  show(places: number, at: number, text: string): void {
+    if (at !== this.#played) this.stop();
+    setSlider(this.#slider, places - 1, at, text);
+  }
+
+  set hidden(hidden: boolean) {
+    for (const element of this.elements) element.hidden = hidden;
+    if (hidden) this.stop();
   }
 
   #start(): void {
     const go = () => {
-      const {
-        run: { layers },
-        state: { layer },
-      } = this.#read();
-      const next = layer === null ? 0 : layers.indexOf(layer) + 1;
-      if (next >= layers.length) return this.stop();
-      this.#show(layers[next]);
+      const { places, at } = this.#track();
+      return at + 1 < places ? this.#go(at + 1) : this.stop();
     };
-    const {
-      run: { layers },
-      state,
-    } = this.#read();
-    this.#played = state.layer;
+    const { places, at, first } = this.#track();
+    this.#played = at;
     this.#timer = window.setInterval(go, PLAY_MS);
-    if (this.#played === layers.at(-1)) this.#show(layers[0]);
+    if (at === places - 1) this.#go(first);
     else go();
     this.#label();
   }
 
-  #show(layer: number): void {
-    this.#played = layer;
-    this.#store.set({ layer });
+  #go(place: number): void {
+    this.#played = place;
+    this.#track().choose(place);
   }
 
   stop(): void {
@@ -80,9 +74,38 @@ export class LayerPlayer {
   }
 
   #label(): void {
-    this.#play.textContent = this.#timer ? "❚❚ Pause" : "▶ Play layers";
+    this.#play.textContent = this.#timer ? "❚❚ Pause" : `▶ Play ${this.#what}`;
   }
 }
+
+/** Whose layers are played: those of the run in front, or of the neighbours. */
+interface Layered {
+  run: { layers: number[] };
+  state: { layer: number | null };
+}
+
+/** Chooses the layer of the page; with `joined` its first place is no layer, that is all of them together. */
+export class LayerPlayer extends Player {
+  #joined: number;
+
+  constructor(store: Store, id: string, read = (): Layered => store.scene!, joined = true) {
+    const none = Number(joined);
+    super(id, "Layer", "layers", () => {
+      const { run, state } = read();
+      const choose = (place: number) => store.set({ layer: place < none ? null : run.layers[place - none] });
+      return { places: run.layers.length + none, at: placeOf(run, state) + none, first: none, choose };
+    });
+    this.#joined = none;
+  }
+
+  /** `text`: what is shown, "layer 3". */
+  update({ run, state }: Layered, text: string): void {
+    this.show(run.layers.length + this.#joined, placeOf(run, state) + this.#joined, text);
+  }
+}
+
+const placeOf = ({ layers }: Layered["run"], { layer }: Layered["state"]) =>
+  layer === null ? -1 : layers.indexOf(layer);
 
 /** How much colour is over a picture, and a button that takes all of it away or brings it back. */
 export class OpacityControl {
