@@ -22,6 +22,8 @@ export interface Story {
   /** Words, by layer; a patch; and a token of the template that is read more than any word. */
   words: Read[];
   patch: Read | null;
+  /** Of a vision tower: what the other patches read most, in this order. */
+  tower: Read[] | null;
   template: Read | null;
   lost: Lost | null;
   /** Effects were measured, and none of them changes the answer's probability by CHANGES or more. */
@@ -48,7 +50,8 @@ export function story(scene: Compared): Story {
   const read = (wanted: (token: TokenInfo) => boolean) => reads(scene, wanted);
   const isWord = ({ kind, position }: TokenInfo) => kind === "text" && !template.has(position);
   const words = read(isWord);
-  const [patch] = read(({ kind }) => kind === "image");
+  const patches = read(({ kind }) => kind === "image"),
+    isTower = run.manifest?.tower === "vision";
   const [special] = read(({ kind, position }) => kind !== "image" && template.has(position));
   const shown = shownEffects(scene);
   const lost = shown && mostLost(scene, shown);
@@ -57,7 +60,8 @@ export function story(scene: Compared): Story {
       .slice(0, FEW)
       .filter(({ value }) => Math.abs(value) >= MUCH * Math.abs(words[0].value))
       .sort((a, b) => a.layer - b.layer),
-    patch: patch ?? null,
+    patch: isTower ? null : (patches[0] ?? null),
+    tower: isTower ? patches : null,
     template: special && Math.abs(special.value) > Math.abs(words[0]?.value ?? 0) ? special : null,
     lost: lost && lost.before - lost.after >= CHANGES ? lost : null,
     robust: !!lost && lost.before - lost.after < CHANGES,

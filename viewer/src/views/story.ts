@@ -32,8 +32,10 @@ export class StoryView extends Drawn<Scene> implements View {
     const answer = predicted(run, state.step)?.text;
     const said = isDifference(state, runs) ? [] : this.#sentences(scene, story(scene));
     this.#said.hidden = !said.length;
-    const beginning: Part[] =
-      state.query !== null
+    const tower = run.manifest?.tower === "vision";
+    const beginning: Part[] = tower
+      ? ["In the vision tower, the other patches read most "]
+      : state.query !== null
         ? [`Position ${state.query}: `]
         : answer === undefined
           ? ["To say the next token: "]
@@ -41,7 +43,7 @@ export class StoryView extends Drawn<Scene> implements View {
     this.#said.replaceChildren(...(runs.length > 1 ? [`${run.name}. `] : []), ...beginning, ...said, ".");
   }
 
-  #sentences({ run }: Scene, { words, patch, template, lost, robust }: Story): Part[] {
+  #sentences({ run, state }: Scene, { words, patch, tower, template, lost, robust }: Story): Part[] {
     const read = (each: Read): Part[] => [`layer ${each.layer} reads `, this.#token(run, each)];
     const parts: Part[][] = words.map(read);
     if (template)
@@ -51,16 +53,20 @@ export class StoryView extends Drawn<Scene> implements View {
         ` is read more than any word (layer ${template.layer})`,
       ]);
     if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, this.#token(run, patch)]);
+    for (const each of tower ?? []) parts.push([this.#token(run, each), ` (layer ${each.layer})`]);
     const said = parts.flatMap((part, i) => (i ? [", ", ...part] : part));
     if (lost) {
       const result =
         lost.then !== null
-          ? [" the answer is ", h("strong.mono", {}, word(lost.then))]
-          : [` its probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
+          ? [
+              tower ? ` the answer ${word(predicted(run, state.step)?.text ?? "")} becomes ` : " the answer is ",
+              h("strong.mono", {}, word(lost.then)),
+            ]
+          : [` the answer's probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
       const head = lost.head === null ? "" : ` in ${lost.head}`;
       const token = this.#token(run, { token: lost.token, layer: null });
       said.push(said.length ? "; " : "", "without ", token, head, ...result);
-    } else if (robust) said.push(`; no single unit changes its probability by ${CHANGES} or more`);
+    } else if (robust) said.push(`; no single unit changes the answer's probability by ${CHANGES} or more`);
     return said;
   }
 
