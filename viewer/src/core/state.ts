@@ -71,6 +71,8 @@ export interface State {
   tint: "similarity" | "bank" | "impact";
   ranks: boolean;
   find: string;
+  /** Where runs and neighbours are open: what is shown of them. */
+  tab: "all" | "runs" | "lens";
   theme: "auto" | "light" | "dark";
 }
 
@@ -111,6 +113,7 @@ export const DEFAULTS: Readonly<State> = {
   tint: "similarity",
   ranks: false,
   find: "",
+  tab: "all",
   theme: "auto",
 };
 
@@ -127,6 +130,7 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   answer: ["step", "whole"],
   shade: ["impact", "effect"],
   tint: ["similarity", "bank", "impact"],
+  tab: ["all", "runs", "lens"],
 };
 
 /** "#metric=cosine&token=12": what differs from the defaults. */

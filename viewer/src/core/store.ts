@@ -67,7 +67,16 @@ export class Store {
     const chosen = settled({ ...this.#state, query, palette: this.#palette }, runs[0], metricsOf(runs));
     const state = this.#selected ? chosen : { ...chosen, ...strongestCell({ runs, run: runs[0], state: chosen }) };
     const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
-    return { library, runs, run: runs[0], state, hover: { ...this.#hover, token: hovered }, dark: this.dark };
+    const neighbors = this.#neighbors;
+    return {
+      library,
+      neighbors,
+      runs,
+      run: runs[0],
+      state,
+      hover: { ...this.#hover, token: hovered },
+      dark: this.dark,
+    };
   }
 
   get #palette(): State["palette"] {

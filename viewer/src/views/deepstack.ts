@@ -47,7 +47,11 @@ export class DeepstackView extends Drawn<Scene> implements View {
       { "aria-label": title, hidden: true },
       h("h2", {}, title),
       this.#said,
-      h("div.matrix__numbers", {}, h("table", {}, h("thead", {}, head), this.#rows)),
+      h(
+        "div.matrix__numbers",
+        { tabindex: 0, role: "region", "aria-label": "Sets of injections" },
+        h("table", {}, h("thead", {}, head), this.#rows),
+      ),
       room,
       h("div.sliders", {}, ...this.#player.elements),
     );

@@ -2,6 +2,7 @@
 
 import "./selection.css";
 
+import { beside } from "../core/beside.ts";
 import { h } from "../core/dom.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
@@ -31,7 +32,8 @@ export class SelectionView extends Drawn<Scene> implements View {
     this.draws((scene) => this.#draw(scene));
   }
 
-  #draw({ run, state }: Scene): void {
+  #draw(scene: Scene): void {
+    const { run, state } = scene;
     const place = tokenIndex(run, state.token),
       layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
     this.element.hidden = place < 0 && layer < 0;
@@ -53,6 +55,10 @@ export class SelectionView extends Drawn<Scene> implements View {
             h("dt", {}, `${title}, ${variantName(state.variant)}`),
             h("dd", {}, exact(at(run, name, step, variant, layer, place)) || "no value"),
           ]);
-    this.#numbers.replaceChildren(...numbers);
+    const more = token ? beside(scene, token) : [];
+    this.#numbers.replaceChildren(
+      ...numbers,
+      ...more.flatMap(({ what, said }) => [h("dt", {}, what), h("dd", {}, said)]),
+    );
   }
 }
