@@ -89,7 +89,7 @@ versions: $(VENV)/ready-to-test $(WITH_NODE)
 	@$(PY) tools/tested.py versions $(WITH_NODE)
 
 families: $(VENV)/ready-to-test  ## what `make test` holds against brute force in one family of each kind, in all families; 10 minutes
-	MASK_IMPACT_FAMILIES=all $(PY) -m pytest -n 2 --dist worksteal tests/test_engine.py tests/test_carry.py tests/test_ablation.py
+	MASK_IMPACT_FAMILIES=all $(PY) -m pytest -n 2 --dist worksteal tests/test_engine.py tests/test_carry.py tests/test_ablation.py tests/test_tower_effects.py
 
 breadth: $(VENV)/ready-to-test  ## every causal language model and image-text model of the installed transformers: right, or refused by name; half an hour
 	$(PY) tools/breadth.py

@@ -2,9 +2,9 @@
 
 In:  held-out retrieval prompts ("Tom has a red ball. Ann has a blue cup. Ann's cup is"), the demo model, and the same
      architecture with random weights.
-Out: how often the most important statement token (largest Full L2 over layers, at the last position) lies in the asked
-     statement, how often it is the item of that statement, and how often it is the color word. Each share has a 95 %
-     Wilson interval.
+Out: how often the most important statement token (Full L2 at the last position, joined over layers by the root of the
+     sum of squares) lies in the asked statement, how often it is the item of that statement, and how often it is the
+     color word. Each share has a 95 % Wilson interval.
 
     python demo/known_answer.py --count 20
     python demo/known_answer.py
@@ -86,7 +86,7 @@ def trained_and_untrained() -> tuple[Any, Any, Any]:
 
 def table(results: Sequence[Hits]) -> str:
     lines = [
-        f"{results[0].count} held-out prompts; top statement token by largest Full L2 over layers",
+        f"{results[0].count} held-out prompts; top statement token by Full L2, root of the sum of squares over layers",
         f"{'':<10} {'in the asked statement':<26} {'on its item':<26} {'on its color':<26}",
     ]
     for hits in results:

@@ -69,7 +69,7 @@ def all_layers(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: l
 
 
 def one_layer(model: Any, tokenizer: Any, prompt: RetrievalPrompt, positions: list[int]) -> Values:
-    """The largest Full L2 over layers at the last position, as `known_answer.py` ranks."""
+    """Full L2 at the last position, the root of the sum of squares over layers, as `known_answer.py` ranks."""
     inputs = text_inputs(tokenizer, prompt.prompt)
     wanted = Request(prompt.prompt, variants=("full",))
     found = run(model, fitted(tokenizer, model.config, inputs, wanted), lambda block: None)

@@ -19,6 +19,7 @@ import argparse
 import math
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,10 +52,10 @@ from mask_impact.model import joined
 
 FOLDER = Path(__file__).resolve().parent / joined.FOLDER
 SEED = 0
-NAMING, STEPS, STOP = 60, 260, 100
+NAMING, STEPS = 60, 420
 NAMING_BATCH, BATCH = 32, 4  # scenes
 NAMING_RATE, RATE, LOW_RANK_RATE = 2e-3, 5e-4, 2e-3
-WARM_UP = 10  # steps; the rate then falls along a cosine that ends at STEPS, and training stops at STOP
+WARM_UP = 10  # steps; the rate then falls along a cosine that ends at STEPS
 REPORT_EVERY = 50
 HELD_OUT = 10  # scenes for each number of objects, in the progress
 RANK = 8  # of what is added to the query and value projections of the language model
@@ -266,10 +267,12 @@ def report(parts: Parts, line: str) -> None:
 
 
 def make_parts() -> Parts:
-    """The two frozen parts and a fresh connector."""
-    folder = joined.joined_folder(FOLDER)
-    processor = AutoProcessor.from_pretrained(folder)
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval().requires_grad_(False)
+    """The two frozen parts as they are in the wheels, and a fresh connector."""
+    with tempfile.TemporaryDirectory() as folder:
+        joined.write(Path(folder), FOLDER, trained={})
+        processor = AutoProcessor.from_pretrained(folder)
+        model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+    model.eval().requires_grad_(False)
     parts = Parts(model, processor, None, {})
     rng = random.Random(SEED)
     some = look(parts, [make_scene(rng, 1 + i % 3, held_out=False) for i in range(NAMING_BATCH)])
@@ -283,25 +286,25 @@ def rate_factor(steps: int, step: int) -> float:
     return min((step + 1) / WARM_UP, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def train(naming: int, steps: int, stop: int, output: Path) -> None:
+def train(naming: int, steps: int, output: Path) -> None:
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
     parts = make_parts()
     output.mkdir(parents=True, exist_ok=True)
     started = time.process_time()
     low_rank = [value for each in parts.low_rank.values() for value in (each.down, each.up)]
-    for stage, many, last, rate in (("naming", naming, naming, NAMING_RATE), ("answers", steps, stop, RATE)):
+    for stage, many, rate in (("naming", naming, NAMING_RATE), ("answers", steps, RATE)):
         groups = [{"params": [*parts.connector.parameters()], "lr": rate}, {"params": low_rank, "lr": LOW_RANK_RATE}]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, many))
-        for step in range(last):
+        for step in range(many):
             loss = training_loss(parts, rng, step / many if stage == "answers" else None)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_([*parts.connector.parameters(), *low_rank], 1.0)
             optimizer.step()
             schedule.step()
-            if (step + 1) % REPORT_EVERY == 0 or step + 1 == last:
+            if (step + 1) % REPORT_EVERY == 0 or step + 1 == many:
                 minutes = (time.process_time() - started) / 60
                 report(parts, f"{stage} {step + 1:5}  {minutes:5.1f} CPU min  loss {loss.item():.3f}")
                 save_file(trained(parts), output / joined.CONNECTOR)
@@ -319,10 +322,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--naming", type=int, default=NAMING, help=f"optimizer steps of naming (default: {NAMING})")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps with answers (default: {STEPS})")
-    parser.add_argument("--stop", type=int, default=STOP, help=f"of which this many are taken (default: {STOP})")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder for the connector")
     args = parser.parse_args(argv)
-    train(args.naming, args.steps, min(args.stop, args.steps), args.output)
+    train(args.naming, args.steps, args.output)
     print(f"saved to {args.output / joined.CONNECTOR}")
     return 0
 

@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for column in ("logprob_change", "contrast_change"):
         for span, (mean, low, high) in found[column].items():
             print(f"{column}  {span:6}  {mean:6.2f} ({low:.2f} to {high:.2f})")
+    for span, layers in found["read"].items():
+        peak = max(range(len(layers)), key=lambda layer: layers[layer][0])
+        print("read most in layer {}  {:6}  {:.2f} ({:.2f} to {:.2f})".format(peak, span, *layers[peak]))
     return 0
 
 

@@ -3,7 +3,7 @@
 In: nothing; a random Qwen3-VL of width 512 with 6 layers and a vision tower of 8 is made, a picture of 1024 x 1024
 pixels and a video of 8 frames of 512 x 512. Out: a line for each run, in MB (10^6 bytes) above the loaded model.
 
-    python tests/peak_memory.py                 # picture, picture in the tower, video, video in the tower: minutes
+    python tests/peak_memory.py                 # pictures and videos, in the tower, with effects: minutes
     python tests/peak_memory.py picture
 """
 
@@ -27,7 +27,15 @@ from mask_impact.options import Request, Settings  # noqa: E402
 
 WIDTH, FRAMES = 512, 8
 FIRST_ROW = {"picture": "0,0,0,3", "video": "frame:0:0,0,0,3"}
-CASES = ("picture", "picture-tower", "video", "video-tower")
+CASES = (
+    "picture",
+    "picture-effects",
+    "picture-tower",
+    "picture-tower-effects",
+    "video",
+    "video-tower",
+    "video-tower-effects",
+)
 
 
 def made(root: Path) -> None:
@@ -57,11 +65,12 @@ def made(root: Path) -> None:
 
 
 def request(case: str, root: Path) -> Request:
-    kind, _, tower = case.partition("-")
+    kind, *asked = case.split("-")
     given: dict[str, Any] = {"images": (root / "picture.png",)} if kind == "picture" else {}
     given |= {"videos": (str(root / "video"),)} if kind == "video" else {}
-    if tower:
-        return Request("What?", tower="vision", layers=((0, 1),), regions=(FIRST_ROW[kind],), **given)
+    given |= {"effects": True, "regions": (FIRST_ROW[kind],)} if "effects" in asked else {}
+    if "tower" in asked:
+        return Request("What?", tower="vision", **{"layers": ((0, 1),), "regions": (FIRST_ROW[kind],)} | given)
     return Request("What?", mask_mode="vision", **given)
 
 

@@ -340,6 +340,15 @@ def test_resume_with_a_report_that_was_too_large(batch, monkeypatch):
     assert batch("--resume").code == 0 and set(statuses().values()) == {"kept"}
 
 
+@pytest.mark.parametrize("make", [lambda path: path.write_text("<p>mine</p>"), lambda path: path.mkdir()])
+def test_no_index_in_the_place_of_another_page_is_said_before_and_after(batch, make):
+    Path("output").mkdir()
+    make(Path("output/index.html"))
+    lines = batch().out.splitlines()
+    why = "output/index.html is a page of something else and is kept; move it, or choose another --output-dir"
+    assert lines[0] == f"note  there will be no index: {why}" and lines[-1] == f"no index: {why}"
+
+
 def test_a_changed_picture_is_redone(here, capfd):
     from PIL import Image
 

@@ -23,7 +23,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no_python"]
 TORCHRUN = [*PREPARED, *TWO, *PREPARED]
 ACCELERATE = [*PREPARED, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--no_python", *PREPARED]
-KILLS = 16
+KILLS = 10
 
 
 @pytest.fixture

@@ -85,6 +85,12 @@ def test_a_packed_file_that_becomes_too_large_is_not_read(tmp_path, name):
         load(path, max_bytes=5_000_000)
 
 
+@pytest.mark.parametrize("given", ["x", "9", 0, -1, True, None, float("nan")])
+def test_a_bound_that_is_no_number_is_not_the_files_fault(tmp_path, given):
+    with pytest.raises(UserError, match=r"max_bytes is .*; give a number of bytes above 0"):
+        load(tmp_path / "a_results.csv", max_bytes=given)
+
+
 def test_a_parquet_file_of_many_rows_is_not_read(tmp_path):
     path = tmp_path / "a_results.parquet"
     pq.write_table(pa.table({"layer": pa.array(np.zeros(400_000, np.int64))}), path)

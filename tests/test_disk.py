@@ -11,6 +11,7 @@ from test_batch import write_config
 
 import latent_lens
 import mask_impact_analysis
+import mask_impact_vl
 from mask_impact.impact import run as impact_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,42 @@ def test_a_disk_that_fills_up_under_a_bank_is_one_line(tmp_path, capsys):
     assert said.startswith(f"error: the output folder {tmp_path / 'bank'} cannot be written (File too large)"), said
     assert not [path for path in (tmp_path / "bank").glob(".*") if path.is_dir()]
     assert bank(tmp_path / "bank", "--resume") == 0
+
+
+PICTURE = ["--image", str(ROOT / "testimg.png"), "--prompt", "Describe this image."]
+TEXT = ["--prompt", "Tom has a ball. Ann has a", "--layers", "0"]
+SMALL = [*PICTURE, "--layers", "0", "--mask-mode", "vision"]
+COMMANDS: dict[str, tuple[Any, list[str], tuple[str, ...]]] = {
+    "text": (mask_impact_analysis, TEXT, ("csv", "json", "parquet", "html")),
+    "all queries": (mask_impact_analysis, [*TEXT, "--queries", "all", "--metrics", "l2"], ("csv", "parquet")),
+    "effects": (
+        mask_impact_analysis, [*TEXT, "--effects", "--mask-layers", "0", "--pairs", "2", "--trace-layers"],
+        ("csv", "json", "parquet", "html"),
+    ),
+    "picture": (mask_impact_vl, SMALL, ("json", "html")),
+    "deepstack": (mask_impact_vl, [*SMALL, "--region", "0,0,1,1", "--effects", "--deepstack"], ("csv", "parquet")),
+    "features": (latent_lens, ["features", "--images", PICTURE[1], "--layers", "0", "--save-features"], ("",)),
+    "scales": (latent_lens, ["scales", *PICTURE, "--max-pixels", "9216,24576", "--layers", "0"], ("csv", "parquet")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name, row in COMMANDS.items() for form in row[2]])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing_torn(tmp_path, capsys, name, form):
+    script, given, _ = COMMANDS[name]
+    argv = [*given, "--model", "demo", "--quiet", "--output-dir", str(tmp_path / "out"), "--output", "it"]
+    argv += ["--format", form] if form else []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (900, hard))
+    try:
+        code = script.main(argv)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "cannot be written (File too large)" in said
+    assert [path.name for path in tmp_path.glob("out/*") if path.suffix != ".part" and path.name[0] != "."] == []
+    assert script.main(argv) == 0
+    assert [path.name for path in tmp_path.glob("out/.*")] == [".mask_impact.lock"]
 
 
 def test_a_folder_that_goes_away_is_not_made_again(tmp_path, monkeypatch, capsys):

@@ -74,6 +74,12 @@ def test_flags_in_every_page_exist(flags) -> None:
         assert used - set(known) == set(), names[0]
 
 
+def test_nobody_is_told_to_get_this_program_from_an_index() -> None:
+    """It comes as a checkout; `pip install mask-impact[gguf]` would look for another one on PyPI."""
+    sources = [path.read_text("utf-8") for path in (ROOT / "mask_impact").rglob("*.py")]
+    assert re.findall(r"pip install [^`\n]*mask-impact.*", "\n".join([EVERYTHING, *sources])) == []
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
 def test_exit_codes(code: int) -> None:
     assert re.search(rf"^\| {code} \|", COMMAND_LINE, re.MULTILINE)

@@ -53,8 +53,12 @@ def test_an_unknown_keyword_is_named_with_the_nearest_and_all_valid_ones(name: s
 @pytest.mark.parametrize(
     ("wrong", "part"),
     [
-        ({"mask_layers": "all"}, "unknown keyword 'mask_layers'"),  # of the effects
-        ({"regions": ["0,0,1,1"]}, "unknown keyword 'regions'"),  # of pictures
+        ({"mask_layers": "all"}, "unknown keyword 'mask_layers'; it is for functions for effects; valid"),
+        ({"regions": ["0,0,1,1"]}, "unknown keyword 'regions'; it is for vision models; valid"),
+        (
+            {"trace_layers": True},
+            "unknown keyword 'trace_layers'; it is for the command alone, as --trace-layers; valid",
+        ),
         ({"prompt_file": "x"}, "valid keywords: answer, layers, variants, metrics"),
         ({"metrics": ["l1"]}, "unknown metric 'l1'; choose from l2, cosine"),
         ({"metrics": []}, "no metric was chosen"),

@@ -189,7 +189,9 @@ def test_results_are_kept_replaced_or_refused(bank, tmp_path, capsys):
     before = path.stat().st_mtime_ns
     assert neighbors(bank, tmp_path, *flags) == 2 and "exists already" in capsys.readouterr().err
     assert neighbors(bank, tmp_path, *flags, "--resume") == 0 and path.stat().st_mtime_ns == before
+    assert f"kept       {path}: same model, bank, image" in "".join(capsys.readouterr())
     assert neighbors(bank, tmp_path, *flags, "--resume", "--top-k", "2") == 0 and path.stat().st_mtime_ns > before
+    assert f"redo       {path}: not of the same model, bank, image" in "".join(capsys.readouterr())
     assert neighbors(bank, tmp_path, "--output", "a", "--format", "json", "--overwrite") == 0
     assert sorted(each.name for each in tmp_path.glob("a*")) == ["a_neighbors.json", path.name]
 

@@ -55,6 +55,12 @@ def test_pictures_are_what_their_scripts_draw(picture: str, script: ModuleType) 
     assert (ROOT / "docs" / f"{picture}.svg").read_text("utf-8") == drawn, f"run: python docs/draw_{picture}.py"
 
 
+def test_the_tutorial_has_the_figures_that_its_script_prints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert draw_tutorial.main(["--output", str(tmp_path / "picture.svg")]) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 11 and printed in (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+
+
 def test_a_plot_has_its_points_where_its_axes_say() -> None:
     curve = plot.Curve("a < b", ((1.0, 1.0), (3.0, 100.0)), ((1.0, 10.0), (10.0, 100.0)))
     drawn = plot.plot("t", ("x", "y"), [curve], ((1, 2, 3), (1, 10, 100)), log=(False, True))

@@ -10,7 +10,7 @@ import torch
 import transformers
 from asking import asked
 from brute_tower import AnswerReference, rows_of_tokens
-from families import submodule
+from families import ALL, submodule
 from float64 import true_float64
 from test_vision_tower import FAMILIES, PROMPT, pictures
 from test_vl_engine import FIRST_STEP_ONLY, folders, load, longer, row, tensors  # noqa: F401
@@ -103,7 +103,7 @@ def test_equals_brute_force_in_float64(name: str, load: Any) -> None:  # noqa: F
             assert error < 1, f"{error:.3g} times the allowed error in {found}"
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("name", FAMILIES if ALL else ["qwen2_5_vl", "gemma3"])
 def test_equals_brute_force_in_float32(name: str, load: Any) -> None:  # noqa: F811
     loaded = load(name)
     both = Both(name, loaded, torch.float32, spans=two_units(name, loaded)[:1])

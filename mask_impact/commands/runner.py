@@ -86,6 +86,7 @@ class Telling(Protocol):
     def bar(self) -> ProgressBar | None:
         """The bar for the whole command; None if each prompt has its own."""
 
+    def starts(self) -> None: ...
     def planned(self, plan: Plan) -> None: ...
     def begins(self, plan: Plan, prepared: Prepared, progress: ProgressBar) -> None: ...
     def done(self, plan: Plan, run: Run, paths: dict[str, Path], seconds: float) -> None: ...
@@ -151,6 +152,7 @@ class Runner:
                 check_replaceable(existing_files(self.folder, plan.task.name))
         check_replaceable(self.telling.writes)
         self.session.check_room(sum(plan.bytes for plan in plans))
+        self.telling.starts()
         for plan in plans:
             self.telling.planned(plan)
         return plans

@@ -10,7 +10,7 @@ from mask_impact.distances import METRICS
 from mask_impact.effects.answer import WHOLE_ANSWER
 from mask_impact.impact.noise_floors import floor_over_layers
 from mask_impact.impact.run import Run
-from mask_impact.impact.top_tokens import RULE
+from mask_impact.impact.top_tokens import RULE, begins_several
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
 
@@ -143,8 +143,8 @@ def unit_labels(manifest: Mapping[str, Any]) -> dict[int, str]:
 def top_token(manifest: Mapping[str, Any]) -> str | None:
     """The most important token, position 0 left out; None if there is no other."""
     labels = unit_labels(manifest)
-    whole = {unit["positions"][0] for unit in manifest["units"] or [] if len(unit["positions"]) > 1}
-    ranked = (row["position"] for row in manifest["top_tokens"] if row["position"] > 0 or row["position"] in whole)
+    apart = {0} - begins_several(manifest["units"])
+    ranked = (row["position"] for row in manifest["top_tokens"] if row["position"] not in apart)
     return next(map(labels.get, ranked), None)
 
 
@@ -154,15 +154,15 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     metric, variant = METRICS[name].brief, first
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
-    labels = unit_labels(manifest)
+    labels, apart = unit_labels(manifest), {0} - begins_several(manifest["units"])
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
-        + ["(apart: the first position often just absorbs attention)"] * (row["position"] == 0)
+        + ["(apart: the first position often just absorbs attention)"] * (row["position"] in apart)
         + ["(below the noise floor)"] * (0 < row["value"] < floor_over_layers(manifest, first, name))
         for row in manifest["top_tokens"]
     ]
     steps = 1 if manifest["vision"] else len(manifest["generated"])  # a vision tower reads the prompt alone
-    count = sum(row[1] != "0" for row in rows)
+    count = sum(row["position"] not in apart for row in manifest["top_tokens"])
     which = f"{count} most important tokens" if count > 1 else "most important token"
     over = "" if steps == 1 else f", the largest of {steps} output tokens"
     title = f"the {which}, {variant} {metric}, {RULE}{over}:"

@@ -15,6 +15,7 @@ from mask_impact.commands.terminal import ProgressBar, complain, show
 from mask_impact.effects.routes import texts_of_units
 from mask_impact.errors import UserError
 from mask_impact.files.folder import writing
+from mask_impact.files.index_page import INDEX, check_ours
 from mask_impact.files.results import write_text
 from mask_impact.impact.run import Run
 from mask_impact.jobs.prepared import Prepared
@@ -35,6 +36,9 @@ class Single:
 
     def __init__(self, args: argparse.Namespace, settings: Settings, bar: ProgressBar) -> None:
         self.args, self.folder, self.bar = args, settings.output_dir, bar
+
+    def starts(self) -> None:
+        pass
 
     def planned(self, plan: Plan) -> None:
         if plan.action == "kept":
@@ -85,6 +89,13 @@ class Batch:
         self.path = settings.output_dir / f"{name}_batch.json"
         self.writes = [self.path]
         self.started = time.perf_counter()
+
+    def starts(self) -> None:
+        """What is known beforehand to be lacking at the end."""
+        try:
+            check_ours(self.folder / INDEX)
+        except UserError as error:
+            show(f"note  there will be no index: {named(str(error), self.args.flags)}")
 
     def planned(self, plan: Plan) -> None:
         if plan.action == "failed":

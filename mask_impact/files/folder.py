@@ -83,7 +83,8 @@ def writing(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"the disk of the output folder {folder} is full; nothing was written; make room, or"
         else:
-            message = f"the output folder {folder} cannot be written ({error.strerror or error});"
+            why = os.strerror(error.errno) if error.errno else error  # pyarrow says it at length
+            message = f"the output folder {folder} cannot be written ({why});"
         raise UserError(f"{message} choose another `output_dir`") from error
 
 

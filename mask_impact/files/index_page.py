@@ -18,7 +18,7 @@ MARK = b'id="mask-impact-data"'  # what every page of this program has
 
 def check_ours(path: Path) -> None:
     """Raises UserError for a file of this name that somebody else has written."""
-    if path.exists() and MARK not in path.read_bytes():
+    if path.is_dir() or (path.exists() and MARK not in path.read_bytes()):
         raise UserError(f"{path} is a page of something else and is kept; move it, or choose another `output_dir`")
 
 

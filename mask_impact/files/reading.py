@@ -52,7 +52,7 @@ BESIDE = re.compile(
 
 def load(path: str | Path, relative: bool = False, floors: bool = False, max_bytes: int = MOST) -> pd.DataFrame:
     """The table of one file of a run; of NAME_run.json, that of the best of its files. Tables beside the results are
-    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, lengths, neighbors and scales.
+    read, too: NAME_effects.csv, .json or .parquet, and those of trace, pairs, deepstack, lengths, neighbors and scales.
 
     `attrs["run"]` is the manifest: NAME_run.json if it is beside the file and of the same run, else the copy in a
     Parquet file or a report, which lacks `writers.VOLATILE`, else not there.
@@ -69,6 +69,8 @@ def load(path: str | Path, relative: bool = False, floors: bool = False, max_byt
     run whose unmasked lengths or noise floors were not measured (by an older version) or are not beside it.
     """
     path = Path(path)
+    if not isinstance(max_bytes, (int, float)) or isinstance(max_bytes, bool) or not max_bytes > 0:
+        raise UserError(f"max_bytes is {max_bytes!r}; give a number of bytes above 0")
     _readable(path, lambda path: check_unpacked(path, max_bytes))
     if beside := BESIDE.fullmatch(path.name):
         table, manifest = _read_beside(path, beside, "relative" * relative or "floors" * floors)

@@ -11,12 +11,17 @@ value of any layer; and a token does not come first for one layer alone (docs/va
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 LISTED = 5  # in a manifest and in the summary
 RULE = "root of the sum of squares over layers"  # as manifests name it
+
+
+def begins_several(units: Sequence[Mapping[str, Any]] | None) -> set[int]:
+    """The first positions of those of a manifest's units that are several tokens."""
+    return {unit["positions"][0] for unit in units or () if len(unit["positions"]) > 1}
 
 
 @dataclass
@@ -63,10 +68,14 @@ class TopTokens:
         rows = [(position, math.sqrt(found.squares), found.layer) for position, found in self._joined().items()]
         return sorted(rows, key=lambda row: -row[1])
 
-    def listed(self, count: int = LISTED) -> list[dict[str, Any]]:
-        """The manifest's top_tokens: the first `count` of the ranking, then position 0, which often just absorbs
-        attention.
+    def listed(self, units: Sequence[Mapping[str, Any]] | None, count: int = LISTED) -> list[dict[str, Any]]:
+        """The manifest's top_tokens: the first `count` of the ranking, then position 0 as a single token, which often
+        just absorbs attention.
+
+        Args:
+            units: the manifest's.
         """
-        ranked = self.ranked()
-        kept = [row for row in ranked if row[0] > 0][:count] + [row for row in ranked if row[0] == 0]
+        ranked, unranked = self.ranked(), {0} - begins_several(units)
+        kept = [row for row in ranked if row[0] >= 0 and row[0] not in unranked][:count]
+        kept += [row for row in ranked if row[0] in unranked]
         return [{"position": position, "value": value, "layer": layer} for position, value, layer in kept]

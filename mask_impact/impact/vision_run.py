@@ -113,7 +113,7 @@ class VisionMeasurement:
         if extra := len(rows_of.get(NO_TOKEN, ())):
             note(f"{extra} rows of the vision tower become no image token (CLS, registers, padding): position -1")
         if self.request.mask_unit == "patch" or extra > 1:
-            note("the page shows rows with the same position as one, with the largest of their values")
+            note("several patches have one position; where a position has one value, it is the largest of theirs")
         if lacking := tokens - len(rows_of.keys() - {NO_TOKEN}):
             note(f"{lacking} image tokens are made of no patch (ends of rows, separators): they have no rows")
         read = _features_from(self.model.config)

@@ -82,13 +82,21 @@ def as_request(
     known = keywords_of(request_type, vision, effects)
     for name in given:
         if name not in known:
-            near = SPELLINGS.get(name, difflib.get_close_matches(name, known, 1))
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = _hint(name, known, options_of(request_type))
             raise UserError(f"unknown keyword {name!r}; {hint}valid keywords: {', '.join(known)}")
     values = {name: value_of(known[name], value) for name, value in given.items()}
     if "messages" in values:
         values["messages"] = given_messages(values["messages"])
     return request_type(images=tuple(picture_list(images)), effects=effects, **arguments, **values)
+
+
+def _hint(name: str, known: Mapping[str, Option], options: Mapping[str, Option]) -> str:
+    """What was meant by a keyword that is not known: a field of other functions, or another spelling."""
+    if (option := options.get(name)) and name not in ARGUMENTS:
+        where = f"functions for {option.table}" if option.table not in ("", "both") else f"{option.scope} models"
+        return f"it is for {where if option.table else f'the command alone, as {option.flag}'}; "
+    near = SPELLINGS.get(name, difflib.get_close_matches(name, known, 1))
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def value_of(option: Option, value: Any) -> Any:

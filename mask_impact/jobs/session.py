@@ -215,7 +215,7 @@ class Session:
             for kind, columns in tables.items():
                 files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest
-            run.manifest |= {"top_tokens": run.top.listed(), "reads": run.reads}
+            run.manifest |= {"top_tokens": run.top.listed(run.manifest["units"]), "reads": run.reads}
             name_options(run.manifest, self.names)
             spent["total"] = spent["prepare"] + time.perf_counter() - started
             run.manifest["seconds"] |= spent

@@ -83,8 +83,7 @@ def command(args: argparse.Namespace) -> int | None:
     request = identity(session, args, bank, inputs, layers, masking)
     with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
         files = Files(folder, f"{name}_neighbors", args.formats)
-        if args.resume and files.is_of(request):
-            progress.say(f"kept       {files.manifest}: same model, bank, image, prompt and options")
+        if args.resume and files.keep(request, "model, bank, image, prompt and options", progress.say):
             return None
         files.check_writable(keeping=args.output and not (args.overwrite or args.resume))
         lens = Lens(session, bank, layers, args.top_k, args.static, args.search == "approximate")

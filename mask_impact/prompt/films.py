@@ -27,7 +27,7 @@ UNTIMED = 24.0  # frames for each second of a video that does not say; transform
 SHOWN = 64  # temporal patches of a video whose first frame is a picture of the report
 SHOWN_SIDE = 512  # pixels of such a picture, at most
 GIVE = "give a video file, an animated GIF or WebP, or a folder of frames"
-INSTALL = 'pip install "mask-impact[video]"'
+INSTALL = "pip install av"
 
 # Of every frame the second at which it is shown, where that is known; of those that are wanted, upright RGB
 Frames = Iterator[tuple[Image.Image | None, float | None]]

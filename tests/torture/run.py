@@ -85,6 +85,15 @@ def damaged_files(folder: Path, args: argparse.Namespace) -> Rows:
     yield _in_a_fork(folder, "damaged result files: refused, or every number as written", part)
 
 
+def damaged_on_the_page(folder: Path, args: argparse.Namespace) -> Rows:
+    def part() -> tuple[int, list[str]]:
+        from torture.page_damage import damaged_on_page
+
+        return damaged_on_page(folder / "stock", max(1, args.damages // 4), args.seed)
+
+    yield _in_a_fork(folder, "damaged files on the page: refused in a sentence, or the numbers that `load` reads", part)
+
+
 def monkey_at_the_page(folder: Path, args: argparse.Namespace) -> Rows:
     def part() -> tuple[int, list[str]]:
         from torture.monkey import played
@@ -112,7 +121,8 @@ def _in_a_fork(folder: Path, name: str, part: Callable[[], tuple[int, list[str]]
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], Rows]] = {
-    "inputs": inputs, "hostile": hostile_contents, "damage": damaged_files, "page": monkey_at_the_page, "kills": killed,
+    "inputs": inputs, "hostile": hostile_contents, "damage": damaged_files, "dropped": damaged_on_the_page,
+    "page": monkey_at_the_page, "kills": killed,
 }  # fmt: skip
 
 
@@ -122,7 +132,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="what has this in its name")
     parser.add_argument("--kills", type=int, default=300, help="over all commands (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--damages", type=int, default=120, help="of each file (default: %(default)s)")
+    parser.add_argument(
+        "--damages", type=int, default=120, help="of each file, a quarter on the page (default: %(default)s)"
+    )
     parser.add_argument("--acts", type=int, default=500, help="keys and clicks on each page (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="write messages.txt anew")
     args = parser.parse_args()
