@@ -6,15 +6,20 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from playwright.sync_api import expect
 from viewer_page import Scale, alike, shown_number
 from viewer_runs import Run, assert_colours, by_token, compare, difference, largest, template
 
 
-def mismatches(first: Run, second: Run) -> tuple[int, int]:
-    everywhere = first.tokens.keys() | second.tokens.keys()
-    return sum(first.tokens.get(p) != second.tokens.get(p) for p in everywhere), len(everywhere)
+def common(first: Run, second: Run) -> int:
+    """How many tokens both have in the same order: the longest common subsequence."""
+    a, b = ([run.tokens[p] for p in sorted(run.tokens)] for run in (first, second))
+    best = np.zeros((len(a) + 1, len(b) + 1), int)
+    for i, j in np.ndindex(len(a), len(b)):
+        best[i + 1, j + 1] = best[i, j] + 1 if a[i] == b[j] else max(best[i, j + 1], best[i + 1, j])
+    return int(best[-1, -1])
 
 
 @pytest.mark.parametrize(("one", "other"), [("both", "text"), ("vision", "both"), ("talk", "short")])
@@ -31,9 +36,10 @@ def test_difference_is_that_of_pandas(viewer, runs, one, other):
         assert cells == wanted
         end = max((abs(float(value)) for (position, _), value in wanted.items() if position), default=0)
         assert f"from −{shown_number(end)} to {shown_number(end)}" in viewer.scale()
-    lost, everywhere = mismatches(first, second)
+    everywhere = len(first.tokens) + len(second.tokens) - common(first, second)
+    lost = everywhere - common(first, second)
     assert lost
-    assert f"{lost} of {everywhere} positions do not match" in viewer.text(".heatmap-notes")
+    assert f"By token: {lost} of {everywhere} tokens are in one run alone" in viewer.text(".heatmap-notes")
     viewer.page.get_by_role("button", name="swap").click()
     viewer.shows(other, one)
     assert viewer.numbers()[1] == difference(second, first, "cosine", "Head_1", 1)
@@ -62,15 +68,17 @@ def test_runs_side_by_side_share_scale_selection_and_scrolling(viewer, runs):
     grid = viewer.grid(2)
     grid.click(1, 25)
     assert "text: L2" in viewer.readout() and "both: L2" in viewer.readout() and "vision: " in viewer.readout()
-    for panel in range(3):
+    for panel, masked in enumerate((True, False, True)):
         label = viewer.page.get_by_role("grid").nth(panel).get_by_role("gridcell").text_content()
-        assert "layer 2, token ␣circle at position 25" in label
+        assert ("layer 2, token ␣circle at position 25" in label) == masked and "layer 2" in label
     viewer.page.set_viewport_size({"width": 500, "height": 900})
     viewer.settle(3)
     scroll = viewer.page.locator(".heatmap-scroll")
-    scroll.nth(0).evaluate("(each) => each.scrollTo(120, 0)")
+    scroll.nth(2).evaluate("(each) => each.scrollTo(120, 0)")
     viewer.settle(3)
-    assert scroll.evaluate_all("(all) => all.map((each) => each.scrollLeft)") == [120, 120, 120]
+    room = scroll.evaluate_all("(all) => all.map((each) => each.scrollWidth - each.clientWidth)")
+    assert room[2] > 120  # the others have fewer tokens
+    assert scroll.evaluate_all("(all) => all.map((each) => each.scrollLeft)") == [min(120, each) for each in room]
 
 
 def changed(run: Run, folder: Path) -> Run:
@@ -84,6 +92,104 @@ def changed(run: Run, folder: Path) -> Run:
     df.to_csv(made.file("csv"), index=False)
     made.file("run").write_text(json.dumps(made.manifest))
     return made
+
+
+def shifted(run: Run, folder: Path) -> Run:
+    """The same run with a word put in at position 3, and with other numbers."""
+    df = run.df.copy()
+    df["token_position"] += df.token_position >= 3
+    df["l2_distance"] = (df.l2_distance * 1.5).astype(np.float32)
+    new = df[df.token_position == 2].assign(token_position=3, token_masked=" big")
+    df = pd.concat([df, new])
+    tokens = [{**each, "position": each["position"] + (each["position"] >= 3)} for each in run.manifest["tokens"]]
+    tokens.insert(3, {**tokens[2], "position": 3, "text": " big"})
+    length = run.manifest["prompt_length"] + 1
+    made = Run(folder, "shifted", df, {**run.manifest, "name": "shifted", "tokens": tokens, "prompt_length": length})
+    df.to_csv(made.file("csv"), index=False)
+    made.file("run").write_text(json.dumps(made.manifest))
+    return made
+
+
+def test_every_run_has_its_own_columns_prompt_ranking_and_heads(viewer, runs):
+    pair = [runs["talk"], runs["short"]]
+    compare(viewer, *pair)
+    viewer.go(runs="[0,1]", token=4, step=1)
+    end = max(by_token(run, step=1).drop(0).max() for run in pair)
+    for place, run in enumerate(pair):
+        grid = viewer.page.get_by_role("grid").nth(place)
+        assert int(grid.get_attribute("aria-colcount")) == len(run.tokens)
+        prompt = viewer.page.get_by_role("region", name="Prompt", exact=True).nth(place)
+        words = prompt.locator(".prompt__token:visible").evaluate_all("(all) => all.map((each) => each.textContent)")
+        texts = [each["text"] for each in run.manifest["tokens"]][: run.manifest["prompt_length"]]
+        assert words[: len(texts)] == texts
+        expect(prompt.locator(".prompt__legend")).to_contain_text(shown_number(end))  # one scale for both
+        ranking = viewer.page.get_by_role("region", name="Most read tokens").nth(place)
+        values = by_token(run, step=1).drop(0).drop(list(template(run)), errors="ignore")
+        wanted = values.sort_values(ascending=False, kind="stable")
+        rows = ranking.locator("ol").first.locator(".ranking__token:visible").all()
+        for row, (position, value) in zip(rows, wanted.items(), strict=False):
+            cells = row.locator("> *").all_text_contents()
+            assert (cells[2], cells[4]) == (str(position), shown_number(value))
+        heads = viewer.page.get_by_role("region", name="Heads", exact=True).nth(place)
+        heads.get_by_text("Exact numbers").click()
+        viewer.settle()
+        own = run.df[(run.df.token_position == 4) & (run.df.generation_step == 1)]
+        table = own[own.variant.str.startswith("Head")].pivot(index="layer", columns="variant", values="l2_distance")
+        for tr in heads.locator("tbody tr").all():
+            layer, *texts = tr.locator("th, td").all_inner_texts()
+            assert [np.float32(text) for text in texts] == table.loc[int(layer)].tolist()
+
+
+def test_tokens_are_matched_by_token_or_by_position(viewer, runs, tmp_path):
+    first = runs["talk"]
+    second = shifted(first, tmp_path)
+    compare(viewer, first, second)
+    viewer.choose("Compare", "difference")
+    a, b = first.cells(), second.cells()
+    by = {
+        "token": {(p, layer): b[p + (p >= 3), layer] - v for (p, layer), v in a.items()},
+        "position": {(p, layer): b[p, layer] - v for (p, layer), v in a.items() if (p, layer) in b},
+    }
+    for how, wanted in by.items():
+        viewer.choose("Match by", how)
+        found = viewer.numbers()[1]
+        assert found.keys() == wanted.keys()
+        assert all(np.isclose(found[key], value, rtol=1e-6) for key, value in wanted.items())
+        expect(viewer.page.locator(".header-meaning")).to_contain_text(f"By {how}:")
+    viewer.address("align=position")
+    expect(viewer.page.locator(".heatmap-notes")).to_contain_text("3 ␣red → ␣big, 4 ␣ball → ␣red")
+    ranking = viewer.page.get_by_role("region", name="Most read tokens")
+    expect(ranking).to_contain_text("␣ball → ␣red")
+
+
+def test_what_is_selected_in_one_run_is_selected_in_the_other(viewer, runs, tmp_path):
+    first = runs["talk"]
+    compare(viewer, first, shifted(first, tmp_path))
+    viewer.go(runs="[0,1]")
+    rankings = viewer.page.get_by_role("region", name="Most read tokens")
+    chosen = rankings.locator(".ranking__token[aria-pressed=true]")
+    rankings.nth(1).locator(".ranking__token").filter(has_text="␣is").first.click()
+    viewer.address("of=1", "token=16")
+    assert chosen.locator("> :nth-child(3)").all_text_contents() == ["15", "16"]
+    expect(viewer.page.get_by_role("region", name="Importance over layers")).to_contain_text("at position 16")
+    viewer.choose("Match by", "position")
+    assert chosen.locator("> :nth-child(3)").all_text_contents() == ["16"]  # in the first run that is ␣blue, not ranked
+    viewer.choose("Match by", "token")
+    viewer.page.get_by_role("region", name="Prompt", exact=True).nth(1).get_by_role("button", name="␣big").click()
+    assert chosen.count() <= 1  # the word that was put in is in one run alone
+    viewer.page.get_by_role("region", name="Prompt", exact=True).nth(0).get_by_role("button", name="␣ball").click()
+    viewer.address("token=4")
+    assert "of=" not in viewer.address()
+    assert chosen.locator("> :nth-child(3)").all_text_contents() == ["4", "5"]
+
+
+def test_three_runs_are_never_subtracted(viewer, runs):
+    compare(viewer, runs["text"], runs["both"], runs["vision"])
+    viewer.go(runs="[0,1,2]", compare="difference")
+    viewer.shows("text", "both", "vision")
+    assert viewer.page.get_by_role("grid").count() == 3
+    expect(viewer.page.get_by_role("radio", name="difference")).to_be_disabled()
+    assert viewer.page.get_by_role("region", name="Prompt", exact=True).count() == 3
 
 
 @pytest.mark.parametrize(("one", "other"), [("talk", "short"), ("both", "changed"), ("both", "vision")])

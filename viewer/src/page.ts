@@ -5,6 +5,8 @@
 
 import "./style.css";
 
+import { besideScene } from "./core/beside.ts";
+import { commandFor } from "./core/command.ts";
 import { h } from "./core/dom.ts";
 import type { LensScene } from "./core/lens.ts";
 import type { Scene, View } from "./core/scene.ts";
@@ -12,12 +14,14 @@ import { Store } from "./core/store.ts";
 import { decodeEmbedded, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
 import example from "./example.json?raw";
+import { AnsweredView } from "./views/answered.ts";
 import { ControlsView } from "./views/controls.ts";
 import { DeepstackView } from "./views/deepstack.ts";
+import { EachView } from "./views/each.ts";
 import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
 import { ExportMenu, ofRuns, type NamedView } from "./views/exports.ts";
-import { AnswerView, HeaderView } from "./views/header.ts";
+import { HeaderView, toQuery, toStep } from "./views/header.ts";
 import { HeadsView } from "./views/heads.ts";
 import { HeatmapView } from "./views/heatmap.ts";
 import { helpDialog, listenToKeys } from "./views/help.ts";
@@ -27,15 +31,16 @@ import { LinesView } from "./views/lines.ts";
 import { Loading } from "./views/loading.ts";
 import { PictureView } from "./views/picture.ts";
 import { ReadsView } from "./views/reads.ts";
-import { PromptView } from "./views/prompt.ts";
 import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
-import { TraceView } from "./views/trace.ts";
-import { pointerTip } from "./views/tip.ts";
+import { paperFigure } from "./views/paper.ts";
+import { MeaningView } from "./views/story.ts";
 import { TabsView, tabsOf } from "./views/tabs.ts";
-import { StoryView } from "./views/story.ts";
+import { pointerTip } from "./views/tip.ts";
+import { TraceView } from "./views/trace.ts";
 
+const IN_FIGURE = ["Prompt", "Effects", "Picture", "Heat map"];
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
 
@@ -48,11 +53,11 @@ type Column = [name: string, views: NamedView[]];
 /** The views of runs, as they stand on the page: what matters most on top. */
 function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
   return [
-    ["top", [["Prompt", new PromptView(store)]]],
+    ["top", [["Prompt", new EachView(store, (run) => new AnsweredView(run))]]],
     [
       "main",
       [
-        ["Effects", new EffectsView(store)],
+        ["Effects", new EachView(store, (run) => new EffectsView(run))],
         ["Picture", new PictureView(store)],
         ["DeepStack", new DeepstackView(store)],
         ["Trace", new TraceView(store)],
@@ -63,10 +68,10 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
     [
       "side",
       [
-        ["Ranking", new RankingView(store)],
-        ["Selection", new SelectionView(store)],
+        ["Ranking", new EachView(store, (run) => new RankingView(run))],
+        ["Selection", new EachView(store, (run) => new SelectionView(run))],
         ["Layers", new LinesView(store)],
-        ["Heads", new HeadsView(store)],
+        ["Heads", new EachView(store, (run) => new HeadsView(run))],
       ],
     ],
   ];
@@ -80,7 +85,7 @@ class Page {
   #tabs = new TabsView(this.#store);
   #index = new IndexView(this.#store, (files) => void this.#loading.load(files));
   #heatmap = new HeatmapView(this.#store);
-  #header = new HeaderView(this.#store, h("div.buttons header-always"));
+  #header = new HeaderView(h("div.buttons header-always"));
   #first: View[]; // drawn at once, the others as soon as there is time
   #others: View[];
   #exports: ExportMenu;
@@ -109,16 +114,41 @@ class Page {
     const named = columns.flatMap(([, views]) => views);
     const runs = new RunsView(store),
       controls = new ControlsView(store),
-      answer = new AnswerView(store, this.#header),
-      story = new StoryView(store);
+      meaning = new MeaningView();
     const [[, [[, prompt]]]] = columns;
-    this.#first = [this.#header, runs, answer, prompt, story, controls, heatmap];
+    this.#first = [this.#header, runs, prompt, meaning, controls, heatmap];
     this.#others = [
       ...named.map(([, view]) => view).filter((view) => view !== heatmap && view !== prompt),
       heatmap.minimap,
     ];
     const ordered = named.toSorted(([a], [b]) => Number(b === "Heat map") - Number(a === "Heat map"));
-    this.#exports = new ExportMenu([...this.#lens.exports(), ...ordered.map((view) => ofRuns(store, view))]);
+    const commands = () => {
+      const shown = store.scene?.beside ?? [];
+      return shown.flatMap((run, place): [string, string][] => {
+        const command = commandFor(run, besideScene(store.scene!, place).state);
+        return command ? [[shown.length > 1 ? run.name : "", command]] : [];
+      });
+    };
+    const figure = {
+      name: "Figure",
+      of: () => store.scene!.runs.map((run) => run.name).join(" "),
+      drawing: () => {
+        const { scene } = store,
+          views = named.filter(([name]) => IN_FIGURE.includes(name)).map(([, view]) => view);
+        return (
+          scene &&
+          paperFigure(
+            scene,
+            views.flatMap((view) => view.drawing?.(scene) ?? []),
+          )
+        );
+      },
+      table: () => null,
+    };
+    this.#exports = new ExportMenu(
+      [...this.#lens.exports(), figure, ...ordered.map((view) => ofRuns(store, view))],
+      commands,
+    );
 
     const button = (text: string, act: () => void, label = text) => {
       const said = label === text ? null : label;
@@ -141,7 +171,7 @@ class Page {
     );
     const column = ([name, views]: Column) =>
       h("div", { class: `column-${name}` }, ...views.map(([, view]) => view.element));
-    const above = [this.#header, runs, prompt, answer, story, controls].map(({ element }) => element);
+    const above = [this.#header, runs, prompt, meaning, controls].map(({ element }) => element);
     this.#shell = h("div.shell", { hidden: true }, ...above, h("div.columns", {}, ...columns.slice(1).map(column)));
     this.#empty = emptyPage(
       () => this.#loading.pick(),
@@ -173,6 +203,7 @@ class Page {
     if (!scene) return;
     this.#isFresh ||= scene.run !== this.#drawn;
     this.#drawn = scene.run;
+    this.#shell.classList.toggle("shell--several", scene.beside.length > 1);
     for (const view of this.#first) view.update(scene);
     this.#late = [...this.#late, ...this.#others.filter((view) => !this.#late.includes(view))];
     if (!this.#isWaiting || store.printing) this.#drawLate(start);
@@ -256,8 +287,8 @@ class Page {
       open: () => this.#loading.pick(),
       help: () => this.#help.showModal(),
       exports: () => (store.scene ?? store.lens) && this.#exports.toggle(),
-      step: (by) => this.#header.step(by),
-      query: (by) => this.#header.query(by),
+      step: (by) => toStep(store, by),
+      query: (by) => toQuery(store, by),
       move: (scene, across, down) => this.#heatmap.move(scene, across, down),
     });
   }

@@ -148,6 +148,8 @@ def write_others(df: pd.DataFrame) -> None:
         options = {"use_dictionary": False, "column_encoding": encodings, "data_page_version": version}
         pq.write_table(table, HERE / f"{name}.parquet", **options)
     pq.write_table(table, HERE / "zstd.parquet", compression="zstd")
+    pq.write_table(table, HERE / "zstd_v2.parquet", compression="zstd", data_page_version="2.0")
+    pq.write_table(table, HERE / "brotli.parquet", compression="brotli")
     pq.write_table(table.drop_columns(["layer", "cosine_distance"]), HERE / "missing.parquet")
     pq.write_table(table.set_column(1, "layer", pa.array(["x"] * len(df))), HERE / "text_layer.parquet")
 

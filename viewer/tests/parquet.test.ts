@@ -43,6 +43,11 @@ test("missing and infinite values", async () => {
   expect(run.notes).toEqual(["Some distances are infinite; they are shown as missing."]);
 });
 
+test("pages packed with zstd, as polars does it, of both versions", async () => {
+  for (const name of ["zstd.parquet", "zstd_v2.parquet"])
+    expect(rowsOf(await runOf(fixture(name))), name).toEqual(fixtureRows("grid"));
+});
+
 test("packed with gzip", async () => {
   const run = await runOf(
     new File([gzipSync(await bytesOfFixture("grid_results.parquet"))], "grid_results.parquet.gz"),
@@ -51,7 +56,7 @@ test("packed with gzip", async () => {
 });
 
 test.each([
-  ["zstd.parquet", "packed with ZSTD; only snappy and no compression can be read"],
+  ["brotli.parquet", "packed with BROTLI; save it anew with snappy, zstd or no compression"],
   ["missing.parquet", "the column layer is missing; found generation_step, token_masked"],
   ["text_layer.parquet", "the column layer is of type UTF8, which holds no whole numbers"],
 ])("%s is an error", async (name, expected) => expect(await failure(fixture(name))).toContain(expected));
@@ -83,6 +88,10 @@ test("with checksums, a flipped bit is an error or changes no number", async () 
     rows.map(([step, layer, , position, variant, l2, cosine]) => [step, layer, position, variant, l2, cosine]);
   for (const rows of await flip("checksums.parquet", 1500, 11))
     expect(numbers(rows)).toEqual(numbers(fixtureRows("grid")));
+});
+
+test("packed with zstd, a flipped bit never ends in anything but an error or a table", async () => {
+  await flip("zstd.parquet", 150, 13);
 });
 
 test("without checksums, a flipped bit never ends in anything but an error or a table", async () => {

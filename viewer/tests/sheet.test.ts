@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "vitest";
 
+import { positionsIn } from "../src/core/beside.ts";
 import type { Scene } from "../src/core/scene.ts";
 import { columnOf, largestFor, sheets } from "../src/core/sheet.ts";
 import { DEFAULTS, type State } from "../src/core/state.ts";
@@ -65,6 +66,7 @@ function scene(runs: Run[], state: Partial<State> = {}): Scene {
     run: runs[0],
     state: { ...DEFAULTS, ...state },
     hover: { token: null, layer: null },
+    ...positionsIn(runs, { ...DEFAULTS, ...state }, { token: null, layer: null, of: 0 }),
     dark: false,
   };
 }
@@ -175,7 +177,7 @@ describe("folding", () => {
 });
 
 describe("several runs", () => {
-  test("have the same columns and layers, empty where a run has none", () => {
+  test("have their own columns and layers, and one scale", () => {
     const a = run({
       positions: [0, 2],
       layers: [0, 1],
@@ -194,19 +196,32 @@ describe("several runs", () => {
       ],
     });
     const [first, second] = sheets(scene([a, b]));
-    expect(first.layers).toEqual([0, 1, 3]);
-    expect(first.columns.map(({ positions }) => positions[0])).toEqual([0, 1, 2]);
-    expect(list(first.values)).toEqual([1, null, 2, 3, null, 4, null, null, null]);
-    expect(list(second.values)).toEqual([null, null, null, null, 5, 6, null, 7, 8]);
+    expect([first.layers, second.layers]).toEqual([
+      [0, 1],
+      [1, 3],
+    ]);
+    expect([first, second].map(({ columns }) => columns.map(({ positions }) => positions[0]))).toEqual([
+      [0, 2],
+      [1, 2],
+    ]);
+    expect([list(first.values), list(second.values)]).toEqual([
+      [1, 2, 3, 4],
+      [5, 6, 7, 8],
+    ]);
+    expect(list(first.largest)).toEqual([8]); // of both: they are of one model
   });
 
-  test("differ where position and token are the same; the rest is empty and counted", () => {
+  test("differ where tokens are the same; the rest is empty and counted", () => {
     const a = run({ values: [[1, 2, 3]], texts: ["x", "y", "z"] });
     const b = run({ name: "b", values: [[5, 5, 2]], texts: ["x", "other", "z"] });
     const [sheet] = sheets(scene([a, b], { compare: "difference" }));
     expect(list(sheet.values)).toEqual([4, null, -1]);
     expect([sheet.signed, sheet.title, list(sheet.largest)]).toEqual([true, "b − a", [1]]);
-    expect(sheet.notes[0]).toMatch(/^1 of 3 positions do not match/);
+    expect(sheet.notes[0]).toMatch(/^By token: 2 of 4 tokens are in one run alone/);
+    const [whole] = sheets(scene([a, b], { compare: "difference", align: "position" }));
+    expect(list(whole.values)).toEqual([4, 3, -1]);
+    expect(whole.columns.map(({ other }) => other?.text)).toEqual([undefined, "other", undefined]);
+    expect(whole.notes).toEqual(["By position: another token at 1 of 3 (1 y → other)."]);
   });
 
   test("say it when a run does not have the step or the variant", () => {

@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import { headMatrix, order, strongestHeads } from "../src/core/head-matrix.ts";
 import { cellOf, isBlock, layerRange, promptText, ranked, scores, whyMissing } from "../src/core/prompt-text.ts";
 import type { Scene } from "../src/core/scene.ts";
+import { positionsIn } from "../src/core/beside.ts";
 import { apart, lineVariants, seriesOf, target, toggled } from "../src/core/series.ts";
 import { DEFAULTS, type State } from "../src/core/state.ts";
 import { index, type Manifest, type Run, type TokenInfo } from "../src/data/types.ts";
@@ -60,7 +61,15 @@ const scene = (
   runs: Run[],
   patch: Partial<State> = {},
   hover = { token: null as number | null, layer: null as number | null },
-): Scene => ({ library: runs, runs, run: runs[0], state: state(patch), hover, dark: false });
+): Scene => ({
+  library: runs,
+  runs,
+  run: runs[0],
+  state: state(patch),
+  hover,
+  ...positionsIn(runs, state(patch), { ...hover, of: 0 }),
+  dark: false,
+});
 /** Position 3 is generated at step 0 and masked at step 1. */
 const growing = (step: number, _: number, layer: number, position: number) =>
   position === 3 && step === 0 ? NaN : (position + 1) * (layer + 1);
@@ -257,7 +266,7 @@ describe("series", () => {
   it("has a line for Full, Attn, the chosen heads and the shown one", () => {
     expect(lineVariants(run, state({ heads: [2, 7] }))).toEqual(["Full", "Attn", "Head_2"]);
     expect(lineVariants(run, state({ variant: "Head_0" }))).toEqual(["Full", "Attn", "Head_0"]);
-    const [full, attn] = seriesOf(scene([run]), 2);
+    const [full, attn] = seriesOf(scene([run]), { token: run.tokens[2], positions: [2] });
     expect([[...full.values], [...attn.values]]).toEqual([
       [2, 4, 6],
       [3, 5, 7],
@@ -279,7 +288,7 @@ describe("series", () => {
   it("has no values of runs that lack the position or the step", () => {
     const short = makeRun([{}], () => 1);
     for (const other of [short, { ...run, steps: [5, 6] }]) {
-      const series = seriesOf(scene([run, other]), 2);
+      const series = seriesOf(scene([run, other]), { token: run.tokens[2], positions: [2, 2] });
       expect(series.map(({ values }) => values.some((value) => value >= 0))).toEqual([true, true, false, false]);
     }
   });

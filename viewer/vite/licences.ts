@@ -8,6 +8,10 @@ const COLOURS =
 const PARQUET = "Parquet: hyparquet, with parts of snappyjs, Copyright (c) 2016 Zhipeng Jia, under the same licence:";
 
 export function licences(): string {
-  const text = readFileSync(new URL("../node_modules/hyparquet/LICENSE", import.meta.url), "utf8").trim();
-  return `${COLOURS}\n${PARQUET}\n\n${text}`.replaceAll("--", "- -");
+  const text = (name: string) =>
+    readFileSync(new URL(`../node_modules/${name}/LICENSE`, import.meta.url), "utf8").trim();
+  return `${COLOURS}\n${PARQUET}\n\n${text("hyparquet")}\n\nZstandard: fzstd.\n\n${text("fzstd")}`.replaceAll(
+    "--",
+    "- -",
+  );
 }

@@ -1,67 +1,85 @@
-/** What other files tell about a token of a run: what it costs, what the vision tower reads of it, what it says. */
+/** Several runs side by side: for each the scene of it alone, and its part of the store. */
 
-import { importance } from "./aggregate.ts";
-import { effectOn, shownEffects } from "./effects.ts";
-import { groupName, nearest, tokenText, twinOf } from "./lens.ts";
-import { titleOf } from "./metrics.ts";
-import { matrix, sameToken, type Scene } from "./scene.ts";
-import { withState } from "./state.ts";
-import { number, visible } from "./tokens.ts";
-import { percent } from "./words.ts";
-import type { Neighbors, Run, TokenInfo } from "../data/types.ts";
+import type { Run } from "../data/types.ts";
+import { carried } from "./align.ts";
+import type { Hover, Scene } from "./scene.ts";
+import { withState, type State } from "./state.ts";
+import type { Scenes, Store } from "./store.ts";
+import { isDifference, modelName } from "./words.ts";
 
-export interface Beside {
-  what: string;
-  said: string;
+/** What the pointer is over, and in the positions of which of the shown runs. */
+export type Pointed = Hover & { of: number };
+
+/** What is selected and pointed at, in every shown run; and the runs that are next to each other. */
+export function positionsIn(
+  runs: Run[],
+  state: State,
+  { token, of }: Pointed,
+): Pick<Scene, "selected" | "pointed" | "beside"> {
+  const { align } = state,
+    wanted = [state.token, ...state.also];
+  const from = (place: number) => runs[place] ?? runs[0];
+  return {
+    selected: runs.map((run) => wanted.map((position) => carried(from(state.of), run, align, position))),
+    // A token that was not masked has no counterpart, but the pointer is over it.
+    pointed: runs.map((run, i) => carried(from(of), run, align, token) ?? (i === of ? token : null)),
+    beside: isDifference(state, runs) ? runs.slice(0, 1) : runs,
+  };
 }
 
-const WORDS = 3;
-
-/** Nothing if only this run is about its prompt; then its own views say it all. */
-export function beside(scene: Scene, token: TokenInfo): Beside[] {
-  const others = [...inOtherTowers(scene, token), ...inWords(scene, token)];
-  return others.length ? [...ofTheAnswer(scene, token), ...others] : [];
+/**
+ * The scene of the run at a place among those that are shown next to each other. What it has of the whole scene is read when
+ * it is asked for, so that a part of a view depends on nothing that it does not read.
+ */
+export function besideScene(scene: Scene, place: number): Scene {
+  if (scene.beside.length < 2) return scene;
+  const run = scene.beside[place];
+  let state: State | undefined;
+  const own: Partial<Record<keyof Scene, () => unknown>> = {
+    run: () => run,
+    runs: () => [run],
+    state: () => (state ??= stateOf(scene, place)),
+    hover: () => ({ token: scene.pointed[place], layer: scene.hover.layer }),
+  };
+  const made = {};
+  for (const key of Object.keys(scene) as (keyof Scene)[])
+    Object.defineProperty(made, key, { enumerable: true, get: own[key] ?? (() => scene[key]) });
+  return made as Scene;
 }
 
-/** By the smallest unit that the token is in. */
-function ofTheAnswer(scene: Scene, { position }: TokenInfo): Beside[] {
-  const shown = shownEffects(scene);
-  const units = shown?.units.filter(({ positions }) => positions.includes(position)) ?? [];
-  const [unit] = units.sort((a, b) => a.positions.length - b.positions.length);
-  const found = unit && effectOn(shown!, unit.key, unit.strongest);
-  if (!found) return [];
-  const then = visible(found.top).replace(/^␣(?=.)/, "");
-  return [{ what: "Answer without it", said: `p ${percent(found.before)} → ${percent(found.after)}, then ${then}` }];
+function stateOf({ state, selected }: Scene, place: number): State {
+  const [token, ...also] = selected[place];
+  return withState(state, { token, also: also.filter((position) => position !== null) });
 }
 
-const towerOf = ({ manifest }: Run) =>
-  manifest?.tower === "vision" ? "Read in the vision tower" : "Read in the decoder";
+/** Runs whose numbers are on one scale with those of a run: those next to it of the same model. */
+export const onOneScale = ({ run, beside = [] }: { run: Run; beside?: Run[] }): Run[] =>
+  beside.includes(run) ? beside.filter((other) => modelName(other) === modelName(run)) : [run];
 
-function inOtherTowers({ library, run, state }: Scene, token: TokenInfo): Beside[] {
-  return library.flatMap((other) => {
-    const place = towerOf(other) === towerOf(run) ? -1 : sameToken(run, token, other);
-    const { metrics, variants, steps } = other;
-    if (place < 0 || !variants.includes(state.variant) || !metrics.some(({ name }) => name === state.metric)) return [];
-    const asked = withState(state, { step: steps.includes(state.step) ? state.step : steps[0] });
-    const { value, peak } = importance(matrix(other, asked), { from: null, to: null, join: state.join });
-    const said = `${titleOf(other, state)} ${number(value[place])}, most in layer ${peak[place]}`;
-    return isNaN(value[place]) ? [] : [{ what: towerOf(other), said }];
-  });
-}
+/** The same for listeners; positions that are chosen are those of this run. */
+export class BesideStore implements Scenes {
+  readonly #store: Store;
+  readonly #place: number;
 
-function inWords({ neighbors = [], run, state }: Scene, token: TokenInfo): Beside[] {
-  return neighbors.flatMap((found: Neighbors) => {
-    const place = twinOf(found, run)?.indexOf(token.position) ?? -1;
-    if (place < 0) return [];
-    const { layers, groups, similarity } = found;
-    const layer = layers.includes(state.layer ?? -1) ? state.layer! : layers[layers.length >> 1];
-    const group = Math.max(0, groups.indexOf(state.near));
-    const rows = [...nearest(found, group, layer, place)].slice(0, WORDS);
-    const said = rows.map(
-      (row) => `${visible(tokenText(found, row)).replace(/^␣(?=.)/, "")} (${number(similarity[row])})`,
-    );
-    return rows.length
-      ? [{ what: `Nearest text in layer ${layer}, ${groupName(groups[group])}`, said: said.join(", ") }]
-      : [];
-  });
+  constructor(store: Store, place: number) {
+    this.#store = store;
+    this.#place = place;
+  }
+
+  get scene(): Scene | null {
+    const { scene } = this.#store;
+    return scene && this.#place < scene.beside.length ? besideScene(scene, this.#place) : null;
+  }
+
+  get state(): State {
+    return this.#store.state;
+  }
+
+  set(patch: Partial<State>): void {
+    this.#store.set("token" in patch ? { ...patch, of: this.#place } : patch);
+  }
+
+  hover(hover: Partial<Hover> = {}): void {
+    this.#store.hover({ ...hover, of: this.#place });
+  }
 }

@@ -45,13 +45,52 @@ export function table(palette: Palette): Rgb[] {
   return found;
 }
 
-/** Place on the scale, 0 to 1: of `value` between 0 and `largest`, or with `signed` between -largest and largest. */
-export function share(value: number, largest: number, curve: State["curve"], signed = false): number {
+/** How a value becomes a place on a scale: `least` is the share of the largest value under which nothing is shown. */
+export interface Scaling {
+  curve: State["curve"];
+  least?: number;
+}
+
+/**
+ * Place on the scale, 0 to 1: of `value` between 0 and `largest`, or with `signed` between -largest and largest. With the
+ * curve "rank", of its size among `sizes`, which rise; without them, as with a linear one.
+ */
+export function share(
+  value: number,
+  largest: number,
+  { curve, least = 0 }: Scaling,
+  signed = false,
+  sizes: Float32Array | null = null,
+): number {
   if (!(largest > 0)) return signed ? 0.5 : 0;
-  const part = Math.min(1, Math.abs(value) / largest);
-  const bent = curve === "sqrt" ? Math.sqrt(part) : part;
+  const size = Math.abs(value),
+    part = Math.min(1, size / largest);
+  const bent =
+    part < least ? 0 : curve === "sqrt" ? Math.sqrt(part) : curve === "rank" && sizes ? percentile(size, sizes) : part;
   return signed ? 0.5 + (Math.sign(value) * bent) / 2 : bent;
 }
+
+/** The share of the others that are smaller: 0 for the smallest size, 1 for the largest. */
+function percentile(size: number, sizes: Float32Array): number {
+  let [low, high] = [0, sizes.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sizes[middle] < size) low = middle + 1;
+    else high = middle;
+  }
+  return sizes.length > 1 ? Math.min(1, low / (sizes.length - 1)) : 1;
+}
+
+/** The sizes of values, from the smallest on; without those that are missing or left out. */
+export const risingSizes = (values: ArrayLike<number>, counts: (place: number) => boolean = () => true): Float32Array =>
+  Float32Array.from(Array.from(values, Math.abs).filter((size, place) => !isNaN(size) && counts(place))).sort();
+
+/** Of a scale, in words; "" of a linear one. */
+export const CURVES: Record<State["curve"], string> = {
+  linear: "",
+  sqrt: "square-root scale",
+  rank: "percentile scale",
+};
 
 export function colourAt(palette: Palette, place: number): Rgb {
   return table(palette)[Math.round(Math.min(1, Math.max(0, place)) * 255)];

@@ -6,7 +6,9 @@
 
 import type { TokenInfo } from "../data/types.ts";
 import { titleOf as metricTitle } from "./metrics.ts";
+import { CURVES } from "./colour.ts";
 import { CanvasPainter, SvgPainter, type Drawing } from "./painter.ts";
+import { PdfPainter } from "./pdf.ts";
 import type { Scene } from "./scene.ts";
 import type { State } from "./state.ts";
 import { exact } from "./tokens.ts";
@@ -35,6 +37,12 @@ export function svgOf(drawing: Drawing): string {
 
 export function exportSvg(drawing: Drawing, name: string): void {
   download(new Blob([svgOf(drawing)], { type: "image/svg+xml" }), `${name}.svg`);
+}
+
+export async function exportPdf(drawing: Drawing, name: string): Promise<void> {
+  const painter = new PdfPainter(drawing.width, drawing.height);
+  drawing.draw(painter);
+  download(await painter.source(drawing.title), `${name}.pdf`);
 }
 
 export function exportCsv(table: string[][], name: string): void {
@@ -77,7 +85,7 @@ export function titleOf(scene: Scene, what: string, ...more: string[]): string {
   const names = isDifference(state, runs) ? subject(scene) : runs.map(({ name }) => name).join(", ");
   const models = [...new Set(runs.map(modelName))].join(", ");
   const step = `step ${runs[0].steps.indexOf(state.step) + 1} of ${runs[0].steps.length}`;
-  const scale = state.curve === "sqrt" ? "square-root scale" : "linear scale";
+  const scale = CURVES[state.curve] || "linear scale";
   return [
     names,
     what,

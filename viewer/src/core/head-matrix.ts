@@ -2,8 +2,9 @@
 
 import { row, type Run } from "../data/types.ts";
 import { isFirst } from "./aggregate.ts";
+import { counterparts } from "./align.ts";
 import type { Compared } from "./prompt-text.ts";
-import { noiseFloor, sameToken, tokenIndex } from "./scene.ts";
+import { noiseFloor, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
 import { crossing, isDifference, isHead } from "./words.ts";
@@ -41,7 +42,7 @@ function makeHeadMatrix(run: Run, second: Run | null, state: State): HeadMatrix 
   const token = tokenIndex(run, state.token);
   const strongest = token < 0 ? new Int32Array(values.length).fill(-1) : null;
   const skip = state.first ? -1 : run.tokens.findIndex(isFirst);
-  const same = second && run.tokens.map((each) => sameToken(run, each, second));
+  const same = second && counterparts(run, second, state.align);
   for (let cell = 0; cell < values.length; cell++) {
     const [layer, variant] = [run.layers[Math.floor(cell / variants.length)], variants[cell % variants.length]];
     const floorIn = (each: Run) => noiseFloor(each, { metric: of.metric, variant }, layer);

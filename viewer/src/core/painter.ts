@@ -207,7 +207,7 @@ export function setPixel(data: ImageData["data"], place: number, colour: readonl
   data[4 * place + 3] = 255;
 }
 
-function rasterCanvas(cells: ImageData): HTMLCanvasElement {
+export function rasterCanvas(cells: ImageData): HTMLCanvasElement {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [cells.width, cells.height];
   canvas.getContext("2d")!.putImageData(cells, 0, 0);

@@ -2,7 +2,10 @@
 
 import { at, type ManifestToken, type Run, type TokenInfo } from "../data/types.ts";
 import { importance, isFirst } from "./aggregate.ts";
-import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
+import { counterparts, isSame } from "./align.ts";
+import { onOneScale } from "./beside.ts";
+import { risingSizes } from "./colour.ts";
+import { matrix, noiseFloor, tokenIndex, type Scene } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
 import { isDifference } from "./words.ts";
@@ -135,6 +138,8 @@ export interface Scores {
   text: number;
   image: number;
   floor: number;
+  /** Of a percentile scale, the sizes it is made of; else null. */
+  sizes?: { text: Float32Array; image: Float32Array } | null;
   /** Second run minus the first one, or an effect. */
   signed: boolean;
   /** Effects on the answer: which, in words and for a table. */
@@ -142,32 +147,57 @@ export interface Scores {
   of?: { measure: string; block: string; window: number; effects: { windows: string[] } };
 }
 
-export type Compared = Pick<Scene, "run" | "runs" | "state">;
+export type Compared = Pick<Scene, "run" | "runs" | "state"> & Partial<Pick<Scene, "beside">>;
 
 export const scores = remembered(makeScores, ({ run }: Compared) => run);
 
-function makeScores({ run, runs, state }: Compared): Scores {
-  const second = isDifference(state, runs) ? runs[1] : null;
-  const joined = second ? difference(run, second, state) : join(run, state);
+function makeScores(scene: Compared): Scores {
+  const { run, runs, state } = scene,
+    second = isDifference(state, runs) ? runs[1] : null;
+  const joined = second ? difference(run, second, state) : joinedOf({ run, state });
   const floor = Math.max(noiseFloor(run, state), second ? noiseFloor(second, state) : 0);
   const found: Scores = { ...joined, text: 0, image: 0, floor, signed: second !== null };
-  run.tokens.forEach((token, place) => {
-    const scale = token.kind === "image" ? "image" : "text";
-    const size = Math.abs(found.value[place]);
-    if ((!isFirst(token) || state.first) && size > found[scale]) found[scale] = size;
-  });
+  const all = second
+    ? [{ run, value: joined.value }]
+    : onOneScale(scene).map((each) => ({ run: each, value: joinedOf({ run: each, state }).value }));
+  for (const each of all) widen(found, each.run, each.value, state);
+  if (state.curve === "rank") found.sizes = sizesOf(all, state);
   return found;
 }
+
+function sizesOf(all: { run: Run; value: Float32Array }[], { first }: State): NonNullable<Scores["sizes"]> {
+  const of = (image: boolean) =>
+    risingSizes(
+      all.flatMap(({ run, value }) =>
+        [...value].filter((_, i) => (run.tokens[i].kind === "image") === image && (first || !isFirst(run.tokens[i]))),
+      ),
+    );
+  return { text: of(false), image: of(true) };
+}
+
+/** The scales reach as far as the values of a run. */
+function widen(scales: Pick<Scores, "text" | "image">, run: Run, values: Float32Array, { first }: State): void {
+  run.tokens.forEach((token, place) => {
+    const scale = token.kind === "image" ? "image" : "text";
+    const size = Math.abs(values[place]);
+    if ((!isFirst(token) || first) && size > scales[scale]) scales[scale] = size;
+  });
+}
+
+const joinedOf = remembered(
+  ({ run, state }: Pick<Compared, "run" | "state">) => join(run, state),
+  ({ run }) => run,
+);
 
 function join(run: Run, state: State): Pick<Scores, "value" | "peak"> {
   const [from, to] = layerRange(run, state);
   return importance(matrix(run, state), { join: state.join, from, to });
 }
 
-/** Importance in the second run minus that in the first; NaN where they do not have the same token. */
+/** Importance in the second run minus that in the first; NaN for tokens that are compared with none. */
 function difference(first: Run, second: Run, state: State): Pick<Scores, "value" | "peak"> {
   const [a, b] = [join(first, state), join(second, state)];
-  const same = first.tokens.map((token) => sameToken(first, token, second));
+  const same = counterparts(first, second, state.align);
   const [from, to] = layerRange(first, state);
   const [m, n] = [matrix(first, state), matrix(second, state)];
   const layers = m.layers.map((layer) => n.layers.indexOf(layer));
@@ -177,6 +207,13 @@ function difference(first: Run, second: Run, state: State): Pick<Scores, "value"
   });
   const { peak } = importance({ ...m, values: apart }, { join: state.join, from, to });
   return { value: a.value.map((value, place) => (same[place] < 0 ? NaN : b.value[same[place]] - value)), peak };
+}
+
+/** Of a difference by position, where another token stands in the second run: that one. */
+export function otherToken({ run, runs, state }: Compared, place: number): TokenInfo | null {
+  if (!isDifference(state, runs) || state.align === "token") return null;
+  const other = runs[1].tokens[counterparts(run, runs[1], state.align)[place]];
+  return other && !isSame(run, run.tokens[place], runs[1], other) ? other : null;
 }
 
 /** Places of the tokens that have a value, largest first, whatever the sign; position 0 only with state.first. */
@@ -204,7 +241,9 @@ export function whyMissing({ run, runs, state }: Compared, { info, place, step }
     return "image tokens were not masked in this run (mask mode text)";
   if (place < 0 && mode === "vision" && info.kind !== "image")
     return "text tokens were not masked in this run (mask mode vision)";
-  if (place >= 0 && isDifference(state, runs))
-    return `no difference: ${sameToken(run, info, runs[1]) < 0 ? "not the same token" : "not measured"} in ${runs[1].name}`;
+  if (place >= 0 && isDifference(state, runs)) {
+    const none = counterparts(run, runs[1], state.align)[place] < 0;
+    return `no difference: ${none ? (state.align === "token" ? "not the same token" : "no token there") : "not measured"} in ${runs[1].name}`;
+  }
   return place < 0 ? "not masked in this run" : `not measured for ${state.variant} at this step`;
 }

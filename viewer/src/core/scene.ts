@@ -26,6 +26,12 @@ export interface Scene {
   run: Run;
   state: State;
   hover: Hover;
+  /** Of each shown run, the positions of the tokens that are selected, and of the one that the pointer is over; null: it has
+   * none of them. In the run in front they are those of `state` and `hover`. */
+  selected: (number | null)[][];
+  pointed: (number | null)[];
+  /** The runs that are shown next to each other, which share their scales; this one alone where there are no others. */
+  beside: Run[];
   dark: boolean;
 }
 
@@ -77,20 +83,6 @@ export function tokenIndex(run: Pick<Run, "tokens">, position: number | null): n
     );
   }
   return position === null ? -1 : (known.get(position) ?? -1);
-}
-
-/** The place in `second` of the same token as `token` of `first`, -1 if there is none: position, text and kind agree,
- * and of a patch the place in its grid and the picture. */
-export function sameToken(first: Run, token: TokenInfo, second: Run): number {
-  const place = tokenIndex(second, token.position);
-  const other = second.tokens[place];
-  if (!other || other.text !== token.text || other.kind !== token.kind) return -1;
-  if (token.kind !== "image") return place;
-  const sha = (run: Run) => run.manifest?.images?.[token.image ?? 0]?.sha256;
-  const [one, two] = [sha(first), sha(second)];
-  const apart =
-    other.image !== token.image || other.row !== token.row || other.col !== token.col || (one && two && one !== two);
-  return apart ? -1 : place;
 }
 
 /** The metric of one variant and step, as a view into the run: no copy. A step the run does not have gives NaN. */

@@ -1,22 +1,29 @@
 /**
  * What the heat map shows: one Sheet per shown run, or one of their difference.
  *
- * All sheets of a scene have the same columns (positions) and layers, those of all shown runs together, so that runs
- * can scroll as one. What a run did not measure is NaN.
+ * Every run has its own columns and layers: its tokens, or the units that were masked in it. What it did not measure is NaN.
  */
 
 import type { Run, TokenInfo } from "../data/types.ts";
 import { isFirst } from "./aggregate.ts";
+import { counterparts } from "./align.ts";
+import { risingSizes, share, type Scaling } from "./colour.ts";
 import { brief, inText, isOfModel, metricOf, metricsOf } from "./metrics.ts";
-import { isNoise, matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "./scene.ts";
+import { otherToken } from "./prompt-text.ts";
+import { isNoise, matrix, noiseFloor, tokenIndex, type Scene } from "./scene.ts";
+import { label } from "./tokens.ts";
 import { remembered } from "./track.ts";
 import { isDifference, modelName } from "./words.ts";
+
+const FEW = 4; // pairs of tokens that a note names
 
 /** One token, or a picture folded into one column. */
 export interface Column {
   positions: number[];
-  /** The first of them, of this run or, where it does not have it, of another. */
+  /** The first of them. */
   token: TokenInfo;
+  /** Of a difference by position: another token, which stands there in the second run. */
+  other?: TokenInfo;
 }
 
 export interface Sheet {
@@ -37,6 +44,8 @@ export interface Sheet {
   /** End of the scale: one for each layer or column of a row scale, or one for all. */
   largest: Float32Array;
   by: "layer" | "column" | "all";
+  /** Of a percentile scale, the sizes it is made of, for each of `largest`; else null. */
+  sizes: Float32Array[] | null;
   /** Whether the scale is that of all shown runs together. */
   shared: boolean;
   /** Cells with a value, cells without, and cells below the noise floor. */
@@ -50,6 +59,16 @@ export interface Sheet {
 export const largestFor = (sheet: Sheet, layer: number, column: number) =>
   sheet.largest[sheet.by === "all" ? 0 : sheet.by === "layer" ? layer : column];
 
+/** The place of a value on the scale of its cell, 0 to 1. */
+export const placeOf = (sheet: Sheet, value: number, layer: number, column: number, scaling: Scaling) =>
+  share(
+    value,
+    largestFor(sheet, layer, column),
+    scaling,
+    sheet.signed,
+    sheet.sizes?.[sheet.by === "all" ? 0 : sheet.by === "layer" ? layer : column],
+  );
+
 /** The place of the column that holds a position, or -1. */
 export function columnOf(columns: Column[], position: number | null): number {
   if (position === null) return -1;
@@ -62,25 +81,22 @@ export const sheets = remembered(makeSheets, ({ runs }: Scene) => runs[0]);
 function makeSheets(scene: Scene): Sheet[] {
   const { state } = scene;
   const difference = isDifference(state, scene.runs);
-  const runs = difference ? scene.runs.slice(0, 2) : scene.runs;
-  const columns = columnsOf(runs, state.fold);
-  const layers =
-    runs.length === 1 ? runs[0].layers : [...new Set(runs.flatMap((run) => run.layers))].sort((a, b) => a - b);
+  const { runs } = scene;
   const made = difference
-    ? [differenceSheet(scene, layers, columns)]
-    : runs.map((run) => runSheet(scene, run, layers, columns));
+    ? [differenceSheet(scene, columnsOf(runs[0], state.fold))]
+    : runs.map((run) => runSheet(scene, run, columnsOf(run, state.fold)));
   // Runs of one model are in the same units: one scale for all of them.
   const together =
     made.length > 1 && state.range === "all" && runs.every((run) => modelName(run) === modelName(runs[0]));
   if (together) {
     const largest = Float32Array.of(Math.max(...made.map((sheet) => sheet.largest[0])));
-    for (const sheet of made) Object.assign(sheet, { largest, shared: true });
+    const sizes = made[0].sizes && [risingSizes(made.flatMap((sheet) => [...sheet.sizes![0]]))];
+    for (const sheet of made) Object.assign(sheet, { largest, sizes, shared: true });
   }
   return made;
 }
 
-function columnsOf(runs: readonly Run[], fold: boolean): Column[] {
-  const tokens = runs.length === 1 ? runs[0].tokens : tokensOf(runs);
+function columnsOf({ tokens }: Run, fold: boolean): Column[] {
   const columns: Column[] = [];
   for (const token of tokens) {
     const last = columns[columns.length - 1];
@@ -91,71 +107,57 @@ function columnsOf(runs: readonly Run[], fold: boolean): Column[] {
   return columns;
 }
 
-/** Of every position, the token of the first run that has it. */
-function tokensOf(runs: readonly Run[]): TokenInfo[] {
-  const byPosition = new Map<number, TokenInfo>();
-  for (const run of [...runs].reverse()) for (const token of run.tokens) byPosition.set(token.position, token);
-  return [...byPosition.values()].sort((a, b) => a.position - b.position);
-}
-
-/** One value per layer and position of a list that may have more of both than the run. */
-function spread(run: Run, layers: number[], columns: Column[], value: (layer: number, token: number) => number) {
+/** One value per layer and column; of a folded one the value that is furthest from 0. */
+function spread(run: Run, columns: Column[], value: (layer: number, token: number) => number) {
+  const { layers } = run;
   const values = new Float32Array(layers.length * columns.length).fill(NaN);
   const folded = columns.some(({ positions }) => positions.length > 1);
   const strongest = folded ? new Int32Array(values.length).fill(-1) : null;
-  const layerPlaces = layers.map((layer) => run.layers.indexOf(layer));
   columns.forEach(({ positions }, column) => {
     for (const position of positions) {
       const token = tokenIndex(run, position);
-      if (token < 0) continue;
-      layerPlaces.forEach((layer, row) => {
-        if (layer < 0) return;
-        const place = row * columns.length + column;
+      for (let layer = 0, place = column; layer < layers.length; layer++, place += columns.length) {
         const here = value(layer, token);
-        if (isNaN(here) || Math.abs(values[place]) >= Math.abs(here)) return;
+        if (isNaN(here) || Math.abs(values[place]) >= Math.abs(here)) continue;
         values[place] = here;
         if (strongest) strongest[place] = position;
-      });
+      }
     }
   });
   return { layers, columns, values, strongest };
 }
 
-function runSheet(scene: Scene, run: Run, layers: number[], columns: Column[]): Sheet {
-  const { tokens, values } = matrix(run, scene.state);
-  // By itself and with nothing folded, a run has its values in this order already.
-  const whole = layers === run.layers && columns.length === tokens.length;
+function runSheet(scene: Scene, run: Run, columns: Column[]): Sheet {
+  const { tokens, values } = matrix(run, scene.state),
+    { layers } = run;
+  // With nothing folded, a run has its values in this order already.
+  const whole = columns.length === tokens.length;
   const sheet = scaled(
     scene,
     run,
     whole
       ? { layers, columns, values, strongest: null }
-      : spread(
-          run,
-          layers,
-          columns.map((column) => own(run, column)),
-          (layer, token) => values[layer * tokens.length + token],
-        ),
+      : spread(run, columns, (layer, token) => values[layer * tokens.length + token]),
   );
   sheet.notes.push(...missing(scene, run));
   return sheet;
 }
 
-function own(run: Run, column: Column): Column {
-  const token = tokenIndex(run, column.positions[0]);
-  return token < 0 ? column : { ...column, token: run.tokens[token] };
-}
-
-/** Second minus first, where both have the same token at a position. */
-function differenceSheet(scene: Scene, layers: number[], columns: Column[]): Sheet {
-  const [first, second] = scene.runs;
-  const [a, b] = [matrix(first, scene.state), matrix(second, scene.state)];
+/** Second minus first, of tokens that are compared with each other. */
+function differenceSheet(scene: Scene, columns: Column[]): Sheet {
+  const { state } = scene,
+    [first, second] = scene.runs;
+  const [a, b] = [matrix(first, state), matrix(second, state)];
   const layerPlaces = first.layers.map((layer) => second.layers.indexOf(layer));
-  const same = first.tokens.map((token) => sameToken(first, token, second));
+  const same = counterparts(first, second, state.align);
+  const others = (column: Column): Column => {
+    const other = otherToken(scene, tokenIndex(first, column.positions[0]));
+    return other && column.positions.length < 2 ? { ...column, other } : column;
+  };
   const sheet = scaled(
     scene,
     first,
-    spread(first, layers, columns, (layer, token) => {
+    spread(first, columns.map(others), (layer, token) => {
       const [otherLayer, other] = [layerPlaces[layer], same[token]];
       if (otherLayer < 0 || other < 0) return NaN;
       return b.values[otherLayer * b.tokens.length + other] - a.values[layer * a.tokens.length + token];
@@ -163,26 +165,44 @@ function differenceSheet(scene: Scene, layers: number[], columns: Column[]): She
   );
   sheet.title = `${second.name} − ${first.name}`;
   sheet.signed = true;
-  const metric = metricOf(first, scene.state);
-  if (isOfModel(metric) && modelName(first) !== modelName(second)) {
-    sheet.notes.push(
+  sheet.floors = first.layers.map((layer, place) => Math.max(sheet.floors[place], noiseFloor(second, state, layer)));
+  sheet.floor = Math.max(0, ...sheet.floors);
+  sheet.notes.push(...compared(scene, sheet.columns), ...missing(scene, first), ...missing(scene, second));
+  return sheet;
+}
+
+/** What was subtracted from what, and what could not be; sentences. */
+function compared(scene: Scene, columns: Column[]): string[] {
+  const { state } = scene,
+    [first, second] = scene.runs,
+    notes: string[] = [];
+  const metric = metricOf(first, state);
+  if (isOfModel(metric) && modelName(first) !== modelName(second))
+    notes.push(
       `Two models: their ${inText(metric.title)}s have different units, so this difference means little${better(scene)}.`,
     );
-  }
-  sheet.floors = layers.map((layer, place) => Math.max(sheet.floors[place], noiseFloor(second, scene.state, layer)));
-  sheet.floor = Math.max(0, ...sheet.floors);
-  const all = new Set([...first.tokens, ...second.tokens].map(({ position }) => position)).size;
-  const lost = all - same.filter((other) => other >= 0).length;
-  if (lost) {
-    sheet.notes.push(
-      `${lost} of ${all} positions do not match (another token or picture there, or not masked in both runs) and stay empty.`,
+  const matched = counterparts(first, second, state.align).filter((place) => place >= 0).length;
+  const all = first.tokens.length + second.tokens.length - matched;
+  const pairs = columns.filter(({ other }) => other);
+  if (state.align === "position") {
+    const shown = pairs
+      .slice(0, FEW)
+      .map(({ token, other }) => `${token.position} ${label(token, 20)} → ${label(other!, 20)}`);
+    if (pairs.length > FEW) shown.push("…");
+    notes.push(
+      `By position: ${pairs.length ? `another token at ${pairs.length} of ${matched} (${shown.join(", ")})` : `the same tokens at all ${matched}`}.`,
     );
   }
-  const shared = layerPlaces.filter((place) => place >= 0).length;
-  if (shared < layers.length)
-    sheet.notes.push(`${layers.length - shared} of ${layers.length} layers are not in both runs.`);
-  sheet.notes.push(...missing(scene, first), ...missing(scene, second));
-  return sheet;
+  if (all > matched)
+    notes.push(
+      state.align === "token"
+        ? `By token: ${all - matched} of ${all} tokens are in one run alone.`
+        : `${all - matched} positions are in one run alone.`,
+    );
+  const shared = first.layers.filter((layer) => second.layers.includes(layer)).length;
+  const every = new Set([...first.layers, ...second.layers]).size;
+  if (shared < every) notes.push(`${every - shared} of ${every} layers are not in both runs.`);
+  return notes;
 }
 
 /** What can be compared instead. */
@@ -232,11 +252,29 @@ function scaled({ state }: Scene, run: Run, cells: Pick<Sheet, "layers" | "colum
     outside,
     by,
     shared: false,
+    sizes: state.curve === "rank" ? sizesOf(cells, by, largest.length, outside) : null,
     largest,
     measured: values.length - empty,
     empty,
     below,
   };
+}
+
+/** Of all cells, or of each layer or column. */
+function sizesOf(
+  { values, columns }: Pick<Sheet, "values" | "columns">,
+  by: Sheet["by"],
+  count: number,
+  outside: number,
+): Float32Array[] {
+  const ends = Array.from({ length: count }, (_, end) => end);
+  return ends.map((end) =>
+    risingSizes(values, (place) => {
+      const column = place % columns.length;
+      const own = by === "all" || (by === "layer" ? Math.floor(place / columns.length) : column) === end;
+      return own && (column !== outside || by === "column");
+    }),
+  );
 }
 
 /** Place in `values` of the largest one, whatever its sign, position 0 apart; -1 if there is none. */

@@ -15,6 +15,8 @@ export interface State {
   runs: number[];
   /** Several runs: next to each other, or the second minus the first. */
   compare: "side" | "difference";
+  /** What is compared: the same tokens in the same order, or whatever stands at the same position. */
+  align: "token" | "position";
   /** By its name in Run.metrics. */
   metric: string;
   variant: string;
@@ -25,7 +27,9 @@ export interface State {
   rows: "layers" | "tokens";
   /** Colours span all that is shown, or each row by itself. */
   range: "all" | "row";
-  curve: "linear" | "sqrt";
+  curve: "linear" | "sqrt" | "rank";
+  /** Share of the largest value, under which nothing is coloured. */
+  least: number;
   /** Whether position 0, which often just absorbs attention, is in the scale. */
   first: boolean;
   /** "night" is "tint" in the dark theme. */
@@ -33,6 +37,9 @@ export interface State {
   /** Selected token (position) and layer; null: none. */
   token: number | null;
   layer: number | null;
+  /** More selected tokens; and whose positions all these are: the place of a run among those shown. */
+  also: number[];
+  of: number;
   /** Heads in the line plot, by number. */
   heads: number[];
   /** Layers that count for the prompt's shading and the ranking: first and last, null for all; and how they are joined. */
@@ -49,6 +56,8 @@ export interface State {
   frame: number | null;
   /** DeepStack: the injection whose effects, patch by patch, colour the picture; null: none. */
   injection: number | null;
+  /** A box drawn on a picture: picture, row and column of one corner, of the other; empty: none. */
+  region: number[];
   /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head,
    * "strongest" or "": all of them if masks were in all), the order of units. */
   effect: Measure;
@@ -79,6 +88,7 @@ export interface State {
 export const DEFAULTS: Readonly<State> = {
   runs: [0],
   compare: "side",
+  align: "token",
   metric: "l2",
   variant: "Full",
   step: 0,
@@ -86,10 +96,13 @@ export const DEFAULTS: Readonly<State> = {
   rows: "layers",
   range: "all",
   curve: "linear",
+  least: 0,
   first: false,
   palette: "tint",
   token: null,
   layer: null,
+  also: [],
+  of: 0,
   heads: [],
   from: null,
   to: null,
@@ -99,6 +112,7 @@ export const DEFAULTS: Readonly<State> = {
   fold: false,
   frame: null,
   injection: null,
+  region: [],
   effect: "logprob_change",
   block: "all",
   mask: "",
@@ -119,9 +133,10 @@ export const DEFAULTS: Readonly<State> = {
 
 const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   compare: ["side", "difference"],
+  align: ["token", "position"],
   rows: ["layers", "tokens"],
   range: ["all", "row"],
-  curve: ["linear", "sqrt"],
+  curve: ["linear", "sqrt", "rank"],
   palette: ["tint", "cividis", "viridis"],
   join: ["root", "max", "mean"],
   theme: ["auto", "light", "dark"],
@@ -171,7 +186,10 @@ function valid(name: keyof State, value: unknown): boolean {
   switch (name) {
     case "runs":
       return Array.isArray(value) && value.length > 0 && value.every(whole);
+    case "region":
+      return Array.isArray(value) && [0, 5].includes(value.length) && value.every(whole);
     case "heads":
+    case "also":
       return Array.isArray(value) && value.every(whole);
     case "mask":
       return /^(strongest|\d+-\d+(\.\d+)?)$/.test(value as string);
@@ -185,6 +203,7 @@ function valid(name: keyof State, value: unknown): boolean {
       return typeof value === "string" && value !== "";
     case "step":
     case "lens":
+    case "of":
       return whole(value);
     case "patch":
     case "query":
@@ -196,6 +215,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "to":
       return value === null || whole(value);
     case "edges":
+    case "least":
     case "opacity":
     case "wash":
       return typeof value === "number" && value >= 0 && value <= 1;

@@ -3,10 +3,11 @@
 import { add, emptyLibrary, remove, resolve, resolveNeighbors, type Library } from "../data/pair.ts";
 import { atQuery, usualQuery } from "../data/queries.ts";
 import type { Loaded, Neighbors, Run, RunIndex } from "../data/types.ts";
-import { metricsOf } from "./metrics.ts";
+import { positionsIn, type Pointed } from "./beside.ts";
 import { lensScene, type LensScene } from "./lens.ts";
+import { metricsOf } from "./metrics.ts";
 import { strongestCell } from "./start.ts";
-import { settled, tokenIndex, type Hover, type Scene } from "./scene.ts";
+import { settled, type Scene } from "./scene.ts";
 import { notWhileDrawing } from "./track.ts";
 import { DEFAULTS, fromFragment, toFragment, type State } from "./state.ts";
 
@@ -14,13 +15,16 @@ const CROSS = "CrossFull";
 const SELECTS = /(^|[#&])(token|layer)=/; // an address
 const MANY_PATCHES = 64; // more would push the words out of the first look
 
+/** What a view asks of the store, or of the part of it that is about one of several runs. */
+export type Scenes = Pick<Store, "scene" | "state" | "set" | "hover">;
+
 export class Store {
   #library: Library = emptyLibrary;
   #runs: Run[] = [];
   #neighbors: Neighbors[] = [];
   #index: RunIndex | null = null;
   #state: State;
-  #hover: Hover = { token: null, layer: null };
+  #hover: Pointed = { token: null, layer: null, of: 0 };
   #changed: () => void;
   #scheduled = false;
   #foldChosen: boolean;
@@ -29,6 +33,8 @@ export class Store {
   #selected: boolean;
   /** On paper, everything is light. */
   printing = false;
+  /** While layers are played, prompt and ranking are of the layer that is shown, too. */
+  #playing = false;
 
   constructor(fragment: string, changed: () => void) {
     this.#state = fromFragment(fragment);
@@ -64,19 +70,29 @@ export class Store {
     const query = first.queries?.positions.includes(this.#state.query ?? -1) ? this.#state.query : usualQuery(first);
     const library = this.#runs.map((run) => atQuery(run, query)),
       runs = shown.map((place) => library[place]);
-    const chosen = settled({ ...this.#state, query, palette: this.#palette }, runs[0], metricsOf(runs));
-    const state = this.#selected ? chosen : { ...chosen, ...strongestCell({ runs, run: runs[0], state: chosen }) };
-    const hovered = runs[0].tokens[tokenIndex(runs[0], this.#hover.token)]?.position ?? this.#hover.token;
-    const neighbors = this.#neighbors;
+    const fitted = this.#settled({ ...this.#state, query, palette: this.#palette }, runs),
+      { layer } = fitted;
+    const state = this.#playing && layer !== null ? { ...fitted, from: layer, to: layer } : fitted;
+    const found = positionsIn(runs, state, this.#hover);
+    const [token, ...also] = found.selected[0];
     return {
       library,
-      neighbors,
+      neighbors: this.#neighbors,
       runs,
       run: runs[0],
-      state,
-      hover: { ...this.#hover, token: hovered },
+      state: { ...state, token, also: also.filter((position) => position !== null), of: 0 },
+      hover: { token: found.pointed[0], layer: this.#hover.layer },
+      ...found,
       dark: this.dark,
     };
+  }
+
+  /** What the run in front has; until something was chosen, with its strongest cell. */
+  #settled(state: State, runs: Run[]): State {
+    const chosen = settled(state, runs[0], metricsOf(runs)),
+      { token, also, of } = state;
+    if (this.#selected) return { ...chosen, token, also, of: of < runs.length ? of : 0 };
+    return { ...chosen, also: [], of: 0, ...strongestCell({ runs, run: runs[0], state: chosen }) };
   }
 
   get #palette(): State["palette"] {
@@ -169,8 +185,10 @@ export class Store {
     this.#foldChosen ||= "fold" in patch;
     this.#variantChosen ||= "variant" in patch;
     this.#selected ||= "token" in patch || "layer" in patch;
-    const frame = patch.token == null ? {} : { frame: null }; // that of the token
-    this.#state = { ...this.#state, ...frame, ...patch };
+    // One token in place of all that were selected, of the run in front where no other one is named; and of a video its frame.
+    const alone = "token" in patch ? { also: [], of: 0 } : {},
+      frame = patch.token == null ? {} : { frame: null };
+    this.#state = { ...this.#state, ...alone, ...frame, ...patch };
     this.#schedule();
   }
 
@@ -182,9 +200,16 @@ export class Store {
     this.#schedule();
   }
 
-  hover({ token = null, layer = null }: Partial<Hover> = {}): void {
-    if (token === this.#hover.token && layer === this.#hover.layer) return;
-    this.#hover = { token, layer };
+  set playing(playing: boolean) {
+    if (playing === this.#playing) return;
+    this.#playing = playing;
+    this.#schedule();
+  }
+
+  hover({ token = null, layer = null, of = 0 }: Partial<Pointed> = {}): void {
+    const before = this.#hover;
+    if (token === before.token && layer === before.layer && (of === before.of || token === null)) return;
+    this.#hover = { token, layer, of };
     this.#schedule();
   }
 

@@ -74,8 +74,8 @@ function allSame(values: Values, source: object): boolean {
 
 /** Lists are made anew for each scene, so what is in them counts. */
 function same(a: unknown, b: unknown): boolean {
-  if (!Array.isArray(a) || !Array.isArray(b)) return Object.is(a, b);
-  return a.length === b.length && a.every((each, place) => Object.is(each, b[place]));
+  if (Object.is(a, b) || !Array.isArray(a) || !Array.isArray(b)) return Object.is(a, b);
+  return a.length === b.length && a.every((each, place) => same(each, b[place]));
 }
 
 /** Of the part that is being drawn. */

@@ -71,8 +71,15 @@ export function whose(name: string, run?: Run): string {
 /** The line that says what colour means. */
 export function meaning({ runs, state }: Shown): string {
   const what = runs[0].manifest?.tower === "vision" ? inPatches({ runs, state }) : inDecoder({ runs, state });
-  return isDifference(state, runs) ? `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}.` : `Colour: ${what}.`;
+  if (!isDifference(state, runs)) return `Colour: ${what}.`;
+  return `Colour: ${runs[1].name} minus ${runs[0].name}, of ${what}. ${MATCHED[state.align]}`;
 }
+
+/** What is subtracted from what. */
+const MATCHED: Record<State["align"], string> = {
+  token: "By token: the same tokens are compared, in their order.",
+  position: "By position: what stands at the same position is compared, whatever it is.",
+};
 
 function inPatches({ runs, state }: Shown): string {
   const readers = runs[0].manifest?.vision?.readers ? "all patches" : "the chosen patches";

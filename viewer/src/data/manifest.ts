@@ -125,6 +125,8 @@ const manifest = object<Manifest>({
     refine: object({ units: places(object({ label: text, positions: list(number), parent: number })) }),
   }),
   tables: list(text),
+  argv: list(text),
+  config: text,
   prompt: text,
   chat: (value) => (typeof value === "boolean" ? value : undefined),
   messages: said,

@@ -7,12 +7,27 @@
  * noticed, too.
  */
 
+import { decompress } from "fzstd";
 import type { ColumnMetaData, Compressors, FileMetaData, PageHeader } from "hyparquet";
 import { parquetHeader } from "hyparquet/src/column.js";
 import { decompressPage } from "hyparquet/src/datapage.js";
 import { getMaxDefinitionLevel, getMaxRepetitionLevel, getSchemaPath } from "hyparquet/src/schema.js";
 
 import { LoadError } from "./errors.ts";
+
+const LARGEST = 2 ** 26; // bytes of a page; writers make pages of about one MB
+/** What hyparquet does not unpack itself. */
+const UNPACK: Compressors = {
+  ZSTD: (bytes, length) => {
+    try {
+      const out = decompress(bytes, new Uint8Array(length)); // never more than the page says
+      if (out.length === length) return out;
+    } catch {
+      // what it says of a damaged page is not for readers
+    }
+    throw damaged("a page cannot be unpacked");
+  },
+};
 
 const damaged = (what: string) => new LoadError(`the Parquet file is damaged: ${what}`);
 
@@ -32,7 +47,7 @@ export function checkedPages(
   const reader = { view: new DataView(data), offset: 0 };
   for (let left = Number(group.num_rows); left > 0 && reader.offset < data.byteLength;) {
     const header = parquetHeader(reader);
-    const bytes = checkedSize(data, reader.offset, header, left);
+    const bytes = checkedSize(data, reader.offset, header, left, about.codec);
     reader.offset += bytes.length;
     const optional = getMaxDefinitionLevel(path) > 0;
     const page = unpacked(bytes, header, about);
@@ -65,12 +80,19 @@ const valuesOf = ({
 }: PageHeader) => (one ?? two ?? dictionary)?.num_values ?? -1;
 
 /** The bytes of a page, after a look at its header: impossible sizes would make a decoder ask for all memory. */
-function checkedSize(data: ArrayBuffer, start: number, header: PageHeader, left: number): Uint8Array {
+function checkedSize(
+  data: ArrayBuffer,
+  start: number,
+  header: PageHeader,
+  left: number,
+  codec: ColumnMetaData["codec"],
+): Uint8Array {
   const { type, compressed_page_size: packed, uncompressed_page_size: full, crc } = header;
   const values = valuesOf(header);
-  // Every entry of a dictionary takes bytes; snappy packs at most 1 : 21.
+  // Every entry of a dictionary takes bytes; snappy packs at most 1 : 21, zstd without a limit of that kind.
   const known = type === "DICTIONARY_PAGE" ? values >= 0 && values <= full : values > 0 && values <= left;
-  if (!known || !(packed >= 0) || start + packed > data.byteLength || !(full >= 0) || full > 1000 + 200 * packed) {
+  const most = codec === "ZSTD" ? LARGEST : 1000 + 200 * packed;
+  if (!known || !(packed >= 0) || start + packed > data.byteLength || !(full >= 0) || full > most) {
     throw damaged("a page has an impossible size");
   }
   const bytes = new Uint8Array(data, start, packed);
@@ -83,14 +105,14 @@ function unpacked(
   { uncompressed_page_size: full, data_page_header_v2: two }: PageHeader,
   { codec }: ColumnMetaData,
 ): Page {
-  if (!two) return { place: bytes.byteOffset, body: decompressPage(bytes, full, codec, undefined), levels: null };
+  if (!two) return { place: bytes.byteOffset, body: decompressPage(bytes, full, codec, UNPACK), levels: null };
   const { repetition_levels_byte_length: start, definition_levels_byte_length: length, num_nulls: nulls } = two;
   const end = start + length;
   if (start !== 0 || !(length >= 0) || end > bytes.length || !(nulls >= 0) || nulls > two.num_values) {
     throw damaged("the levels of a page have an impossible size");
   }
   const packed = bytes.subarray(end);
-  const body = decompressPage(packed, full - end, two.is_compressed ? codec : "UNCOMPRESSED", undefined);
+  const body = decompressPage(packed, full - end, two.is_compressed ? codec : "UNCOMPRESSED", UNPACK);
   return { place: packed.byteOffset, body, levels: bytes.subarray(start, end) };
 }
 

@@ -215,6 +215,8 @@ function explained(error: unknown): Error {
   const reason = error instanceof Error ? error.message : String(error);
   const packing = /compression codec: (\w+)/.exec(reason)?.[1];
   if (packing)
-    return new LoadError(`the Parquet file is packed with ${packing}; only snappy and no compression can be read`);
+    return new LoadError(
+      `the Parquet file is packed with ${packing}; save it anew with snappy, zstd or no compression: df.to_parquet(path, compression="snappy")`,
+    );
   return new LoadError("the Parquet file is damaged: it cannot be decoded; copy it again, or write it anew");
 }

@@ -236,6 +236,9 @@ export interface NoiseFloors {
 export interface Manifest {
   schema_version?: number;
   name?: string;
+  /** The command's flags; and the configuration that a batch was made from. */
+  argv?: string[];
+  config?: string;
   model?: ManifestModel;
   /** Position of the first token of the output. */
   prompt_length?: number;

@@ -11,6 +11,7 @@ import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { isDifference, isHead, variantName } from "../core/words.ts";
+import { setSlider, slider } from "./slider.ts";
 
 type Choices<Key extends keyof State> = [value: State[Key] & string, text: string][];
 
@@ -48,12 +49,14 @@ export class ControlsView extends Drawn<Scene> implements View {
         this.#choice("Curve", "curve", [
           ["linear", "linear"],
           ["sqrt", "√"],
+          ["rank", "percentile"],
         ]),
         this.#choice("Rows", "rows", [
           ["layers", "layers"],
           ["tokens", "tokens"],
         ]),
         palette,
+        this.#threshold(),
         this.#check("first", "position 0", first, () => true),
         this.#check("fold", "fold images", folded, images),
       ),
@@ -156,6 +159,18 @@ export class ControlsView extends Drawn<Scene> implements View {
       element.hidden = !applies(scene);
     });
     return element;
+  }
+
+  /** Under which share of the largest value nothing is coloured. */
+  #threshold(): HTMLElement {
+    const { label, input, output } = slider("controls-least", "Colour from");
+    Object.assign(input, { max: "95", step: "1" });
+    input.oninput = () => this.#store.set({ least: input.valueAsNumber / 100 });
+    this.draws(({ state }) => {
+      const part = Math.round(100 * state.least);
+      setSlider({ label, input, output }, 95, part, part ? `${part} % of the largest on` : "0");
+    });
+    return label;
   }
 
   /** Full and Attn are buttons, heads a list: there may be 64. */

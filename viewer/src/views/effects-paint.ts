@@ -84,7 +84,7 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, found: Found
   const { shown, rows, columns } = found,
     { largest, floor, signed: both } = shown,
     small = { size: 11, colour: ink.muted };
-  const { curve, first } = state,
+  const { curve, least, first } = state,
     palette = paletteOf(state, both);
   const isOutside = (row: number) => {
     const unit = shown.units[rows[row].unit];
@@ -94,7 +94,7 @@ function paintWindows(painter: Painter, ink: Ink, { state }: Scene, found: Found
     rows: rows.length,
     columns: columns.length,
     value: (row: number, column: number) => valueAt(found, row, column),
-    colour: (value: number) => colourAt(palette, share(value, largest, curve, both)),
+    colour: (value: number) => colourAt(palette, share(value, largest, { curve, least }, both)),
     empty: ink.line,
     hatched: (value: number, row: number) => isOutside(row) || isNoise(value, floor),
     gap: { free: 1 },
@@ -135,7 +135,7 @@ function paintBars(painter: Painter, ink: Ink, { state }: Scene, found: Found, l
     if (isNaN(value)) return;
     const long = Math.max(1, Math.abs(value) * scale);
     const bar = [value < 0 ? zero - long : zero, y + 3, long, HIGH - 6] as const;
-    painter.rect(...bar, css(colourAt(palette, share(value, largest, state.curve, both))), ink.faint, 0.5);
+    painter.rect(...bar, css(colourAt(palette, share(value, largest, state, both))), ink.faint, 0.5);
     if (isNoise(value, floor)) painter.hatch(...bar, ink.faint);
     const text = (both ? signed : number)(value);
     painter.text(left + layout.wide - 2, y + 14, text, { size: 12, colour: ink.ink, align: "right" });

@@ -67,8 +67,8 @@ type Spot = Pick<Point, "impact" | "size">;
 function spots({ state: { curve } }: Scene, found: Point[], width: number): (point: Spot) => [x: number, y: number] {
   const [right, top] = (["impact", "size"] as const).map((key) => Math.max(...found.map((point) => point[key])));
   return ({ impact, size }) => [
-    AXIS.left + share(impact, right, curve) * (width - AXIS.left - AXIS.right),
-    SCATTER - AXIS.bottom - share(size, top, curve) * (SCATTER - AXIS.bottom - AXIS.top),
+    AXIS.left + share(impact, right, { curve }) * (width - AXIS.left - AXIS.right),
+    SCATTER - AXIS.bottom - share(size, top, { curve }) * (SCATTER - AXIS.bottom - AXIS.top),
   ];
 }
 

@@ -18,15 +18,16 @@ import type { Line } from "../core/export.ts";
 import { LIGHT, type Ink } from "../core/ink.ts";
 import { CanvasPainter, part, type Drawing, type Painter } from "../core/painter.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
+import { picked } from "../core/select.ts";
 import type { State } from "../core/state.ts";
-import type { Store } from "../core/store.ts";
+import type { Scenes } from "../core/store.ts";
 import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
 import { capital } from "../core/words.ts";
 import { partsOf } from "../data/effects.ts";
 import { HIGH, OUTCOME, paint, TOP } from "./effects-paint.ts";
 import { arranged, isByHead, valueAt, windowAt, windowOf, type Found } from "./effects-rows.ts";
 import { drawScatter, ENOUGH, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
-import { caption, colourBar, ends, heading, ofRun } from "./figure.ts";
+import { caption, colourBar, ends, heading } from "./figure.ts";
 import { laidOut, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 
@@ -50,7 +51,7 @@ export class EffectsView extends MatrixView<Found> {
   readonly #shows = this.watched({ all: false, toggled: [] as string[] }); // of units that change nothing, of parts
   #scatter = h("canvas", { role: "img" });
 
-  constructor(store: Store) {
+  constructor(store: Scenes) {
     super(store, {
       role: "matrix of units and layers",
       numbers: "Exact effects",
@@ -74,7 +75,7 @@ export class EffectsView extends MatrixView<Found> {
     this.#scatter.onpointermove = (event) => store.hover({ token: this.#near(event) });
     this.#scatter.onclick = (event) => {
       const token = this.#near(event);
-      if (token !== null) store.set({ token: token === store.state.token ? null : token });
+      if (token !== null) store.set(picked(store.scene!.state, token, event.shiftKey));
     };
   }
 
@@ -116,7 +117,7 @@ export class EffectsView extends MatrixView<Found> {
     const keys = `Arrow keys move, Enter selects${parts ? ", Shift and Enter shows or hides parts" : ""}.`;
     return {
       what: shown.units.length
-        ? `${whatText(scene, shown)}${ofRun(scene)}.`
+        ? `${whatText(scene, shown)}${scene.runs.length > 1 ? `, of ${scene.run.name} alone` : ""}.`
         : `Not measured at step ${scene.state.step + 1}.`,
       scale: { low, high, signed: shown.signed, notes: [notes.filter(Boolean).join("; ")] },
       label: `${shown.units.length} units by ${effects.windows.length} ${isByHead(found) ? "heads" : "ranges of layers"}, ${MEASURES[measure]}. ${keys}`,
@@ -214,8 +215,8 @@ export class EffectsView extends MatrixView<Found> {
       this.#shows.toggled = toggled.includes(key) ? toggled.filter((each) => each !== key) : [...toggled, key];
       return {};
     }
-    if (layer !== null && (state.token !== position || state.layer !== layer)) return { token: position, layer };
-    return { token: position === state.token ? null : position };
+    const isOther = layer !== null && (state.token !== position || state.layer !== layer);
+    return isOther && !more ? { token: position, layer } : picked(state, position, more);
   }
 
   #near({ offsetX, offsetY }: MouseEvent): number | null {

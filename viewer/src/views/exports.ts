@@ -3,7 +3,7 @@
 import "./exports.css";
 
 import { h } from "../core/dom.ts";
-import { copyCsv, exportCsv, exportPng, exportSvg, fileName, tidy, type Line } from "../core/export.ts";
+import { copyCsv, exportCsv, exportPdf, exportPng, exportSvg, fileName, tidy, type Line } from "../core/export.ts";
 import type { Drawing } from "../core/painter.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
@@ -43,7 +43,8 @@ export class ExportMenu {
   #body = h("tbody");
   #said = h("p.muted", { role: "status" });
 
-  constructor(exports: Export[]) {
+  /** `commands`: by run, what would measure what is shown. */
+  constructor(exports: Export[], commands: () => [run: string, command: string][]) {
     this.button = h("button.quiet", { popovertarget: "exports" }, "Export");
     this.menu = h(
       "div.exports",
@@ -54,7 +55,10 @@ export class ExportMenu {
     this.menu.addEventListener("beforetoggle", (event) => {
       if ((event as ToggleEvent).newState !== "open") return;
       this.#said.textContent = "";
-      this.#body.replaceChildren(...exports.map((each) => this.#row(each)).filter((row) => row !== null));
+      this.#body.replaceChildren(
+        ...exports.map((each) => this.#row(each)).filter((row) => row !== null),
+        ...commands().map((each) => this.#command(...each)),
+      );
     });
   }
 
@@ -81,8 +85,24 @@ export class ExportMenu {
       h("th", { scope: "row" }, name),
       h("td", {}, drawn && action("PNG", (file) => exportPng(there(drawing()), file))),
       h("td", {}, drawn && action("SVG", (file) => exportSvg(there(drawing()), file))),
+      h("td", {}, drawn && action("PDF", (file) => exportPdf(there(drawing()), file))),
       h("td", {}, listed && action("Copy CSV", copied)),
       h("td", {}, listed && action("Save CSV", (file) => exportCsv(there(table()), file))),
+    );
+  }
+
+  #command(run: string, command: string): HTMLElement {
+    const copy = async () => {
+      await navigator.clipboard.writeText(command);
+      return "Command: copied.";
+    };
+    const name = `Copy command${run && ` of ${run}`}`;
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, `Command${run && `, ${run}`}`),
+      h("td", { colspan: 4 }, h("code.exports-command", { title: command }, command)),
+      h("td", {}, h("button", { "aria-label": name, onclick: () => this.#try(copy) }, "Copy")),
     );
   }
 

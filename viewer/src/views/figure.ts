@@ -1,6 +1,6 @@
 /** What the drawings share: a title that says what is shown, a colour bar, an axis. */
 
-import { colourAt, css, paletteOf } from "../core/colour.ts";
+import { colourAt, css, CURVES, paletteOf } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { titleOf } from "../core/metrics.ts";
 import type { Painter } from "../core/painter.ts";
@@ -24,10 +24,6 @@ export function caption(run: Run, state: State, ofVariant: boolean | null = true
 /** Of both runs of a difference. */
 export const captions = ({ run, runs, state }: Scene, ofVariant: boolean | null = true) =>
   (isDifference(state, runs) ? runs.slice(0, 2) : [run]).map((each) => caption(each, state, ofVariant));
-
-/** Among several runs these views are of the one in front, unless they show a difference. */
-export const ofRun = ({ run, runs, state }: Scene) =>
-  runs.length > 1 && !isDifference(state, runs) ? `, of ${run.name} alone` : "";
 
 /** Paper, title and caption; returns where the figure can begin. */
 export function heading(painter: Painter, ink: Ink, title: string, lines: string[]): number {
@@ -66,7 +62,7 @@ export function colourBar(
   const [low, high] = ends(largest, signed);
   painter.text(x, y + 23, low, { size: 11, colour: ink.muted });
   painter.text(x + width, y + 23, high, { size: 11, colour: ink.muted, align: "right" });
-  painter.text(x + width + 8, y + 9, unit + (state.curve === "sqrt" ? ", square-root scale" : ""), {
+  painter.text(x + width + 8, y + 9, [unit, CURVES[state.curve]].filter(Boolean).join(", "), {
     size: 11,
     colour: ink.muted,
   });

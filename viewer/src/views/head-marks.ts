@@ -10,8 +10,10 @@ const DARK = ["#56b4e9", "#2fbf8f", "#e58fc4", "#f0e442", "#b3a5ff", "#a8d08d"];
 
 export function headColour(state: State, head: number, dark: boolean): string | null {
   const place = state.heads.indexOf(head);
-  return place < 0 || place >= HEAD_LIMIT ? null : (dark ? DARK : LIGHT)[place];
+  return place < 0 || place >= HEAD_LIMIT ? null : nthColour(place, dark);
 }
+
+export const nthColour = (nth: number, dark: boolean) => (dark ? DARK : LIGHT)[nth % LIGHT.length];
 
 /** What a click on a head's cell does to layer and variant: show it, or, if it is shown, go back. */
 export function shown(state: State, layer: number, variant: string): Partial<State> {

@@ -5,7 +5,7 @@ import "./header.css";
 import { h } from "../core/dom.ts";
 import { promptText } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
-import type { Store } from "../core/store.ts";
+import type { Scenes } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
 import { isDifference, limits, modelName, percent, predicted } from "../core/words.ts";
@@ -13,9 +13,23 @@ import { plainToken } from "../data/cube.ts";
 import { usualQuery } from "../data/queries.ts";
 import type { Run } from "../data/types.ts";
 
+/** To the output token before or after the present one. */
+export function toStep(scenes: Scenes, by: number): void {
+  const { run, state } = scenes.scene!; // not the one drawn last: keys may come faster than frames
+  const step = run.steps[run.steps.indexOf(state.step) + by];
+  if (step !== undefined) scenes.set({ step });
+}
+
+/** To the position that reads before or after the present one. */
+export function toQuery(scenes: Scenes, by: number): void {
+  const { run, state } = scenes.scene!,
+    { positions = [] } = run.queries ?? {};
+  const now = state.query === null ? (by < 0 ? positions.length : -1) : positions.indexOf(state.query);
+  if (positions.length) scenes.set({ query: positions[now + by] ?? null });
+}
+
 export class HeaderView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
-  #store: Store;
   #title = h("h1");
   #facts = h("p.header-facts muted");
   #limits = h("ul.header-limits");
@@ -23,9 +37,8 @@ export class HeaderView extends Drawn<Scene> implements View {
   #noteCount = h("summary");
   #noted = h("details.header-notes", {}, this.#noteCount, this.#notes);
 
-  constructor(store: Store, buttons: HTMLElement) {
+  constructor(buttons: HTMLElement) {
     super();
-    this.#store = store;
     this.element = h(
       "header.header",
       {},
@@ -34,20 +47,6 @@ export class HeaderView extends Drawn<Scene> implements View {
       this.#noted,
     );
     this.draws((scene) => this.#showRuns(scene));
-  }
-
-  /** To the position that reads before or after the present one. */
-  query(by: number): void {
-    const { run, state } = this.#store.scene!,
-      { positions = [] } = run.queries ?? {};
-    const now = state.query === null ? (by < 0 ? positions.length : -1) : positions.indexOf(state.query);
-    if (positions.length) this.#store.set({ query: positions[now + by] ?? null });
-  }
-
-  step(by: number): void {
-    const { run, state } = this.#store.scene!; // not the one drawn last: keys may come faster than frames
-    const step = run.steps[run.steps.indexOf(state.step) + by];
-    if (step !== undefined) this.#store.set({ step });
   }
 
   #showRuns({ runs, state }: Scene): void {
@@ -68,7 +67,7 @@ export class HeaderView extends Drawn<Scene> implements View {
 /** The tokens of the answer, one of which is shown; and which position reads, where others were measured. */
 export class AnswerView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
-  #store: Store;
+  #store: Scenes;
   #chips = h("div.answer-chips", { role: "group", "aria-label": "Output tokens" });
   #step = h("output.header-step muted");
   #query = h("select", {
@@ -79,11 +78,11 @@ export class AnswerView extends Drawn<Scene> implements View {
   #on: HTMLButtonElement;
   #steps: HTMLElement;
 
-  constructor(store: Store, header: HeaderView) {
+  constructor(store: Scenes) {
     super();
     this.#store = store;
-    this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => header.step(-1) }, "‹");
-    this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => header.step(1) }, "›");
+    this.#back = h("button.quiet", { "aria-label": "Previous step", onclick: () => toStep(store, -1) }, "‹");
+    this.#on = h("button.quiet", { "aria-label": "Next step", onclick: () => toStep(store, 1) }, "›");
     this.#steps = h(
       "div.header-steps",
       { role: "group", "aria-label": "Generation step" },

@@ -1,7 +1,8 @@
 /** Layers x heads for the selected token, or for the strongest token in each cell while none is selected. */
 
 import { isFirst } from "../core/aggregate.ts";
-import { colourAt, paletteOf, share } from "../core/colour.ts";
+import { besideScene, onOneScale } from "../core/beside.ts";
+import { colourAt, CURVES, paletteOf, risingSizes, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { headMatrix, headNumber, order, type HeadMatrix } from "../core/head-matrix.ts";
@@ -10,10 +11,10 @@ import { titleOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { isNoise, rowMaxima, tokenIndex, type Scene } from "../core/scene.ts";
 import { toggled } from "../core/series.ts";
-import type { Store } from "../core/store.ts";
+import type { Scenes } from "../core/store.ts";
 import { exact, named } from "../core/tokens.ts";
 import { crossing, isDifference, moreOrLess, subject } from "../core/words.ts";
-import { captions, colourBar, ends, heading, ofRun } from "./figure.ts";
+import { captions, colourBar, ends, heading } from "./figure.ts";
 import { headColour, shown } from "./head-marks.ts";
 import { emptyColour } from "./heatmap-paint.ts";
 import { boxOf, eachColumn, eachRow, laidOut, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
@@ -34,7 +35,7 @@ export class HeadsView extends MatrixView<Found> {
   readonly #order = this.watched({ headOrder: "", layerOrder: "" });
   #note = h("p.matrix__note");
 
-  constructor(store: Store) {
+  constructor(store: Scenes) {
     super(store, {
       role: "matrix of layers and heads",
       numbers: "Exact numbers, layers by heads",
@@ -78,7 +79,7 @@ export class HeadsView extends MatrixView<Found> {
       title = titleOf(run, state);
     const [low, high] = byRow
       ? [matrix.signed ? "" : "0", "largest of each layer"]
-      : ends(largestOf(matrix), matrix.signed);
+      : ends(largestOf(scene, matrix), matrix.signed);
     const below = matrix.values.some((value, cell) => isNoise(value, matrix.floors[cell]));
     return {
       what: none ? `This run has no values of single heads${crossing(state.variant) && " of cross-attention"}.` : what,
@@ -86,10 +87,7 @@ export class HeadsView extends MatrixView<Found> {
         low,
         high,
         signed: matrix.signed,
-        notes: [
-          title + (state.curve === "sqrt" ? ", square-root scale" : ""),
-          below ? "hatched: below the noise floor" : "",
-        ],
+        notes: [[title, CURVES[state.curve]].filter(Boolean).join(", "), below ? "hatched: below the noise floor" : ""],
       },
       label:
         `${matrix.layers.length} layers by ${matrix.heads.length} heads, ${title}, ${what} ` +
@@ -171,7 +169,7 @@ export class HeadsView extends MatrixView<Found> {
       const { state } = scene,
         byRow = state.range === "row";
       const unit = titleOf(scene.run, state) + (byRow ? ", each layer on its own scale" : "");
-      colourBar(painter, LIGHT, 16, below + 4, state, byRow ? NaN : largestOf(found.matrix), unit, signed);
+      colourBar(painter, LIGHT, 16, below + 4, state, byRow ? NaN : largestOf(scene, found.matrix), unit, signed);
       paint(painter, LIGHT, scene, found, layout, null);
     };
     return { title, width: Math.max(700, layout.size[0] + 14), height: layout.size[1] + 14, draw };
@@ -200,15 +198,25 @@ function whatText(scene: Scene): string {
   const { run, runs, state } = scene;
   const token = run.tokens[tokenIndex(run, state.token)];
   const signed = isDifference(state, runs),
-    of = signed ? `, ${subject(scene)}` : ofRun(scene);
+    of = signed ? `, ${subject(scene)}` : "";
   const cross = crossing(state.variant) && "Heads of cross-attention. ";
   if (token) return `${cross}For ${named(token)}${of}.`;
   const without = !state.first && run.tokens.some(isFirst);
   return `${cross}No token is selected: each cell shows ${signed ? "the token that differs most" : "its strongest token"}${without ? " (position 0 left out)" : ""}${of}.`;
 }
 
-const largestOf = ({ values }: HeadMatrix) =>
+const largestIn = ({ values }: HeadMatrix) =>
   values.reduce((most, value) => (Math.abs(value) > most ? Math.abs(value) : most), 0);
+
+/** The end of the scale: of all runs next to each other whose numbers are in one unit. */
+const largestOf = (scene: Scene, matrix: HeadMatrix) =>
+  matrix.signed
+    ? largestIn(matrix)
+    : Math.max(
+        ...onOneScale(scene).map((run) =>
+          largestIn(run === scene.run ? matrix : headMatrix(besideScene(scene, scene.beside.indexOf(run)))),
+        ),
+      );
 
 function cellText(scene: Scene, matrix: HeadMatrix, cell: number): string {
   const value = matrix.values[cell];
@@ -226,7 +234,7 @@ function cellText(scene: Scene, matrix: HeadMatrix, cell: number): string {
 }
 
 function strongestCell(scene: Scene, matrix: HeadMatrix): string {
-  const largest = largestOf(matrix);
+  const largest = largestIn(matrix);
   const cell = matrix.values.findIndex((value) => Math.abs(value) === largest);
   return cell < 0
     ? "No value was measured here."
@@ -237,17 +245,18 @@ function strongestCell(scene: Scene, matrix: HeadMatrix): string {
 function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: Layout, pointer: Cell | null): void {
   const { matrix, rows, columns } = found,
     { layers, heads, values, signed } = matrix;
-  const { range, curve } = scene.state,
+  const { range, curve, least } = scene.state,
     palette = paletteOf(scene.state, signed);
   const maxima = range === "row" ? rowMaxima(values.map(Math.abs), heads.length, -1) : null,
-    largest = largestOf(matrix);
+    largest = largestOf(scene, matrix);
+  const sizes = curve === "rank" ? risingSizes(values) : null;
   const cellAt = (row: number, column: number) => rows[row] * heads.length + columns[column];
   const end = (row: number) => (maxima ? maxima[rows[row]] : largest);
   const cells = {
     rows: rows.length,
     columns: columns.length,
     value: (row: number, column: number) => values[cellAt(row, column)],
-    colour: (value: number, row: number) => colourAt(palette, share(value, end(row), curve, signed)),
+    colour: (value: number, row: number) => colourAt(palette, share(value, end(row), { curve, least }, signed, sizes)),
     empty: emptyColour(matrix, ink),
     hatched: (value: number, row: number, column: number) => isNoise(value, matrix.floors[cellAt(row, column)]),
     gap: { free: Math.min(layout.wide, layout.high) > 7 ? 1 : 0 },

@@ -8,7 +8,8 @@ import { ink } from "../core/ink.ts";
 import { CanvasPainter } from "../core/painter.ts";
 import type { Scene } from "../core/scene.ts";
 import { columnOf, strongest, type Sheet } from "../core/sheet.ts";
-import type { Store } from "../core/store.ts";
+import { picked } from "../core/select.ts";
+import type { Scenes } from "../core/store.ts";
 import { named, number } from "../core/tokens.ts";
 import { cellOf, columnAt, geometry, layerAt, paintSheet, type Geometry } from "./heatmap-paint.ts";
 import { paintScale, scaleHeight, scaleText } from "./heatmap-scale.ts";
@@ -27,7 +28,7 @@ let count = 0;
 
 export class Grid {
   readonly element: HTMLElement;
-  #store: Store;
+  #store: Scenes;
   #title = h("h3.heatmap-name");
   #notes = h("p.heatmap-notes muted");
   #bar = h("canvas.heatmap-bar", { role: "img" });
@@ -41,7 +42,7 @@ export class Grid {
   #at = { x: 0, y: 0 }; // where it is scrolled to: asking the element would lay out the page in the middle of an update
   #shown = "";
 
-  constructor(store: Store, scrolled: (x: number, y: number) => void) {
+  constructor(store: Scenes, scrolled: (x: number, y: number) => void) {
     this.#store = store;
     this.#scroll = h(
       "div.heatmap-scroll",
@@ -67,6 +68,7 @@ export class Grid {
   lay(
     scene: Scene,
     sheet: Sheet,
+    among: Sheet[],
     width: number,
     height: number,
     titled: boolean,
@@ -78,7 +80,7 @@ export class Grid {
     this.#title.hidden = !titled;
     this.#notes.textContent = sheet.notes.join(" ");
     this.#notes.hidden = !sheet.notes.length;
-    this.#geometry = geometry(sheet, state.rows, width - BAR, height);
+    this.#geometry = geometry(sheet, state.rows, width - BAR, height, undefined, among);
     const shown = [sheet.run.id, state.rows, width, height, this.#geometry.width, this.#geometry.height].join();
     if (shown !== this.#shown) {
       this.#shown = shown;
@@ -124,6 +126,7 @@ export class Grid {
     const painter = new CanvasPainter(this.#canvas, this.#size.width, this.#size.height, devicePixelRatio);
     paintSheet(painter, this.#geometry, state, ink(dark), this.#at.x, this.#at.y, {
       token: state.token,
+      also: state.also,
       layer: state.layer,
       hover,
     });
@@ -231,10 +234,11 @@ export class Grid {
     const { token, layer } = this.#under(event);
     const { state } = this.#store.scene!;
     if (token === null && layer === null) return;
-    if (token !== null && layer !== null) {
-      const again = token === state.token && layer === state.layer;
+    const cell = token !== null && layer !== null;
+    if (token !== null && (event.shiftKey || !cell)) this.#store.set(picked(state, token, event.shiftKey));
+    else if (cell) {
+      const again = token === state.token && layer === state.layer && !state.also.length;
       this.#store.set(again ? { token: null, layer: null } : { token, layer });
-    } else if (token !== null) this.#store.set({ token: token === state.token ? null : token });
-    else this.#store.set({ layer: layer === state.layer ? null : layer });
+    } else this.#store.set({ layer: layer === state.layer ? null : layer });
   }
 }

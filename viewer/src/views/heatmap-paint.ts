@@ -1,10 +1,10 @@
 /** Draws a sheet, or the part of it that is in view, and its colour bar; the same for the screen and for export. */
 
-import { isLight, paletteOf, share, table, type Rgb } from "../core/colour.ts";
+import { isLight, paletteOf, table, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
 import { isNoise, type Hover } from "../core/scene.ts";
-import { columnOf, largestFor, type Sheet } from "../core/sheet.ts";
+import { columnOf, largestFor, placeOf, type Sheet } from "../core/sheet.ts";
 import type { State } from "../core/state.ts";
 import { label } from "../core/tokens.ts";
 import type { TokenInfo } from "../data/types.ts";
@@ -13,6 +13,7 @@ export const CHARACTER = 6.7; // width of a monospace character at LABEL pixels
 export const LABEL = 11;
 export const SLANT = -60;
 export const LONGEST = 13;
+const HALF = 9; // of two names in one
 export const NUMBER_WIDTH = 40;
 const EDGE = 6; // pixels of a cell with a number that can be hatched
 
@@ -32,20 +33,23 @@ export interface Geometry {
   height: number;
 }
 
+/** With `among`, cells and headers are as large as in those other sheets. */
 export function geometry(
   sheet: Sheet,
   rows: State["rows"],
   width: number,
   height: number,
   smallest = { width: 16, layer: 12, token: 18 },
+  among = [sheet],
 ): Geometry {
   const byLayers = rows === "layers";
-  const longest =
-    CHARACTER * sheet.columns.reduce((most, _, column) => Math.max(most, columnName(sheet, column).length), 3);
-  const [down, across] = byLayers
-    ? [sheet.layers.length, sheet.columns.length]
-    : [sheet.columns.length, sheet.layers.length];
-  const left = byLayers ? 46 : Math.ceil(longest + String(sheet.columns.at(-1)!.positions[0]).length * CHARACTER + 26);
+  const most = (of: (sheet: Sheet) => number) => Math.max(...among.map(of));
+  const longest = CHARACTER * most(longestName);
+  const tokens = most(({ columns }) => columns.length),
+    layers = most((each) => each.layers.length);
+  const [down, across] = byLayers ? [layers, tokens] : [tokens, layers];
+  const digits = most(({ columns }) => String(columns.at(-1)!.positions[0]).length);
+  const left = byLayers ? 46 : Math.ceil(longest + digits * CHARACTER + 26);
   const fit = Math.floor((width - left - 2) / across);
   let cellWidth = Math.max(smallest.width, Math.min(byLayers ? 84 : 56, fit));
   const slanted = byLayers && longest + 6 > cellWidth;
@@ -62,20 +66,26 @@ export function geometry(
     byLayers ? smallest.layer : smallest.token,
     Math.min(tallest, Math.floor((height - top) / down)),
   );
+  const [ownRows, ownColumns] = byLayers
+    ? [sheet.layers.length, sheet.columns.length]
+    : [sheet.columns.length, sheet.layers.length];
   return {
     sheet,
     byLayers,
-    rows: down,
-    columns: across,
+    rows: ownRows,
+    columns: ownColumns,
     cellWidth,
     cellHeight,
     left,
     top,
     slanted,
-    width: left + across * cellWidth + Math.max(2, overhang - Math.floor(cellWidth / 2)),
-    height: top + down * cellHeight + 2,
+    width: left + ownColumns * cellWidth + Math.max(2, overhang - Math.floor(cellWidth / 2)),
+    height: top + ownRows * cellHeight + 2,
   };
 }
+
+const longestName = (sheet: Sheet) =>
+  sheet.columns.reduce((most, _, column) => Math.max(most, columnName(sheet, column).length), 3);
 
 /** Place in the sheet of a cell on the screen: the last layer is on top, or on the right. */
 export function layerAt(g: Geometry, row: number, column: number): number {
@@ -89,7 +99,8 @@ const names = new WeakMap<TokenInfo, string>();
 
 /** A column's name in its header. */
 export function columnName(sheet: Sheet, column: number): string {
-  const { token, positions } = sheet.columns[column];
+  const { token, positions, other } = sheet.columns[column];
+  if (other) return `${label(token, HALF)}→${label(other, HALF)}`;
   if (positions.length > 1) return `▦ image ${token.image ?? 0}`;
   let name = names.get(token);
   if (name === undefined) names.set(token, (name = label(token, LONGEST)));
@@ -98,6 +109,8 @@ export function columnName(sheet: Sheet, column: number): string {
 
 export interface Marks {
   token: number | null;
+  /** More selected tokens. */
+  also: number[];
   layer: number | null;
   hover: Hover;
 }
@@ -151,7 +164,9 @@ function paintCells(
 ): void {
   if (r1 <= r0 || c1 <= c0) return;
   const { sheet, cellWidth: w, cellHeight: h } = g;
-  const colours = table(paletteOf(state, sheet.signed));
+  const colours = table(paletteOf(state, sheet.signed)),
+    { curve, least } = state,
+    scaling = { curve, least };
   const raster = new ImageData(c1 - c0, r1 - r0),
     { data } = raster;
   const places = new Uint8Array(raster.width * raster.height);
@@ -161,8 +176,8 @@ function paintCells(
     for (let column = c0; column < c1; column++, at++) {
       const here = value(row, column);
       if (isNaN(here)) continue; // transparent: the empty colour shows
-      const largest = largestFor(sheet, layerAt(g, row, column), columnAt(g, row, column));
-      places[at] = Math.round(share(here, largest, state.curve, sheet.signed) * 255);
+      const place = placeOf(sheet, here, layerAt(g, row, column), columnAt(g, row, column), scaling);
+      places[at] = Math.round(place * 255);
       setPixel(data, at, colours[places[at]]);
     }
   }
@@ -180,6 +195,8 @@ function paintCells(
     for (let column = c0; column < c1; column++) {
       const here = value(row, column);
       if (isNaN(here)) continue;
+      if (least && Math.abs(here) < least * largestFor(sheet, layerAt(g, row, column), columnAt(g, row, column)))
+        continue;
       painter.text(x + (column + 0.5) * w, y + (row + 0.5) * h + 3.5, short(here), {
         size: 10,
         align: "center",
@@ -262,6 +279,10 @@ function paintMarks(painter: Painter, g: Geometry, ink: Ink, marks: Marks, x: nu
   const { hover } = marks;
   lines(hover.token, hover.layer, ink.paper, 3, 0); // a halo: the line is seen on every colour
   lines(hover.token, hover.layer, ink.ink, 1, 1);
+  for (const token of marks.also) {
+    lines(token, null, ink.paper, 3.5, 0);
+    lines(token, null, ink.accent, 1, 0);
+  }
   lines(marks.token, marks.layer, ink.paper, 3.5, 0);
   lines(marks.token, marks.layer, ink.accent, 1.5, 3);
 }

@@ -1,6 +1,6 @@
 /** The colour bar of a heat map, and what it says in words. */
 
-import { colourAt, css, paletteOf, table, type Rgb } from "../core/colour.ts";
+import { colourAt, css, CURVES, paletteOf, table, type Rgb } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { metricOf, titleOf, unitOf } from "../core/metrics.ts";
 import { setPixel, type Painter } from "../core/painter.ts";
@@ -76,7 +76,8 @@ export function paintScale(
     unitOf(metricOf(sheet.run, state)),
     sheet.by !== "all" && `each ${each} by itself`,
     sheet.shared && "one scale for all runs",
-    state.curve === "sqrt" && "square root scale",
+    CURVES[state.curve],
+    state.least > 0 && `from ${percent(state.least)} of the largest on`,
   ]
     .filter(Boolean)
     .join(", ");
@@ -86,7 +87,8 @@ export function paintScale(
   const top = y + BAR.top;
   painter.cells(x, top, BAR.width, BAR.height, raster);
   const largest = sheet.by === "all" ? sheet.largest[0] : 0;
-  const half = number(state.curve === "sqrt" ? largest / 4 : largest / 2);
+  const median = sheet.sizes?.[0]?.[(sheet.sizes[0].length - 1) >> 1] ?? 0;
+  const half = number(state.curve === "rank" ? median : state.curve === "sqrt" ? largest / 4 : largest / 2);
   const end = largest ? number(largest) : sheet.by === "all" ? "" : `${each}’s largest`;
   const ends = sheet.signed
     ? [end && `−${largest ? end : "largest"}`, "0", largest ? end : "largest"]

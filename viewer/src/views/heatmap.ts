@@ -2,6 +2,7 @@
 
 import "./heatmap.css";
 
+import { besideScene, BesideStore } from "../core/beside.ts";
 import { h, setText } from "../core/dom.ts";
 import { titleOf, type Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
@@ -10,7 +11,7 @@ import { part, type Drawing } from "../core/painter.ts";
 import { isNoise, matrix, noiseFloor, tokenIndex, type Scene, type View } from "../core/scene.ts";
 import { columnOf, sheets, strongest, type Sheet } from "../core/sheet.ts";
 import type { Store } from "../core/store.ts";
-import { exact, named, number } from "../core/tokens.ts";
+import { exact, label, named, number } from "../core/tokens.ts";
 import { Drawn } from "../core/track.ts";
 import { capital } from "../core/words.ts";
 import { caption, heading } from "./figure.ts";
@@ -54,7 +55,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
     this.draws(
       (scene) => this.#lay(scene),
       (scene) => this.#paint(scene),
-      (scene) => this.#read(scene, sheets(scene)[0]),
+      (scene) => this.#read(scene),
     );
     new ResizeObserver(() => {
       const width = this.element.clientWidth;
@@ -71,7 +72,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
 
   #paint(scene: Scene): void {
     void this.#own.scroll; // the grids know where they are
-    for (const grid of this.#grids) grid.paint(scene);
+    this.#grids.forEach((grid, i) => grid.paint(besideScene(scene, i)));
   }
 
   #lay(scene: Scene): void {
@@ -80,7 +81,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
     const upright = state.rows === "tokens";
     while (this.#grids.length > made.length) this.#grids.pop()!.element.remove();
     while (this.#grids.length < made.length) {
-      const grid = new Grid(this.#store, (x, y) => this.#scrollTo(x, y));
+      const grid = new Grid(new BesideStore(this.#store, this.#grids.length), (x, y) => this.#scrollTo(x, y));
       this.#grids.push(grid);
       this.#panels.append(grid.element);
     }
@@ -96,8 +97,9 @@ export class HeatmapView extends Drawn<Scene> implements View {
     this.#grids.forEach((grid, i) => {
       const legend = once ? (i ? null : together(made)) : made[i];
       grid.lay(
-        scene,
+        besideScene(scene, i),
         made[i],
+        made,
         Math.max(200, share),
         high,
         made.length > 1 || made[i].signed,
@@ -113,15 +115,17 @@ export class HeatmapView extends Drawn<Scene> implements View {
     this.#grids[0]?.focus();
   }
 
-  /** One cell further, in the directions of the screen; from nothing to the strongest cell. */
-  move(scene: Scene, across: number, down: number): void {
-    const [sheet] = sheets(scene);
-    const { state } = scene;
+  /** One cell further, in the directions of the screen, in the run that has the selection; from nothing to the strongest cell. */
+  move(whole: Scene, across: number, down: number): void {
+    const place = this.#grids.findIndex((grid) => grid.element.contains(document.activeElement));
+    const run = Math.max(0, place < 0 ? this.#store.state.of : place) % whole.beside.length;
+    const sheet = sheets(whole)[run],
+      { state } = besideScene(whole, run);
     this.#store.hover(); // the pointer rests somewhere: the keys count now
     const { columns, layers } = sheet;
     if (state.token === null && state.layer === null) {
       const place = strongest(sheet);
-      if (place >= 0) this.#choose(sheet, Math.floor(place / columns.length), place % columns.length);
+      if (place >= 0) this.#choose(run, sheet, Math.floor(place / columns.length), place % columns.length);
       return;
     }
     const [alongTokens, alongLayers] = state.rows === "layers" ? [across, -down] : [down, across];
@@ -129,6 +133,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
     const column = columnOf(columns, state.token),
       layer = state.layer === null ? -1 : layers.indexOf(state.layer);
     this.#choose(
+      run,
       sheet,
       alongLayers
         ? layer < 0
@@ -141,10 +146,10 @@ export class HeatmapView extends Drawn<Scene> implements View {
     );
   }
 
-  #choose(sheet: Sheet, layer: number, column: number): void {
+  #choose(of: number, sheet: Sheet, layer: number, column: number): void {
     const found = layer >= 0 && column >= 0 ? sheet.strongest?.[layer * sheet.columns.length + column] : undefined;
     const token = column < 0 ? null : found !== undefined && found >= 0 ? found : sheet.columns[column].positions[0];
-    this.#store.set({ token, layer: layer < 0 ? null : sheet.layers[layer] });
+    this.#store.set({ token, of, layer: layer < 0 ? null : sheet.layers[layer] });
     this.#moved = true;
   }
 
@@ -155,17 +160,15 @@ export class HeatmapView extends Drawn<Scene> implements View {
   }
 
   /** Exact numbers of the cell under the pointer or, without one, of the selected one. */
-  #read(scene: Scene, sheet: Sheet): void {
-    const { state, hover } = scene;
-    const hovering = hover.token !== null || hover.layer !== null;
-    const token = hovering ? hover.token : state.token,
+  #read(scene: Scene): void {
+    const { state, hover, pointed, selected } = scene;
+    const hovering = hover.layer !== null || pointed.some((position) => position !== null);
+    const positions = hovering ? pointed : selected.map(([token]) => token),
       layer = hovering ? hover.layer : state.layer;
-    const text =
-      token === null && layer === null
-        ? "Point at a cell for its numbers, click to select it."
-        : describe(scene, sheet, token, layer);
+    const none = layer === null && positions.every((position) => position === null);
+    const text = none ? "Point at a cell for its numbers, click to select it." : describe(scene, positions, layer);
     setText(this.#readout, text);
-    this.#readout.classList.toggle("muted", token === null && layer === null);
+    this.#readout.classList.toggle("muted", none);
     if (this.#moved && !hovering) this.#live.textContent = text;
     this.#moved = false;
   }
@@ -173,7 +176,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
   drawing(scene: Scene): Drawing | null {
     const made = sheets(scene);
     const { state, runs } = scene;
-    const layouts = made.map((sheet) => fitting(sheet, state.rows));
+    const layouts = made.map((sheet) => fitting(sheet, state.rows, made));
     const width = Math.max(640, ...layouts.map((g) => g.width));
     const scales = made.map((sheet) => scaleHeight(sheet, state, width));
     const blocks = layouts.map((g, i) => g.height + scales[i] + 34);
@@ -192,7 +195,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
             painter.text(16, y + 10, caption(g.sheet.run, state), { size: 12, bold: true, colour: LIGHT.ink });
           paintScale(painter, g.sheet, state, LIGHT, 16, y + 18, width);
           paintSheet(part(painter, 16, y + scales[i] + 22, g.width, g.height), g, state, LIGHT, 0, 0, {
-            ...state,
+            ...besideScene(scene, i).state,
             hover: { token: null, layer: null },
           });
           y += blocks[i];
@@ -226,40 +229,49 @@ function together(made: Sheet[]): Sheet {
   };
 }
 
-/** "layer 3, token blue at position 9: L2 distance 0.5, cosine distance 0.01", for every shown run. */
-function describe({ runs, state }: Scene, sheet: Sheet, token: number | null, layer: number | null): string {
-  const column = columnOf(sheet.columns, token);
-  const where = [layer === null ? "" : `layer ${layer}`, column < 0 ? "" : nameAt(sheet, column, token!)]
+/** "layer 3, token blue at position 9: L2 distance 0.5, cosine distance 0.01", for every shown run; `positions`: in each of them. */
+function describe(scene: Scene, positions: (number | null)[], layer: number | null): string {
+  const { runs, state } = scene,
+    made = sheets(scene),
+    [first] = made;
+  const some = positions.findIndex((position) => position !== null);
+  const where = [layer === null ? "" : `layer ${layer}`, some < 0 ? "" : nameAt(runs, positions)]
     .filter(Boolean)
     .join(", ");
-  if (layer === null || column < 0) return capital(`${where}${peak(sheet, layer, column)}`);
-  const values = runs.map((run) => {
-    const [step, variant, layerPlace, place] = [
-      run.steps.indexOf(state.step),
-      run.variants.indexOf(state.variant),
-      run.layers.indexOf(layer),
-      tokenIndex(run, token),
-    ];
+  const columns = made.map((sheet, i) => columnOf(sheet.columns, positions[i]));
+  if (layer === null || some < 0 || columns.every((column) => column < 0))
+    return capital(`${where}${peak(made[first.signed ? 0 : some] ?? first, layer, columns[first.signed ? 0 : some])}`);
+  const values = runs.map((run, i) => {
     const of = runs.length > 1 ? `${run.name}: ` : "";
-    if (Math.min(step, variant, layerPlace, place) < 0) return `${of}not measured`;
-    const values = valuesAt(run, step, variant, layerPlace, place);
-    const after =
-      state.query === null
-        ? comesLater(run, state.step, token!) && "this step"
-        : token! > state.query && `position ${state.query}`;
-    if (!values) return `${of}no value${after ? ` (the token comes after ${after})` : ""}`;
-    const value = matrix(run, state).values[layerPlace * run.tokens.length + place];
-    const noise = isNoise(value, noiseFloor(run, state, layer)) ? `, below the noise floor` : "";
-    return `${of}${values}${noise}`;
+    return of + valueText(run, state, layer, positions[i]);
   });
-  const shown = sheet.signed
-    ? differenceText(sheet.values[sheet.layers.indexOf(layer) * sheet.columns.length + column])
+  const shown = first.signed
+    ? differenceText(first.values[first.layers.indexOf(layer) * first.columns.length + columns[0]])
     : "";
   return capital(`${where} — ${values.join("; ")}${shown}`);
 }
 
+/** All metrics of one cell of a run. */
+function valueText(run: Scene["run"], state: Scene["state"], layer: number, position: number | null): string {
+  const places = [
+    run.steps.indexOf(state.step),
+    run.variants.indexOf(state.variant),
+    run.layers.indexOf(layer),
+    tokenIndex(run, position),
+  ] as const;
+  if (Math.min(...places) < 0) return "not measured";
+  const values = valuesAt(run, ...places),
+    after =
+      state.query === null
+        ? comesLater(run, state.step, position!) && "this step"
+        : position! > state.query && `position ${state.query}`;
+  if (!values) return `no value${after ? ` (the token comes after ${after})` : ""}`;
+  const value = matrix(run, state).values[places[2] * run.tokens.length + places[3]];
+  return values + (isNoise(value, noiseFloor(run, state, layer)) ? ", below the noise floor" : "");
+}
+
 /** Of a whole layer or a whole token: where it is largest. */
-function peak({ values, columns, layers, outside }: Sheet, layer: number | null, column: number): string {
+function peak({ values, columns, layers, outside }: Sheet, layer: number | null, column = -1): string {
   const row = layer === null ? -1 : layers.indexOf(layer);
   let best = -1;
   for (let place = 0; place < values.length; place++) {
@@ -278,9 +290,17 @@ function peak({ values, columns, layers, outside }: Sheet, layer: number | null,
 const differenceText = (value: number) =>
   isNaN(value) ? "; no difference, since the runs do not match here" : `; difference ${number(value)}`;
 
-function nameAt(sheet: Sheet, column: number, position: number): string {
-  const place = tokenIndex(sheet.run, position);
-  return named(place >= 0 ? sheet.run.tokens[place] : sheet.columns[column].token);
+/** As the first run that has it calls it; and how the others do, where they have another token there. */
+function nameAt(runs: Scene["runs"], positions: (number | null)[]): string {
+  const tokens = runs.flatMap((run, i) => run.tokens[tokenIndex(run, positions[i])] ?? []);
+  const others = new Set(
+    tokens
+      .slice(1)
+      .filter(({ text }) => text !== tokens[0].text)
+      .map((token) => label(token, 20)),
+  );
+  const name = tokens.length ? named(tokens[0]) : `position ${positions.find((position) => position !== null)}`;
+  return [name, ...others].join(" / ");
 }
 
 function comesLater(run: Scene["run"], step: number, position: number): boolean {
@@ -289,13 +309,11 @@ function comesLater(run: Scene["run"], step: number, position: number): boolean 
 }
 
 /** All of a sheet in a picture of at most DRAWING_WIDTH: cells get smaller, down to what still can be seen. */
-function fitting(sheet: Sheet, rows: "layers" | "tokens"): Geometry {
-  const count = rows === "layers" ? sheet.columns.length : sheet.layers.length;
+function fitting(sheet: Sheet, rows: "layers" | "tokens", among: Sheet[]): Geometry {
+  const tokens = Math.max(...among.map(({ columns }) => columns.length));
+  const count = rows === "layers" ? tokens : sheet.layers.length;
   const cell = Math.max(1, Math.min(28, Math.floor((DRAWING_WIDTH - 60) / count)));
-  const token = Math.max(1, Math.min(16, Math.floor(DRAWING_WIDTH / sheet.columns.length)));
-  return geometry(sheet, rows, Math.max(700, Math.min(DRAWING_WIDTH, count * cell + 60)), 500, {
-    width: cell,
-    layer: 16,
-    token,
-  });
+  const token = Math.max(1, Math.min(16, Math.floor(DRAWING_WIDTH / tokens)));
+  const smallest = { width: cell, layer: 16, token };
+  return geometry(sheet, rows, Math.max(700, Math.min(DRAWING_WIDTH, count * cell + 60)), 500, smallest, among);
 }

@@ -23,19 +23,20 @@ interface Key {
   text: string;
   /** Also without a run, when there is no scene. */
   always?: boolean;
-  run(scene: Scene, store: Store, actions: Actions, key: string): unknown;
+  run(scene: Scene, store: Store, actions: Actions, key: string, inGrid: boolean): unknown;
 }
 
 const KEYS: Key[] = [
   {
     keys: ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"],
-    text: "move the selection; the first press selects the strongest cell",
-    run: (scene, _, actions, key) =>
-      actions.move(
-        scene,
-        key === "ArrowLeft" ? -1 : key === "ArrowRight" ? 1 : 0,
-        key === "ArrowUp" ? -1 : key === "ArrowDown" ? 1 : 0,
-      ),
+    text: "layer ← →, output token ↑ ↓; in the heat map: move the selection",
+    run: (scene, store, actions, key, inGrid) => {
+      const across = key === "ArrowLeft" ? -1 : key === "ArrowRight" ? 1 : 0,
+        down = key === "ArrowUp" ? -1 : key === "ArrowDown" ? 1 : 0;
+      if (inGrid) actions.move(scene, across, down);
+      else if (down) actions.step(down);
+      else store.set({ layer: layerAt(scene, across) });
+    },
   },
   {
     keys: ["Home", "End", "PageUp", "PageDown"],
@@ -51,7 +52,7 @@ const KEYS: Key[] = [
     keys: ["Escape"],
     text: "clear the selection",
     always: true,
-    run: (_, store) => store.set({ token: null, layer: null, patch: null }),
+    run: (_, store) => store.set({ token: null, layer: null, patch: null, region: [] }),
   },
   {
     keys: ["[", "]"],
@@ -87,8 +88,8 @@ const KEYS: Key[] = [
   },
   {
     keys: ["l"],
-    text: "curve: linear or square root",
-    run: ({ state }, store) => store.set({ curve: state.curve === "linear" ? "sqrt" : "linear" }),
+    text: "curve: linear, square root or percentile",
+    run: ({ state }, store) => store.set({ curve: CURVES[(CURVES.indexOf(state.curve) + 1) % CURVES.length] }),
   },
   {
     keys: ["0"],
@@ -131,6 +132,7 @@ const KEYS: Key[] = [
   { keys: ["?"], text: "this list", always: true, run: (_, __, actions) => actions.help() },
 ];
 
+const CURVES: Store["state"]["curve"][] = ["linear", "sqrt", "rank"];
 const PALETTES: Store["state"]["palette"][] = ["tint", "cividis", "viridis"];
 const MOVES = /^(Arrow|Page|Home$|End$)/;
 const NAMES: Record<string, string> = {
@@ -142,6 +144,12 @@ const NAMES: Record<string, string> = {
   ArrowDown: "↓",
   Escape: "Esc",
 };
+
+/** The layer before or after the present one; before the first one all of them together, which is none. */
+function layerAt({ run, state }: Scene, by: number): number | null {
+  const place = state.layer === null ? -1 : run.layers.indexOf(state.layer);
+  return run.layers[Math.min(run.layers.length - 1, place + by)] ?? null;
+}
 
 /** Keys work everywhere but where they already mean something: in fields, lists and dialogs, and with Ctrl or Alt. */
 export function listenToKeys(store: Store, actions: Actions): void {
@@ -155,11 +163,10 @@ export function listenToKeys(store: Store, actions: Actions): void {
     const { scene } = store;
     if (!key || (!scene && !key.always)) return;
     const arrow = event.key.startsWith("Arrow"),
-      selected = scene && (scene.state.token !== null || scene.state.layer !== null);
-    const inGrid = target.closest("[data-arrows=selection]");
-    if (MOVES.test(event.key) && !inGrid && !(arrow && selected && target === document.body)) return;
+      inGrid = !!target.closest("[data-arrows=selection]");
+    if (MOVES.test(event.key) && !inGrid && !(arrow && target === document.body)) return;
     event.preventDefault();
-    key.run(scene!, store, actions, event.key);
+    key.run(scene!, store, actions, event.key, inGrid);
   });
 }
 
@@ -184,7 +191,7 @@ export function helpDialog(): HTMLDialogElement {
     h(
       "p.muted",
       {},
-      "Arrow keys work in the heat map, and anywhere once something is selected. Tab reaches every control.",
+      "Arrow keys work as soon as the page is there. Shift and a click adds a token to those that are selected.",
     ),
     h("form", { method: "dialog" }, h("button.main", { type: "submit" }, "Close")),
   );

@@ -1,17 +1,17 @@
 /** Draws lines over the layers, and says which line is which. */
 
+import { isSame } from "../core/align.ts";
 import { share } from "../core/colour.ts";
 import { headNumber } from "../core/head-matrix.ts";
 import { LIGHT, type Ink } from "../core/ink.ts";
 import { brief, inText, isOfModel, metricOf, titleOf } from "../core/metrics.ts";
 import type { Painter } from "../core/painter.ts";
-import { noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
-import { apart, type Series } from "../core/series.ts";
+import { noiseFloor, tokenIndex, type Scene } from "../core/scene.ts";
+import { apart, type Series, type Target } from "../core/series.ts";
 import { label, number } from "../core/tokens.ts";
 import { crossing, modelName, variantName } from "../core/words.ts";
-import type { TokenInfo } from "../data/types.ts";
 import { ticks } from "./figure.ts";
-import { headColour } from "./head-marks.ts";
+import { headColour, nthColour } from "./head-marks.ts";
 
 /** Of the second, third, ... run; the run in front has whole lines. */
 const DASHES = [[], [5, 3], [2, 3], [8, 3, 2, 3]];
@@ -39,14 +39,16 @@ export function peakLayer({ layers, values }: Series): number {
   return layers[values.reduce((best, value, place) => (value > values[best] || isNaN(values[best]) ? place : best), 0)];
 }
 
-export function nameOf({ variant, runPlace }: Series, runs: number): string {
-  return variantName(variant) + (runs > 1 && runPlace > 0 ? ` (${runPlace + 1})` : "");
+export function nameOf({ variant, runPlace, named }: Series, runs: number): string {
+  return (named ? label(named, 12) : variantName(variant)) + (runs > 1 && runPlace > 0 ? ` (${runPlace + 1})` : "");
 }
 
-/** Full is ink, Attn grey, a head its colour; the head on the page, if it has no colour of its own, is the selection. */
-export function colourOf({ variant }: Series, { state, dark }: Scene, colours: Ink): string {
+/** Full is ink, Attn grey, a head or a further token its colour; the head on the page, if it has none of its own, is the selection. */
+export function colourOf({ variant, also }: Series, { state, dark }: Scene, colours: Ink): string {
+  const isDark = colours === LIGHT ? false : dark;
+  if (also) return nthColour(also.nth, isDark);
   const head = headNumber(variant);
-  if (head !== null) return headColour(state, head, colours === LIGHT ? false : dark) ?? colours.accent;
+  if (head !== null) return headColour(state, head, isDark) ?? colours.accent;
   const name = variant.slice(crossing(variant).length);
   return name === "Full" ? colours.ink : name === "Attn" ? colours.faint : colours.muted;
 }
@@ -61,7 +63,7 @@ export function swatch(colour: string, dash: number[]): string {
 }
 
 /** Which run is which line, whether they speak of the same token and in the same unit; sentences. */
-export function others({ runs, state }: Scene, token: TokenInfo): string[] {
+export function others({ runs, state }: Scene, { token, positions }: Target): string[] {
   const metric = metricOf(runs[0], state);
   const units =
     isOfModel(metric) && new Set(runs.map(modelName)).size > 1
@@ -70,13 +72,15 @@ export function others({ runs, state }: Scene, token: TokenInfo): string[] {
   return [
     ...units,
     ...runs.slice(1).map((run, place) => {
-      const there = run.tokens[tokenIndex(run, token.position)];
-      const same = sameToken(runs[0], token, run) >= 0;
+      const there = run.tokens[tokenIndex(run, positions[place + 1])];
+      const same = there && isSame(runs[0], token, run, there);
       const what =
         !there || !run.steps.includes(state.step)
           ? "no value here"
           : same
-            ? ""
+            ? there.position === token.position
+              ? ""
+              : `at position ${there.position}`
             : token.kind === "image" && there.kind === "image"
               ? "another picture"
               : `here ${label(there, 20)}`;
@@ -133,7 +137,7 @@ function layOut(painter: Painter, { runs, state }: Scene, series: Series[], area
   const x = (layer: number) =>
     last === first ? (left + right) / 2 : left + 6 + ((layer - first) / (last - first)) * (right - left - 12);
   const { curve } = state;
-  const y = (value: number) => bottom - share(value, largest, curve) * (bottom - top);
+  const y = (value: number) => bottom - share(value, largest, { curve }) * (bottom - top);
   return { series, layers, largest, x, y, left, right, top, bottom };
 }
 
@@ -175,7 +179,7 @@ function drawLine(
   const colour = colourOf(line, scene, colours),
     { values } = line;
   const points = line.layers.flatMap((layer, place) => [x(layer), isNaN(values[place]) ? NaN : y(values[place])]);
-  painter.line(points, colour, line.variant === scene.state.variant ? 2.5 : 1.5, dashOf(line));
+  painter.line(points, colour, line.variant === scene.state.variant && !line.also ? 2.5 : 1.5, dashOf(line));
   line.layers.forEach((layer, place) => {
     const isAlone = isNaN(values[place - 1] ?? NaN) && isNaN(values[place + 1] ?? NaN);
     if (isNaN(values[place]) || !(isAlone || layer === crosshair)) return;
@@ -202,7 +206,7 @@ function nameLines(painter: Painter, colours: Ink, scene: Scene, { series, x, y,
     const colour = line.variant.endsWith("Attn") ? colours.muted : colourOf(line, scene, colours);
     if (Math.abs(heights[place] - end[1]) > 5)
       painter.line([end[0] + 3, end[1], right + 8, heights[place]], colours.line);
-    const style = { size: 11, bold: line.variant === scene.state.variant, colour };
+    const style = { size: 11, bold: line.variant === scene.state.variant && !line.also, colour };
     painter.text(right + 10, heights[place] + 4, nameOf(line, scene.runs.length), style);
   });
 }

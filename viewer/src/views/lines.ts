@@ -53,7 +53,10 @@ export class LinesView extends Drawn<Scene> implements View {
     new ResizeObserver(([{ contentRect }]) => {
       this.#own.width = contentRect.width;
     }).observe(this.#plot);
-    const lines = (scene: Scene) => seriesOf(scene, target(scene)?.token.position ?? NaN);
+    const lines = (scene: Scene) => {
+      const found = target(scene);
+      return found ? seriesOf(scene, found) : [];
+    };
     this.draws(
       (scene) => this.#explain(scene),
       (scene) => this.#paint(scene, lines(scene)),
@@ -76,7 +79,7 @@ export class LinesView extends Drawn<Scene> implements View {
       "aria-label",
       `${titleOf(run, state)} of ${named(found.token)} over ${run.layers.length} layers; left and right select a layer`,
     );
-    this.#note.replaceChildren(...others(scene, found.token).map((text) => h("span", { title: text }, text)));
+    this.#note.replaceChildren(...others(scene, found).map((text) => h("span", { title: text }, text)));
   }
 
   #paint(scene: Scene, series: Series[]): void {
@@ -202,14 +205,14 @@ export class LinesView extends Drawn<Scene> implements View {
         const lines = [
           ...captions(scene, false),
           `${named(found.token)} · ${curve}`,
-          others(scene, found.token).join(" · "),
+          others(scene, found).join(" · "),
         ].filter(Boolean);
         const top = heading(painter, LIGHT, title, lines);
         drawLines(
           painter,
           LIGHT,
           scene,
-          seriesOf(scene, found.token.position),
+          seriesOf(scene, found),
           { x: 12, y: top, width: width - 24, height: height - top - 12 },
           scene.state.layer,
         );
@@ -221,8 +224,8 @@ export class LinesView extends Drawn<Scene> implements View {
     const found = target(scene);
     return (
       found &&
-      seriesOf(scene, found.token.position).flatMap(({ run, variant, layers, values }) => {
-        const token = run.tokens[tokenIndex(run, found.token.position)];
+      seriesOf(scene, found).flatMap(({ run, variant, layers, values, position }) => {
+        const token = run.tokens[tokenIndex(run, position)];
         return [...values].flatMap((value, place) =>
           isNaN(value) ? [] : { run: run.name, variant, more: { layer: layers[place] }, token, value },
         );

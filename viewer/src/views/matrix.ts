@@ -11,7 +11,7 @@ import { ink, type Ink } from "../core/ink.ts";
 import { CanvasPainter, type Painter } from "../core/painter.ts";
 import type { Hover, Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
-import type { Store } from "../core/store.ts";
+import type { Scenes } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { gradient } from "./figure.ts";
 import type { Cell, Layout } from "./matrix-paint.ts";
@@ -52,7 +52,7 @@ const MOST_CELLS = 3000; // of the table
 
 export abstract class MatrixView<Found> extends Drawn<Scene> implements View {
   abstract override readonly element: HTMLElement;
-  protected readonly store: Store;
+  protected readonly store: Scenes;
   readonly #options: Options;
   #cursor: Cell = [0, 0];
   #layout: Layout | null = null;
@@ -68,7 +68,7 @@ export abstract class MatrixView<Found> extends Drawn<Scene> implements View {
   #room: HTMLElement;
   #numbers: HTMLElement;
 
-  constructor(store: Store, options: Options) {
+  constructor(store: Scenes, options: Options) {
     super();
     this.store = store;
     this.#options = options;

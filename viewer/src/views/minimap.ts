@@ -3,9 +3,9 @@
 import { h } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
 import { CanvasPainter, setPixel } from "../core/painter.ts";
-import { paletteOf, share, table } from "../core/colour.ts";
+import { paletteOf, table } from "../core/colour.ts";
 import type { Scene, View } from "../core/scene.ts";
-import { columnOf, largestFor, sheets, type Sheet } from "../core/sheet.ts";
+import { columnOf, largestFor, placeOf, sheets, type Sheet } from "../core/sheet.ts";
 import { Drawn, remembered } from "../core/track.ts";
 import type { State } from "../core/state.ts";
 import type { Viewport } from "./heatmap-grid.ts";
@@ -92,7 +92,7 @@ interface Small {
 /** The sheet in `length` pixels: tokens that share one are joined, and the strongest wins. */
 const small = remembered(
   ({ sheet, byLayers, length, state }: Small): ImageData => {
-    const { curve } = state,
+    const { curve, least } = state,
       colours = table(paletteOf(state, sheet.signed));
     const tokens = sheet.columns.length,
       layers = sheet.layers.length;
@@ -108,7 +108,7 @@ const small = remembered(
           if (size > most) [best, most] = [token, size]; // never NaN
         }
         if (best < 0) continue;
-        const place = share(sheet.values[layer * tokens + best], largestFor(sheet, layer, best), curve, sheet.signed);
+        const place = placeOf(sheet, sheet.values[layer * tokens + best], layer, best, { curve, least });
         const pixel = byLayers ? (layers - 1 - layer) * bins + bin : bin * layers + layer;
         setPixel(data, pixel, colours[Math.round(place * 255)]);
       }

@@ -2,9 +2,12 @@
 
 import { importance } from "../core/aggregate.ts";
 import { changesOf, injectionText, levels } from "../core/deepstack.ts";
+import { counterparts } from "../core/align.ts";
+import { onOneScale } from "../core/beside.ts";
+import { risingSizes } from "../core/colour.ts";
 import { effectScores } from "../core/effects.ts";
 import { promptText } from "../core/prompt-text.ts";
-import { matrix, noiseFloor, sameToken, tokenIndex, type Scene } from "../core/scene.ts";
+import { matrix, noiseFloor, tokenIndex, type Scene } from "../core/scene.ts";
 import { withState, type State } from "../core/state.ts";
 import { remembered } from "../core/track.ts";
 import { isDifference, modelName } from "../core/words.ts";
@@ -87,6 +90,8 @@ export interface Values {
 export interface Scale {
   runs: Run[];
   largest: number;
+  /** Of a percentile scale, the sizes it is made of. */
+  sizes: Float32Array | null;
 }
 
 /** What is to be shown: pictures, and the values of each one's run. */
@@ -142,7 +147,7 @@ function withImpact(scene: Pick<Scene, "run" | "runs" | "state">): Omit<Shown, "
     return {
       all: figures(run),
       values: new Map([[run, { of, peak: new Int32Array(), largest }]]),
-      scales: [{ runs: [run], largest }],
+      scales: [{ runs: [run], largest, sizes: sizesOf(state, [[run, of]]) }],
       signed,
       effect: null,
       floor: 0,
@@ -152,7 +157,12 @@ function withImpact(scene: Pick<Scene, "run" | "runs" | "state">): Omit<Shown, "
   const scales = new Map<string, Scale>();
   for (const [run, { largest }] of found) {
     const scale = scales.get(modelName(run)) ?? { runs: [], largest: 0 };
-    scales.set(modelName(run), { runs: [...scale.runs, run], largest: Math.max(scale.largest, largest) });
+    const own = [...scale.runs, run];
+    const sizes = sizesOf(
+      state,
+      own.map((each) => [each, found.get(each)!.of]),
+    );
+    scales.set(modelName(run), { runs: own, largest: Math.max(scale.largest, largest), sizes });
   }
   return {
     all: runs.flatMap(figures),
@@ -177,7 +187,7 @@ function withInjection({ runs, state }: Pick<Scene, "runs" | "state">): Omit<Sho
   return {
     all: runs.flatMap(figures),
     values,
-    scales: runs.map((run) => ({ runs: [run], largest: values.get(run)!.largest })),
+    scales: runScales(state, values),
     signed: true,
     effect: `change of log-probability without DeepStack ${injectionText(level)} at the patch`,
     floor: runs[0].manifest?.effects?.noise?.logit ?? 0,
@@ -187,8 +197,16 @@ function withInjection({ runs, state }: Pick<Scene, "runs" | "state">): Omit<Sho
 /** Of every injection, in the picture of a run. */
 export function injectionMaps({ state }: Mapped, { run }: Figure): MapValues {
   const all = levels(run).map((level) => changesOf(run, state.step, level));
-  return { values: all, largest: Math.max(0, ...all.map((of) => largestOf(run, of))), signed: true };
+  const sizes = sizesOf(
+    state,
+    all.map((of) => [run, of]),
+  );
+  return { values: all, largest: Math.max(0, ...all.map((of) => largestOf(run, of))), sizes, signed: true };
 }
+
+/** A scale for each run. */
+const runScales = (state: State, values: Map<Run, Values>): Scale[] =>
+  [...values].map(([run, { largest, of }]) => ({ runs: [run], largest, sizes: sizesOf(state, [[run, of]]) }));
 
 /** Effects on the answer, where the page is shaded by them; a run without any has no values. Each run has its own scale. */
 function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Omit<Shown, "figures"> | null {
@@ -201,7 +219,7 @@ function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Omit<Shown
       return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
     }),
   );
-  const scales = [...values].map(([run, { largest }]) => ({ runs: [run], largest }));
+  const scales = runScales(state, values);
   return {
     all: runs.flatMap(figures),
     values,
@@ -216,17 +234,21 @@ function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Omit<Shown
 export const floorOf = ({ effect, floor }: Shown, run: Run, state: State) =>
   effect === null ? noiseFloor(run, state, state.layer ?? undefined) : floor;
 
-export function scaleOf({ scales }: Shown, run: Run): number {
-  return scales.find(({ runs }) => runs.includes(run))!.largest;
+export const scaleOf = ({ scales }: Shown, run: Run): Scale => scales.find(({ runs }) => runs.includes(run))!;
+
+/** The sizes of the patches in several maps, if the scale is made of them. */
+function sizesOf({ curve }: State, maps: [run: Run, of: Float32Array][]): Float32Array | null {
+  if (curve !== "rank") return null;
+  return risingSizes(
+    maps.flatMap(([run, of]) => figures(run).flatMap(({ patches }) => patches.map(({ place }) => of[place]))),
+  );
 }
 
-/** By position; NaN where the other run has no such token, or another one there. */
+/** NaN for tokens that are compared with none. */
 function difference(first: Run, second: Run, state: State): Float32Array {
   const [a, b] = [values(first, state).of, values(second, state).of];
-  return a.map((value, place) => {
-    const other = sameToken(first, first.tokens[place], second);
-    return other < 0 ? NaN : b[other] - value;
-  });
+  const same = counterparts(first, second, state.align);
+  return a.map((value, place) => (same[place] < 0 ? NaN : b[same[place]] - value));
 }
 
 export function values(run: Run, state: State): Values {
@@ -248,32 +270,30 @@ export function values(run: Run, state: State): Values {
 interface MapValues {
   values: Float32Array[];
   largest: number;
+  sizes: Float32Array | null;
   signed: boolean;
 }
 
-type Mapped = Pick<Scene, "runs" | "state">;
+type Mapped = Pick<Scene, "runs" | "state" | "beside">;
 
-function mapsOf({ runs, state }: Mapped, { run }: Figure, states: State[]): MapValues {
+/** On one scale with those of the other runs next to it; `states`: of a run, its layers or its steps. */
+function mapsOf({ runs, state, beside }: Mapped, { run }: Figure, states: (run: Run) => State[]): MapValues {
   const signed = isDifference(state, runs);
-  const all = states.map((each) => (signed ? difference(runs[0], runs[1], each) : values(run, each).of));
-  return { values: all, largest: Math.max(0, ...all.map((of) => largestOf(run, of))), signed };
+  const of = (each: Run) =>
+    states(each).map((one) => (signed ? difference(runs[0], runs[1], one) : values(each, one).of));
+  const peers = signed ? [run] : onOneScale({ run, beside });
+  const maps = peers.flatMap((each) => of(each).map((map): [Run, Float32Array] => [each, map]));
+  const largest = Math.max(0, ...maps.map(([each, map]) => largestOf(each, map)));
+  return { values: of(run), largest, sizes: sizesOf(state, maps), signed };
 }
 
 /** Of every layer of the run. */
 export const layerMaps = (scene: Mapped, figure: Figure): MapValues =>
-  mapsOf(
-    scene,
-    figure,
-    figure.run.layers.map((layer) => withState(scene.state, { layer, range: "row" })),
-  );
+  mapsOf(scene, figure, (run) => run.layers.map((layer) => withState(scene.state, { layer, range: "row" })));
 
 /** Of every output token, with the layers joined. */
 export const stepMaps = (scene: Mapped, figure: Figure): MapValues =>
-  mapsOf(
-    scene,
-    figure,
-    figure.run.steps.map((step) => withState(scene.state, { step, layer: null })),
-  );
+  mapsOf(scene, figure, (run) => run.steps.map((step) => withState(scene.state, { step, layer: null })));
 
 /** Places of the patches of a picture, or of the units they belong to, that have the values furthest from 0; largest first. */
 export function strongestPlaces({ patches }: AnyFigure, of: Float32Array, count: number): number[] {

@@ -20,6 +20,7 @@ import {
   type Shown,
 } from "./patches.ts";
 import { base } from "./picture-base.ts";
+import { inBox } from "./picture-box.ts";
 
 export const WIDEST = 520; // CSS pixels of a picture
 const HIGHEST = 520;
@@ -66,11 +67,14 @@ export function paint(
 ): void {
   const area = areas(figure, at);
   const values = found.values.get(figure.run)!.of;
-  paintMap(painter, figure, scene.state, values, scaleOf(found, figure.run), found.signed, at, ink);
+  paintMap(painter, figure, scene.state, values, { ...scaleOf(found, figure.run), signed: found.signed }, at, ink);
   if (scene.state.opacity > 0) paintRanks(painter, figure, scene, found, at, area);
   const selected = scene.state.token;
   if (hover !== selected) outline(painter, figure, hover, at, area, ink.ink, ink.paper, 1);
   outline(painter, figure, selected, at, area, ink.accent, ink.paper, 2.5);
+  const boxed = inBox(figure, scene.state.region);
+  frame(painter, boxed, at, area, "#ffffff", 4);
+  frame(painter, boxed, at, area, ink.accent, 2);
 }
 
 /** The picture alone, or an empty frame where it is not there. */
@@ -81,7 +85,7 @@ export function paintPicture(painter: Painter, figure: AnyFigure, at: Area, ink:
   return !!plain;
 }
 
-type Tinted = Pick<Scene["state"], "opacity" | "palette" | "curve">;
+type Tinted = Pick<Scene["state"], "opacity" | "palette" | "curve" | "least">;
 
 /** A picture with one value for each of its patches. */
 export function paintMap(
@@ -89,20 +93,20 @@ export function paintMap(
   figure: Figure,
   state: Tinted,
   values: Float32Array,
-  largest: number,
-  signed: boolean,
+  { largest, sizes, signed }: { largest: number; sizes: Float32Array | null; signed: boolean },
   at: Area,
   ink: Ink,
 ): void {
   const over = paintPicture(painter, figure, at, ink),
-    area = areas(figure, at);
+    area = areas(figure, at),
+    { curve, least } = state;
   for (const patch of figure.patches) {
     const value = values[patch.place];
     if (isNaN(value)) {
       if (!over) painter.rect(...area(patch), ink.empty);
       continue;
     }
-    const place = share(value, largest, state.curve, signed);
+    const place = share(value, largest, { curve, least }, signed, sizes);
     painter.rect(
       ...area(patch),
       over ? tint(place, state.opacity, signed) : css(colourAt(paletteOf(state, signed), place)),
@@ -200,7 +204,7 @@ export function paintBar(
   painter.rect(x, y, BAR_WIDTH, 12, over ? "#ffffff" : ink.paper, ink.line);
   for (let part = 0; part < parts; part++) {
     const value = signed ? (2 * part) / (parts - 1) - 1 : part / (parts - 1);
-    const place = share(value, 1, state.curve, signed);
+    const place = share(value, 1, { curve: state.curve === "rank" ? "linear" : state.curve }, signed);
     const colour = over ? tint(place, state.opacity, signed) : css(colourAt(paletteOf(state, signed), place));
     painter.rect(x + (part * BAR_WIDTH) / parts, y, BAR_WIDTH / parts, 12, colour);
   }

@@ -24,6 +24,7 @@ const GAP = 8,
 export interface Maps {
   title: string;
   largest: number;
+  sizes: Float32Array | null;
   signed: boolean;
   maps: { figure: Figure; name: string; values: Float32Array; chosen: boolean; state: Partial<State> }[];
 }
@@ -33,10 +34,11 @@ export function ofLayers(scene: Scene, figure: Figure): Maps | null {
   const { state } = scene,
     { run } = figure;
   if (run.layers.length < 2 || !figure.patches.length) return null;
-  const { values, largest, signed } = layerMaps(scene, figure);
+  const { values, largest, sizes, signed } = layerMaps(scene, figure);
   return {
     title: `Every layer, on one scale to ${number(largest)}`,
     largest,
+    sizes,
     signed,
     maps: run.layers.map((layer, place) => ({
       figure,
@@ -53,10 +55,11 @@ export function ofSteps(scene: Scene, figure: Figure): Maps | null {
   const { state } = scene,
     { run } = figure;
   if (run.steps.length < 2 || !figure.patches.length || state.query !== null) return null;
-  const { values, largest, signed } = stepMaps(scene, figure);
+  const { values, largest, sizes, signed } = stepMaps(scene, figure);
   return {
     title: `Every output token, ${overLayers(state.join)}, on one scale to ${number(largest)}`,
     largest,
+    sizes,
     signed,
     maps: run.steps.map((step, place) => ({
       figure,
@@ -73,10 +76,11 @@ export function ofInjections(scene: Scene, figure: Figure): Maps | null {
   const { state } = scene,
     found = levels(figure.run);
   if (!found.length || !figure.patches.length) return null;
-  const { values, largest, signed } = injectionMaps(scene, figure);
+  const { values, largest, sizes, signed } = injectionMaps(scene, figure);
   return {
     title: `Change of log-probability without each injection, patch by patch, on one scale to ${number(largest)}`,
     largest,
+    sizes,
     signed,
     maps: found.map(({ injection, vision }, place) => ({
       figure,
@@ -93,11 +97,12 @@ export function ofFrames(scene: Scene, figure: Figure): Maps | null {
   const found = shown(scene),
     frames = framesOf(figure);
   if (frames.length < 2 || !figure.patches.length) return null;
-  const largest = scaleOf(found, figure.run),
+  const { largest, sizes } = scaleOf(found, figure.run),
     values = found.values.get(figure.run)!.of;
   return {
     title: `Every frame, on one scale to ${number(largest)}`,
     largest,
+    sizes,
     signed: found.signed,
     maps: frames.map((frame, place) => ({
       figure: frame,
@@ -152,7 +157,7 @@ export function paintStrip(
     const x = 1 + (place % across) * (width + GAP),
       y = 1 + Math.floor(place / across) * (height + NAME + GAP);
     const at: Area = [x, y, width, height];
-    paintMap(painter, figure, scene.state, values, strip.largest, strip.signed, at, colours);
+    paintMap(painter, figure, scene.state, values, strip, at, colours);
     painter.rect(x + 0.5, y + 0.5, width - 1, height - 1, null, chosen ? colours.accent : colours.line, chosen ? 3 : 1);
     const style = { size: 11, bold: chosen };
     painter.text(x, y + height + 13, cut(painter, name, width + GAP - 2, style), {

@@ -1,5 +1,6 @@
 /** What the picture view says. */
 
+import { CURVES } from "../core/colour.ts";
 import { titleOf } from "../core/metrics.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
 import { exact, label, named, number } from "../core/tokens.ts";
@@ -14,7 +15,7 @@ export function stepText({ run, state }: Scene): string {
 }
 
 export function scaleText({ state, runs }: Scene, { signed, scales, effect }: Shown, scale: Scale): string {
-  const root = state.curve === "sqrt" ? ", square root" : "";
+  const root = CURVES[state.curve] && `, ${CURVES[state.curve]}`;
   if (effect !== null)
     return `${capital(effect)}${scales.length > 1 ? ` (${scale.runs[0].name})` : ""}; ${signed ? "below 0 the mask costs the answer; " : ""}a scale apart from the text’s${root}`;
   const what = `${titleOf(runs[0], state)} of ${variantName(state.variant)}, ${layerText(state)}`;
@@ -102,18 +103,18 @@ function valueText(patch: Patch, figure: Figure, { state, runs }: Scene, found: 
 
 /** Under the pointer, else selected, else the strongest. */
 export function readout(scene: Scene, found: Shown): string {
-  const { state, hover, runs } = scene;
-  const of = (position: number | null) =>
+  const { beside, runs } = scene;
+  const of = (positions: (number | null)[]) =>
     found.figures
       .flatMap((figure) =>
-        patchesOf(figure, position)
+        patchesOf(figure, positions[Math.max(0, beside.indexOf(figure.run))])
           .slice(0, 1)
           .map((patch) => valueText(patch, figure, scene, found)),
       )
       .join("; ");
-  const pointed = hover.token === null ? "" : of(hover.token);
+  const pointed = of(scene.pointed);
   if (pointed) return `Patch ${pointed}`;
-  const selected = state.token === null ? "" : of(state.token);
+  const selected = of(scene.selected.map(([position]) => position));
   if (selected) return `Selected: ${selected}`;
   const best = strongest(found.figures, found);
   if (!best) return "";

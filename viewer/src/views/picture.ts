@@ -7,18 +7,20 @@
  */
 
 import { levels } from "../core/deepstack.ts";
+import { besideScene, BesideStore } from "../core/beside.ts";
 import { h, onKeys, setText } from "../core/dom.ts";
-import { titleOf, type Line } from "../core/export.ts";
-import { ink, LIGHT } from "../core/ink.ts";
-import { CanvasPainter, part, type Drawing } from "../core/painter.ts";
-import { over } from "../core/prompt-text.ts";
+import { ink } from "../core/ink.ts";
+import { CanvasPainter } from "../core/painter.ts";
 import type { Scene, View } from "../core/scene.ts";
+import { picked } from "../core/select.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
-import { isDifference, layerText, modelName, subject } from "../core/words.ts";
+import { isDifference, layerText } from "../core/words.ts";
 import { framesOf, neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { base, loadPicture } from "./picture-base.ts";
+import { boxOf, boxText, grown } from "./picture-box.ts";
+import { pictureDrawing, pictureLines } from "./picture-figure.ts";
 import {
   BAR_HEIGHT,
   BAR_WIDTH,
@@ -30,19 +32,17 @@ import {
   WIDEST,
   type Area,
 } from "./picture-paint.ts";
-import { frameName, KINDS, mapsOf, paintStrip, Strip, stripLayout, video } from "./picture-strip.ts";
+import { frameName, KINDS, mapsOf, Strip, video } from "./picture-strip.ts";
 import {
   caption,
   described,
   figuresWithPatches,
-  halves,
   readout,
   scaleText,
   stepText,
   trouble,
   unmasked,
 } from "./picture-words.ts";
-import { cut } from "./figure.ts";
 import { LayerPlayer, OpacityControl, Player, setSlider, slider } from "./slider.ts";
 import "./picture.css";
 
@@ -60,7 +60,6 @@ interface Place {
 
 const NARROWEST = 200; // CSS pixels of one of two pictures
 const GAP = 16; // between them, as in picture.css
-const STRIP_WIDTH = 900; // of a drawing
 const STRIPS = 4; // pictures that have their layers in small below them
 
 /** What colours the patches, and how it is chosen. */
@@ -207,26 +206,49 @@ export class PictureView extends Drawn<Scene> implements View {
       const [width, height] = figure.size!;
       return patchAt(figure, ((clientX - left) / place.width) * width, ((clientY - top) / place.height) * height);
     };
-    const hover = (patch: Patch | null) =>
-      this.#store.hover(
-        patch ? { token: patch.token.position, layer: this.#store.scene!.state.layer } : { token: null, layer: null },
+    const scenes = () =>
+      new BesideStore(
+        this.#store,
+        Math.max(
+          0,
+          this.#store.scene!.beside.findIndex(({ id }) => id === figure.run.id),
+        ),
       );
-    const select = (patch: Patch | null) => {
-      const { position } = figure.run.tokens[patch?.place ?? -1] ?? {};
-      if (position !== undefined)
-        this.#store.set({ token: position === this.#store.scene!.state.token ? null : position });
+    const hover = (patch: Patch | null) =>
+      patch
+        ? scenes().hover({ token: patch.token.position, layer: this.#store.scene!.state.layer })
+        : this.#store.hover();
+    const select = (patch: Patch | null, more = false) => {
+      const { position } = figure.run.tokens[patch?.place ?? -1] ?? {},
+        own = scenes();
+      if (position !== undefined) own.set(picked(own.scene!.state, position, more));
     };
     const cursor = () => {
       const at = (position: number | null) => patchesOf(figure, position)[0];
-      const { hover, state } = this.#store.scene!; // as it is now: keys can come faster than frames
+      const { hover, state } = scenes().scene!; // as it is now: keys can come faster than frames
       return at(hover.token) ?? at(state.token) ?? null;
     };
-    frame.onpointermove = (event) => hover(under(event));
+    let from: Patch | null = null, // where the button went down, and whether the pointer has left it since
+      drawn = false;
+    frame.onpointerdown = (event) => ([from, drawn] = [event.pointerType === "touch" ? null : under(event), false]);
+    frame.onpointermove = (event) => {
+      const patch = under(event);
+      hover(patch);
+      if (!(event.buttons & 1) || !from || !patch || (patch === from && !drawn)) return;
+      drawn = true;
+      this.#store.set({ region: boxOf(from, patch) });
+    };
     frame.onpointerleave = () => hover(null);
     frame.onblur = () => hover(null);
-    frame.onclick = (event) => select(under(event));
-    onKeys(frame, ({ key }) => {
-      if (key.startsWith("Arrow")) hover(neighbour(figure, cursor(), key));
+    frame.onclick = (event) => {
+      if (drawn) return void (drawn = false);
+      if (this.#store.state.region.length) this.#store.set({ region: [] });
+      select(under(event), event.shiftKey);
+    };
+    onKeys(frame, ({ key, shiftKey }) => {
+      if (key.startsWith("Arrow") && shiftKey)
+        this.#store.set({ region: grown(figure, this.#store.state.region, cursor(), key) });
+      else if (key.startsWith("Arrow")) hover(neighbour(figure, cursor(), key));
       else if (key === "Enter" || key === " ") select(cursor());
       else return false;
       return true;
@@ -252,7 +274,9 @@ export class PictureView extends Drawn<Scene> implements View {
       place.caption.style.maxWidth = `${Math.max(place.width, Math.min(available, 260))}px`;
       const painter = new CanvasPainter(place.canvas, place.width, place.height, scale);
       const at: Area = [0, 0, place.width, place.height];
-      paint(painter, place.figure, scene, found, at, inks, pointed);
+      const beside = scene.beside.indexOf(place.figure.run);
+      const own = beside < 0 ? scene : besideScene(scene, beside);
+      paint(painter, place.figure, own, found, at, inks, pointed && (scene.pointed[beside] ?? pointed));
       place.plain.hidden = !alone || !two || !base.get(place.figure)?.plain || !place.figure.patches.length;
       if (place.plain.hidden) continue;
       Object.assign(place.plain.style, { width: `${place.width}px`, height: `${place.height}px` });
@@ -298,95 +322,10 @@ export class PictureView extends Drawn<Scene> implements View {
     found.scales.forEach((each, i) =>
       setText(this.#scales.children[i].lastElementChild!, scaleText(scene, found, each)),
     );
-    setText(this.#note, unmasked(found));
+    setText(this.#note, unmasked(found) || boxText(scene, found));
     this.#note.hidden = !this.#note.textContent;
   }
 
-  // --- export ---------------------------------------------------------------------------------------------
-  drawing(scene: Scene): Drawing | null {
-    const found = shown(scene);
-    if (!found.figures.length) return null;
-    const margin = 16,
-      gap = 16,
-      line = 18,
-      top = 64,
-      scaleHeight = BAR_HEIGHT + line + 6;
-    let right = margin;
-    const laid = found.figures.map((figure) => {
-      const [width, height] = fitted(sizeOf(figure), WIDEST);
-      const box: Area = [right, top, width, height];
-      right += Math.max(width, 240) + gap;
-      return { figure, box };
-    });
-    const under = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
-    const strips = laid.length === 1 ? mapsOf(scene, laid[0].figure).filter((maps) => maps !== null) : [];
-    const laidStrips = strips.map((maps) => ({ maps, layout: stripLayout(maps, STRIP_WIDTH) }));
-    const bottom = under + laidStrips.reduce((sum, { layout }) => sum + layout.size[1] + line, 0);
-    const what = laid.length > 1 ? "pictures" : "picture";
-    const title =
-      found.effect !== null
-        ? [scene.run.name, what, modelName(scene.run), found.effect].join(" · ")
-        : titleOf(scene, what, layerText(scene.state));
-    return {
-      title,
-      width: Math.max(
-        right - gap + margin,
-        strips.length ? STRIP_WIDTH + 2 * margin : 0,
-        found.effect === null ? 640 : 820,
-      ),
-      height: bottom + found.scales.length * scaleHeight + margin,
-      draw: (painter) => {
-        painter.rect(0, 0, painter.width, painter.height, LIGHT.paper);
-        const [whose, what] = halves(title, scene);
-        painter.text(margin, 26, whose, { size: 14, bold: true, colour: LIGHT.ink });
-        painter.text(margin, 46, what, { colour: LIGHT.muted });
-        for (const { figure, box } of laid) {
-          paint(painter, figure, scene, found, box, LIGHT);
-          painter.text(box[0], box[1] + box[3] + line, caption(figure, scene, found), { colour: LIGHT.muted });
-        }
-        let y = under;
-        for (const { maps, layout } of laidStrips) {
-          painter.text(margin, y + 4, maps.title, { colour: LIGHT.ink });
-          paintStrip(part(painter, margin, y + 12, ...layout.size), maps, scene, LIGHT, layout);
-          y += layout.size[1] + line;
-        }
-        if (!figuresWithPatches(found))
-          return painter.text(margin, bottom + line, unmasked(found), { size: 11, colour: LIGHT.muted });
-        found.scales.forEach((each, i) => {
-          const y = bottom + i * scaleHeight;
-          paintBar(painter, scene, found, each, margin, y, LIGHT);
-          painter.text(
-            margin,
-            y + BAR_HEIGHT + 12,
-            cut(painter, scaleText(scene, found, each), painter.width - 2 * margin, { size: 11 }),
-            { size: 11, colour: LIGHT.muted },
-          );
-        });
-      },
-    };
-  }
-
-  /** One line for each patch. */
-  lines(scene: Scene): Line[] | null {
-    const found = shown(scene),
-      { layer } = scene.state;
-    if (!figuresWithPatches(found)) return null;
-    return found.all.flatMap(({ run, patches }) =>
-      patches.map(({ token, place, box: [left, top, right, bottom] }) => {
-        const { of, peak } = found.values.get(run)!;
-        const where: Line["more"] =
-          found.effect !== null
-            ? { effect: found.effect }
-            : layer === null
-              ? { ...over({ ...scene, run }), peak_layer: peak[place] ?? null }
-              : { layer };
-        return {
-          run: subject({ ...scene, run }),
-          more: { ...where, left, top, right, bottom },
-          token,
-          value: of[place],
-        };
-      }),
-    );
-  }
+  drawing = pictureDrawing;
+  lines = pictureLines;
 }

@@ -4,7 +4,8 @@ import { isFirst } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
 import type { PromptText, Scores } from "../core/prompt-text.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
-import { ends, gradient, ofRun } from "./figure.ts";
+import { CURVES } from "../core/colour.ts";
+import { ends, gradient } from "./figure.ts";
 import { measured } from "./shade.ts";
 
 export function legend(scene: Scene, found: Scores, { tokens }: PromptText): Node[] {
@@ -22,7 +23,7 @@ export function legend(scene: Scene, found: Scores, { tokens }: PromptText): Nod
     below && "below the noise floor",
   ];
   const parts: (Node | string | false)[] = [
-    `Shade: ${found.what ?? measured(scene)}${ofRun(scene)}${state.curve === "sqrt" ? ", square-root scale" : ""}`,
+    `Shade: ${found.what ?? measured(scene)}${CURVES[state.curve] && `, ${CURVES[state.curve]}`}`,
     kinds.has("text") && scale(found.text, kinds.size > 1 ? "text" : ""),
     kinds.has("image") && scale(found.image, kinds.size > 1 ? "image patches" : ""),
     hatched.some(Boolean) && `not shaded: ${hatched.filter(Boolean).join("; ")}`,

@@ -13,6 +13,7 @@ import {
   type Scores,
 } from "../core/prompt-text.ts";
 import { tokenIndex, type Scene } from "../core/scene.ts";
+import { selectedIn } from "../core/select.ts";
 import { label } from "../core/tokens.ts";
 import { percent } from "../core/words.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
@@ -38,7 +39,8 @@ export function paintBlock(
   x: number,
   y: number,
   cell: number,
-  [selected, hovered]: [number | null, number | null],
+  selected: number[],
+  hovered: number | null,
 ): void {
   const edges: [number, number, string, number][] = [];
   block.patches.forEach(({ info, place }, patch) => {
@@ -48,7 +50,7 @@ export function paintBlock(
     painter.rect(left, top, cell - (cell > 5 ? 1 : 0), cell - (cell > 5 ? 1 : 0), fill ?? emptyColour(found, ink));
     if (hatch) painter.hatch(left, top, cell, cell, hatch);
     if (tokenIs(scene.run, place, info, hovered)) edges.push([left, top, ink.ink, 1]);
-    if (tokenIs(scene.run, place, info, selected)) edges.push([left, top, ink.accent, 2]);
+    if (selected.some((each) => tokenIs(scene.run, place, info, each))) edges.push([left, top, ink.accent, 2]);
   });
   for (const [left, top, colour, thick] of edges) {
     painter.rect(left + 0.5, top + 0.5, cell - 1, cell - 1, null, ink.paper, thick + 2);
@@ -124,7 +126,7 @@ class Lines {
     if (fill ?? step === null) painter.rect(x, y, width - 1, HIGH - 3, fill ?? emptyColour(this.#found, ink));
     if (hatch) painter.hatch(x, y, width - 1, HIGH - 3, hatch);
     painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
-    if (tokenIs(run, place, info, state.token))
+    if (selectedIn(state).some((each) => tokenIs(run, place, info, each)))
       painter.rect(x + 0.5, y + 0.5, width - 2, HIGH - 4, null, ink.accent, 2);
     this.#x += width;
     if (next && probability !== null) this.#chance(x, probability);
@@ -150,8 +152,8 @@ class Lines {
   block(block: ImageBlock): void {
     const cell = Math.max(4, Math.min(16, Math.floor(240 / Math.max(block.rows, block.cols))));
     this.#room(block.cols * cell + 8);
-    const marks: [number | null, null] = [this.#scene.state.token, null];
-    paintBlock(this.#painter, this.#ink, this.#scene, this.#found, block, this.#x, this.#y, cell, marks);
+    const marks = selectedIn(this.#scene.state);
+    paintBlock(this.#painter, this.#ink, this.#scene, this.#found, block, this.#x, this.#y, cell, marks, null);
     this.#tall = Math.max(this.#tall, block.rows * cell + 4);
     this.#x += block.cols * cell + 8;
   }

@@ -21,8 +21,9 @@ import {
   type Scores,
 } from "../core/prompt-text.ts";
 import { type Scene, type View } from "../core/scene.ts";
+import { picked, selectedIn } from "../core/select.ts";
 import { templatePositions } from "../core/template.ts";
-import type { Store } from "../core/store.ts";
+import type { Scenes } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { label } from "../core/tokens.ts";
 import { subject } from "../core/words.ts";
@@ -56,14 +57,14 @@ interface ShownBlock {
 
 export class PromptView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
-  #store: Store;
+  #store: Scenes;
   #text: PromptText = { prompt: [], generated: [], tokens: [] };
   #shown: (Shown | null)[] = []; // in the order of #text.tokens; null: in a block
   #blocks: ShownBlock[] = [];
   #places = new Map<Element, number>(); // of a token's element, or of a block's first patch
   #byPosition = new Map<number, number>();
   #cursor = 0;
-  #marked: [selected: number | null, hovered: number | null] = [null, null];
+  #marked: { selected: number[]; hovered: number | null } = { selected: [], hovered: null };
 
   #box = h("div.prompt__text", { role: "group", "aria-label": "Tokens of the prompt and of the output" });
   #readout = h("p.prompt__readout visually-hidden", { "aria-live": "polite", "data-said": "" });
@@ -88,7 +89,7 @@ export class PromptView extends Drawn<Scene> implements View {
   );
   readonly #own = this.watched({ width: 0 });
 
-  constructor(store: Store) {
+  constructor(store: Scenes) {
     super();
     this.#store = store;
     this.element = h(
@@ -101,7 +102,7 @@ export class PromptView extends Drawn<Scene> implements View {
     );
     this.#box.onpointermove = (event) => this.#hover(this.#at(event));
     this.#box.onpointerleave = () => this.#hover(-1);
-    this.#box.onclick = (event) => this.#choose(this.#at(event));
+    this.#box.onclick = (event) => this.#choose(this.#at(event), event.shiftKey);
     onKeys(this.#box, (event) => this.#press(event));
     this.#box.addEventListener("focusin", (event) => this.#focused(event.target as Element));
     this.#box.addEventListener("focusout", () => this.#hover(-1));
@@ -185,7 +186,7 @@ export class PromptView extends Drawn<Scene> implements View {
     this.#places.clear();
     this.#byPosition = new Map(tokens.map(({ info }, place) => [info.position, place]));
     this.#cursor = 0;
-    this.#marked = [null, null];
+    this.#marked = { selected: [], hovered: null };
     const content = new DocumentFragment();
     let place = 0;
     const template = templatePositions(run);
@@ -251,8 +252,8 @@ export class PromptView extends Drawn<Scene> implements View {
     const { run, state } = scene;
     // Read once, not for each token.
     const template = templatePositions(run);
-    const { step, palette, curve, first } = state,
-      plain = { run, state: { palette, curve, first } };
+    const { step, palette, curve, least, first } = state,
+      plain = { run, state: { palette, curve, least, first } };
     this.#box.classList.toggle("prompt__text--signed", found.signed);
     this.#text.tokens.forEach((token, place) => {
       const shown = this.#shown[place];
@@ -290,21 +291,23 @@ export class PromptView extends Drawn<Scene> implements View {
         ? [this.#shown[at]?.element]
         : this.#text.tokens.flatMap((token, i) => (token.place === unit ? [this.#shown[i]?.element] : []));
     };
-    const [selected, hovered] = [state.token, hover.token];
-    const [selectedBefore, hoveredBefore] = this.#marked;
-    this.#marked = [selected, hovered];
-    for (const element of elements(selectedBefore)) element?.removeAttribute("aria-pressed");
-    for (const element of elements(selected)) element?.setAttribute("aria-pressed", "true");
-    for (const element of elements(hoveredBefore)) element?.removeAttribute("data-hovered");
+    const before = this.#marked,
+      selected = selectedIn(state),
+      hovered = hover.token;
+    this.#marked = { selected, hovered };
+    for (const each of before.selected) for (const element of elements(each)) element?.removeAttribute("aria-pressed");
+    for (const each of selected) for (const element of elements(each)) element?.setAttribute("aria-pressed", "true");
+    for (const element of elements(before.hovered)) element?.removeAttribute("data-hovered");
     for (const element of elements(hovered)) element?.setAttribute("data-hovered", "");
-    if (selected !== selectedBefore && selected !== null && !this.#box.matches(":hover"))
-      this.#reveal(this.#elementOf(place(selected)));
+    const last = selected.at(-1);
+    if (last !== undefined && last !== before.selected.at(-1) && !this.#box.matches(":hover"))
+      this.#reveal(this.#elementOf(place(last)));
     if (!this.#blocks.length) return;
     const colours = ink(dark);
     const found = scoresOf(scene);
     for (const { block, canvas, cell } of this.#blocks) {
       const painter = new CanvasPainter(canvas, block.cols * cell, block.rows * cell, devicePixelRatio);
-      paintBlock(painter, colours, scene, found, block, 0, 0, cell, this.#marked);
+      paintBlock(painter, colours, scene, found, block, 0, 0, cell, selected, hovered);
     }
   }
 
@@ -342,7 +345,7 @@ export class PromptView extends Drawn<Scene> implements View {
   }
 
   /** A token with values is selected; one that is predicted at a later step leads to that step. */
-  #choose(place: number): void {
+  #choose(place: number, more: boolean): void {
     const token = this.#text.tokens[place];
     const { scene } = this.#store;
     if (!token || !scene) return;
@@ -350,8 +353,7 @@ export class PromptView extends Drawn<Scene> implements View {
     const { run, state } = scene;
     if (token.step !== null && token.step >= state.step) {
       if (run.steps.includes(token.step)) this.#store.set({ step: token.step });
-    } else if (token.place >= 0)
-      this.#store.set({ token: state.token === token.info.position ? null : token.info.position });
+    } else if (token.place >= 0) this.#store.set(picked(state, token.info.position, more));
   }
 
   #focused(target: Element): void {
@@ -372,7 +374,7 @@ export class PromptView extends Drawn<Scene> implements View {
     this.#hover(place);
   }
 
-  #press({ key }: KeyboardEvent): boolean {
+  #press({ key, shiftKey }: KeyboardEvent): boolean {
     const last = this.#text.tokens.length - 1;
     const moves: Record<string, () => number> = {
       ArrowLeft: () => this.#cursor - 1,
@@ -382,7 +384,7 @@ export class PromptView extends Drawn<Scene> implements View {
       Home: () => 0,
       End: () => last,
     };
-    if (/^(Enter| )$/.test(key)) this.#choose(this.#cursor);
+    if (/^(Enter| )$/.test(key)) this.#choose(this.#cursor, shiftKey);
     else if (key in moves) this.#moveTo(Math.max(0, Math.min(last, moves[key]())), true);
     else return false;
     return true;

@@ -7,15 +7,16 @@ import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { brief, metricOf } from "../core/metrics.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
-import { over, ranked, scores, type Scores } from "../core/prompt-text.ts";
+import { otherToken, over, ranked, scores, type Scores } from "../core/prompt-text.ts";
 import { isNoise, type Scene, type View } from "../core/scene.ts";
-import type { Store } from "../core/store.ts";
+import { picked, selectedIn } from "../core/select.ts";
+import type { Scenes } from "../core/store.ts";
 import { templatePositions } from "../core/template.ts";
 import { Drawn } from "../core/track.ts";
 import { label, named } from "../core/tokens.ts";
 import { capital, isDifference, moreOrLess, percent, subject } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
-import { captions, cut, heading, ofRun } from "./figure.ts";
+import { captions, cut, heading } from "./figure.ts";
 import { measured, shadeOf, shownValue } from "./shade.ts";
 import "./ranking.css";
 
@@ -46,7 +47,7 @@ export class RankingView extends Drawn<Scene> implements View {
   #note = h("p.ranking__note");
   #lists: RankedList[];
 
-  constructor(store: Store) {
+  constructor(store: Scenes) {
     super();
     this.#lists = KINDS.map((kind) => new RankedList(store, kind));
     this.element = h(
@@ -69,7 +70,7 @@ export class RankingView extends Drawn<Scene> implements View {
       ? "; text and patches on scales of their own"
       : "";
     this.#title.textContent = titleText(scene);
-    this.#what.textContent = `${isDifference(scene.state, scene.runs) ? measured(scene) : capital(measured(scene))}${ofRun(scene)}${apart}. Where single layers read, not what the answer needs.`;
+    this.#what.textContent = `${isDifference(scene.state, scene.runs) ? measured(scene) : capital(measured(scene))}${apart}. Where single layers read, not what the answer needs.`;
     this.#note.textContent = firstNote(scene) ?? "";
     this.#note.hidden = !this.#note.textContent;
   }
@@ -129,7 +130,7 @@ interface Row {
 /** One list. Its rows are kept and refilled, so that the keyboard's focus stays where it is. */
 class RankedList extends Drawn<Scene> {
   readonly element: HTMLElement;
-  #store: Store;
+  #store: Scenes;
   #kind: (typeof KINDS)[number];
   #rows: Row[] = [];
   #heading = h("h3");
@@ -140,7 +141,7 @@ class RankedList extends Drawn<Scene> {
   #run = "";
   readonly #own = this.watched({ count: 0 });
 
-  constructor(store: Store, kind: (typeof KINDS)[number]) {
+  constructor(store: Scenes, kind: (typeof KINDS)[number]) {
     super();
     this.#store = store;
     this.#kind = kind;
@@ -183,7 +184,10 @@ class RankedList extends Drawn<Scene> {
     const count = Math.min(this.#own.count, places.length);
     while (this.#rows.length < count) this.#rows.push(this.#row());
     this.#rows.splice(count).forEach(({ element }) => element.remove());
-    const largest = places.length ? Math.abs(found.value[places[0]]) : 0;
+    // Next to another run the bars of both are on one scale.
+    const [first] = places,
+      own = first === undefined ? 0 : Math.abs(found.value[first]);
+    const largest = scene.beside.length > 1 ? (run.tokens[first]?.kind === "image" ? found.image : found.text) : own;
     this.#rows.forEach((row, rank) => {
       const place = (row.place = places[rank]);
       const token = run.tokens[place];
@@ -192,8 +196,9 @@ class RankedList extends Drawn<Scene> {
       const [rankCell, name, position, bar, value, without] = row.cells;
       without.textContent = effects ? probabilityWithout(effects, token) : "";
       rankCell.textContent = String(rank + 1);
-      name.textContent = label(token, 30);
-      name.title = named(token);
+      const other = otherToken(scene, place);
+      name.textContent = label(token, 30) + (other ? ` → ${label(other, 30)}` : "");
+      name.title = named(token) + (other ? `, ${label(other)} in ${scene.runs[1].name}` : "");
       position.textContent = String(token.position);
       value.replaceChildren(
         shownValue(found, found.value[place]),
@@ -206,7 +211,7 @@ class RankedList extends Drawn<Scene> {
       filledBar.style.backgroundColor = shade.fill ?? "";
       filledBar.className = `ranking__bar${shade.hatch ? " ranking__bar--hatched" : ""}`;
       row.layer.textContent = String(found.peak[place]);
-      row.token.setAttribute("aria-pressed", String(state.token === token.position));
+      row.token.setAttribute("aria-pressed", String(selectedIn(state).includes(token.position)));
       row.token.title = [
         found.signed && moreOrLess(scene, found.value[place]),
         isNoise(size, found.floor) && "below the noise floor",
@@ -237,7 +242,7 @@ class RankedList extends Drawn<Scene> {
     const scene = () => this.#store.scene!;
     const position = () => scene().run.tokens[row.place].position;
     const peak = () => scores(scene()).peak[row.place];
-    token.onclick = () => this.#store.set({ token: scene().state.token === position() ? null : position() });
+    token.onclick = ({ shiftKey }) => this.#store.set(picked(scene().state, position(), shiftKey));
     layer.onclick = () => {
       const { state } = scene();
       const same = state.token === position() && state.layer === peak();

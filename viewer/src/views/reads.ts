@@ -1,6 +1,6 @@
 /** Which position reads which: a map of query positions and hidden tokens, layer by layer. */
 
-import { share, table as colours } from "../core/colour.ts";
+import { CURVES, risingSizes, share, table as colours } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import { titleOf as fileTitle, type Line } from "../core/export.ts";
 import { LIGHT, type Ink } from "../core/ink.ts";
@@ -63,7 +63,7 @@ export class ReadsView extends MatrixView<Reads> {
     this.#large.checked = state.large;
     const below = found.values.reduce((count, value) => count + Number(isNoise(value, found.floor)), 0);
     const notes = [
-      state.curve === "sqrt" && "square-root scale",
+      CURVES[state.curve],
       found.outside >= 0 && "hatched: position 0, outside of the scale",
       below > 0 && `${below} below the noise floor ${number(found.floor)}`,
     ];
@@ -236,17 +236,19 @@ function layOut({ rows, tokens }: Reads, width: number, smallest: number): Layou
 // --- drawing ----------------------------------------------------------------------------------------------
 function paint(painter: Painter, ink: Ink, scene: Scene, found: Reads, layout: Layout, pointer: Cell | null): void {
   const {
-      state: { palette, curve, query, token },
+      state: { palette, curve, least, query, token },
       run,
       hover,
     } = scene,
     { rows, tokens, values } = found;
-  const scale = colours(palette);
+  const scale = colours(palette),
+    sizes = curve === "rank" ? risingSizes(values, (place) => place % tokens.length !== found.outside) : null;
   const cells = {
     rows: rows.length,
     columns: tokens.length,
     value: (row: number, column: number) => values[row * tokens.length + column],
-    colour: (value: number, row: number) => scale[Math.round(share(value, largestOf(found, row), curve) * 255)],
+    colour: (value: number, row: number) =>
+      scale[Math.round(share(value, largestOf(found, row), { curve, least }, false, sizes) * 255)],
     empty: null,
     hatched: (value: number, _: number, column: number) => column === found.outside || isNoise(value, found.floor),
     gap: { from: 10 },

@@ -16,6 +16,8 @@ export class RunsView extends Drawn<Scene> implements View {
   #modes: HTMLElement;
   #inputs: HTMLInputElement[];
   #swap: HTMLElement;
+  #alignment: HTMLElement;
+  #aligned: HTMLInputElement[];
 
   constructor(store: Store) {
     super();
@@ -35,12 +37,26 @@ export class RunsView extends Drawn<Scene> implements View {
       ...this.#inputs.map((input, i) => h("label", {}, input, h("span", {}, modes[i][1]))),
       this.#swap,
     );
+    const aligned: [State["align"], string, string][] = [
+      ["token", "token", "The same tokens, in the same order"],
+      ["position", "position", "Whatever stands at the same position: circle → square"],
+    ];
+    this.#aligned = aligned.map(([value]) =>
+      h("input", { type: "radio", name: "choice-align", value, onchange: () => store.set({ align: value }) }),
+    );
+    this.#alignment = h(
+      "fieldset.choice",
+      {},
+      h("legend", {}, "Match by"),
+      ...this.#aligned.map((input, i) => h("label", { title: aligned[i][2] }, input, h("span", {}, aligned[i][1]))),
+    );
     this.element = h(
       "section.runs",
       { "aria-label": "Loaded runs" },
       h("span.muted", {}, "Runs"),
       this.#list,
       this.#modes,
+      this.#alignment,
     );
     this.draws((scene) => this.#choose(scene));
     this.draws((scene) => this.#fill(scene));
@@ -48,12 +64,13 @@ export class RunsView extends Drawn<Scene> implements View {
 
   #choose({ library, runs, state }: Scene): void {
     this.element.hidden = library.length < 2;
-    this.#modes.hidden = runs.length < 2;
+    this.#modes.hidden = this.#alignment.hidden = runs.length < 2;
     document.documentElement.style.setProperty("--runs", String(Math.min(3, runs.length))); // room for a line about each
     for (const input of this.#inputs) {
       input.disabled = input.value === "difference" && runs.length > 2;
       input.checked = input.value === (runs.length > 2 ? "side" : state.compare);
     }
+    for (const input of this.#aligned) input.checked = input.value === state.align;
   }
 
   #fill({ library, runs }: Scene): void {
@@ -98,6 +115,7 @@ export class RunsView extends Drawn<Scene> implements View {
   }
 
   #reverse(): void {
-    this.#store.set({ runs: [...this.#store.state.runs].reverse() });
+    const { runs, of } = this.#store.state;
+    this.#store.set({ runs: [...runs].reverse(), of: Math.max(0, runs.length - 1 - of) });
   }
 }

@@ -2,13 +2,16 @@
 
 import "./selection.css";
 
-import { beside } from "../core/beside.ts";
 import { h } from "../core/dom.ts";
+import { factsBeside } from "../core/joined.ts";
+import { titleOf } from "../core/metrics.ts";
+import { scores } from "../core/prompt-text.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
-import type { Store } from "../core/store.ts";
+import { selectedIn } from "../core/select.ts";
+import type { Scenes } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
-import { exact, label } from "../core/tokens.ts";
-import { variantName } from "../core/words.ts";
+import { exact, label, number } from "../core/tokens.ts";
+import { layerText, variantName } from "../core/words.ts";
 import { at } from "../data/types.ts";
 
 export class SelectionView extends Drawn<Scene> implements View {
@@ -16,18 +19,20 @@ export class SelectionView extends Drawn<Scene> implements View {
   #token = h("p.selection-token mono");
   #facts = h("p.muted");
   #numbers = h("dl.selection-numbers");
+  #also = h("table.selection-also");
   #clear: HTMLElement;
 
-  constructor(store: Store) {
+  constructor(store: Scenes) {
     super();
     this.#clear = h("button.quiet", { onclick: () => store.set({ token: null, layer: null }) }, "clear");
     this.element = h(
       "section.selection",
-      { "aria-labelledby": "selection-title" },
-      h("div.selection-head", {}, h("h2", { id: "selection-title" }, "Selection"), this.#clear),
+      { "aria-label": "Selection" },
+      h("div.selection-head", {}, h("h2", {}, "Selection"), this.#clear),
       this.#token,
       this.#facts,
       this.#numbers,
+      this.#also,
     );
     this.draws((scene) => this.#draw(scene));
   }
@@ -36,7 +41,8 @@ export class SelectionView extends Drawn<Scene> implements View {
     const { run, state } = scene;
     const place = tokenIndex(run, state.token),
       layer = state.layer === null ? -1 : run.layers.indexOf(state.layer);
-    this.element.hidden = place < 0 && layer < 0;
+    this.element.hidden = place < 0 && layer < 0 && !state.also.length;
+    this.#list(scene, layer);
     const token = run.tokens[place];
     this.#token.textContent = token ? label(token) : "";
     this.#token.hidden = !token;
@@ -55,10 +61,32 @@ export class SelectionView extends Drawn<Scene> implements View {
             h("dt", {}, `${title}, ${variantName(state.variant)}`),
             h("dd", {}, exact(at(run, name, step, variant, layer, place)) || "no value"),
           ]);
-    const more = token ? beside(scene, token) : [];
+    const more = token ? factsBeside(scene, token) : [];
     this.#numbers.replaceChildren(
       ...numbers,
       ...more.flatMap(({ what, said }) => [h("dt", {}, what), h("dd", {}, said)]),
     );
+  }
+
+  /** All selected tokens, each with its value in the layer, or with the layers joined. */
+  #list(scene: Scene, layer: number): void {
+    const { run, state } = scene,
+      { value } = scores(scene),
+      positions = state.also.length ? selectedIn(state) : [];
+    const step = run.steps.indexOf(state.step),
+      variant = run.variants.indexOf(state.variant);
+    const rows = positions.map((position) => {
+      const place = tokenIndex(run, position),
+        here = layer < 0 ? value[place] : at(run, state.metric, step, variant, layer, place);
+      return h(
+        "tr",
+        { "data-position": position },
+        h("th.mono", { scope: "row" }, label(run.tokens[place], 24)),
+        h("td", {}, String(position)),
+        h("td", {}, number(here ?? NaN)),
+      );
+    });
+    const what = `${titleOf(run, state)} of ${variantName(state.variant)}, ${layerText(state)}`;
+    this.#also.replaceChildren(...(rows.length ? [h("caption", {}, what), ...rows] : []));
   }
 }

@@ -3,9 +3,16 @@
 import { isFirst, JOINED } from "../core/aggregate.ts";
 import { colourAt, css, isLight, paletteOf, share } from "../core/colour.ts";
 import { inText, titleOf } from "../core/metrics.ts";
-import { layerRange, whyMissing, type Compared, type PromptToken, type Scores } from "../core/prompt-text.ts";
+import {
+  layerRange,
+  otherToken,
+  whyMissing,
+  type Compared,
+  type PromptToken,
+  type Scores,
+} from "../core/prompt-text.ts";
 import { isNoise } from "../core/scene.ts";
-import { named, number, signed } from "../core/tokens.ts";
+import { label, named, number, signed } from "../core/tokens.ts";
 import { isDifference, moreOrLess, percent, subject, variantName } from "../core/words.ts";
 
 export interface Shade {
@@ -20,16 +27,17 @@ export interface Shade {
 export const UNSHADED: Shade = { fill: null, text: "inherit", hatch: null };
 
 /** What a shade depends on. */
-type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" | "curve" | "first"> };
+type Shaded = { run: Compared["run"]; state: Pick<Compared["state"], "palette" | "curve" | "least" | "first"> };
 
 export function shadeOf({ run, state }: Shaded, scores: Scores, place: number): Shade {
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return UNSHADED;
   const token = run.tokens[place];
-  const palette = paletteOf(state, scores.signed);
+  const palette = paletteOf(state, scores.signed),
+    kind = token.kind === "image" ? "image" : "text";
   const colour = colourAt(
     palette,
-    share(value, token.kind === "image" ? scores.image : scores.text, state.curve, scores.signed),
+    share(value, scores[kind], { curve: state.curve, least: state.least }, scores.signed, scores.sizes?.[kind]),
   );
   const hatched = (isFirst(token) && !state.first) || isNoise(value, scores.floor);
   const light = isLight(colour);
@@ -57,7 +65,8 @@ export const shownValue = (scores: { signed: boolean }, value: number) => (score
 export function sentence(scene: Compared, scores: Scores, token: PromptToken): string {
   const { info, place, step, probability } = token,
     { state } = scene;
-  const name = named(info, 24);
+  const other = place < 0 ? null : otherToken(scene, place);
+  const name = named(info, 24) + (other ? ` → ${label(other, 24)}` : "");
   const chance = step !== null && probability !== null ? `, generated with p ${percent(probability)}` : "";
   const value = place < 0 ? NaN : scores.value[place];
   if (isNaN(value)) return `${name}${chance}: ${whyMissing(scene, token)}`;

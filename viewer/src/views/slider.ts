@@ -14,6 +14,8 @@ interface Track {
   at: number;
   first: number;
   choose: (place: number) => void;
+  /** Told when playing begins and ends. */
+  playing?: (on: boolean) => void;
 }
 
 /** A slider over places, and a button that goes through them by itself. */
@@ -55,6 +57,7 @@ export class Player {
     };
     const { places, at, first } = this.#track();
     this.#played = at;
+    this.#track().playing?.(true);
     this.#timer = window.setInterval(go, PLAY_MS);
     if (at === places - 1) this.#go(first);
     else go();
@@ -70,6 +73,7 @@ export class Player {
     if (!this.#timer) return;
     clearInterval(this.#timer);
     this.#timer = 0;
+    this.#track().playing?.(false);
     this.#label();
   }
 
@@ -93,7 +97,8 @@ export class LayerPlayer extends Player {
     super(id, "Layer", "layers", () => {
       const { run, state } = read();
       const choose = (place: number) => store.set({ layer: place < none ? null : run.layers[place - none] });
-      return { places: run.layers.length + none, at: placeOf(run, state) + none, first: none, choose };
+      const playing = (on: boolean) => void (store.playing = on);
+      return { places: run.layers.length + none, at: placeOf(run, state) + none, first: none, choose, playing };
     });
     this.#joined = none;
   }

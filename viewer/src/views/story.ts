@@ -4,7 +4,7 @@ import "./story.css";
 
 import { h } from "../core/dom.ts";
 import type { Scene, View } from "../core/scene.ts";
-import type { Store } from "../core/store.ts";
+import type { Scenes } from "../core/store.ts";
 import { CHANGES } from "../core/effects.ts";
 import { story, wordAround, type Read, type Story } from "../core/story.ts";
 import { label, visible } from "../core/tokens.ts";
@@ -16,22 +16,20 @@ type Part = Node | string;
 
 export class StoryView extends Drawn<Scene> implements View {
   #said = h("p.story", { "aria-live": "polite" });
-  #meaning = h("p.header-meaning muted");
-  readonly element = h("div", {}, this.#said, this.#meaning);
-  #store: Store;
+  readonly element = h("div", {}, this.#said);
+  #store: Scenes;
 
-  constructor(store: Store) {
+  constructor(store: Scenes) {
     super();
     this.#store = store;
     this.draws((scene) => this.#tell(scene));
-    this.draws((scene) => void (this.#meaning.textContent = meaning(scene)));
   }
 
   #tell(scene: Scene): void {
     const { run, runs, state } = scene;
     const answer = predicted(run, state.step)?.text;
     const said = isDifference(state, runs) ? [] : this.#sentences(scene, story(scene));
-    this.#said.hidden = !said.length;
+    this.element.hidden = !said.length;
     const tower = run.manifest?.tower === "vision";
     const beginning: Part[] = tower
       ? ["In the vision tower, the other patches read most "]
@@ -40,7 +38,7 @@ export class StoryView extends Drawn<Scene> implements View {
         : answer === undefined
           ? ["To say the next token: "]
           : ["To say ", h("strong.mono", {}, word(answer)), ": "];
-    this.#said.replaceChildren(...(runs.length > 1 ? [`${run.name}. `] : []), ...beginning, ...said, ".");
+    this.#said.replaceChildren(...beginning, ...said, ".");
   }
 
   #sentences({ run, state }: Scene, { words, patch, tower, template, lost, robust }: Story): Part[] {
@@ -79,6 +77,16 @@ export class StoryView extends Drawn<Scene> implements View {
       { onclick: select, title: `Select it${layer === null ? "" : ` in layer ${layer}`}` },
       ...name(run, token),
     );
+  }
+}
+
+/** What colour means, in all views. */
+export class MeaningView extends Drawn<Scene> implements View {
+  readonly element = h("p.header-meaning muted");
+
+  constructor() {
+    super();
+    this.draws((scene) => void (this.element.textContent = meaning(scene)));
   }
 }
 

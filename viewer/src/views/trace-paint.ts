@@ -88,7 +88,7 @@ export function paintTrace(
   const palette = paletteOf(scene.state, false);
   paintFrame(painter, ink, scene, found, plan);
   for (const edge of [...found.edges.toReversed(), ...[chosen, pointed].filter((each) => each !== null)]) {
-    const size = share(Math.abs(edge.value), found.largest, scene.state.curve);
+    const size = share(Math.abs(edge.value), found.largest, { curve: scene.state.curve });
     const frame = edge === pointed ? ink.ink : edge === chosen ? ink.accent : null;
     if (frame) painter.line(lineOf(plan, edge), frame, 7 + 6 * size);
     if (frame) painter.line(lineOf(plan, edge), ink.paper, 3 + 6 * size);

@@ -150,7 +150,7 @@ export class TraceView extends Drawn<Scene> implements View {
     this.#heads.replaceChildren(
       ...heads.flatMap(({ head, value }) => {
         const bar = h("i");
-        const size = share(Math.abs(value), most, state.curve);
+        const size = share(Math.abs(value), most, { curve: state.curve });
         bar.style.width = `${100 * size}%`;
         bar.style.background = css(colourAt(paletteOf(state, false), 0.2 + 0.8 * size));
         return [
