@@ -160,8 +160,8 @@ class Settings:
     """What all prompts of one command share: the model, and where results go."""
 
     model: str = option(
-        MISSING, "a hub name, a checkpoint folder, a GGUF file, or demo for the bundled model (default: %(default)s)",
-        metavar="NAME_OR_PATH",
+        MISSING, "a hub name, a checkpoint folder, a GGUF file, demo (the bundled model), smollm2 or smollm2-vl (from "
+        "pip packages) (default: %(default)s)", metavar="NAME_OR_PATH",
     )  # fmt: skip
     revision: str | None = option(None, "of a model on the hub: a branch, a tag or a commit", metavar="REV")
     adapter: str | None = option(None, "a folder with an adapter (LoRA), to be merged into the weights", metavar="DIR")
@@ -215,7 +215,7 @@ class Request:
         table="results",
     )  # fmt: skip
     ablation: str = option(
-        "neg-inf", "take a token out of the softmax, or keep its weight and zero its value", choices=ABLATIONS
+        "neg-inf", "take a token out of the softmax (neg-inf), or only zero its value (zero-value)", choices=ABLATIONS
     )
     # "last", "all", or (first, last) of each range of positions; None: "last", for an encoder "all"
     queries: str | tuple[tuple[int, int], ...] | None = option(
@@ -235,7 +235,7 @@ class Request:
         False, "also measure what masks do to the answer, carried on to the logits", kind="switch", table=""
     )
     mask_layers: str = option(
-        "all", "for --effects, the layers in which a mask holds: all, 0-5, window:3 (sliding) or from (default: all)",
+        "all", "for --effects, where a mask holds: all, 0-5, window:3 (sliding) or from (each layer on) (default: all)",
         kind="list", metavar="LIST", table="effects", from_python=_written,
         keyword_type="str | Sequence[int | str]",
     )  # fmt: skip
@@ -263,7 +263,7 @@ class Request:
         keyword_type="str | Sequence[str]",
     )  # fmt: skip
     contrast: tuple[str, ...] = option(  # two texts, or none
-        (), "for --effects, also report how much likelier one text is than the other as the answer", kind="pair",
+        (), "for --effects, also report how much likelier the first text is than the second as the answer", kind="pair",
         metavar=("TEXT", "TEXT"), table="effects",
     )  # fmt: skip
     trace_layers: bool = option(

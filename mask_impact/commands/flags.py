@@ -148,7 +148,7 @@ def add_output(parser: Parser) -> None:
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--overwrite", action="store_true", help="replace results that exist under the given name")
     earlier.add_argument(
-        "--resume", action="store_true", help="keep results that exist and are of the same inputs; redo others"
+        "--resume", action="store_true", help="keep existing results of the same inputs; repeat the others"
     )
 
 

@@ -108,7 +108,7 @@ def test_keys_do_what_the_controls_do(talk, runs):
     ):  # fmt: skip
         talk.key(key)
         talk.address(part)
-    talk.key("V", "[", "r", "s", "l", "0", "p", "t", "f", "m", "m")  # the third metric is relative
+    talk.key("V", "[", "r", "s", "l", "l", "0", "p", "t", "f", "m", "m")  # the third metric, and the third curve
     talk.settle()
     assert talk.numbers()[1] == run.cells()
     talk.key("e")

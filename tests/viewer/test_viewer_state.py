@@ -26,7 +26,7 @@ CHANGES = {
         "curve": ({}, "sqrt"), "first": ({}, True), "palette": ({}, "viridis"), "token": ({}, 5),
         "layer": ({"token": 5}, 2), "from": ({}, 2), "to": ({}, 1), "join": ({}, "mean"), "effect": ({}, "kl"),
         "block": ({}, "last"), "mask": ({}, "1-3"), "order": ({}, "position"), "shade": ({}, "effect"),
-        "theme": ({}, "dark"),
+        "theme": ({}, "dark"), "also": ({"token": 5}, "[3,4]"), "least": ({}, 0.3),
     },
     "whole": {"answer": ({}, "whole")},
     "reads": {
@@ -39,6 +39,7 @@ CHANGES = {
         "opacity": ({}, 0.2), "fold": ({}, True), "metric": (PICTURE, "cosine"), "step": ({}, 1), "near": ({}, "2"),
         "wash": ({}, 0.6),
         "tint": ({}, "bank"), "ranks": ({}, True), "find": ({}, "red"), "layer": ({}, 2), "token": ({}, 12),
+        "region": ({}, "[0,0,0,1,2]"),
         "palette": ({}, "viridis"), "theme": ({}, "dark"),
     },
     "neighbours": {"patch": ({}, 9), "near": ({}, "static")},
@@ -46,7 +47,7 @@ CHANGES = {
     "two": {
         "runs": ({}, "[1,0]"), "compare": ({}, "difference"), "metric": ({"compare": "difference"}, "cosine"),
         "variant": ({"compare": "difference"}, "Head_2"), "step": ({}, 1), "heads": ({}, "[1,3]"), "token": ({}, 3),
-        "curve": ({}, "sqrt"),
+        "curve": ({}, "rank"), "align": ({"compare": "difference"}, "position"), "of": ({"token": 10}, 1),
     },
 }  # fmt: skip
 TWO = {"runs": "[0,1]"}

@@ -1,7 +1,7 @@
 import { interpolateCividis, interpolatePuOr, interpolateViridis } from "d3-scale-chromatic";
 import { expect, test } from "vitest";
 
-import { table, type Palette } from "../src/core/colour.ts";
+import { risingSizes, share, table, type Palette } from "../src/core/colour.ts";
 
 const ORIGINALS: Partial<Record<Palette, (t: number) => string>> = {
   cividis: interpolateCividis,
@@ -31,4 +31,22 @@ test.each([
   const far = table(palette).map((colour) => Math.hypot(...colour.map((part, channel) => part - paper[channel])));
   expect(far[0]).toBe(0);
   expect(far.every((each, i) => i === 0 || each >= far[i - 1] - 1)).toBe(true);
+});
+
+test("a percentile scale has as many values below a place as the place says", () => {
+  const values = [5, -1, 2, 2, NaN, 100, 0];
+  const sizes = risingSizes(values);
+  expect([...sizes]).toEqual([0, 1, 2, 2, 5, 100]);
+  const places = [0, 1, 2, 5, 100].map((value) => share(value, 100, { curve: "rank" }, false, sizes));
+  expect(places).toEqual([0, 0.2, 0.4, 0.8, 1]);
+  expect(share(-5, 100, { curve: "rank" }, true, sizes)).toBeCloseTo(0.1);
+  expect(share(5, 100, { curve: "rank" })).toBe(0.05); // without the others: linear
+});
+
+test("under the threshold nothing has a colour", () => {
+  for (const curve of ["linear", "sqrt", "rank"] as const) {
+    expect(share(2.9, 10, { curve, least: 0.3 }, false, Float32Array.of(2.9, 3, 10))).toBe(0);
+    expect(share(-2.9, 10, { curve, least: 0.3 }, true)).toBe(0.5);
+    expect(share(3, 10, { curve, least: 0.3 })).toBeGreaterThan(0);
+  }
 });

@@ -344,3 +344,15 @@ test("a page has table, manifest and pictures", async () => {
   expect(resolveNeighbors(library)[0].pictures.map((each) => each?.fileName)).toEqual(["Cat.png", undefined]);
   expect(await failure(file(embedded(packed.slice(0, 400)), "a_neighbors.html"))).toContain("damaged");
 });
+
+test("opens on the static vocabulary only where that clearly names more, and on a patch that names something", async () => {
+  const of = (merged: string, fixed: string) =>
+    table().map((row) => ({ ...row, neighbor_token: row.kind === "static" ? fixed : merged }));
+  const scene = async (rows: Row[]) => sceneOf(await neighborsOf(file(columns(rows), "a_neighbors.json")));
+  expect((await scene(of(" is", " red"))).state.near).toBe("static");
+  expect((await scene(of(" red", " blue"))).state.near).toBe("merged");
+  expect((await scene(of(",", " the"))).state.near).toBe("merged");
+  const one = of(" the", "<|end|>").map((row) => (row.token_position === 7 ? { ...row, neighbor_token: " red" } : row));
+  const found = await scene(one);
+  expect(found.found.tokens[shownPatch(found).token].position).toBe(7);
+});

@@ -127,8 +127,8 @@ describe("values", () => {
   test("of a layer, on a scale of all layers or of its own; text and padding do not count", () => {
     const run = runOf([WIDE], { padding: 1 });
     const all = shown(scene([run], { layer: 3 }));
-    expect([all.values.get(run)!.of[6], scaleOf(all, run)]).toEqual([6, 106]);
-    expect(scaleOf(shown(scene([run], { layer: 3, range: "row" })), run)).toBe(6);
+    expect([all.values.get(run)!.of[6], scaleOf(all, run).largest]).toEqual([6, 106]);
+    expect(scaleOf(shown(scene([run], { layer: 3, range: "row" })), run).largest).toBe(6);
   });
   test("of all layers joined, with the layer of the largest", () => {
     const run = runOf([WIDE], { value: (layer, token) => (layer === token % 2 ? 10 : 1) + token });
@@ -146,7 +146,7 @@ describe("values", () => {
       twice = runOf([WIDE], { value: () => 500 }),
       other = runOf([WIDE], { model: "other", value: () => 5 });
     const found = shown(scene([one, twice, other], { join: "max" }));
-    expect([one, twice, other].map((run) => scaleOf(found, run))).toEqual([500, 500, 5]);
+    expect([one, twice, other].map((run) => scaleOf(found, run).largest)).toEqual([500, 500, 5]);
     expect(found.scales.length).toBe(2);
   });
   test("a difference is of the same patch, and of nothing where there is none", () => {
@@ -155,7 +155,7 @@ describe("values", () => {
     const found = shown(scene([one, more], { compare: "difference", layer: 3 }));
     expect(found.signed).toBe(true);
     expect([...found.values.get(one)!.of.slice(0, 4)]).toEqual([3, 3, -30, 3]);
-    expect(scaleOf(found, one)).toBe(30);
+    expect(scaleOf(found, one).largest).toBe(30);
     const turned = runOf([{ ...WIDE, rows: 3, cols: 2 }]);
     const none = shown(scene([one, turned], { compare: "difference", layer: 3 })).values.get(one)!.of;
     expect([none[1], none[2], none[3]]).toEqual([0, 0, NaN]); // row 0 has two columns in both

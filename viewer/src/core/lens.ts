@@ -36,7 +36,7 @@ export function lensScene(
   const { layers, groups, impact } = found,
     twin = scene && twinOf(found, scene.run);
   const layer = state.layer !== null && layers.includes(state.layer) ? state.layer : layers[layers.length >> 1];
-  const near = groups.includes(state.near) ? state.near : groups[0];
+  const near = groups.includes(state.near) ? state.near : sayingMost(found);
   const tint =
     (state.tint === "impact" && !impact) || (state.tint === "bank" && near !== "merged") ? "similarity" : state.tint;
   const token = scene?.state.token ?? null;
@@ -51,6 +51,53 @@ export function lensScene(
     beside: scene !== null,
     dark,
   };
+}
+
+/** The group that is shown until another is chosen: the static vocabulary where it clearly names more, else the first. */
+function sayingMost(found: Neighbors): string {
+  const { groups } = found,
+    [first] = groups;
+  const fixed = groups.indexOf("static");
+  return fixed > 0 && wordsOf(found, fixed) > CLEARLY * wordsOf(found, 0) ? groups[fixed] : first;
+}
+
+const known = new WeakMap<Neighbors, Map<number, number>>();
+
+/** In how many patches and layers the nearest token names something. */
+function wordsOf(found: Neighbors, group: number): number {
+  const counts = known.get(found) ?? new Map<number, number>();
+  known.set(found, counts);
+  if (!counts.has(group)) {
+    const isWord = found.texts.map(names);
+    const said = found.layers.map(
+      (layer) =>
+        found.tokens.filter((_, token) => {
+          const row = best(found, group, layer, token);
+          return row >= 0 && isWord[found.token[row]];
+        }).length,
+    );
+    counts.set(
+      group,
+      said.reduce((sum, each) => sum + each, 0),
+    );
+  }
+  return counts.get(group)!;
+}
+
+const CLEARLY = 1.5;
+const SAY_NOTHING = new Set(
+  "a an the and or of in on at to by for from with as is are was were be been has have had it its this that there".split(
+    " ",
+  ),
+);
+
+/** A word of its own or the beginning of one; neither a comma, nor "is", nor a special token. */
+function names(text: string): boolean {
+  const word = text
+    .replace(/^[\u0120\u2581]/, "")
+    .trim()
+    .toLowerCase();
+  return /^\p{L}{2,}$/u.test(word) && !SAY_NOTHING.has(word);
 }
 
 /** For every image token the position of the same patch in a run of the same pictures; -1 if it was not masked there. */
@@ -161,11 +208,9 @@ export const matching = remembered(
 /** The selected patch, or the one that is shown until another is selected. */
 export function shownPatch({ found, patch, group, state }: LensScene): { token: number; why: string } {
   if (patch >= 0) return { token: patch, why: "" };
-  // One that says a word in the layer that is shown, if there is any: a comma tells nothing.
+  // One that names something in the layer that is shown, if there is any.
   const row = (token: number) => best(found, group, state.layer, token);
-  const words = [...found.tokens.keys()].filter(
-    (token) => row(token) >= 0 && /\p{L}{2}/u.test(tokenText(found, row(token))),
-  );
+  const words = [...found.tokens.keys()].filter((token) => row(token) >= 0 && names(tokenText(found, row(token))));
   const { impact, tokens, layers, similarity } = found;
   const value = (layer: number, token: number) =>
     impact ? impactOf(found, layer, token) : (similarity[best(found, group, layer, token)] ?? NaN);

@@ -123,7 +123,7 @@ export const DEFAULTS: Readonly<State> = {
   edges: 0.5,
   lens: 0,
   patch: null,
-  near: "merged",
+  near: "",
   tint: "similarity",
   ranks: false,
   find: "",
@@ -194,7 +194,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "mask":
       return /^(strongest|\d+-\d+(\.\d+)?)$/.test(value as string);
     case "near":
-      return /^(merged|static|\d+)$/.test(value as string);
+      return /^(|merged|static|\d+)$/.test(value as string);
     case "find":
       return true;
     case "variant":

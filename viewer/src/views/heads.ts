@@ -99,7 +99,7 @@ export class HeadsView extends MatrixView<Found> {
     const { layers, heads } = found.matrix;
     if (!heads.length) return null;
     const left = 30,
-      top = 24;
+      top = 38;
     const wide = Math.max(3, Math.min(36, Math.floor((width - left - 2) / heads.length)));
     const high = Math.max(5, Math.min(22, Math.floor(380 / layers.length)));
     return laidOut({ left, top, wide, high }, this.sizeOf(found));
@@ -278,6 +278,7 @@ function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: L
     const style = { ...small, align: "center" as const, ...(colour ? { colour, bold: true } : {}) };
     if (column % every === 0) painter.text(middle, top - 8, String(head), style);
   });
+  painter.text(left, top - 24, "head", { size: 10, colour: ink.muted });
   painter.text(left - 5, top - 8, "layer", { size: 10, colour: ink.muted, align: "right" });
 }
 

@@ -72,9 +72,17 @@ export function paint(
   const selected = scene.state.token;
   if (hover !== selected) outline(painter, figure, hover, at, area, ink.ink, ink.paper, 1);
   outline(painter, figure, selected, at, area, ink.accent, ink.paper, 2.5);
-  const boxed = inBox(figure, scene.state.region);
-  frame(painter, boxed, at, area, "#ffffff", 4);
-  frame(painter, boxed, at, area, ink.accent, 2);
+  const boxed = inBox(figure, scene.state.region).map(area);
+  if (boxed.length) paintBox(painter, boxed, ink.accent);
+}
+
+/** Around all of the areas together. */
+function paintBox(painter: Painter, boxed: Area[], colour: string): void {
+  const [left, top] = [0, 1].map((axis) => Math.min(...boxed.map((each) => each[axis])));
+  const [right, bottom] = [0, 1].map((axis) => Math.max(...boxed.map((each) => each[axis] + each[axis + 2])));
+  const box = [left + 1.5, top + 1.5, right - left - 3, bottom - top - 3] as const;
+  painter.rect(...box, null, "#ffffff", 5);
+  painter.rect(...box, null, colour, 2.5);
 }
 
 /** The picture alone, or an empty frame where it is not there. */

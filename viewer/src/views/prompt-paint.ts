@@ -122,9 +122,9 @@ class Lines {
     const x = this.#x,
       y = this.#y;
     const isLater = step !== null && step >= state.step;
-    const { fill, text: colour, hatch } = isLater ? UNSHADED : shadeOf(this.#scene, this.#found, place);
+    const shade = isLater ? UNSHADED : shadeOf(this.#scene, this.#found, place);
+    const { fill, text: colour } = shade.hatch ? UNSHADED : shade; // as on the page: it would make the text hard to read
     if (fill ?? step === null) painter.rect(x, y, width - 1, HIGH - 3, fill ?? emptyColour(this.#found, ink));
-    if (hatch) painter.hatch(x, y, width - 1, HIGH - 3, hatch);
     painter.text(x + 3, y + 14, text, { ...style, colour: fill ? colour : next ? ink.ink : ink.muted });
     if (selectedIn(state).some((each) => tokenIs(run, place, info, each)))
       painter.rect(x + 0.5, y + 0.5, width - 2, HIGH - 4, null, ink.accent, 2);

@@ -32,13 +32,13 @@ import { sentence, shadeOf, UNSHADED } from "./shade.ts";
 import { legend } from "./prompt-legend.ts";
 import { PromptMap, type Mark } from "./prompt-map.ts";
 import { beginsDecoder, drawPrompt, paintBlock, scoresOf } from "./prompt-paint.ts";
+import { PromptTools } from "./prompt-tools.ts";
 import "./prompt.css";
 
 /** Longer tokens are cut: the readout has no use for ten thousand characters either. */
 const LENGTH = 80;
 const FEW = 60, // tokens that are set large, and need no search
   SOME = 400;
-const STRONG = 0.3; // of the largest value: worth a visit
 const LONG = 24; // characters that fit into every line; longer tokens may have to be broken
 
 interface Shown {
@@ -70,34 +70,19 @@ export class PromptView extends Drawn<Scene> implements View {
   #readout = h("p.prompt__readout visually-hidden", { "aria-live": "polite", "data-said": "" });
   #legend = h("div.prompt__legend");
   #map = new PromptMap(this.#box);
-  #find = h("input", {
-    type: "search",
-    placeholder: "Find a token",
-    "aria-label": "Find a token",
-    onkeydown: (event: KeyboardEvent) => event.key === "Enter" && this.#search(event.shiftKey ? -1 : 1),
-    oninput: () => this.#search(0),
-  });
-  #found = h("output.muted");
-  #tools = h(
-    "div.prompt__tools",
-    {},
-    this.#find,
-    this.#found,
-    h("button.quiet", { onclick: () => this.#visit(-1), "aria-label": "Previous strong token" }, "‹"),
-    h("span.muted", {}, "strong"),
-    h("button.quiet", { onclick: () => this.#visit(1), "aria-label": "Next strong token" }, "›"),
-  );
+  #tools: PromptTools;
   readonly #own = this.watched({ width: 0 });
 
   constructor(store: Scenes) {
     super();
     this.#store = store;
+    this.#tools = new PromptTools(store, (place) => this.#goTo(place));
     this.element = h(
       "section.prompt",
       { "aria-label": "Prompt" },
       h("h2.visually-hidden", {}, "Prompt"),
       h("div.prompt__page", {}, this.#box, this.#map.element),
-      h("div.prompt__foot", {}, this.#legend, this.#tools),
+      h("div.prompt__foot", {}, this.#legend, this.#tools.element),
       this.#readout,
     );
     this.#box.onpointermove = (event) => this.#hover(this.#at(event));
@@ -131,40 +116,6 @@ export class PromptView extends Drawn<Scene> implements View {
         return fill && element && size > 0.05 ? [{ top: element.offsetTop, size, fill }] : [];
       });
     this.#map.update(marks, dark);
-  }
-
-  /** To the next token whose text, with that of its neighbours, contains what is looked for. */
-  #search(by: -1 | 0 | 1): void {
-    const wanted = this.#find.value.toLowerCase(),
-      { tokens } = this.#text;
-    const starts: number[] = [];
-    let whole = "";
-    for (const { info } of tokens) {
-      starts.push(whole.length);
-      whole += info.kind === "image" ? " " : info.text.toLowerCase();
-    }
-    const hits: number[] = [];
-    for (let at = wanted ? whole.indexOf(wanted) : -1; at >= 0; at = whole.indexOf(wanted, at + 1))
-      hits.push(starts.findLastIndex((start) => start <= at + (wanted.length - wanted.trimStart().length)));
-    const now = hits.indexOf(this.#byPosition.get(this.#store.scene?.state.token ?? -1) ?? -1);
-    const next = hits.length ? (now + (by || Number(now < 0)) + hits.length) % hits.length : -1;
-    this.#found.textContent = wanted ? (hits.length ? `${next + 1} of ${hits.length}` : "none") : "";
-    if (next >= 0) this.#goTo(hits[next]);
-  }
-
-  /** To the next token, in reading order, that is worth a look. */
-  #visit(by: -1 | 1): void {
-    const { scene } = this.#store;
-    if (!scene) return;
-    const { value, text } = scoresOf(scene),
-      { tokens } = this.#text;
-    const strong = [...tokens.keys()].filter(
-      (i) => Math.abs(value[tokens[i].place]) >= STRONG * text && tokens[i].info.kind !== "image",
-    );
-    if (!strong.length) return;
-    const now = this.#byPosition.get(scene.state.token ?? -1) ?? -1;
-    const next = by > 0 ? strong.find((i) => i > now) : strong.findLast((i) => i < now);
-    this.#goTo(next ?? strong.at(by > 0 ? 0 : -1)!);
   }
 
   #goTo(place: number): void {
@@ -206,8 +157,7 @@ export class PromptView extends Drawn<Scene> implements View {
     this.#box.replaceChildren(content);
     this.#elementOf(0)?.setAttribute("tabindex", "0");
     this.#box.dataset.size = tokens.length <= FEW ? "few" : tokens.length <= SOME ? "some" : "many";
-    this.#tools.hidden = tokens.length <= FEW;
-    [this.#find.value, this.#found.textContent] = ["", ""];
+    this.#tools.of(this.#text, tokens.length > FEW);
   }
 
   /** The token's element; a place to break the line before a word, line breaks after those of a text, but not of a template. */

@@ -136,7 +136,7 @@ class RankedList extends Drawn<Scene> {
   #heading = h("h3");
   #list = h("ol");
   #metric = h("span");
-  #without = h("span", { title: "The answer’s probability when the token is masked" }, "p after");
+  #without = h("span", { title: "The answer’s probability when the token is masked" }, "p without");
   #more: HTMLButtonElement;
   #run = "";
   readonly #own = this.watched({ count: 0 });
