@@ -175,6 +175,35 @@ test("units from coarse to fine: all levels, if the manifest tells what is a par
   expect(tells(all.nested[place], sizes.with(place, 14.9), place)).toBe(false);
 });
 
+test("only a table with injections is of DeepStack, in every form", async () => {
+  const [first, second] = [rows[0], rows[1]];
+  const record = (more: object) => ({
+    ...Object.fromEntries(first.map((name, i) => [name, second[i]])),
+    ...numbersOf(second),
+    ...more,
+  });
+  const added = {
+    injection: "0+1",
+    vision_layer: "5+17",
+    decoder_layer: "0+1",
+    action: "removed",
+    unit: "all image tokens",
+  };
+  const load = (records: object[]) => effectsOf(textFile(JSON.stringify(records), "x_deepstack.json"));
+  expect((await load([record({})])).injections).toBeNull();
+  expect(await load([record(added)])).toMatchObject({
+    name: "x",
+    windows: ["0+1 removed"],
+    injections: [{ injection: "0+1", vision: "5+17", decoder: "0+1", action: "removed" }],
+  });
+});
+
+/** As numbers what a CSV has as text. */
+const numbersOf = (row: string[]) =>
+  Object.fromEntries(
+    rows[0].flatMap((name, i) => (/^(token_masked|block|top_token)$/.test(name) ? [] : [[name, Number(row[i])]])),
+  );
+
 test("results with columns of effects beside theirs stay results", async () => {
   const [head, ...body] = text("reach_results.csv").trimEnd().split("\n");
   const loaded = await load(

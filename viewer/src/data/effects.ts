@@ -40,7 +40,7 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     }
     const level = columns.unit_level.length ? at("unit_level") : 0;
     const head = columns.head.length ? columns.head.data[row] : NaN;
-    const added = columns.injection.length ? injectionOf(table, row) : null;
+    const added = injectionOf(table, row);
     if (added) injections.set(added.window, added);
     const window = added ? added.window : head >= 0 ? `${first}-${last}.${head}` : `${first}-${last}`,
       key = `${position} ${label}`;
@@ -74,7 +74,9 @@ function byLayers(a: string, b: string): number {
   return one[0] - other[0] || one[1] - other[1] || (one[2] ?? -1) - (other[2] ?? -1);
 }
 
-function injectionOf({ columns, texts: { list } }: Table, row: number): Injection {
+/** Null: the row is of a mask. */
+function injectionOf({ columns, texts: { list } }: Table, row: number): Injection | null {
+  if (!columns.injection.length) return null;
   const [injection, vision, decoder, action] = ["injection", "vision_layer", "decoder_layer", "action"].map(
     (column) => list[columns[column].data[row]] ?? "",
   );

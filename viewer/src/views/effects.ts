@@ -75,7 +75,9 @@ export class EffectsView extends MatrixView<Found> {
     this.#scatter.onpointermove = (event) => store.hover({ token: this.#near(event) });
     this.#scatter.onclick = (event) => {
       const token = this.#near(event);
-      if (token !== null) store.set(picked(store.scene!.state, token, event.shiftKey));
+      if (token === null) return;
+      // What is selected from the start, nobody has chosen: a click keeps it.
+      store.set(picked(event.shiftKey ? store.scene!.state : store.state, token, event.shiftKey));
     };
   }
 
@@ -84,9 +86,16 @@ export class EffectsView extends MatrixView<Found> {
     return shown && this.#found(shown, scene.state);
   }
 
+  #last: { of: unknown[]; found: Found } | null = null; // asked for by every part, the same each time
+
   #found(shown: Shown, { order }: State): Found {
-    const { all, toggled } = this.#shows;
-    return arranged(shown, { order, all, isOpen: (key, changes) => toggled.includes(key) !== changes });
+    const { all, toggled } = this.#shows,
+      of = [shown, order, all, toggled];
+    if (!this.#last?.of.every((each, place) => each === of[place])) {
+      const isOpen = (key: string, changes: boolean) => toggled.includes(key) !== changes;
+      this.#last = { of, found: arranged(shown, { order, all, isOpen }) };
+    }
+    return this.#last!.found;
   }
 
   protected sizeOf({ rows, columns }: Found) {

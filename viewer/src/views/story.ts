@@ -13,6 +13,7 @@ import { isDifference, meaning, percent, predicted } from "../core/words.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
 
 type Part = Node | string;
+const MOST = 30; // characters of a piece
 
 export class StoryView extends Drawn<Scene> implements View {
   #said = h("p.story", { "aria-live": "polite" });
@@ -100,9 +101,9 @@ function name(run: Run, token: TokenInfo): Part[] {
   const around = token.members ? null : wordAround(run, token.position);
   const text = around
     ? [
-        around[0] && h("span.muted", {}, around[0]),
-        h("strong", {}, around[1]),
-        around[2] && h("span.muted", {}, around[2]),
+        around[0] && h("span.muted", {}, around[0].slice(-MOST)),
+        h("strong", {}, around[1].slice(0, MOST)),
+        around[2] && h("span.muted", {}, around[2].slice(0, MOST)),
       ]
     : [h("strong", {}, label(token, 30).replace(/^␣/, ""))];
   return [h("span.mono", {}, ...text), ` (${token.position})`];
