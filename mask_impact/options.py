@@ -30,9 +30,12 @@ from mask_impact.parsers import (
     one_of,
     one_of_list,
     path,
+    path_from_python,
+    paths_from_python,
     positive,
     query_list,
     rate,
+    rate_from_python,
     whole,
 )
 from mask_impact.table import FORMAT_NAMES
@@ -143,17 +146,6 @@ def _queries_from_python(value: Any) -> Any:
     return tuple((whole(first), whole(last)) for first, last in value)
 
 
-def _paths_from_python(value: Any) -> tuple[Any, ...]:
-    found = (value,) if isinstance(value, str | Path) else tuple(value or ())
-    if not all(isinstance(each, str | Path) for each in found):
-        raise TypeError
-    return found
-
-
-def _rate_from_python(value: Any) -> float | None:
-    return None if value is None else rate(str(value))
-
-
 # --- the fields --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Settings:
@@ -222,6 +214,11 @@ class Request:
         None, "where the change is measured: last (the predicting position; default), all, or positions such as 4,8-10",
         kind="list", metavar="last|all|LIST", parse=query_list, table="results",
         keyword_type="str | Sequence[tuple[int, int]] | None", from_python=_queries_from_python,
+    )  # fmt: skip
+    null_runs: Path | None = option(
+        None, "a folder of runs of other prompts, of the same model and settings, or one such run: say how large the "
+        "most important tokens' values are among theirs, as percentiles", metavar="PATH", parse=path, table="results",
+        keyword_type="str | Path | None", from_python=path_from_python,
     )  # fmt: skip
     mask_unit: str | None = option(
         None, "what is masked together; patch is for --tower vision (default: token, or span with --span)",
@@ -313,11 +310,11 @@ class Request:
     videos: tuple[str, ...] = option(
         (), "a video, an animated GIF, or a folder of frames; repeat it for more. They stand where the prompt says "
         "<video>, or before it", kind="repeated", flag="--video", key="video", metavar="PATH", parse=path,
-        scope="vision", from_python=_paths_from_python, keyword_type="str | Path | Sequence[str | Path]",
+        scope="vision", from_python=paths_from_python, keyword_type="str | Path | Sequence[str | Path]",
     )  # fmt: skip
     fps: float | None = option(
         None, "frames of a video that are taken for each second (default: the processor's, else 2)", metavar="F",
-        parse=rate, scope="vision", from_python=_rate_from_python,
+        parse=rate, scope="vision", from_python=rate_from_python,
     )  # fmt: skip
     max_frames: int | None = option(
         None, "frames of a video that are taken at most (default: the processor's)", metavar="N", parse=positive,

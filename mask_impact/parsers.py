@@ -123,6 +123,25 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def path_from_python(value: Any) -> Path | None:
+    """Raises TypeError, as the next two do, for a keyword that is no such value."""
+    found = paths_from_python(value)
+    if len(found) > 1:
+        raise TypeError
+    return path(str(found[0])) if found else None
+
+
+def paths_from_python(value: Any) -> tuple[Any, ...]:
+    found = (value,) if isinstance(value, str | Path) else tuple(value or ())
+    if not all(isinstance(each, str | Path) for each in found):
+        raise TypeError
+    return found
+
+
+def rate_from_python(value: Any) -> float | None:
+    return None if value is None else rate(str(value))
+
+
 def output_name(text: str) -> str:
     """A name that is a file name on every system."""
     if not text or text[0] in ". " or text[-1] in ". " or re.search(r'[/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]', text):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -112,11 +113,37 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of types that need more than sizes, b
     "hrm_text": COMMON | {"num_layers_per_stack": 2, "num_hidden_layers": 16, "head_dim": 12},
     "xlstm": COMMON | {"num_blocks": 3, "num_heads": 4, "embedding_dim": 48},
 }  # fmt: skip
+CHECKPOINTS: dict[str, dict[str, Any]] = {  # what every checkpoint's config has, and the class of the config has not
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 5},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 5},
+}
 NESTED = (
     {"text_config": TEXT, "vision_config": VISION, "audio_config": VISION},
     {"text_config": TEXT, "vision_config": VISION},
     {"text_config": TEXT},
 )
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """Where a family with rows of its own predicts and reads, as its modeling file has it."""
+
+    softmax: int  # which of a layer's softmax calls the predicting row comes from
+    reads: Callable[[Tensor], Tensor]  # that row among its weights, with any axes before the keys: a view
+    first: int  # the key of the first token
+    predicts: Callable[[Sequence[Tensor], int], Tensor]  # [C] that row among a layer's states, by the number of tokens
+
+
+OWN_ROWS: dict[str, OwnRows] = {
+    # 32 learned rows before the tokens, which all see each other
+    "cpmant": OwnRows(1, lambda weights: weights[..., -1, :], 32, lambda states, _: states[0][0, -1]),
+    # after the T tokens, T rows for each of two n-grams; the first predicts the next token, and reads tokens and itself
+    "prophetnet": OwnRows(
+        2, lambda weights: weights[:, 0, :, -1, :], 0, lambda states, count: states[0][0, 2 * count - 1]
+    ),
+    # a second stream of one row, which reads the tokens of the first; [T + 1, 1, C]
+    "xlnet": OwnRows(2, lambda weights: weights[..., -1, :], 0, lambda states, _: states[1][0, 0]),
+}
 
 
 def parts_of(model_type: str) -> dict[str, Any]:
@@ -141,12 +168,20 @@ def settings_of(model_type: str) -> Iterator[dict[str, Any]]:
     rows = [row.config for table in TABLES for row in table.values() if row.model_type == model_type]
     if model_type in SETTINGS:
         yield SETTINGS[model_type]
+    if model_type in CHECKPOINTS:
+        yield from by_parts(model_type)
     if rows:
         yield COMMON | rows[0]
     yield COMMON | OLDER_NAMES
     yield COMMON | {"is_decoder": True, "is_encoder_decoder": False}
     yield from NESTED
+    yield from by_parts(model_type)
+
+
+def by_parts(model_type: str) -> Iterator[dict[str, Any]]:
+    """Settings for each config within this type's own, with rotary positions of several kinds."""
     if parts := parts_of(model_type):
+        parts |= CHECKPOINTS.get(model_type, {})
         yield parts
         for section in ([2, 2, 2], [1, 1, 1]):  # of 6 or 3 frequencies: those of all of a head, or of half of it
             rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": section}
@@ -241,6 +276,31 @@ class WithoutKeys(TorchFunctionMode):
         return shape[-1] in (self.length, self.length + 1) and shape[-2] in (1, self.length)  # + 1: a sink, at the end
 
 
+class WithoutOwnKeys(TorchFunctionMode):
+    """The same in one layer of a family of OWN_ROWS."""
+
+    def __init__(self, own: OwnRows, keys: Collection[int], zero_values: bool = False) -> None:
+        super().__init__()
+        self.own, self.keys, self.zero_values = own, [own.first + key for key in keys], zero_values
+        self.calls = 0
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        self.calls += getattr(func, "__name__", "") == "softmax"
+        if getattr(func, "__name__", "") != "softmax" or self.calls != self.own.softmax:
+            return func(*args, **kwargs)
+        logits = args[0].clone()
+        row = self.own.reads(logits)
+        if self.zero_values:
+            weights = func(*args, **kwargs).clone()
+            self.own.reads(weights)[..., self.keys] = 0
+            return weights
+        row.masked_fill_(row < INVISIBLE, float("-inf"))
+        row[..., self.keys] = float("-inf")
+        weights = func(logits, *args[1:], **kwargs)
+        return weights.masked_fill(logits.isneginf().all(-1, keepdim=True), 0.0)
+
+
 def passes_of(model: PreTrainedModel, layer: nn.Module) -> int:
     """How often a forward runs `layer`."""
     calls: list[None] = []
@@ -252,8 +312,11 @@ def passes_of(model: PreTrainedModel, layer: nn.Module) -> int:
 
 
 @contextmanager
-def without(layer: nn.Module, length: int, keys: Collection[int], zero_values: bool, passes: int) -> Iterator[None]:
+def without(
+    layer: nn.Module, length: int, keys: Collection[int], zero_values: bool, passes: int, own: OwnRows | None = None
+) -> Iterator[None]:
     """`layer` runs without the keys in the last of its passes, until the block ends."""
+    mode = WithoutKeys(length, keys, zero_values) if own is None else WithoutOwnKeys(own, keys, zero_values)
     modes: list[ExitStack] = []
     done: list[None] = []
 
@@ -261,7 +324,7 @@ def without(layer: nn.Module, length: int, keys: Collection[int], zero_values: b
         done.append(None)
         modes.append(ExitStack())
         if len(done) == passes:
-            modes[-1].enter_context(WithoutKeys(length, keys, zero_values))
+            modes[-1].enter_context(mode)
 
     with ExitStack() as undo:
         undo.callback(layer.register_forward_pre_hook(enter).remove)
@@ -279,24 +342,27 @@ def update(
     passes: int = 1,
 ) -> Tensor:
     """[C] what `layer` adds at the last position of `ids` [1, T]; of several streams, all of them."""
-    length, seen = ids.shape[1], {}
+    length, seen, own = ids.shape[1], {}, OWN_ROWS.get(model.config.model_type)
 
-    def last(states: Tensor) -> Tensor:  # the axis of tokens is the one after the batch's
+    def last(every: Sequence[Tensor]) -> Tensor:  # the axis of tokens is the one after the batch's
+        if own is not None:
+            return own.predicts(every, length).clone()
+        states = every[0]
         batch = states.shape.index(1)
         tokens = batch + 1 if states.shape[batch + 1] in (1, length) else states.shape.index(length)
-        return states.select(tokens, -1).flatten()
+        return states.select(tokens, -1).flatten().clone()
 
     def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        seen["input"] = last(args[0] if args else kwargs["hidden_states"]).clone()
+        seen["input"] = last(args or [kwargs["hidden_states"]])
 
     def after(_: nn.Module, __: tuple, output: Any) -> None:
-        seen["output"] = last(output[0] if isinstance(output, tuple | list) else output).clone()
+        seen["output"] = last(output if isinstance(output, tuple | list) else [output])
 
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=False, pad_token_id=0)
     with ExitStack() as undo:
         undo.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
         undo.callback(layer.register_forward_hook(after).remove)
         if keys:
-            undo.enter_context(without(layer, length, keys, zero_values, passes))
+            undo.enter_context(without(layer, length, keys, zero_values, passes, own))
         model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     return seen["output"] - seen["input"]

@@ -485,10 +485,11 @@ def submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:
-    """The model's decoder layers, in order."""
-    layers = submodule(model, family.layers)
-    assert isinstance(layers, nn.ModuleList), f"{family.model_type}: {family.layers} is {type(layers)}"
-    return layers
+    """The model's decoder layers, in order; of a family whose `layers` are several paths, one list after the other."""
+    parts = [submodule(model, path) for path in family.layers.split()]
+    for layers in parts:
+        assert isinstance(layers, nn.ModuleList), f"{family.model_type}: {family.layers} has {type(layers)}"
+    return nn.ModuleList(layer for layers in parts for layer in layers)
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:

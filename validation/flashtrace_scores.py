@@ -1,18 +1,17 @@
 """FlashTrace's scores of the same prompts (the PyPI package flashtrace 0.1.1), for validation/ranking.py.
 
-FlashTrace asks for its own versions of many packages, so it is not part of any environment of this project. Install it
-with what it needs into a folder of its own, put that folder on PYTHONPATH, and run this.
+FlashTrace asks for its own versions of many packages, so it has an environment of its own (`make
+.venv-peers/flashtrace/ready`), in which only this runs.
 
 In:  output/validation/others.jsonl: which prompts.
 Out: output/validation/flashtrace.jsonl, one line a prompt: a score for each token of the prompt.
 
-    PYTHONPATH=FOLDER python -m validation.flashtrace_scores --prompts 2
+    .venv-peers/flashtrace/bin/python -m validation.flashtrace_scores --prompts 2
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 
 from validation.measure import chosen
 from validation.real import Real, loaded
@@ -30,11 +29,10 @@ def scores(real: Real, text: str, answer: str) -> list[float]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--prompts", type=int, default=60, help="of each task; those that have other scores")
     given = parser.parse_args(argv)
     real, store, others = loaded(), Store("flashtrace"), Store("others").known
-    mine = (prompt for prompt in chosen(real, 200) if prompt.text in others)
-    for prompt in itertools.islice(mine, given.prompts):
+    for prompt in (each for each in chosen(real, given.prompts) if each.text in others):
         store.get(prompt.text, lambda prompt=prompt: scores(real, prompt.text, prompt.answer))
     return 0
 

@@ -8,6 +8,7 @@ Out: Markdown on stdout; docs/validation_heads.svg and docs/validation_recall.sv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from validation import draw
+from validation.cues import EFFECTS
 from validation.heads import TOGETHER, strongest
 from validation.recall import PARTS, WINDOW
 from validation.sinks import ABLATIONS
-from validation.statistics import bootstrap
+from validation.statistics import Interval, bootstrap
 from validation.stored import Store
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -99,6 +101,14 @@ def of_cues() -> None:
                 above.append(float(cue > max(scores[place] for place in row["distractor"])))
                 first.append(float(cue > max(scores[others])))
             print(f"| {name} | {bootstrap(above)} | {bootstrap(first)} |")
+        of_needed_cues(rows)
+
+
+def of_needed_cues(rows: Sequence[dict[str, Any]]) -> None:
+    """By how much the preference of the right verb falls without the cue, and without the distractor, in nats."""
+    for part in ("cue", "distractor"):
+        falls = [sum(row["scores"][EFFECTS][place] for place in row[part]) for row in rows]
+        print(f"- the preference falls without the {part} by {bootstrap(falls)}")
 
 
 def of_sinks() -> None:
@@ -111,11 +121,34 @@ def of_sinks() -> None:
         for ablation in ABLATIONS:
             shares = [np.array(row[ablation]) / np.sum(row[ablation]) for row in rows]
             print(f"- share of the L2 distances, {ablation}: {first_and_others(shares)}")
+        of_labels(rows)
 
 
 def first_and_others(values: Sequence[Any]) -> str:
     first, others = [each[0] for each in values], [float(np.mean(each[1:])) for each in values]
     return f"{bootstrap(first)}, {bootstrap(others)}"
+
+
+def of_labels(rows: Sequence[dict[str, Any]]) -> None:
+    """What the label of a sink, made from runs out of the softmax, says of runs in which values are zeroed."""
+    first = [float(0 in row["labelled"]) for row in rows]
+    elsewhere = [float(len(set(row["labelled"]) - {0})) for row in rows]
+    print(f"labelled sinks: position 0 in {bootstrap(first)} of the prompts, {bootstrap(elsewhere)} others a prompt")
+    for name in (*ABLATIONS, *(f"{ablation}, fall" for ablation in ABLATIONS)):
+        print(f"- {name}: labelled {by_label(rows, name, True)}, others {by_label(rows, name, False)}")
+
+
+def by_label(rows: Sequence[dict[str, Any]], name: str, labelled: bool) -> Interval:
+    """Over prompts with such tokens, but the last: the mean fall of ln p(answer), or share of the L2 distances beside
+    the share of the attention."""
+    found = []
+    for row in rows:
+        values, weights = np.array(row[name]), np.array(row["attention"])
+        of = np.isin(np.arange(len(values) - 1), row["labelled"]) == labelled
+        if of.any():
+            shares = values[:-1][of].sum() / values.sum() / (weights[:-1][of].sum() / weights.sum())
+            found.append(float(values[:-1][of].mean() if name.endswith("fall") else shares))
+    return bootstrap(found) if found else Interval(math.nan, math.nan, math.nan)
 
 
 def main() -> int:

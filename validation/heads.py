@@ -18,29 +18,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from mask_impact import run_effects_experiment
 from validation import prompts
-from validation.real import Real, is_right, prepared
+from validation.real import Real, effects, is_right, prepared
 from validation.stored import Store
 
 SEED, COUNT, TOGETHER = 1, 20, 10  # other prompts than those of validation/measure.py; of each half; heads
 
 
-def effects(real: Real, prompt: prompts.Prompt, **asked: Any) -> Any:
-    """The effects table where the last position stops reading the indirect object."""
-    (first, *_) = real.positions(prompt, "object")
-    last = real.positions(prompt, "object")[-1]
-    table = run_effects_experiment(
-        prompt.text, real.name, model=real.model, tokenizer=real.tokenizer, spans=[f"{first}-{last}"], readers="last",
-        contrast=(prompt.answer, prompt.other), answer=prompt.answer, no_check=True, **asked,
-    )  # fmt: skip
-    return table[table.generation_step == 0]  # the other rows are of the whole answer, the same here
+def unread(real: Real, prompt: prompts.Prompt, **asked: Any) -> pd.DataFrame:
+    """The effects where the last position stops reading the indirect object."""
+    places = real.positions(prompt, "object")
+    contrast = prompt.answer, prompt.other
+    return effects(real, prompt, spans=[f"{places[0]}-{places[-1]}"], readers="last", contrast=contrast, **asked)
 
 
 def by_head(real: Real, prompt: prompts.Prompt) -> list[list[float]]:
     """[layers, heads] how much less the answer is preferred to the other name, in logits."""
-    table = effects(real, prompt, by_head=True).sort_values(["first_layer", "head"])
+    table = unread(real, prompt, by_head=True).sort_values(["first_layer", "head"])
     heads = table["head"].max() + 1
     return [[float(f"{-change:.5g}") for change in row] for row in table.contrast_change.to_numpy().reshape(-1, heads)]
 
@@ -58,7 +54,7 @@ def together(real: Real, prompt: prompts.Prompt, chosen: list[tuple[int, int]]) 
     others = [each for each in itertools.product(range(layers), range(heads)) if each not in chosen]
     control = random.Random(prompt.text).sample(others, len(chosen))
     asked = {"these": listed(chosen), "all others": "not " + listed(chosen), "at random": listed(control), "all": ""}
-    return {name: -float(effects(real, prompt, heads=each).contrast_change.iloc[0]) for name, each in asked.items()}
+    return {name: -float(unread(real, prompt, heads=each).contrast_change.iloc[0]) for name, each in asked.items()}
 
 
 def listed(heads: list[tuple[int, int]]) -> str:

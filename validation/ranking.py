@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from validation.curves import EXACT, SHARES, scores_of
-from validation.statistics import Interval, bootstrap, hits, spearman
+from validation.statistics import bootstrap, hits, signed, spearman
 from validation.stored import Store
 
 DEFAULT = "Full l2, root of squares"
@@ -57,7 +57,7 @@ def judged(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
 def agreement_table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """The scores by their mean rank correlation, with its paired difference from the default; `rows` by task."""
     found = {task: judged(each) for task, each in rows.items()}
-    names = list(next(iter(found.values())))
+    names = [name for name in next(iter(found.values())) if all(name in each for each in found.values())]
     columns = (*list(JUDGED)[:2], "correlation minus the default's")
     titles = [f"{TASKS[task]}: {how}" for task in rows for how in columns]
     lines = [f"| score | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
@@ -75,10 +75,6 @@ def agreement_table(rows: dict[str, list[dict[str, Any]]]) -> str:
 
 def by_task(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {task: mine for task in TASKS if (mine := [row for row in rows if row["task"] == task])}
-
-
-def signed(found: Interval) -> str:
-    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
 def curve_measures(row: dict[str, Any], name: str) -> dict[str, float]:

@@ -7,13 +7,17 @@ In:  a name, or the arguments of a measurement. Out: a model with its tokenizer,
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
+from mask_impact import run_effects_experiment
 from mask_impact.jobs import session
 from mask_impact.model import find, load
 from validation.prompts import Prompt
@@ -39,8 +43,9 @@ class Real:
         return [i for i, (a, b) in enumerate(offsets) if a < last and b > first and prompt.text[a:b].strip()]
 
 
+@functools.cache
 def loaded(untrained: bool = False, seed: int = 0) -> Real:
-    """The model in float32 on the CPU; untrained: its architecture with weights drawn anew."""
+    """The model in float32 on the CPU; untrained: its architecture with weights drawn anew. Once in a process."""
     source = find.find_model(NAME)
     device = torch.device("cpu")
     model = load.load_model(source, device, load.choose_dtype("float32", device))
@@ -74,6 +79,20 @@ def prepared(
     trained = loaded()
     chosen = list(itertools.islice(right(trained), times * given.prompts))
     return (loaded(untrained=True), chosen, "_untrained") if given.untrained else (trained, chosen, "")
+
+
+def effects(real: Real, prompt: Prompt, **asked: Any) -> pd.DataFrame:
+    """`--effects` on the prompt's answer, its one token; `asked` are further keywords of `run_effects_experiment`."""
+    table = run_effects_experiment(
+        prompt.text, real.name, model=real.model, tokenizer=real.tokenizer, answer=prompt.answer, no_check=True, **asked
+    )
+    return table[table.generation_step == 0]  # the other rows are of the whole answer, the same here
+
+
+def falls(real: Real, prompt: Prompt, column: str = "logprob_change", **asked: Any) -> np.ndarray:
+    """[n] how far `column` of the effects falls when no later position reads a token; 0 of the last position."""
+    found = -effects(real, prompt, **asked).set_index("token_position")[column]
+    return found.reindex(range(len(real.ids(prompt.text))), fill_value=0.0).to_numpy()
 
 
 @torch.inference_mode()

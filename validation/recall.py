@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mask_impact import run_effects_experiment
 from validation import prompts
-from validation.real import Real, is_right, prepared
+from validation.real import Real, effects, is_right, prepared
 from validation.stored import Store
 
 SEED, COUNT, WINDOW = 2, 60, 5
@@ -30,11 +29,8 @@ def recall(real: Real, prompt: prompts.Prompt) -> dict[str, Any]:
         places = [position for position in real.positions(prompt, part) if position > 0]
         found["tokens"][part] = len(places)
         for layers in (f"window:{WINDOW}", "from"):
-            table = run_effects_experiment(
-                prompt.text, real.name, model=real.model, tokenizer=real.tokenizer, answer=prompt.answer,
-                spans=[f"{places[0]}-{places[-1]}"], readers="last", mask_layers=layers, no_check=True,
-            )  # fmt: skip
-            table = table[table.generation_step == 0]  # the other rows are of the whole answer, the same here
+            spans = [f"{places[0]}-{places[-1]}"]
+            table = effects(real, prompt, spans=spans, readers="last", mask_layers=layers)
             falls = -table.sort_values("first_layer").logprob_change
             found[f"{part}, {layers}"] = [float(f"{fall:.5g}") for fall in falls]
     return found

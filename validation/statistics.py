@@ -5,13 +5,16 @@ Shapes: n tokens of a prompt, P prompts, B draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-DRAWS = 2000
+DRAWS, JOINT_DRAWS = 2000, 500
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "none"
         return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
@@ -32,6 +37,20 @@ def bootstrap(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> Int
     drawn = np.random.default_rng(seed).integers(len(found), size=(draws, len(found)))
     low, high = np.quantile(found[drawn].mean(axis=1), (0.025, 0.975))
     return Interval(float(found.mean()), float(low), float(high))
+
+
+def bootstrapped(rows: Sequence[Row], measure: Callable[[Sequence[Row]], float], seed: int = 0) -> Interval:
+    """Of what is measured on all prompts together, from one row for each; draws without a value (NaN) are left out."""
+    rng, value = np.random.default_rng(seed), measure(rows)
+    if math.isnan(value):
+        return Interval(value, value, value)
+    drawn = rng.integers(len(rows), size=(JOINT_DRAWS, len(rows)))
+    low, high = np.nanquantile([measure([rows[place] for place in draw]) for draw in drawn], (0.025, 0.975))
+    return Interval(value, float(low), float(high))
+
+
+def signed(found: Interval) -> str:
+    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:

@@ -17,9 +17,10 @@ class Store:
         self.path = FOLDER / f"{name}.jsonl"
         self.known: dict[str, Any] = {}
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # a line without its end was cut off
+            *lines, cut_off = self.path.read_text(encoding="utf-8").split("\n")
             self.known = {row["key"]: row["found"] for row in map(json.loads, lines)}
-            self.path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            if cut_off:  # else it stays as it is: another process may be adding to it
+                self.path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
     def get(self, key: str, measure: Callable[[], Any]) -> Any:
         """What was found for the key; measured and kept if it was not yet."""

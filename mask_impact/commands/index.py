@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_impact.commands.exit_codes import guarded
-from mask_impact.commands.first_lines import CHANGES, Names, costly, probabilities, template_positions
+from mask_impact.commands.first_lines import CHANGES, Names, costly, probabilities
 from mask_impact.commands.summary import counted
 from mask_impact.commands.terminal import show
 from mask_impact.errors import UserError
@@ -21,6 +21,7 @@ from mask_impact.files.folder import writing
 from mask_impact.files.index_page import INDEX, write_index
 from mask_impact.files.side_readers import read
 from mask_impact.files.stored import FinishedRun, Unreadable, stored
+from mask_impact.prompt.template import template_positions
 
 PROMPT = 400  # characters of it in a row
 LENS = ("_neighbors_run.json", "_scales_run.json")  # manifests of no run; a run may have such a name as well

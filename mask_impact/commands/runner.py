@@ -20,9 +20,11 @@ from mask_impact.files.folder import output_folder, writing
 from mask_impact.files.results import existing_files
 from mask_impact.files.stored import FinishedRun, stored
 from mask_impact.files.temporaries import check_replaceable
+from mask_impact.impact.null import Null
 from mask_impact.impact.run import Run
 from mask_impact.jobs import resume
 from mask_impact.jobs.footprint import peak_bytes
+from mask_impact.jobs.null import Nulls, facts
 from mask_impact.jobs.prepared import Prepared, output_bytes
 from mask_impact.jobs.session import Session
 from mask_impact.model.memory import free_memory
@@ -112,7 +114,7 @@ class Runner:
         self.processes = Processes(settings.device, settings.device_map)
         self.settings = replace(settings, device=self.processes.device)
         self.folder = settings.output_dir
-        self.session = Session(self.settings, args.flags)
+        self.session, self.nulls = Session(self.settings, args.flags), Nulls()
 
     def run(self) -> int:
         """0 if every enabled prompt has its results, 1 if any has not. Raises UserError if nothing can be started."""
@@ -164,7 +166,7 @@ class Runner:
             with panics_as_errors():
                 prepared = self.session.prepare(task.request)
                 self.session.check_report(prepared)
-                identity = resume.identity(self.session, task.request, prepared.inputs)
+                identity = resume.identity(self.session, task.request, prepared.inputs, self._null(prepared))
         except self.telling.survivable as error:
             return Plan(task, "failed", described(error, self.args.flags))
         action, reason = "run", None
@@ -211,7 +213,7 @@ class Runner:
                 self.telling.begins(plan, prepared, progress)
                 progress.expect(prepared.units_of_work)
                 spent = {"prepare": time.perf_counter() - started}
-                run, paths = self.session.run(name, prepared, about, spent, progress)
+                run, paths = self.session.run(name, prepared, about, spent, progress, self._null(prepared))
         except self.telling.survivable as error:
             if self.args.verbose:
                 traceback.print_exc()
@@ -222,6 +224,11 @@ class Runner:
             return _finished(name, "done", run.manifest, paths["run"], seconds)
         free_memory()  # not before: the error holds what was computed
         return Outcome(name, "failed", seconds=time.perf_counter() - started, error=failed)
+
+    def _null(self, prepared: Prepared) -> Null | None:
+        """Raises UserError."""
+        session = self.session
+        return self.nulls.of(prepared, facts(session.source.config, prepared, session.dtype, session.fingerprint))
 
     def _progress(self, title: str) -> contextlib.AbstractContextManager[ProgressBar]:
         if self.telling.bar is not None:

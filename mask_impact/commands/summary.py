@@ -154,11 +154,11 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     metric, variant = METRICS[name].brief, first
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
-    labels, apart = unit_labels(manifest), {0} - begins_several(manifest["units"])
+    labels, null, apart = unit_labels(manifest), manifest.get("null"), {0} - begins_several(manifest["units"])
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
-        + ["(apart: the first position often just absorbs attention)"] * (row["position"] in apart)
-        + ["(below the noise floor)"] * (0 < row["value"] < floor_over_layers(manifest, first, name))
+        + ([percentile_text(row["percentile"])] if null else [])
+        + remarks(manifest, row)
         for row in manifest["top_tokens"]
     ]
     steps = 1 if manifest["vision"] else len(manifest["generated"])  # a vision tower reads the prompt alone
@@ -166,7 +166,33 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     which = f"{count} most important tokens" if count > 1 else "most important token"
     over = "" if steps == 1 else f", the largest of {steps} output tokens"
     title = f"the {which}, {variant} {metric}, {RULE}{over}:"
-    return [title, *aligned([["token", "position", metric, "peak layer"], *rows], right=(1, 2, 3))]
+    head = ["token", "position", metric, "peak layer", *["percentile"] * bool(null)]
+    table = [title, *aligned([head, *rows], right=(1, 2, 3, *[4] * bool(null)))]
+    return table if null is None else [*table, null_text(null)]
+
+
+def remarks(manifest: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """What is to be said of one of the most important tokens, in one cell; none if there is nothing."""
+    position, value, apart = row["position"], row["value"], {0} - begins_several(manifest["units"])
+    name, first = manifest["metrics"][0]["name"], manifest["variants"][0]
+    sink = next((each for each in manifest.get("sinks") or () if each["position"] == position), None)
+    said = ["apart: the first position often just absorbs attention"] * (position in apart and sink is None)
+    if sink is not None:
+        weight, length = sink["weight"], sink["value_length"]
+        said.append(
+            f"{'apart: ' * (position in apart)}a sink, {weight:.0%} of the attention, values {length:.2f} as long"
+        )
+    said += ["below the noise floor"] * (0 < value < floor_over_layers(manifest, first, name))
+    return [f"({'; '.join(said)})"] if said else []
+
+
+def percentile_text(percentile: float | None) -> str:
+    return "" if percentile is None else f"{percentile:.1f}"
+
+
+def null_text(null: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in null["values"].items() if count)
+    return f"percentiles among the tokens of {counted(null['runs'], 'other run')}, each among its own kind: {counts}"
 
 
 def effects_table(manifest: dict[str, Any]) -> list[str]:

@@ -30,8 +30,9 @@ from mask_impact.effects.edits import (
     edited_attention,
 )
 from mask_impact.effects.given import Given
-from mask_impact.effects.recorded_forward import Passage, Reach, last_logits, takes_logits_to_keep
+from mask_impact.effects.recorded_forward import Passage, Reach
 from mask_impact.model.attention import implementation
+from mask_impact.model.forwards import last_logits, takes_logits_to_keep
 from mask_impact.model.layers import layer_output, replaced_forward
 from mask_impact.model.masks import additive_mask
 from mask_impact.model.rounding import ROUNDING

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from mask_impact.effects.carry import Forwards
 from mask_impact.effects.edits import Edit, EditedLayers
-from mask_impact.effects.recorded_forward import Call, Passage, last_logits
+from mask_impact.effects.recorded_forward import Call, Passage
 from mask_impact.errors import UnsupportedModel
+from mask_impact.model.forwards import last_logits
 from mask_impact.model.layers import layer_output
 from mask_impact.model.softmax import NOWHERE, SoftmaxMasks
 from mask_impact.model.towers import decoder_layers, family
@@ -62,8 +63,8 @@ class MaskedForwards(Forwards):
             passes[index] += 1
             edited = unread.of(index)
             if edited is not None and seen.sites and passes[index] == self.passage.calls[index].passes:
-                places, rows = {site.place for site in seen.sites}, edited[:, :, -seen.rows :].to(seen.hidden.device)
-                masking.enter_context(SoftmaxMasks(places, rows, self.ablation == "zero-value"))
+                hidden = dict.fromkeys((site.place for site in seen.sites), edited[:, :, -seen.rows :])
+                masking.enter_context(SoftmaxMasks(hidden, self.ablation == "zero-value"))
 
         def leaving(index: int, output: Any) -> None:
             seen = self.seen[index]

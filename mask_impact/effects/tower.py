@@ -20,8 +20,9 @@ from mask_impact.distances import distances
 from mask_impact.effects.carry import Begins, Carried, Carrier, uncounted
 from mask_impact.effects.edits import Edit
 from mask_impact.effects.given import Given, given_to_layers, stacked
-from mask_impact.effects.recorded_forward import Passage, Reach, last_logits
+from mask_impact.effects.recorded_forward import Passage, Reach
 from mask_impact.effects.tower_attention import Segment, attend_without
+from mask_impact.model.forwards import last_logits
 from mask_impact.model.layers import layer_input, layer_output, replaced_forward
 from mask_impact.model.towers import decoder_layers
 from mask_impact.model.vision_tower import LayerCall, vision_implementation

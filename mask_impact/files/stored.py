@@ -90,6 +90,17 @@ class FinishedRun(Run):
     top_tokens: list[TopToken]
 
 
+class RankedRun(FinishedRun):
+    """NAME_run.json of a run whose ranking is a part of a null distribution."""
+
+    prompt: str
+    chat: bool
+    variants: list[str]
+    metrics: list[Metric]  # type: ignore[misc]
+    images: list[dict[str, Any]]
+    decoder_start: int | None
+
+
 class Identity(TypedDict):
     model_fingerprint: str
 

@@ -40,6 +40,7 @@ class Findings:
     lengths: UnmaskedLengths = field(default_factory=UnmaskedLengths)
     noise_floor: dict[str, dict[str, float]] = field(default_factory=dict)
     floors: NoiseFloors = field(init=False)
+    sinks: list[dict[str, Any]] | None = None  # None: attention weights were not asked for
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -142,6 +143,7 @@ def manifest(
         "unmasked_length": findings.lengths.described(predicting, findings.layers, findings.variants),
         "noise_floor": findings.noise_floor
         | {"by_layer": findings.floors.described(findings.layers, findings.variants)},
+        "sinks": findings.sinks,
         "skipped_layers": findings.skipped_layers,
         "notes": [*notes_of(model), *findings.notes],
         "seconds": findings.seconds,

@@ -111,6 +111,10 @@ class QueryAttention:
             return None
         return pull(self.weights, self._head_values(), self.output, self.zero_values, masks)
 
+    def reading(self) -> torch.Tensor | None:
+        """As the function `reading`; None where the family does not give its weights."""
+        return None if self.weights is None else reading(self.weights, self.values[0].norm(dim=-1))
+
     def masked(self, masks: Masks) -> Masked:
         """The attention output under each mask, and how it differs from `self.output`."""
         if self.weights is None:
@@ -193,6 +197,19 @@ def pull(
     if masks is not None:
         bearing = torch.stack([bearing[:, list(mask)].sum(dim=1) for mask in masks], dim=1)  # [H, R, D]
     return (bearing.norm(dim=-1) / output.norm(dim=-1, keepdim=True).clamp_min(1e-30)).amax(dim=0)
+
+
+def reading(weights: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """[2, T] of each position the attention weight p, and p ||v||, how much of what it gives is read; means over heads.
+
+    Kobayashi et al. 2020, "Attention is Not Only a Weight" (https://aclanthology.org/2020.emnlp-main.574), here before
+    the output projection.
+
+    Args:
+        weights, lengths: p [H, T] and ||v|| [G, T]; G divides H (grouped-query attention shares values).
+    """
+    lengths = lengths.to(weights.dtype).repeat_interleave(len(weights) // len(lengths), dim=0)
+    return torch.stack([weights, weights * lengths]).mean(dim=1)
 
 
 def read(recorded: Attention, query: QueryRecord, rows: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from mask_impact.impact.manifest import Findings
 from mask_impact.impact.meter import Impact, Meter, Wanted
 from mask_impact.impact.reads import Reads
 from mask_impact.impact.record import LayerRecord, Recording
+from mask_impact.impact.sinks import Sinks
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
 from mask_impact.model.layers import last_pass_only
@@ -53,7 +54,7 @@ class Measurement:
         self.findings = Findings(tokens=[*tokens, *start], metrics=self.metrics, replay=meter.way)
         self.findings.notes = list(self.prepared.inputs.notes)
         self.findings.seconds = dict.fromkeys(("recorded_forward", "decode", "check", "replay", "write"), 0.0)
-        self.top, self.reads = TopTokens(), Reads(self.prepared.plain)
+        self.top, self.reads, self.sinks = TopTokens(), Reads(self.prepared.plain), Sinks()
         self.masked: Sequence[Unit] = []  # at the query measured last
         self.names: dict[str, list[str]] = {}  # of the variants, by their prefix
         self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step
@@ -107,6 +108,8 @@ class Measurement:
         block = self._block(record.index, self._names(prefix, impact), masked, step, position, impact)
         self.findings.seconds["replay"] += time.perf_counter() - started
         self._gather(block, masked, position, impact)
+        if position >= self.top_from and impact.reading is not None:
+            self.sinks.add(first, impact.reading.float().cpu().numpy())
         started = time.perf_counter()
         self.write(block)
         self.findings.seconds["write"] += time.perf_counter() - started

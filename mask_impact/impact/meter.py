@@ -43,6 +43,7 @@ class Impact:
     noise: dict[str, tuple[float, float]]  # Full, Head: L2 of the no-mask replay from the record, and relative to it
     heads: int  # query heads H
     blind: bool  # some mask left the query nothing to attend to; zeroed values leave the weights
+    reading: torch.Tensor | None = None  # [2, T] see masking.reading; only where a metric needs attention weights
 
     @property
     def l2(self) -> torch.Tensor:
@@ -129,6 +130,7 @@ class Meter:
             noise=self._check(record, query, bases, attention),
             heads=attention.heads,
             blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
+            reading=attention.reading() if any(self.of_weights) else None,
         )
 
     def _replayed(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:

@@ -11,7 +11,7 @@ from mask_impact.impact.measurement import Measurement
 from mask_impact.impact.record import QueryRecord, Recording, record_generation
 from mask_impact.impact.rerun import RerunMeter
 from mask_impact.impact.self_check import check_before_work
-from mask_impact.impact.whole_calls import record_calls
+from mask_impact.impact.whole_calls import has_own_rows, record_calls
 from mask_impact.model.call_rows import changed
 from mask_impact.model.generation import decoder_beginning, longer, model_tensors
 from mask_impact.model.lengths import length_dependent_positions
@@ -21,6 +21,10 @@ from mask_impact.model.untouched import check_untouched, is_checked
 from mask_impact.prompt.inputs import stop_ids
 from mask_impact.prompt.token_text import token_text
 
+ANEW = (
+    "the model's layers have rows of its own beside the tokens: every step was computed anew on the prompt and the "
+    "answer so far, and generation with a cache may choose other tokens"
+)
 Recorded = Iterator[tuple[Recording, list[tuple[int, int]]]]
 
 
@@ -88,6 +92,8 @@ def _recordings(measurement: Measurement) -> Recorded:
     for start, answer in enumerate(_answers(given, options.num_tokens, fresh)):
         recording = recorded(answer)
         measurement.add_generated(recording, stops)
+        if fresh and has_own_rows(recording):
+            findings.note(ANEW)
         if start == 0:
             again = functools.partial(recorded, 1, together=()) if together else None
             _check_untouched(measurement, tensors, recording, again)

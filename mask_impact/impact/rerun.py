@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mask_impact.impact.masking import Masks, pull
+from mask_impact.impact.masking import Masks, pull, reading
 from mask_impact.impact.meter import Meter
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Rows
@@ -22,7 +22,6 @@ from mask_impact.impact.trace import PRODUCTS, RowTrace, is_weight, tensors_in
 from mask_impact.impact.vectors import Rounding, signs
 from mask_impact.impact.whole_calls import CalledLayer, WholeQuery
 from mask_impact.model.call_rows import changed
-from mask_impact.model.layers import layer_output
 from mask_impact.model.memory import VECTORS_PER_ROW, is_out_of_memory, memory_budget
 from mask_impact.model.rounding import ROUNDING
 from mask_impact.model.softmax import SoftmaxMasks
@@ -61,6 +60,11 @@ class SeenAttention:
             output = (weights.unsqueeze(1) @ values).squeeze(1)  # [H, D]
             pulls.append(pull(weights, values, output, self.zero_values, masks))
         return torch.stack(pulls).amax(dim=0)
+
+    def reading(self) -> torch.Tensor | None:
+        """As the function `reading`; None where the values are not known, or there are several sites."""
+        values = self.call.sites[0].values
+        return None if self.weights is None or values is None else reading(self.weights, values.norm(dim=-1))
 
 
 class AlonePath(RowTrace):
@@ -141,35 +145,33 @@ class RerunMeter(Meter):
         """The layer on one copy of its input for each mask; with `rounding`, the last is rounded in another way."""
         call, count = record.call, len(masks)
         assert call is not None
-        gone = torch.zeros(count, 1, call.rows, query.weights[0].shape[-1], dtype=torch.bool)
-        for copy, mask in enumerate(masks):
-            gone[copy, 0, query.row, list(mask)] = True
+        gone = {slots.place: slots.hidden(masks).to(call.hidden.device) for slots in query.slots}
         trace = AlonePath()
-        places, zero_values = {site.place for site in call.sites}, self.ablation == "zero-value"
-        factors = None if rounding is None else 1 + rounding.step * signs(query.weights[0].shape[-1:])
-        masked = SoftmaxMasks(places, gone.to(call.hidden.device), zero_values, trace.start, factors)
+        width = torch.Size([max(slots.width for slots in query.slots)])
+        factors = None if rounding is None else 1 + rounding.step * signs(width)
+        masked = SoftmaxMasks(gone, self.ablation == "zero-value", trace.start, factors)
         args, kwargs = changed((call.args, call.kwargs), lambda tensor: copied(tensor, count), {})
         with trace, masked:
-            output = call.at(layer_output(record.layer(*args, **kwargs)), query.row)
+            output = call.at(call.of_output(record.layer(*args, **kwargs)), query.row)
         precise = torch.promote_types(output.dtype, torch.float32)
         clear = trace.places == 1 and trace.addend is not None and not trace.mixed
         return Rows(
             update=output.to(precise) - query.hidden[0].to(precise),
             attention=at_row(call, trace.addend, query.row) if clear else None,
-            heads=self._heads_received(call, query, trace, count, gone),
+            heads=self._heads_received(call, query, trace, masks),
             head_change=None,
             projection=trace.weight if trace.places == 1 else None,
         )
 
     def _heads_received(
-        self, call: WholeCall, query: WholeQuery, trace: AlonePath, count: int, gone: torch.Tensor
+        self, call: WholeCall, query: WholeQuery, trace: AlonePath, masks: Masks
     ) -> torch.Tensor | None:
         """[R, H, D] what the output projection receives, where it is the heads' outputs side by side."""
         received, heads = trace.received, query.heads
         if trace.places != 1 or received is None or not heads.numel() or received.shape[-1] != heads.numel():
             return None
-        found = at_row(call, received, query.row).reshape(count, *heads.shape)
-        unmasked = [copy for copy in range(count) if not gone[copy].any()]
+        found = at_row(call, received, query.row).reshape(len(masks), *heads.shape)
+        unmasked = [copy for copy, mask in enumerate(masks) if not mask]
         limit = ROUNDING[heads.dtype] * heads.norm()
         if any((found[copy] - heads).norm() > limit for copy in unmasked):
             return None

@@ -56,6 +56,7 @@ def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress
     for note in (*meter.memory_notes(), *meter.replay.notes(), found.floors.note()):
         if note:
             found.note(note)
+    found.sinks = measurement.sinks.described()
     found.seconds["measure_total"] = time.perf_counter() - started
     chosen = chosen_of(prepared, measurement.masked)
     tables = {} if prepared.request.queries == "last" else {"lengths": found.lengths.table()}

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mask_impact.errors import OutOfMemory, UserError
 from mask_impact.files import results
+from mask_impact.impact.null import Null
 from mask_impact.jobs import session
+from mask_impact.jobs.null import Nulls, facts
 from mask_impact.jobs.prepared import Prepared, prepare
 from mask_impact.jobs.resume import options_as_json
 from mask_impact.model import find, load
@@ -156,8 +158,9 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def prepared_model(
     request: Request, model_name: str, model: Any, reader: Any, *, device: str, dtype: str, vision: bool
-) -> tuple[Any, Prepared, dict[str, Any]]:
-    """The model, the request that fits it, and what the manifest says of where the model came from.
+) -> tuple[Any, Prepared, Null | None, dict[str, Any]]:
+    """The model, the request that fits it, its null distribution, and what the manifest says of where the model is
+    from.
 
     What is wrong is reported before the weights are loaded.
 
@@ -169,13 +172,16 @@ def prepared_model(
     if model is not None:
         model = unwrapped(model)
         _check_reader(reader, vision)
-        return model, prepare(reader, model.config, request, vision), {}
+        prepared = prepare(reader, model.config, request, vision)
+        return model, prepared, Nulls().of(prepared, facts(model.config, prepared, model.dtype)), {}
     if not isinstance(model_name, str | os.PathLike):
         raise UserError(f"`model` is {model_name!r}; it must be {find.NAMES}")
     source = find.find_model(os.fspath(model_name), vision=vision)
     prepared = prepare(session.load_reader(source), source.config, request, vision)
     chosen = load.choose_device(device)
-    return load.load_model(source, chosen, load.choose_dtype(dtype, chosen)), prepared, source.manifest
+    number = load.choose_dtype(dtype, chosen)
+    null = Nulls().of(prepared, facts(source.config, prepared, number, find.fingerprint(source)))
+    return load.load_model(source, chosen, number), prepared, null, source.manifest
 
 
 def _check_reader(reader: Any, vision: bool) -> None:
@@ -195,14 +201,14 @@ def measured_table(request: Request, model_name: str, model: Any, reader: Any, *
     """
     import pandas as pd
 
-    model, prepared, source = prepared_model(request, model_name, model, reader, **where)
+    model, prepared, null, source = prepared_model(request, model_name, model, reader, **where)
     with measurable(model) as notes:
         if request.effects:
             manifest, tables = session.effects_alone(model, prepared)
             table = pd.DataFrame(tables["effects"])
         else:
             blocks: list[results.Block] = []
-            run, _ = session.run_prepared(model, prepared, blocks.append)
+            run, _ = session.run_prepared(model, prepared, blocks.append, null=null)
             manifest, table = run.manifest, results.to_dataframe(blocks)
     manifest["notes"] = [*notes, *manifest["notes"]]
     manifest["model"] |= source

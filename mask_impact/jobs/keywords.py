@@ -15,6 +15,7 @@ class MaskingRequest(TypedDict, total=False):
     head_space: str
     ablation: str
     queries: str | Sequence[tuple[int, int]] | None
+    null_runs: str | Path | None
     mask_unit: str | None
     spans: str | Sequence[str]
     readers: str | Sequence[str]
@@ -61,6 +62,7 @@ class VLMaskingRequest(TypedDict, total=False):
     head_space: str
     ablation: str
     queries: str | Sequence[tuple[int, int]] | None
+    null_runs: str | Path | None
     mask_unit: str | None
     spans: str | Sequence[str]
     readers: str | Sequence[str]

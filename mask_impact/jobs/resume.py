@@ -12,6 +12,7 @@ from mask_impact.errors import UserError
 from mask_impact.files.checksums import changed
 from mask_impact.files.results import SCHEMA_VERSION, existing_files
 from mask_impact.files.stored import FinishedRun, Unreadable, stored
+from mask_impact.impact.null import Null
 from mask_impact.jobs.session import Session
 from mask_impact.model.towers import ignored_options
 from mask_impact.options import Request, options_of
@@ -24,14 +25,14 @@ NEW = "new"  # no results yet
 # Where only a hash is kept, what it stands for.
 HASHED = {
     "prompt_sha256": "the prompt", "images_sha256": "an image", "videos_sha256": "a video",
-    "model_fingerprint": "the model",
+    "model_fingerprint": "the model", "null_sha256": "the null distribution",
     "messages_sha256": "the conversation", "tokens_sha256": "the list of the prompt's tokens",
 }  # fmt: skip
 NOT_OPTIONS = ("prompt", "images", "videos", "messages")  # fields of which only a hash is kept
 
 
-def identity(session: Session, request: Request, inputs: ModelInputs) -> dict[str, Any]:
-    """Everything the numbers depend on: hashes of model, prompt, images and tokens, and the options.
+def identity(session: Session, request: Request, inputs: ModelInputs, null: Null | None = None) -> dict[str, Any]:
+    """Everything the numbers depend on: hashes of model, prompt, images, tokens and null distribution, and the options.
 
     Raises UserError for an image that cannot be read.
     """
@@ -44,6 +45,8 @@ def identity(session: Session, request: Request, inputs: ModelInputs) -> dict[st
     }
     if inputs.videos:
         found["videos_sha256"] = [video["sha256"] for video in inputs.videos]
+    if null is not None:
+        found["null_sha256"] = null.digest
     if request.messages:
         found["messages_sha256"] = _sha256(as_recorded(request.messages))
     # The tokens last: if an option changed them, too, the option is the reason

@@ -26,6 +26,7 @@ from mask_impact.files.results import ResultFiles
 from mask_impact.impact import pairs, vision_run
 from mask_impact.impact import run as impact_run
 from mask_impact.impact.manifest import manifest as describe
+from mask_impact.impact.null import Null, add_percentiles
 from mask_impact.impact.run import Run
 from mask_impact.impact.top_tokens import RULE, TopTokens
 from mask_impact.jobs.answer import answer
@@ -39,12 +40,17 @@ from mask_impact.table import Block, Columns
 
 
 def run_prepared(
-    model: Any, prepared: Prepared, write: Callable[[Block], None], progress: Progress = unseen
+    model: Any,
+    prepared: Prepared,
+    write: Callable[[Block], None],
+    progress: Progress = unseen,
+    null: Null | None = None,
 ) -> tuple[Run, dict[str, Columns]]:
     """The run, whose blocks go to `write`, and the tables beside it: "pairs", "effects", "trace" where asked for."""
     measure = vision_run.run if prepared.tower.of_patches else impact_run.run
     run = measure(model, prepared, write, progress)
-    run.manifest["effects"] = None
+    run.manifest |= {"top_tokens": run.top.listed(run.manifest["units"]), "reads": run.reads, "effects": None}
+    add_percentiles(run.manifest, run.top.ranked(), null)
     tables: dict[str, Columns] = dict(run.tables)
     if prepared.request.pairs:
         ranked = [position for position, _, _ in run.top.ranked()]
@@ -200,22 +206,23 @@ class Session:
         about: Mapping[str, Any] | None = None,
         seconds: Mapping[str, float] | None = None,
         progress: Progress = unseen,
+        null: Null | None = None,
     ) -> tuple[Run, dict[str, Path]]:
         """The run and its files, by format; either all of them are written or none.
 
         Args:
             about: further keys of the manifest.
             seconds: what was spent on the run before, for the manifest.
+            null: what `null_runs` of the request asks for, see jobs/null.py.
         """
         started = time.perf_counter()
         model = self.model
         spent = {"prepare": 0.0, "load": time.perf_counter() - started, **(seconds or {})}
         with ResultFiles(self.settings.output_dir, name, self.settings.formats) as files:
-            run, tables = run_prepared(model, prepared, files.write, progress)
+            run, tables = run_prepared(model, prepared, files.write, progress, null)
             for kind, columns in tables.items():
                 files.add_table(kind, columns)
             run.manifest["model"] |= self.source.manifest
-            run.manifest |= {"top_tokens": run.top.listed(run.manifest["units"]), "reads": run.reads}
             name_options(run.manifest, self.names)
             spent["total"] = spent["prepare"] + time.perf_counter() - started
             run.manifest["seconds"] |= spent

@@ -208,10 +208,12 @@ def _sees_images(config: Any) -> bool:
 
 def check_sees_images(source: Source) -> None:
     """Refuse, by name, what is not a vision-language model with a decoder."""
-    _, what = _described(source)
+    model_type, what = _described(source)
     if getattr(source.config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{what}, an encoder-decoder; only decoder-only models can be measured")
     if not _sees_images(source.config) and not source.trust_remote_code:
+        if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(source.config, "patch_size"):  # Fuyu
+            raise UnsupportedModel(f"{what}, which has no vision tower; models without one are measured on text alone")
         raise UnsupportedModel(f"{what}, which takes no images; use mask_impact_analysis.py for a text model")
 
 

@@ -7,10 +7,11 @@ in a layer (DiffLlama): the torch functions that the layer calls are watched. An
 goes into a matrix product with another activation: the values. So a router's, which chooses experts, is none. One more
 key than tokens, at the end, is a sink, whose weight is dropped before the product.
 
-B prompts or copies of one, n query positions, T keys, H query heads, D head width.
+B prompts or copies of one, n query positions, T keys, H query heads, D head width; K columns of a softmax, which are
+keys or others, and G its heads with all axes before them.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,33 @@ SDPA = "scaled_dot_product_attention"
 
 
 @dataclass
+class Slots:
+    """Where a query's attention weights are in one softmax of a layer."""
+
+    place: int  # of the softmax
+    rows: torch.Tensor  # [1 or G, n] bool
+    columns: torch.Tensor  # [T] of each token; -1: none
+    width: int  # K
+
+    def hidden(self, masks: Sequence[Sequence[int]]) -> torch.Tensor:
+        """[B, 1 or G, n, K] bool: what the query no longer reads under each mask of tokens."""
+        gone = torch.zeros(len(masks), self.width, dtype=torch.bool)
+        for copy, mask in enumerate(masks):
+            columns = self.columns[list(mask)]
+            gone[copy, columns[columns >= 0]] = True
+        return gone[:, None, None, :] & self.rows[None, :, :, None].to(gone.device)
+
+
+@dataclass
+class Reading:
+    """What one query reads at a site."""
+
+    slots: Slots
+    weights: torch.Tensor  # [H, T]
+    visible: torch.Tensor  # [H, T] bool
+
+
+@dataclass
 class Site:
     """A place in a layer where attention is computed, seen in one call on one prompt."""
 
@@ -36,8 +64,14 @@ class Site:
     values: torch.Tensor | None = None  # [H, T, D], where they could be read off
     output: torch.Tensor | None = None  # [H, n, D]
 
+    def reading(self, row: int) -> Reading:
+        """What one row reads."""
+        rows, keys = self.weights.shape[-2:]
+        slots = Slots(self.place, torch.arange(rows)[None] == row, torch.arange(keys), keys)
+        return Reading(slots, self.weights[:, row].clone(), self.visible[:, row])
 
-class _Watching(TorchFunctionMode):
+
+class Watching(TorchFunctionMode):
     """Counts the calls of softmax and attention in a layer; `_softmax` and `_attention` compute them."""
 
     def __init__(self) -> None:
@@ -66,7 +100,7 @@ class _Watching(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class SoftmaxFinder(_Watching):
+class SoftmaxFinder(Watching):
     """Finds the attention of a layer that is called on one prompt; changes nothing."""
 
     def __init__(self, rows: int, keys: int) -> None:
@@ -79,7 +113,7 @@ class SoftmaxFinder(_Watching):
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         weights = func(*args, **kwargs)
         if weights.ndim > 2:
-            self.followed[id(weights)] = weights, self.calls, _argument(args, kwargs, 0, "input")
+            self.followed[id(weights)] = weights, self.calls, argument(args, kwargs, 0, "input")
         return weights
 
     def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
@@ -94,7 +128,7 @@ class SoftmaxFinder(_Watching):
 
     def _other(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
-        if name == "logsumexp" and _argument(args, kwargs, 0, "input").shape[-2:] == self.shape:
+        if name == "logsumexp" and argument(args, kwargs, 0, "input").shape[-2:] == self.shape:
             self.elsewhere = True  # a sink beside the softmax (Granite SWA): keys count there too
         flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else (arg,))]
         ours = [item for item in flat if isinstance(item, torch.Tensor) and id(item) in self.followed]
@@ -133,53 +167,52 @@ class SoftmaxFinder(_Watching):
         self.sites.append(site)
 
 
-class SoftmaxMasks(_Watching):
+class SoftmaxMasks(Watching):
     """Takes keys out of the attention of a layer that is called on B copies of one prompt."""
 
     def __init__(
         self,
-        places: Collection[int],
-        hidden: torch.Tensor,
+        hidden: Mapping[int, torch.Tensor],
         zero_values: bool = False,
         made: Callable[[torch.Tensor], None] = lambda tensor: None,
         rounding: torch.Tensor | None = None,
     ) -> None:
         """
         Args:
-            places: of the `Site`s.
-            hidden: [B, 1 or H, n, T] bool, the keys that each row does not read.
+            hidden: [B, 1 or G, n, K] bool by place of a `Site`, the keys that each row does not read there.
             zero_values: they keep their weight, and give nothing.
             made: called with each attention's weights, or with its output where the weights are not seen.
-            rounding: [T] factors for the last copy's weights, which tell what rounding does.
+            rounding: factors for the last copy's weights, of as many keys, which tell what rounding does.
         """
         super().__init__()
-        self.places, self.hidden, self.zero_values, self.made = places, hidden, zero_values, made
+        self.hidden, self.zero_values, self.made = hidden, zero_values, made
         self.rounding = rounding
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        if self.calls not in self.places:
+        if self.calls not in self.hidden:
             return func(*args, **kwargs)
-        logits = _argument(args, kwargs, 0, "input")
-        by_copy = logits.reshape(len(self.hidden), -1, *logits.shape[-2:])
-        dim = _argument(args, kwargs, 1, "dim")
-        dtype = _argument(args, kwargs, 3 if func is nn.functional.softmax else 2, "dtype")
+        logits = argument(args, kwargs, 0, "input")
+        by_copy = logits.reshape(len(self.hidden[self.calls]), -1, *logits.shape[-2:])
+        dim = argument(args, kwargs, 1, "dim")
+        dtype = argument(args, kwargs, 3 if func is nn.functional.softmax else 2, "dtype")
         assert dim in (-1, logits.ndim - 1), f"a softmax over axis {dim} of {logits.ndim}"
         weights = self._weights(by_copy, dtype).reshape(logits.shape)
         self.made(weights)
         return weights
 
     def _attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        if self.calls not in self.places:
+        if self.calls not in self.hidden:
             return func(*args, **kwargs)
         logits, values = sdpa_logits(*args, **kwargs)
-        by_copy = logits.reshape(len(self.hidden), -1, *logits.shape[-2:])
+        by_copy = logits.reshape(len(self.hidden[self.calls]), -1, *logits.shape[-2:])
         output = self._weights(by_copy, None).reshape(logits.shape).to(values.dtype) @ values
         self.made(output)
         return output
 
     def _weights(self, logits: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         """[B, H, n, T] for logits of that shape, or one more for a sink; 0 in a row that is left nothing to see."""
-        hidden = nn.functional.pad(self.hidden, (0, logits.shape[-1] - self.hidden.shape[-1]))
+        hidden = self.hidden[self.calls].to(logits.device)
+        hidden = nn.functional.pad(hidden, (0, logits.shape[-1] - hidden.shape[-1]))
         if self.zero_values:
             return self._rounded(logits.softmax(dim=-1, dtype=dtype).masked_fill(hidden, 0.0))
         changed = hidden.any(dim=-1, keepdim=True)
@@ -190,11 +223,12 @@ class SoftmaxMasks(_Watching):
 
     def _rounded(self, weights: torch.Tensor) -> torch.Tensor:
         if self.rounding is not None:
-            weights[-1, ..., : len(self.rounding)] *= self.rounding.to(weights)
+            count = min(len(self.rounding), weights.shape[-1])
+            weights[-1, ..., :count] *= self.rounding[:count].to(weights)
         return weights
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:
+def argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:
     return args[place] if len(args) > place else kwargs.get(name)
 
 

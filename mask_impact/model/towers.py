@@ -58,7 +58,9 @@ def refusing(model: PreTrainedModel, what: str, layer: int | None = None) -> Ite
 
 def layer_count(config: Any) -> int:
     """The decoder layers of a text config. LongCat's `num_hidden_layers` counts the attentions, of which a layer has
-    two. Raises UnsupportedModel."""
+    two, and HRM's the passes of two stacks. Raises UnsupportedModel."""
+    if isinstance(stack := getattr(config, "num_layers_per_stack", None), int):
+        return 2 * stack
     for name in ("num_layers", "num_hidden_layers"):
         count = getattr(config, name, None)
         if isinstance(count, int):
@@ -69,7 +71,8 @@ def layer_count(config: Any) -> int:
 
 
 def _layers_of_decoder_alone(model: PreTrainedModel) -> list[nn.Module]:
-    """The first ModuleList of the decoder that has as many entries as the config has layers.
+    """The first ModuleList of the decoder that has as many entries as the config has layers; or, where they are in
+    several lists, all layers of the class that transformers keeps together on a device.
 
     In a vision-language model the decoder is the part with a config of the text config's class, so that a vision tower
     with the same number of blocks is not mistaken for it. Raises UnsupportedModel when there is none; no family's names
@@ -83,6 +86,10 @@ def _layers_of_decoder_alone(model: PreTrainedModel) -> list[nn.Module]:
         for module in root.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return list(module)
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    several = [module for module in decoder.modules() if type(module).__name__ in kinds]
+    if len(several) == count and len({type(module) for module in several}) == 1:
+        return several
     raise UnsupportedModel(
         f"model family '{family(model)}' is not supported: no list of {count} decoder layers was found in it"
     )

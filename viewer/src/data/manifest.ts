@@ -114,6 +114,11 @@ const manifest = object<Manifest>({
     variants: list(text),
     values: places(places(numbers)),
   }),
+  null: object({
+    runs: number,
+    percentiles: list(object({ position: number, value: number, percentile: number })),
+  }),
+  sinks: list(object({ position: number, weight: number, value_length: number })),
   skipped_layers: list(object({ layer: number, reason: text })),
   notes: list(text),
   rows: number,

@@ -259,6 +259,10 @@ export interface Manifest {
   metrics?: Partial<Metric>[];
   /** Of the updates without any mask; values[step][layer][variant]. */
   unmasked_length?: { layers?: number[]; variants?: string[]; values?: (number | null)[][][] };
+  /** Where the ranked values stand among those of other prompts; null without. */
+  null?: { runs?: number; percentiles?: { position?: number; value?: number; percentile?: number }[] };
+  /** Tokens with much of the attention and short values; null where weights were not measured. */
+  sinks?: { position?: number; weight?: number; value_length?: number }[];
   skipped_layers?: { layer?: number; reason?: string }[];
   notes?: string[];
   rows?: number;

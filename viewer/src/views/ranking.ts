@@ -6,6 +6,7 @@ import { CHANGES, effectOn, shownEffects, type Shown } from "../core/effects.ts"
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { brief, metricOf } from "../core/metrics.ts";
+import { percentileOf, sinkText } from "../core/null.ts";
 import type { Drawing, Painter } from "../core/painter.ts";
 import { otherToken, over, ranked, scores, type Scores } from "../core/prompt-text.ts";
 import { isNoise, type Scene, type View } from "../core/scene.ts";
@@ -116,7 +117,8 @@ function firstNote(scene: Scene): string | null {
   const place = run.tokens.findIndex(isFirst);
   const found = scores(scene);
   if (state.first || place < 0 || isNaN(found.value[place])) return null;
-  return `Not ranked: ${named(run.tokens[place])}, ${shownValue(found, found.value[place])} (${peaks(found)} in layer ${found.peak[place]}). The first position often just absorbs attention.`;
+  const why = sinkText(run, 0)?.replace("sink", "A sink") ?? "The first position often just absorbs attention";
+  return `Not ranked: ${named(run.tokens[place])}, ${shownValue(found, found.value[place])} (${peaks(found)} in layer ${found.peak[place]}). ${why}.`;
 }
 
 interface Row {
@@ -137,6 +139,7 @@ class RankedList extends Drawn<Scene> {
   #list = h("ol");
   #metric = h("span");
   #without = h("span", { title: "The answer’s probability when the token is masked" }, "p without");
+  #large = h("span", {}, "pct.");
   #more: HTMLButtonElement;
   #run = "";
   readonly #own = this.watched({ count: 0 });
@@ -159,6 +162,7 @@ class RankedList extends Drawn<Scene> {
       h("span"),
       this.#metric,
       this.#without,
+      this.#large,
     );
     this.element = h(
       "div",
@@ -181,6 +185,9 @@ class RankedList extends Drawn<Scene> {
     this.#metric.textContent = brief(metricOf(run, state));
     const effects = isDifference(state, scene.runs) ? null : shownEffects(scene);
     this.element.classList.toggle("ranking--effects", effects !== null);
+    const known = !!run.manifest?.null && !isDifference(state, scene.runs);
+    this.element.classList.toggle("ranking--null", known);
+    this.#large.title = `Percentile: how many in a hundred tokens of ${run.manifest?.null?.runs ?? 0} other runs have a smaller value`;
     const count = Math.min(this.#own.count, places.length);
     while (this.#rows.length < count) this.#rows.push(this.#row());
     this.#rows.splice(count).forEach(({ element }) => element.remove());
@@ -193,12 +200,17 @@ class RankedList extends Drawn<Scene> {
       const token = run.tokens[place];
       const shade = shadeOf(scene, found, place);
       const size = Math.abs(found.value[place]);
-      const [rankCell, name, position, bar, value, without] = row.cells;
+      const [rankCell, name, position, bar, value, without, large] = row.cells;
       without.textContent = effects ? probabilityWithout(effects, token) : "";
+      large.textContent = known ? (percentileOf(run, token.position, found.value[place])?.toFixed(1) ?? "") : "";
       rankCell.textContent = String(rank + 1);
-      const other = otherToken(scene, place);
-      name.textContent = label(token, 30) + (other ? ` → ${label(other, 30)}` : "");
-      name.title = named(token) + (other ? `, ${label(other)} in ${scene.runs[1].name}` : "");
+      const other = otherToken(scene, place),
+        sink = sinkText(run, token.position);
+      const text = label(token, 30) + (other ? ` → ${label(other, 30)}` : "");
+      name.replaceChildren(text, ...(sink ? [h("span.ranking__sink", {}, "sink")] : []));
+      name.title = [named(token) + (other ? `, ${label(other)} in ${scene.runs[1].name}` : ""), sink]
+        .filter(Boolean)
+        .join(", ");
       position.textContent = String(token.position);
       value.replaceChildren(
         shownValue(found, found.value[place]),
@@ -234,7 +246,7 @@ class RankedList extends Drawn<Scene> {
   }
 
   #row(): Row {
-    const cells = [h("span"), h("span.mono"), h("span"), h("span", {}, h("div")), h("span"), h("span")];
+    const cells = [h("span"), h("span.mono"), h("span"), h("span", {}, h("div")), h("span"), h("span"), h("span")];
     const token = h("button.ranking__token", {}, ...cells);
     const layer = h("button.ranking__layer");
     const element = h("li", {}, token, layer);
