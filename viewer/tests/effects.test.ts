@@ -435,3 +435,17 @@ test.each(["csv", "json"])("rows of the whole answer are a choice beside the ste
   const without = { ...run, effects: { ...effects, steps: [0] } };
   expect(shownEffects(scene(without, { answer: "whole" }))!.step).toBe(0);
 });
+
+test("runs next to each other are on one scale", async () => {
+  const run = await runWith("reach_effects.csv"),
+    { effects } = run;
+  const twice = Array.from(effects!.numbers.logprob_change!, (value) => 2 * value);
+  const other: Run = { ...run, effects: { ...effects!, numbers: { ...effects!.numbers, logprob_change: twice } } };
+  const [one, two] = [run, other].map((each) => shownEffects(scene(each))!.largest);
+  expect(two).toBeCloseTo(2 * one);
+  for (const each of [run, other]) {
+    const here = { ...scene(each), beside: [run, other] };
+    expect(shownEffects(here)!.largest).toBe(two);
+    expect(shownEffects(here)).toBe(shownEffects(here)); // what was made of it is found again
+  }
+});

@@ -59,9 +59,26 @@ const span = (window: string) => {
   return last - first;
 };
 
-/** Null: this run has no effects. */
-export const shownEffects = ({ run: { effects, manifest }, state }: Pick<Compared, "run" | "state">): Shown | null =>
-  effects && made({ effects, manifest, state });
+/** Null: this run has no effects. Next to other runs that have them, all are on one scale. */
+export function shownEffects({ run, state, beside = [] }: Omit<Compared, "runs">): Shown | null {
+  const of = ({ effects, manifest }: Run) => effects && made({ effects, manifest, state });
+  const own = of(run);
+  if (!own || beside.length < 2) return own;
+  const peers = beside.map(of).filter((each) => each?.measure === own.measure);
+  return scaledTo(own, Math.max(...peers.map((each) => each!.largest)));
+}
+
+const scaledOnes = new WeakMap<Shown, Shown>();
+
+/** The same one for the same scale: others remember what they have made of it. */
+function scaledTo(own: Shown, largest: number): Shown {
+  if (largest <= own.largest) return own;
+  const before = scaledOnes.get(own);
+  if (before?.largest === largest) return before;
+  const made = { ...own, largest };
+  scaledOnes.set(own, made);
+  return made;
+}
 
 interface Measured {
   effects: Effects;

@@ -25,8 +25,8 @@ export class EachView implements Exportable {
   update(scene: Scene): void {
     const { beside } = scene;
     while (this.#views.length < beside.length) this.#add();
-    while (this.#views.length > beside.length) this.#views.pop()!.frame.remove();
     this.#views.forEach(({ view, frame, name }, i) => {
+      if (i >= beside.length) return void (frame.hidden = true); // kept: what is open in it, and how it is sorted
       view.update(besideScene(scene, i));
       const alone = beside.length < 2;
       name.hidden = alone;
@@ -40,6 +40,10 @@ export class EachView implements Exportable {
     this.element.hidden = this.#views.every(({ frame }) => frame.hidden);
   }
 
+  #shown({ beside }: Scene) {
+    return this.#views.slice(0, beside.length);
+  }
+
   #add(): void {
     const view = this.#make(new BesideStore(this.#store, this.#views.length));
     const name = h("p.each__name", { "aria-hidden": "true" });
@@ -50,7 +54,7 @@ export class EachView implements Exportable {
 
   /** One below the other. */
   drawing(scene: Scene): Drawing | null {
-    const drawings = this.#views.flatMap(({ view }, i) => view.drawing?.(besideScene(scene, i)) ?? []);
+    const drawings = this.#shown(scene).flatMap(({ view }, i) => view.drawing?.(besideScene(scene, i)) ?? []);
     if (drawings.length < 2) return drawings[0] ?? null;
     const width = Math.max(...drawings.map((each) => each.width));
     return {
@@ -69,7 +73,7 @@ export class EachView implements Exportable {
   }
 
   lines(scene: Scene): Line[] | null {
-    const lists = this.#views.flatMap(({ view }, i) => view.lines?.(besideScene(scene, i)) ?? []);
+    const lists = this.#shown(scene).flatMap(({ view }, i) => view.lines?.(besideScene(scene, i)) ?? []);
     return lists.length ? lists : null;
   }
 }

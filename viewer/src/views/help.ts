@@ -164,7 +164,7 @@ export function listenToKeys(store: Store, actions: Actions): void {
     if (!key || (!scene && !key.always)) return;
     const arrow = event.key.startsWith("Arrow"),
       inGrid = !!target.closest("[data-arrows=selection]");
-    if (MOVES.test(event.key) && !inGrid && !(arrow && target === document.body)) return;
+    if (MOVES.test(event.key) && !inGrid && !(arrow && target.matches("body, button, summary"))) return;
     event.preventDefault();
     key.run(scene!, store, actions, event.key, inGrid);
   });
