@@ -19,7 +19,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -34,6 +34,7 @@ from mask_impact.table import CROSS, Columns, valid
 PAGE_NAME = "visualize_results.html"
 PACKAGE = Path(__file__).resolve().parents[1]
 EMPTY_ELEMENT = b'<script type="text/plain" id="mask-impact-data"></script>'  # as in viewer/src/data/embed.ts
+SHOWN = ("effects", "deepstack")  # of the tables beside the results
 EMBED_FORMAT = 2  # of a run: a list of metrics. 1 had "l2" and "cosine" instead
 NEIGHBORS_FORMAT = 1  # of a table of neighbors
 MAX_BASE64 = 64_000_000  # bytes of base64 in one report: what a browser opens in a second or two and mail may carry
@@ -96,7 +97,7 @@ def fill(
     values: Iterable[Iterable[np.ndarray]],
     manifest: dict[str, Any] | None,
     pictures: Sequence[str | None],
-    effects: Columns | None = None,
+    tables: Mapping[str, Columns] | None = None,
 ) -> None:
     """Write the page with the run in it.
 
@@ -104,7 +105,7 @@ def fill(
         page: as `read_page` gives it.
         values: for each of `table.metrics`, float32 in pieces, one after the other in the order of [S, V, L, T].
         pictures: data URLs.
-        effects: the columns of NAME_effects, where there is one.
+        tables: the columns of the tables beside the results, by kind; the page shows those in `SHOWN`.
     """
     before, after = page
     head = {
@@ -125,7 +126,7 @@ def fill(
         out.write(b',"' if place else b'"')
         out.writelines(_base64(pieces))
         out.write(b'"')
-    more = {} if effects is None else {"effects": {"columns": as_json(effects)}}
+    more = {kind: {"columns": as_json(columns)} for kind, columns in (tables or {}).items() if kind in SHOWN}
     out.write(b"]," + json_in_page(manifest_and_images(manifest, pictures) | more)[1:] + after)
 
 

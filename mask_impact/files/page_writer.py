@@ -87,7 +87,7 @@ class ReportWriter(Writer):
     def prepare(
         self, pictures: Sequence[Image.Image | None], others: Sequence[str], tables: Mapping[str, Columns] | None = None
     ) -> str | None:
-        self._effects = (tables or {}).get("effects")
+        self._side = tables
         self._pictures = [None if picture is None else data_url(picture) for picture in pictures]
         reason = refusal(self.table(), self._pictures)
         return f"{reason}; {opened_instead(others[-1])}" if reason and others and self._rows else reason
@@ -101,7 +101,7 @@ class ReportWriter(Writer):
         """The page, after `prepare` gave None."""
         table = self.table(name)
         values = (self._slabs(table, metric) for metric in range(len(self._metrics)))
-        fill(out, self._page, table, values, manifest, self._pictures, self._effects)
+        fill(out, self._page, table, values, manifest, self._pictures, self._side)
 
     def table(self, name: str = "") -> PageTable:
         """What has been written so far."""

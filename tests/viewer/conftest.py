@@ -133,6 +133,29 @@ def two_tokens(tmp_path_factory) -> list[Path]:
     return [folder / f"two_{name}" for name in ("results.csv", "run.json", "effects.csv")]
 
 
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory) -> Path:
+    """Reports of the demo models: effects of all kinds, every position that reads, and a vision tower."""
+    folder = tmp_path_factory.mktemp("reports")
+    flags = ["--model", "demo", "--output-dir", str(folder), "--format", "csv,json,parquet,html", "--quiet"]
+    text = [*flags, "--prompt", "Tom has a red ball. Ann has a blue cup. Ann's cup is"]
+    picture = [*flags, "--image", str(ROOT / "testimg.png"), "--prompt", "What color is the circle?"]
+    for name, options in {
+        "fine": ["--effects", "--refine", "2"],
+        "heads": ["--effects", "--by-head", "--readers", "last"],
+        "needs": ["--effects", "--mask-layers", "from"],
+        "asked": ["--queries", "all", "--num-tokens", "2"],
+    }.items():
+        assert mask_impact_analysis.main([*text, "--output", name, *options]) == 0
+    for name, options in {
+        "parts": ["--mask-mode", "vision", "--effects", "--refine", "4"],
+        "tower": ["--tower", "vision"],
+        "deep": ["--mask-mode", "both", "--effects", "--deepstack"],
+    }.items():
+        assert mask_impact_vl.main([*picture, "--output", name, *options]) == 0
+    return folder
+
+
 # --- which position reads which --------------------------------------------------------------------------
 
 

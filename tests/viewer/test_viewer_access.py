@@ -57,6 +57,24 @@ def run_with_queries(viewer: Viewer, runs: dict[str, Run]) -> None:
     Map(viewer).table()
 
 
+def nested_effects(viewer: Viewer, runs: dict[str, Any]) -> None:
+    viewer.drop(*(runs["reports"] / f"fine_{name}" for name in ("results.csv", "run.json", "effects.csv")))
+    viewer.shows("fine")
+    effect_table(viewer)
+
+
+def effects_by_head(viewer: Viewer, runs: dict[str, Any]) -> None:
+    viewer.drop(*(runs["reports"] / f"heads_{name}" for name in ("results.csv", "run.json", "effects.csv")))
+    viewer.shows("heads")
+    effect_table(viewer)
+
+
+def deepstack(viewer: Viewer, runs: dict[str, Any]) -> None:
+    viewer.drop(*(runs["reports"] / f"deep_{name}" for name in ("results.csv", "run.json", "deepstack.csv")))
+    viewer.shows("deep")
+    viewer.go(injection=1)
+
+
 def neighbours(viewer: Viewer, runs: dict[str, Any]) -> None:
     said = runs["said"]
     viewer.drop(said.file("json"), said.file("run"), ROOT / "testimg.png")
@@ -71,6 +89,9 @@ STATES = [
     difference_of_runs,
     run_with_effects,
     run_with_queries,
+    nested_effects,
+    effects_by_head,
+    deepstack,
     neighbours,
     help_dialog,
     export_menu,
@@ -78,11 +99,11 @@ STATES = [
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-def test_no_serious_accessibility_violation(opened, runs, said, state):
+def test_no_serious_accessibility_violation(opened, runs, said, reports, state):
     from axe_playwright_python.sync_playwright import Axe
 
     viewer = opened()
-    state(viewer, {**runs, "said": said})
+    state(viewer, {**runs, "said": said, "reports": reports})
     problems = []
     contrast = {"runOnly": ["color-contrast"]}  # the other rules ask for no colours
     for width, theme, options in (

@@ -16,6 +16,7 @@ import type { Run } from "./data/types.ts";
 import example from "./example.json?raw";
 import { AnsweredView } from "./views/answered.ts";
 import { ControlsView } from "./views/controls.ts";
+import { DeepstackView } from "./views/deepstack.ts";
 import { EachView } from "./views/each.ts";
 import { EffectsView } from "./views/effects.ts";
 import { emptyPage } from "./views/empty.ts";
@@ -34,8 +35,10 @@ import { RankingView } from "./views/ranking.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
 import { paperFigure } from "./views/paper.ts";
-import { pointerTip } from "./views/tip.ts";
 import { MeaningView } from "./views/story.ts";
+import { TabsView, tabsOf } from "./views/tabs.ts";
+import { pointerTip } from "./views/tip.ts";
+import { TraceView } from "./views/trace.ts";
 
 const IN_FIGURE = ["Prompt", "Effects", "Picture", "Heat map"];
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
@@ -56,6 +59,8 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
       [
         ["Effects", new EachView(store, (run) => new EffectsView(run))],
         ["Picture", new PictureView(store)],
+        ["DeepStack", new DeepstackView(store)],
+        ["Trace", new TraceView(store)],
         ["Heat map", heatmap],
         ["Reads", new ReadsView(store)],
       ],
@@ -77,6 +82,7 @@ class Page {
   #loading = new Loading(this.#store);
   #help = helpDialog();
   #lens = new LensView(this.#store);
+  #tabs = new TabsView(this.#store);
   #index = new IndexView(this.#store, (files) => void this.#loading.load(files));
   #heatmap = new HeatmapView(this.#store);
   #header = new HeaderView(h("div.buttons header-always"));
@@ -175,7 +181,7 @@ class Page {
   }
 
   start(): void {
-    const shown = [this.#loading.element, this.#empty, this.#index.element, this.#shell];
+    const shown = [this.#loading.element, this.#tabs.element, this.#empty, this.#index.element, this.#shell];
     const parts = [this.#skip, ...shown, this.#exports.menu, this.#help, pointerTip()];
     document.getElementById("page")!.append(...parts);
     this.#empty.prepend(this.#always);
@@ -210,16 +216,20 @@ class Page {
     this.#index.update(index);
     this.#back.hidden = !index || !scene;
     this.#index.element.hidden = !index || !!scene;
-    this.#shell.hidden = this.#skip.hidden = !scene;
-    const above = scene ? this.#header.element.querySelector(".header-always")! : this.#empty;
-    const now = said ? this.#lens.always : index && !scene ? this.#index.always : above;
+    const { tab } = this.#store.state,
+      isLens = said && !(scene && tab === "runs"),
+      isRuns = scene && !(said && tab === "lens");
+    this.#tabs.update(tabsOf(scene, said, tab));
+    this.#shell.hidden = this.#skip.hidden = !isRuns;
+    const above = isRuns ? this.#header.element.querySelector(".header-always")! : this.#empty;
+    const now = isLens ? this.#lens.always : index && !scene ? this.#index.always : above;
     if (now !== this.#holder)
       (this.#holder = now).prepend(...(now === this.#empty ? [this.#always] : [this.#files, this.#always]));
     const name = said?.found.name ?? scene?.run.name ?? index?.name;
     document.title = name ? `${name} · Mask impact` : "Mask impact";
     this.#keepAddress();
-    if (said && !this.#lens.element.isConnected) this.#shell.before(this.#lens.element); // before there are neighbours, nothing of them is in the page
-    if (!said) this.#lens.element.remove();
+    if (isLens && !this.#lens.element.isConnected) this.#shell.before(this.#lens.element); // before there are neighbours, nothing of them is in the page
+    if (!isLens) this.#lens.element.remove();
   }
 
   /**

@@ -4,6 +4,7 @@ import { effectScores, effectWords, points, ranks, shownEffects, spearman, unitO
 import { DEFAULTS, fromFragment, toFragment, type State } from "../src/core/state.ts";
 import { decodeRun } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
+import { tells } from "../src/core/effect-units.ts";
 import { add, emptyLibrary, resolve, waiting } from "../src/data/pair.ts";
 import type { Effects, Loaded, Run } from "../src/data/types.ts";
 import { Table } from "../src/data/table.ts";
@@ -119,7 +120,7 @@ test("what is damaged, mixed or incomplete is one sentence", async () => {
   expect(twice.notes).toEqual(["1 row of x_effects.csv give a mask another effect; the last one is shown."]);
 });
 
-test("units from coarse to fine: at each position those that were not split, with all their positions", async () => {
+test("units from coarse to fine: all levels, if the manifest tells what is a part of what; else those that were not split", async () => {
   const units = [
     { label: "Tom has a red ball.", positions: [0, 1, 2, 3, 4, 5], level: 0 },
     { label: "Ann has a blue", positions: [6, 7, 8, 9], level: 0 },
@@ -143,17 +144,65 @@ test("units from coarse to fine: at each position those that were not split, wit
   const effects = await effectsOf(file);
   const leaves = units.filter((_, place) => ![1, 2].includes(place));
   const inOrder = leaves.toSorted((a, b) => a.positions[0] - b.positions[0]);
-  expect(effects.units.map(({ label }) => label)).toEqual(inOrder.map(({ label }) => label));
-  expect(effects.rows.size).toBe(leaves.length);
-  expect(effects.notes).toEqual([
-    "reach_effects.json has larger units, too, which were split; what they were split into is shown.",
-  ]);
+  expect(effects.rows.size).toBe(units.length);
+  expect(effects.units.filter(({ split }) => !split).map(({ label }) => label)).toEqual(
+    inOrder.map(({ label }) => label),
+  );
   const run = await runWith("reach_effects.csv");
   const manifest = { ...run.manifest, effects: { refine: { units } } };
   const shown = shownEffects(scene({ ...run, effects, manifest }))!;
   expect(shown.units.map(({ positions }) => positions)).toEqual(inOrder.map(({ positions }) => positions));
   expect(shown.units.flatMap(({ positions }) => positions).sort((a, b) => a - b)).toEqual([...Array(10).keys()]);
+  expect([shown.hidesSplit, shown.nested.some(({ isPart }) => isPart)]).toEqual([true, false]);
+
+  const told = units.map((unit, place) => ({ ...unit, parent: [undefined, undefined, 1, 1, 1, 2, 2][place] }));
+  const all = shownEffects(
+    scene({ ...run, effects, manifest: { ...run.manifest, effects: { refine: { units: told } } } }),
+  )!;
+  const label = (place: number) => all.units[place].label;
+  expect(all.hidesSplit).toBe(false);
+  expect(Object.fromEntries(all.nested.map(({ parts }, place) => [label(place), parts.map(label)]))).toMatchObject({
+    "Tom has a red ball.": [],
+    "Ann has a blue": ["Ann has", " a", " blue"],
+    "Ann has": [" Ann", " has"],
+    " blue": [],
+  });
+  // The sentence changes the answer by 2, its parts by up to 5: they say it better.
+  const sizes = all.units.map(({ value }) => Math.abs(value));
+  const place = all.units.findIndex(({ label }) => label === "Ann has a blue");
+  expect(tells(all.nested[place], sizes, place)).toBe(false);
+  expect(tells(all.nested[place], sizes.with(place, 15.1), place)).toBe(true);
+  expect(tells(all.nested[place], sizes.with(place, 14.9), place)).toBe(false);
 });
+
+test("only a table with injections is of DeepStack, in every form", async () => {
+  const [first, second] = [rows[0], rows[1]];
+  const record = (more: object) => ({
+    ...Object.fromEntries(first.map((name, i) => [name, second[i]])),
+    ...numbersOf(second),
+    ...more,
+  });
+  const added = {
+    injection: "0+1",
+    vision_layer: "5+17",
+    decoder_layer: "0+1",
+    action: "removed",
+    unit: "all image tokens",
+  };
+  const load = (records: object[]) => effectsOf(textFile(JSON.stringify(records), "x_deepstack.json"));
+  expect((await load([record({})])).injections).toBeNull();
+  expect(await load([record(added)])).toMatchObject({
+    name: "x",
+    windows: ["0+1 removed"],
+    injections: [{ injection: "0+1", vision: "5+17", decoder: "0+1", action: "removed" }],
+  });
+});
+
+/** As numbers what a CSV has as text. */
+const numbersOf = (row: string[]) =>
+  Object.fromEntries(
+    rows[0].flatMap((name, i) => (/^(token_masked|block|top_token)$/.test(name) ? [] : [[name, Number(row[i])]])),
+  );
 
 test("results with columns of effects beside theirs stay results", async () => {
   const [head, ...body] = text("reach_results.csv").trimEnd().split("\n");

@@ -6,6 +6,7 @@ import { membersOf } from "../data/manifest.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
 import { importance, isFirst } from "./aggregate.ts";
+import { nested, parentsOf, type Nested } from "./effect-units.ts";
 import { matrix, tokenIndex } from "./scene.ts";
 import type { Measure, State } from "./state.ts";
 import { visible } from "./tokens.ts";
@@ -36,8 +37,13 @@ export interface Shown {
   window: number;
   /** They were chosen. */
   isChosen: boolean;
-  /** By position, those that have a value; with what stands for each. */
+  /** By position, those that have a value; with what stands for each. Of units from coarse to fine, all levels if the manifest
+   * tells which is a part of which, else those that were not split. */
   units: (Effects["units"][number] & { positions: number[]; row: number; value: number; strongest: string })[];
+  /** By place in `units`. */
+  nested: Nested[];
+  /** There are units that were split and are not shown. */
+  hidesSplit: boolean;
   /** [unit * windows + window] */
   values: number[];
   /** Largest size, without position 0 unless state.first. */
@@ -101,7 +107,9 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
   const values: number[] = [],
     units: Shown["units"] = [];
   let largest = 0;
+  const parents = parentsOf(effects.units, manifest);
   for (const unit of effects.units) {
+    if (unit.split && !parents) continue;
     const at = windows.map((each) => rows.get([step, block, each, unit.key].join()) ?? -1);
     // A pair is shown by its interaction; what it does as a whole is said, too.
     const pair = numbers.interaction && at.some((row) => numbers.interaction![row] > -Infinity);
@@ -132,6 +140,8 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     window,
     isChosen,
     units,
+    nested: nested(units, parents),
+    hidesSplit: !parents && effects.units.some(({ split }) => split),
     values,
     largest,
     signed: measure !== "kl",

@@ -101,7 +101,7 @@ function names(text: string): boolean {
 }
 
 /** For every image token the position of the same patch in a run of the same pictures; -1 if it was not masked there. */
-function twinOf({ manifest, tokens }: Neighbors, run: Run): number[] | null {
+export function twinOf({ manifest, tokens }: Neighbors, run: Run): number[] | null {
   const shas = (of: Neighbors["manifest"]) => of?.images?.map(({ sha256 }) => sha256 ?? NaN).join() ?? "";
   if (!shas(manifest) || shas(manifest) !== shas(run.manifest)) return null;
   const places = new Map(

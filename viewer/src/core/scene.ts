@@ -5,7 +5,7 @@
  * does something; it knows no other view.
  */
 
-import { index, part, type Metric, type Run, type TokenInfo } from "../data/types.ts";
+import { index, part, type Metric, type Neighbors, type Run, type TokenInfo } from "../data/types.ts";
 import type { Matrix } from "./aggregate.ts";
 import type { State } from "./state.ts";
 import { isHead } from "./words.ts";
@@ -19,6 +19,8 @@ export interface Hover {
 export interface Scene {
   /** Everything that is loaded, and the places in it of what is shown. */
   library: Run[];
+  /** What image tokens say, of all files that tell it. */
+  neighbors?: Neighbors[];
   runs: Run[];
   /** The run in front: runs[0]. */
   run: Run;

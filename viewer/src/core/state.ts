@@ -51,6 +51,11 @@ export interface State {
   /** The same of the picture in which image tokens say something: little, since words stand in the patches. */
   wash: number;
   fold: boolean;
+  /** Of a video, the frame that is shown large, by its number among the pictures; null: the one with the selected patch, else
+   * with the strongest. */
+  frame: number | null;
+  /** DeepStack: the injection whose effects, patch by patch, colour the picture; null: none. */
+  injection: number | null;
   /** A box drawn on a picture: picture, row and column of one corner, of the other; empty: none. */
   region: number[];
   /** Effects on the answer: the measure, who stops reading, the layers that stand for a unit ("2-5", "3-3.5" for a head,
@@ -65,6 +70,8 @@ export interface State {
   shade: "impact" | "effect";
   /** Cells of the map of what each position reads that are large enough for a name in every row. */
   large: boolean;
+  /** What was read, traced back: the part of what the predicting position reads most from which on a read is shown. */
+  edges: number;
   /** Neighbours of image tokens: which of the loaded tables, the selected patch (position), what was searched ("merged", a
    * bank layer or "static"), what colours the patches, all ranks in every layer, and a word that is looked for. */
   lens: number;
@@ -73,6 +80,8 @@ export interface State {
   tint: "similarity" | "bank" | "impact";
   ranks: boolean;
   find: string;
+  /** Where runs and neighbours are open: what is shown of them. */
+  tab: "all" | "runs" | "lens";
   theme: "auto" | "light" | "dark";
 }
 
@@ -101,6 +110,8 @@ export const DEFAULTS: Readonly<State> = {
   opacity: 0.8,
   wash: 0.2,
   fold: false,
+  frame: null,
+  injection: null,
   region: [],
   effect: "logprob_change",
   block: "all",
@@ -109,12 +120,14 @@ export const DEFAULTS: Readonly<State> = {
   answer: "step",
   shade: "impact",
   large: false,
+  edges: 0.5,
   lens: 0,
   patch: null,
   near: "",
   tint: "similarity",
   ranks: false,
   find: "",
+  tab: "all",
   theme: "auto",
 };
 
@@ -132,6 +145,7 @@ const CHOICES: { [Key in keyof State]?: readonly State[Key][] } = {
   answer: ["step", "whole"],
   shade: ["impact", "effect"],
   tint: ["similarity", "bank", "impact"],
+  tab: ["all", "runs", "lens"],
 };
 
 /** "#metric=cosine&token=12": what differs from the defaults. */
@@ -195,9 +209,12 @@ function valid(name: keyof State, value: unknown): boolean {
     case "query":
     case "token":
     case "layer":
+    case "frame":
+    case "injection":
     case "from":
     case "to":
       return value === null || whole(value);
+    case "edges":
     case "least":
     case "opacity":
     case "wash":

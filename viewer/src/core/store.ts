@@ -77,6 +77,7 @@ export class Store {
     const [token, ...also] = found.selected[0];
     return {
       library,
+      neighbors: this.#neighbors,
       runs,
       run: runs[0],
       state: { ...state, token, also: also.filter((position) => position !== null), of: 0 },
@@ -184,9 +185,10 @@ export class Store {
     this.#foldChosen ||= "fold" in patch;
     this.#variantChosen ||= "variant" in patch;
     this.#selected ||= "token" in patch || "layer" in patch;
-    // One token in place of all that were selected, of the run in front where no other one is named.
-    const alone = "token" in patch ? { also: [], of: 0 } : {};
-    this.#state = { ...this.#state, ...alone, ...patch };
+    // One token in place of all that were selected, of the run in front where no other one is named; and of a video its frame.
+    const alone = "token" in patch ? { also: [], of: 0 } : {},
+      frame = patch.token == null ? {} : { frame: null };
+    this.#state = { ...this.#state, ...alone, ...frame, ...patch };
     this.#schedule();
   }
 

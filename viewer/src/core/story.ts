@@ -3,8 +3,10 @@
  * and what the answer is without the unit that it needs most. Made from the numbers alone.
  */
 
+import { partsOf } from "../data/effects.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
-import { CHANGES, effectOn, shownEffects, unitToken, type Shown } from "./effects.ts";
+import { CHANGES, effectOn, layersOf, shownEffects, unitToken, type Shown } from "./effects.ts";
+import { tells } from "./effect-units.ts";
 import { promptText, ranked, scores, type Compared } from "./prompt-text.ts";
 import { isNoise } from "./scene.ts";
 import { templatePositions } from "./template.ts";
@@ -20,6 +22,8 @@ export interface Story {
   /** Words, by layer; a patch; and a token of the template that is read more than any word. */
   words: Read[];
   patch: Read | null;
+  /** Of a vision tower: what the other patches read most, in this order. */
+  tower: Read[] | null;
   template: Read | null;
   lost: Lost | null;
   /** Effects were measured, and none of them changes the answer's probability by CHANGES or more. */
@@ -29,6 +33,8 @@ export interface Story {
 /** What hiding a unit does to the answer. */
 export interface Lost {
   token: TokenInfo;
+  /** "head 5 of layer 3", if it was hidden from that alone. */
+  head: string | null;
   before: number;
   after: number;
   /** What is likeliest then; null: still the same. */
@@ -44,7 +50,8 @@ export function story(scene: Compared): Story {
   const read = (wanted: (token: TokenInfo) => boolean) => reads(scene, wanted);
   const isWord = ({ kind, position }: TokenInfo) => kind === "text" && !template.has(position);
   const words = read(isWord);
-  const [patch] = read(({ kind }) => kind === "image");
+  const patches = read(({ kind }) => kind === "image"),
+    isTower = run.manifest?.tower === "vision";
   const [special] = read(({ kind, position }) => kind !== "image" && template.has(position));
   const shown = shownEffects(scene);
   const lost = shown && mostLost(scene, shown);
@@ -53,7 +60,8 @@ export function story(scene: Compared): Story {
       .slice(0, FEW)
       .filter(({ value }) => Math.abs(value) >= MUCH * Math.abs(words[0].value))
       .sort((a, b) => a.layer - b.layer),
-    patch: patch ?? null,
+    patch: isTower ? null : (patches[0] ?? null),
+    tower: isTower ? patches : null,
     template: special && Math.abs(special.value) > Math.abs(words[0]?.value ?? 0) ? special : null,
     lost: lost && lost.before - lost.after >= CHANGES ? lost : null,
     robust: !!lost && lost.before - lost.after < CHANGES,
@@ -72,14 +80,22 @@ function reads(scene: Compared, wanted: (token: TokenInfo) => boolean): Read[] {
 /** The unit without which the answer is least likely, in its strongest layers. */
 function mostLost({ run, state }: Compared, shown: Shown): Lost | null {
   let lost: Lost | null = null;
+  const { windows } = shown.effects;
+  const sizes = shown.units.map((_, place) =>
+    Math.max(
+      ...shown.values.slice(place * windows.length, (place + 1) * windows.length).map((value) => Math.abs(value) || 0),
+    ),
+  );
   const answer = run.manifest?.generated?.find(({ step }) => step === state.step)?.text;
-  for (const unit of shown.units) {
+  for (const [place, unit] of shown.units.entries()) {
+    if (!tells(shown.nested[place], sizes, place)) continue;
     if (unit.positions[0] === 0 && unit.positions.length < 2) continue;
-    for (const window of shown.effects.windows) {
+    for (const window of windows) {
       const found = effectOn(shown, unit.key, window);
       if (!found || (lost && found.before - found.after <= lost.before - lost.after)) continue;
       const then = answer !== undefined && found.top !== answer && shown.step === state.step ? found.top : null;
-      lost = { token: unitToken(unit, run), before: found.before, after: found.after, then };
+      const head = partsOf(window).length > 2 ? layersOf(window) : null;
+      lost = { token: unitToken(unit, run), head, before: found.before, after: found.after, then };
     }
   }
   return lost;

@@ -3,7 +3,7 @@
 import { count, LoadError, NotResults, plural, quoted } from "./errors.ts";
 import { JsonParser } from "./json.ts";
 import { Table, type ColumnName } from "./table.ts";
-import type { Effects, Run } from "./types.ts";
+import type { Effects, Injection, Run } from "./types.ts";
 
 /** Is a file that holds no results of this kind, whole or not? The two columns are in no other file. */
 export const looksLikeEffects = (error: unknown) =>
@@ -22,7 +22,7 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
   const units = new Map<string, Effects["units"][number]>(),
     rows: Effects["rows"] = new Map();
   const deepest = deepestLevels(table);
-  let coarse = 0;
+  const injections = new Map<string, Injection>();
   for (let row = 0; row < table.rows; row++) {
     const at = (column: ColumnName) => columns[column].data[row];
     const [step, first, last, block, position, label] = [
@@ -38,24 +38,20 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
         `row ${count(row + 1)}: a mask of layers ${first} to ${last} and block ${quoted(block)} cannot be`,
       );
     }
-    if (columns.unit_level.length && at("unit_level") < deepest.get(position)!) {
-      coarse++;
-      continue;
-    }
+    const level = columns.unit_level.length ? at("unit_level") : 0;
     const head = columns.head.length ? columns.head.data[row] : NaN;
-    const window = head >= 0 ? `${first}-${last}.${head}` : `${first}-${last}`,
+    const added = injectionOf(table, row);
+    if (added) injections.set(added.window, added);
+    const window = added ? added.window : head >= 0 ? `${first}-${last}.${head}` : `${first}-${last}`,
       key = `${position} ${label}`;
     steps.add(step);
     blocks.add(block);
     windows.add(window);
-    units.set(key, { key, label, position });
+    units.set(key, { key, label, position, level, split: level < (deepest.get(position) ?? 0) });
     rows.set([step, block, window, key].join(), row);
   }
-  const twice = table.rows - coarse - rows.size;
+  const twice = table.rows - rows.size;
   const said = [...notes];
-  if (coarse) {
-    said.push(`${fileName} has larger units, too, which were split; what they were split into is shown.`);
-  }
   if (twice) said.push(`${plural(twice, "row")} of ${fileName} give a mask another effect; the last one is shown.`);
   const numeric = table.names.filter((column) => table.kindOf(column) !== "text" && columns[column].length);
   return {
@@ -64,15 +60,27 @@ export function makeEffects(table: Table, name: string, fileName: string, notes:
     rows,
     steps: [...steps].sort((a, b) => a - b),
     blocks: [...blocks].sort().reverse(),
-    units: [...units.values()].sort((a, b) => a.position - b.position),
-    windows: [...windows].sort((a, b) => {
-      const [one, other] = [partsOf(a), partsOf(b)];
-      return one[0] - other[0] || one[1] - other[1] || (one[2] ?? -1) - (other[2] ?? -1);
-    }),
+    units: [...units.values()].sort((a, b) => a.position - b.position || a.level - b.level),
+    windows: injections.size ? [...windows] : [...windows].sort(byLayers),
+    injections: injections.size ? [...injections.values()] : null,
     numbers: Object.fromEntries(numeric.map((column) => [column, columns[column].data])),
     top: [...columns.top_token.data.subarray(0, table.rows)].map((text) => list[text]),
     notes: said,
   };
+}
+
+function byLayers(a: string, b: string): number {
+  const [one, other] = [partsOf(a), partsOf(b)];
+  return one[0] - other[0] || one[1] - other[1] || (one[2] ?? -1) - (other[2] ?? -1);
+}
+
+/** Null: the row is of a mask. */
+function injectionOf({ columns, texts: { list } }: Table, row: number): Injection | null {
+  if (!columns.injection.length) return null;
+  const [injection, vision, decoder, action] = ["injection", "vision_layer", "decoder_layer", "action"].map(
+    (column) => list[columns[column].data[row]] ?? "",
+  );
+  return { window: `${injection} ${action}`, injection, vision, decoder, action };
 }
 
 /** From coarse to fine, by the first position of units: a unit of a level above was split, and its first part begins there. */

@@ -68,6 +68,7 @@ interface Embedded {
   values: string[];
   manifest: unknown;
   effects?: { columns: object } | null;
+  deepstack?: { columns: object } | null;
   images: ({ name: string; data: string } | null)[];
   queries?: number[];
 }
@@ -124,7 +125,8 @@ export function decodeRun(text: string, parsed = json(text)): Run {
     rows: data.rows,
     duplicates: 0,
     manifest: null,
-    effects: data.effects ? readEffects(JSON.stringify(data.effects.columns ?? {}), name) : null,
+    effects: side(data.effects, name),
+    deepstack: side(data.deepstack, name),
     pictures: data.images.map(picture),
     notes: [],
     source: { fileName: `${name}_results.html`, format: "html", bytes: text.length },
@@ -132,6 +134,10 @@ export function decodeRun(text: string, parsed = json(text)): Run {
   const asked = data.queries ? lastOfSteps(run, data.queries, steps) : run;
   return manifest ? withManifest(asked, manifest) : asked;
 }
+
+/** A table beside the results. */
+const side = (table: Embedded["effects"], name: string) =>
+  table ? readEffects(JSON.stringify(table.columns ?? {}), name) : null;
 
 function json(text: string): Partial<Embedded> & { neighbors?: string; index?: unknown } {
   let data: Partial<Embedded>;

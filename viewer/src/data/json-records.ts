@@ -80,14 +80,14 @@ export class RecordReader {
   }
 
   #slot(name: ColumnName): Slot {
-    const { of } = this.#table;
     const strict = this.#table.isStrict(name);
-    return { name, kind: this.#table.kindOf(name), strict, own: of === "effects", gone: false, record: 0, value: NaN };
+    return { name, kind: this.#table.kindOf(name), strict, own: false, gone: false, record: 0, value: NaN };
   }
 
   /** Adds the record whose first field begins at `from`. Returns where it ends, -1 if more bytes are needed. */
   read(buf: Uint8Array, from: number): number {
-    const first = !this.#table.rows;
+    const before = this.#table.rows,
+      first = !before;
     const others: string[] = []; // keys of the first record that are no columns
     this.#record++;
     let i = afterSpace(buf, from);
@@ -103,10 +103,16 @@ export class RecordReader {
     this.#check(others);
     for (const slot of this.#slots) {
       const seen = slot.record === this.#record;
-      if (first && seen) slot.own = true;
+      if (seen && !slot.own && (first || this.#table.of === "effects")) this.#own(slot, before);
       if (slot.own && !slot.gone) this.#table.columns[slot.name].push(seen ? slot.value : NaN);
     }
     return i + 1;
+  }
+
+  /** A column that the file has; the records before this one have no value in it. */
+  #own(slot: Slot, before: number): void {
+    for (let record = 0; record < before; record++) this.#table.columns[slot.name].push(NaN);
+    slot.own = true;
   }
 
   /** One key and its value. Returns where the comma or the end of the record is. */

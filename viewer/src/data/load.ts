@@ -154,6 +154,7 @@ function runOf(table: Table, source: Source, notes: string[]): Run {
     rows: table.rows,
     manifest: null,
     effects: null,
+    deepstack: null,
     pictures: [],
     source,
   };
@@ -178,5 +179,5 @@ export function runName(fileName: string): string {
     .replace(/^.*[/\\]/, "")
     .replace(/\.gz$/i, "")
     .replace(/\.(csv|tsv|txt|json|jsonl|ndjson|parquet|html?)$/i, "");
-  return stem.replace(/ ?\(\d+\)$/, "").replace(/_(results|run|effects)$/, "") || fileName;
+  return stem.replace(/ ?\(\d+\)$/, "").replace(/_(results|run|effects|deepstack)$/, "") || fileName;
 }

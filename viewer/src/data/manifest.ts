@@ -88,6 +88,7 @@ const manifest = object<Manifest>({
       grid: list(number),
       layout: text,
       tokens: number,
+      video: number,
       positions: list(number),
     }),
   ),
@@ -126,7 +127,7 @@ const manifest = object<Manifest>({
   effects: object({
     contrast: list(text),
     noise: object({ logit: number }),
-    refine: object({ units: list(object({ label: text, positions: list(number) })) }),
+    refine: object({ units: places(object({ label: text, positions: list(number), parent: number })) }),
   }),
   tables: list(text),
   argv: list(text),
@@ -232,6 +233,6 @@ export function disagreements(run: Run, manifest: Manifest): string[] {
 }
 
 /** Half of a surrogate pair as U+FFFD, which is what UTF-8 files make of it. */
-function wellFormed(text: string): string {
+export function wellFormed(text: string): string {
   return text.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
 }

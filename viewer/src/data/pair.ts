@@ -41,7 +41,8 @@ export function add(library: Library, item: Loaded): Added {
     };
   }
   if (item.kind === "effects") {
-    const others = library.effects.filter(({ name }) => name !== item.effects.name);
+    const { name, injections } = item.effects;
+    const others = library.effects.filter((each) => each.name !== name || !each.injections !== !injections);
     return { library: { ...library, effects: [...others, item.effects] }, runId: null, message: null };
   }
   if (item.kind === "neighbors") {
@@ -90,8 +91,11 @@ export function resolve(library: Library): Run[] {
     return manifest ? withManifest(run, manifest) : run;
   });
   return withPictures(runs, library.pictures).map((run) => {
-    const effects = run.effects ?? library.effects.find(({ name }) => name === run.name);
-    return effects ? { ...run, effects, notes: [...run.notes, ...effects.notes, ...misfit(run, effects)] } : run;
+    const own = library.effects.filter(({ name }) => name === run.name);
+    const effects = run.effects ?? own.find(({ injections }) => !injections) ?? null,
+      deepstack = run.deepstack ?? own.find(({ injections }) => injections) ?? null;
+    const notes = [...(effects ? [...effects.notes, ...misfit(run, effects)] : []), ...(deepstack?.notes ?? [])];
+    return { ...run, effects, deepstack, notes: [...run.notes, ...notes] };
   });
 }
 

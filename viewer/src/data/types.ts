@@ -79,6 +79,8 @@ export interface Run {
   manifest: Manifest | null;
   /** What masks do to the answer, where NAME_effects is there. */
   effects: Effects | null;
+  /** What the answer needs of the features added between decoder layers, where NAME_deepstack is there. */
+  deepstack?: Effects | null;
   /** One place for each of manifest.images; null where the picture is not there (yet). */
   pictures: (Picture | null)[];
   /** What a reader has to know about the file, as sentences: gaps, duplicates, two texts at one position. */
@@ -103,10 +105,13 @@ export interface Effects {
   steps: number[];
   /** Who stops reading. "last": only the predicting position; "all": every later one; else a set of positions. */
   blocks: string[];
-  /** The layers a mask held in: "2-5"; and the head, if it was one: "3-3.5". */
+  /** The layers a mask held in: "2-5"; and the head, if it was one: "3-3.5". Of injections, which: "0+2 removed". */
   windows: string[];
-  /** By position. `key` is the position and the label. */
-  units: { key: string; label: string; position: number }[];
+  /** Of NAME_deepstack, for each of `windows`; null: a table of masks. */
+  injections: Injection[] | null;
+  /** By position. `key` is the position and the label. From coarse to fine: `level` 0 is the coarsest, and what was `split` has
+   * its parts in the table, too. */
+  units: { key: string; label: string; position: number; level: number; split: boolean }[];
   /** "step,block,window,key" -> row of the file. */
   rows: Map<string, number>;
   /** The columns of numbers that the file has, by row; NaN where there is none. */
@@ -114,6 +119,18 @@ export interface Effects {
   /** The likeliest token under the mask, by row. */
   top: string[];
   notes: string[];
+}
+
+/** Features that are added between decoder layers, or several of them together. */
+export interface Injection {
+  window: string;
+  /** "0+2" */
+  injection: string;
+  /** Layers of the vision tower, and the decoder layers after which they are added: "5+17". */
+  vision: string;
+  decoder: string;
+  /** "removed": these; "alone": all others. */
+  action: string;
 }
 
 /** NAME_neighbors: for every image token and layer the text tokens nearest to it. */
@@ -255,8 +272,8 @@ export interface Manifest {
   effects?: {
     contrast?: string[];
     noise?: { logit?: number };
-    /** From coarse to fine: every unit of every level. */
-    refine?: { units?: { label?: string; positions?: number[] }[] };
+    /** From coarse to fine: every unit of every level; `parent` is the place in this list of the unit that was split. */
+    refine?: { units?: { label?: string; positions?: number[]; parent?: number }[] };
   };
   /** Of NAME_neighbors. */
   tables?: string[];
@@ -294,6 +311,8 @@ export interface ManifestImage {
   grid?: number[];
   layout?: string;
   tokens?: number;
+  /** Of a frame: which video it is of. */
+  video?: number;
   positions?: number[];
 }
 

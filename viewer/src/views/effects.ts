@@ -1,19 +1,14 @@
-/** Effects on the answer: units by the layers in which they were masked, or a list with bars; and beside the impact. */
+/** Effects on the answer: units by the layers, or heads, in which they were masked, or a list with bars; and beside the impact. */
 
-import { isFirst } from "../core/aggregate.ts";
-import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import { h } from "../core/dom.ts";
 import {
-  changes,
   CHANGES,
-  effectOn,
   effectWords,
   layersOf,
   MEASURES,
   readersOf,
   shownEffects,
   STRONGEST,
-  unitOrder,
   unitToken,
   WHOLE,
   where,
@@ -27,18 +22,18 @@ import { picked } from "../core/select.ts";
 import type { State } from "../core/state.ts";
 import type { Scenes } from "../core/store.ts";
 import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
-import { capital, percent } from "../core/words.ts";
+import { capital } from "../core/words.ts";
 import { partsOf } from "../data/effects.ts";
+import { HIGH, OUTCOME, paint, TOP } from "./effects-paint.ts";
+import { arranged, isByHead, valueAt, windowAt, windowOf, type Found } from "./effects-rows.ts";
 import { drawScatter, ENOUGH, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
-import { caption, colourBar, cut, ends, heading } from "./figure.ts";
-import { boxOf, eachColumn, eachRow, laidOut, paintCells, type Cell, type Layout } from "./matrix-paint.ts";
+import { caption, colourBar, ends, heading } from "./figure.ts";
+import { laidOut, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 
-const HIGH = 20,
-  TOP = 30,
-  TALLEST = TOP + 60 * HIGH, // 60 rows need no scrolling
-  OUTCOME = 210, // pixels for what becomes of the answer
-  ROOMY = 640; // from this width on there is room for it
+const TALLEST = TOP + 60 * HIGH, // 60 rows need no scrolling
+  MOST_ROWS = 300, // of a drawing
+  ROOMY = 640; // from this width on there is room for what becomes of the answer
 const CHOICES = {
   effect: "show",
   answer: "on",
@@ -48,20 +43,12 @@ const CHOICES = {
 };
 const title = "Effects on the answer";
 
-/** What is shown, and the places of its units in the order of the screen. */
-interface Found {
-  shown: Shown;
-  order: number[];
-  /** Units left out below, since they change nothing. */
-  folded: number;
-}
-
 export class EffectsView extends MatrixView<Found> {
   readonly element: HTMLElement;
   #selects = {} as Record<keyof typeof CHOICES, HTMLSelectElement>;
   #rho = h("p.matrix__what");
-  #fold = h("button.quiet effects__fold", { onclick: () => (this.#unfolded.all = !this.#unfolded.all) });
-  readonly #unfolded = this.watched({ all: false });
+  #fold = h("button.quiet effects__fold", { onclick: () => (this.#shows.all = !this.#shows.all) });
+  readonly #shows = this.watched({ all: false, toggled: [] as string[] }); // of units that change nothing, of parts
   #scatter = h("canvas", { role: "img" });
 
   constructor(store: Scenes) {
@@ -97,52 +84,31 @@ export class EffectsView extends MatrixView<Found> {
 
   protected find(scene: Scene): Found | null {
     const shown = shownEffects(scene);
-    return shown && ordered(shown, scene.state.order, this.#unfolded.all);
+    return shown && this.#found(shown, scene.state);
   }
 
-  protected sizeOf({ shown, order }: Found) {
-    return { rows: order.length, columns: shown.effects.windows.length };
+  #last: { of: unknown[]; found: Found } | null = null; // asked for by every part, the same each time
+
+  #found(shown: Shown, { order }: State): Found {
+    const { all, toggled } = this.#shows,
+      of = [shown, order, all, toggled];
+    if (!this.#last?.of.every((each, place) => each === of[place])) {
+      const isOpen = (key: string, changes: boolean) => toggled.includes(key) !== changes;
+      this.#last = { of, found: arranged(shown, { order, all, isOpen }) };
+    }
+    return this.#last!.found;
   }
 
-  protected explain(scene: Scene, { shown, folded }: Found): Words {
-    const { state } = scene,
-      { effects, measures, measure, block, step, window } = shown;
-    const layers = effects.windows.map((each) => [each, layersOf(each)]);
-    this.#fill(
-      "effect",
-      measures.map((each) => [each, MEASURES[each]]),
-      measure,
-    );
-    this.#fill(
-      "answer",
-      effects.steps.includes(WHOLE)
-        ? [
-            ["step", "this step's token"],
-            ["whole", "the whole answer"],
-          ]
-        : [],
-      step === WHOLE ? "whole" : "step",
-    );
-    this.#fill(
-      "block",
-      effects.blocks.map((each) => [each, readersOf(each)]),
-      block,
-    );
-    this.#fill(
-      "mask",
-      layers.length > 1 ? [[STRONGEST, "strongest layers"], ...layers] : [],
-      effects.windows[window] ?? STRONGEST,
-    );
-    this.#fill(
-      "order",
-      [
-        ["strength", "strength"],
-        ["position", "position"],
-      ],
-      state.order === "position" ? "position" : "strength",
-    );
-    this.#fold.hidden = !folded && !this.#unfolded.all;
-    this.#fold.textContent = this.#unfolded.all
+  protected sizeOf({ rows, columns }: Found) {
+    return { rows: rows.length, columns: columns.length };
+  }
+
+  protected explain(scene: Scene, found: Found): Words {
+    const { shown, folded } = found,
+      { effects, measure } = shown;
+    this.#fillAll(scene, shown);
+    this.#fold.hidden = !folded && !this.#shows.all;
+    this.#fold.textContent = this.#shows.all
       ? `Fold units that change p by less than ${CHANGES}`
       : `${folded} other${folded === 1 ? " changes" : "s change"} p by less than ${CHANGES}`;
     const points = pointsOf(scene, shown);
@@ -151,17 +117,45 @@ export class EffectsView extends MatrixView<Found> {
     this.#scatter.hidden = points.length < ENOUGH;
     const [low, high] = ends(shown.largest, shown.signed);
     const below = shown.values.some((value) => isNoise(value, shown.floor));
+    const parts = shown.nested.some(({ parts }) => parts.length);
     const notes = [
       shown.signed && "below 0 the mask costs the answer",
       below && `hatched: below the noise ${number(shown.floor)}`,
+      parts && "a click on the name of a unit that was split, marked ▸, shows its parts",
+      shown.hidesSplit && "larger units, which were split, are shown only with the manifest",
     ];
+    const keys = `Arrow keys move, Enter selects${parts ? ", Shift and Enter shows or hides parts" : ""}.`;
     return {
       what: shown.units.length
         ? `${whatText(scene, shown)}${scene.runs.length > 1 ? `, of ${scene.run.name} alone` : ""}.`
-        : `Not measured at step ${state.step + 1}.`,
+        : `Not measured at step ${scene.state.step + 1}.`,
       scale: { low, high, signed: shown.signed, notes: [notes.filter(Boolean).join("; ")] },
-      label: `${shown.units.length} units by ${layers.length} ranges of layers, ${MEASURES[measure]}. Arrow keys move, Enter selects.`,
+      label: `${shown.units.length} units by ${effects.windows.length} ${isByHead(found) ? "heads" : "ranges of layers"}, ${MEASURES[measure]}. ${keys}`,
     };
+  }
+
+  #fillAll({ state }: Scene, { effects, measures, measure, block, step, window }: Shown): void {
+    const whole = [
+      ["step", "this step's token"],
+      ["whole", "the whole answer"],
+    ];
+    const orders = [
+      ["strength", "strength"],
+      ["position", "position"],
+    ];
+    const layers = effects.windows.map((each) => [each, layersOf(each)]);
+    const name = (each: string) => [each, readersOf(each)];
+    const choose = (key: keyof typeof CHOICES, options: string[][], value: string) => this.#fill(key, options, value);
+    choose(
+      "effect",
+      measures.map((each) => [each, MEASURES[each]]),
+      measure,
+    );
+    choose("answer", effects.steps.includes(WHOLE) ? whole : [], step === WHOLE ? "whole" : "step");
+    choose("block", effects.blocks.map(name), block);
+    const strongest = [STRONGEST, `strongest ${partsOf(effects.windows[0]).length > 2 ? "head" : "layers"}`];
+    choose("mask", layers.length > 1 ? [strongest, ...layers] : [], effects.windows[window] ?? STRONGEST);
+    choose("order", orders, state.order === "position" ? "position" : "strength");
   }
 
   #fill(key: keyof typeof CHOICES, options: string[][], value: string): void {
@@ -172,12 +166,11 @@ export class EffectsView extends MatrixView<Found> {
   }
 
   protected layOut(_: Scene, found: Found, width: number): Layout {
-    const size = this.sizeOf(found),
-      { columns } = size;
-    const left = Math.min(170, width * 0.32),
+    const { columns } = this.sizeOf(found);
+    const left = Math.min(namesWide(found), width * 0.32),
       room = width - left - 2 - (width >= ROOMY ? OUTCOME : 0);
     const wide = columns > 1 ? Math.max(13, Math.min(84, room / columns)) : room;
-    const layout = laidOut({ left, top: TOP, wide, high: HIGH }, size);
+    const layout = laidOut({ left, top: TOP, wide, high: HIGH }, this.sizeOf(found));
     return { ...layout, size: [Math.max(width, layout.size[0]), layout.size[1]] };
   }
 
@@ -197,26 +190,43 @@ export class EffectsView extends MatrixView<Found> {
     drawScatter(new CanvasPainter(this.#scatter, width, SCATTER, devicePixelRatio), colours, scene, found.shown);
   }
 
-  protected say(scene: Scene, { shown, order }: Found, pointer: Cell | null): string {
-    const { hover, state } = scene,
+  protected say(scene: Scene, found: Found, pointer: Cell | null): string {
+    const { shown } = found,
+      { hover, state } = scene,
       wanted = hover.token ?? state.token;
-    const unit =
-      shown.units[pointer ? order[pointer[0]] : shown.units.findIndex(({ position }) => position === wanted)];
-    const window = pointer ? shown.effects.windows[pointer[1]] : unit?.strongest;
-    return unit ? sentence(scene, shown, unit, window) : "Point at a cell for its numbers, click to select the token.";
+    const unit = pointer
+      ? shown.units[found.rows[pointer[0]].unit]
+      : shown.units.find(({ position, level }) => position === wanted && level === deepest(shown, position));
+    const window = pointer
+      ? (shown.effects.windows[windowAt(found, pointer[0], pointer[1])] ?? windowOf(found, pointer[0]))
+      : unit?.strongest;
+    return unit
+      ? sentence(scene, shown, unit, window ?? unit.strongest)
+      : "Point at a cell for its numbers, click to select the token.";
   }
 
-  /** The name of a unit counts for its first layers. */
+  /** The name of a unit counts for its first layers, unless it has parts to be shown. */
   protected override cellAt([row, column]: Cell): Cell | null {
-    return row < 0 ? null : [row, Math.max(0, column)];
+    const { scene } = this.store;
+    const splits = row >= 0 && column < 0 && scene && this.find(scene)?.rows[row]?.open !== null;
+    return row < 0 ? null : splits ? [row, column] : [row, Math.max(0, column)];
   }
 
-  protected hovered(_: Scene, { shown, order }: Found, [row]: Cell) {
-    return { token: shown.units[order[row]].position };
+  protected hovered(_: Scene, { shown, rows }: Found, [row]: Cell) {
+    return { token: shown.units[rows[row].unit].position };
   }
 
-  protected chosen({ state }: Scene, { shown, order }: Found, [row]: Cell, more: boolean): Partial<State> {
-    return picked(state, shown.units[order[row]].position, more);
+  /** The token; of the name of a unit that was split, or with `more`, its parts are shown or hidden instead. */
+  protected chosen({ state }: Scene, { shown, rows }: Found, [row, column]: Cell, more: boolean): Partial<State> {
+    const { unit, open, layer } = rows[row],
+      { position, key } = shown.units[unit];
+    if (open !== null && (more || column < 0)) {
+      const { toggled } = this.#shows;
+      this.#shows.toggled = toggled.includes(key) ? toggled.filter((each) => each !== key) : [...toggled, key];
+      return {};
+    }
+    const isOther = layer !== null && (state.token !== position || state.layer !== layer);
+    return isOther && !more ? { token: position, layer } : picked(state, position, more);
   }
 
   #near({ offsetX, offsetY }: MouseEvent): number | null {
@@ -225,29 +235,29 @@ export class EffectsView extends MatrixView<Found> {
     return found && nearest(scene, found.shown, this.#scatter.clientWidth, offsetX, offsetY);
   }
 
-  /** Of all units, also those that are folded. */
+  /** Of all units, also those that are folded or parts of others. */
   protected table(scene: Scene, { shown }: Found): NumbersTable {
-    const { order } = ordered(shown, scene.state.order, true);
-    const {
-        effects: { windows, numbers, top },
-        units,
-        values,
-      } = shown,
-      one = windows.length < 2;
-    const names = Object.keys(numbers).slice(4);
+    const all = allUnits(shown, scene.state.order);
+    const { effects, units } = shown,
+      one = all.columns.length < 2 && !isByHead(all);
+    const names = Object.keys(effects.numbers).slice(4);
     return {
       caption: (left) => `${whatText(scene, shown)}${left ? `; ${left} more in the CSV` : ""}`,
-      corner: "unit",
-      columns: one ? [...names, "top_token"] : windows.map(layersOf),
-      rows: order.length,
+      corner: isByHead(all) ? "unit and layer" : "unit",
+      columns: one ? [...names, "top_token"] : all.columns.map(({ name }) => name),
+      rows: all.rows.length,
       ofTokens: true,
       row: (row) => {
-        const unit = units[order[row]];
-        const all = () => [...names.map((each) => exact(numbers[each]![unit.row])), visible(top[unit.row])];
+        const { unit: place, layer, depth } = all.rows[row],
+          unit = units[place];
+        const cells = one
+          ? [...names.map((each) => exact(effects.numbers[each]![unit.row])), visible(effects.top[unit.row])]
+          : all.columns.map((_, column) => exact(valueAt(all, row, column)));
+        const name = `${"· ".repeat(depth)}${unit.position} ${label(unitToken(unit, scene.run))}`;
         return {
-          name: `${unit.position} ${label(unitToken(unit, scene.run))}`,
-          mark: { "data-position": unit.position },
-          cells: one ? all() : windows.map((_, window) => exact(values[order[row] * windows.length + window])),
+          name: layer === null ? name : `${name}, layer ${layer}`,
+          mark: { "data-position": unit.position, ...(layer !== null && { "data-layer": layer }) },
+          cells,
         };
       },
     };
@@ -257,18 +267,19 @@ export class EffectsView extends MatrixView<Found> {
     const shown = shownEffects(scene);
     if (!shown) return null;
     const points = pointsOf(scene, shown),
-      columns = shown.effects.windows.length;
-    const all = ordered(shown, scene.state.order, this.#unfolded.all);
-    const found = { ...all, order: all.order.slice(0, 300) };
-    const high = TOP + HIGH * found.order.length + 12,
-      width = Math.max(900, 202 + OUTCOME + 14 * columns);
-    const wide = columns > 1 ? Math.min(84, (width - 202 - OUTCOME) / columns) : width - 202 - OUTCOME;
+      all = this.#found(shown, scene.state);
+    const found = { ...all, rows: all.rows.slice(0, MOST_ROWS) },
+      columns = found.columns.length,
+      left = namesWide(found) - 20;
+    const high = TOP + HIGH * found.rows.length + 12,
+      width = Math.max(900, left + 52 + OUTCOME + 14 * columns);
+    const room = width - left - 52 - OUTCOME,
+      wide = columns > 1 ? Math.min(84, room / columns) : room;
     const draw = (painter: Painter) => {
       const top = heading(painter, LIGHT, title, [caption(scene.run, scene.state, null), whatText(scene, shown)]);
       colourBar(painter, LIGHT, 16, top + 2, scene.state, shown.largest, MEASURES[shown.measure], shown.signed);
       const body = part(painter, 16, top + 40, width - 32, high);
-      const layout = laidOut({ left: 150, top: TOP, wide, high: HIGH }, this.sizeOf(found));
-      paint(body, LIGHT, scene, found, layout, null);
+      paint(body, LIGHT, scene, found, laidOut({ left, top: TOP, wide, high: HIGH }, this.sizeOf(found)), null);
       if (points.length < ENOUGH) return;
       painter.text(16, top + high + 58, rhoText(scene, shown, points), { colour: LIGHT.muted });
       drawScatter(part(painter, 16, top + high + 64, 520, SCATTER), LIGHT, scene, shown);
@@ -279,16 +290,10 @@ export class EffectsView extends MatrixView<Found> {
   lines(scene: Scene): Line[] | null {
     const shown = shownEffects(scene);
     if (!shown) return null;
-    const found = ordered(shown, scene.state.order, true);
-    const {
-      effects: { windows, numbers, rows, top },
-      units,
-      block,
-      step,
-      measure,
-      values,
-    } = found.shown;
-    return found.order.flatMap((place) =>
+    const { effects, units, block, step, measure, values } = shown,
+      { windows, numbers, rows, top } = effects;
+    const places = [...new Set(allUnits(shown, scene.state.order).rows.map(({ unit }) => unit))];
+    return places.flatMap((place) =>
       windows.flatMap((window, column) => {
         const unit = units[place],
           row = rows.get([step, block, window, unit.key].join());
@@ -305,15 +310,15 @@ export class EffectsView extends MatrixView<Found> {
   }
 }
 
-/** The units that are shown, in their order; those that change nothing are left out, unless all would be. */
-function ordered(shown: Shown, order: string, all: boolean): Found {
-  const places = unitOrder(shown, order);
-  const fold = !all && (shown.measure === "logprob_change" || shown.measure === "kl");
-  const kept = fold ? places.filter((place) => changes(shown, shown.units[place])) : places;
-  return kept.length
-    ? { shown, order: kept, folded: places.length - kept.length }
-    : { shown, order: places, folded: 0 };
-}
+/** Every unit, whatever it changes, and all parts. */
+const allUnits = (shown: Shown, order: string) => arranged(shown, { order, all: true, isOpen: () => true });
+
+/** Pixels for the names of rows. */
+const namesWide = (found: Found) => (isByHead(found) || found.rows.some(({ open }) => open !== null) ? 230 : 170);
+
+/** Of the units that begin at a position, the level of the smallest one. */
+const deepest = ({ units }: Shown, position: number) =>
+  Math.max(...units.filter((unit) => unit.position === position).map(({ level }) => level));
 
 const whatText = (scene: Scene, shown: Shown) => capital(effectWords(shown, scene.run, "in these layers"));
 
@@ -333,138 +338,4 @@ function sentence(
   const changed = `log-probability ${signed(numbers.logprob![row])}${said("changed by", "logprob_change")}${below}`;
   const others = `${said("KL", "kl", number)}${said("contrast changed by", "contrast_change")}${said("interaction", "interaction")}`;
   return `${name}: ${changed}, rank ${numbers.rank![row]}, likeliest ${visible(top[row])}${others}`;
-}
-
-// --- drawing ----------------------------------------------------------------------------------------------
-function paint(painter: Painter, ink: Ink, scene: Scene, found: Found, layout: Layout, pointer: Cell | null): void {
-  const { run, state } = scene,
-    { shown, order } = found,
-    { windows } = shown.effects;
-  eachRow(painter, layout, order.length, (row, y) => {
-    const unit = shown.units[order[row]],
-      colour = unit.position === state.token ? ink.accent : ink.ink;
-    const style = { size: 12, mono: true };
-    painter.text(30, y + 14, cut(painter, label(unitToken(unit, run), 40), layout.left - 34, style), {
-      ...style,
-      colour,
-    });
-    painter.text(26, y + 14, String(unit.position), { size: 11, colour: ink.muted, align: "right" });
-  });
-  paintOutcomes(painter, ink, found, layout);
-  if (windows.length < 2) paintBars(painter, ink, scene, found, layout);
-  else paintWindows(painter, ink, scene, found, layout);
-  const box = (row: number, column: number) =>
-    boxOf(layout, { rows: order.length, columns: windows.length }, [row, column]);
-  eachRow(painter, layout, order.length, (row) => {
-    const unit = shown.units[order[row]],
-      [x, y, width, height] = box(row, -1);
-    const frame = (colour: string, thick: number) =>
-      painter.rect(1, y - 0.5, x + width - 2, height, null, colour, thick);
-    if (unit.positions.includes(state.token!)) frame(ink.accent, 2);
-    if (unit.position === scene.hover.token) frame(ink.ink, 1);
-    if (pointer?.[0] !== row || windows.length < 2) return;
-    const [left, top, wide, high] = box(row, pointer[1]);
-    painter.rect(left, top, wide - 1, high - 1, null, ink.ink, 2);
-  });
-}
-
-/** Right of each row: the answer's probability without and with the mask that stands for the unit, and what is likeliest then. */
-function paintOutcomes(painter: Painter, ink: Ink, { shown, order }: Found, layout: Layout): void {
-  const x = layout.left + layout.wide * shown.effects.windows.length + 12,
-    small = { size: 11, colour: ink.muted };
-  if (painter.width - x < OUTCOME - 20 || shown.measure === "interaction") return;
-  painter.text(x, 25, "p of the answer", small);
-  painter.text(x + 128, 25, "then", small);
-  eachRow(painter, layout, order.length, (row, y) => {
-    const unit = shown.units[order[row]],
-      found = effectOn(shown, unit.key, unit.strongest);
-    if (!found) return;
-    const falls = `${percent(found.before)} → ${percent(found.after)}`;
-    painter.text(x, y + 14, cut(painter, falls, 122, { size: 11 }), { size: 11, colour: ink.ink });
-    const then = visible(found.top).replace(/^␣(?=.)/, "");
-    const style = { size: 12, mono: true };
-    painter.text(x + 128, y + 14, cut(painter, then, OUTCOME - 140, style), { ...style, colour: ink.ink });
-  });
-}
-
-/** The two lines over a column: layers, or layer and head. */
-const namesOf = (window: string) => {
-  const [first, last, head] = partsOf(window);
-  return [first, head ?? last];
-};
-
-function paintWindows(painter: Painter, ink: Ink, { state }: Scene, { shown, order }: Found, layout: Layout): void {
-  const {
-      effects: { windows },
-      units,
-      values,
-      largest,
-      floor,
-      signed: both,
-    } = shown,
-    small = { size: 11, colour: ink.muted };
-  const { curve, first, least } = state,
-    palette = paletteOf(state, both),
-    columns = windows.length;
-  const cells = {
-    rows: order.length,
-    columns,
-    value: (row: number, column: number) => values[order[row] * columns + column],
-    colour: (value: number) => colourAt(palette, share(value, largest, { curve, least }, both)),
-    empty: ink.line,
-    hatched: (value: number, row: number) =>
-      (!first && isFirst({ ...units[order[row]], members: units[order[row]].positions })) || isNoise(value, floor),
-    gap: { free: 1 },
-    number: {
-      from: 43,
-      size: 11,
-      text: (value: number) =>
-        Math.abs(value) > 0.005 * largest ? (both ? signed : number)(Number(value.toPrecision(2))) : null,
-    },
-  };
-  paintCells(painter, ink, layout, cells, () => {});
-  const every = Math.ceil(18 / layout.wide);
-  eachColumn(painter, layout, columns, (column, middle) => {
-    if (column % every) return;
-    namesOf(windows[column]).forEach((name, line) =>
-      painter.text(middle, 12 + 13 * line, String(name), { ...small, align: "center" }),
-    );
-  });
-  (partsOf(windows[0]).length > 2 ? ["layer", "head"] : ["from layer", "to layer"]).forEach((text, line) =>
-    painter.text(layout.left - 5, 12 + 13 * line, text, { ...small, align: "right" }),
-  );
-}
-
-function paintBars(painter: Painter, ink: Ink, { state }: Scene, { shown, order }: Found, layout: Layout): void {
-  const {
-      effects: { windows },
-      values,
-      largest,
-      floor,
-      signed: both,
-    } = shown,
-    { left } = layout;
-  const room = layout.wide - 60,
-    low = Math.min(0, ...values),
-    scale = room / (Math.max(0, ...values) - low || 1);
-  const zero = left - low * scale,
-    palette = paletteOf(state, both);
-  painter.text(left, 24, layersOf(windows[0]), { size: 11, colour: ink.muted });
-  eachRow(painter, layout, order.length, (row, y) => {
-    const value = values[order[row]],
-      long = Math.max(1, Math.abs(value) * scale);
-    const bar = [value < 0 ? zero - long : zero, y + 3, long, HIGH - 6] as const;
-    painter.rect(
-      ...bar,
-      css(colourAt(palette, share(value, largest, { curve: state.curve, least: state.least }, both))),
-      ink.faint,
-      0.5,
-    );
-    if (isNoise(value, floor)) painter.hatch(...bar, ink.faint);
-    painter.text(left + layout.wide - 2, y + 14, (both ? signed : number)(value), {
-      size: 12,
-      colour: ink.ink,
-      align: "right",
-    });
-  });
 }

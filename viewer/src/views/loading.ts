@@ -71,7 +71,9 @@ export class Loading {
     await Promise.all([...files].map((file) => this.#load(file)));
     const fresh = this.#store.runs.flatMap(({ id }, place) => (before.has(id) ? [] : [place]));
     // several at once are there to be compared, unless the address has said which
-    if (fresh.length > 1 && this.#store.state.runs.length < 2) this.#store.set({ runs: fresh });
+    const [first, ...others] = fresh.map((place) => this.#store.runs[place].manifest?.tower === "vision");
+    const oneKind = others.every((tower) => tower === first); // else there are tabs
+    if (fresh.length > 1 && oneKind && this.#store.state.runs.length < 2) this.#store.set({ runs: fresh });
   }
 
   async #load(file: File): Promise<void> {

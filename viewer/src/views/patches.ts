@@ -1,6 +1,7 @@
 /** What the picture view shows, as numbers: which tokens lie where in which picture, and how important they are. */
 
 import { importance } from "../core/aggregate.ts";
+import { changesOf, injectionText, levels } from "../core/deepstack.ts";
 import { counterparts } from "../core/align.ts";
 import { onOneScale } from "../core/beside.ts";
 import { risingSizes } from "../core/colour.ts";
@@ -95,7 +96,9 @@ export interface Scale {
 
 /** What is to be shown: pictures, and the values of each one's run. */
 export interface Shown {
+  /** Those that are shown large: of a video, one frame. */
   figures: Figure[];
+  all: Figure[];
   values: Map<Run, Values>;
   /** One for all runs of one model; distances of different models are in different units. */
   scales: Scale[];
@@ -110,16 +113,39 @@ export interface Shown {
 export const shown = remembered(makeShown, ({ runs }: Pick<Scene, "run" | "runs" | "state">) => runs[0]);
 
 function makeShown(scene: Pick<Scene, "run" | "runs" | "state">): Shown {
+  const found = withInjection(scene) ?? withEffects(scene) ?? withImpact(scene);
+  return { ...found, figures: withOneFrame(found, scene.state) };
+}
+
+/** The frames of the video that a picture is of. */
+export const framesOf = ({ run, about: { video } }: Figure): Figure[] =>
+  video === undefined ? [] : figures(run).filter(({ about }) => about.video === video);
+
+/** Of each video the frame that was chosen, or the one with the selected patch, or with the strongest. */
+function withOneFrame({ all, values }: Omit<Shown, "figures">, state: State): Figure[] {
+  return all.filter((figure) => {
+    const frames = framesOf(figure);
+    if (frames.length < 2) return true;
+    const of = values.get(figure.run)!.of;
+    const most = ({ patches }: Figure) =>
+      patches.reduce((sofar, { place }) => Math.max(sofar, Math.abs(of[place]) || 0), 0);
+    const chosen =
+      frames.find(({ image }) => image === state.frame) ??
+      frames.find((frame) => patchesOf(frame, state.token).length) ??
+      frames.reduce((best, frame) => (most(frame) > most(best) ? frame : best));
+    return figure === chosen;
+  });
+}
+
+function withImpact(scene: Pick<Scene, "run" | "runs" | "state">): Omit<Shown, "figures"> {
   const { runs, state } = scene;
-  const effects = withEffects(scene);
-  if (effects) return effects;
   const signed = isDifference(state, runs);
   if (signed) {
     const [run] = runs;
     const of = difference(run, runs[1], state);
     const largest = largestOf(run, of);
     return {
-      figures: figures(run),
+      all: figures(run),
       values: new Map([[run, { of, peak: new Int32Array(), largest }]]),
       scales: [{ runs: [run], largest, sizes: sizesOf(state, [[run, of]]) }],
       signed,
@@ -139,7 +165,7 @@ function makeShown(scene: Pick<Scene, "run" | "runs" | "state">): Shown {
     scales.set(modelName(run), { runs: own, largest: Math.max(scale.largest, largest), sizes });
   }
   return {
-    figures: runs.flatMap(figures),
+    all: runs.flatMap(figures),
     values: found,
     scales: [...scales.values()],
     signed,
@@ -148,8 +174,42 @@ function makeShown(scene: Pick<Scene, "run" | "runs" | "state">): Shown {
   };
 }
 
+/** What the answer needs of the features that are added to each patch, where an injection is chosen. */
+function withInjection({ runs, state }: Pick<Scene, "runs" | "state">): Omit<Shown, "figures"> | null {
+  const level = state.injection === null ? undefined : levels(runs[0])[state.injection];
+  if (!level) return null;
+  const values = new Map(
+    runs.map((run) => {
+      const of = changesOf(run, state.step, level);
+      return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
+    }),
+  );
+  return {
+    all: runs.flatMap(figures),
+    values,
+    scales: runScales(state, values),
+    signed: true,
+    effect: `change of log-probability without DeepStack ${injectionText(level)} at the patch`,
+    floor: runs[0].manifest?.effects?.noise?.logit ?? 0,
+  };
+}
+
+/** Of every injection, in the picture of a run. */
+export function injectionMaps({ state }: Mapped, { run }: Figure): MapValues {
+  const all = levels(run).map((level) => changesOf(run, state.step, level));
+  const sizes = sizesOf(
+    state,
+    all.map((of) => [run, of]),
+  );
+  return { values: all, largest: Math.max(0, ...all.map((of) => largestOf(run, of))), sizes, signed: true };
+}
+
+/** A scale for each run. */
+const runScales = (state: State, values: Map<Run, Values>): Scale[] =>
+  [...values].map(([run, { largest, of }]) => ({ runs: [run], largest, sizes: sizesOf(state, [[run, of]]) }));
+
 /** Effects on the answer, where the page is shaded by them; a run without any has no values. Each run has its own scale. */
-function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | null {
+function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Omit<Shown, "figures"> | null {
   const scores = runs.map((run) => effectScores({ run, runs, state }));
   const [first] = scores;
   if (!first) return null;
@@ -159,13 +219,9 @@ function withEffects({ runs, state }: Pick<Scene, "runs" | "state">): Shown | nu
       return [run, { of, peak: new Int32Array(), largest: largestOf(run, of) }];
     }),
   );
-  const scales = [...values].map(([run, { largest, of }]) => ({
-    runs: [run],
-    largest,
-    sizes: sizesOf(state, [[run, of]]),
-  }));
+  const scales = runScales(state, values);
   return {
-    figures: runs.flatMap(figures),
+    all: runs.flatMap(figures),
     values,
     scales,
     signed: first.signed,

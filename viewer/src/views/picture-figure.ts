@@ -9,7 +9,7 @@ import { layerText, modelName, subject } from "../core/words.ts";
 import { cut } from "./figure.ts";
 import { shown } from "./patches.ts";
 import { BAR_HEIGHT, fitted, paint, paintBar, sizeOf, WIDEST, type Area } from "./picture-paint.ts";
-import { ofLayers, ofSteps, paintStrip, stripLayout } from "./picture-strip.ts";
+import { mapsOf, paintStrip, stripLayout } from "./picture-strip.ts";
 import { caption, figuresWithPatches, halves, scaleText, unmasked } from "./picture-words.ts";
 
 const STRIP_WIDTH = 900;
@@ -30,10 +30,7 @@ export function pictureDrawing(scene: Scene): Drawing | null {
     return { figure, box };
   });
   const under = Math.max(...laid.map(({ box }) => box[1] + box[3])) + line + gap;
-  const strips =
-    found.effect === null && laid.length === 1
-      ? [ofLayers, ofSteps].map((make) => make(scene, laid[0].figure)).filter((maps) => maps !== null)
-      : [];
+  const strips = laid.length === 1 ? mapsOf(scene, laid[0].figure).filter((maps) => maps !== null) : [];
   const laidStrips = strips.map((maps) => ({ maps, layout: stripLayout(maps, STRIP_WIDTH) }));
   const bottom = under + laidStrips.reduce((sum, { layout }) => sum + layout.size[1] + line, 0);
   const what = laid.length > 1 ? "pictures" : "picture";
@@ -85,7 +82,7 @@ export function pictureLines(scene: Scene): Line[] | null {
   const found = shown(scene),
     { layer } = scene.state;
   if (!figuresWithPatches(found)) return null;
-  return found.figures.flatMap(({ run, patches }) =>
+  return found.all.flatMap(({ run, patches }) =>
     patches.map(({ token, place, box: [left, top, right, bottom] }) => {
       const { of, peak } = found.values.get(run)!;
       const where: Line["more"] =

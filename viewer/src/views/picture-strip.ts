@@ -6,11 +6,12 @@ import { CanvasPainter, type Painter } from "../core/painter.ts";
 import type { Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
+import { levels } from "../core/deepstack.ts";
 import { label, number } from "../core/tokens.ts";
 import { overLayers } from "../core/aggregate.ts";
 import { predicted } from "../core/words.ts";
 import { plainToken } from "../data/cube.ts";
-import { layerMaps, stepMaps, type Figure } from "./patches.ts";
+import { framesOf, injectionMaps, layerMaps, scaleOf, shown, stepMaps, type Figure } from "./patches.ts";
 import { cut } from "./figure.ts";
 import { fitted, paintMap, sizeOf, type Area } from "./picture-paint.ts";
 
@@ -21,12 +22,11 @@ const GAP = 8,
 
 /** What the maps are of, in words; and for each its name, its values and what a click chooses. */
 export interface Maps {
-  figure: Figure;
   title: string;
   largest: number;
   sizes: Float32Array | null;
   signed: boolean;
-  maps: { name: string; values: Float32Array; chosen: boolean; state: Partial<State> }[];
+  maps: { figure: Figure; name: string; values: Float32Array; chosen: boolean; state: Partial<State> }[];
 }
 
 /** Every layer of a picture, on one scale. */
@@ -36,12 +36,12 @@ export function ofLayers(scene: Scene, figure: Figure): Maps | null {
   if (run.layers.length < 2 || !figure.patches.length) return null;
   const { values, largest, sizes, signed } = layerMaps(scene, figure);
   return {
-    figure,
     title: `Every layer, on one scale to ${number(largest)}`,
     largest,
     sizes,
     signed,
     maps: run.layers.map((layer, place) => ({
+      figure,
       name: `layer ${layer}`,
       values: values[place],
       chosen: state.layer === layer,
@@ -57,18 +57,78 @@ export function ofSteps(scene: Scene, figure: Figure): Maps | null {
   if (run.steps.length < 2 || !figure.patches.length || state.query !== null) return null;
   const { values, largest, sizes, signed } = stepMaps(scene, figure);
   return {
-    figure,
     title: `Every output token, ${overLayers(state.join)}, on one scale to ${number(largest)}`,
     largest,
     sizes,
     signed,
     maps: run.steps.map((step, place) => ({
+      figure,
       name: label(plainToken(0, predicted(run, step)?.text ?? `step ${step + 1}`), 16),
       values: values[place],
       chosen: state.step === step,
       state: { step, layer: null },
     })),
   };
+}
+
+/** Every DeepStack injection: what the answer needs of it in each patch. */
+export function ofInjections(scene: Scene, figure: Figure): Maps | null {
+  const { state } = scene,
+    found = levels(figure.run);
+  if (!found.length || !figure.patches.length) return null;
+  const { values, largest, sizes, signed } = injectionMaps(scene, figure);
+  return {
+    title: `Change of log-probability without each injection, patch by patch, on one scale to ${number(largest)}`,
+    largest,
+    sizes,
+    signed,
+    maps: found.map(({ injection, vision }, place) => ({
+      figure,
+      name: `${injection} (vision layer ${vision})`,
+      values: values[place],
+      chosen: state.injection === place,
+      state: { injection: state.injection === place ? null : place },
+    })),
+  };
+}
+
+/** Every frame of a video, as the large one is coloured. */
+export function ofFrames(scene: Scene, figure: Figure): Maps | null {
+  const found = shown(scene),
+    frames = framesOf(figure);
+  if (frames.length < 2 || !figure.patches.length) return null;
+  const { largest, sizes } = scaleOf(found, figure.run),
+    values = found.values.get(figure.run)!.of;
+  return {
+    title: `Every frame, on one scale to ${number(largest)}`,
+    largest,
+    sizes,
+    signed: found.signed,
+    maps: frames.map((frame, place) => ({
+      figure: frame,
+      name: frameName(frame, place),
+      values,
+      chosen: frame === figure,
+      state: { frame: frame.image },
+    })),
+  };
+}
+
+/** "frame 2, 1 and 1.25 s" */
+export const frameName = ({ about: { path } }: Figure, place: number): string =>
+  /frame \d+.*?(?=>?$)/.exec(path ?? "")?.[0] ?? `frame ${place}`;
+
+export const KINDS = [ofFrames, ofLayers, ofSteps];
+
+/** Of a picture, small maps of each kind; those of layers and steps are of values that single layers read. */
+export const mapsOf = (scene: Scene, figure: Figure) =>
+  KINDS.map((make) => (make === ofFrames || shown(scene).effect === null ? make(scene, figure) : null));
+
+/** The frames of the first video, and which of them is shown large. */
+export function video(scene: Scene): { frames: Figure[]; at: number } {
+  const figure = shown(scene).figures.find((each) => framesOf(each).length > 1 && each.patches.length);
+  const frames = figure ? framesOf(figure) : [];
+  return { frames, at: figure ? frames.indexOf(figure) : -1 };
 }
 
 interface Layout {
@@ -78,9 +138,9 @@ interface Layout {
   size: [width: number, height: number];
 }
 
-export function stripLayout({ figure, maps }: Maps, width: number): Layout {
+export function stripLayout({ maps }: Maps, width: number): Layout {
   const most = Math.max(SMALLEST, Math.min(LARGEST, (width + GAP) / maps.length - GAP));
-  const [w, h] = fitted(sizeOf(figure), most, most, most);
+  const [w, h] = fitted(sizeOf(maps[0].figure), most, most, most);
   const across = Math.max(1, Math.min(maps.length, Math.floor((width + GAP) / (w + GAP))));
   const down = Math.ceil(maps.length / across);
   return { width: w, height: h, across, size: [across * (w + GAP) - GAP + 2, down * (h + NAME + GAP)] };
@@ -93,11 +153,11 @@ export function paintStrip(
   colours: Ink,
   { width, height, across }: Layout,
 ): void {
-  strip.maps.forEach(({ name, values, chosen }, place) => {
+  strip.maps.forEach(({ figure, name, values, chosen }, place) => {
     const x = 1 + (place % across) * (width + GAP),
       y = 1 + Math.floor(place / across) * (height + NAME + GAP);
     const at: Area = [x, y, width, height];
-    paintMap(painter, strip.figure, scene.state, values, strip, at, colours);
+    paintMap(painter, figure, scene.state, values, strip, at, colours);
     painter.rect(x + 0.5, y + 0.5, width - 1, height - 1, null, chosen ? colours.accent : colours.line, chosen ? 3 : 1);
     const style = { size: 11, bold: chosen };
     painter.text(x, y + height + 13, cut(painter, name, width + GAP - 2, style), {

@@ -6,6 +6,7 @@
  * pictures alone, not shared with text.
  */
 
+import { levels } from "../core/deepstack.ts";
 import { besideScene, BesideStore } from "../core/beside.ts";
 import { h, onKeys, setText } from "../core/dom.ts";
 import { ink } from "../core/ink.ts";
@@ -16,7 +17,7 @@ import type { State } from "../core/state.ts";
 import type { Store } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
 import { isDifference, layerText } from "../core/words.ts";
-import { neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
+import { framesOf, neighbour, patchAt, patchesOf, shown, type Figure, type Patch, type Shown } from "./patches.ts";
 import { base, loadPicture } from "./picture-base.ts";
 import { boxOf, boxText, grown } from "./picture-box.ts";
 import { pictureDrawing, pictureLines } from "./picture-figure.ts";
@@ -31,7 +32,7 @@ import {
   WIDEST,
   type Area,
 } from "./picture-paint.ts";
-import { ofLayers, ofSteps, Strip } from "./picture-strip.ts";
+import { frameName, KINDS, mapsOf, Strip, video } from "./picture-strip.ts";
 import {
   caption,
   described,
@@ -42,7 +43,7 @@ import {
   trouble,
   unmasked,
 } from "./picture-words.ts";
-import { LayerPlayer, OpacityControl, setSlider, slider } from "./slider.ts";
+import { LayerPlayer, OpacityControl, Player, setSlider, slider } from "./slider.ts";
 import "./picture.css";
 
 /** A picture on the page. */
@@ -61,6 +62,14 @@ const NARROWEST = 200; // CSS pixels of one of two pictures
 const GAP = 16; // between them, as in picture.css
 const STRIPS = 4; // pictures that have their layers in small below them
 
+/** What colours the patches, and how it is chosen. */
+const BY = {
+  impact: { name: "single-layer impact", state: { shade: "impact", injection: null } },
+  effect: { name: "effect on the answer", state: { shade: "effect", injection: null } },
+  injection: { name: "effect without a DeepStack injection", state: { injection: 0 } },
+} satisfies Record<string, { name: string; state: Partial<State> }>;
+type By = keyof typeof BY;
+
 export class PictureView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #store: Store;
@@ -68,18 +77,18 @@ export class PictureView extends Drawn<Scene> implements View {
   readonly #own = this.watched({ width: 0, pointed: null as number | null, pictures: 0 });
   #scales = h("div.picture-scales");
   #figures = h("div.picture-figures");
-  #strips: [layers: Strip, steps: Strip][] = [];
+  #strips: Strip[][] = []; // of each picture: frames, layers, steps
   #below = h("div.picture-strips");
   #readout = h("p.picture-readout steady", { "aria-live": "polite", "data-said": "" });
   #note = h("p.muted");
   #layer: LayerPlayer;
+  #frame: Player;
   #step = slider("picture-step", "Step");
   #opacity: OpacityControl;
   #by = h(
     "select",
-    { onchange: () => this.#store.set({ shade: this.#by.value as State["shade"] }) },
-    h("option", { value: "impact" }, "single-layer impact"),
-    h("option", { value: "effect" }, "effect on the answer"),
+    { onchange: () => this.#store.set(BY[this.#by.value as By].state) },
+    ...Object.entries(BY).map(([value, { name }]) => h("option", { value }, name)),
   );
   #controls: HTMLElement;
 
@@ -87,11 +96,16 @@ export class PictureView extends Drawn<Scene> implements View {
     super();
     this.#store = store;
     this.#layer = new LayerPlayer(store, "picture-layer");
+    this.#frame = new Player("picture-frame", "Frame", "frames", () => {
+      const { frames, at } = video(store.scene!);
+      return { places: frames.length, at, first: 0, choose: (place) => store.set({ frame: frames[place].image }) };
+    });
     this.#opacity = new OpacityControl(store, "picture-opacity", "Picture alone", "opacity");
     this.#controls = h(
       "div.sliders",
       {},
       h("label", {}, "Colour by", this.#by),
+      ...this.#frame.elements,
       ...this.#layer.elements,
       this.#opacity.alone,
       this.#step.label,
@@ -132,7 +146,7 @@ export class PictureView extends Drawn<Scene> implements View {
   #showControls(scene: Scene, found: Shown): void {
     const { run, runs, state } = scene;
     this.element.hidden = !found.figures.length;
-    if (this.element.hidden) return this.#layer.stop();
+    if (this.element.hidden) return void [this.#layer, this.#frame].forEach((player) => player.stop());
     while (this.#scales.childElementCount > found.scales.length) this.#scales.lastElementChild!.remove();
     while (this.#scales.childElementCount < found.scales.length)
       this.#scales.append(h("div.picture-scale", {}, h("canvas", { "aria-hidden": "true" }), h("span")));
@@ -142,10 +156,14 @@ export class PictureView extends Drawn<Scene> implements View {
     setSlider(this.#step, run.steps.length - 1, run.steps.indexOf(state.step), stepText(scene));
     this.#step.label.hidden = run.steps.length < 2;
     const { effect } = found;
-    for (const element of this.#layer.elements) element.hidden = effect !== null;
-    if (effect !== null) this.#layer.stop();
-    this.#by.parentElement!.hidden = !run.effects || isDifference(state, runs);
-    this.#by.value = state.shade;
+    this.#layer.hidden = effect !== null;
+    const { frames, at } = video(scene);
+    this.#frame.hidden = !frames.length;
+    if (frames.length) this.#frame.show(frames.length, at, frameName(frames[at], at));
+    const has = { impact: true, effect: !!run.effects, injection: levels(run).length > 0 };
+    for (const option of this.#by.options) option.hidden = option.disabled = !has[option.value as By];
+    this.#by.parentElement!.hidden = !(has.effect || has.injection) || isDifference(state, runs);
+    this.#by.value = state.injection !== null && has.injection ? "injection" : state.shade;
     this.#opacity.update(
       state,
       runs.some(({ pictures }) => pictures.some((picture) => picture)),
@@ -171,7 +189,7 @@ export class PictureView extends Drawn<Scene> implements View {
       const plain = h("canvas.picture-beside", { role: "img", "aria-label": "The picture without colours" });
       const place = { figure, frame, canvas, plain, caption: h("figcaption"), width: 0, height: 0 };
       if (keys) this.#listen(place);
-      void loadPicture(figure, () => this.#own.pictures++);
+      for (const each of [figure, ...framesOf(figure)]) void loadPicture(each, () => this.#own.pictures++);
       return place;
     });
     this.#figures.replaceChildren(
@@ -271,21 +289,21 @@ export class PictureView extends Drawn<Scene> implements View {
     });
   }
 
-  /** Layers, and output tokens, in small. */
-  #showStrips(scene: Scene, { figures, effect }: Shown): void {
+  /** Frames, layers and output tokens in small. */
+  #showStrips(scene: Scene, { figures }: Shown): void {
     void this.#own.pictures;
-    const several = figures.length > 1;
     while (this.#strips.length < Math.min(STRIPS, figures.length)) {
-      const pair: [Strip, Strip] = [new Strip(this.#store), new Strip(this.#store)];
-      this.#strips.push(pair);
-      this.#below.append(...pair.map(({ element }) => element));
+      const strips = KINDS.map(() => new Strip(this.#store));
+      this.#strips.push(strips);
+      this.#below.append(...strips.map(({ element }) => element));
     }
-    this.#strips.forEach((pair, i) => {
-      const figure = effect === null ? figures[i] : undefined;
-      [ofLayers, ofSteps].forEach((make, kind) => {
-        const maps = figure && this.#own.width ? make(scene, figure) : null;
-        if (maps && several) maps.title = `${caption(figure!, scene, shown(scene)).split(":")[0]}: ${maps.title}`;
-        pair[kind].update(maps, scene, this.#own.width);
+    this.#strips.forEach((strips, i) => {
+      const maps = figures[i] && this.#own.width ? mapsOf(scene, figures[i]) : [];
+      strips.forEach((strip, kind) => {
+        const found = maps[kind] ?? null;
+        if (found && figures.length > 1)
+          found.title = `${caption(figures[i], scene, shown(scene)).split(":")[0]}: ${found.title}`;
+        strip.update(found, scene, this.#own.width);
       });
     });
   }

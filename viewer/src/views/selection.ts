@@ -3,6 +3,7 @@
 import "./selection.css";
 
 import { h } from "../core/dom.ts";
+import { factsBeside } from "../core/joined.ts";
 import { titleOf } from "../core/metrics.ts";
 import { scores } from "../core/prompt-text.ts";
 import { tokenIndex, type Scene, type View } from "../core/scene.ts";
@@ -60,7 +61,11 @@ export class SelectionView extends Drawn<Scene> implements View {
             h("dt", {}, `${title}, ${variantName(state.variant)}`),
             h("dd", {}, exact(at(run, name, step, variant, layer, place)) || "no value"),
           ]);
-    this.#numbers.replaceChildren(...numbers);
+    const more = token ? factsBeside(scene, token) : [];
+    this.#numbers.replaceChildren(
+      ...numbers,
+      ...more.flatMap(({ what, said }) => [h("dt", {}, what), h("dd", {}, said)]),
+    );
   }
 
   /** All selected tokens, each with its value in the layer, or with the layers joined. */

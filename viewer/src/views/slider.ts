@@ -8,6 +8,80 @@ import type { Store } from "../core/store.ts";
 
 const PLAY_MS = 500;
 
+/** What a player goes through, as it is when asked: how many places, where it stands, where playing begins anew. */
+interface Track {
+  places: number;
+  at: number;
+  first: number;
+  choose: (place: number) => void;
+  /** Told when playing begins and ends. */
+  playing?: (on: boolean) => void;
+}
+
+/** A slider over places, and a button that goes through them by itself. */
+export class Player {
+  readonly elements: HTMLElement[];
+  readonly #slider: Slider;
+  readonly #what: string;
+  readonly #track: () => Track;
+  #play = h("button", { onclick: () => (this.#timer ? this.stop() : this.#start()) });
+  #timer = 0;
+  #played = -1; // place that playing has set last
+
+  /** `what`: "layers", for the button. */
+  constructor(id: string, name: string, what: string, track: () => Track) {
+    this.#what = what;
+    this.#track = track;
+    this.#slider = slider(id, name);
+    this.elements = [this.#slider.label, this.#play];
+    this.#slider.input.oninput = () => track().choose(this.#slider.input.valueAsNumber);
+    matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.stop());
+    this.#label();
+  }
+
+  /** `text`: what is shown, "layer 3". A place that was chosen elsewhere ends playing. */
+  show(places: number, at: number, text: string): void {
+    if (at !== this.#played) this.stop();
+    setSlider(this.#slider, places - 1, at, text);
+  }
+
+  set hidden(hidden: boolean) {
+    for (const element of this.elements) element.hidden = hidden;
+    if (hidden) this.stop();
+  }
+
+  #start(): void {
+    const go = () => {
+      const { places, at } = this.#track();
+      return at + 1 < places ? this.#go(at + 1) : this.stop();
+    };
+    const { places, at, first } = this.#track();
+    this.#played = at;
+    this.#track().playing?.(true);
+    this.#timer = window.setInterval(go, PLAY_MS);
+    if (at === places - 1) this.#go(first);
+    else go();
+    this.#label();
+  }
+
+  #go(place: number): void {
+    this.#played = place;
+    this.#track().choose(place);
+  }
+
+  stop(): void {
+    if (!this.#timer) return;
+    clearInterval(this.#timer);
+    this.#timer = 0;
+    this.#track().playing?.(false);
+    this.#label();
+  }
+
+  #label(): void {
+    this.#play.textContent = this.#timer ? "❚❚ Pause" : `▶ Play ${this.#what}`;
+  }
+}
+
 /** Whose layers are played: those of the run in front, or of the neighbours. */
 interface Layered {
   run: { layers: number[] };
@@ -15,76 +89,28 @@ interface Layered {
 }
 
 /** Chooses the layer of the page; with `joined` its first place is no layer, that is all of them together. */
-export class LayerPlayer {
-  readonly elements: HTMLElement[];
-  #store: Store;
-  #slider: Slider;
-  #play = h("button", { onclick: () => (this.#timer ? this.stop() : this.#start()) });
-  #timer = 0;
-  #played: number | null = null; // layer that playing has set last
-  #read: () => Layered;
+export class LayerPlayer extends Player {
   #joined: number;
 
   constructor(store: Store, id: string, read = (): Layered => store.scene!, joined = true) {
-    this.#store = store;
-    this.#read = read;
-    this.#joined = Number(joined);
-    this.#slider = slider(id, "Layer");
-    this.elements = [this.#slider.label, this.#play];
-    this.#slider.input.oninput = () => {
-      const place = this.#slider.input.valueAsNumber - this.#joined;
-      store.set({ layer: place < 0 ? null : this.#read().run.layers[place] });
-    };
-    matchMedia("(prefers-reduced-motion: reduce)").addEventListener("change", ({ matches }) => matches && this.stop());
-    this.#label();
+    const none = Number(joined);
+    super(id, "Layer", "layers", () => {
+      const { run, state } = read();
+      const choose = (place: number) => store.set({ layer: place < none ? null : run.layers[place - none] });
+      const playing = (on: boolean) => void (store.playing = on);
+      return { places: run.layers.length + none, at: placeOf(run, state) + none, first: none, choose, playing };
+    });
+    this.#joined = none;
   }
 
-  /** `text`: what is shown, "layer 3". A layer that was chosen elsewhere ends playing. */
+  /** `text`: what is shown, "layer 3". */
   update({ run, state }: Layered, text: string): void {
-    if (state.layer !== this.#played) this.stop();
-    const place = state.layer === null ? -1 : run.layers.indexOf(state.layer);
-    setSlider(this.#slider, run.layers.length - 1 + this.#joined, place + this.#joined, text);
-  }
-
-  #start(): void {
-    const go = () => {
-      const {
-        run: { layers },
-        state: { layer },
-      } = this.#read();
-      const next = layer === null ? 0 : layers.indexOf(layer) + 1;
-      if (next >= layers.length) return this.stop();
-      this.#show(layers[next]);
-    };
-    const {
-      run: { layers },
-      state,
-    } = this.#read();
-    this.#played = state.layer;
-    this.#store.playing = true;
-    this.#timer = window.setInterval(go, PLAY_MS);
-    if (this.#played === layers.at(-1)) this.#show(layers[0]);
-    else go();
-    this.#label();
-  }
-
-  #show(layer: number): void {
-    this.#played = layer;
-    this.#store.set({ layer });
-  }
-
-  stop(): void {
-    if (!this.#timer) return;
-    clearInterval(this.#timer);
-    this.#timer = 0;
-    this.#store.playing = false;
-    this.#label();
-  }
-
-  #label(): void {
-    this.#play.textContent = this.#timer ? "❚❚ Pause" : "▶ Play layers";
+    this.show(run.layers.length + this.#joined, placeOf(run, state) + this.#joined, text);
   }
 }
+
+const placeOf = ({ layers }: Layered["run"], { layer }: Layered["state"]) =>
+  layer === null ? -1 : layers.indexOf(layer);
 
 /** How much colour is over a picture, and a button that takes all of it away or brings it back. */
 export class OpacityControl {

@@ -13,6 +13,7 @@ import { isDifference, meaning, percent, predicted } from "../core/words.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
 
 type Part = Node | string;
+const MOST = 30; // characters of a piece
 
 export class StoryView extends Drawn<Scene> implements View {
   #said = h("p.story", { "aria-live": "polite" });
@@ -30,8 +31,10 @@ export class StoryView extends Drawn<Scene> implements View {
     const answer = predicted(run, state.step)?.text;
     const said = isDifference(state, runs) ? [] : this.#sentences(scene, story(scene));
     this.element.hidden = !said.length;
-    const beginning: Part[] =
-      state.query !== null
+    const tower = run.manifest?.tower === "vision";
+    const beginning: Part[] = tower
+      ? ["In the vision tower, the other patches read most "]
+      : state.query !== null
         ? [`Position ${state.query}: `]
         : answer === undefined
           ? ["To say the next token: "]
@@ -39,7 +42,7 @@ export class StoryView extends Drawn<Scene> implements View {
     this.#said.replaceChildren(...beginning, ...said, ".");
   }
 
-  #sentences({ run }: Scene, { words, patch, template, lost, robust }: Story): Part[] {
+  #sentences({ run, state }: Scene, { words, patch, tower, template, lost, robust }: Story): Part[] {
     const read = (each: Read): Part[] => [`layer ${each.layer} reads `, this.#token(run, each)];
     const parts: Part[][] = words.map(read);
     if (template)
@@ -49,14 +52,20 @@ export class StoryView extends Drawn<Scene> implements View {
         ` is read more than any word (layer ${template.layer})`,
       ]);
     if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, this.#token(run, patch)]);
+    for (const each of tower ?? []) parts.push([this.#token(run, each), ` (layer ${each.layer})`]);
     const said = parts.flatMap((part, i) => (i ? [", ", ...part] : part));
     if (lost) {
       const result =
         lost.then !== null
-          ? [" the answer is ", h("strong.mono", {}, word(lost.then))]
-          : [` its probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
-      said.push(said.length ? "; " : "", "without ", this.#token(run, { token: lost.token, layer: null }), ...result);
-    } else if (robust) said.push(`; no single unit changes its probability by ${CHANGES} or more`);
+          ? [
+              tower ? ` the answer ${word(predicted(run, state.step)?.text ?? "")} becomes ` : " the answer is ",
+              h("strong.mono", {}, word(lost.then)),
+            ]
+          : [` the answer's probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
+      const head = lost.head === null ? "" : ` in ${lost.head}`;
+      const token = this.#token(run, { token: lost.token, layer: null });
+      said.push(said.length ? "; " : "", "without ", token, head, ...result);
+    } else if (robust) said.push(`; no single unit changes the answer's probability by ${CHANGES} or more`);
     return said;
   }
 
@@ -92,9 +101,9 @@ function name(run: Run, token: TokenInfo): Part[] {
   const around = token.members ? null : wordAround(run, token.position);
   const text = around
     ? [
-        around[0] && h("span.muted", {}, around[0]),
-        h("strong", {}, around[1]),
-        around[2] && h("span.muted", {}, around[2]),
+        around[0] && h("span.muted", {}, around[0].slice(-MOST)),
+        h("strong", {}, around[1].slice(0, MOST)),
+        around[2] && h("span.muted", {}, around[2].slice(0, MOST)),
       ]
     : [h("strong", {}, label(token, 30).replace(/^␣/, ""))];
   return [h("span.mono", {}, ...text), ` (${token.position})`];
