@@ -167,7 +167,7 @@ class Viewer:
             self.context.add_init_script(f"({METER})()")
         self.page: Page = self.context.new_page()
         self.page.on("dialog", self._dialog)
-        self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
+        self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error.stack or error}"))
         self.page.on(
             "console", lambda said: self.trouble.append(f"console: {said.text}") if said.type == "error" else None
         )

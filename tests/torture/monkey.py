@@ -3,16 +3,44 @@
 In:  a folder with reports. Out: what the page complained about.
 """
 
+import os
 import random
 from pathlib import Path
 
 import chromium
 from playwright.sync_api import Page, sync_playwright
 
+from torture import stock
+
 KEYS = [
     *("ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "PageUp", "PageDown", "Enter", "Escape", "Tab"),
     *("Shift+Tab", " ", "?", "/", "+", "-", "a", "h", "l", "m", "s", "t", "v", "0", "9", "Backspace", "Control+a"),
 ]  # fmt: skip
+
+
+TEXT = ["--prompt", "Tom has a ball. Ann has a cup. Ann's"]
+RUNS: dict[str, tuple[str, list[str]]] = {  # a report for each kind of view
+    "asked": ("text", [*TEXT, "--queries", "all", "--num-tokens", "2"]),
+    "fine": ("text", [*TEXT, "--effects", "--refine", "2"]),
+    "heads": ("text", [*TEXT, "--effects", "--by-head", "--readers", "last"]),
+    "deep": ("vl", [*stock.PICTURE, "--mask-mode", "both", "--effects", "--deepstack"]),
+    "tower": ("vl", [*stock.PICTURE, "--tower", "vision"]),
+}
+
+
+def made(folder: Path) -> list[Path]:
+    """The reports of RUNS, of the models in a stock."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for name, (script, options) in RUNS.items():
+            model = "model" if script == "text" else "vl"
+            stock.done(
+                script, "--model", model, *options, "--format", "html", "--output", name, "--output-dir", "kinds"
+            )
+    finally:
+        os.chdir(before)
+    return [folder / "kinds" / f"{name}_results.html" for name in RUNS]
 
 
 def played(reports: list[Path], acts: int, seed: int) -> tuple[int, list[str]]:

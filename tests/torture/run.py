@@ -96,10 +96,10 @@ def damaged_on_the_page(folder: Path, args: argparse.Namespace) -> Rows:
 
 def monkey_at_the_page(folder: Path, args: argparse.Namespace) -> Rows:
     def part() -> tuple[int, list[str]]:
-        from torture.monkey import played
+        from torture.monkey import made, played
 
-        reports = [folder / "stock" / "runs" / "a_results.html", folder / "stock" / "near" / "n_neighbors.html"]
-        return played(reports, args.acts, args.seed)
+        known = [folder / "stock" / "runs" / "a_results.html", folder / "stock" / "near" / "n_neighbors.html"]
+        return played([*known, *made(folder / "stock")], args.acts, args.seed)
 
     yield _in_a_fork(folder, "keys and clicks on the page without an error", part)
 

@@ -34,7 +34,7 @@ def opener(browser: Browser) -> Iterator[Open]:
     trouble = [each for viewer in viewers for each in viewer.trouble]
     for viewer in viewers:
         viewer.close()
-    assert trouble == []
+    assert trouble == [], "\n".join(trouble)
 
 
 @dataclass

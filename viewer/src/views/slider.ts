@@ -14,8 +14,6 @@ interface Track {
   at: number;
   first: number;
   choose: (place: number) => void;
-  /** Told when playing begins and ends. */
-  playing?: (on: boolean) => void;
 }
 
 /** A slider over places, and a button that goes through them by itself. */
@@ -24,14 +22,19 @@ export class Player {
   readonly #slider: Slider;
   readonly #what: string;
   readonly #track: () => Track;
+  readonly #playing: (on: boolean) => void;
   #play = h("button", { onclick: () => (this.#timer ? this.stop() : this.#start()) });
   #timer = 0;
   #played = -1; // place that playing has set last
 
-  /** `what`: "layers", for the button. */
-  constructor(id: string, name: string, what: string, track: () => Track) {
+  /**
+   * `what`: "layers", for the button. `playing` is told when playing begins and ends, which can be while a part is drawn:
+   * it may not ask the store.
+   */
+  constructor(id: string, name: string, what: string, track: () => Track, playing: (on: boolean) => void = () => {}) {
     this.#what = what;
     this.#track = track;
+    this.#playing = playing;
     this.#slider = slider(id, name);
     this.elements = [this.#slider.label, this.#play];
     this.#slider.input.oninput = () => track().choose(this.#slider.input.valueAsNumber);
@@ -57,7 +60,7 @@ export class Player {
     };
     const { places, at, first } = this.#track();
     this.#played = at;
-    this.#track().playing?.(true);
+    this.#playing(true);
     this.#timer = window.setInterval(go, PLAY_MS);
     if (at === places - 1) this.#go(first);
     else go();
@@ -73,7 +76,7 @@ export class Player {
     if (!this.#timer) return;
     clearInterval(this.#timer);
     this.#timer = 0;
-    this.#track().playing?.(false);
+    this.#playing(false);
     this.#label();
   }
 
@@ -94,12 +97,12 @@ export class LayerPlayer extends Player {
 
   constructor(store: Store, id: string, read = (): Layered => store.scene!, joined = true) {
     const none = Number(joined);
-    super(id, "Layer", "layers", () => {
+    const track = () => {
       const { run, state } = read();
       const choose = (place: number) => store.set({ layer: place < none ? null : run.layers[place - none] });
-      const playing = (on: boolean) => void (store.playing = on);
-      return { places: run.layers.length + none, at: placeOf(run, state) + none, first: none, choose, playing };
-    });
+      return { places: run.layers.length + none, at: placeOf(run, state) + none, first: none, choose };
+    };
+    super(id, "Layer", "layers", track, (on) => void (store.playing = on));
     this.#joined = none;
   }
 
