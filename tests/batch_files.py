@@ -14,8 +14,8 @@ GOOD = "prompts:\n- {name: a, prompt: b}\n"
 # What many messages end with.
 VALID = (
     "name, enabled, prompt, prompt_file, messages, num_tokens, answer, layers, variants, metrics, head_space, "
-    "ablation, queries, mask_unit, span, effects, mask_layers, readers, block, route, by_head, heads, contrast, "
-    "trace_layers, pairs, top, refine, max_masks, no_check, system, tower, chat, attention"
+    "ablation, queries, null_runs, mask_unit, span, effects, mask_layers, readers, block, route, by_head, heads, "
+    "contrast, trace_layers, pairs, top, refine, max_masks, no_check, system, tower, chat, attention"
 )
 TOP = "model, revision, adapter, device, dtype, device_map, max_memory, output_dir, formats, defaults, prompts"
 PLAIN = "is not a plain file name; use letters, digits, - and _ (the folder goes into --output-dir)"

@@ -112,7 +112,7 @@ def test_every_state_is_given_back_after_a_run_that_failed(
     model = {**STATES, "adapted": lora}[name](plain(folder))
     before, weights = state(model), {name: value.clone() for name, value in model.state_dict().items()}
 
-    def fails(model: Any, *_: Any) -> None:
+    def fails(model: Any, *_: Any, **__: Any) -> None:
         assert not any(module.training for module in model.modules())
         raise ValueError("on the way")
 

@@ -153,6 +153,8 @@ def reports(tmp_path_factory) -> Path:
         "deep": ["--mask-mode", "both", "--effects", "--deepstack"],
     }.items():
         assert mask_impact_vl.main([*picture, "--output", name, *options]) == 0
+    video = ["--video", str(ROOT / "demo" / "clip.gif"), "--prompt", "What color is the circle?", "--mask-mode", "both"]
+    assert mask_impact_vl.main([*flags, *video, "--output", "film"]) == 0
     return folder
 
 

@@ -176,6 +176,7 @@ def test_what_is_selected_in_one_run_is_selected_in_the_other(viewer, runs, tmp_
     assert chosen.locator("> :nth-child(3)").all_text_contents() == ["16"]  # in the first run that is ␣blue, not ranked
     viewer.choose("Match by", "token")
     viewer.page.get_by_role("region", name="Prompt", exact=True).nth(1).get_by_role("button", name="␣big").click()
+    viewer.settle(2)
     assert chosen.count() <= 1  # the word that was put in is in one run alone
     viewer.page.get_by_role("region", name="Prompt", exact=True).nth(0).get_by_role("button", name="␣ball").click()
     viewer.address("token=4")

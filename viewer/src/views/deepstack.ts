@@ -31,6 +31,7 @@ export class DeepstackView extends Drawn<Scene> implements View {
   #strip: Strip;
   #player: Player;
   readonly #own = this.watched({ width: 0, pictures: 0 });
+  readonly #pictureReady = () => void this.#own.pictures++;
 
   constructor(store: Store) {
     super();
@@ -83,7 +84,7 @@ export class DeepstackView extends Drawn<Scene> implements View {
       found = levels(run);
     void this.#own.pictures;
     const figure = shown(scene).figures.find(({ run: of, patches }) => of === run && patches.length);
-    if (figure) void loadPicture(figure, () => this.#own.pictures++);
+    if (figure) void loadPicture(figure, this.#pictureReady);
     const maps = figure && this.#own.width ? ofInjections(scene, figure) : null;
     this.#strip.update(maps, scene, this.#own.width);
     this.#player.hidden = !maps;

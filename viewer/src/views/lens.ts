@@ -45,6 +45,7 @@ export class LensView extends Drawn<LensScene> {
   #places: Place[] = [];
   /** `hover` is a position. */
   readonly #own = this.watched({ width: 0, hover: null as number | null, pictures: 0 });
+  readonly #pictureReady = () => void this.#own.pictures++;
 
   #title = h("h1");
   #facts = h("p.muted");
@@ -164,7 +165,7 @@ export class LensView extends Drawn<LensScene> {
       const frame = h("div.picture-frame", { role: "application", tabindex: 0 }, canvas);
       const place = { figure, canvas, frame, width: 0, height: 0 };
       this.#listen(place);
-      if (found.boxed) void loadPicture(figure, () => this.#own.pictures++);
+      if (found.boxed) void loadPicture(figure, this.#pictureReady);
       return place;
     });
     this.#figures.replaceChildren(

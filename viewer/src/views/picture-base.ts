@@ -9,6 +9,8 @@ export interface LoadedPicture {
   failed: boolean;
   /** Its shape is not the one the manifest tells of. */
   otherShape: boolean;
+  /** Whom to tell when it is there, or failed. */
+  waiting: Set<() => void>;
 }
 
 const LONGEST_SIDE = 1280; // pixels kept; a view is at most 480 CSS pixels high
@@ -16,11 +18,17 @@ const LONGEST_SIDE = 1280; // pixels kept; a view is at most 480 CSS pixels high
 /** What is known of each picture. */
 export const base = new WeakMap<AnyFigure, LoadedPicture>();
 
-/** Decodes the picture of a figure, if its file is there, and calls `ready`. Browsers turn it upright (EXIF) themselves. */
+/**
+ * Decodes the picture of a figure, if its file is there, and calls every `ready` that was given meanwhile, each once.
+ * Browsers turn it upright (EXIF) themselves.
+ */
 export async function loadPicture(figure: AnyFigure, ready: () => void): Promise<void> {
   const blob = figure.run.pictures[figure.image]?.blob;
-  if (!blob || base.has(figure)) return;
-  const loaded: LoadedPicture = { size: null, plain: null, failed: false, otherShape: false };
+  const known = base.get(figure);
+  if (known && !known.size && !known.failed) known.waiting.add(ready);
+  if (!blob || known) return;
+  const waiting = new Set([ready]);
+  const loaded: LoadedPicture = { size: null, plain: null, failed: false, otherShape: false, waiting };
   base.set(figure, loaded);
   try {
     const bitmap = await createImageBitmap(blob);
@@ -31,7 +39,7 @@ export async function loadPicture(figure: AnyFigure, ready: () => void): Promise
   } catch {
     loaded.failed = true;
   }
-  ready();
+  for (const each of waiting) each();
 }
 
 /** A picture may be a smaller copy: each side may be off by the rounding of a pixel. */

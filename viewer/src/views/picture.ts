@@ -75,6 +75,7 @@ export class PictureView extends Drawn<Scene> implements View {
   #store: Store;
   #places: Place[] = [];
   readonly #own = this.watched({ width: 0, pointed: null as number | null, pictures: 0 });
+  readonly #pictureReady = () => void this.#own.pictures++;
   #scales = h("div.picture-scales");
   #figures = h("div.picture-figures");
   #strips: Strip[][] = []; // of each picture: frames, layers, steps
@@ -189,7 +190,7 @@ export class PictureView extends Drawn<Scene> implements View {
       const plain = h("canvas.picture-beside", { role: "img", "aria-label": "The picture without colours" });
       const place = { figure, frame, canvas, plain, caption: h("figcaption"), width: 0, height: 0 };
       if (keys) this.#listen(place);
-      for (const each of [figure, ...framesOf(figure)]) void loadPicture(each, () => this.#own.pictures++);
+      for (const each of [figure, ...framesOf(figure)]) void loadPicture(each, this.#pictureReady);
       return place;
     });
     this.#figures.replaceChildren(
