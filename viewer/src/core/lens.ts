@@ -63,19 +63,16 @@ function sayingMost(found: Neighbors): string {
 
 const known = new WeakMap<Neighbors, Map<number, number>>();
 
-/** In how many patches and layers the nearest token names something. */
+/** How many different words are the nearest ones of a layer, over all layers: one that every patch has says nothing of any. */
 function wordsOf(found: Neighbors, group: number): number {
   const counts = known.get(found) ?? new Map<number, number>();
   known.set(found, counts);
   if (!counts.has(group)) {
     const isWord = found.texts.map(names);
-    const said = found.layers.map(
-      (layer) =>
-        found.tokens.filter((_, token) => {
-          const row = best(found, group, layer, token);
-          return row >= 0 && isWord[found.token[row]];
-        }).length,
-    );
+    const said = found.layers.map((layer) => {
+      const rows = found.tokens.map((_, token) => best(found, group, layer, token)).filter((row) => row >= 0);
+      return new Set(rows.map((row) => found.token[row]).filter((text) => isWord[text])).size;
+    });
     counts.set(
       group,
       said.reduce((sum, each) => sum + each, 0),
