@@ -124,11 +124,11 @@ bench-peers: $(PEERS)/inseq/ready $(PEERS)/flashtrace/ready $(PEERS)/smollm2/rea
 	$(PY) -m benchmarks.peers.run
 	$(PY) docs/draw_peers.py
 
-figures: $(VENV)/ready-to-test  ## draw every figure of the documentation again; those of docs/validation.md from what `make validation` measured
+figures: $(VENV)/ready-to-test $(SMOLLM2_VL)/ready  ## draw every figure of the documentation again; those of docs/validation.md from what `make validation` measured
 	$(PY) docs/draw_architecture.py
 	$(PY) docs/draw_demo.py
 	$(PY) docs/draw_demo_vl.py
-	$(PY) docs/draw_viewer.py
+	$(WITH_SMOLLM2) $(PY) docs/draw_viewer.py
 	$(PY) docs/draw_peers.py
 	$(PY) docs/draw_tutorial.py
 	@if test -d output/validation; then $(MAKE) validation-tables; \

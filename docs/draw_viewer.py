@@ -1,4 +1,7 @@
-"""Take docs/viewer_text.png, viewer_vl.png and viewer_lens.png: the viewer on the demo models, in a real browser.
+"""Take docs/viewer_text.png, viewer_vl.png and viewer_lens.png: the viewer in a real browser.
+
+The first two are of the demo models; what image tokens say is of smollm2-vl, whose wheels are needed.
+
 
 python docs/draw_viewer.py
 python docs/draw_viewer.py --output /tmp --dark
@@ -24,12 +27,22 @@ import mask_impact_vl
 
 TEXT = ["--model", "demo", "--prompt", "Tom has a red ball. Ann has a blue cup. Ann's cup is", "--num-tokens", "3"]
 VISION = ["--model", "demo", "--prompt", "What color is the circle?", "--mask-mode", "both", "--image"]
-LENS = ["--prompt", "Describe this image.", "--image", str(ROOT / "testimg.png")]
-CAPTIONS = ["--model", "demo", "--captions", str(ROOT / "demo" / "captions.txt")]
+SEEING = ["--model", "smollm2-vl"]
+LAYERS = ["--layers", "0,1,2,4,8,16,24"]
+LENS = [*SEEING, *LAYERS, "--prompt", "Describe this image.", "--image", str(ROOT / "testimg.png")]
+CAPTIONS = [
+    *SEEING,
+    "--layers",
+    "1,2,4,8,16,24",
+    "--captions",
+    str(ROOT / "demo" / "captions.txt"),
+    "--num-captions",
+    "400",
+]
 SHOTS = {  # the page, what is chosen on it, and the height of the picture
     "viewer_text": ("text_results", "", 800),
     "viewer_vl": ("vision_results", "", 960),
-    "viewer_lens": ("lens_neighbors", "#patch=15&layer=3", 960),
+    "viewer_lens": ("lens_neighbors", "#patch=21&layer=8", 960),
 }
 FEW_COLOURS = ("viewer_lens",)  # less than half the size
 WIDTH, SCALE = 1280, 1.5
@@ -40,11 +53,11 @@ def make_runs(folder: Path) -> None:
     common = [*quiet, "--format", "html"]
     assert mask_impact_analysis.main([*TEXT, "--output", "text", *common]) == 0
     assert mask_impact_vl.main([*VISION, str(ROOT / "testimg.png"), "--output", "vision", *common]) == 0
-    masked = ["--model", "demo", *LENS, "--output", "masked", "--mask-mode", "vision", "--format", "csv"]
+    masked = [*LENS, "--output", "masked", "--mask-mode", "vision", "--format", "csv"]
     assert mask_impact_vl.main([*masked, *quiet]) == 0
     assert latent_lens.main(["bank", *CAPTIONS, *quiet]) == 0
     found = ["--bank", str(folder), "--run", str(folder / "masked_run.json"), "--static", "--output", "lens"]
-    assert latent_lens.main(["neighbors", "--model", "demo", *LENS, *found, *common]) == 0
+    assert latent_lens.main(["neighbors", *LENS, *found, *common]) == 0
 
 
 def take(page: Page, folder: Path, output: Path) -> None:
@@ -57,7 +70,7 @@ def take(page: Page, folder: Path, output: Path) -> None:
         if name in FEW_COLOURS:
             made = io.BytesIO()
             picture = Image.open(io.BytesIO(data)).convert("RGB")
-            picture.quantize(96, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
+            picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
             data = made.getvalue()
         (output / f"{name}.png").write_bytes(data)
         print(f"wrote {output / name}.png")

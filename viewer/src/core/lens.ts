@@ -36,7 +36,7 @@ export function lensScene(
   const { layers, groups, impact } = found,
     twin = scene && twinOf(found, scene.run);
   const layer = state.layer !== null && layers.includes(state.layer) ? state.layer : layers[layers.length >> 1];
-  const near = groups.includes(state.near) ? state.near : sayingMost(found);
+  const near = groups.includes(state.near) ? state.near : nearerGroup(found);
   const tint =
     (state.tint === "impact" && !impact) || (state.tint === "bank" && near !== "merged") ? "similarity" : state.tint;
   const token = scene?.state.token ?? null;
@@ -53,35 +53,29 @@ export function lensScene(
   };
 }
 
-/** The group that is shown until another is chosen: the static vocabulary where it clearly names more, else the first. */
-function sayingMost(found: Neighbors): string {
+/** The group that is shown until another is chosen: the one whose tokens are nearer, the static vocabulary or the first. */
+function nearerGroup(found: Neighbors): string {
   const { groups } = found,
     [first] = groups;
   const fixed = groups.indexOf("static");
-  return fixed > 0 && wordsOf(found, fixed) > CLEARLY * wordsOf(found, 0) ? groups[fixed] : first;
+  return fixed > 0 && nearness(found, fixed) > nearness(found, 0) ? groups[fixed] : first;
 }
 
 const known = new WeakMap<Neighbors, Map<number, number>>();
 
-/** How many different words are the nearest ones of a layer, over all layers: one that every patch has says nothing of any. */
-function wordsOf(found: Neighbors, group: number): number {
-  const counts = known.get(found) ?? new Map<number, number>();
-  known.set(found, counts);
-  if (!counts.has(group)) {
-    const isWord = found.texts.map(names);
-    const said = found.layers.map((layer) => {
-      const rows = found.tokens.map((_, token) => best(found, group, layer, token)).filter((row) => row >= 0);
-      return new Set(rows.map((row) => found.token[row]).filter((text) => isWord[text])).size;
-    });
-    counts.set(
-      group,
-      said.reduce((sum, each) => sum + each, 0),
-    );
+/** The mean similarity of the nearest token, over patches and layers. */
+function nearness(found: Neighbors, group: number): number {
+  const means = known.get(found) ?? new Map<number, number>();
+  known.set(found, means);
+  if (!means.has(group)) {
+    const { layers, tokens, similarity } = found;
+    const rows = layers.flatMap((layer) => tokens.map((_, token) => best(found, group, layer, token)));
+    const there = rows.filter((row) => row >= 0);
+    means.set(group, there.reduce((sum, row) => sum + similarity[row], 0) / there.length);
   }
-  return counts.get(group)!;
+  return means.get(group)!;
 }
 
-const CLEARLY = 1.5;
 const SAY_NOTHING = new Set(
   "a an the and or of in on at to by for from with as is are was were be been has have had it its this that there".split(
     " ",
