@@ -2,7 +2,6 @@
 
 The first two are of the demo models; what image tokens say is of smollm2-vl, whose wheels are needed.
 
-
 python docs/draw_viewer.py
 python docs/draw_viewer.py --output /tmp --dark
 """
