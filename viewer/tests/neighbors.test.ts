@@ -199,8 +199,12 @@ test("scales, wins and hits are those of the rows", async () => {
   expect(shownPatch(sceneOf(found))).toEqual({ token: POSITIONS.indexOf(best), why: "the largest masking impact" });
 });
 
+/** A table whose static rows have this similarity. */
+const withStatic = (similarity: number, rows = table()) =>
+  rows.map((row) => (row.kind === "static" ? { ...row, similarity } : row));
+
 test("a scene has what there is: layer, group and colour", async () => {
-  const found = await neighborsOf(file(columns(table()), "a_neighbors.json"));
+  const found = await neighborsOf(file(columns(withStatic(-1)), "a_neighbors.json"));
   expect(sceneOf(found).state).toMatchObject({ layer: 3, near: "merged", tint: "similarity" });
   expect(sceneOf(found, { layer: 2, near: "99", tint: "bank" }).state).toMatchObject({
     layer: 3,
@@ -345,14 +349,13 @@ test("a page has table, manifest and pictures", async () => {
   expect(await failure(file(embedded(packed.slice(0, 400)), "a_neighbors.html"))).toContain("damaged");
 });
 
-test("opens on the static vocabulary only where that clearly names more, and on a patch that names something", async () => {
-  const of = (merged: string, fixed: string) =>
-    table().map((row) => ({ ...row, neighbor_token: row.kind === "static" ? fixed : merged }));
+test("opens on the static vocabulary only where that is nearer on average, and on a patch that names something", async () => {
   const scene = async (rows: Row[]) => sceneOf(await neighborsOf(file(columns(rows), "a_neighbors.json")));
-  expect((await scene(of(" is", " red"))).state.near).toBe("static");
-  expect((await scene(of(" red", " blue"))).state.near).toBe("merged");
-  expect((await scene(of(",", " the"))).state.near).toBe("merged");
-  const one = of(" the", "<|end|>").map((row) => (row.token_position === 7 ? { ...row, neighbor_token: " red" } : row));
+  const merged = table().filter(({ kind, rank }) => kind === "merged" && rank === 1);
+  const mean = merged.reduce((sum, { similarity }) => sum + similarity, 0) / merged.length;
+  expect((await scene(withStatic(mean + 0.01))).state.near).toBe("static");
+  expect((await scene(withStatic(mean - 0.01))).state.near).toBe("merged");
+  const one = withStatic(-1).map((row) => ({ ...row, neighbor_token: row.token_position === 7 ? " red" : " the" }));
   const found = await scene(one);
   expect(found.found.tokens[shownPatch(found).token].position).toBe(7);
 });
