@@ -32,7 +32,7 @@ SIZES = {"165k": (5, 27), "4M": (3, 1024)}  # generation steps, tokens
 LAYERS, HEADS = 36, 32
 FORMATS = ("json", "csv", "parquet")
 LOAD_S = {"165k": dict.fromkeys(FORMATS, 0.3), "4M": {"json": 2.5, "csv": 4.0, "parquet": 2.5}}
-GAP_MS, CONTROL_MS, PAGE_BYTES = 100, 50, 260_000
+GAP_MS, CONTROL_MS, PAGE_BYTES = 100, 50, 300_000
 CLICK = 'document.querySelector(\'input[name="choice-{}"][value="{}"]\').click()'
 KEY = 'document.body.dispatchEvent(new KeyboardEvent("keydown", {{ key: "{}", bubbles: true, cancelable: true }}))'
 # What is done, and what undoes it.

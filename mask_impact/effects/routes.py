@@ -165,6 +165,11 @@ def _check_readers(what: str, route: Route, sets: Sets, units: Sequence[Unit]) -
     places, readers = sets.places, route.readers
     first = min(unit.positions[0] for unit in units) if route.source is None else _first(route.source, places)
     if readers is None:
+        if first >= places.end - 1 and route.source is None:
+            raise UserError(
+                f"`effects`: no later position reads what is masked (position {first}); write a longer prompt, or mask "
+                "what is earlier"
+            )
         if first >= places.end - 1:
             raise UserError(f"{what}: no position is later than {first}, so no one reads it; give another source")
         return
