@@ -10,7 +10,7 @@ from mask_impact.distances import METRICS
 from mask_impact.effects.answer import WHOLE_ANSWER
 from mask_impact.impact.noise_floors import floor_over_layers
 from mask_impact.impact.run import Run
-from mask_impact.impact.top_tokens import RULE, begins_several
+from mask_impact.impact.top_tokens import RULE, set_apart
 from mask_impact.prompt.inputs import ModelInputs
 from mask_impact.table import CROSS
 
@@ -143,7 +143,7 @@ def unit_labels(manifest: Mapping[str, Any]) -> dict[int, str]:
 def top_token(manifest: Mapping[str, Any]) -> str | None:
     """The most important token, position 0 left out; None if there is no other."""
     labels = unit_labels(manifest)
-    apart = {0} - begins_several(manifest["units"])
+    apart = set_apart(manifest["units"])
     ranked = (row["position"] for row in manifest["top_tokens"] if row["position"] not in apart)
     return next(map(labels.get, ranked), None)
 
@@ -154,7 +154,7 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
     metric, variant = METRICS[name].brief, first
     if CROSS + variant in manifest["variants"]:
         variant = f"{variant} or {CROSS}{variant}"
-    labels, null, apart = unit_labels(manifest), manifest.get("null"), {0} - begins_several(manifest["units"])
+    labels, null, apart = unit_labels(manifest), manifest.get("null"), set_apart(manifest["units"])
     rows = [
         [labels[row["position"]], str(row["position"]), f"{row['value']:.4g}", str(row["layer"])]
         + ([percentile_text(row["percentile"])] if null else [])
@@ -173,7 +173,7 @@ def top_table(manifest: dict[str, Any]) -> list[str]:
 
 def remarks(manifest: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     """What is to be said of one of the most important tokens, in one cell; none if there is nothing."""
-    position, value, apart = row["position"], row["value"], {0} - begins_several(manifest["units"])
+    position, value, apart = row["position"], row["value"], set_apart(manifest["units"])
     name, first = manifest["metrics"][0]["name"], manifest["variants"][0]
     sink = next((each for each in manifest.get("sinks") or () if each["position"] == position), None)
     said = ["apart: the first position often just absorbs attention"] * (position in apart and sink is None)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mask_impact.impact.top_tokens import begins_several
+from mask_impact.impact.top_tokens import set_apart
 from mask_impact.prompt.template import template_positions
 
 KINDS = ("text", "template", "image", "output")
@@ -29,7 +29,7 @@ Ranking = Sequence[tuple[int, float, int]]  # as TopTokens.ranked gives it
 
 def values_by_kind(manifest: Mapping[str, Any], ranking: Ranking) -> dict[str, list[float]]:
     """The values of a run, the largest first."""
-    kinds, apart = kinds_of(manifest), {0} - begins_several(manifest["units"])
+    kinds, apart = kinds_of(manifest), set_apart(manifest["units"])
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for position, value, _ in ranking:
         if position not in apart:
@@ -89,7 +89,7 @@ def add_percentiles(manifest: dict[str, Any], ranking: Ranking, null: Null | Non
     manifest["null"] = None
     if null is None:
         return
-    kinds, apart = kinds_of(manifest), {0} - begins_several(manifest["units"])
+    kinds, apart = kinds_of(manifest), set_apart(manifest["units"])
     percentiles = [
         {"position": position, "value": value, "percentile": null.percentile(kinds[position], value)}
         for position, value, _ in ranking

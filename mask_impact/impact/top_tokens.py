@@ -19,9 +19,10 @@ LISTED = 5  # in a manifest and in the summary
 RULE = "root of the sum of squares over layers"  # as manifests name it
 
 
-def begins_several(units: Sequence[Mapping[str, Any]] | None) -> set[int]:
-    """The first positions of those of a manifest's units that are several tokens."""
-    return {unit["positions"][0] for unit in units or () if len(unit["positions"]) > 1}
+def set_apart(units: Sequence[Mapping[str, Any]] | None) -> set[int]:
+    """The positions that are not ranked: 0 as a single token, not where one of a manifest's units begins there that is
+    several tokens."""
+    return {0} - {unit["positions"][0] for unit in units or () if len(unit["positions"]) > 1}
 
 
 @dataclass
@@ -75,7 +76,7 @@ class TopTokens:
         Args:
             units: the manifest's.
         """
-        ranked, unranked = self.ranked(), {0} - begins_several(units)
+        ranked, unranked = self.ranked(), set_apart(units)
         kept = [row for row in ranked if row[0] >= 0 and row[0] not in unranked][:count]
         kept += [row for row in ranked if row[0] in unranked]
         return [{"position": position, "value": value, "layer": layer} for position, value, layer in kept]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
-from mask_impact.files.reading import load
+from mask_impact.files.reading import MANIFEST_END, load
 from mask_impact.files.stored import RankedRun, Run, Unreadable, stored
 from mask_impact.impact.null import Null, values_by_kind
 from mask_impact.impact.top_tokens import TopTokens
@@ -23,7 +23,6 @@ from mask_impact.jobs.resume import as_json, defaults
 from mask_impact.options import VARIANTS, Request
 from mask_impact.table import CROSS
 
-END = "_run.json"
 LENS = ("_neighbors_run.json", "_scales_run.json")
 MODEL = ("family", "layers", "heads", "hidden_size", "dtype", "fingerprint")
 SAME = ("num_tokens", "layers", "ablation", "tower", "attention", "vision_attention")  # options that change a ranking
@@ -83,12 +82,12 @@ class Nulls:
 
 def manifests(path: Path) -> list[Path]:
     """Raises UserError where there is none."""
-    if path.is_file() and path.name.endswith(END):
+    if path.is_file() and path.name.endswith(MANIFEST_END):
         return [path]
     if not path.is_dir():
         why = "is no folder, and no NAME_run.json" if path.exists() else "does not exist"
         raise UserError(f"`null_runs` {path} {why}; {GIVE}: a folder, or NAME_run.json of one run")
-    found = [each for each in sorted(path.glob(f"[!.]*{END}")) if not _is_of_the_lens(each)]
+    found = [each for each in sorted(path.glob(f"[!.]*{MANIFEST_END}")) if not _is_of_the_lens(each)]
     if not found:
         raise UserError(f"`null_runs` {path} has no finished run, no NAME_run.json; {GIVE}")
     return found

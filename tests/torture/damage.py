@@ -5,7 +5,7 @@ In:  a folder of finished runs. Out: how often a file was damaged, and what was 
 
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +54,16 @@ def zero(data: bytearray, chance: random.Random) -> None:
 DAMAGES: list[Callable[[bytearray, random.Random], None]] = [flip, cut, lose, double, digit, zero]
 
 
+def damages(original: bytes, times: int, chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    """What a file becomes, in as many ways, each with its name; without those that change nothing."""
+    for number in range(times):
+        damage = DAMAGES[number % len(DAMAGES)]
+        data = bytearray(original)
+        damage(data, chance)
+        if data != original:
+            yield f"{damage.__name__} {number}", bytes(data)
+
+
 def damaged(stock: Path, times: int, seed: int) -> tuple[int, list[str]]:
     """Each file is damaged `times` times; in the current folder."""
     chance, tried, wrong = random.Random(seed), 0, list[str]()
@@ -62,15 +72,11 @@ def damaged(stock: Path, times: int, seed: int) -> tuple[int, list[str]]:
         whole = {file: load(Path(name, file)) for file in files}
         for file in files:
             path, original = Path(name, file), Path(name, file).read_bytes()
-            for number in range(times):
-                damage = DAMAGES[number % len(DAMAGES)]
-                data = bytearray(original)
-                damage(data, chance)
-                if data != original:
-                    tried += 1
-                    path.write_bytes(data)
-                    if why := _unnoticed(path, whole[file]):
-                        wrong.append(f"{path} after {damage.__name__} {number}: {why}")
+            for damage, data in damages(original, times, chance):
+                tried += 1
+                path.write_bytes(data)
+                if why := _unnoticed(path, whole[file]):
+                    wrong.append(f"{path} after {damage}: {why}")
             path.write_bytes(original)
     return tried, wrong
 

@@ -18,7 +18,7 @@ from viewer_page import Cells, Viewer
 
 from mask_impact import load
 from mask_impact.errors import UserError
-from torture.damage import DAMAGES
+from torture.damage import damages
 
 PAGE = Path(__file__).resolve().parents[2] / "visualize_results.html"
 RESULTS = [f"runs/a_results.{kind}" for kind in ("csv", "json", "parquet", "html")]
@@ -38,15 +38,10 @@ def damaged_on_page(stock: Path, times: int, seed: int) -> tuple[int, list[str]]
         browser = chromium.launch(playwright)
         viewer = Viewer(browser, PAGE.as_uri())
         for name in [*RESULTS, *BESIDE, *NEIGHBORS]:
-            original = (stock / name).read_bytes()
-            for number in range(times):
-                damage = DAMAGES[number % len(DAMAGES)]
-                data = bytearray(original)
-                damage(data, chance)
-                if data != original:
-                    tried += 1
-                    if why := _unnoticed(viewer, stock, name, bytes(data)):
-                        wrong.append(f"{name} after {damage.__name__} {number}: {why}")
+            for damage, data in damages((stock / name).read_bytes(), times, chance):
+                tried += 1
+                if why := _unnoticed(viewer, stock, name, data):
+                    wrong.append(f"{name} after {damage}: {why}")
         browser.close()
     return tried, wrong
 
@@ -79,7 +74,7 @@ def _shows_a_run(viewer: Viewer) -> bool:
 def _other_numbers(viewer: Viewer, path: Path, whole: Path) -> str | None:
     caption, shown, _ = viewer.numbers()
     expected = [read for each in (path, whole) if (read := _cells(each, caption)) is not None]
-    if any(_same(shown, each) for each in expected[:1]):
+    if expected and _same(shown, expected[0]):
         return None
     return f"the page shows {len(shown)} numbers, others than {'what was read' if expected else 'nothing'}: {caption}"
 
