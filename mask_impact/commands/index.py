@@ -20,11 +20,10 @@ from mask_impact.errors import UserError
 from mask_impact.files.folder import writing
 from mask_impact.files.index_page import INDEX, write_index
 from mask_impact.files.side_readers import read
-from mask_impact.files.stored import FinishedRun, Unreadable, stored
+from mask_impact.files.stored import LENS, FinishedRun, Unreadable, stored
 from mask_impact.prompt.template import template_positions
 
 PROMPT = 400  # characters of it in a row
-LENS = ("_neighbors_run.json", "_scales_run.json")  # manifests of no run; a run may have such a name as well
 UNITS = 50  # with a value in a row
 
 

@@ -14,6 +14,7 @@ import orjson
 from mask_impact.errors import UserError
 from mask_impact.prompt.text_files import check_regular
 
+LENS = ("_neighbors_run.json", "_scales_run.json")  # manifests of no run; a run may have such a name as well
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0)]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+$")]  # beside the file that names it

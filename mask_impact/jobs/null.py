@@ -15,7 +15,7 @@ import pandas as pd
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
 from mask_impact.files.reading import MANIFEST_END, load
-from mask_impact.files.stored import RankedRun, Run, Unreadable, stored
+from mask_impact.files.stored import LENS, RankedRun, Run, Unreadable, stored
 from mask_impact.impact.null import Null, values_by_kind
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.jobs.prepared import Prepared
@@ -23,7 +23,6 @@ from mask_impact.jobs.resume import as_json, defaults
 from mask_impact.options import VARIANTS, Request
 from mask_impact.table import CROSS
 
-LENS = ("_neighbors_run.json", "_scales_run.json")
 MODEL = ("family", "layers", "heads", "hidden_size", "dtype", "fingerprint")
 SAME = ("num_tokens", "layers", "ablation", "tower", "attention", "vision_attention")  # options that change a ranking
 GIVE = "give runs of other prompts, of the same model and settings"

@@ -73,10 +73,10 @@ def _shows_a_run(viewer: Viewer) -> bool:
 
 def _other_numbers(viewer: Viewer, path: Path, whole: Path) -> str | None:
     caption, shown, _ = viewer.numbers()
-    expected = [read for each in (path, whole) if (read := _cells(each, caption)) is not None]
-    if expected and _same(shown, expected[0]):
-        return None
-    return f"the page shows {len(shown)} numbers, others than {'what was read' if expected else 'nothing'}: {caption}"
+    expected = _cells(path, caption)
+    if expected is None:
+        expected = _cells(whole, caption)
+    return None if shown == expected else f"the page shows {len(shown)} numbers, others than what was read: {caption}"
 
 
 def _cells(path: Path, caption: str) -> Cells | None:
@@ -91,7 +91,3 @@ def _cells(path: Path, caption: str) -> Cells | None:
     rows = df[df.variant.isin(shown) & (df.generation_step == step - 1) & np.isfinite(df[column])]
     found = zip(rows.token_position.tolist(), rows.layer.tolist(), rows[column].to_numpy(np.float32), strict=True)
     return {(position, layer): value for position, layer, value in found}  # of two the last one
-
-
-def _same(shown: Cells, expected: Cells) -> bool:
-    return shown.keys() == expected.keys() and all(shown[key] == expected[key] for key in shown)
