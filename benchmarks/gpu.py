@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,21 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import families
 import torch
+import transformers
 
 from benchmarks.machine import PeakMemory, available_bytes, cpu_model, timed
 from benchmarks.models import TEXT, VISION, Setup, Shape
 from benchmarks.needs import Needs
-from benchmarks.work import measure_layers, plain_forward, record
+from benchmarks.work import generate, measure_layers, plain_forward, record, run_experiment
 
 TINY = ("llama", "qwen3", "gemma2", "olmo2", "phi", "cohere2", "starcoder2")  # no experts: torch has none in float64
 # The largest difference of an L2 distance from float64, as a share of the vector's length, that rounding explains
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 REPETITIONS = 3
 TEXT_LENGTHS, IMAGE_TOKENS = (128, 1024), (1024,)
-TINY_LENGTHS, TINY_IMAGES = (16,), (16,)
+TINY_SIZES = (16,)
+# Whole runs, as a user waits for them after loading: (prompt or image tokens, output tokens)
+TEXT_RUN, IMAGE_RUN = (10, 5), (1024, 3)
 SPARE = 1.3  # of the bytes that are counted, for the allocator and the libraries
 
 
@@ -128,9 +132,9 @@ def fitting(shape: Shape, length: int, images: int, free: float) -> int:
     return 0
 
 
-def speed(setup: Setup, size: int) -> Iterator[Line]:
+def speed(setup: Setup, model: Any, size: int) -> Iterator[Line]:
     """Times of a plain forward, of the recorded one and of the replay; its share of the card's best; memory."""
-    model, inputs = setup.model(), setup.inputs(size)
+    inputs = setup.inputs(size)
     length = inputs["input_ids"].shape[1]
     needs = Needs(replace(setup.shape, layers=setup.layers), length, size if setup.shape.tower else 0)
     peak = PeakMemory(setup.device)
@@ -139,10 +143,12 @@ def speed(setup: Setup, size: int) -> Iterator[Line]:
         recorded = median_seconds(lambda: record(model, inputs, 1))
         recording = record(model, inputs, 1)
         replay = median_seconds(lambda: measure_layers(model, recording, length - 1))
-    kind = "image" if setup.shape.tower else "prompt"
-    what = f"{setup.shape.name}, {setup.layers} of {setup.shape.layers} layers, {size} {kind} tokens"
     operations = needs.forward + needs.vision
-    yield Line(f"{what}: plain forward", f"{plain:.3g} s", f"{operations / plain / 1e12:.3g} x 10^12 operations/s")
+    yield Line(
+        f"{named(setup, size)}: plain forward",
+        f"{plain:.3g} s",
+        f"{operations / plain / 1e12:.3g} x 10^12 operations/s",
+    )
     yield Line("  recorded forward", f"{recorded:.3g} s")
     yield Line(
         "  replay and distances",
@@ -157,31 +163,60 @@ def speed(setup: Setup, size: int) -> Iterator[Line]:
     )
 
 
-def cases(shape: str) -> list[tuple[Shape, int]]:
-    """What is timed, and at how many tokens."""
+def whole_run(setup: Setup, model: Any, size: int, outputs: int) -> Iterator[Line]:
+    """The program's own run on a loaded model, beside what generation alone takes."""
+    inputs = setup.inputs(size)
+    with torch.no_grad():
+        alone = median_seconds(lambda: generate(model, inputs, outputs))
+    seconds = median_seconds(lambda: run_experiment(model, inputs, outputs, lambda _: None))
+    what = f"{named(setup, size)}: whole run, {outputs} output tokens"
+    yield Line(what, f"{seconds:.3g} s", f"generation alone {alone:.3g} s")
+
+
+def named(setup: Setup, size: int) -> str:
+    kind = "image" if setup.shape.tower else "prompt"
+    return f"{setup.shape.name}, {setup.layers} of {setup.shape.layers} layers, {size} {kind} tokens"
+
+
+def cases(shape: str) -> list[tuple[Shape, tuple[int, ...], tuple[int, int]]]:
+    """What is timed: at how many tokens, and the whole run."""
     if shape == "tiny":
-        tiny = VISION["tiny"]
-        return [(replace(tiny, tower=None), size) for size in TINY_LENGTHS] + [(tiny, size) for size in TINY_IMAGES]
-    return [(TEXT[shape], size) for size in TEXT_LENGTHS] + [(VISION[shape], size) for size in IMAGE_TOKENS]
+        text = replace(VISION["tiny"], tower=None)
+        return [(text, TINY_SIZES, (16, 2)), (VISION["tiny"], TINY_SIZES, (16, 2))]
+    return [(TEXT[shape], TEXT_LENGTHS, TEXT_RUN), (VISION[shape], IMAGE_TOKENS, IMAGE_RUN)]
 
 
 def lines(device: torch.device, shape: str, seconds: float) -> Iterator[Line]:
     """Everything, as long as there is time."""
     ends = time.perf_counter() + seconds
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-    yield Line("device", card, f"{free_bytes(device) / 1e9:.1f} GB free; torch {torch.__version__}")
+    yield Line(
+        "device",
+        card,
+        f"{free_bytes(device) / 1e9:.1f} GB free; torch {torch.__version__}, transformers {transformers.__version__}",
+    )
     yield from rates(device)
     yield from parity(device)
-    for each, size in cases(shape):
-        length, images = (size + 30, size) if each.tower else (size, 0)
+    for each, sizes, (size, outputs) in cases(shape):
+        longest = max(*sizes, size)
+        length, images = (longest + 30, longest) if each.tower else (longest, 0)
         layers = fitting(each, length, images, free_bytes(device))
-        if time.perf_counter() > ends or not layers:
-            reason = "does not fit the free memory" if not layers else f"the {seconds:.0f} seconds are over"
-            yield Line(f"{each.name}, {size} tokens", "left out", reason)
+        if not layers:
+            yield Line(each.name, "left out", "it does not fit the free memory")
             continue
         if layers < each.layers:
             say(f"{each.name}: {layers} of {each.layers} layers, because more do not fit the free memory")
-        yield from speed(Setup(each, layers, device, torch.bfloat16), size)
+        setup = Setup(each, layers, device, torch.bfloat16)
+        model = setup.model()
+        work = [partial(speed, setup, model, size) for size in sizes] + [
+            partial(whole_run, setup, model, size, outputs)
+        ]
+        for step in work:
+            if time.perf_counter() > ends:
+                yield Line(each.name, "left out", f"the {seconds:.0f} seconds are over")
+                break
+            yield from step()
+        del model, work
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
