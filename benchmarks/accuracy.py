@@ -97,7 +97,7 @@ def found_and_exact(
         found = impacts(model, recording, length)
         meter = Meter(model, Wanted())
         first = [meter.attention(layer, layer.queries[length - 1]).weights for layer in recording.with_attention()]
-        weight = torch.stack([each[:, 0] for each in first if each is not None]).mean().item()
+        weight = torch.stack([each[..., 0] for each in first if each is not None]).mean().item()
         every_rounding = mock.patch.object(meter_module, "ROUNDING", dict.fromkeys(ROUNDING, 1e9))
         with true_float64(), every_rounding:  # the record is in another precision
             model.double()

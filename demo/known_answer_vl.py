@@ -89,7 +89,7 @@ def attention_values(recording: Recording, inputs: ModelInputs, places: Sequence
         assert record.attention is not None
         weights = QueryAttention(record.attention, record.queries[len(inputs.tokens) - 1]).weights
         assert weights is not None
-        rows.append(weights.mean(dim=0)[list(places)])
+        rows.append(weights[0].mean(dim=0)[list(places)])
     return torch.stack(rows)
 
 

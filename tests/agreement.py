@@ -10,8 +10,8 @@ from torch import nn
 from value_zeroing import values_zeroed
 
 from mask_impact.errors import UnsupportedModel
-from mask_impact.impact.meter import Meter, Wanted
-from mask_impact.impact.record import Recording
+from mask_impact.impact.meter import Impact, Meter, Wanted
+from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.rerun import RerunMeter
 from mask_impact.model.towers import decoder_layers
 
@@ -39,7 +39,7 @@ def worst_error(
     spaces = ("output", "residual") if row.o_proj else ("output",)
     meters = {space: Meter(model, Wanted(head_space=space), ablation) for space in spaces}
     measured = [  # if the engine refuses the family, it does so here, before brute force runs
-        (layer, {space: meter.impact(layer, layer.queries[query], masks) for space, meter in meters.items()})
+        (layer, {space: among_others(meter, layer, query, masks) for space, meter in meters.items()})
         for layer in recording.with_attention()
     ]
     base = observe(model, row, inputs)
@@ -48,13 +48,20 @@ def worst_error(
         before, changed = base[layer.index].at(query), masked(model, row, inputs, layer.index, query, masks, ablation)
         for space, impact in impacts.items():
             for column, (variant, vector, vectors) in enumerate(variants(before, changed, space)):
-                expected = (vectors.double() - vector.double()).norm(dim=-1)  # [M], the definition
-                allowed = relative * expected + rounding * vector.double().norm()
+                expected = (vectors.double() - vector.double()).norm(dim=-1).cpu()  # [M], the definition
+                allowed = relative * expected + rounding * vector.double().norm().cpu()
                 errors = ((impact.l2[:, column] - expected).abs() / allowed).tolist()
                 index = max(range(len(masks)), key=errors.__getitem__)
                 where = f"{space} {variant} layer {layer.index} mask {masks[index]} l2 {expected[index]:.3g}"
                 worst = max(worst, (errors[index], where))
     return worst
+
+
+def among_others(meter: Meter, layer: LayerRecord, query: int, masks: Sequence[Sequence[int]]) -> Impact:
+    """What the meter finds at `query` together with all other recorded queries, which have masks of their own."""
+    every = list(layer.queries)
+    mine = [masks if each == query else singles(each) for each in every]
+    return meter.impacts(layer, list(layer.queries.values()), mine)[every.index(query)]
 
 
 def worst_whole_error(

@@ -91,10 +91,10 @@ def test_the_two_ablations_of_one_token_differ_by_its_weight(name: str) -> None:
             removing, zeroing = (
                 QueryAttention(layer.attention, query, ablation=ablation) for ablation in ("neg-inf", "zero-value")
             )
-            weights = removing.weights
-            assert weights is not None
+            assert removing.weights is not None
+            weights = removing.weights[0]
             removed, zeroed = (
-                a.output + a.masked(singles(LENGTH - 1)).change for a in (removing, zeroing)
+                (a.output + a.masked(singles(LENGTH - 1)).change)[:, 0] for a in (removing, zeroing)
             )  # [T, H, D]
             apart = (zeroed - (1 - weights.T).unsqueeze(-1) * removed).abs().amax(dim=(1, 2))
             assert apart.max() < 1e-12 * zeroed.abs().max(), f"layer {layer.index}: {apart}"
@@ -134,7 +134,7 @@ def test_all_tokens_zeroed_is_output_zero(name: str, usable: bool, monkeypatch: 
         assert (attention.masked(everything).output == 0).all()
         impact = Meter(model, Wanted(), "zero-value").impact(layer, query, everything)
         assert not impact.blind
-        torch.testing.assert_close(impact.l2[0, 2:], query.heads.norm(dim=-1))
+        torch.testing.assert_close(impact.l2[0, 2:], query.heads[0].norm(dim=-1))
         assert (impact.cosine[0, 2:] == 1).all(), impact.cosine
 
 

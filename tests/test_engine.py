@@ -154,7 +154,7 @@ def test_leave_one_out_of_nearly_all_weight() -> None:
     query.bias = query.bias.clone()
     query.bias[..., 4] += 20.0
     attention = QueryAttention(layer.attention, query)
-    assert attention.weights is not None and attention.weights[:, 4].max() > 0.99999
+    assert attention.weights is not None and attention.weights[..., 4].max() > 0.99999
     apart = (attention.masked([(4,)]).change - (attention.explicit([(4,)]) - attention.output)).abs().max()
     assert apart < 1e-6, f"{apart:.3g}"
 
@@ -215,7 +215,7 @@ def test_nothing_left_to_attend_to_is_attention_zero() -> None:
             impact = Meter(model, Wanted()).impact(layer, layer.queries[0], [(0,)])
             assert impact.blind
             assert torch.isfinite(impact.l2).all() and torch.isfinite(impact.cosine).all()
-            heads = layer.queries[0].heads.norm(dim=-1)
+            heads = layer.queries[0].heads[0].norm(dim=-1).cpu()
             torch.testing.assert_close(impact.l2[0, 2:], heads, rtol=1e-12, atol=0)
 
 
@@ -232,7 +232,7 @@ def test_a_share_of_each_head_adds_up_to_attn() -> None:
         masked = attention.masked([(), (0,), (3,), (2, 5)])
         rows = Meter(model, Wanted()).replay.rows(layer, query, masked)
         assert rows.attention is not None and rows.projection is not None
-        total = head_shares(masked.change, rows.projection).sum(dim=1)
+        total = head_shares(masked.change, rows.projection).sum(dim=-2)
         apart = (total - (rows.attention - rows.attention[0])).abs().max()
     assert apart < 1e-12, f"{apart:.3g}"
 

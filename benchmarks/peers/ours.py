@@ -31,7 +31,7 @@ def scores(model: Any, tokenizer: Any, prompt: str) -> list[list[float]]:
         for record in recording.with_attention():
             query = record.queries[inputs["input_ids"].shape[1] - 1]
             masked = meter.attention(record, query).masked([[], *([token] for token in range(query.bias.shape[-1]))])
-            outputs = meter.replay.rows(record, query, masked).update + query.hidden.flatten()  # [1 + N, C]
+            outputs = meter.replay.rows(record, query, masked).update[:, 0] + query.hidden.flatten()  # [1 + N, C]
             if record.index + 1 == model.config.num_hidden_layers:
                 outputs = model.model.norm(outputs)
             found = distances(outputs[0], outputs[1:] - outputs[0])[1]

@@ -1,7 +1,9 @@
-"""One query's attention output under any set of masked positions.
+"""The attention output of one layer's queries under any set of masked positions.
 
-In: a layer's recorded keys and values, one recorded query, and masks. Out: what each mask changes in the attention
-output, per head.
+In: a layer's recorded keys and values, one recorded query or several, and masks. Out: what each mask changes in the
+attention output of each query, per head.
+
+Shapes: R masks, Q queries, H heads, T positions, D head width, G key/value heads.
 """
 
 from collections.abc import Sequence
@@ -27,12 +29,12 @@ SHORT = 0.01
 class Masked(NamedTuple):
     """The attention output under R masks. Each field is computed by itself where the other has not all digits of it."""
 
-    output: torch.Tensor  # [R, H, D]
-    change: torch.Tensor  # [R, H, D] from the output without a mask
+    output: torch.Tensor  # [R, Q, H, D]
+    change: torch.Tensor  # [R, Q, H, D] from the output without a mask
 
 
 class QueryAttention:
-    """One query's attention in one layer, for any set of masked positions.
+    """The attention of Q queries in one layer, for any set of masked positions.
 
     The weights p come from one call of the family's own eager attention, in float32 or better. Masking a set M is then
     exact algebra at a cost that does not grow with the number of keys, and with all digits however small the change:
@@ -56,7 +58,7 @@ class QueryAttention:
         precise = torch.promote_types(query.query.dtype, torch.float32)
         length = query.bias.shape[-1]
         self.module = recorded.module
-        self.options = query.options
+        self.options, self.options_by_query = query.options, query.options_by_query
         self.portion = portion or Portion()
         self.zero_values = ablation == "zero-value"
         self.query = query.query.to(precise)
@@ -64,33 +66,38 @@ class QueryAttention:
         self.values = recorded.values[:, :, :length].to(precise)
         self.bias = query.bias
         self.compute = eager_attention(recorded.module)
-        output, weights = self._eager(self.bias)
-        self.output = output[0]  # [H, D]
-        self.weights = self._usable(weights)  # [H, T]
+        self.output, weights = self._eager(self.bias)  # [Q, H, D]
+        self.weights = self._usable(weights)  # [Q, H, T]
 
     def _eager(
-        self, bias: torch.Tensor, values: torch.Tensor | None = None
+        self, bias: torch.Tensor, queries: torch.Tensor | None = None, values: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The family's attention for R biases [R, 1 or H, 1, T], each with values of its own if there are any
-        [R, G, T, D]: the output [R, H, D] and the weights [R, H, 1, T].
+        """The family's attention for B biases [B, 1 or H, 1, T], each with a query of its own (`queries` [B] says
+        which; by default all in order) and perhaps with values of its own [B, G, T, D]: the output [B, H, D] and the
+        weights [B, H, 1, T].
 
         Rows are a batch and not one long query, because some families also mask causally by the query's length.
         """
-        tensors = self.query, self.keys, self.values if values is None else values
-        query, keys, values = (item.expand(len(bias), -1, -1, -1) for item in tensors)
+        options = dict(self.options)
+        query = self.query if queries is None else self.query.index_select(0, queries)
+        for name in self.options_by_query if queries is not None else ():
+            options[name] = options[name].index_select(0, queries)
+        keys, values = (
+            item.expand(len(bias), -1, -1, -1) for item in (self.keys, self.values if values is None else values)
+        )
         with align_module_device(self.module):  # sinks are its parameters, and offloaded ones are there only in a call
-            output, weights = self.compute(self.module, query, keys, values, bias, **self.options)
+            output, weights = self.compute(self.module, query, keys, values, bias, **options)
         return output[:, 0], weights
 
     def _usable(self, weights: torch.Tensor | None) -> torch.Tensor | None:
-        """The weights [H, T] if they are what the output was made with, else None."""
-        heads, length = self.query.shape[1], self.keys.shape[2]
-        if weights is None or weights.shape != (1, heads, 1, length):
+        """The weights [Q, H, T] if they are what the output was made with, else None."""
+        count, heads = self.output.shape[:2]
+        if weights is None or weights.shape != (count, heads, 1, self.keys.shape[2]):
             return None
-        again = torch.einsum("ht,htd->hd", weights[0, :, 0], self._head_values())
-        error = (again - self.output).abs().max() / self.output.abs().max().clamp_min(1e-30)
+        again = torch.einsum("qht,htd->qhd", weights[:, :, 0], self._head_values())
+        errors = (again - self.output).abs().amax(dim=(1, 2)) / self.output.abs().amax(dim=(1, 2)).clamp_min(1e-30)
         limit = 1e-5 if again.dtype == torch.float32 else 1e-11  # a sink's factor (Granite SWA) can be nearly 1
-        return weights[0, :, 0] if error < limit else None
+        return weights[:, :, 0] if errors.max() < limit else None
 
     def _head_values(self, positions: torch.Tensor | None = None) -> torch.Tensor:
         """[H, T, D], or at `positions`: each query head's values (grouped-query attention shares them)."""
@@ -99,20 +106,20 @@ class QueryAttention:
 
     @property
     def heads(self) -> int:
-        return len(self.output)
+        return self.output.shape[1]
 
     def visible(self) -> torch.Tensor:
-        """[T] bool: positions that at least one head can see."""
-        return ~self.bias.isneginf().all(dim=1)[0, 0]
+        """[Q, T] bool: positions that at least one head can see."""
+        return ~self.bias.isneginf().all(dim=1)[:, 0]
 
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
-        """As the function `pull`; None where the family does not give its weights."""
+        """As the function `pull`, of the first query; None where the family does not give its weights."""
         if self.weights is None:
             return None
-        return pull(self.weights, self._head_values(), self.output, self.zero_values, masks)
+        return pull(self.weights[0], self._head_values(), self.output[0], self.zero_values, masks)
 
     def reading(self) -> torch.Tensor | None:
-        """As the function `reading`; None where the family does not give its weights."""
+        """[Q, 2, T] as the function `reading`; None where the family does not give its weights."""
         return None if self.weights is None else reading(self.weights, self.values[0].norm(dim=-1))
 
     def masked(self, masks: Masks) -> Masked:
@@ -122,22 +129,23 @@ class QueryAttention:
             return Masked(explicit, explicit - self.output)
         if not any(masks):
             none = self.output.new_zeros(len(masks), *self.output.shape)
-            return Masked(self.output.repeat(len(masks), 1, 1), none)
+            return Masked(self.output.repeat(len(masks), 1, 1, 1), none)
         change, mass = self._left_out(masks)
         output = self.output + change
-        again = output.norm(dim=-1) < SHORT * self.output.norm(dim=-1)  # [R, H]
+        again = output.norm(dim=-1) < SHORT * self.output.norm(dim=-1)  # [R, Q, H]
         if mass is not None:
             again |= mass > LEAVE_OUT_LIMIT
-        rows = again.any(dim=1).nonzero().flatten()
+        rows = again.any(dim=2).nonzero()  # [B, 2] mask and query
         if len(rows):
-            explicit = self.explicit([masks[row] for row in rows.tolist()])
-            by_rows = again.index_select(0, rows).unsqueeze(-1)
-            for ours, exact in ((output, explicit), (change, explicit - self.output)):
-                ours.index_copy_(0, rows, torch.where(by_rows, exact, ours.index_select(0, rows)))
+            places = rows.unbind(dim=1)
+            explicit = self._explicit([(masks[row], query) for row, query in rows.tolist()])
+            by_rows = again[places].unsqueeze(-1)
+            for ours, exact in ((output, explicit), (change, explicit - self.output[places[1]])):
+                ours[places] = torch.where(by_rows, exact, ours[places])
         return Masked(output, change)
 
     def _left_out(self, masks: Masks) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[R, H, D] the change in closed form, and [R, H] the weight that was masked (None where it stays)."""
+        """[R, Q, H, D] the change in closed form, and [R, Q, H] the weight that was masked (None where it stays)."""
         assert self.weights is not None
         masked = sorted({position for mask in masks for position in mask})  # M positions: fewer rows, a smaller table
         place = {position: index for index, position in enumerate(masked)}
@@ -149,36 +157,44 @@ class QueryAttention:
         def removed(table: torch.Tensor) -> torch.Tensor:  # [M, X] -> [R, X]: sums over each mask's members
             return nn.functional.embedding_bag(member, table, start, mode="sum")
 
-        weights = self.weights.index_select(1, taken).T.contiguous()  # [M, H]
-        shares = weights.unsqueeze(-1) * self._head_values(taken).transpose(0, 1)  # [M, H, D]
+        weights = self.weights.index_select(2, taken).permute(2, 0, 1).contiguous()  # [M, Q, H]
+        shares = weights.unsqueeze(-1) * self._head_values(taken).transpose(0, 1).unsqueeze(1)  # [M, Q, H, D]
         removed_shares = removed(shares.flatten(1)).view(len(masks), *self.output.shape)
         if self.zero_values:
             return -removed_shares, None
-        mass = removed(weights)  # [R, H]
+        mass = removed(weights.flatten(1)).view(len(masks), *self.output.shape[:2])
         left = (1 - mass).clamp_min(1 - LEAVE_OUT_LIMIT).unsqueeze(-1)
         return (self.output * mass.unsqueeze(-1)).sub_(removed_shares).div_(left), mass
 
     def explicit(self, masks: Masks) -> torch.Tensor:
-        """[R, H, D] attention output under each mask, by the family's attention with -inf added at the masked keys, or
-        with 0 for their values. Where nothing is left to see, 0.
+        """[R, Q, H, D] attention output under each mask, by the family's attention with -inf added at the masked keys,
+        or with 0 for their values. Where nothing is left to see, 0.
         """
-        by_head = self.keys.shape[2] * self.query.numel() * self.query.element_size()
+        count = len(self.query)
+        every = self._explicit([(mask, query) for mask in masks for query in range(count)])
+        return every.unflatten(0, (len(masks), count))
+
+    def _explicit(self, pairs: Sequence[tuple[Sequence[int], int]]) -> torch.Tensor:
+        """[B, H, D] the same, of a query under a mask each."""
+        by_head = self.keys.shape[2] * self.query[0].numel() * self.query.element_size()
         per_row = 8 * by_head  # keys and values, copied on the way; a part of the budget, since few rows come here
 
-        def masked(part: Masks) -> torch.Tensor:
+        def masked(part: Sequence[tuple[Sequence[int], int]]) -> torch.Tensor:
             hidden = torch.zeros(len(part), self.keys.shape[2], dtype=torch.bool)
-            rows = [row for row, mask in enumerate(part) for _ in mask]
-            hidden[rows, [position for mask in part for position in mask]] = True
-            hidden = hidden.to(self.bias.device)[:, None, None]  # [R, 1, 1, T]
+            rows = [row for row, (mask, _) in enumerate(part) for _ in mask]
+            hidden[rows, [position for mask, _ in part for position in mask]] = True
+            hidden = hidden.to(self.bias.device)[:, None, None]  # [B, 1, 1, T]
+            queries = torch.tensor([query for _, query in part], device=self.bias.device)
+            bias = self.bias.index_select(0, queries)
             if self.zero_values:
                 values = self.values.masked_fill(hidden.transpose(2, 3), 0.0)
-                return self._eager(self.bias.expand(len(part), -1, -1, -1), values)[0]
-            bias = self.bias.masked_fill(hidden, float("-inf"))
-            output, _ = self._eager(bias)
-            blind = bias.isneginf().all(dim=-1)  # [R, 1 or H, 1]
+                return self._eager(bias, queries, values)[0]
+            bias = bias.masked_fill(hidden, float("-inf"))
+            output, _ = self._eager(bias, queries)
+            blind = bias.isneginf().all(dim=-1)  # [B, 1 or H, 1]
             return output.masked_fill(blind, 0.0)
 
-        return torch.cat(self.portion.pieces(masks, max(1, memory_budget(self.query.device) // per_row), masked))
+        return torch.cat(self.portion.pieces(pairs, max(1, memory_budget(self.query.device) // per_row), masked))
 
 
 def pull(
@@ -200,16 +216,17 @@ def pull(
 
 
 def reading(weights: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """[2, T] of each position the attention weight p, and p ||v||, how much of what it gives is read; means over heads.
+    """[..., 2, T] of each position the attention weight p, and p ||v||, how much of what it gives is read; means over
+    heads.
 
     Kobayashi et al. 2020, "Attention is Not Only a Weight" (https://aclanthology.org/2020.emnlp-main.574), here before
     the output projection.
 
     Args:
-        weights, lengths: p [H, T] and ||v|| [G, T]; G divides H (grouped-query attention shares values).
+        weights, lengths: p [..., H, T] and ||v|| [G, T]; G divides H (grouped-query attention shares values).
     """
-    lengths = lengths.to(weights.dtype).repeat_interleave(len(weights) // len(lengths), dim=0)
-    return torch.stack([weights, weights * lengths]).mean(dim=1)
+    lengths = lengths.to(weights.dtype).repeat_interleave(weights.shape[-2] // len(lengths), dim=0)
+    return torch.stack([weights.mean(dim=-2), (weights * lengths).mean(dim=-2)], dim=-2)
 
 
 def read(recorded: Attention, query: QueryRecord, rows: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,10 @@ In:  recordings, one query position at a time.
 Out: a Block for every layer, and the Findings that become the manifest.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,37 @@ from mask_impact.impact.sinks import Sinks
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
 from mask_impact.model.layers import last_pass_only
+from mask_impact.model.memory import release_free_memory
 from mask_impact.model.weights import check_finite, dtype_name
 from mask_impact.options import VARIANTS, Progress
 from mask_impact.prompt.inputs import Token, tokens_of
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit
 from mask_impact.table import CROSS, Block
+
+# Queries that are measured together: numbers in their blocks, of which all layers' are kept until they are written; and
+# how many more masks a later one may have than the first.
+MOST_NUMBERS = 16 * 2**20
+MORE, FEW = 1.25, 8
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query position, the generation step that it predicts, and the units that are masked there."""
+
+    step: int
+    position: int
+    units: Sequence[Unit]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one attention of one layer gave at one query position."""
+
+    block: Block
+    masked: Sequence[Unit]
+    first: int  # the first position that the attention sees
+    impact: Impact
 
 
 class Measurement:
@@ -76,17 +103,39 @@ class Measurement:
                 f"{', '.join(str(record.index) for record in recording.with_attention())}"
             )
 
-    def measure(self, recording: Recording, step: int, position: int) -> None:
-        """Replay every layer at one query position and write its rows."""
-        self.masked = self.units(self._seen(recording, position))
-        for record in recording.with_attention():
-            if record.index not in self.findings.layers:
-                continue
-            self.progress(f"replay {self._where(step, position)} layer {record.index}")
-            for view, prefix, seen in self.views(record):
-                masked = [unit for unit in self.masked if unit.positions[0] in seen]
-                if masked:
-                    self._measure(view, prefix, seen.start, masked, step, position)
+    def measure(self, recording: Recording, queries: Sequence[tuple[int, int]]) -> None:
+        """Replay every layer at these query positions, given as (generation step, position), and write their rows."""
+        every = [Query(step, position, self.units(self._seen(recording, position))) for step, position in queries]
+        for part in self._together(recording, every):
+            self.masked = part[-1].units
+            found: list[list[Found]] = [[] for _ in part]
+            for record in recording.with_attention():
+                if record.index in self.findings.layers:
+                    self.progress(f"replay {self._where(part)} layer {record.index}", len(part))
+                    for view, prefix, seen in self.views(record):
+                        self._measure(view, prefix, seen, part, found)
+            for query, blocks in zip(part, found, strict=True):
+                for each in blocks:
+                    self._take(query, each)
+            release_free_memory()
+
+    def _together(self, recording: Recording, queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
+        """The queries in parts that are measured together, whose rows and results fit the memory budget.
+
+        A mask of one of them is one of all: where later ones have many more, that would be work for nothing.
+        """
+        layers = [record for record in recording.with_attention() if record.index in self.findings.layers]
+        start = 0
+        for end in range(1, len(queries) + 1):
+            if end < len(queries) and self.meter.takes_several:
+                part, count = queries[start : end + 1], len(queries[end].units)
+                record = layers[0].queries[queries[end].position - self.places.first]
+                blocks = count * len(self.meter.wanted.names(record.query.shape[1])) * len(self.metrics) * len(layers)
+                fit = min(self.meter.rows_at_once(layers[0], record) // (count + 2), MOST_NUMBERS // max(blocks, 1))
+                if len(part) <= fit and count <= MORE * len(part[0].units) + FEW:
+                    continue
+            yield queries[start:end]
+            start = end
 
     def views(self, record: LayerRecord) -> Iterator[tuple[LayerRecord, str, range]]:
         """The attentions of a layer that are masked, the prefix of their variants, and the positions that they see."""
@@ -97,27 +146,44 @@ class Measurement:
             yield record.other, CROSS, range(start)
 
     def _measure(
-        self, record: LayerRecord, prefix: str, first: int, masked: Sequence[Unit], step: int, position: int
+        self, record: LayerRecord, prefix: str, seen: range, part: Sequence[Query], found: Sequence[list[Found]]
     ) -> None:
+        """Add to `found` of each query what one attention of a layer gives, whose positions are `seen`."""
         started = time.perf_counter()
-        query = record.queries[position - self.places.first]
-        masks = [[member - first for member in unit.positions] for unit in masked]
-        impact = self.meter.impact(record, query, masks)
-        if not torch.stack([impact.l2.amax(), impact.lengths.amax()]).isfinite().all():
-            raise too_large(self.model, record.index, float(torch.maximum(impact.l2.amax(), impact.lengths.amax())))
-        block = self._block(record.index, self._names(prefix, impact), masked, step, position, impact)
+        masked = [[unit for unit in query.units if unit.positions[0] in seen] for query in part]
+        places = [place for place, units in enumerate(masked) if units]
+        if not places:
+            return
+        impacts = self.meter.impacts(
+            record,
+            [record.queries[part[place].position - self.places.first] for place in places],
+            [[[member - seen.start for member in unit.positions] for unit in masked[place]] for place in places],
+        )
+        for place, impact in zip(places, impacts, strict=True):
+            largest = max(float(impact.l2.amax()), float(impact.lengths.amax()))
+            if not math.isfinite(largest):
+                raise too_large(self.model, record.index, largest)
+            block = self._block(record.index, self._names(prefix, impact), masked[place], part[place], impact)
+            found[place].append(Found(block, masked[place], seen.start, impact))
         self.findings.seconds["replay"] += time.perf_counter() - started
-        self._gather(block, masked, position, impact)
-        if position >= self.top_from and impact.reading is not None:
-            self.sinks.add(first, impact.reading.float().cpu().numpy())
+
+    def _take(self, query: Query, found: Found) -> None:
+        """Gather what the manifest says of a block, and write it."""
+        self._gather(found.block, found.masked, query.position, found.impact)
+        if query.position >= self.top_from and found.impact.reading is not None:
+            self.sinks.add(found.first, found.impact.reading.float().numpy())
         started = time.perf_counter()
-        self.write(block)
+        self.write(found.block)
         self.findings.seconds["write"] += time.perf_counter() - started
 
-    def _where(self, step: int, position: int) -> str:
+    def _where(self, part: Sequence[Query]) -> str:
+        first, last = part[0], part[-1]
         if self.request.queries == "last":
-            return f"step {step + 1}/{len(self.findings.generated)}"
-        return f"query position {position}"
+            steps = f"{first.step + 1}" if len(part) == 1 else f"{first.step + 1}-{last.step + 1}"
+            return f"step {steps}/{len(self.findings.generated)}"
+        if len(part) == 1:
+            return f"query position {first.position}"
+        return f"query positions {first.position}-{last.position}"
 
     def _every_token(self, tokens: Sequence[Token]) -> list[Unit]:
         maskable = MASKED[self.request.mask_mode]
@@ -141,26 +207,24 @@ class Measurement:
         self.findings.variants = [name for found in self.names.values() for name in found]
         return names
 
-    def _block(
-        self, layer: int, variants: list[str], masked: Sequence[Unit], step: int, position: int, impact: Impact
-    ) -> Block:
+    def _block(self, layer: int, variants: list[str], masked: Sequence[Unit], query: Query, impact: Impact) -> Block:
         """The rows of one layer. Raises UserError for a metric that says when its values are infinite, where one is."""
         block = Block(
-            generation_step=step,
+            generation_step=query.step,
             layer=layer,
             tokens=[unit.label for unit in masked],
             positions=torch.tensor([unit.positions[0] for unit in masked], dtype=torch.int64).numpy(),
             variants=variants,
             metrics=self.metrics,
-            values=impact.values[..., : len(self.metrics)].float().cpu().numpy(),
-            query_position=None if self.request.queries == "last" else position,
+            values=impact.values[..., : len(self.metrics)].float().numpy(),
+            query_position=None if self.request.queries == "last" else query.position,
         )
         for metric in (METRICS[name] for name in self.metrics if METRICS[name].infinite):
             infinite = np.isinf(block.of(metric.name)).any(axis=0)  # [V]
             if infinite.any():
                 raise UserError(
                     f"layer {layer} has no {metric.in_text} of {variants[int(infinite.argmax())]} at position "
-                    f"{position}: {metric.infinite}; choose metrics other than {metric.name}"
+                    f"{query.position}: {metric.infinite}; choose metrics other than {metric.name}"
                 )
         return block
 
@@ -168,13 +232,13 @@ class Measurement:
         if position >= self.top_from:
             self.top.add(position, block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
             self.reads.add(block)
-        l2 = block.l2 if "l2" in block.metrics else impact.l2.float().cpu().numpy()
+        l2 = block.l2 if "l2" in block.metrics else impact.l2.float().numpy()
         for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):
             self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
-        lengths = impact.lengths.float().cpu().numpy()
+        lengths = impact.lengths.float().numpy()
         self.findings.lengths.add(position, block.layer, block.variants, lengths)
         self.findings.noise(impact.noise)
-        floors = impact.floors[..., : len(self.metrics)].float().cpu().numpy()
+        floors = impact.floors[..., : len(self.metrics)].float().numpy()
         self.findings.floors.add(block.layer, block.variants, floors, block.values)
         if impact.blind:
             self.findings.note(

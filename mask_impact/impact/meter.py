@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.impact.masking import SHORT, Masked, Masks, QueryAttention
 from mask_impact.impact.record import LayerRecord, QueryRecord
 from mask_impact.impact.replay import Replay, Rows, head_shares, rows_at_once
+from mask_impact.impact.together import together
 from mask_impact.impact.vectors import Rounding, Vectors
 from mask_impact.model.memory import Portion, explained
 from mask_impact.model.rounding import ROUNDING
@@ -37,7 +39,7 @@ class Impact:
     """One layer at one query position, P masks, V variants."""
 
     metrics: tuple[str, ...]  # [M] the chosen ones, as in distances.METRICS; L2 comes last where it was not chosen
-    values: torch.Tensor  # [P, V, M] float32 (float64 for float64 models)
+    values: torch.Tensor  # [P, V, M] float32 (float64 for float64 models), on the CPU as all of them
     floors: torch.Tensor  # [V, M] values that rounding alone can give, the same dtype
     lengths: torch.Tensor  # [V] lengths of the unmasked vectors, the same dtype
     noise: dict[str, tuple[float, float]]  # Full, Head: L2 of the no-mask replay from the record, and relative to it
@@ -56,10 +58,38 @@ class Impact:
         return self.values[..., self.metrics.index("cosine")]
 
 
+UNMOVED = -1  # the row of a mask that changes nothing: the last
+
+
+class Chosen:
+    """What each of Q queries sees of its masks, and the masks of all of them, each once."""
+
+    def __init__(self, visible: torch.Tensor, masks: Sequence[Masks]) -> None:
+        """`visible` [Q, T] bool: the positions that a query sees; `masks`: of each query."""
+        self.rows: dict[tuple[int, ...], int] = {}  # a mask that changes something -> its row
+        self.row_of: list[list[int]] = []  # of each query's masks
+        self.blind: list[bool] = []  # some mask hides all that the query sees
+        sees: list[set[int]] = [set() for _ in masks]
+        for place, position in visible.nonzero().tolist():
+            sees[place].add(position)
+        ever = set().union(*sees)
+        for seen, mine in zip(sees, masks, strict=True):
+            acting = [sum(each in seen for each in mask) for mask in mine]
+            kept = [tuple(each for each in mask if each in ever) for mask in mine]
+            self.blind.append(len(seen) in acting)
+            self.row_of.append(
+                [
+                    self.rows.setdefault(mask, len(self.rows)) if acts else UNMOVED
+                    for mask, acts in zip(kept, acting, strict=True)
+                ]
+            )
+
+
 class Meter:
     """Measures recorded layers of one model."""
 
     way = "rows"  # how layers are called again; in the manifest
+    takes_several = True  # queries in one call
 
     def __init__(
         self,
@@ -75,6 +105,7 @@ class Meter:
         self.wanted = wanted
         self.ablation = ablation
         self.replay = Replay(model)
+        self.one_by_one: set[type[nn.Module]] = set()  # layers that do not take several queries in one call
         self.replayed = Portion()  # masked rows in one call of a layer
         self.attended = Portion()  # rows in one call of its attention
 
@@ -94,19 +125,32 @@ class Meter:
         ]
 
     def impact(self, record: LayerRecord, query: QueryRecord, masks: Masks) -> Impact:
-        """Distances of `record`'s update at `query` under each of P masks.
+        """As `impacts`, at one query."""
+        return self.impacts(record, [query], [masks])[0]
 
-        A mask of positions that the query cannot see changes nothing: its distances are exactly 0.
+    def impacts(self, record: LayerRecord, queries: Sequence[QueryRecord], masks: Sequence[Masks]) -> list[Impact]:
+        """Distances of `record`'s update at each query under each of its masks.
+
+        A mask of positions that the query cannot see changes nothing: its distances are exactly 0. Queries are measured
+        in one call of the layer where it takes them so, and else one after the other.
         Raises UnsupportedModel when the replay without a mask does not reproduce what the model computed, OutOfMemory
         when not even one mask fits.
         """
+        if len(queries) == 1:
+            return self._impacts(record, queries[0], masks)
+        if self.takes_several and record.other is None and type(record.layer) not in self.one_by_one:
+            try:
+                return self._impacts(record, together(queries), masks)
+            except Exception:  # what is wrong with more than the way they are joined is found again below
+                self.one_by_one.add(type(record.layer))
+        return [self.impact(record, query, mine) for query, mine in zip(queries, masks, strict=True)]
+
+    def _impacts(self, record: LayerRecord, query: QueryRecord, masks: Sequence[Masks]) -> list[Impact]:
+        """The same for Q queries in one record, each with its masks."""
         attention = self.attention(record, query)
         self._check_weights(record, attention)
-        visible = set(attention.visible().nonzero().flatten().tolist())
-        seen = [[position for position in mask if position in visible] for mask in masks]
-        rows = [index for index, mask in enumerate(seen) if mask]
-        todo = [seen[index] for index in rows] or [[]]
-
+        chosen = Chosen(attention.visible(), masks)
+        todo: Masks = list(chosen.rows) or [()]
         dtype = self.dtype(record, query)
 
         def measured(part: Masks) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
@@ -116,22 +160,29 @@ class Meter:
         with explained(f"the replay of layer {record.index} with one masked row of {len(todo)}"):
             at_once = max(1, self.rows_at_once(record, query) - 2)  # two rows are no masks
             parts, floors, unmasked, bases = zip(*self.replayed.pieces(todo, at_once, measured), strict=True)
-        values = torch.cat(parts)[: len(rows)]
-        if len(rows) < len(masks):
-            places = torch.tensor(rows, dtype=torch.int64, device=values.device)
+        if any(UNMOVED in rows for rows in chosen.row_of):
             none = self._weights(attention, [[]])
             same = [Vectors(base, torch.zeros_like(base)[None]).metrics(self.metrics, none) for base in unmasked[0]]
-            values = torch.cat(same, dim=1).repeat(len(masks), 1, 1).index_copy_(0, places, values)
-        return Impact(
-            metrics=self.metrics,
-            values=values,
-            floors=torch.stack(floors).amax(dim=0),
-            lengths=torch.cat([base.norm(dim=-1).view(-1) for base in unmasked[0]]),
-            noise=self._check(record, query, bases, attention),
-            heads=attention.heads,
-            blind=self.ablation == "neg-inf" and any(len(mask) == len(visible) for mask in seen),
-            reading=attention.reading() if any(self.of_weights) else None,
-        )
+            parts = (*parts, torch.cat(same, dim=2))
+        values = torch.cat(parts).cpu()  # [R, Q, V, M]
+        floor = torch.stack(floors).amax(dim=0).cpu()
+        lengths = torch.cat([base.norm(dim=-1).view(len(masks), -1) for base in unmasked[0]], dim=1).cpu()
+        noise = self._check(record, query, bases, attention)
+        reading = attention.reading() if any(self.of_weights) else None
+        reading = None if reading is None else reading.cpu()
+        return [
+            Impact(
+                metrics=self.metrics,
+                values=values[:, place] if rows == list(range(len(values))) else values[rows, place],
+                floors=floor[place],
+                lengths=lengths[place],
+                noise=noise[place],
+                heads=attention.heads,
+                blind=self.ablation == "neg-inf" and chosen.blind[place],
+                reading=None if reading is None else reading[place],
+            )
+            for place, rows in enumerate(chosen.row_of)
+        ]
 
     def _replayed(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
         """The layer on one row per mask, or a refusal."""
@@ -161,10 +212,10 @@ class Meter:
             raise refusal
 
     def _weights(self, attention: QueryAttention, masks: Masks) -> torch.Tensor | None:
-        """[R, H] the attention weight that each mask removes; None where it is not known, or no metric needs it."""
+        """[R, Q, H] the attention weight that each mask removes; None where it is not known, or no metric needs it."""
         if attention.weights is None or not any(self.of_weights):
             return None
-        return torch.stack([attention.weights[:, list(mask)].sum(dim=1) for mask in masks])
+        return torch.stack([attention.weights[:, :, list(mask)].sum(dim=2) for mask in masks])
 
     def _measured(
         self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks, rounding: Rounding
@@ -172,18 +223,18 @@ class Meter:
         """One call of the layer.
 
         Returns:
-            [R, V, M] the metrics of R masks, and [V, M] their noise floors.
-            The vectors without a mask: [C] of Full and Attn, [H, D] or [H, C] of the heads.
-            [C] the update without a mask.
+            [R, Q, V, M] the metrics of R masks, and [Q, V, M] their noise floors.
+            The vectors without a mask: [Q, C] of Full and Attn, [Q, H, D] or [Q, H, C] of the heads.
+            [Q, C] the update without a mask.
         """
         rows = self._rows(record, query, attention, masks, rounding)
         vectors = self._vectors(record, rows)
         if self.wanted.full:
-            rounding.of_stream(vectors[0], query.output.flatten().to(vectors[0].change))
+            rounding.of_stream(vectors[0], query.output.view(vectors[0].base.shape).to(vectors[0].change))
         for each in vectors:
             rounding.widen(each)
         weights = self._weights(attention, [*masks, []])
-        values = torch.cat([each.metrics(self.metrics, weights) for each in vectors], dim=1)
+        values = torch.cat([each.metrics(self.metrics, weights) for each in vectors], dim=2)
         values, floors = values[:-1], values[-1].nan_to_num(0.0, posinf=0.0)
         self._move_the_unmoved(record, query, attention, masks, values, floors)
         # clones: a view of one row would keep the rows of the whole replay
@@ -214,10 +265,10 @@ class Meter:
         return found
 
     def _shares_left(self, record: LayerRecord, rows: Rows, shares: Vectors) -> torch.Tensor:
-        """[R, H, C] the shares under each mask; computed by themselves where that little is left of one."""
+        """[R, Q, H, C] the shares under each mask; computed by themselves where that little is left of one."""
         left = shares.base + shares.change
-        short = (left.norm(dim=-1) < SHORT * shares.base.norm(dim=-1)).any(dim=1).nonzero().flatten()
-        if len(short) and rows.heads is not None:
+        short = (left.norm(dim=-1) < SHORT * shares.base.norm(dim=-1)).any(dim=2).nonzero(as_tuple=True)
+        if len(short[0]) and rows.heads is not None:
             left[short] = self._heads(record, rows, rows.heads[1:][short])
         return left
 
@@ -230,13 +281,13 @@ class Meter:
         values: torch.Tensor,
         floors: torch.Tensor,
     ) -> None:
-        """Give rows of `values` [R, V, M] that are 0 what their masks change below rounding.
+        """Give rows of `values` [R, Q, V, M] that are 0 what their masks change below rounding.
 
         Only a mask that changes nothing has distance 0. Where a change is too small for the layer's arithmetic, it is
-        replayed magnified, and what comes out is made smaller by as much; it stays below the noise floor [V, M].
+        replayed magnified, and what comes out is made smaller by as much; it stays below the noise floor [Q, V, M].
         """
         l2 = values[..., self.metrics.index("l2")]
-        still = (l2[:, : self.wanted.full + self.wanted.attn] == 0).any(dim=1).nonzero().flatten().tolist()
+        still = (l2[..., : self.wanted.full + self.wanted.attn] == 0).any(dim=2).any(dim=1).nonzero().flatten().tolist()
         rows = [row for row in still if masks[row]]
         if not rows:
             return
@@ -245,11 +296,11 @@ class Meter:
         magnified, factor = rounding.magnified(small, attention.output)
         again = self._vectors(record, self._replayed(record, query, magnified))
         for each in again:
-            each.change /= factor[1:].view(-1, *[1] * each.base.ndim)
+            each.change /= factor[1:].view(*each.change.shape[:2], *[1] * (each.base.ndim - 1))
             each.masked = None
         weights = self._weights(attention, [masks[row] for row in rows])
         limits = floors.masked_fill(torch.tensor(self.of_weights, device=floors.device), float("inf"))  # known exactly
-        found = torch.cat([each.metrics(self.metrics, weights) for each in again], dim=1).minimum(limits)
+        found = torch.cat([each.metrics(self.metrics, weights) for each in again], dim=2).minimum(limits)
         values[rows] = torch.where((l2[rows] == 0).unsqueeze(-1), found, values[rows])
 
     def _heads(self, record: LayerRecord, rows: Rows, heads: torch.Tensor) -> torch.Tensor:
@@ -264,27 +315,28 @@ class Meter:
 
     def _check(
         self, record: LayerRecord, query: QueryRecord, bases: Sequence[torch.Tensor], attention: QueryAttention
-    ) -> dict[str, tuple[float, float]]:
-        """The no-mask replays (updates [C]) against the record: the noise floor, or a refusal."""
+    ) -> list[dict[str, tuple[float, float]]]:
+        """The no-mask replays (updates [Q, C]) against the record: the noise floor of each query, or a refusal."""
         precise = bases[0].dtype
-        output, heads = query.output.to(precise).flatten(), query.heads.to(precise)
-        recorded = output - query.hidden.to(precise).flatten()
+        output, heads = query.output.view(bases[0].shape).to(precise), query.heads.to(precise).flatten(1)
+        recorded = output - query.hidden.view(bases[0].shape).to(precise)
         limit = ROUNDING[query.hidden.dtype]
         cases = [("Full", base, recorded, output) for base in bases]
         if heads.numel():
-            cases.append(("Head", attention.output, heads, heads))
-        norms = [vector.norm() for _, ours, theirs, scale in cases for vector in (ours - theirs, theirs, scale)]
-        read = iter(torch.stack(norms).tolist())  # one transfer from the device
-        noise: dict[str, tuple[float, float]] = {}
-        for (name, *_), l2, length, scale in zip(cases, read, read, read, strict=True):
-            relative = l2 / max(length, 1e-30)
-            noise[name] = max(noise.get(name, (0.0, 0.0)), (l2, relative))
-            if not l2 <= limit * max(length, scale):
-                check_finite(self.model)
-                raise unsupported(
-                    self.model,
-                    record.index,
-                    f"replayed without a mask, its {name} update differs from the model's own by {relative:.2g} of its "
-                    f"length (rounding in {query.hidden.dtype} explains {limit:.2g} at most)",
-                )
+            cases.append(("Head", attention.output.flatten(1), heads, heads))
+        norms = [vector.norm(dim=-1) for _, ours, theirs, scale in cases for vector in (ours - theirs, theirs, scale)]
+        read = torch.stack(norms).T.tolist()  # one transfer from the device
+        noise: list[dict[str, tuple[float, float]]] = [{} for _ in read]
+        for found, numbers in zip(noise, map(iter, read), strict=True):
+            for (name, *_), l2, length, scale in zip(cases, numbers, numbers, numbers, strict=True):
+                relative = l2 / max(length, 1e-30)
+                found[name] = max(found.get(name, (0.0, 0.0)), (l2, relative))
+                if not l2 <= limit * max(length, scale):
+                    check_finite(self.model)
+                    raise unsupported(
+                        self.model,
+                        record.index,
+                        f"replayed without a mask, its {name} update differs from the model's own by {relative:.2g} of "
+                        f"its length (rounding in {query.hidden.dtype} explains {limit:.2g} at most)",
+                    )
         return noise

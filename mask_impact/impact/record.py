@@ -34,18 +34,22 @@ from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 @dataclass
 class QueryRecord:
-    """One layer at one query position: its call cut down to that row, and what came out."""
+    """One layer at one query position: its call cut down to that row, and what came out.
+
+    Several positions together (`together.py`) are a record of the same kind with Q rows.
+    """
 
     position: int
     args: tuple[Any, ...]  # the layer's arguments, every tensor cut to this row
     kwargs: dict[str, Any]
-    hidden: torch.Tensor  # [1, 1, C] layer input, one of the arguments
-    query: torch.Tensor  # [1, H, 1, D] after position embedding
-    bias: torch.Tensor  # [1, 1 or H, 1, T] added to the logits; -inf: cannot be seen
+    hidden: torch.Tensor  # [1, Q, C] layer input, one of the arguments
+    query: torch.Tensor  # [Q, H, 1, D] after position embedding
+    bias: torch.Tensor  # [Q, 1 or H, 1, T] added to the logits; -inf: cannot be seen
     options: dict[str, Any]  # further arguments of the attention call
-    heads: torch.Tensor  # [H, D] attention output, before the output projection
-    output: torch.Tensor  # [1, 1, C] layer output
-    branches: dict[str, Any]  # what each direct submodule of the layer gave for this row
+    heads: torch.Tensor  # [Q, H, D] attention output, before the output projection
+    output: torch.Tensor  # [1, Q, C] layer output
+    branches: list[dict[str, Any]]  # for each row what each direct submodule of the layer gave
+    options_by_query: tuple[str, ...] = ()  # the options that have an entry for each of Q rows
 
 
 @dataclass
@@ -111,14 +115,15 @@ class Recorder:
         self.parts: dict[int, dict[str, Any]] = {}  # what is known of each QueryRecord of the running layer
         self.cross_parts: dict[int, dict[str, Any]] = {}  # what is different in its cross-attention
         self.cut: dict[int, Any] = {}  # rows already cut for the running layer
+        self.attended = False  # whether the running layer has called its attention
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record until the block ends; the model is then as it was."""
         with ExitStack() as undo:
-            for layer in self.layers:
+            for index, layer in enumerate(self.layers):
                 for name, child in layer.named_children():
-                    undo.callback(child.register_forward_hook(self._branch(name)).remove)
+                    undo.callback(child.register_forward_hook(self._branch(index, name, child)).remove)
             undo.callback(self.model.register_forward_hook(self._end).remove)
             undo.enter_context(
                 inside(
@@ -146,7 +151,7 @@ class Recorder:
             self.count = hidden.shape[-2]
             self.rows = [row for row in range(self.count) if self.wanted(self.position + row)]
         self.records[index].passes += 1
-        self.parts, self.cross_parts, self.cut = {}, {}, {}
+        self.parts, self.cross_parts, self.cut, self.attended = {}, {}, {}, False
         for row in self.rows:
             position = self.position + row
             self.parts[position] = {
@@ -154,15 +159,25 @@ class Recorder:
                 "args": at_row(args, row, self.count, self.cut),
                 "kwargs": at_row(kwargs, row, self.count, self.cut),
                 "hidden": at_row(hidden, row, self.count, self.cut),
-                "branches": {},
+                "branches": [{}],
             }
 
-    def _branch(self, name: str) -> Callable[..., None]:
+    def _branch(self, index: int, name: str, child: nn.Module) -> Callable[..., None]:
+        """Keeps what a submodule of a layer gave, where a replay can use it: not if its attention is in it, which is
+        answered; and of a norm, a dropout or an activation only if it comes before attention."""
+        within: list[bool] = []  # whether the attention is; found out once, after the first call
+        alone = only_vectors(child)
+
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not within:
+                attention = self.records[index].attention
+                within.append(attention is not None and any(each is attention.module for each in module.modules()))
+            if within[0] or (alone and self.attended):
+                return
             for position, part in self.parts.items():
-                called_again = name in part["branches"]
+                (branches,) = part["branches"]
                 row = at_row(output, position - self.position, self.count, {})
-                part["branches"][name] = None if called_again else row
+                branches[name] = None if name in branches else row
 
         return hook
 
@@ -187,6 +202,7 @@ class Recorder:
         if self.together and self.position == 0:
             call.mask = seeing_each_other(call.mask, call.query, self.together)
         result = call.compute()
+        self.attended = True
         record = self.records[index]
         site = None if call.positional else self._site(record, call.module)
         if site is None:
@@ -203,7 +219,7 @@ class Recorder:
                 query=call.query[:, :, row : row + 1].clone(),
                 bias=self._bias(site, call, row),
                 options=at_row(call.options, row, self.count, self.cut),
-                heads=result[0][0, row].clone(),
+                heads=result[0][:, row].clone(),
             )
         return result
 
@@ -240,6 +256,11 @@ class Recorder:
 
     def _unsupported(self, what: str) -> UnsupportedModel:
         return UnsupportedModel(f"model family '{family(self.model)}' is not supported: {what}")
+
+
+def only_vectors(module: nn.Module) -> bool:
+    """Whether it is a norm, a dropout, an activation: with no weights but vectors, it treats every token alone."""
+    return not any(module.children()) and all(each.ndim <= 1 for each in module.parameters())
 
 
 def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int) -> torch.Tensor:

@@ -1,18 +1,18 @@
 """Replay one decoder layer on rows that differ only in which positions are masked.
 
-In: a recorded layer, one of its queries, and what each mask changes in the attention output. Out: what the layer then
-adds to the residual stream, row by row.
+In: a recorded layer, one of its queries or several together, and what each mask changes in the attention output. Out:
+what the layer then adds to the residual stream, row by row.
 
 Only the query row of one layer can change when a token is masked there, and its keys and values cannot, since they
 come from the unmasked input. So the layer itself is called on R copies of the recorded row, and its attention call is
-answered with the attention output of R different masks. Norms, MoE, gates, multipliers and parallel blocks are
-the model's own code; no family is named here.
+answered with the attention output of R different masks. Q queries are R copies of a sequence of Q tokens. Norms, MoE,
+gates, multipliers and parallel blocks are the model's own code; no family is named here.
 
 A layer in bfloat16 or float16 is replayed in float32: rounding in its own dtype would be most of a small change.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from mask_impact.impact import masking
 from mask_impact.impact.masking import Masked
 from mask_impact.impact.record import LayerRecord, QueryRecord
+from mask_impact.impact.together import side_by_side
 from mask_impact.impact.trace import RowTrace, tensors_in
 from mask_impact.model import memory
 from mask_impact.model.attention import add_encoded, configs_of, renamed_attention
@@ -38,18 +39,18 @@ MIXED = re.compile(r"same dtype|scalar type|dtypes? (?:do not match|mismatch)", 
 
 @dataclass
 class Rows:
-    """What the replayed layer did on each row."""
+    """What the replayed layer did on each of R rows, at each of Q queries."""
 
-    update: torch.Tensor  # [R, C] layer output - layer input
-    attention: torch.Tensor | None  # [R, C] what the attention sublayer adds to the residual stream
-    heads: torch.Tensor | None  # [R, H, D] what the output projection receives, per query head; None: not known
-    head_change: torch.Tensor | None  # [R, H, D] its change by the mask, where known with all digits
+    update: torch.Tensor  # [R, Q, C] layer output - layer input
+    attention: torch.Tensor | None  # [R, Q, C] what the attention sublayer adds to the residual stream
+    heads: torch.Tensor | None  # [R, Q, H, D] what the output projection receives, per query head; None: not known
+    head_change: torch.Tensor | None  # [R, Q, H, D] its change by the mask, where known with all digits
     projection: nn.Parameter | torch.Tensor | None  # [C, H * D] the output projection's weight
 
 
 def rows_at_once(query: QueryRecord) -> int:
-    """How many rows fit the memory budget."""
-    width = max(query.hidden.shape[-1], query.heads.numel())
+    """How many rows fit the memory budget, of all queries together."""
+    width = max(query.hidden.numel(), query.heads.numel())
     budget = memory.memory_budget(query.hidden.device)
     return max(2, budget // (width * max(query.hidden.element_size(), 4) * VECTORS_PER_ROW))
 
@@ -87,7 +88,7 @@ class Replay:
         self.as_it_is: dict[nn.Module, str | None] = {}  # layers, and why their own dtype is kept (None: it is not)
 
     def rows(self, record: LayerRecord, query: QueryRecord, masked: Masked) -> Rows:
-        """Call the layer on R copies of the query's row.
+        """Call the layer on R copies of the query's row, or of the rows of several queries.
 
         Args:
             query: of `record`, whose attention is the one that masks change.
@@ -136,7 +137,7 @@ class Replay:
         parts, dtype = self.parts[attention], self.dtype(record, query)
         args, kwargs, branches = self._arguments(record, query, count, dtype)
         heads = masked.output
-        answer = heads.to(dtype).unsqueeze(1)  # [R, 1, H, D]
+        answer = heads.to(dtype)  # [R, Q, H, D]
         trace = RowTrace(count)
 
         def attend(module: nn.Module, row: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
@@ -166,8 +167,8 @@ class Replay:
         else:
             seen, head_change = received.reshape(heads.shape).to(heads.dtype), None
         return Rows(
-            update=(output.to(heads.dtype) - query.hidden.to(heads.dtype)).flatten(1),
-            attention=None if trace.addend is None else trace.addend.reshape(count, -1),
+            update=(output.to(heads.dtype) - query.hidden.to(heads.dtype)).view(count, *query.hidden.shape[1:]),
+            attention=None if trace.addend is None else trace.addend.reshape(count, *query.hidden.shape[1:]),
             heads=seen,
             head_change=head_change,
             projection=weight,
@@ -193,23 +194,25 @@ class Replay:
         args, kwargs = changed((query.args, query.kwargs), given, {}, cache)
         if "use_cache" in kwargs:
             kwargs["use_cache"] = False
-        return args, kwargs, changed(query.branches, given, {}, cache)
+        return args, kwargs, [changed(branches, given, {}, cache) for branches in query.branches]
 
     def _other(self, record: LayerRecord, query: QueryRecord, rows: torch.Tensor) -> torch.Tensor:
         """[R, 1, H, D] what the layer's other attention gives queries [R, H, 1, D]. Masks do not act there."""
         assert record.other is not None and record.other.attention is not None
         seen = record.other.queries[query.position]
         if record.is_cross:  # self-attention comes first, and does not change
-            return seen.heads[None, None].to(rows.dtype).expand(len(rows), -1, -1, -1)
+            return seen.heads[None].to(rows.dtype).expand(len(rows), -1, -1, -1)
         return masking.read(record.other.attention, seen, rows)
 
 
 @contextmanager
-def answered_branches(branches: Mapping[str, nn.Module], recorded: Mapping[str, Any], count: int) -> Iterator[None]:
+def answered_branches(
+    branches: Mapping[str, nn.Module], recorded: Sequence[Mapping[str, Any]], count: int
+) -> Iterator[None]:
     """Let the layer's submodules that do not depend on attention give what they gave in the record.
 
     Args:
-        branches: the submodules in question, by name; recorded: what each gave for the row, None for several calls.
+        branches: the submodules in question, by name; recorded: for each query what each gave, None for several calls.
         count: rows.
 
     A branch beside attention (Falcon-H1's Mamba) needs the whole prompt, which a replayed row does not have; its
@@ -220,14 +223,15 @@ def answered_branches(branches: Mapping[str, nn.Module], recorded: Mapping[str, 
         def forward(*args: Any, **kwargs: Any) -> Any:
             tensors = [t for t in tensors_in([*args, *kwargs.values()]) if t.ndim > 1 and len(t) == count]
             copies = tensors and all(tensor.stride(0) == 0 for tensor in tensors)
-            return expanded(given, count) if copies else compute(*args, **kwargs)
+            return expanded(side_by_side(given, {}), count) if copies else compute(*args, **kwargs)
 
         return forward
 
     with ExitStack() as undo:
         for name, child in branches.items():
-            if recorded.get(name) is not None:
-                undo.enter_context(replaced_forward(child, answer(child.forward, recorded[name])))
+            given = [each.get(name) for each in recorded]
+            if all(each is not None for each in given):
+                undo.enter_context(replaced_forward(child, answer(child.forward, given)))
         yield
 
 
@@ -241,9 +245,9 @@ def expanded(value: Any, count: int) -> Any:
 
 
 def head_shares(heads: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-    """[R, H, D] heads through their slices of the output projection [C, H * D] -> [R, H, C].
+    """[..., H, D] heads through their slices of the output projection [C, H * D] -> [..., H, C].
 
     The shares of a row add up to the projection's output, without its bias.
     """
-    slices = projection.to(heads.dtype).view(-1, *heads.shape[1:])  # [C, H, D]
-    return torch.einsum("rhd,chd->rhc", heads, slices)
+    slices = projection.to(heads.dtype).view(-1, *heads.shape[-2:])  # [C, H, D]
+    return torch.einsum("...hd,chd->...hc", heads, slices)

@@ -35,20 +35,20 @@ class SeenAttention:
     def __init__(self, record: CalledLayer, query: WholeQuery, ablation: str) -> None:
         assert record.call is not None
         self.call, self.query, self.zero_values = record.call, query, ablation == "zero-value"
-        self.weights = torch.cat(query.weights) if len(query.weights) == 1 else None  # [H, T]
+        self.weights = torch.cat(query.weights)[None] if len(query.weights) == 1 else None  # [1, H, T]
         values = record.call.sites[0].values if self.weights is not None else None
         if values is None or self.weights is None:
-            self.output = query.heads  # [0, 0]
+            self.output = query.heads  # [1, 0, 0]
         else:
-            self.output = (self.weights.unsqueeze(1) @ values.to(self.weights.dtype)).squeeze(1)  # [H, D]
+            self.output = (self.weights[0].unsqueeze(1) @ values.to(self.weights.dtype)).transpose(0, 1)  # [1, H, D]
 
     @property
     def heads(self) -> int:
         return len(self.query.weights[0])
 
     def visible(self) -> torch.Tensor:
-        """[T] bool: positions that at least one head can see."""
-        return ~self.query.bias.isneginf().all(dim=1)[0, 0]
+        """[1, T] bool: positions that at least one head can see."""
+        return ~self.query.bias.isneginf().all(dim=1)[:, 0]
 
     def pull(self, masks: Masks | None = None) -> torch.Tensor | None:
         """As the function `pull`, the largest of any site; None where the values are not known."""
@@ -62,7 +62,7 @@ class SeenAttention:
         return torch.stack(pulls).amax(dim=0)
 
     def reading(self) -> torch.Tensor | None:
-        """As the function `reading`; None where the values are not known, or there are several sites."""
+        """[1, 2, T] as the function `reading`; None where the values are not known, or there are several sites."""
         values = self.call.sites[0].values
         return None if self.weights is None or values is None else reading(self.weights, values.norm(dim=-1))
 
@@ -95,6 +95,7 @@ class RerunMeter(Meter):
     """Measures layers that were recorded whole."""
 
     way = "fallback"
+    takes_several = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -156,8 +157,8 @@ class RerunMeter(Meter):
         precise = torch.promote_types(output.dtype, torch.float32)
         clear = trace.places == 1 and trace.addend is not None and not trace.mixed
         return Rows(
-            update=output.to(precise) - query.hidden[0].to(precise),
-            attention=at_row(call, trace.addend, query.row) if clear else None,
+            update=(output.to(precise) - query.hidden[0].to(precise)).unsqueeze(1),
+            attention=at_row(call, trace.addend, query.row).unsqueeze(1) if clear else None,
             heads=self._heads_received(call, query, trace, masks),
             head_change=None,
             projection=trace.weight if trace.places == 1 else None,
@@ -166,7 +167,7 @@ class RerunMeter(Meter):
     def _heads_received(
         self, call: WholeCall, query: WholeQuery, trace: AlonePath, masks: Masks
     ) -> torch.Tensor | None:
-        """[R, H, D] what the output projection receives, where it is the heads' outputs side by side."""
+        """[R, 1, H, D] what the output projection receives, where it is the heads' outputs side by side."""
         received, heads = trace.received, query.heads
         if trace.places != 1 or received is None or not heads.numel() or received.shape[-1] != heads.numel():
             return None

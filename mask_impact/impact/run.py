@@ -13,7 +13,7 @@ from mask_impact.impact.recordings import recordings
 from mask_impact.impact.self_check import check_masks_acted, check_reached
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import evaluating
-from mask_impact.model.memory import explained, release_free_memory
+from mask_impact.model.memory import explained
 from mask_impact.options import Progress, unseen
 from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import Unit
@@ -45,9 +45,7 @@ def run(model: Any, prepared: Prepared, write: Callable[[Block], None], progress
     measurement = Measurement(model, prepared, write, progress)
     with explained(f"measuring {len(prepared.inputs.tokens)} tokens"), torch.no_grad(), evaluating(model):
         for recording, queries in recordings(measurement):
-            for step, position in queries:
-                measurement.measure(recording, step, position)
-                release_free_memory()
+            measurement.measure(recording, queries)
             check_masks_acted(measurement, recording, [position for _, position in queries])
             del recording  # before the next one is made
     check_reached(measurement)

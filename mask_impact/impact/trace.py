@@ -103,6 +103,7 @@ class RowTrace(TorchFunctionMode):
             if self._is_activation(other, ours):
                 self.addend = ours.clone() * kwargs.get("alpha", 1)
                 self.made = {}
+                self.rows = 1  # from here on all rows differ: no more looking for equal ones
                 return func(*args, **kwargs)
         result = func(*args, **kwargs)
         if name in PRODUCTS:

@@ -1,5 +1,7 @@
 """The vectors of one replay, each with and without masks, and how far rounding alone moves them.
 
+Shapes: R masks, Q queries, H heads, C hidden, D head width, M metrics.
+
 In:  what a replayed layer did on its rows: without a mask, under each mask, and once more without a mask, with an
      attention output that differs by one step of rounding in every number.
 Out: the metrics of each row, and those of rounding: the noise floors.
@@ -22,7 +24,7 @@ MARGIN = 4.0
 class Vectors:
     """One variant, or the heads, under R masks; the last row is for rounding."""
 
-    base: torch.Tensor  # [C] or [H, D], without a mask
+    base: torch.Tensor  # [Q, C] or [Q, H, D], without a mask
     change: torch.Tensor  # [R, ...] masked minus base
     masked: torch.Tensor | None = None  # [R, ...] where it has digits that the sum of the two has not
 
@@ -33,9 +35,11 @@ class Vectors:
         return cls(rows[0], rows[1:] - rows[0], None if sums else rows[1:])
 
     def metrics(self, names: Sequence[str], weights: torch.Tensor | None) -> torch.Tensor:
-        """[R, 1, M], or [R, H, M] for heads. `weights` as in `distances.compare`."""
+        """[R, Q, 1, M], or [R, Q, H, M] for heads. `weights` [R, Q, H] as in `distances.compare`."""
+        heads = self.base.ndim == 3
+        weights = weights if heads or weights is None else weights.mean(dim=-1)
         found = compare(names, self.base, self.change, weights, self.masked)
-        return found.unsqueeze(1) if self.base.ndim == 1 else found
+        return found if heads else found.unsqueeze(2)
 
 
 class Rounding:
@@ -47,15 +51,15 @@ class Rounding:
     def into_last(self, masked: Masked) -> Masked:
         """`masked` with its last row, which is without a mask as the first, rounded in another way. In place."""
         output = masked.output[0]
-        masked.output[-1] = output * (1 + self.step * signs(output.shape).to(output))
+        masked.output[-1] = output * (1 + self.step * signs(output.shape[-2:]).to(output))
         masked.change[-1] = masked.output[-1] - output
         return masked
 
     def of_stream(self, full: Vectors, output: torch.Tensor) -> None:
-        """Add to the last row of `full` that updates are differences from the layer's output [C], and are rounded as it
-        is: with a long residual stream that is more than what the update itself brings.
+        """Add to the last row of `full` that updates are differences from the layer's output [Q, C], and are rounded as
+        it is: with a long residual stream that is more than what the update itself brings.
         """
-        full.change[-1] += output.abs() * signs(output.shape).to(output) * (self.step / 2)
+        full.change[-1] += output.abs() * signs(output.shape[-1:]).to(output) * (self.step / 2)
 
     @staticmethod
     def widen(vectors: Vectors) -> None:
@@ -65,13 +69,14 @@ class Rounding:
             vectors.masked[-1] = vectors.base + vectors.change[-1]
 
     def magnified(self, masked: Masked, base: torch.Tensor) -> tuple[Masked, torch.Tensor]:
-        """Changes that rounding would swallow, made as large as the square root of its step, and [R] the factors.
+        """Changes [R, ..., H, D] of `base` [..., H, D] that rounding would swallow, made as large as the square root of
+        its step, and [R, ...] the factors.
 
         There the error of rounding and that of taking the layer as linear are both small. Changes of 0 stay.
         """
-        size = masked.change.flatten(1).norm(dim=1) / base.norm().clamp_min(1e-30)
+        size = masked.change.flatten(-2).norm(dim=-1) / base.flatten(-2).norm(dim=-1).clamp_min(1e-30)
         factor = torch.where(size > 0, self.step**0.5 / size, 1.0).clamp_max(1e30)
-        change = masked.change * factor[:, None, None]
+        change = masked.change * factor[..., None, None]
         return Masked(base + change, change), factor
 
 

@@ -152,8 +152,8 @@ class TowerLayer:
             heads = states[:, rows].transpose(1, 2)
             return (heads if inside is None else heads @ inside).flatten(2)
 
-        base = by_head(self.base.heads[:1])[0]
-        return Vectors(base, by_head(called.head_change), by_head(called.heads))
+        base = by_head(self.base.heads[:1])
+        return Vectors(base, by_head(called.head_change).unsqueeze(1), by_head(called.heads).unsqueeze(1))
 
     def _shares_as_short(self, projection: torch.Tensor) -> torch.Tensor:
         """[H, D, D]: heads times this are as long, and at the same angles, as their shares of the projection's output.
@@ -184,8 +184,8 @@ class TowerLayer:
 
 
 def _vectors(base: torch.Tensor, under: torch.Tensor, rows: torch.Tensor, sums: bool = False) -> Vectors:
-    """Of [R, N, C] under masks, and without one in the first of `base`: the chosen rows side by side."""
-    one, many = base[0, rows].flatten(), under[:, rows].flatten(1)
+    """Of [R, N, C] under masks, and without one in the first of `base`: the chosen rows side by side, as one query."""
+    one, many = base[:1, rows].flatten(1), under[:, None, rows].flatten(2)
     return Vectors(one, many - one, None if sums else many)
 
 

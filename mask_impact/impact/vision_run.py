@@ -184,7 +184,7 @@ class VisionMeasurement:
 
     def _metrics(self, vectors: Sequence[Vectors]) -> np.ndarray:
         """[R, V, M] of R masks."""
-        return torch.cat([each.metrics(self.compared, None) for each in vectors], dim=1).cpu().numpy()
+        return torch.cat([each.metrics(self.compared, None) for each in vectors], dim=2)[:, 0].cpu().numpy()
 
     def _check_acted(self, index: int, layer: TowerLayer, values: np.ndarray, read: bool) -> None:
         """Raises UserError for numbers that are none, UnsupportedModel where no mask changed anything that is read."""

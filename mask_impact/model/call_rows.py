@@ -59,9 +59,14 @@ def changed(
     return value
 
 
-def _tensor_row(tensor: torch.Tensor, row: int, count: int, rows: int) -> torch.Tensor:
+def sequence_axis(tensor: torch.Tensor) -> int:
+    """The axis of a layer's argument that its tokens are on, if it has one for each: see `at_row`."""
     ids = tensor.ndim < 3 and not (tensor.is_floating_point() or tensor.is_complex())
-    axis = -1 if ids or tensor.ndim < 2 or tensor.dtype == torch.int64 else -2
+    return -1 if ids or tensor.ndim < 2 or tensor.dtype == torch.int64 else -2
+
+
+def _tensor_row(tensor: torch.Tensor, row: int, count: int, rows: int) -> torch.Tensor:
+    axis = sequence_axis(tensor)
     if tensor.ndim >= -axis and tensor.shape[axis] == count:
         tensor = tensor.narrow(axis, row, rows)
     return tensor.clone()  # a later layer may write into the original
