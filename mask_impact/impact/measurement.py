@@ -7,11 +7,10 @@ Out: a Block for every layer, and the Findings that become the manifest.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
@@ -20,6 +19,7 @@ from mask_impact.impact.meter import Impact, Meter, Wanted
 from mask_impact.impact.reads import Reads
 from mask_impact.impact.record import LayerRecord, Recording
 from mask_impact.impact.sinks import Sinks
+from mask_impact.impact.sums import Largest
 from mask_impact.impact.top_tokens import TopTokens
 from mask_impact.model.generation import decoder_start
 from mask_impact.model.layers import last_pass_only
@@ -37,13 +37,30 @@ MOST_NUMBERS = 16 * 2**20
 MORE, FEW = 1.25, 8
 
 
-@dataclass(frozen=True)
+class Seen:
+    """The units masked at a query that an attention sees, whose positions are `seen`; the same in all layers."""
+
+    def __init__(self, units: Sequence[Unit], seen: range) -> None:
+        self.units = [unit.positions for unit in units if unit.positions[0] in seen]
+        self.labels = [unit.label for unit in units if unit.positions[0] in seen]
+        self.positions = np.array([positions[0] for positions in self.units], np.int64)
+        self.masks = [[member - seen.start for member in positions] for positions in self.units]
+        self.first = seen.start
+
+
+@dataclass
 class Query:
     """A query position, the generation step that it predicts, and the units that are masked there."""
 
     step: int
     position: int
     units: Sequence[Unit]
+    by_attention: dict[range, Seen] = field(default_factory=dict)
+
+    def of(self, seen: range) -> Seen:
+        if seen not in self.by_attention:
+            self.by_attention[seen] = Seen(self.units, seen)
+        return self.by_attention[seen]
 
 
 @dataclass(frozen=True)
@@ -51,8 +68,7 @@ class Found:
     """What one attention of one layer gave at one query position."""
 
     block: Block
-    masked: Sequence[Unit]
-    first: int  # the first position that the attention sees
+    masked: Seen
     impact: Impact
 
 
@@ -84,7 +100,7 @@ class Measurement:
         self.top, self.reads, self.sinks = TopTokens(), Reads(self.prepared.plain), Sinks()
         self.masked: Sequence[Unit] = []  # at the query measured last
         self.names: dict[str, list[str]] = {}  # of the variants, by their prefix
-        self.moved: dict[tuple[int, ...], float] = {}  # a unit's positions -> largest l2 of any variant, layer and step
+        self.moved: Largest[tuple[int, ...]] = Largest()  # by a unit's positions, l2 of any variant, layer and step
 
     def add_generated(self, recording: Recording, stops: list[int]) -> None:
         """Take over the generated tokens, and check the recording."""
@@ -150,28 +166,25 @@ class Measurement:
     ) -> None:
         """Add to `found` of each query what one attention of a layer gives, whose positions are `seen`."""
         started = time.perf_counter()
-        masked = [[unit for unit in query.units if unit.positions[0] in seen] for query in part]
-        places = [place for place, units in enumerate(masked) if units]
+        places = [place for place, query in enumerate(part) if query.of(seen).units]
         if not places:
             return
-        impacts = self.meter.impacts(
-            record,
-            [record.queries[part[place].position - self.places.first] for place in places],
-            [[[member - seen.start for member in unit.positions] for unit in masked[place]] for place in places],
-        )
+        queries = [record.queries[part[place].position - self.places.first] for place in places]
+        impacts = self.meter.impacts(record, queries, [part[place].of(seen).masks for place in places])
         for place, impact in zip(places, impacts, strict=True):
             largest = max(float(impact.l2.amax()), float(impact.lengths.amax()))
             if not math.isfinite(largest):
                 raise too_large(self.model, record.index, largest)
-            block = self._block(record.index, self._names(prefix, impact), masked[place], part[place], impact)
-            found[place].append(Found(block, masked[place], seen.start, impact))
+            masked = part[place].of(seen)
+            block = self._block(record.index, self._names(prefix, impact), masked, part[place], impact)
+            found[place].append(Found(block, masked, impact))
         self.findings.seconds["replay"] += time.perf_counter() - started
 
     def _take(self, query: Query, found: Found) -> None:
         """Gather what the manifest says of a block, and write it."""
         self._gather(found.block, found.masked, query.position, found.impact)
         if query.position >= self.top_from and found.impact.reading is not None:
-            self.sinks.add(found.first, found.impact.reading.float().numpy())
+            self.sinks.add(found.masked.first, found.impact.reading.float().numpy())
         started = time.perf_counter()
         self.write(found.block)
         self.findings.seconds["write"] += time.perf_counter() - started
@@ -207,13 +220,13 @@ class Measurement:
         self.findings.variants = [name for found in self.names.values() for name in found]
         return names
 
-    def _block(self, layer: int, variants: list[str], masked: Sequence[Unit], query: Query, impact: Impact) -> Block:
+    def _block(self, layer: int, variants: list[str], masked: Seen, query: Query, impact: Impact) -> Block:
         """The rows of one layer. Raises UserError for a metric that says when its values are infinite, where one is."""
         block = Block(
             generation_step=query.step,
             layer=layer,
-            tokens=[unit.label for unit in masked],
-            positions=torch.tensor([unit.positions[0] for unit in masked], dtype=torch.int64).numpy(),
+            tokens=masked.labels,
+            positions=masked.positions,
             variants=variants,
             metrics=self.metrics,
             values=impact.values[..., : len(self.metrics)].float().numpy(),
@@ -228,13 +241,12 @@ class Measurement:
                 )
         return block
 
-    def _gather(self, block: Block, masked: Sequence[Unit], position: int, impact: Impact) -> None:
+    def _gather(self, block: Block, masked: Seen, position: int, impact: Impact) -> None:
         if position >= self.top_from:
-            self.top.add(position, block.layer, block.positions.tolist(), block.values[:, 0, 0].tolist())
+            self.top.add(position, block.layer, block.positions.tolist(), block.values[:, 0, 0])
             self.reads.add(block)
         l2 = block.l2 if "l2" in block.metrics else impact.l2.float().numpy()
-        for unit, moved in zip(masked, l2.max(axis=1).tolist(), strict=True):
-            self.moved[unit.positions] = max(moved, self.moved.get(unit.positions, 0.0))
+        self.moved.add(masked.units, l2.max(axis=1))
         lengths = impact.lengths.float().numpy()
         self.findings.lengths.add(position, block.layer, block.variants, lengths)
         self.findings.noise(impact.noise)

@@ -1,5 +1,6 @@
 """How far one layer's update moves under each mask: replayed rows to distances, with the checks that keep them true."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,24 +66,27 @@ class Chosen:
     """What each of Q queries sees of its masks, and the masks of all of them, each once."""
 
     def __init__(self, visible: torch.Tensor, masks: Sequence[Masks]) -> None:
-        """`visible` [Q, T] bool: the positions that a query sees; `masks`: of each query."""
-        self.rows: dict[tuple[int, ...], int] = {}  # a mask that changes something -> its row
+        """`visible` [Q, T] bool, on the CPU: the positions that a query sees; `masks`: of each query."""
+        self.visible, self.masks = visible, masks
         self.row_of: list[list[int]] = []  # of each query's masks
         self.blind: list[bool] = []  # some mask hides all that the query sees
         sees: list[set[int]] = [set() for _ in masks]
         for place, position in visible.nonzero().tolist():
             sees[place].add(position)
         ever = set().union(*sees)
+        rows: dict[tuple[int, ...], int] = {}
         for seen, mine in zip(sees, masks, strict=True):
             acting = [sum(each in seen for each in mask) for mask in mine]
             kept = [tuple(each for each in mask if each in ever) for mask in mine]
+            pairs = zip(kept, acting, strict=True)
             self.blind.append(len(seen) in acting)
-            self.row_of.append(
-                [
-                    self.rows.setdefault(mask, len(self.rows)) if acts else UNMOVED
-                    for mask, acts in zip(kept, acting, strict=True)
-                ]
-            )
+            self.row_of.append([rows.setdefault(mask, len(rows)) if acts else UNMOVED for mask, acts in pairs])
+        self.rows: Masks = list(rows)  # those that change something
+
+    def fits(self, visible: torch.Tensor, masks: Sequence[Masks]) -> bool:
+        """Whether it is of these: in most layers it is that of the layer before."""
+        same = len(masks) == len(self.masks) and all(map(operator.is_, masks, self.masks))
+        return same and torch.equal(visible, self.visible)
 
 
 class Meter:
@@ -106,6 +110,7 @@ class Meter:
         self.ablation = ablation
         self.replay = Replay(model)
         self.one_by_one: set[type[nn.Module]] = set()  # layers that do not take several queries in one call
+        self.chosen: Chosen | None = None  # in the layer before
         self.replayed = Portion()  # masked rows in one call of a layer
         self.attended = Portion()  # rows in one call of its attention
 
@@ -149,8 +154,11 @@ class Meter:
         """The same for Q queries in one record, each with its masks."""
         attention = self.attention(record, query)
         self._check_weights(record, attention)
-        chosen = Chosen(attention.visible(), masks)
-        todo: Masks = list(chosen.rows) or [()]
+        visible = attention.visible().cpu()
+        if self.chosen is None or not self.chosen.fits(visible, masks):
+            self.chosen = Chosen(visible, masks)
+        chosen = self.chosen
+        todo: Masks = chosen.rows or [()]
         dtype = self.dtype(record, query)
 
         def measured(part: Masks) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:

@@ -19,38 +19,41 @@ class NoiseFloors:
     """Gathered while a run is measured."""
 
     metrics: Sequence[str]
-    floors: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # layer, variant -> [M] float32
-    below: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # the same -> [M] int64, counted
+    found: dict[int, dict[tuple[str, ...], list[np.ndarray]]] = field(default_factory=dict)  # layer, variants [V]
     values: int = 0  # of each metric
 
     def add(self, layer: int, variants: Sequence[str], floors: np.ndarray, values: np.ndarray) -> None:
         """`floors` [V, M] of one query position, and its `values` [P, V, M]; both float32."""
-        largest, counts = self.floors.setdefault(layer, {}), self.below.setdefault(layer, {})
-        for place, variant in enumerate(variants):
-            largest[variant] = np.maximum(floors[place], largest.get(variant, np.float32(0)))
-            mine = values[:, place]
-            below = ((mine > 0) & (mine < largest[variant])).sum(axis=0)
-            counts[variant] = counts.get(variant, 0) + below
+        of_layer, names = self.found.setdefault(layer, {}), tuple(variants)
+        largest, below = of_layer.get(names, (np.float32(0), 0))  # [V, M] floors, and how many values are below them
+        largest = np.maximum(floors, largest)
+        of_layer[names] = [largest, below + ((values > 0) & (values < largest)).sum(axis=0)]
         self.values += values.shape[0] * values.shape[1]
 
     def described(self, layers: Sequence[int], variants: Sequence[str]) -> dict[str, Any]:
         """The manifest's noise_floor.by_layer. None (null) stands for what was not measured."""
 
-        def table(found: dict[int, dict[str, np.ndarray]], number: type) -> list[list[list[Any] | None]]:
-            rows = [[found.get(layer, {}).get(variant) for variant in variants] for layer in layers]
-            return [[None if each is None else [number(str(one)) for one in each] for each in row] for row in rows]
+        def table(which: int, number: type) -> list[list[list[Any] | None]]:
+            rows = {
+                (layer, name): [number(str(one)) for one in row]
+                for layer, of_layer in self.found.items()
+                for names, found in of_layer.items()
+                for name, row in zip(names, found[which], strict=True)
+            }
+            return [[rows.get((layer, variant)) for variant in variants] for layer in layers]
 
         return {
             "layers": list(layers),
             "variants": list(variants),
             "metrics": list(self.metrics),
-            "values": table(self.floors, float),  # the float32 with the shortest text
-            "below": table(self.below, int),
+            "values": table(0, float),  # the float32 with the shortest text
+            "below": table(1, int),
         }
 
     def note(self) -> str | None:
         """What to say of the values below; None if there are none."""
-        total = sum((count for layer in self.below.values() for count in layer.values()), np.zeros(len(self.metrics)))
+        counts = [below.sum(axis=0) for layer in self.found.values() for _, below in layer.values()]
+        total = sum(counts, np.zeros(len(self.metrics)))
         parts = [
             f"{int(count):,} of {self.values:,} {METRICS[name].brief} values"
             for name, count in zip(self.metrics, total, strict=True)

@@ -10,7 +10,9 @@ Position 0 as a single token, which often just absorbs attention, is left out.
 import math
 from typing import Any
 
-from mask_impact.impact.top_tokens import Sum
+import numpy as np
+
+from mask_impact.impact.sums import Sums
 from mask_impact.table import Block
 
 KEPT = 5  # tokens of each step
@@ -28,7 +30,7 @@ class Reads:
         """
         self._plain = plain
         self._step = -1
-        self._units: dict[Unit, Sum] = {}  # of the present step
+        self._units: Sums[Unit] = Sums()  # of the present step
         self._layers: dict[int, float] = {}  # the largest value of each
         self._found: list[dict[str, Any]] = []
 
@@ -36,11 +38,12 @@ class Reads:
         if block.generation_step != self._step:
             self._close()
             self._step = block.generation_step
-        values = block.values[:, 0, 0].tolist()
-        for position, text, value in zip(block.positions.tolist(), block.tokens, values, strict=True):
-            if position > 0 or not self._plain:
-                self._units.setdefault((position, text), Sum()).add(block.layer, value)
-                self._layers[block.layer] = max(self._layers.get(block.layer, 0.0), abs(value))
+        values, units = block.values[:, 0, 0], list(zip(block.positions.tolist(), block.tokens, strict=True))
+        if self._plain:
+            values, units = values[block.positions > 0], [unit for unit in units if unit[0] > 0]
+        if units:
+            self._units.add(block.layer, units, values)
+            self._layers[block.layer] = max(self._layers.get(block.layer, 0.0), float(np.abs(values).max()))
 
     def described(self) -> list[dict[str, Any]]:
         """One for each step: `tokens`, the most read first, and `by_layer`, the largest value in every layer."""
@@ -48,12 +51,12 @@ class Reads:
         return self._found
 
     def _close(self) -> None:
-        if self._units:
-            ranked = sorted(self._units.items(), key=lambda item: (-item[1].squares, item[0]))
+        if self._layers:
+            ranked = sorted(self._units.items(), key=lambda item: (-item[1], item[0]))
             tokens = [
-                {"position": position, "text": text, "value": math.sqrt(found.squares), "layer": found.layer}
-                for (position, text), found in ranked[: KEPT if self._plain else KEPT_UNITS]
+                {"position": position, "text": text, "value": math.sqrt(squares), "layer": layer}
+                for (position, text), squares, layer in ranked[: KEPT if self._plain else KEPT_UNITS]
             ]
             by_layer = [float(f"{self._layers[layer]:.4g}") for layer in sorted(self._layers)]
             self._found.append({"generation_step": self._step, "tokens": tokens, "by_layer": by_layer})
-        self._units, self._layers = {}, {}
+        self._units, self._layers = Sums(), {}

@@ -149,7 +149,7 @@ class RerunMeter(Meter):
         gone = {slots.place: slots.hidden(masks).to(call.hidden.device) for slots in query.slots}
         trace = AlonePath()
         width = torch.Size([max(slots.width for slots in query.slots)])
-        factors = None if rounding is None else 1 + rounding.step * signs(width)
+        factors = None if rounding is None else 1 + rounding.step * signs(width, call.hidden.device)
         masked = SoftmaxMasks(gone, self.ablation == "zero-value", trace.start, factors)
         args, kwargs = changed((call.args, call.kwargs), lambda tensor: copied(tensor, count), {})
         with trace, masked:

@@ -15,6 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from mask_impact.impact.sums import Sums
+
 LISTED = 5  # in a manifest and in the summary
 RULE = "root of the sum of squares over layers"  # as manifests name it
 
@@ -26,47 +30,35 @@ def set_apart(units: Sequence[Mapping[str, Any]] | None) -> set[int]:
 
 
 @dataclass
-class Sum:
-    """Of one unit at one query position."""
-
-    squares: float = 0.0
-    size: float = -1.0  # of the value furthest from 0
-    layer: int = 0  # where that is
-
-    def add(self, layer: int, value: float) -> None:
-        self.squares += value * value
-        if abs(value) > self.size:
-            self.size, self.layer = abs(value), layer
-
-
-@dataclass
 class TopTokens:
     """Each unit's sum at the query position where it is largest so far, by the unit's first position."""
 
-    best: dict[int, Sum] = field(default_factory=dict)  # of the queries before
-    now: dict[int, Sum] = field(default_factory=dict)  # of this query, whose layers come one after the other
+    best: dict[int, tuple[float, int]] = field(default_factory=dict)  # of the queries before: sum, and layer
+    now: Sums[int] = field(default_factory=Sums)  # of this query, whose layers come one after the other
     query: int | None = None
 
-    def add(self, query: int, layer: int, positions: Sequence[int], values: Sequence[float]) -> None:
+    def add(self, query: int, layer: int, positions: Sequence[int], values: Sequence[float] | np.ndarray) -> None:
         """Of several units with the same first position, the value furthest from 0 counts."""
         if query != self.query:
-            self.best, self.now, self.query = self._joined(), {}, query
-        largest: dict[int, float] = {}
-        for position, value in zip(positions, values, strict=True):
-            largest[position] = max(value, largest.get(position, 0.0), key=abs)
-        for position, value in largest.items():
-            self.now.setdefault(position, Sum()).add(layer, value)
+            self.best, self.now, self.query = self._joined(), Sums(), query
+        found = np.asarray(values)
+        if len(set(positions)) < len(positions):
+            largest: dict[int, float] = {}
+            for position, value in zip(positions, found.tolist(), strict=True):
+                largest[position] = max(value, largest.get(position, 0.0), key=abs)
+            positions, found = list(largest), np.array(list(largest.values()))
+        self.now.add(layer, positions, found)
 
-    def _joined(self) -> dict[int, Sum]:
+    def _joined(self) -> dict[int, tuple[float, int]]:
         joined = dict(self.best)
-        for position, found in self.now.items():
-            if position not in joined or found.squares > joined[position].squares:
-                joined[position] = found
+        for position, squares, layer in self.now.items():
+            if position not in joined or squares > joined[position][0]:
+                joined[position] = (squares, layer)
         return joined
 
     def ranked(self) -> list[tuple[int, float, int]]:
         """(position, value, layer of the value furthest from 0), the largest first."""
-        rows = [(position, math.sqrt(found.squares), found.layer) for position, found in self._joined().items()]
+        rows = [(position, math.sqrt(squares), layer) for position, (squares, layer) in self._joined().items()]
         return sorted(rows, key=lambda row: -row[1])
 
     def listed(self, units: Sequence[Mapping[str, Any]] | None, count: int = LISTED) -> list[dict[str, Any]]:

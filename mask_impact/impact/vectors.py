@@ -51,7 +51,7 @@ class Rounding:
     def into_last(self, masked: Masked) -> Masked:
         """`masked` with its last row, which is without a mask as the first, rounded in another way. In place."""
         output = masked.output[0]
-        masked.output[-1] = output * (1 + self.step * signs(output.shape[-2:]).to(output))
+        masked.output[-1] = output * (1 + self.step * signs(output.shape[-2:], output.device).to(output.dtype))
         masked.change[-1] = masked.output[-1] - output
         return masked
 
@@ -59,7 +59,7 @@ class Rounding:
         """Add to the last row of `full` that updates are differences from the layer's output [Q, C], and are rounded as
         it is: with a long residual stream that is more than what the update itself brings.
         """
-        full.change[-1] += output.abs() * signs(output.shape[-1:]).to(output) * (self.step / 2)
+        full.change[-1] += output.abs() * signs(output.shape[-1:], output.device).to(output.dtype) * (self.step / 2)
 
     @staticmethod
     def widen(vectors: Vectors) -> None:
@@ -81,7 +81,7 @@ class Rounding:
 
 
 @cache
-def signs(shape: torch.Size) -> torch.Tensor:
+def signs(shape: torch.Size, device: torch.device) -> torch.Tensor:
     """1 or -1 in no order, always the same."""
     generator = torch.Generator().manual_seed(0)
-    return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(torch.int8)  # kept: a byte each
+    return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(device, torch.int8)  # kept: a byte each

@@ -55,7 +55,7 @@ class TowerLayer:
         self.attention = TowerAttention(attention_calls(model, call))
         self.rounding = Rounding(call.hidden.dtype)
         none = self.attention.output
-        rounded = none * (1 + self.rounding.step * signs(none.shape[1:]).to(none))
+        rounded = none * (1 + self.rounding.step * signs(none.shape[1:], none.device).to(none.dtype))
         with refusing(model, "it cannot be called again with other attention", call.index):
             self.base = self.called(Masked(torch.stack([none, rounded]), torch.stack([none - none, rounded - none])))
         self.noise = self._check()
