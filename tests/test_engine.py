@@ -179,6 +179,41 @@ def test_rows_in_pieces_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch
         assert apart < 1e-5 * expected.abs().max(), f"{apart:.3g}"
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss", "mixtral", "falcon_h1", "deepseek_v3"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_several_queries_are_one_call_and_the_same(name: str, ablation: str) -> None:
+    """Windows, sinks, experts, a Mamba branch: one call of the layer for all queries, and what each gives alone."""
+    model = build(name, dtype=torch.float64)
+    with true_float64():
+        recording, meter = record(model, prompt(), 4), Meter(model, Wanted(), ablation)
+        calls: list[int] = []
+        honest = meter.replay.rows
+        meter.replay.rows = lambda *given: calls.append(1) or honest(*given)  # type: ignore[method-assign]
+        for layer in recording.with_attention():
+            queries, masks = list(layer.queries.values()), [singles(query) for query in layer.queries]
+            masks[1] = [(0, 3), (2,), tuple(range(LENGTH))]  # others than those beside it
+            calls.clear()
+            together = meter.impacts(layer, queries, masks)
+            assert len(calls) == 1, "a call for all queries; nothing is magnified that its query cannot see"
+            for query, mine, found in zip(queries, masks, together, strict=True):
+                alone = Meter(model, Wanted(), ablation).impact(layer, query, mine)
+                assert (found.blind, found.heads, list(found.noise)) == (alone.blind, alone.heads, list(alone.noise))
+                for ours, theirs in ((found.values, alone.values), (found.lengths, alone.lengths)):
+                    assert (ours - theirs).abs().max() <= 1e-11 * theirs.abs().max(), f"layer {layer.index}"
+
+
+def test_a_layer_that_takes_no_sequence_is_called_for_each_query() -> None:
+    """GPT-2 makes a view of its input that copies of several tokens do not have."""
+    model = build("gpt2")
+    recording, meter = record(model, prompt(), 3), Meter(model, Wanted())
+    layer = recording.with_attention()[0]
+    masks = [singles(query) for query in layer.queries]
+    together = meter.impacts(layer, list(layer.queries.values()), masks)
+    assert meter.one_by_one == {type(layer.layer)}
+    for query, mine, found in zip(layer.queries.values(), masks, together, strict=True):
+        assert torch.equal(found.values, Meter(model, Wanted()).impact(layer, query, mine).values)
+
+
 @pytest.mark.parametrize("name", ["llama", "cohere", "gpt_oss"])
 def test_equal_rows_are_computed_once_and_the_same(name: str) -> None:
     model = build(name, dtype=torch.float64)

@@ -60,6 +60,7 @@ class Impact:
 
 
 UNMOVED = -1  # the row of a mask that changes nothing: the last
+Acting = tuple[Sequence[int], Sequence[bool]]  # a mask, and at which of Q queries it changes something
 
 
 class Chosen:
@@ -82,6 +83,7 @@ class Chosen:
             self.blind.append(len(seen) in acting)
             self.row_of.append([rows.setdefault(mask, len(rows)) if acts else UNMOVED for mask, acts in pairs])
         self.rows: Masks = list(rows)  # those that change something
+        self.acts = [[not seen.isdisjoint(mask) for seen in sees] for mask in self.rows]  # [R][Q]
 
     def fits(self, visible: torch.Tensor, masks: Sequence[Masks]) -> bool:
         """Whether it is of these: in most layers it is that of the layer before."""
@@ -158,10 +160,10 @@ class Meter:
         if self.chosen is None or not self.chosen.fits(visible, masks):
             self.chosen = Chosen(visible, masks)
         chosen = self.chosen
-        todo: Masks = chosen.rows or [()]
+        todo = list(zip(chosen.rows, chosen.acts, strict=True)) or [((), [False] * len(masks))]
         dtype = self.dtype(record, query)
 
-        def measured(part: Masks) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        def measured(part: Sequence[Acting]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
             # every call has its own no-mask row: matrix products may round differently for another number of rows
             return self._measured(record, query, attention, part, Rounding(dtype))
 
@@ -226,7 +228,12 @@ class Meter:
         return torch.stack([attention.weights[:, :, list(mask)].sum(dim=2) for mask in masks])
 
     def _measured(
-        self, record: LayerRecord, query: QueryRecord, attention: QueryAttention, masks: Masks, rounding: Rounding
+        self,
+        record: LayerRecord,
+        query: QueryRecord,
+        attention: QueryAttention,
+        part: Sequence[Acting],
+        rounding: Rounding,
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
         """One call of the layer.
 
@@ -235,6 +242,7 @@ class Meter:
             The vectors without a mask: [Q, C] of Full and Attn, [Q, H, D] or [Q, H, C] of the heads.
             [Q, C] the update without a mask.
         """
+        masks = [mask for mask, _ in part]
         rows = self._rows(record, query, attention, masks, rounding)
         vectors = self._vectors(record, rows)
         if self.wanted.full:
@@ -244,7 +252,7 @@ class Meter:
         weights = self._weights(attention, [*masks, []])
         values = torch.cat([each.metrics(self.metrics, weights) for each in vectors], dim=2)
         values, floors = values[:-1], values[-1].nan_to_num(0.0, posinf=0.0)
-        self._move_the_unmoved(record, query, attention, masks, values, floors)
+        self._move_the_unmoved(record, query, attention, part, values, floors)
         # clones: a view of one row would keep the rows of the whole replay
         return values, floors, [each.base.clone() for each in vectors], rows.update[0].clone()
 
@@ -285,7 +293,7 @@ class Meter:
         record: LayerRecord,
         query: QueryRecord,
         attention: QueryAttention,
-        masks: Masks,
+        part: Sequence[Acting],
         values: torch.Tensor,
         floors: torch.Tensor,
     ) -> None:
@@ -295,18 +303,19 @@ class Meter:
         replayed magnified, and what comes out is made smaller by as much; it stays below the noise floor [Q, V, M].
         """
         l2 = values[..., self.metrics.index("l2")]
-        still = (l2[..., : self.wanted.full + self.wanted.attn] == 0).any(dim=2).any(dim=1).nonzero().flatten().tolist()
-        rows = [row for row in still if masks[row]]
+        still = (l2[..., : self.wanted.full + self.wanted.attn] == 0).any(dim=2).nonzero().tolist()
+        rows = sorted({row for row, place in still if part[row][1][place]})
         if not rows:
             return
+        masks = [part[row][0] for row in rows]
         rounding = Rounding(self.replay.dtype(record, query))
-        small = attention.masked([[], *(masks[row] for row in rows)])
+        small = attention.masked([[], *masks])
         magnified, factor = rounding.magnified(small, attention.output)
         again = self._vectors(record, self._replayed(record, query, magnified))
         for each in again:
             each.change /= factor[1:].view(*each.change.shape[:2], *[1] * (each.base.ndim - 1))
             each.masked = None
-        weights = self._weights(attention, [masks[row] for row in rows])
+        weights = self._weights(attention, masks)
         limits = floors.masked_fill(torch.tensor(self.of_weights, device=floors.device), float("inf"))  # known exactly
         found = torch.cat([each.metrics(self.metrics, weights) for each in again], dim=2).minimum(limits)
         values[rows] = torch.where((l2[rows] == 0).unsqueeze(-1), found, values[rows])
