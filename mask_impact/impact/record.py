@@ -24,7 +24,7 @@ from mask_impact.errors import UnsupportedModel
 from mask_impact.model.attention import Attention
 from mask_impact.model.call_rows import at_row, changed
 from mask_impact.model.generation import Following, all_rows, decoder_beginning, greedy
-from mask_impact.model.layers import layer_input, layer_output
+from mask_impact.model.layers import layer_input, layer_output, only_vectors
 from mask_impact.model.load import input_device
 from mask_impact.model.masks import seeing_each_other
 from mask_impact.model.memory import explained, release_free_memory
@@ -256,11 +256,6 @@ class Recorder:
 
     def _unsupported(self, what: str) -> UnsupportedModel:
         return UnsupportedModel(f"model family '{family(self.model)}' is not supported: {what}")
-
-
-def only_vectors(module: nn.Module) -> bool:
-    """Whether it is a norm, a dropout, an activation: with no weights but vectors, it treats every token alone."""
-    return not any(module.children()) and all(each.ndim <= 1 for each in module.parameters())
 
 
 def _extended(recorded: torch.Tensor, seen: torch.Tensor, count: int, total: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mask_impact.impact.measurement import MOST_NUMBERS
 from mask_impact.impact.vision_attention import AT_ONCE
 from mask_impact.impact.vision_layer import STATES_PER_MASK
 from mask_impact.jobs.vision import patch_count
@@ -34,7 +35,10 @@ def peak_bytes(prepared: Prepared, config: Any, dtype: torch.dtype | str, device
     shared = number(text, heads, "num_key_value_heads") / heads
     budget, tower = memory_budget(device), prepared.request.tower == "vision"
     found: float = INPUTS * sum(tensor.nbytes for tensor in prepared.inputs.tensors.values())
-    found += state * (_in_forward(text) + 2 * shared * layers) + (0 if tower else budget)
+    found += state * (_in_forward(text) + 2 * shared * layers)
+    if not tower:  # rows, and the blocks of queries that are measured together
+        of_query = length * (heads + 2) * len(prepared.request.metrics) * layers
+        found += budget + torch.float32.itemsize * min(of_query * prepared.request.num_tokens, MOST_NUMBERS)
     if prepared.effects is not None:
         found += RECORDED * layers * state + budget
     if getattr(config, "vision_config", None) is not None and prepared.inputs.images:

@@ -23,6 +23,11 @@ def layer_output(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple | list) else output
 
 
+def only_vectors(module: nn.Module) -> bool:
+    """Whether it is a norm, a dropout, an activation: with no weights but vectors, it treats every token alone."""
+    return not any(module.children()) and all(each.ndim <= 1 for each in module.parameters())
+
+
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Call `forward` in place of the module's own until the block ends."""
