@@ -34,10 +34,8 @@ from mask_impact.model.watching import AttentionCall, AttentionResult, inside
 
 @dataclass
 class QueryRecord:
-    """One layer at one query position: its call cut down to that row, and what came out.
-
-    Several positions together (`together.py`) are a record of the same kind with Q rows.
-    """
+    """One layer at one query position, or at Q of them (`together.py`): its call cut down to their rows, and what came
+    out."""
 
     position: int
     args: tuple[Any, ...]  # the layer's arguments, every tensor cut to this row
