@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_METRICS = ("l2", "cosine")
+DISTANCES = {"l2", "cosine"}  # computed together, of vectors with any axes before the last
 NOTHING_LEFT = 84  # steps of rounding (eps): 1e-5 in float32, where a direction is known to within a percent
 MetricFunction = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
 
@@ -33,9 +34,8 @@ class Metric:
     unit: str  # "" for none
     range: tuple[float | None, float | None]  # smallest and largest value; None: no limit
     # (base [..., C], change [R, ..., C], weights) -> [R, ...]. Change is masked minus base, because that difference
-    # loses digits where the two are almost equal. Both are float32, or float64 for float64 models. Weights [R, ...] is
-    # the attention weight that each mask removes (of Full and Attn the mean over heads), None where it is not known or
-    # not asked for.
+    # loses digits where the two are almost equal. Both are float32, or float64 for float64 models. Weights [R, H] is
+    # the attention weight that each mask removes from each head, None where it is not known or not asked for.
     function: MetricFunction
     needs_weights: bool = False  # they take time, so only metrics that ask for them get them
     without_weights: str = ""  # why a run is refused where they are not known; "": the function takes None
@@ -130,12 +130,12 @@ def relative_distance(base: torch.Tensor, change: torch.Tensor, weights: torch.T
 
 
 def attention_weight(base: torch.Tensor, change: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """[R, ...] the attention weight on what is masked, 0 to 1: of each head, and of Full and Attn their mean.
+    """[R, ...] the attention weight on what is masked, 0 to 1: [R, H] of the heads, [R] their mean of Full and Attn.
 
     It is what the query gives to the mask's positions together, before anything is masked.
     """
     assert weights is not None, "the engine refuses what it does not know the weights of"
-    return weights
+    return weights if base.ndim == 2 else weights.mean(dim=1)
 
 
 METRICS: dict[str, Metric] = {

@@ -129,10 +129,16 @@ def test_sets_that_reach_into_what_changes() -> None:
             close(found.logits[row], logits, 1e-9)
 
 
+ROUNDING = 1e-6  # of the largest number; what a mask changes is more
+
+
 @pytest.mark.parametrize("name", distinct([*available(FAMILIES), "qwen3_next", "falcon_h1"]))
 @pytest.mark.parametrize("readers", [None, LAST], ids=["later", "last"])
 def test_what_is_out_of_reach_stays_exactly_as_it_is(name: str, readers: tuple[int, ...] | None) -> None:
-    """Of the whole model, too: where `reach` says that nothing can change, reruns give the same numbers."""
+    """Of the whole model, too: where `reach` says that nothing can change, reruns give the same numbers.
+
+    Some processors round the rows of a batch in different ways.
+    """
     if name == "falcon_h1" and readers:
         return
     model, family, ids = build(name), find(name), prompt()
@@ -143,7 +149,8 @@ def test_what_is_out_of_reach_stays_exactly_as_it_is(name: str, readers: tuple[i
         _, states = carried_each(model, family, ids, (first, last), [Edit(()), *edits])
         for index, (edit, moved) in enumerate(zip(edits, reach.moved, strict=True), start=1):
             for layer, can in zip(range(first, 3), moved[:, -1].tolist(), strict=True):
-                same = torch.equal(states[layer][index], states[layer][0])
+                apart = (states[layer][index] - states[layer][0]).abs().max()
+                same = bool(apart <= ROUNDING * states[layer][0].abs().max())
                 assert can or same, (edit, layer)
                 if name == "mistral":  # and no more than that
                     assert can != same, (edit, layer)

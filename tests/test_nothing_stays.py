@@ -116,15 +116,15 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes the third replay fail, in the middle of everything."""
 
     def fail() -> None:
-        measured, before = [], Meter.impact
+        measured, before = [], Meter._impacts
 
-        def impact(*given: Any) -> Any:
+        def impacts(*given: Any) -> Any:
             measured.append(1)
             if len(measured) % 3 == 0:
                 raise RuntimeError("a failure in the middle")
             return before(*given)
 
-        monkeypatch.setattr(Meter, "impact", impact)
+        monkeypatch.setattr(Meter, "_impacts", impacts)
 
     return fail
 

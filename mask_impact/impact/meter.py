@@ -133,7 +133,7 @@ class Meter:
 
     def impact(self, record: LayerRecord, query: QueryRecord, masks: Masks) -> Impact:
         """As `impacts`, at one query."""
-        return self.impacts(record, [query], [masks])[0]
+        return self._impacts(record, query, [masks])[0]
 
     def impacts(self, record: LayerRecord, queries: Sequence[QueryRecord], masks: Sequence[Masks]) -> list[Impact]:
         """Distances of `record`'s update at each query under each of its masks.
@@ -143,9 +143,8 @@ class Meter:
         Raises UnsupportedModel when the replay without a mask does not reproduce what the model computed, OutOfMemory
         when not even one mask fits.
         """
-        if len(queries) == 1:
-            return self._impacts(record, queries[0], masks)
-        if self.takes_several and record.other is None and type(record.layer) not in self.one_by_one:
+        several = self.takes_several and record.other is None and type(record.layer) not in self.one_by_one
+        if several and len(queries) > 1:
             try:
                 return self._impacts(record, together(queries), masks)
             except Exception:  # what is wrong with more than the way they are joined is found again below

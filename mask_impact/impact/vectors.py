@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from mask_impact.distances import compare
+from mask_impact.distances import DISTANCES, compare
 from mask_impact.impact.masking import Masked
 
 # How far an error can be, in distances between two rows that differ by rounding. Measured in tests/test_floors.py.
@@ -35,11 +35,16 @@ class Vectors:
         return cls(rows[0], rows[1:] - rows[0], None if sums else rows[1:])
 
     def metrics(self, names: Sequence[str], weights: torch.Tensor | None) -> torch.Tensor:
-        """[R, Q, 1, M], or [R, Q, H, M] for heads. `weights` [R, Q, H] as in `distances.compare`."""
-        heads = self.base.ndim == 3
-        weights = weights if heads or weights is None else weights.mean(dim=-1)
-        found = compare(names, self.base, self.change, weights, self.masked)
-        return found if heads else found.unsqueeze(2)
+        """[R, Q, 1, M], or [R, Q, H, M] for heads. `weights` [R, Q, H]: as in `distances.compare`, of each query."""
+        if set(names) <= DISTANCES:
+            found = compare(names, self.base, self.change, None, self.masked)
+        else:  # what metrics are promised is one vector, or one for each head
+            found = torch.stack([self._metrics(names, weights, query) for query in range(len(self.base))], dim=1)
+        return found if self.base.ndim == 3 else found.unsqueeze(2)
+
+    def _metrics(self, names: Sequence[str], weights: torch.Tensor | None, query: int) -> torch.Tensor:
+        weights, masked = (None if each is None else each[:, query] for each in (weights, self.masked))
+        return compare(names, self.base[query], self.change[:, query], weights, masked)
 
 
 class Rounding:
