@@ -60,7 +60,7 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
         ["Effects", new EachView(store, (run) => new EffectsView(run))],
         ["Picture", new PictureView(store)],
         ["DeepStack", new DeepstackView(store)],
-        ["Trace", new TraceView(store)],
+        ["Trace", new EachView(store, (run) => new TraceView(run))],
         ["Heat map", heatmap],
         ["Reads", new ReadsView(store)],
       ],

@@ -5,7 +5,7 @@ import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
-import { number, signed, visible } from "../core/tokens.ts";
+import { number, signed, unspaced, visible } from "../core/tokens.ts";
 import { percent } from "../core/words.ts";
 import { isByHead, nameOf, outcomeOf, valueAt, type Found } from "./effects-rows.ts";
 import { cut } from "./figure.ts";
@@ -75,7 +75,7 @@ function paintOutcomes(painter: Painter, ink: Ink, found: Found, layout: Layout)
     if (!become) return;
     const falls = `${percent(become.before)} → ${percent(become.after)}`;
     painter.text(x, y + 14, cut(painter, falls, 122, { size: 11 }), { size: 11, colour: ink.ink });
-    const then = visible(become.top).replace(/^␣(?=.)/, "");
+    const then = unspaced(visible(become.top));
     painter.text(x + 128, y + 14, cut(painter, then, OUTCOME - 140, MONO), { ...MONO, colour: ink.ink });
   });
 }

@@ -7,7 +7,7 @@ import type { Scene, View } from "../core/scene.ts";
 import type { Scenes } from "../core/store.ts";
 import { CHANGES } from "../core/effects.ts";
 import { story, wordAround, type Read, type Story } from "../core/story.ts";
-import { label, visible } from "../core/tokens.ts";
+import { label, unspaced, visible } from "../core/tokens.ts";
 import { Drawn } from "../core/track.ts";
 import { isDifference, meaning, percent, predicted } from "../core/words.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
@@ -105,9 +105,8 @@ function name(run: Run, token: TokenInfo): Part[] {
         h("strong", {}, around[1].slice(0, MOST)),
         around[2] && h("span.muted", {}, around[2].slice(0, MOST)),
       ]
-    : [h("strong", {}, label(token, 30).replace(/^␣/, ""))];
+    : [h("strong", {}, unspaced(label(token, 30)))];
   return [h("span.mono", {}, ...text), ` (${token.position})`];
 }
 
-/** In running text a leading space says nothing. */
-const word = (text: string) => visible(text.slice(0, 60)).replace(/^␣(?=.)/, "");
+const word = (text: string) => unspaced(visible(text.slice(0, 60)));
