@@ -27,15 +27,11 @@ import mask_impact_vl
 from mask_impact.files.notebook import write_report
 from mask_impact.files.results import read_csv, to_dataframe
 
-# What is cut: a chain to the answer and what the question asks for; and the four questions about a picture of docs/effects.md.
-ROUTES = ["--effects", "--span", "fact=blue cup"]
-ROUTES += [part for way in ("9 -> 10", "10 -> last", "14 -> last", "fact -> later") for part in ("--route", way)]
-WAYS = ["--effects"]
-WAYS += [
-    part
-    for way in ("image -> question", "question -> last", "image -> last", "last -> last")
-    for part in ("--route", way)
-]
+# Routes that are cut: a chain to the answer, and the four questions about a picture of docs/effects.md.
+CHAIN = ("9 -> 10", "10 -> last", "14 -> last", "fact -> later")
+QUESTIONS = ("image -> question", "question -> last", "image -> last", "last -> last")
+ROUTES = ["--effects", "--span", "fact=blue cup", *(part for way in CHAIN for part in ("--route", way))]
+WAYS = ["--effects", *(part for way in QUESTIONS for part in ("--route", way))]
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def test_effects_by_controls(reach):
     for label, choice, part in (
         ("show", "KL divergence", "effect=kl"),
         ("hidden from", "the predicting position", "block=last"),
-        ("one value for a unit", "layers 2 to 3", "mask=2-3"),
+        ("one value from", "layers 2 to 3", "mask=2-3"),
         ("sorted by", "position", "order=position"),
         ("sorted by", "strength", "order=strength"),
     ):

@@ -32,6 +32,7 @@ import { Loading } from "./views/loading.ts";
 import { PictureView } from "./views/picture.ts";
 import { ReadsView } from "./views/reads.ts";
 import { RankingView } from "./views/ranking.ts";
+import { RoutesView } from "./views/routes.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
 import { paperFigure } from "./views/paper.ts";
@@ -58,6 +59,7 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
       "main",
       [
         ["Effects", new EachView(store, (run) => new EffectsView(run))],
+        ["Routes", new EachView(store, (run) => new RoutesView(run))],
         ["Picture", new PictureView(store)],
         ["DeepStack", new DeepstackView(store)],
         ["Trace", new EachView(store, (run) => new TraceView(run))],

@@ -27,7 +27,7 @@ export function factsBeside(scene: Scene, token: TokenInfo): Fact[] {
 /** By the smallest unit that the token is in. */
 function ofTheAnswer(scene: Scene, { position }: TokenInfo): Fact[] {
   const shown = shownEffects(scene);
-  const units = shown?.units.filter(({ positions }) => positions.includes(position)) ?? [];
+  const units = shown?.units.filter(({ positions, route }) => positions.includes(position) && !route) ?? [];
   const [unit] = units.sort((a, b) => a.positions.length - b.positions.length);
   const found = unit && effectOn(shown!, unit.key, unit.strongest);
   if (!found) return [];

@@ -55,11 +55,11 @@ function paintNames(painter: Painter, ink: Ink, { run, state }: Scene, found: Fo
     if (layer !== null) painter.text(layout.left - 6, y + 14, `layer ${layer}`, { ...small, align: "right" });
     if (rows[row - 1]?.unit === place) return; // it has its name
     const colour = unit.position === state.token ? ink.accent : ink.ink;
-    const x = 30 + STEP * (depth + Number(parts)),
+    const x = unit.route ? 4 : 30 + STEP * (depth + Number(parts)),
       room = layout.left - 4 - x - (layer === null ? 0 : LAYER);
     painter.text(x, y + 14, cut(painter, nameOf(unit, run), room, MONO), { ...MONO, colour });
     if (open !== null) painter.text(x - STEP, y + 14, open ? "▾" : "▸", { size: 12, colour: ink.muted });
-    painter.text(26, y + 14, String(unit.position), { ...small, align: "right" });
+    if (!unit.route) painter.text(26, y + 14, String(unit.position), { ...small, align: "right" });
   });
 }
 

@@ -43,16 +43,13 @@ export class StoryView extends Drawn<Scene> implements View {
   }
 
   #sentences({ run, state }: Scene, { words, patch, tower, template, lost, robust }: Story): Part[] {
-    const read = (each: Read): Part[] => [`layer ${each.layer} reads `, this.#token(run, each)];
+    const select = (each: Read) => this.#token(each, name(run, each.token));
+    const read = (each: Read): Part[] => [`layer ${each.layer} reads `, select(each)];
     const parts: Part[][] = words.map(read);
     if (template)
-      parts.push([
-        "the template’s ",
-        this.#token(run, template),
-        ` is read more than any word (layer ${template.layer})`,
-      ]);
-    if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, this.#token(run, patch)]);
-    for (const each of tower ?? []) parts.push([this.#token(run, each), ` (layer ${each.layer})`]);
+      parts.push(["the template’s ", select(template), ` is read more than any word (layer ${template.layer})`]);
+    if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, select(patch)]);
+    for (const each of tower ?? []) parts.push([select(each), ` (layer ${each.layer})`]);
     const said = parts.flatMap((part, i) => (i ? [", ", ...part] : part));
     if (lost) {
       const result =
@@ -62,21 +59,22 @@ export class StoryView extends Drawn<Scene> implements View {
               h("strong.mono", {}, word(lost.then)),
             ]
           : [` the answer's probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
-      const head = lost.head === null ? "" : ` in ${lost.head}`;
-      const token = this.#token(run, { token: lost.token, layer: null });
-      said.push(said.length ? "; " : "", "without ", token, head, ...result);
-    } else if (robust) said.push(`; no single unit changes the answer's probability by ${CHANGES} or more`);
+      const where = lost.where === null ? "" : ` in ${lost.where}`;
+      const named = lost.isRoute ? [h("strong.mono", {}, lost.token.text)] : name(run, lost.token);
+      const token = this.#token({ token: lost.token, layer: null }, named);
+      said.push(said.length ? "; " : "", "without ", token, where, ...result);
+    } else if (robust) said.push(`; no single mask changes the answer's probability by ${CHANGES} or more`);
     return said;
   }
 
   /** A token, which a click selects where it is read. */
-  #token(run: Run, { token, layer }: { token: TokenInfo; layer: number | null }): HTMLElement {
+  #token({ token, layer }: { token: TokenInfo; layer: number | null }, named: Part[]): HTMLElement {
     const select = () =>
       this.#store.set({ token: token.position, ...(layer !== null && token.kind !== "image" && { layer }) });
     return h(
       "button.story-token",
       { onclick: select, title: `Select it${layer === null ? "" : ` in layer ${layer}`}` },
-      ...name(run, token),
+      ...named,
     );
   }
 }
