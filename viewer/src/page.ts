@@ -41,7 +41,7 @@ import { TabsView, tabsOf } from "./views/tabs.ts";
 import { pointerTip } from "./views/tip.ts";
 import { TraceView } from "./views/trace.ts";
 
-const IN_FIGURE = ["Prompt", "Effects", "Picture", "Heat map"];
+const IN_FIGURE = ["Prompt", "Effects", "Routes", "Picture", "Trace", "Heat map"];
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
 
@@ -141,7 +141,7 @@ class Page {
           scene &&
           paperFigure(
             scene,
-            views.flatMap((view) => view.drawing?.(scene) ?? []),
+            views.flatMap((view) => view.drawing?.({ ...scene, isPanel: true }) ?? []),
           )
         );
       },

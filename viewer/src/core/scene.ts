@@ -32,6 +32,8 @@ export interface Scene {
   pointed: (number | null)[];
   /** The runs that are shown next to each other, which share their scales; this one alone where there are no others. */
   beside: Run[];
+  /** Of the panels of a figure, above which the runs, their models and steps and the metric are told once. */
+  isPanel?: boolean;
   dark: boolean;
 }
 

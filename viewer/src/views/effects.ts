@@ -28,7 +28,7 @@ import { partsOf } from "../data/effects.ts";
 import { HIGH, OUTCOME, paint, TOP } from "./effects-paint.ts";
 import { arranged, isByHead, valueAt, windowAt, windowOf, type Found } from "./effects-rows.ts";
 import { drawScatter, ENOUGH, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
-import { caption, colourBar, ends, heading } from "./figure.ts";
+import { below, caption, colourBar, ends, heading } from "./figure.ts";
 import { laidOut, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 
@@ -277,8 +277,9 @@ export class EffectsView extends MatrixView<Found> {
       width = Math.max(900, left + 52 + OUTCOME + 14 * columns);
     const room = width - left - 52 - OUTCOME,
       wide = columns > 1 ? Math.min(84, room / columns) : room;
+    const lines = [...caption(scene.run, scene, null), whatText(scene, shown)];
     const draw = (painter: Painter) => {
-      const top = heading(painter, LIGHT, title, [caption(scene.run, scene.state, null), whatText(scene, shown)]);
+      const top = heading(painter, LIGHT, title, lines);
       colourBar(painter, LIGHT, 16, top + 2, scene.state, shown.largest, MEASURES[shown.measure], shown.signed);
       const body = part(painter, 16, top + 40, width - 32, high);
       paint(body, LIGHT, scene, found, laidOut({ left, top: TOP, wide, high: HIGH }, this.sizeOf(found)), null);
@@ -286,7 +287,7 @@ export class EffectsView extends MatrixView<Found> {
       painter.text(16, top + high + 58, rhoText(scene, shown, points), { colour: LIGHT.muted });
       drawScatter(part(painter, 16, top + high + 64, 520, SCATTER), LIGHT, scene, shown);
     };
-    return { title, width, height: 140 + high + (points.length < ENOUGH ? 0 : 24 + SCATTER), draw };
+    return { title, width, height: below(lines) + 56 + high + (points.length < ENOUGH ? 0 : 24 + SCATTER), draw };
   }
 
   lines(scene: Scene): Line[] | null {

@@ -92,10 +92,11 @@ export function placeOf(value: number, size: number, signed: boolean): number {
 /** Layers, names of columns, the answer, and the way of each column's state through the layers, as far as it is followed. */
 function paintFrame(painter: Painter, ink: Ink, state: State, graph: Graph<unknown>, plan: Plan): void {
   const { layers, columns, ways, says } = graph,
-    { high, x, y, size } = plan,
+    { high, wide, x, y, size } = plan,
+    right = x(columns.length - 1) + wide / 2,
     every = Math.ceil(14 / high);
   layers.forEach((layer, place) => {
-    painter.line([LEFT, y(place), size[0], y(place)], ink.line);
+    painter.line([LEFT, y(place), right, y(place)], ink.line);
     if (place % every === 0)
       painter.text(LEFT - 8, y(place + 0.5) + 4, `layer ${layer}`, { size: 11, colour: ink.muted, align: "right" });
   });

@@ -10,7 +10,7 @@ import { h } from "../core/dom.ts";
 import type { Line as Exported } from "../core/export.ts";
 import { bySize, type Graph, type Line } from "../core/graph.ts";
 import { ink, LIGHT } from "../core/ink.ts";
-import { CanvasPainter, part, type Drawing } from "../core/painter.ts";
+import { CanvasPainter, part, type Drawing, type Painter } from "../core/painter.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import type { Scenes } from "../core/store.ts";
@@ -18,7 +18,7 @@ import { exact, label, number, signed, unspaced } from "../core/tokens.ts";
 import { Drawn } from "../core/track.ts";
 import { variantName } from "../core/words.ts";
 import type { TokenInfo } from "../data/types.ts";
-import { caption, heading } from "./figure.ts";
+import { below, caption, heading, wrapped } from "./figure.ts";
 import { lineAt, paintGraph, placeOf, plan, type Plan } from "./graph-paint.ts";
 import { setSlider, slider } from "./slider.ts";
 
@@ -200,12 +200,12 @@ export abstract class GraphView<Of, Found extends Graph<Of> & { part: number }> 
     const place = plan(found, 1000),
       [width, height] = place.size,
       { title } = this.#options;
-    const draw = (painter: Parameters<Drawing["draw"]>[0]) => {
-      const lines = [caption(scene.run, scene.state), this.words(scene, found).what];
+    const lines = [...caption(scene.run, scene), ...wrapped(this.words(scene, found).what, width)];
+    const draw = (painter: Painter) => {
       const top = heading(painter, LIGHT, title, lines);
       paintGraph(part(painter, 16, top, width, height), LIGHT, scene, found, place, null, null);
     };
-    return { title, width: width + 32, height: height + 100, draw };
+    return { title, width: width + 32, height: below(lines) + height + 16, draw };
   }
 
   /** One for each line of the graph. */
