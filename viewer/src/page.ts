@@ -9,7 +9,7 @@ import { besideScene } from "./core/beside.ts";
 import { commandFor } from "./core/command.ts";
 import { h } from "./core/dom.ts";
 import type { LensScene } from "./core/lens.ts";
-import type { Scene, View } from "./core/scene.ts";
+import { onPaper, type Scene, type View } from "./core/scene.ts";
 import { Store } from "./core/store.ts";
 import { decodeEmbedded, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
@@ -72,6 +72,11 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
       [
         ["Ranking", new EachView(store, (run) => new RankingView(run))],
         ["Selection", new EachView(store, (run) => new SelectionView(run))],
+      ],
+    ],
+    [
+      "more",
+      [
         ["Layers", new LinesView(store)],
         ["Heads", new EachView(store, (run) => new HeadsView(run))],
       ],
@@ -141,7 +146,7 @@ class Page {
           scene &&
           paperFigure(
             scene,
-            views.flatMap((view) => view.drawing?.({ ...scene, isPanel: true }) ?? []),
+            views.flatMap((view) => view.drawing?.({ ...onPaper(scene), isPanel: true }) ?? []),
           )
         );
       },

@@ -44,6 +44,12 @@ export interface View {
   update(scene: Scene): void;
 }
 
+/** As it is drawn on paper, which has no dark theme. */
+export function onPaper(scene: Scene): Scene {
+  const { state } = scene;
+  return { ...scene, dark: false, state: state.palette === "night" ? { ...state, palette: "tint" } : state };
+}
+
 /** The state with what this run does not have replaced by what it has. */
 export function settled(state: State, run: Run, metrics: readonly Metric[] = run.metrics): State {
   const token = tokenIndex(run, state.token);

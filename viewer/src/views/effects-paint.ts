@@ -14,8 +14,8 @@ import { boxOf, eachColumn, eachRow, paintCells, type Cell, type Layout } from "
 export const HIGH = 20,
   TOP = 30,
   OUTCOME = 210; // pixels for what becomes of the answer
-const STEP = 12, // a part stands that far to the right of the unit it is of
-  LAYER = 52; // for the name of a layer, where it is a row
+export const LAYER = 52; // for the name of a layer, where it is a row
+const STEP = 12; // a part stands that far to the right of the unit it is of
 const MONO = { size: 12, mono: true };
 
 export function paint(

@@ -25,7 +25,7 @@ import type { Scenes } from "../core/store.ts";
 import { exact, label, number, visible } from "../core/tokens.ts";
 import { capital } from "../core/words.ts";
 import { partsOf } from "../data/effects.ts";
-import { HIGH, OUTCOME, paint, TOP } from "./effects-paint.ts";
+import { HIGH, LAYER, OUTCOME, paint, TOP } from "./effects-paint.ts";
 import { arranged, isByHead, valueAt, windowAt, windowOf, type Found } from "./effects-rows.ts";
 import { drawScatter, ENOUGH, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
 import { below, caption, colourBar, ends, heading } from "./figure.ts";
@@ -168,7 +168,7 @@ export class EffectsView extends MatrixView<Found> {
 
   protected layOut(_: Scene, found: Found, width: number): Layout {
     const { columns } = this.sizeOf(found);
-    const left = Math.min(namesWide(found), width * 0.32),
+    const left = Math.min(namesWide(found), width * (kindOf(found.shown) === "route" ? 0.42 : 0.32)),
       room = width - left - 2 - (width >= ROOMY ? OUTCOME : 0);
     const wide = columns > 1 ? Math.max(13, Math.min(84, room / columns)) : room;
     const layout = laidOut({ left, top: TOP, wide, high: HIGH }, this.sizeOf(found));
@@ -327,7 +327,12 @@ export class EffectsView extends MatrixView<Found> {
 const allUnits = (shown: Shown, order: string) => arranged(shown, { order, all: true, isOpen: () => true });
 
 /** Pixels for the names of rows. */
-const namesWide = (found: Found) => (isByHead(found) || found.rows.some(({ open }) => open !== null) ? 230 : 170);
+function namesWide(found: Found): number {
+  const { shown, rows } = found;
+  if (kindOf(shown) === "unit") return isByHead(found) || rows.some(({ open }) => open !== null) ? 230 : 170;
+  const longest = Math.max(...shown.units.map((unit) => unit.label.length));
+  return Math.min(360, 7.4 * longest + 28 + (isByHead(found) ? LAYER : 0));
+}
 
 /** Of the units that begin at a position, the level of the smallest one. */
 const deepest = ({ units }: Shown, position: number) =>

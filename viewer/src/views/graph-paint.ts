@@ -77,9 +77,14 @@ export function paintGraph<Of>(
     painter.circle(x1, y1, 4, ink.ink);
     painter.circle(x2, y2, 4, ink.ink);
   }
+  const taken: Box[] = [];
   for (const line of lines.length <= NUMBERED ? lines : marked) {
-    const colour = line === chosen ? ink.accent : ink.ink;
-    paintNumber(painter, ink, endsOf(plan, line), colour, (signed ? withSign : number)(line.value));
+    const text = (signed ? withSign : number)(line.value),
+      style = { size: 11, colour: line === chosen ? ink.accent : ink.ink };
+    const box = freeBox(endsOf(plan, line), painter.measure(text, style) + 4, taken);
+    taken.push(box);
+    painter.rect(...box, ink.paper);
+    painter.text(box[0] + 2, box[1] + 11, text, style);
   }
 }
 
@@ -117,13 +122,16 @@ function paintFrame(painter: Painter, ink: Ink, state: State, graph: Graph<unkno
 const has = ({ members, position }: TokenInfo, wanted: number | null) =>
   wanted !== null && (members ?? [position]).includes(wanted);
 
-/** Beside the upper half of the line. */
-function paintNumber(painter: Painter, ink: Ink, [x1, y1, x2, y2]: Ends, colour: string, text: string): void {
-  const style = { size: 11, colour };
-  const [x, y] = [x1 + (x2 - x1) * 0.62, y1 + (y2 - y1) * 0.62],
-    width = painter.measure(text, style);
-  painter.rect(x - width / 2 - 2, y - 8, width + 4, 14, ink.paper);
-  painter.text(x, y + 3, text, { ...style, align: "center" });
+type Box = [x: number, y: number, width: number, height: number];
+
+/** For a number on a line: on its upper half, or further along where another number stands there. */
+function freeBox([x1, y1, x2, y2]: Ends, width: number, taken: Box[]): Box {
+  const boxes = [0.62, 0.4, 0.8, 0.25].map((part): Box => {
+    return [x1 + (x2 - x1) * part - width / 2, y1 + (y2 - y1) * part - 8, width, 14];
+  });
+  const meets = ([x, y, wide, high]: Box) =>
+    taken.some(([left, top, w, h]) => x < left + w && left < x + wide && y < top + h && top < y + high);
+  return boxes.find((box) => !meets(box)) ?? boxes[0];
 }
 
 const REACH = 10; // pixels from a line that still mean it

@@ -50,7 +50,8 @@ export class StoryView extends Drawn<Scene> implements View {
       parts.push(["the template’s ", select(template), ` is read more than any word (layer ${template.layer})`]);
     if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, select(patch)]);
     for (const each of tower ?? []) parts.push([select(each), ` (layer ${each.layer})`]);
-    const said = parts.flatMap((part, i) => (i ? [", ", ...part] : part));
+    const said = parts.flatMap((part, i) => (i < parts.length - 1 ? [...kept(part, ","), " "] : part));
+    const before = said.length ? [...kept(said, ";"), " "] : [];
     if (lost) {
       const result =
         lost.then !== null
@@ -62,9 +63,9 @@ export class StoryView extends Drawn<Scene> implements View {
       const where = lost.where === null ? "" : ` in ${lost.where}`;
       const named = lost.isRoute ? [h("strong.mono", {}, lost.token.text)] : name(run, lost.token);
       const token = this.#token({ token: lost.token, layer: null }, named);
-      said.push(said.length ? "; " : "", "without ", token, where, ...result);
-    } else if (robust) said.push(`; no single mask changes the answer's probability by ${CHANGES} or more`);
-    return said;
+      return [...before, "without ", token, where, ...result];
+    }
+    return robust ? [...before, `no single mask changes the answer's probability by ${CHANGES} or more`] : said;
   }
 
   /** A token, which a click selects where it is read. */
@@ -77,6 +78,12 @@ export class StoryView extends Drawn<Scene> implements View {
       ...named,
     );
   }
+}
+
+/** A sign stays on the line of the token before it. */
+function kept(parts: Part[], sign: string): Part[] {
+  const last = parts.at(-1)!;
+  return [...parts.slice(0, -1), typeof last === "string" ? last + sign : h("span.story-kept", {}, last, sign)];
 }
 
 /** What colour means, in all views. */
