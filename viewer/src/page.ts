@@ -52,9 +52,9 @@ export function startPage(): void {
 type Column = [name: string, views: NamedView[]];
 
 /** The views of runs, as they stand on the page: what matters most on top. */
-function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
+function columnsOf(store: Store, prompt: EachView, heatmap: HeatmapView): Column[] {
   return [
-    ["top", [["Prompt", new EachView(store, (run) => new AnsweredView(run))]]],
+    ["top", [["Prompt", prompt]]],
     [
       "main",
       [
@@ -91,6 +91,8 @@ class Page {
   #lens = new LensView(this.#store);
   #tabs = new TabsView(this.#store);
   #index = new IndexView(this.#store, (files) => void this.#loading.load(files));
+  // The prompt before the heat map: once the page is laid out, it asks where its tokens are before the other changes the page.
+  #prompt = new EachView(this.#store, (run) => new AnsweredView(run));
   #heatmap = new HeatmapView(this.#store);
   #header = new HeaderView(h("div.buttons header-always"));
   #first: View[]; // drawn at once, the others as soon as there is time
@@ -116,13 +118,13 @@ class Page {
 
   constructor() {
     const store = this.#store,
+      prompt = this.#prompt,
       heatmap = this.#heatmap;
-    const columns = columnsOf(store, heatmap);
+    const columns = columnsOf(store, prompt, heatmap);
     const named = columns.flatMap(([, views]) => views);
     const runs = new RunsView(store),
       controls = new ControlsView(store),
       meaning = new MeaningView();
-    const [[, [[, prompt]]]] = columns;
     this.#first = [this.#header, runs, prompt, meaning, controls, heatmap];
     this.#others = [
       ...named.map(([, view]) => view).filter((view) => view !== heatmap && view !== prompt),

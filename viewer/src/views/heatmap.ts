@@ -27,7 +27,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   /** A view of its own: the heat map is on the screen before it. */
   readonly minimap = new Minimap(
-    () => this.#grids[0].viewport(),
+    () => this.#grids[0]?.viewport(),
     (x, y) => this.#scrollTo(x, y),
   );
   #store: Store;
@@ -76,6 +76,8 @@ export class HeatmapView extends Drawn<Scene> implements View {
   }
 
   #lay(scene: Scene): void {
+    const { width } = this.#own;
+    if (!width) return; // known in the same frame, once the page is laid out: asking now would lay it out twice
     const made = sheets(scene),
       { state } = scene;
     const upright = state.rows === "tokens";
@@ -85,7 +87,6 @@ export class HeatmapView extends Drawn<Scene> implements View {
       this.#grids.push(grid);
       this.#panels.append(grid.element);
     }
-    const width = (this.#own.width ||= this.element.clientWidth);
     const share = upright ? Math.floor((width - 44 - 16 * (made.length - 1)) / made.length) : width;
     const high = Math.max(
       220,
