@@ -96,9 +96,17 @@ export class MeaningView extends Drawn<Scene> implements View {
   }
 }
 
+/** "image 1", or "frame 2" of a video, which has a number of its own. */
+function pictureName({ manifest }: Run, image: number): string {
+  const images = manifest?.images ?? [],
+    video = images[image]?.video;
+  if (video === undefined) return `image ${image}`;
+  return `frame ${images.slice(0, image).filter((other) => other.video === video).length}`;
+}
+
 function name(run: Run, token: TokenInfo): Part[] {
   if (token.kind === "image" && !token.members) {
-    const of = (run.manifest?.images?.length ?? 1) > 1 ? ` of image ${token.image ?? 0}` : "";
+    const of = (run.manifest?.images?.length ?? 1) > 1 ? ` of ${pictureName(run, token.image ?? 0)}` : "";
     return [
       h("strong", {}, token.row === null ? `position ${token.position}` : `row ${token.row}, column ${token.col}${of}`),
     ];
