@@ -210,12 +210,16 @@ class Page {
     this.#frame(scene, said);
     this.#lens.update(said);
     if (!scene) return;
-    this.#isFresh ||= scene.run !== this.#drawn;
+    const begins = scene.run !== this.#drawn;
+    this.#isFresh ||= begins;
     this.#drawn = scene.run;
     this.#shell.classList.toggle("shell--several", scene.beside.length > 1);
     for (const view of this.#first) view.update(scene);
     this.#late = [...this.#late, ...this.#others.filter((view) => !this.#late.includes(view))];
-    if (!this.#isWaiting || store.printing) this.#drawLate(start);
+    if (store.printing) this.#drawLate(start);
+    else if (begins && !this.#isWaiting)
+      this.#drawLater(); // the heat map of a new run is not kept waiting
+    else if (!this.#isWaiting) this.#drawLate(start);
   }
 
   /** What is there at all: the empty page, runs, neighbours above them; with the buttons and the title. */
@@ -250,9 +254,13 @@ class Page {
     const hasTime = () => printing || performance.now() - start < FRAME_MS;
     while (scene && this.#late.length && hasTime()) this.#late.shift()!.update(scene);
     this.#isWaiting = !!scene && this.#late.length > 0;
-    if (!this.#isWaiting) this.#isFresh = false;
-    else
-      requestAnimationFrame(() => (this.#isFresh ? requestAnimationFrame(() => this.#drawLate()) : this.#drawLate()));
+    if (this.#isWaiting) this.#drawLater();
+    else this.#isFresh = false;
+  }
+
+  #drawLater(): void {
+    this.#isWaiting = true;
+    requestAnimationFrame(() => (this.#isFresh ? requestAnimationFrame(() => this.#drawLate()) : this.#drawLate()));
   }
 
   /** A run, or neighbours, inside of the page. */
