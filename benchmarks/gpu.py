@@ -202,7 +202,7 @@ def lines(device: torch.device, shape: str, seconds: float) -> Iterator[Line]:
         length, images = (longest + 30, longest) if each.tower else (longest, 0)
         layers = fitting(each, length, images, free_bytes(device))
         if not layers:
-            yield Line(each.name, "left out", "it does not fit the free memory")
+            yield Line(each.name, "left out", "does not fit the free memory")
             continue
         if layers < each.layers:
             say(f"{each.name}: {layers} of {each.layers} layers, because more do not fit the free memory")

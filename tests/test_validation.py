@@ -16,7 +16,7 @@ from test_engine import prompt
 from mask_impact import run_effects_experiment, run_masking_experiment
 from mask_impact.errors import UserError
 from mask_impact.model import gguf
-from validation import null
+from validation import found, null
 from validation.curves import sets
 from validation.real import loaded
 from validation.removal import log_probabilities
@@ -79,6 +79,17 @@ def test_what_percentiles_add_to_ranks() -> None:
     assert null.apart_at_a_rank(few) == pytest.approx((1 + 0.5) / 2), "equal ones count a half"
     joint = bootstrapped(rows * 20, null.share_needed)
     assert joint.mean == 0.5 and joint.low <= 0.5 <= joint.high and str(bootstrapped(few, lambda _: math.nan)) == "none"
+
+
+def test_heads_together_are_those_that_are_the_strongest_now() -> None:
+    """A quick try keeps lines of the heads that were the strongest on its one prompt."""
+    joint = {"1.0,2.1: a": {"these": 1.0}, "1.0,2.10: a": {"these": 2.0}, "2.1,1.0: a": {"these": 3.0}}
+    assert found.of_these(joint, [(1, 0), (2, 1)]) == [{"these": 1.0}]
+
+
+def test_until_which_layer_a_part_is_needed() -> None:
+    """The first layer from which on a mask costs less than half, for good."""
+    assert [found.until(np.array(falls)) for falls in ([2.0, 1.5, 0.9], [2.0, 0.9, 1.0], [2.0, 0.1, 0.1])] == [2, 3, 1]
 
 
 def test_what_is_removed_and_what_is_kept() -> None:

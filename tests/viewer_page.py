@@ -487,14 +487,21 @@ def puor(t: float) -> Rgb:
     return out[0], out[1], out[2]
 
 
+DUSK = ("cdb8ff", "7a52c7", "17171b", "b8651b", "ffc78f")  # of a difference on dark paper
+
+
 TINTS = {False: ("ffffff", "e45aa1", "7d0340"), True: ("17171b", "a82f72", "ffa6d1")}  # by whether the theme is dark
 
 
 def tint(t: float, dark: bool = False) -> Rgb:
-    """Three colours, joined by straight lines."""
-    stops = [[int(colour[i : i + 2], 16) for i in (0, 2, 4)] for colour in TINTS[dark]]
-    low = min(int(2 * t), 1)
-    part = 2 * t - low
+    return joined(TINTS[dark], t)
+
+
+def joined(colours: Sequence[str], t: float) -> Rgb:
+    """Colours joined by straight lines."""
+    stops = [[int(colour[i : i + 2], 16) for i in (0, 2, 4)] for colour in colours]
+    low = min(int((len(stops) - 1) * t), len(stops) - 2)
+    part = (len(stops) - 1) * t - low
     r, g, b = (math.floor(a + part * (z - a) + 0.5) for a, z in zip(stops[low], stops[low + 1], strict=True))
     return r, g, b
 
@@ -531,7 +538,8 @@ class Scale:
         part = min(1.0, abs(float(value)) / self.largest) if self.largest else 0.0
         bent = math.sqrt(part) if self.root else part
         if self.signed:
-            return puor(step255(0.5 + math.copysign(bent, value) / 2))
+            place = step255(0.5 + math.copysign(bent, value) / 2)
+            return joined(DUSK, place) if self.dark else puor(place)
         return tint(step255(bent), self.dark)
 
 

@@ -3,7 +3,7 @@
 In:  SmolLM2-135M-Instruct (or the same with random weights), prompts that it gets right.
 Out: output/validation/*.jsonl, one line a prompt; a run that was stopped goes on where it was.
 
-    python -m validation.measure program --prompts 5   # two minutes
+    python -m validation.measure program --prompts 5   # a minute
     python -m validation.measure program               # the program's scores and the effects
     python -m validation.measure others                # attention, gradients, value zeroing
 """

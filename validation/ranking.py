@@ -116,6 +116,8 @@ def funnel(task: str) -> str:
 def main() -> int:
     for task in TASKS:
         print(funnel(task))
+    lengths = [len(found["tokens"]) for found in Store("program").known.values()]
+    print(f"tokens in a prompt: {min(lengths)} to {max(lengths)}")
     rows = joined()
     print("\n" + agreement_table(by_task(joined(of_program=True))))
     print("\n" + agreement_table(by_task(rows)))

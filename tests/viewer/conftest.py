@@ -27,6 +27,12 @@ import mask_impact_vl
 from mask_impact.files.notebook import write_report
 from mask_impact.files.results import read_csv, to_dataframe
 
+# Routes that are cut: a chain to the answer, and the four questions about a picture of docs/effects.md.
+CHAIN = ("9 -> 10", "10 -> last", "14 -> last", "fact -> later")
+QUESTIONS = ("image -> question", "question -> last", "image -> last", "last -> last")
+ROUTES = ["--effects", "--span", "fact=blue cup", *(part for way in CHAIN for part in ("--route", way))]
+WAYS = ["--effects", *(part for way in QUESTIONS for part in ("--route", way))]
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
@@ -145,12 +151,17 @@ def reports(tmp_path_factory) -> Path:
         "heads": ["--effects", "--by-head", "--readers", "last"],
         "needs": ["--effects", "--mask-layers", "from"],
         "asked": ["--queries", "all", "--num-tokens", "2"],
+        "routes": [*ROUTES, "--mask-layers", "0,1,2,3", "--num-tokens", "2"],
+        "by_head": [*ROUTES, "--by-head"],
     }.items():
         assert mask_impact_analysis.main([*text, "--output", name, *options]) == 0
+    hat = ["--prompt", "Tom has a red ball. Ann has a green hat. Ann's hat is", "--queries", "all"]
+    assert mask_impact_analysis.main([*flags, "--output", "hat", *hat]) == 0
     for name, options in {
         "parts": ["--mask-mode", "vision", "--effects", "--refine", "4"],
         "tower": ["--tower", "vision"],
         "deep": ["--mask-mode", "both", "--effects", "--deepstack"],
+        "ways": ["--mask-mode", "both", *WAYS, "--mask-layers", "window:2"],
     }.items():
         assert mask_impact_vl.main([*picture, "--output", name, *options]) == 0
     video = ["--video", str(ROOT / "demo" / "clip.gif"), "--prompt", "What color is the circle?", "--mask-mode", "both"]

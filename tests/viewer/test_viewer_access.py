@@ -69,6 +69,12 @@ def effects_by_head(viewer: Viewer, runs: dict[str, Any]) -> None:
     effect_table(viewer)
 
 
+def routes(viewer: Viewer, runs: dict[str, Any]) -> None:
+    viewer.drop(*(runs["reports"] / f"routes_{name}" for name in ("results.csv", "run.json", "effects.csv")))
+    viewer.shows("routes")
+    viewer.page.get_by_text("Routes as a table").click()
+
+
 def deepstack(viewer: Viewer, runs: dict[str, Any]) -> None:
     viewer.drop(*(runs["reports"] / f"deep_{name}" for name in ("results.csv", "run.json", "deepstack.csv")))
     viewer.shows("deep")
@@ -91,6 +97,7 @@ STATES = [
     run_with_queries,
     nested_effects,
     effects_by_head,
+    routes,
     deepstack,
     neighbours,
     help_dialog,

@@ -64,7 +64,7 @@ def test_effects_by_controls(reach):
     for label, choice, part in (
         ("show", "KL divergence", "effect=kl"),
         ("hidden from", "the predicting position", "block=last"),
-        ("one value for a unit", "layers 2 to 3", "mask=2-3"),
+        ("one value from", "layers 2 to 3", "mask=2-3"),
         ("sorted by", "position", "order=position"),
         ("sorted by", "strength", "order=strength"),
     ):
@@ -110,11 +110,16 @@ def test_units_that_change_nothing_are_folded(reach, effects):
 
 def test_colours_of_effects(reach, effects):
     canvas, left, wide = unfolded(reach)
-    for measure, state in (("logprob_change", {}), ("logprob_change", {"curve": "sqrt"}), ("kl", {"theme": "dark"})):
+    for measure, state in (
+        ("logprob_change", {}),
+        ("logprob_change", {"curve": "sqrt"}),
+        ("kl", {"theme": "dark"}),
+        ("logprob_change", {"theme": "dark"}),
+    ):
         reach.go(effect=measure, order="position", **state)
         here = effects[effects.block == "all"]
         end = here[here.token_position > 0][measure].abs().max()
-        scale = Scale(end, state.get("curve") == "sqrt", signed=measure != "kl", dark=measure == "kl")
+        scale = Scale(end, state.get("curve") == "sqrt", signed=measure != "kl", dark="theme" in state)
         places = [
             (left + first * wide + 2, TOP + HIGH * position + 2, 4, 14)
             for position in range(1, 16)

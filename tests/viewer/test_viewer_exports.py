@@ -39,6 +39,16 @@ def test_every_view_becomes_a_png_and_an_svg(viewer, runs, tmp_path, state, view
             assert "script" not in path.read_text().lower()
 
 
+@pytest.mark.parametrize("views", [("Heat map", "Prompt", "Ranking", "Heads", "Figure")])
+def test_on_paper_the_dark_theme_is_the_light_one(talk, views):
+    drawn = []
+    for theme in ("light", "dark"):
+        talk.go(theme=theme)
+        talk.settle(3)
+        drawn.append([talk.download(view, "SVG").path().read_text() for view in views])
+    assert drawn[0] == drawn[1]
+
+
 CONTEXT = ["run", "metric", "variant", "generation_step"]
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import xml.etree.ElementTree as ET
 import zlib
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 from viewer_page import Scale, alike, shown_number
-from viewer_runs import by_token, largest, patches
+from viewer_runs import by_token, compare, largest, patches
 
 
 def gone(viewer: Any, key: str) -> None:
@@ -163,6 +164,20 @@ def test_a_box_on_the_picture_becomes_a_region_of_the_command(picture, runs):
 def streams(pdf: bytes) -> list[bytes]:
     found = re.finditer(rb"/Filter/FlateDecode/Length (\d+)>>stream\n", pdf)
     return [zlib.decompress(pdf[each.end() : each.end() + int(each[1])]) for each in found]
+
+
+@pytest.mark.parametrize(("names", "once"), [(["both"], 1), (["talk", "short"], 2)])
+def test_the_figure_says_each_thing_once(viewer, runs, names, once):
+    """Model, prompt, step and next token above its panels; in a panel the run's name where there are several."""
+    compare(viewer, *(runs[name] for name in names))
+    drawn = ET.fromstring(viewer.download("Figure", "SVG").path().read_text())
+    said = [each.text or "" for each in drawn.iter() if each.tag.endswith("}text")]
+    for text in ("step 1 of", "next token", "· demo"):
+        assert sum(text in line.lower() for line in said) == once, text
+    assert sum("how far a layer" in line for line in said) == 1
+    for run in (runs[name] for name in names):
+        assert said.count(run.manifest["prompt"]) == 1
+        assert said.count(run.name) == (0 if once == 1 else 2)  # of the prompt and the heat map
 
 
 @pytest.mark.parametrize("state", [{}, {"theme": "dark", "curve": "rank"}])

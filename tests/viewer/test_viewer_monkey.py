@@ -1,4 +1,4 @@
-"""500 random keys and clicks, over reports of all kinds: no error of the page, no dialog, no request.
+"""600 random keys and clicks, over reports of all kinds: no error of the page, no dialog, no request.
 
 `make torture` does more of them.
 """
@@ -11,7 +11,7 @@ ACTS = 100  # on each report
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Enter", "Shift+Enter", "Escape", "Tab", " ", "q", "m", "v")
 
 
-@pytest.mark.parametrize("name", ["asked", "fine", "heads", "deep", "tower"])
+@pytest.mark.parametrize("name", ["asked", "fine", "heads", "deep", "tower", "routes"])
 def test_random_keys_and_clicks(opened, reports, name):
     """What the page must not do fails the test at its end: `opened` looks at it."""
     viewer = opened(reports / f"{name}_results.html")

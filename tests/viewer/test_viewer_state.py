@@ -56,6 +56,7 @@ CHANGES = {
     },
     "injections": {"injection": ({}, 1)},
     "video": {"frame": ({}, 1)},
+    "routes": {"routes": ({}, 0.6), "theme": ({}, "dark")},
     "neighbours": {"patch": ({}, 9), "near": ({}, "static")},
     "tables": {"lens": ({"lens": 0}, 1)},
     "two": {
@@ -86,6 +87,7 @@ def files(name: str, runs, said, two_tokens, reports, tmp_path) -> list:
         "reads": EVERY,
         "injections": [reports / "deep_results.html"],
         "video": [reports / "film_results.html"],
+        "routes": [reports / "routes_results.html"],
         "neighbours": [said.file("csv")],
         "picture": [*picture, said.file("csv"), said.file("run")],
         "two": [runs[run].file(kind) for run in ("talk", "short") for kind in ("csv", "run")],

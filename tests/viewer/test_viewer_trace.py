@@ -28,7 +28,7 @@ def asked(opened, reports) -> Viewer:
 def traced(df: pd.DataFrame, start: int, part: float, metric: str = "l2_distance", variant: str = "Full") -> Reads:
     """From the last layer to the first: what the positions reached so far read there, if it is enough."""
     rows = df[(df.variant == variant) & (df.token_position > 0) & (df.token_position != df.query_position)]
-    least = part * float(rows[rows.query_position == start][metric].max())
+    least = part * most_read(df, start, metric, variant)
     reached, found = {start}, []
     for layer in sorted(df.layer.unique(), reverse=True):
         here = rows[(rows.layer == layer) & rows.query_position.isin(reached) & (rows[metric].astype(float) >= least)]
@@ -38,13 +38,18 @@ def traced(df: pd.DataFrame, start: int, part: float, metric: str = "l2_distance
     return found
 
 
+def most_read(df: pd.DataFrame, start: int, metric: str = "l2_distance", variant: str = "Full") -> float:
+    rows = df[(df.variant == variant) & (df.token_position > 0) & (df.token_position != df.query_position)]
+    return float(rows[rows.query_position == start][metric].max())
+
+
 def graph(viewer: Viewer) -> Locator:
     return viewer.page.get_by_role("region", name="What was read, traced back")
 
 
-def shown(viewer: Viewer) -> Reads:
+def shown(viewer: Viewer, part: Locator | None = None) -> Reads:
     cells = "[+row.dataset.layer, +row.dataset.to, +row.dataset.from, row.cells[3].textContent]"
-    rows = graph(viewer).locator("tbody tr").evaluate_all(f"(all) => all.map((row) => {cells})")
+    rows = (part or graph(viewer)).locator("tbody tr").evaluate_all(f"(all) => all.map((row) => {cells})")
     return [(layer, reader, read, np.float32(value)) for layer, reader, read, value in rows]
 
 
@@ -152,3 +157,19 @@ def test_the_graph_leaves_the_page(asked, table):
 def test_without_other_positions_there_is_no_graph(talk):
     assert not graph(talk).is_visible()
     assert talk.export_menu().get_by_text("Trace").count() == 0
+
+
+def test_side_by_side_every_run_has_its_own_on_one_scale(opened, reports, table):
+    """The threshold is a part of the largest of both, so that a line is as thick for the same number."""
+    viewer = opened()
+    viewer.drop(*(reports / f"{name}_{kind}" for name in ("asked", "hat") for kind in ("results.csv", "run.json")))
+    viewer.shows("asked", "hat")
+    hat = pd.read_csv(reports / "hat_results.csv", keep_default_na=False).astype({"l2_distance": np.float32})
+    tables = [table[table.generation_step == 0], hat]
+    largest = max(most_read(each, 15) for each in tables)
+    for place, (name, each) in enumerate(zip(("asked", "hat"), tables, strict=True)):
+        part = viewer.page.get_by_role("group", name=f"{place + 1}. {name}").filter(has=graph(viewer))
+        assert shown(viewer, part) == traced(each, 15, 0.5 * largest / most_read(each, 15))
+        expect(part).to_contain_text("50 % of the largest in these runs")
+    both = read_copied(viewer, "Trace")
+    assert set(both.run) == {"asked", "hat"}

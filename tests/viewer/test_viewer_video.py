@@ -56,6 +56,7 @@ def test_the_frame_is_that_of_the_selected_patch_or_has_the_strongest(clip, open
     viewer = opened(clip / "clip_results.html", fragment="token=null&layer=null")
     region = viewer.page.get_by_role("region", name="Picture")
     expect(region).to_contain_text(f"<clip.gif, frame {frames[sums.idxmax()]},")
+    expect(viewer.page.locator("p.story")).to_contain_text(f"of frame {frames[sums.idxmax()]}.")
     for frame in (3, 1):
         position = next(place for place, each in frames.items() if each == frame)
         viewer.go(token=position)

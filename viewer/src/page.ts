@@ -9,7 +9,7 @@ import { besideScene } from "./core/beside.ts";
 import { commandFor } from "./core/command.ts";
 import { h } from "./core/dom.ts";
 import type { LensScene } from "./core/lens.ts";
-import type { Scene, View } from "./core/scene.ts";
+import { onPaper, type Scene, type View } from "./core/scene.ts";
 import { Store } from "./core/store.ts";
 import { decodeEmbedded, ELEMENT_ID } from "./data/embed.ts";
 import type { Run } from "./data/types.ts";
@@ -32,6 +32,7 @@ import { Loading } from "./views/loading.ts";
 import { PictureView } from "./views/picture.ts";
 import { ReadsView } from "./views/reads.ts";
 import { RankingView } from "./views/ranking.ts";
+import { RoutesView } from "./views/routes.ts";
 import { RunsView } from "./views/runs.ts";
 import { SelectionView } from "./views/selection.ts";
 import { paperFigure } from "./views/paper.ts";
@@ -40,7 +41,7 @@ import { TabsView, tabsOf } from "./views/tabs.ts";
 import { pointerTip } from "./views/tip.ts";
 import { TraceView } from "./views/trace.ts";
 
-const IN_FIGURE = ["Prompt", "Effects", "Picture", "Heat map"];
+const IN_FIGURE = ["Prompt", "Effects", "Routes", "Picture", "Trace", "Heat map"];
 const FRAME_MS = 40; // for drawing views, before the others wait for the next frame
 const ADDRESS_MS = 250; // browsers refuse to change the address more often than about 6 times a second
 
@@ -51,16 +52,17 @@ export function startPage(): void {
 type Column = [name: string, views: NamedView[]];
 
 /** The views of runs, as they stand on the page: what matters most on top. */
-function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
+function columnsOf(store: Store, prompt: EachView, heatmap: HeatmapView): Column[] {
   return [
-    ["top", [["Prompt", new EachView(store, (run) => new AnsweredView(run))]]],
+    ["top", [["Prompt", prompt]]],
     [
       "main",
       [
         ["Effects", new EachView(store, (run) => new EffectsView(run))],
+        ["Routes", new EachView(store, (run) => new RoutesView(run))],
         ["Picture", new PictureView(store)],
         ["DeepStack", new DeepstackView(store)],
-        ["Trace", new TraceView(store)],
+        ["Trace", new EachView(store, (run) => new TraceView(run))],
         ["Heat map", heatmap],
         ["Reads", new ReadsView(store)],
       ],
@@ -70,6 +72,11 @@ function columnsOf(store: Store, heatmap: HeatmapView): Column[] {
       [
         ["Ranking", new EachView(store, (run) => new RankingView(run))],
         ["Selection", new EachView(store, (run) => new SelectionView(run))],
+      ],
+    ],
+    [
+      "more",
+      [
         ["Layers", new LinesView(store)],
         ["Heads", new EachView(store, (run) => new HeadsView(run))],
       ],
@@ -84,6 +91,8 @@ class Page {
   #lens = new LensView(this.#store);
   #tabs = new TabsView(this.#store);
   #index = new IndexView(this.#store, (files) => void this.#loading.load(files));
+  // The prompt before the heat map: once the page is laid out, it asks where its tokens are before the other changes the page.
+  #prompt = new EachView(this.#store, (run) => new AnsweredView(run));
   #heatmap = new HeatmapView(this.#store);
   #header = new HeaderView(h("div.buttons header-always"));
   #first: View[]; // drawn at once, the others as soon as there is time
@@ -109,13 +118,13 @@ class Page {
 
   constructor() {
     const store = this.#store,
+      prompt = this.#prompt,
       heatmap = this.#heatmap;
-    const columns = columnsOf(store, heatmap);
+    const columns = columnsOf(store, prompt, heatmap);
     const named = columns.flatMap(([, views]) => views);
     const runs = new RunsView(store),
       controls = new ControlsView(store),
       meaning = new MeaningView();
-    const [[, [[, prompt]]]] = columns;
     this.#first = [this.#header, runs, prompt, meaning, controls, heatmap];
     this.#others = [
       ...named.map(([, view]) => view).filter((view) => view !== heatmap && view !== prompt),
@@ -139,7 +148,7 @@ class Page {
           scene &&
           paperFigure(
             scene,
-            views.flatMap((view) => view.drawing?.(scene) ?? []),
+            views.flatMap((view) => view.drawing?.({ ...onPaper(scene), isPanel: true }) ?? []),
           )
         );
       },
@@ -201,12 +210,16 @@ class Page {
     this.#frame(scene, said);
     this.#lens.update(said);
     if (!scene) return;
-    this.#isFresh ||= scene.run !== this.#drawn;
+    const begins = scene.run !== this.#drawn;
+    this.#isFresh ||= begins;
     this.#drawn = scene.run;
     this.#shell.classList.toggle("shell--several", scene.beside.length > 1);
     for (const view of this.#first) view.update(scene);
     this.#late = [...this.#late, ...this.#others.filter((view) => !this.#late.includes(view))];
-    if (!this.#isWaiting || store.printing) this.#drawLate(start);
+    if (store.printing) this.#drawLate(start);
+    else if (begins && !this.#isWaiting)
+      this.#drawLater(); // the heat map of a new run is not kept waiting
+    else if (!this.#isWaiting) this.#drawLate(start);
   }
 
   /** What is there at all: the empty page, runs, neighbours above them; with the buttons and the title. */
@@ -241,9 +254,13 @@ class Page {
     const hasTime = () => printing || performance.now() - start < FRAME_MS;
     while (scene && this.#late.length && hasTime()) this.#late.shift()!.update(scene);
     this.#isWaiting = !!scene && this.#late.length > 0;
-    if (!this.#isWaiting) this.#isFresh = false;
-    else
-      requestAnimationFrame(() => (this.#isFresh ? requestAnimationFrame(() => this.#drawLate()) : this.#drawLate()));
+    if (this.#isWaiting) this.#drawLater();
+    else this.#isFresh = false;
+  }
+
+  #drawLater(): void {
+    this.#isWaiting = true;
+    requestAnimationFrame(() => (this.#isFresh ? requestAnimationFrame(() => this.#drawLate()) : this.#drawLate()));
   }
 
   /** A run, or neighbours, inside of the page. */

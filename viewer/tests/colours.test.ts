@@ -33,6 +33,13 @@ test.each([
   expect(far.every((each, i) => i === 0 || each >= far[i - 1] - 1)).toBe(true);
 });
 
+test("a difference on dark paper has it in its middle, and is further from it towards both ends", () => {
+  const far = table("dusk").map((colour) => Math.hypot(...colour.map((part, channel) => part - [23, 23, 27][channel])));
+  expect(far[127]).toBeLessThan(3);
+  expect(far.slice(0, 127).every((each, i) => each > far[i + 1])).toBe(true);
+  expect(far.slice(129).every((each, i) => each > far[i + 128])).toBe(true);
+});
+
 test("a percentile scale has as many values below a place as the place says", () => {
   const values = [5, -1, 2, 2, NaN, 100, 0];
   const sizes = risingSizes(values);

@@ -5,6 +5,7 @@ import { DEFAULTS, fromFragment, toFragment, type State } from "../src/core/stat
 import { decodeRun } from "../src/data/embed.ts";
 import { load } from "../src/data/load.ts";
 import { tells } from "../src/core/effect-units.ts";
+import { withRoutes } from "../src/data/routes.ts";
 import { add, emptyLibrary, resolve, waiting } from "../src/data/pair.ts";
 import type { Effects, Loaded, Run } from "../src/data/types.ts";
 import { Table } from "../src/data/table.ts";
@@ -448,4 +449,34 @@ test("runs next to each other are on one scale", async () => {
     expect(shownEffects(here)!.largest).toBe(two);
     expect(shownEffects(here)).toBe(shownEffects(here)); // what was made of it is found again
   }
+});
+
+// --- routes ---------------------------------------------------------------------------------------
+const routed = {
+  effects: {
+    routes: [
+      { block: "last", source: { name: "9", positions: [9] }, readers: { name: "last", positions: [] } },
+      { block: "all", source: { name: "fact", positions: [9, 10] } },
+    ],
+  },
+  tokens: [{ position: 9, text: " blue" }],
+};
+const routeRows = [
+  "generation_step,token_masked,token_position,first_layer,last_layer,block,logprob,logprob_change,rank,top_token,kl,final_l2,final_cosine",
+  '0,"9",9,0,1,"last",-1,-1,2,"a",1,1,1',
+  '0,"fact",9,0,1,"all",-2,-2,2,"b",2,1,1',
+];
+
+test("a route is a unit where the manifest tells all of them", async () => {
+  const effects = await effectsOf(textFile(routeRows.join("\n") + "\n", "x_effects.csv"));
+  const found = withRoutes(effects, routed);
+  expect(found.units.map(({ label }) => label)).toEqual(["blue (9) → last", "fact → later"]);
+  expect(found.blocks).toEqual(["route"]);
+  expect([...found.rows]).toEqual([
+    ["0,route,0-1,blue (9) → last", 0],
+    ["0,route,0-1,fact → later", 1],
+  ]);
+  const half = { ...routed, effects: { routes: routed.effects.routes.slice(1) } };
+  for (const other of [null, {}, half, { effects: { routes: [{ block: "last" }, { block: "all" }] } }])
+    expect(withRoutes(effects, other)).toBe(effects);
 });

@@ -6,13 +6,14 @@ import type { State } from "./state.ts";
 
 export type Rgb = readonly [number, number, number];
 
-/** One hue that pictures seldom have, on the paper of each theme: 0 leaves the paper as it is. */
+/** One hue that pictures seldom have, on the paper of each theme: 0 leaves the paper as it is. "dusk" is "difference" on dark paper. */
 const TABLES = {
   tint: "ffffffe45aa17d0340",
   night: "17171ba82f72ffa6d1",
   cividis,
   viridis,
   difference: puor,
+  dusk: "cdb8ff7a52c717171bb8651bffc78f",
 };
 export type Palette = keyof typeof TABLES;
 
@@ -21,7 +22,7 @@ export const OVER = { plain: [230, 0, 126], less: [118, 42, 190], more: [240, 12
 
 /** What has a sign has a palette of its own. */
 export const paletteOf = (state: Pick<State, "palette">, signed: boolean): Palette =>
-  signed ? "difference" : state.palette;
+  signed ? (state.palette === "night" ? "dusk" : "difference") : state.palette;
 
 const decoded = new Map<Palette, Rgb[]>();
 

@@ -3,13 +3,14 @@
 import { plainToken } from "../data/cube.ts";
 import { partsOf } from "../data/effects.ts";
 import { membersOf } from "../data/manifest.ts";
+import { ROUTE } from "../data/routes.ts";
 import type { Effects, Run, TokenInfo } from "../data/types.ts";
 import type { Compared, Scores } from "./prompt-text.ts";
 import { importance, isFirst } from "./aggregate.ts";
 import { nested, parentsOf, type Nested } from "./effect-units.ts";
-import { matrix, tokenIndex } from "./scene.ts";
+import { isNoise, matrix, tokenIndex } from "./scene.ts";
 import type { Measure, State } from "./state.ts";
-import { visible } from "./tokens.ts";
+import { named, number, signed, visible } from "./tokens.ts";
 import { remembered } from "./track.ts";
 import { isDifference } from "./words.ts";
 
@@ -117,7 +118,8 @@ function makeShown({ effects, manifest, state }: Measured): Shown {
     const sizes = own.map((value) => Math.abs(value) || 0),
       most = Math.max(...sizes);
     if (own.every((value) => isNaN(value))) continue;
-    const positions = members({ position: unit.position, text: unit.label }) ?? [unit.position];
+    const masked = unit.route ? unit.route.source.positions : members({ position: unit.position, text: unit.label });
+    const positions = masked?.length ? masked : [unit.position];
     if (state.first || !isFirst({ position: unit.position, members: positions })) largest = Math.max(largest, most);
     const place = window < 0 ? sizes.indexOf(most) : window;
     units.push({
@@ -161,13 +163,17 @@ export function effectWords(
       ? ` (log-probability of ${visible(first)} minus that of ${visible(second)})`
       : "";
   const answer = step === WHOLE ? " of the whole answer" : "";
-  return `${MEASURES[measure]}${answer}${contrast} with the unit hidden from ${readersOf(block)} ${layers}`;
+  const masked = block === ROUTE ? "the route cut" : `the unit hidden from ${readersOf(block)}`;
+  return `${MEASURES[measure]}${answer}${contrast} with ${masked} ${layers}`;
 }
 
 const BLOCKS: Record<string, string> = { last: "the predicting position", all: "every later position" };
 
 /** Who stops reading, by the name in the table. */
 export const readersOf = (block: string) => BLOCKS[block] ?? `the positions “${visible(block)}”`;
+
+/** What is masked, in words. */
+export const kindOf = ({ block }: Pick<Shown, "block">) => (block === ROUTE ? "route" : "unit");
 
 /** "layers 2 to 5", "layer 3", "head 5 of layer 3" */
 export function layersOf(window: string): string {
@@ -224,7 +230,7 @@ export function effectOn(
 }
 
 // --- the prompt ----------------------------------------------------------------------------------
-/** The value of each of the run's tokens by the smallest unit it is in; null where the prompt is not shaded by effects. */
+/** The value of each of the run's tokens by the smallest unit it is in, of several as small the strongest; null where the prompt is not shaded by effects. */
 export const effectScores = remembered(makeEffectScores, ({ run }: Compared) => run);
 
 function makeEffectScores(scene: Compared): Scores | null {
@@ -232,7 +238,8 @@ function makeEffectScores(scene: Compared): Scores | null {
   const shown = state.shade === "effect" && !isDifference(state, runs) ? shownEffects(scene) : null;
   if (!shown) return null;
   const value = new Float32Array(run.tokens.length).fill(NaN);
-  for (const unit of shown.units.toSorted((a, b) => b.positions.length - a.positions.length)) {
+  const size = ({ value }: Shown["units"][number]) => Math.abs(value) || 0;
+  for (const unit of shown.units.toSorted((a, b) => b.positions.length - a.positions.length || size(a) - size(b))) {
     for (const position of unit.positions) value[tokenIndex(run, position)] = unit.value; // at -1: nothing
   }
   const end = (image: boolean) =>
@@ -300,4 +307,23 @@ export function spearman(a: number[], b: number[]): number {
 export function unitToken({ label, position }: { label: string; position: number }, run: Run): TokenInfo {
   const token = run.tokens[tokenIndex(run, position)];
   return token?.text === label ? token : plainToken(position, label);
+}
+
+/** All about one mask. */
+export function maskText(
+  { run }: Pick<Compared, "run">,
+  { effects: { rows, numbers, top }, block, step, floor }: Shown,
+  unit: Shown["units"][number],
+  window: string,
+): string {
+  const row = rows.get([step, block, window, unit.key].join());
+  const what = unit.route ? `${unit.label}, cut` : `${named(unitToken(unit, run), 24)}, masked`;
+  const name = `${what} ${where(window)}`;
+  if (row === undefined) return `${name}: not measured`;
+  const said = (text: string, key: string, shown = signed) =>
+    numbers[key]?.[row]! > -Infinity ? `, ${text} ${shown(numbers[key]![row])}` : "";
+  const below = isNoise(numbers.logprob_change![row], floor) ? " (below the noise)" : "";
+  const changed = `log-probability ${signed(numbers.logprob![row])}${said("changed by", "logprob_change")}${below}`;
+  const others = `${said("KL", "kl", number)}${said("contrast changed by", "contrast_change")}${said("interaction", "interaction")}`;
+  return `${name}: ${changed}, rank ${numbers.rank![row]}, likeliest ${visible(top[row])}${others}`;
 }

@@ -7,7 +7,7 @@ import { groupName, nearest, tokenText, twinOf } from "./lens.ts";
 import { titleOf } from "./metrics.ts";
 import { matrix, tokenIndex, type Scene } from "./scene.ts";
 import { withState } from "./state.ts";
-import { number, visible } from "./tokens.ts";
+import { number, unspaced, visible } from "./tokens.ts";
 import { percent } from "./words.ts";
 import type { Neighbors, Run, TokenInfo } from "../data/types.ts";
 
@@ -27,11 +27,11 @@ export function factsBeside(scene: Scene, token: TokenInfo): Fact[] {
 /** By the smallest unit that the token is in. */
 function ofTheAnswer(scene: Scene, { position }: TokenInfo): Fact[] {
   const shown = shownEffects(scene);
-  const units = shown?.units.filter(({ positions }) => positions.includes(position)) ?? [];
+  const units = shown?.units.filter(({ positions, route }) => positions.includes(position) && !route) ?? [];
   const [unit] = units.sort((a, b) => a.positions.length - b.positions.length);
   const found = unit && effectOn(shown!, unit.key, unit.strongest);
   if (!found) return [];
-  const then = visible(found.top).replace(/^␣(?=.)/, "");
+  const then = unspaced(visible(found.top));
   return [{ what: "Answer without it", said: `p ${percent(found.before)} → ${percent(found.after)}, then ${then}` }];
 }
 
@@ -59,9 +59,7 @@ function inWords({ neighbors = [], run, state }: Scene, token: TokenInfo): Fact[
     const layer = layers.includes(state.layer ?? -1) ? state.layer! : layers[layers.length >> 1];
     const group = Math.max(0, groups.indexOf(state.near));
     const rows = [...nearest(found, group, layer, place)].slice(0, WORDS);
-    const said = rows.map(
-      (row) => `${visible(tokenText(found, row)).replace(/^␣(?=.)/, "")} (${number(similarity[row])})`,
-    );
+    const said = rows.map((row) => `${unspaced(visible(tokenText(found, row)))} (${number(similarity[row])})`);
     return rows.length
       ? [{ what: `Nearest text in layer ${layer}, ${groupName(groups[group])}`, said: said.join(", ") }]
       : [];

@@ -32,6 +32,8 @@ export interface Scene {
   pointed: (number | null)[];
   /** The runs that are shown next to each other, which share their scales; this one alone where there are no others. */
   beside: Run[];
+  /** Of the panels of a figure, above which the runs, their models and steps and the metric are told once. */
+  isPanel?: boolean;
   dark: boolean;
 }
 
@@ -40,6 +42,12 @@ export interface View {
   readonly element: HTMLElement;
   /** Show the scene; at most once per frame. */
   update(scene: Scene): void;
+}
+
+/** As it is drawn on paper, which has no dark theme. */
+export function onPaper(scene: Scene): Scene {
+  const { state } = scene;
+  return { ...scene, dark: false, state: state.palette === "night" ? { ...state, palette: "tint" } : state };
 }
 
 /** The state with what this run does not have replaced by what it has. */

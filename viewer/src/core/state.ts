@@ -72,6 +72,8 @@ export interface State {
   large: boolean;
   /** What was read, traced back: the part of what the predicting position reads most from which on a read is shown. */
   edges: number;
+  /** Routes that were cut: the part of the largest effect from which on one is shown. */
+  routes: number;
   /** Neighbours of image tokens: which of the loaded tables, the selected patch (position), what was searched ("merged", a
    * bank layer or "static"), what colours the patches, all ranks in every layer, and a word that is looked for. */
   lens: number;
@@ -121,6 +123,7 @@ export const DEFAULTS: Readonly<State> = {
   shade: "impact",
   large: false,
   edges: 0.5,
+  routes: 0.1,
   lens: 0,
   patch: null,
   near: "",
@@ -215,6 +218,7 @@ function valid(name: keyof State, value: unknown): boolean {
     case "to":
       return value === null || whole(value);
     case "edges":
+    case "routes":
     case "least":
     case "opacity":
     case "wash":

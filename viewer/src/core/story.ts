@@ -33,8 +33,10 @@ export interface Story {
 /** What hiding a unit does to the answer. */
 export interface Lost {
   token: TokenInfo;
-  /** "head 5 of layer 3", if it was hidden from that alone. */
-  head: string | null;
+  /** The token is the name of a route. */
+  isRoute: boolean;
+  /** "head 5 of layer 3", if it was hidden from that alone; of a route its layers, if there are several. */
+  where: string | null;
   before: number;
   after: number;
   /** What is likeliest then; null: still the same. */
@@ -94,8 +96,9 @@ function mostLost({ run, state }: Compared, shown: Shown): Lost | null {
       const found = effectOn(shown, unit.key, window);
       if (!found || (lost && found.before - found.after <= lost.before - lost.after)) continue;
       const then = answer !== undefined && found.top !== answer && shown.step === state.step ? found.top : null;
-      const head = partsOf(window).length > 2 ? layersOf(window) : null;
-      lost = { token: unitToken(unit, run), head, before: found.before, after: found.after, then };
+      const isRoute = !!unit.route,
+        where = partsOf(window).length > 2 || (isRoute && windows.length > 1) ? layersOf(window) : null;
+      lost = { token: unitToken(unit, run), isRoute, where, before: found.before, after: found.after, then };
     }
   }
   return lost;

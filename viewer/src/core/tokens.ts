@@ -34,6 +34,9 @@ export function label(token: TokenInfo, length = 40): string {
   return characters.length > length ? `${characters.slice(0, length - 1).join("")}…` : text;
 }
 
+/** In running text a leading space says nothing. */
+export const unspaced = (shown: string) => shown.replace(/^␣(?=.)/, "");
+
 /** For a sentence: `token "Paris" at position 4`, `patch row 1, column 2 of image 0`. */
 export function named(token: TokenInfo, length?: number): string {
   if (token.members)

@@ -4,12 +4,16 @@
  * a part of what the position itself reads most.
  */
 
-import type { Queries, Run, TokenInfo } from "../data/types.ts";
+import { plainToken } from "../data/cube.ts";
+import type { Run, TokenInfo } from "../data/types.ts";
 import { isFirst } from "./aggregate.ts";
+import { onOneScale } from "./beside.ts";
+import { bySize, fewEnough, type Graph, type Line } from "./graph.ts";
+import { promptText } from "./prompt-text.ts";
 import { noiseFloor, tokenIndex } from "./scene.ts";
 import type { State } from "./state.ts";
 import { remembered } from "./track.ts";
-import { isHead } from "./words.ts";
+import { isHead, predictedText } from "./words.ts";
 
 /** In `layer`, position `to` reads the token `from`. */
 export interface Edge {
@@ -19,65 +23,74 @@ export interface Edge {
   value: number;
 }
 
-export interface Trace {
+/** Lines are reads, the last layer first; columns are tokens. */
+export interface Trace extends Graph<Edge> {
   /** The position that predicts, or the one that was chosen. */
   start: number;
-  /** The last layer first. */
-  edges: Edge[];
-  /** Every position that is reached, with the number of layers below the point where it is first used. */
-  reached: Map<number, number>;
-  /** What the position itself reads most, in any layer, and the part of it from which on an edge counts. */
-  largest: number;
+  /** Of the largest, from which on a read counts; and whether it is that of all runs that are shown on one scale. */
   part: number;
+  isShared: boolean;
 }
 
-const MOST = 150; // edges: more are a tangle
+const FEW = 48; // tokens that are all named; of more, those that are reached
 
 interface Traced {
-  queries: Queries;
-  layers: number[];
-  tokens: TokenInfo[];
-  variants: string[];
-  manifest: Run["manifest"];
+  run: Run;
   state: State;
+  /** What the position reads most, also that of runs that are shown on one scale with this one. */
+  largest: number;
+  isShared: boolean;
 }
 
 /** Null: only predicting positions were measured. */
-export function trace({ run, state }: { run: Run; state: State }): Trace | null {
-  const { queries, layers, tokens, variants, manifest } = run;
-  return queries && made({ queries, layers, tokens, variants, manifest, state });
+export function trace({ run, state, beside }: { run: Run; state: State; beside?: Run[] }): Trace | null {
+  if (!run.queries || startOf(run, state) === null) return null;
+  const peers = onOneScale({ run, beside }).filter(({ queries }) => queries);
+  const largest = Math.max(...peers.map((peer) => mostRead({ run: peer, state })));
+  return made({ run, state, largest, isShared: peers.length > 1 });
 }
 
-const made = remembered(makeTrace, ({ queries }: Traced) => queries);
+const made = remembered(makeTrace, ({ run }: Traced) => run.queries!);
 
-function makeTrace(from: Traced): Trace | null {
-  const { queries, state } = from;
-  const ofStep = queries.positions.filter((_, place) => queries.steps[place] === state.step);
+function startOf({ queries }: Run, state: State): number | null {
+  const ofStep = queries!.positions.filter((_, place) => queries!.steps[place] === state.step);
   const start = state.query ?? ofStep.at(-1);
-  if (start === undefined || !queries.positions.includes(start)) return null;
-  const reads = readsOf(from);
-  const own = from.layers.flatMap((_, layer) => reads(start, layer).map(({ value }) => Math.abs(value)));
-  const largest = own.reduce((most, value) => Math.max(most, value), 0);
-  for (let part = state.edges; ; part = Math.min(1, part * 1.2)) {
-    const found = follow(from, start, reads, Math.max(part * largest, Number.MIN_VALUE));
-    if (found.edges.length <= MOST || part === 1) return { start, ...found, largest, part };
-  }
+  return start !== undefined && queries!.positions.includes(start) ? start : null;
+}
+
+const mostRead = remembered(
+  ({ run, state }: Pick<Traced, "run" | "state">) => {
+    const start = startOf(run, state),
+      reads = readsOf(run, state);
+    const own = start === null ? [] : run.layers.flatMap((_, layer) => reads(start, layer));
+    return own.reduce((most, { value }) => Math.max(most, Math.abs(value)), 0);
+  },
+  ({ run }) => run.queries!,
+);
+
+function makeTrace({ run, state, largest, isShared }: Traced): Trace {
+  const start = startOf(run, state)!,
+    reads = readsOf(run, state);
+  const follows = (part: number) => follow(run, start, reads, Math.max(part * largest, Number.MIN_VALUE));
+  const { found, part } = fewEnough(state.edges, follows, ({ edges }) => edges.length);
+  return { start, part, largest, isShared, signed: false, ...graphOf(run, state, start, found) };
 }
 
 type Reads = (position: number, layer: number) => Edge[];
 
 /** What a position reads in a layer, by the layer's place; without itself and what can be rounding. */
-function readsOf(from: Traced): Reads {
-  const { queries, layers, tokens, variants, state } = from,
-    { metric, variant, first } = state;
+function readsOf(run: Run, state: State): Reads {
+  const { layers, tokens, variants } = run,
+    { metric, variant, first } = state,
+    queries = run.queries!;
   const T = tokens.length,
     values = queries.values[metric],
-    floors = layers.map((layer) => noiseFloor(from, state, layer));
+    floors = layers.map((layer) => noiseFloor(run, state, layer));
   return (position, layer) => {
     const query = queries.positions.indexOf(position);
     if (query < 0 || !values) return [];
     const begin = ((query * variants.length + variants.indexOf(variant)) * layers.length + layer) * T,
-      own = tokenIndex(from, position);
+      own = tokenIndex(run, position);
     const edges: Edge[] = [];
     for (let token = 0; token < T; token++) {
       const value = values[begin + token];
@@ -88,19 +101,74 @@ function readsOf(from: Traced): Reads {
   };
 }
 
-function follow({ layers }: Traced, start: number, reads: Reads, least: number): Pick<Trace, "edges" | "reached"> {
+interface Followed {
+  edges: Edge[];
+  /** Every position that is reached, with the number of layers below the point where it is first used. */
+  reached: Map<number, number>;
+}
+
+const ENOUGH = 300; // edges: following more is of no use
+
+function follow({ layers }: Run, start: number, reads: Reads, least: number): Followed {
   const edges: Edge[] = [],
     reached = new Map([[start, layers.length]]);
-  for (let layer = layers.length - 1; layer >= 0 && edges.length <= 2 * MOST; layer--) {
+  for (let layer = layers.length - 1; layer >= 0 && edges.length <= ENOUGH; layer--) {
     const strong = [...reached.keys()].flatMap((each) =>
       reads(each, layer).filter(({ value }) => Math.abs(value) >= least),
     );
-    edges.push(...strong.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)));
+    edges.push(...strong.sort(bySize));
     for (const { from } of strong)
       for (const position of from.members ?? [from.position]) if (!reached.has(position)) reached.set(position, layer);
   }
   return { edges, reached };
 }
+
+/** As it is drawn. A way goes as far up as the token is read, or as what it has read is. */
+function graphOf(run: Run, state: State, start: number, { edges, reached }: Followed) {
+  const { layers } = run,
+    columns = columnsOf(run, start, { edges, reached });
+  const places = new Map(columns.flatMap((token, i) => (token.members ?? [token.position]).map((each) => [each, i])));
+  const lines = edges.map((edge): Line<Edge> => {
+    const [bottom, from, to] = [layers.indexOf(edge.layer), places.get(edge.from.position)!, places.get(edge.to)!];
+    return {
+      key: [edge.layer, edge.to, edge.from.position].join(),
+      from,
+      bottom,
+      to,
+      top: bottom + 1,
+      value: edge.value,
+      of: edge,
+    };
+  });
+  const ways = new Map<number, number>();
+  const follows = (column: number, level: number) => ways.set(column, Math.max(level, ways.get(column) ?? 0));
+  for (const [position, level] of reached) follows(places.get(position)!, level);
+  for (const { from, bottom } of lines) follows(from, bottom);
+  const answer = state.query === null ? predictedText(run, state.step) : null;
+  return {
+    columns,
+    layers,
+    lines,
+    ways,
+    says: { column: places.get(start)!, text: answer === null ? "reads" : `→ ${answer}` },
+  };
+}
+
+/** Tokens that have been there when the position read, all of them or those that are reached. */
+function columnsOf(run: Run, start: number, { edges, reached }: Followed): TokenInfo[] {
+  const read = new Set(edges.map(({ from }) => from));
+  const masked = run.tokens.filter(({ position }) => position <= start);
+  const named =
+    masked.length <= FEW ? masked : masked.filter((token) => read.has(token) || reached.has(token.position));
+  const others = [...reached.keys()].filter((position) => tokenIndex(run, position) < 0);
+  return [...named, ...others.map((position) => anyToken(run, position))].sort((a, b) => a.position - b.position);
+}
+
+/** A token of the text, whether it was masked or not. */
+export const anyToken = (run: Run, position: number): TokenInfo =>
+  run.tokens.find((token) => token.position === position) ??
+  promptText(run).tokens.find(({ info }) => info.position === position)?.info ??
+  plainToken(position, "");
 
 /** What each head reads of an edge, the most first. */
 export function headsOf(run: Run, { metric }: State, { layer, to, from }: Edge): { head: string; value: number }[] {
@@ -112,19 +180,5 @@ export function headsOf(run: Run, { metric }: State, { layer, to, from }: Edge):
   return variants
     .flatMap((name, variant) => (isHead(name) ? [{ head: name, value: queries!.values[metric][at(variant)] }] : []))
     .filter(({ value }) => !isNaN(value))
-    .sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-}
-
-/** An edge with what its token had read before, along the strongest edges. */
-export function chain({ edges }: Trace, edge: Edge): Edge[] {
-  const found = [edge];
-  for (;;) {
-    const { layer, from } = found.at(-1)!;
-    const positions = from.members ?? [from.position];
-    const [next] = edges
-      .filter((each) => each.layer < layer && positions.includes(each.to))
-      .sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-    if (!next) return found;
-    found.push(next);
-  }
+    .sort(bySize);
 }

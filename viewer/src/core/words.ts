@@ -1,9 +1,11 @@
 /** What things are called on the page, the same everywhere. */
 
+import { plainToken } from "../data/cube.ts";
 import type { Run } from "../data/types.ts";
 import { overLayers } from "./aggregate.ts";
 import { inText, titleOf } from "./metrics.ts";
 import type { State } from "./state.ts";
+import { label, unspaced } from "./tokens.ts";
 
 /** The runs that are shown, and how. */
 interface Shown {
@@ -41,6 +43,12 @@ export const modelName = (run: Pick<Run, "manifest">) => {
 
 /** The output token that a step predicts, if the manifest tells. */
 export const predicted = (run: Run, step: number) => run.manifest?.generated?.find((token) => token.step === step);
+
+/** The same for a sentence, cut where it is long; null: the manifest does not tell. */
+export function predictedText(run: Run, step: number): string | null {
+  const text = predicted(run, step)?.text;
+  return text === undefined ? null : unspaced(label(plainToken(0, text), 20));
+}
 
 /** "2.3 %", "99.99 %": never rounded up to certainty. */
 export function percent(part: number): string {

@@ -2,7 +2,7 @@
 
 import { LoadError } from "./errors.ts";
 import { withRelative, withTitles } from "./metrics.ts";
-import type { Manifest, Metric, Run, TokenInfo } from "./types.ts";
+import type { Manifest, Metric, Run, Side, TokenInfo } from "./types.ts";
 
 type Check<T> = (value: unknown) => T | undefined;
 
@@ -57,6 +57,8 @@ const record =
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
+
+const side = object<Partial<Side>>({ name: text, positions: list(number) });
 
 const manifest = object<Manifest>({
   schema_version: number,
@@ -127,6 +129,7 @@ const manifest = object<Manifest>({
   effects: object({
     contrast: list(text),
     noise: object({ logit: number }),
+    routes: list(object({ block: text, source: side, readers: side })),
     refine: object({ units: places(object({ label: text, positions: list(number), parent: number })) }),
   }),
   tables: list(text),

@@ -9,6 +9,7 @@ import { runName } from "./load.ts";
 import { disagreements, withManifest } from "./manifest.ts";
 import { misfit } from "./effects.ts";
 import { withPlaces } from "./neighbors.ts";
+import { withRoutes } from "./routes.ts";
 import type { Effects, Loaded, Manifest, Neighbors, Picture, Run, Source } from "./types.ts";
 
 export interface Library {
@@ -95,7 +96,12 @@ export function resolve(library: Library): Run[] {
     const effects = run.effects ?? own.find(({ injections }) => !injections) ?? null,
       deepstack = run.deepstack ?? own.find(({ injections }) => injections) ?? null;
     const notes = [...(effects ? [...effects.notes, ...misfit(run, effects)] : []), ...(deepstack?.notes ?? [])];
-    return { ...run, effects, deepstack, notes: [...run.notes, ...notes] };
+    return {
+      ...run,
+      effects: effects && withRoutes(effects, run.manifest),
+      deepstack,
+      notes: [...run.notes, ...notes],
+    };
   });
 }
 

@@ -110,8 +110,8 @@ export interface Effects {
   /** Of NAME_deepstack, for each of `windows`; null: a table of masks. */
   injections: Injection[] | null;
   /** By position. `key` is the position and the label. From coarse to fine: `level` 0 is the coarsest, and what was `split` has
-   * its parts in the table, too. */
-  units: { key: string; label: string; position: number; level: number; split: boolean }[];
+   * its parts in the table, too. A route is a unit of its own kind. */
+  units: { key: string; label: string; position: number; level: number; split: boolean; route?: Route }[];
   /** "step,block,window,key" -> row of the file. */
   rows: Map<string, number>;
   /** The columns of numbers that the file has, by row; NaN where there is none. */
@@ -119,6 +119,20 @@ export interface Effects {
   /** The likeliest token under the mask, by row. */
   top: string[];
   notes: string[];
+}
+
+/** All that the readers read of the source is taken away. */
+export interface Route {
+  /** What the table calls the readers. */
+  block: string;
+  source: Side;
+  readers: Side;
+}
+
+/** A set of positions by its name; of one that is another at every step, such as "last", there are none. */
+export interface Side {
+  name: string;
+  positions: number[];
 }
 
 /** Features that are added between decoder layers, or several of them together. */
@@ -272,6 +286,8 @@ export interface Manifest {
   effects?: {
     contrast?: string[];
     noise?: { logit?: number };
+    /** Who stops reading what; no source: every unit. */
+    routes?: { block?: string; source?: Partial<Side>; readers?: Partial<Side> }[];
     /** From coarse to fine: every unit of every level; `parent` is the place in this list of the unit that was split. */
     refine?: { units?: { label?: string; positions?: number[]; parent?: number }[] };
   };

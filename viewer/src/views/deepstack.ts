@@ -5,7 +5,7 @@ import { h } from "../core/dom.ts";
 import type { Line } from "../core/export.ts";
 import { isNoise, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
-import { exact, signed, visible } from "../core/tokens.ts";
+import { exact, signed, unspaced, visible } from "../core/tokens.ts";
 import { Drawn } from "../core/track.ts";
 import { percent } from "../core/words.ts";
 import { shown } from "./patches.ts";
@@ -117,7 +117,7 @@ function rowOf({ injection, vision, decoder, action, change, before, after, top 
     action === "removed" ? "these" : "all others",
     signed(change),
     `${percent(before)} → ${percent(after)}`,
-    visible(top).replace(/^␣(?=.)/, ""),
+    unspaced(visible(top)),
   ];
   return h(
     "tr",

@@ -5,7 +5,7 @@ import { colourAt, css, paletteOf, share } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import type { Painter } from "../core/painter.ts";
 import { isNoise, type Scene } from "../core/scene.ts";
-import { number, signed, visible } from "../core/tokens.ts";
+import { number, signed, unspaced, visible } from "../core/tokens.ts";
 import { percent } from "../core/words.ts";
 import { isByHead, nameOf, outcomeOf, valueAt, type Found } from "./effects-rows.ts";
 import { cut } from "./figure.ts";
@@ -14,8 +14,8 @@ import { boxOf, eachColumn, eachRow, paintCells, type Cell, type Layout } from "
 export const HIGH = 20,
   TOP = 30,
   OUTCOME = 210; // pixels for what becomes of the answer
-const STEP = 12, // a part stands that far to the right of the unit it is of
-  LAYER = 52; // for the name of a layer, where it is a row
+export const LAYER = 52; // for the name of a layer, where it is a row
+const STEP = 12; // a part stands that far to the right of the unit it is of
 const MONO = { size: 12, mono: true };
 
 export function paint(
@@ -55,11 +55,11 @@ function paintNames(painter: Painter, ink: Ink, { run, state }: Scene, found: Fo
     if (layer !== null) painter.text(layout.left - 6, y + 14, `layer ${layer}`, { ...small, align: "right" });
     if (rows[row - 1]?.unit === place) return; // it has its name
     const colour = unit.position === state.token ? ink.accent : ink.ink;
-    const x = 30 + STEP * (depth + Number(parts)),
+    const x = unit.route ? 4 : 30 + STEP * (depth + Number(parts)),
       room = layout.left - 4 - x - (layer === null ? 0 : LAYER);
     painter.text(x, y + 14, cut(painter, nameOf(unit, run), room, MONO), { ...MONO, colour });
     if (open !== null) painter.text(x - STEP, y + 14, open ? "▾" : "▸", { size: 12, colour: ink.muted });
-    painter.text(26, y + 14, String(unit.position), { ...small, align: "right" });
+    if (!unit.route) painter.text(26, y + 14, String(unit.position), { ...small, align: "right" });
   });
 }
 
@@ -75,7 +75,7 @@ function paintOutcomes(painter: Painter, ink: Ink, found: Found, layout: Layout)
     if (!become) return;
     const falls = `${percent(become.before)} → ${percent(become.after)}`;
     painter.text(x, y + 14, cut(painter, falls, 122, { size: 11 }), { size: 11, colour: ink.ink });
-    const then = visible(become.top).replace(/^␣(?=.)/, "");
+    const then = unspaced(visible(become.top));
     painter.text(x + 128, y + 14, cut(painter, then, OUTCOME - 140, MONO), { ...MONO, colour: ink.ink });
   });
 }

@@ -5,13 +5,14 @@ import {
   CHANGES,
   effectWords,
   layersOf,
+  kindOf,
+  maskText,
   MEASURES,
   readersOf,
   shownEffects,
   STRONGEST,
   unitToken,
   WHOLE,
-  where,
   type Shown,
 } from "../core/effects.ts";
 import type { Line } from "../core/export.ts";
@@ -21,13 +22,13 @@ import { isNoise, type Scene } from "../core/scene.ts";
 import { picked } from "../core/select.ts";
 import type { State } from "../core/state.ts";
 import type { Scenes } from "../core/store.ts";
-import { exact, label, named, number, signed, visible } from "../core/tokens.ts";
+import { exact, label, number, visible } from "../core/tokens.ts";
 import { capital } from "../core/words.ts";
 import { partsOf } from "../data/effects.ts";
-import { HIGH, OUTCOME, paint, TOP } from "./effects-paint.ts";
+import { HIGH, LAYER, OUTCOME, paint, TOP } from "./effects-paint.ts";
 import { arranged, isByHead, valueAt, windowAt, windowOf, type Found } from "./effects-rows.ts";
 import { drawScatter, ENOUGH, nearest, pointsOf, rhoText, SCATTER } from "./effects-scatter.ts";
-import { caption, colourBar, ends, heading } from "./figure.ts";
+import { below, caption, colourBar, ends, heading } from "./figure.ts";
 import { laidOut, type Cell, type Layout } from "./matrix-paint.ts";
 import { MatrixView, type NumbersTable, type Words } from "./matrix.ts";
 
@@ -38,7 +39,7 @@ const CHOICES = {
   effect: "show",
   answer: "on",
   block: "hidden from",
-  mask: "one value for a unit:",
+  mask: "one value from",
   order: "sorted by",
 };
 const title = "Effects on the answer";
@@ -109,7 +110,7 @@ export class EffectsView extends MatrixView<Found> {
     this.#fillAll(scene, shown);
     this.#fold.hidden = !folded && !this.#shows.all;
     this.#fold.textContent = this.#shows.all
-      ? `Fold units that change p by less than ${CHANGES}`
+      ? `Fold ${kindOf(shown)}s that change p by less than ${CHANGES}`
       : `${folded} other${folded === 1 ? " changes" : "s change"} p by less than ${CHANGES}`;
     const points = pointsOf(scene, shown);
     this.#rho.textContent = rhoText(scene, shown, points);
@@ -130,7 +131,7 @@ export class EffectsView extends MatrixView<Found> {
         ? `${whatText(scene, shown)}${scene.runs.length > 1 ? `, of ${scene.run.name} alone` : ""}.`
         : `Not measured at step ${scene.state.step + 1}.`,
       scale: { low, high, signed: shown.signed, notes: [notes.filter(Boolean).join("; ")] },
-      label: `${shown.units.length} units by ${effects.windows.length} ${isByHead(found) ? "heads" : "ranges of layers"}, ${MEASURES[measure]}. ${keys}`,
+      label: `${shown.units.length} ${kindOf(shown)}s by ${effects.windows.length} ${isByHead(found) ? "heads" : "ranges of layers"}, ${MEASURES[measure]}. ${keys}`,
     };
   }
 
@@ -167,7 +168,7 @@ export class EffectsView extends MatrixView<Found> {
 
   protected layOut(_: Scene, found: Found, width: number): Layout {
     const { columns } = this.sizeOf(found);
-    const left = Math.min(namesWide(found), width * 0.32),
+    const left = Math.min(namesWide(found), width * (kindOf(found.shown) === "route" ? 0.42 : 0.32)),
       room = width - left - 2 - (width >= ROOMY ? OUTCOME : 0);
     const wide = columns > 1 ? Math.max(13, Math.min(84, room / columns)) : room;
     const layout = laidOut({ left, top: TOP, wide, high: HIGH }, this.sizeOf(found));
@@ -201,7 +202,7 @@ export class EffectsView extends MatrixView<Found> {
       ? (shown.effects.windows[windowAt(found, pointer[0], pointer[1])] ?? windowOf(found, pointer[0]))
       : unit?.strongest;
     return unit
-      ? sentence(scene, shown, unit, window ?? unit.strongest)
+      ? maskText(scene, shown, unit, window ?? unit.strongest)
       : "Point at a cell for its numbers, click to select the token.";
   }
 
@@ -243,17 +244,18 @@ export class EffectsView extends MatrixView<Found> {
     const names = Object.keys(effects.numbers).slice(4);
     return {
       caption: (left) => `${whatText(scene, shown)}${left ? `; ${left} more in the CSV` : ""}`,
-      corner: isByHead(all) ? "unit and layer" : "unit",
+      corner: isByHead(all) ? `${kindOf(shown)} and layer` : kindOf(shown),
       columns: one ? [...names, "top_token"] : all.columns.map(({ name }) => name),
       rows: all.rows.length,
       ofTokens: true,
       row: (row) => {
-        const { unit: place, layer, depth } = all.rows[row],
-          unit = units[place];
+        const { unit: at, layer, depth } = all.rows[row],
+          unit = units[at];
         const cells = one
           ? [...names.map((each) => exact(effects.numbers[each]![unit.row])), visible(effects.top[unit.row])]
           : all.columns.map((_, column) => exact(valueAt(all, row, column)));
-        const name = `${"· ".repeat(depth)}${unit.position} ${label(unitToken(unit, scene.run))}`;
+        const place = unit.route ? "" : `${"· ".repeat(depth)}${unit.position} `;
+        const name = place + label(unitToken(unit, scene.run));
         return {
           name: layer === null ? name : `${name}, layer ${layer}`,
           mark: { "data-position": unit.position, ...(layer !== null && { "data-layer": layer }) },
@@ -275,8 +277,9 @@ export class EffectsView extends MatrixView<Found> {
       width = Math.max(900, left + 52 + OUTCOME + 14 * columns);
     const room = width - left - 52 - OUTCOME,
       wide = columns > 1 ? Math.min(84, room / columns) : room;
+    const lines = [...caption(scene.run, scene, null), whatText(scene, shown)];
     const draw = (painter: Painter) => {
-      const top = heading(painter, LIGHT, title, [caption(scene.run, scene.state, null), whatText(scene, shown)]);
+      const top = heading(painter, LIGHT, title, lines);
       colourBar(painter, LIGHT, 16, top + 2, scene.state, shown.largest, MEASURES[shown.measure], shown.signed);
       const body = part(painter, 16, top + 40, width - 32, high);
       paint(body, LIGHT, scene, found, laidOut({ left, top: TOP, wide, high: HIGH }, this.sizeOf(found)), null);
@@ -284,7 +287,7 @@ export class EffectsView extends MatrixView<Found> {
       painter.text(16, top + high + 58, rhoText(scene, shown, points), { colour: LIGHT.muted });
       drawScatter(part(painter, 16, top + high + 64, 520, SCATTER), LIGHT, scene, shown);
     };
-    return { title, width, height: 140 + high + (points.length < ENOUGH ? 0 : 24 + SCATTER), draw };
+    return { title, width, height: below(lines) + 56 + high + (points.length < ENOUGH ? 0 : 24 + SCATTER), draw };
   }
 
   lines(scene: Scene): Line[] | null {
@@ -302,9 +305,19 @@ export class EffectsView extends MatrixView<Found> {
         const others = Object.keys(numbers)
           .slice(4)
           .map((each) => [each, exact(numbers[each]![row])]);
-        const more = { first_layer, last_layer, block, ...Object.fromEntries(others), top_token: top[row] };
+        const { route } = unit, // as in the table
+          readers = route?.block ?? block;
+        const more = {
+          generation_step: step,
+          first_layer,
+          last_layer,
+          block: readers,
+          ...Object.fromEntries(others),
+          top_token: top[row],
+        };
         const value = values[place * windows.length + column];
-        return { run: scene.run.name, metric: measure, variant: "", more, token: unitToken(unit, scene.run), value };
+        const token = unitToken(route ? { ...unit, label: route.source.name } : unit, scene.run);
+        return { run: scene.run.name, metric: measure, variant: "", more, token, value };
       }),
     );
   }
@@ -314,28 +327,15 @@ export class EffectsView extends MatrixView<Found> {
 const allUnits = (shown: Shown, order: string) => arranged(shown, { order, all: true, isOpen: () => true });
 
 /** Pixels for the names of rows. */
-const namesWide = (found: Found) => (isByHead(found) || found.rows.some(({ open }) => open !== null) ? 230 : 170);
+function namesWide(found: Found): number {
+  const { shown, rows } = found;
+  if (kindOf(shown) === "unit") return isByHead(found) || rows.some(({ open }) => open !== null) ? 230 : 170;
+  const longest = Math.max(...shown.units.map((unit) => unit.label.length));
+  return Math.min(360, 7.4 * longest + 28 + (isByHead(found) ? LAYER : 0));
+}
 
 /** Of the units that begin at a position, the level of the smallest one. */
 const deepest = ({ units }: Shown, position: number) =>
   Math.max(...units.filter((unit) => unit.position === position).map(({ level }) => level));
 
 const whatText = (scene: Scene, shown: Shown) => capital(effectWords(shown, scene.run, "in these layers"));
-
-/** All about one mask. */
-function sentence(
-  { run }: Scene,
-  { effects: { rows, numbers, top }, block, step, floor }: Shown,
-  unit: Shown["units"][number],
-  window: string,
-): string {
-  const row = rows.get([step, block, window, unit.key].join());
-  const name = `${named(unitToken(unit, run), 24)}, masked ${where(window)}`;
-  if (row === undefined) return `${name}: not measured`;
-  const said = (text: string, key: string, shown = signed) =>
-    numbers[key]?.[row]! > -Infinity ? `, ${text} ${shown(numbers[key]![row])}` : "";
-  const below = isNoise(numbers.logprob_change![row], floor) ? " (below the noise)" : "";
-  const changed = `log-probability ${signed(numbers.logprob![row])}${said("changed by", "logprob_change")}${below}`;
-  const others = `${said("KL", "kl", number)}${said("contrast changed by", "contrast_change")}${said("interaction", "interaction")}`;
-  return `${name}: ${changed}, rank ${numbers.rank![row]}, likeliest ${visible(top[row])}${others}`;
-}

@@ -5,7 +5,7 @@ import "./exports.css";
 import { h } from "../core/dom.ts";
 import { copyCsv, exportCsv, exportPdf, exportPng, exportSvg, fileName, tidy, type Line } from "../core/export.ts";
 import type { Drawing } from "../core/painter.ts";
-import type { Scene, View } from "../core/scene.ts";
+import { onPaper, type Scene, type View } from "../core/scene.ts";
 import type { Store } from "../core/store.ts";
 
 export interface Exportable extends View {
@@ -29,7 +29,7 @@ export function ofRuns(store: Store, [name, view]: NamedView): Export {
   return {
     name,
     of: () => store.scene!.runs.map((run) => run.name).join(" "),
-    drawing: () => store.scene && view.drawing?.(store.scene),
+    drawing: () => store.scene && view.drawing?.(onPaper(store.scene)),
     table: () => {
       const lines = store.scene && view.lines?.(store.scene);
       return lines && tidy(store.scene!.state, lines);

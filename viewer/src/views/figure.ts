@@ -3,27 +3,44 @@
 import { colourAt, css, CURVES, paletteOf } from "../core/colour.ts";
 import type { Ink } from "../core/ink.ts";
 import { titleOf } from "../core/metrics.ts";
-import type { Painter } from "../core/painter.ts";
+import { CanvasPainter, type Painter, type TextStyle } from "../core/painter.ts";
 import { places, type Scene } from "../core/scene.ts";
 import type { State } from "../core/state.ts";
 import { number, signed as withSign, visible } from "../core/tokens.ts";
 import { isDifference, modelName, percent, predicted, readAt, variantName } from "../core/words.ts";
 import type { Run } from "../data/types.ts";
 
-/** "text · demo · L2 distance of Full · step 1 of 3, next token ␣blue": for the line under a title. */
-export function caption(run: Run, state: State, ofVariant: boolean | null = true): string {
+/** "step 1 of 3, next token ␣blue (98 %)" */
+export function stepText(run: Run, state: State): string {
   const next = predicted(run, state.step);
   const chance = next?.probability === undefined ? "" : ` (${percent(next.probability)})`;
-  const step = `step ${places(run, state).step + 1} of ${run.steps.length}${next?.text ? `, next token ${visible(next.text.slice(0, 40))}${chance}` : ""}`;
-  const metric = ofVariant !== null && titleOf(run, state) + (ofVariant ? ` of ${variantName(state.variant)}` : "");
-  return [run.name, modelName(run), metric, step, state.query === null ? "" : readAt(state)]
-    .filter(Boolean)
-    .join(" · ");
+  const said = next?.text ? `, next token ${visible(next.text.slice(0, 40))}${chance}` : "";
+  const query = state.query === null ? "" : ` · ${readAt(state)}`;
+  return `step ${places(run, state).step + 1} of ${run.steps.length}${said}${query}`;
 }
 
+export const metricText = (run: Run, state: State) => `${titleOf(run, state)} of ${variantName(state.variant)}`;
+
+/**
+ * "text · demo · L2 distance of Full · step 1 of 3, next token ␣blue": for the line under a title. In a panel of a figure no
+ * more than the run's name, if there are several. `ofVariant`: without the variant, or null, without the metric.
+ */
+export function caption(run: Run, { state, beside, isPanel }: Captioned, ofVariant: boolean | null = true): string[] {
+  if (isPanel) return beside.length > 1 ? [run.name] : [];
+  const metric = ofVariant ? metricText(run, state) : ofVariant === null ? "" : titleOf(run, state);
+  return [[run.name, modelName(run), metric, stepText(run, state)].filter(Boolean).join(" · ")];
+}
+
+type Captioned = Pick<Scene, "state" | "beside" | "isPanel">;
+
 /** Of both runs of a difference. */
-export const captions = ({ run, runs, state }: Scene, ofVariant: boolean | null = true) =>
-  (isDifference(state, runs) ? runs.slice(0, 2) : [run]).map((each) => caption(each, state, ofVariant));
+export const captions = (scene: Scene, ofVariant: boolean | null = true) =>
+  (isDifference(scene.state, scene.runs) ? scene.runs.slice(0, 2) : [scene.run]).flatMap((each) =>
+    caption(each, scene, ofVariant),
+  );
+
+/** Where a figure can begin below its title and so many lines. */
+export const below = (lines: string[]) => 52 + 16 * lines.length;
 
 /** Paper, title and caption; returns where the figure can begin. */
 export function heading(painter: Painter, ink: Ink, title: string, lines: string[]): number {
@@ -32,7 +49,19 @@ export function heading(painter: Painter, ink: Ink, title: string, lines: string
   lines.forEach((line, place) =>
     painter.text(16, 44 + 16 * place, cut(painter, line, painter.width - 32), { size: 12, colour: ink.muted }),
   );
-  return 52 + 16 * lines.length;
+  return below(lines);
+}
+
+/** The text in lines of at most `width` pixels. */
+export function wrapped(text: string, width: number, style: TextStyle = { size: 12 }): string[] {
+  const ruler = new CanvasPainter(document.createElement("canvas"), 1, 1, 1);
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(/(?<= )/)) {
+    if (line && ruler.measure(line + word, style) > width) lines.push(line.trimEnd());
+    line = line && ruler.measure(line + word, style) > width ? word : line + word;
+  }
+  return [...lines, line];
 }
 
 /** The text in at most `width` pixels. */

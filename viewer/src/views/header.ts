@@ -7,7 +7,7 @@ import { promptText } from "../core/prompt-text.ts";
 import type { Scene, View } from "../core/scene.ts";
 import type { Scenes } from "../core/store.ts";
 import { Drawn } from "../core/track.ts";
-import { label } from "../core/tokens.ts";
+import { label, unspaced } from "../core/tokens.ts";
 import { isDifference, limits, modelName, percent, predicted } from "../core/words.ts";
 import { plainToken } from "../data/cube.ts";
 import { usualQuery } from "../data/queries.ts";
@@ -118,7 +118,7 @@ export class AnswerView extends Drawn<Scene> implements View {
             "aria-label": `Output token ${name}`,
             title: chance,
           },
-          h("span.mono", {}, name.replace(/^␣(?=.)/, "")),
+          h("span.mono", {}, unspaced(name)),
         );
         return h("span", {}, chip, chance && h("span.answer-chance muted", {}, chance));
       }),

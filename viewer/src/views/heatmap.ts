@@ -14,7 +14,7 @@ import type { Store } from "../core/store.ts";
 import { exact, label, named, number } from "../core/tokens.ts";
 import { Drawn } from "../core/track.ts";
 import { capital } from "../core/words.ts";
-import { caption, heading } from "./figure.ts";
+import { below, caption, captions, heading } from "./figure.ts";
 import { Grid } from "./heatmap-grid.ts";
 import { geometry, paintSheet, type Geometry } from "./heatmap-paint.ts";
 import { paintScale, scaleHeight } from "./heatmap-scale.ts";
@@ -27,7 +27,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   /** A view of its own: the heat map is on the screen before it. */
   readonly minimap = new Minimap(
-    () => this.#grids[0].viewport(),
+    () => this.#grids[0]?.viewport(),
     (x, y) => this.#scrollTo(x, y),
   );
   #store: Store;
@@ -76,6 +76,8 @@ export class HeatmapView extends Drawn<Scene> implements View {
   }
 
   #lay(scene: Scene): void {
+    const { width } = this.#own;
+    if (!width) return; // known in the same frame, once the page is laid out: asking now would lay it out twice
     const made = sheets(scene),
       { state } = scene;
     const upright = state.rows === "tokens";
@@ -85,7 +87,6 @@ export class HeatmapView extends Drawn<Scene> implements View {
       this.#grids.push(grid);
       this.#panels.append(grid.element);
     }
-    const width = (this.#own.width ||= this.element.clientWidth);
     const share = upright ? Math.floor((width - 44 - 16 * (made.length - 1)) / made.length) : width;
     const high = Math.max(
       220,
@@ -175,14 +176,14 @@ export class HeatmapView extends Drawn<Scene> implements View {
 
   drawing(scene: Scene): Drawing | null {
     const made = sheets(scene);
-    const { state, runs } = scene;
+    const { state } = scene;
     const layouts = made.map((sheet) => fitting(sheet, state.rows, made));
     const width = Math.max(640, ...layouts.map((g) => g.width));
     const scales = made.map((sheet) => scaleHeight(sheet, state, width));
     const blocks = layouts.map((g, i) => g.height + scales[i] + 34);
-    const lines = made.length > 1 ? [] : runs.slice(0, made[0].signed ? 2 : 1).map((run) => caption(run, state));
+    const lines = made.length > 1 ? [] : captions(scene);
     const title = made[0].signed ? `Heat map of ${made[0].title}` : "Heat map";
-    const top = 62 + 16 * lines.length;
+    const top = below(lines) + 10;
     return {
       title: titleOf(scene, "heat map"),
       width: width + 32,
@@ -192,7 +193,7 @@ export class HeatmapView extends Drawn<Scene> implements View {
         let y = top - 20;
         layouts.forEach((g, i) => {
           if (made.length > 1)
-            painter.text(16, y + 10, caption(g.sheet.run, state), { size: 12, bold: true, colour: LIGHT.ink });
+            painter.text(16, y + 10, caption(g.sheet.run, scene).join(), { size: 12, bold: true, colour: LIGHT.ink });
           paintScale(painter, g.sheet, state, LIGHT, 16, y + 18, width);
           paintSheet(part(painter, 16, y + scales[i] + 22, g.width, g.height), g, state, LIGHT, 0, 0, {
             ...besideScene(scene, i).state,

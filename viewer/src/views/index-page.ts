@@ -4,7 +4,7 @@ import "./index-page.css";
 
 import { h } from "../core/dom.ts";
 import type { Store } from "../core/store.ts";
-import { number, signed, visible } from "../core/tokens.ts";
+import { number, signed, unspaced, visible } from "../core/tokens.ts";
 import { percent } from "../core/words.ts";
 import { unitMeans, type Mean } from "../data/index-rows.ts";
 import type { IndexRow, RunIndex } from "../data/types.ts";
@@ -164,7 +164,7 @@ export class IndexView {
       h(
         "td.mono",
         { title: probability === undefined ? null : `p ${percent(probability)}` },
-        visible(answer.slice(0, 40)).replace(/^␣(?=.)/, ""),
+        unspaced(visible(answer.slice(0, 40))),
       ),
       h("td", {}, top && h("span.mono", {}, plain(top.text ?? "")), top && h("span.muted", {}, ` layer ${top.layer}`)),
       h("td", {}, ...effectText(row)),
@@ -231,7 +231,7 @@ export class IndexView {
 function effectText({ effect }: IndexRow): (Node | string)[] {
   if (!effect) return [h("span.muted", {}, "not measured")];
   if (effect.text === undefined) return [h("span.muted", {}, `no unit changes p by ${effect.least ?? 0.001}`)];
-  const then = visible(effect.then ?? "").replace(/^␣(?=.)/, "");
+  const then = unspaced(visible(effect.then ?? ""));
   return [
     h("span.mono", {}, plain(effect.text)),
     ` ${percent(effect.before ?? NaN)} → ${percent(effect.after ?? NaN)}`,

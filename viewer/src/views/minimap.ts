@@ -16,11 +16,11 @@ export class Minimap extends Drawn<Scene> implements View {
   readonly element: HTMLElement;
   #canvas = h("canvas", { "aria-hidden": "true" });
   #go: (x: number, y: number) => void;
-  #viewport: () => Viewport;
+  #viewport: () => Viewport | undefined;
   readonly #own = this.watched({ view: {} });
 
-  /** `viewport`: that of the heat map; `go`: to a place of its cells. */
-  constructor(viewport: () => Viewport, go: (x: number, y: number) => void) {
+  /** `viewport`: that of the heat map, once it was laid out; `go`: to a place of its cells. */
+  constructor(viewport: () => Viewport | undefined, go: (x: number, y: number) => void) {
     super();
     this.#viewport = viewport;
     this.#go = go;
@@ -44,7 +44,9 @@ export class Minimap extends Drawn<Scene> implements View {
   #draw(scene: Scene): void {
     void this.#own.view; // the heat map's, which is asked below
     sheets(scene);
-    const { geometry: g, width, height, x, y } = this.#viewport();
+    const view = this.#viewport();
+    if (!view) return;
+    const { geometry: g, width, height, x, y } = view;
     const all = g.byLayers ? g.columns * g.cellWidth : g.rows * g.cellHeight;
     const seen = g.byLayers ? width : height;
     this.element.hidden = all <= seen + 1;
@@ -75,7 +77,7 @@ export class Minimap extends Drawn<Scene> implements View {
   }
 
   #follow(event: PointerEvent): void {
-    const { geometry: g, width, height, x, y } = this.#viewport();
+    const { geometry: g, width, height, x, y } = this.#viewport()!;
     const box = this.#canvas.getBoundingClientRect();
     if (g.byLayers) this.#go(((event.clientX - box.left) / box.width) * g.columns * g.cellWidth - width / 2, y);
     else this.#go(x, ((event.clientY - box.top) / box.height) * g.rows * g.cellHeight - height / 2);

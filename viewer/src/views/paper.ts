@@ -1,11 +1,11 @@
 /** One figure for a paper: the prompt, the model and what is shown at the top, and below it the views, each with its letter and its scale. */
 
 import { LIGHT } from "../core/ink.ts";
-import { CanvasPainter, part, type Drawing, type Painter } from "../core/painter.ts";
+import { part, type Drawing } from "../core/painter.ts";
 import type { Scene } from "../core/scene.ts";
 import { visible } from "../core/tokens.ts";
-import { meaning, modelName } from "../core/words.ts";
-import { captions } from "./figure.ts";
+import { capital, meaning, modelName } from "../core/words.ts";
+import { metricText, stepText, wrapped } from "./figure.ts";
 
 const LEFT = 28, // of a panel, beside its letter
   LINE = 17,
@@ -15,7 +15,7 @@ const LEFT = 28, // of a panel, beside its letter
 export function paperFigure(scene: Scene, drawings: Drawing[]): Drawing | null {
   if (!drawings.length) return null;
   const width = LEFT + Math.max(760, ...drawings.map((each) => each.width));
-  const lines = headingLines(scene, new CanvasPainter(document.createElement("canvas"), width, 1, 1));
+  const lines = headingLines(scene, width);
   const top = 44 + LINE * lines.length;
   return {
     title: `${scene.runs.map(({ name }) => name).join(", ")} · ${modelName(scene.run)}`,
@@ -42,28 +42,20 @@ interface HeadingLine {
   mono?: boolean;
 }
 
-/** Each run with its model and its prompt, and what the colours mean. */
-function headingLines(scene: Scene, painter: Painter): HeadingLine[] {
-  const room = painter.width - 32;
+/** Each run with its model, its prompt and its step, and what the colours mean: the panels do not say it again. */
+function headingLines(scene: Scene, width: number): HeadingLine[] {
+  const { state } = scene,
+    room = width - 32;
   const runs = scene.runs.flatMap((run): HeadingLine[] => {
     const prompt = run.manifest?.prompt ?? run.tokens.map(({ text }) => text).join("");
-    const wrapped = wrap(painter, visible(prompt.replace(/\s*\n\s*/g, " ⏎ ").trim()), room, { size: 13, mono: true });
-    const shown = wrapped.length > MOST ? [...wrapped.slice(0, MOST - 1), `${wrapped[MOST - 1]} …`] : wrapped;
+    const lines = wrapped(visible(prompt.replace(/\s*\n\s*/g, " ⏎ ").trim()), room, { size: 13, mono: true });
+    const shown = lines.length > MOST ? [...lines.slice(0, MOST - 1), `${lines[MOST - 1]} …`] : lines;
     return [
       { text: [run.name, modelName(run)].filter(Boolean).join(" · "), bold: true },
       ...shown.map((text) => ({ text, mono: true })),
+      { text: capital(stepText(run, state)) },
     ];
   });
-  const about = [...captions(scene), meaning(scene)].flatMap((text) => wrap(painter, text, room, { size: 13 }));
+  const about = wrapped(`${metricText(scene.run, state)}. ${meaning(scene)}`, room, { size: 13 });
   return [...runs, ...about.map((text) => ({ text }))];
-}
-
-function wrap(painter: Painter, text: string, room: number, style: { size: number; mono?: boolean }): string[] {
-  const lines: string[] = [];
-  let line = "";
-  for (const word of text.split(/(?<= )/)) {
-    if (line && painter.measure(line + word, style) > room) lines.push(line.trimEnd());
-    line = line && painter.measure(line + word, style) > room ? word : line + word;
-  }
-  return [...lines, line];
 }

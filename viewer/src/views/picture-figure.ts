@@ -20,7 +20,7 @@ export function pictureDrawing(scene: Scene): Drawing | null {
   const margin = 16,
     gap = 16,
     line = 18,
-    top = 64,
+    top = scene.isPanel ? 44 : 64,
     scaleHeight = BAR_HEIGHT + line + 6;
   let right = margin;
   const laid = found.figures.map((figure) => {
@@ -48,8 +48,8 @@ export function pictureDrawing(scene: Scene): Drawing | null {
     height: bottom + found.scales.length * scaleHeight + margin,
     draw: (painter) => {
       painter.rect(0, 0, painter.width, painter.height, LIGHT.paper);
-      const [whose, what] = halves(title, scene);
-      painter.text(margin, 26, whose, { size: 14, bold: true, colour: LIGHT.ink });
+      const [whose, what] = scene.isPanel ? ["Picture", ""] : halves(title, scene);
+      painter.text(margin, 26, whose, { size: 15, bold: true, colour: LIGHT.ink });
       painter.text(margin, 46, what, { colour: LIGHT.muted });
       for (const { figure, box } of laid) {
         paint(painter, figure, scene, found, box, LIGHT);

@@ -37,20 +37,25 @@ export class PromptMap {
       follow(event);
     };
     this.#canvas.onpointermove = (event) => event.buttons & 1 && follow(event);
-    box.addEventListener("scroll", () => this.#paint());
+    box.addEventListener("scroll", () => this.#paint(box));
   }
 
   update(marks: () => Mark[], dark: boolean): void {
-    const { scrollHeight, clientHeight } = this.#box;
-    this.element.hidden = scrollHeight <= clientHeight + 4;
-    if (this.element.hidden) return;
-    this.#marks = marks().sort((a, b) => a.size - b.size);
+    const { scrollHeight, clientHeight, scrollTop } = this.#box,
+      scrolls = scrollHeight > clientHeight + 4;
+    // Asked before the map is shown: afterwards the page would be laid out anew for it.
+    this.#marks = scrolls ? marks().sort((a, b) => a.size - b.size) : [];
+    this.element.hidden = !scrolls;
+    if (!scrolls) return;
     this.#dark = dark;
-    this.#paint();
+    this.#paint({ scrollHeight, clientHeight, scrollTop });
   }
 
-  #paint(): void {
-    const { scrollHeight, clientHeight, scrollTop } = this.#box;
+  #paint({
+    scrollHeight,
+    clientHeight,
+    scrollTop,
+  }: Pick<Element, "scrollHeight" | "clientHeight" | "scrollTop">): void {
     if (this.element.hidden || !clientHeight) return;
     const scale = clientHeight / scrollHeight,
       colours = ink(this.#dark);

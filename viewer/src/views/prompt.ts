@@ -64,6 +64,7 @@ export class PromptView extends Drawn<Scene> implements View {
   #places = new Map<Element, number>(); // of a token's element, or of a block's first patch
   #byPosition = new Map<number, number>();
   #cursor = 0;
+  #followed: number | null = null; // the token that was scrolled to
   #marked: { selected: number[]; hovered: number | null } = { selected: [], hovered: null };
 
   #box = h("div.prompt__text", { role: "group", "aria-label": "Tokens of the prompt and of the output" });
@@ -97,6 +98,7 @@ export class PromptView extends Drawn<Scene> implements View {
       (scene) => this.#legend.replaceChildren(...legend(scene, scoresOf(scene), this.#text)),
       (scene) => this.#mark(scene),
       (scene) => this.#say(scene),
+      (scene) => this.#follow(scene),
     );
     this.draws((scene) => this.#shadeMap(scene));
     new ResizeObserver(([{ contentRect }]) => {
@@ -107,7 +109,7 @@ export class PromptView extends Drawn<Scene> implements View {
   #shadeMap(scene: Scene): void {
     const found = scoresOf(scene),
       { run, state, dark } = scene;
-    void this.#own.width;
+    if (!this.#own.width) return;
     const marks = () =>
       this.#text.tokens.flatMap(({ place }, i): Mark[] => {
         const { fill } = shadeOf({ run, state }, found, place),
@@ -138,6 +140,7 @@ export class PromptView extends Drawn<Scene> implements View {
     this.#byPosition = new Map(tokens.map(({ info }, place) => [info.position, place]));
     this.#cursor = 0;
     this.#marked = { selected: [], hovered: null };
+    this.#followed = null;
     const content = new DocumentFragment();
     let place = 0;
     const template = templatePositions(run);
@@ -145,7 +148,7 @@ export class PromptView extends Drawn<Scene> implements View {
       content.append(...this.#token(token, place++, !template.has(token.info.position)));
     for (const piece of prompt) {
       if (!isBlock(piece)) {
-        if (beginsDecoder(run, piece)) content.append(divider("decoder begins"));
+        if (beginsDecoder(run, piece)) content.append(h("div.prompt__divider", {}, "decoder begins"));
         put(piece);
       } else {
         content.append(this.#block(piece, place));
@@ -153,7 +156,7 @@ export class PromptView extends Drawn<Scene> implements View {
       }
     }
     generated.forEach(put); // each is there once it can be read, at the steps after its own
-    this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
+    if (this.#box.firstChild) this.#box.scrollTop = 0; // before the new content, which would have to be laid out for it
     this.#box.replaceChildren(content);
     this.#elementOf(0)?.setAttribute("tabindex", "0");
     this.#box.dataset.size = tokens.length <= FEW ? "few" : tokens.length <= SOME ? "some" : "many";
@@ -163,8 +166,8 @@ export class PromptView extends Drawn<Scene> implements View {
   /** The token's element; a place to break the line before a word, line breaks after those of a text, but not of a template. */
   #token(token: PromptToken, place: number, ofText: boolean): Node[] {
     const text = label(token.info, LENGTH);
-    const spaces = /^␣+(?=.)/.exec(text)?.[0] ?? "";
-    const breaks = /⏎*$/.exec(text)![0].length;
+    const spaces = /^␣+(?=.)/.exec(text)?.[0] ?? "",
+      breaks = /⏎*$/.exec(text)![0].length;
     const always = [...text].length > LONG ? "prompt__token prompt__token--long" : "prompt__token";
     const element = h(
       "span",
@@ -249,9 +252,6 @@ export class PromptView extends Drawn<Scene> implements View {
     for (const each of selected) for (const element of elements(each)) element?.setAttribute("aria-pressed", "true");
     for (const element of elements(before.hovered)) element?.removeAttribute("data-hovered");
     for (const element of elements(hovered)) element?.setAttribute("data-hovered", "");
-    const last = selected.at(-1);
-    if (last !== undefined && last !== before.selected.at(-1) && !this.#box.matches(":hover"))
-      this.#reveal(this.#elementOf(place(last)));
     if (!this.#blocks.length) return;
     const colours = ink(dark);
     const found = scoresOf(scene);
@@ -259,6 +259,14 @@ export class PromptView extends Drawn<Scene> implements View {
       const painter = new CanvasPainter(canvas, block.cols * cell, block.rows * cell, devicePixelRatio);
       paintBlock(painter, colours, scene, found, block, 0, 0, cell, selected, hovered);
     }
+  }
+
+  /** To the token that was selected last; not before the page was laid out for the first time, which would do it twice. */
+  #follow({ state }: Scene): void {
+    const last = selectedIn(state).at(-1) ?? null;
+    if (!this.#own.width || last === this.#followed) return;
+    this.#followed = last;
+    if (last !== null && !this.#box.matches(":hover")) this.#reveal(this.#elementOf(this.#byPosition.get(last) ?? -1));
   }
 
   /** Scrolls the box, not the page. */
@@ -365,8 +373,8 @@ export class PromptView extends Drawn<Scene> implements View {
   }
 
   drawing(scene: Scene): Drawing {
-    const title = "Prompt, shaded by importance";
-    const width = 820;
+    const title = "Prompt, shaded by importance",
+      width = 820;
     const draw = (painter: Painter) => drawPrompt(painter, LIGHT, title, scene, scoresOf(scene));
     // The height is known after laying the text out; a canvas of one pixel measures as well as any.
     const height = draw(new CanvasPainter(document.createElement("canvas"), width, 1, 1));
@@ -390,5 +398,3 @@ export class PromptView extends Drawn<Scene> implements View {
     }));
   }
 }
-
-const divider = (text: string) => h("div.prompt__divider", {}, text);

@@ -2,7 +2,7 @@
 
 import { isFirst, overLayers } from "../core/aggregate.ts";
 import { h } from "../core/dom.ts";
-import { CHANGES, effectOn, shownEffects, type Shown } from "../core/effects.ts";
+import { CHANGES, effectOn, kindOf, shownEffects, type Shown } from "../core/effects.ts";
 import type { Line } from "../core/export.ts";
 import { LIGHT } from "../core/ink.ts";
 import { brief, metricOf } from "../core/metrics.ts";
@@ -184,7 +184,7 @@ class RankedList extends Drawn<Scene> {
     this.#heading.textContent = `${this.#kind.title} (${places.length})`;
     this.#metric.textContent = brief(metricOf(run, state));
     const effects = isDifference(state, scene.runs) ? null : shownEffects(scene);
-    this.element.classList.toggle("ranking--effects", effects !== null);
+    this.element.classList.toggle("ranking--effects", effects !== null && kindOf(effects) === "unit");
     const known = !!run.manifest?.null && !isDifference(state, scene.runs);
     this.element.classList.toggle("ranking--null", known);
     this.#large.title = `Percentile: how many in a hundred tokens of ${run.manifest?.null?.runs ?? 0} other runs have a smaller value`;

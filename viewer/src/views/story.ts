@@ -7,7 +7,7 @@ import type { Scene, View } from "../core/scene.ts";
 import type { Scenes } from "../core/store.ts";
 import { CHANGES } from "../core/effects.ts";
 import { story, wordAround, type Read, type Story } from "../core/story.ts";
-import { label, visible } from "../core/tokens.ts";
+import { label, unspaced, visible } from "../core/tokens.ts";
 import { Drawn } from "../core/track.ts";
 import { isDifference, meaning, percent, predicted } from "../core/words.ts";
 import type { Run, TokenInfo } from "../data/types.ts";
@@ -43,17 +43,15 @@ export class StoryView extends Drawn<Scene> implements View {
   }
 
   #sentences({ run, state }: Scene, { words, patch, tower, template, lost, robust }: Story): Part[] {
-    const read = (each: Read): Part[] => [`layer ${each.layer} reads `, this.#token(run, each)];
+    const select = (each: Read) => this.#token(each, name(run, each.token));
+    const read = (each: Read): Part[] => [`layer ${each.layer} reads `, select(each)];
     const parts: Part[][] = words.map(read);
     if (template)
-      parts.push([
-        "the template’s ",
-        this.#token(run, template),
-        ` is read more than any word (layer ${template.layer})`,
-      ]);
-    if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, this.#token(run, patch)]);
-    for (const each of tower ?? []) parts.push([this.#token(run, each), ` (layer ${each.layer})`]);
-    const said = parts.flatMap((part, i) => (i ? [", ", ...part] : part));
+      parts.push(["the template’s ", select(template), ` is read more than any word (layer ${template.layer})`]);
+    if (patch) parts.push([`in the picture, layer ${patch.layer} reads most at `, select(patch)]);
+    for (const each of tower ?? []) parts.push([select(each), ` (layer ${each.layer})`]);
+    const said = parts.flatMap((part, i) => (i < parts.length - 1 ? [...kept(part, ","), " "] : part));
+    const before = said.length ? [...kept(said, ";"), " "] : [];
     if (lost) {
       const result =
         lost.then !== null
@@ -62,23 +60,30 @@ export class StoryView extends Drawn<Scene> implements View {
               h("strong.mono", {}, word(lost.then)),
             ]
           : [` the answer's probability falls from ${percent(lost.before)} to ${percent(lost.after)}`];
-      const head = lost.head === null ? "" : ` in ${lost.head}`;
-      const token = this.#token(run, { token: lost.token, layer: null });
-      said.push(said.length ? "; " : "", "without ", token, head, ...result);
-    } else if (robust) said.push(`; no single unit changes the answer's probability by ${CHANGES} or more`);
-    return said;
+      const where = lost.where === null ? "" : ` in ${lost.where}`;
+      const named = lost.isRoute ? [h("strong.mono", {}, lost.token.text)] : name(run, lost.token);
+      const token = this.#token({ token: lost.token, layer: null }, named);
+      return [...before, "without ", token, where, ...result];
+    }
+    return robust ? [...before, `no single mask changes the answer's probability by ${CHANGES} or more`] : said;
   }
 
   /** A token, which a click selects where it is read. */
-  #token(run: Run, { token, layer }: { token: TokenInfo; layer: number | null }): HTMLElement {
+  #token({ token, layer }: { token: TokenInfo; layer: number | null }, named: Part[]): HTMLElement {
     const select = () =>
       this.#store.set({ token: token.position, ...(layer !== null && token.kind !== "image" && { layer }) });
     return h(
       "button.story-token",
       { onclick: select, title: `Select it${layer === null ? "" : ` in layer ${layer}`}` },
-      ...name(run, token),
+      ...named,
     );
   }
+}
+
+/** A sign stays on the line of the token before it. */
+function kept(parts: Part[], sign: string): Part[] {
+  const last = parts.at(-1)!;
+  return [...parts.slice(0, -1), typeof last === "string" ? last + sign : h("span.story-kept", {}, last, sign)];
 }
 
 /** What colour means, in all views. */
@@ -91,9 +96,17 @@ export class MeaningView extends Drawn<Scene> implements View {
   }
 }
 
+/** "image 1", or "frame 2" of a video, which has a number of its own. */
+function pictureName({ manifest }: Run, image: number): string {
+  const images = manifest?.images ?? [],
+    video = images[image]?.video;
+  if (video === undefined) return `image ${image}`;
+  return `frame ${images.slice(0, image).filter((other) => other.video === video).length}`;
+}
+
 function name(run: Run, token: TokenInfo): Part[] {
   if (token.kind === "image" && !token.members) {
-    const of = (run.manifest?.images?.length ?? 1) > 1 ? ` of image ${token.image ?? 0}` : "";
+    const of = (run.manifest?.images?.length ?? 1) > 1 ? ` of ${pictureName(run, token.image ?? 0)}` : "";
     return [
       h("strong", {}, token.row === null ? `position ${token.position}` : `row ${token.row}, column ${token.col}${of}`),
     ];
@@ -105,9 +118,8 @@ function name(run: Run, token: TokenInfo): Part[] {
         h("strong", {}, around[1].slice(0, MOST)),
         around[2] && h("span.muted", {}, around[2].slice(0, MOST)),
       ]
-    : [h("strong", {}, label(token, 30).replace(/^␣/, ""))];
+    : [h("strong", {}, unspaced(label(token, 30)))];
   return [h("span.mono", {}, ...text), ` (${token.position})`];
 }
 
-/** In running text a leading space says nothing. */
-const word = (text: string) => visible(text.slice(0, 60)).replace(/^␣(?=.)/, "");
+const word = (text: string) => unspaced(visible(text.slice(0, 60)));
