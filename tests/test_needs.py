@@ -57,6 +57,7 @@ def test_the_gpu_script_runs_without_a_gpu(
     assert gpu.main(["--device", "cpu", "--shape", "tiny", "--json", str(tmp_path / "gpu.json")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[1] == "|---|---|---|" and sum("analysis / plain forward" in line for line in printed) == 2
+    assert sum("whole run, 2 output tokens" in line for line in printed) == 2
     told = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
     assert [f"| {line['what']} | {line['value']} | {line['remark']} |" for line in told] == printed[2:]
     monkeypatch.setattr(gpu, "free_bytes", lambda device: 1)
