@@ -8,9 +8,7 @@ Everything is read, and runs that do not fit are refused, before the model's wei
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, cast
 
 from mask_impact.distances import METRICS
 from mask_impact.errors import UserError
@@ -22,6 +20,9 @@ from mask_impact.jobs.prepared import Prepared
 from mask_impact.jobs.resume import as_json, defaults
 from mask_impact.options import VARIANTS, Request
 from mask_impact.table import CROSS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODEL = ("family", "layers", "heads", "hidden_size", "dtype", "fingerprint")
 SAME = ("num_tokens", "layers", "ablation", "tower", "attention", "vision_attention")  # options that change a ranking
@@ -109,7 +110,7 @@ def read_run(path: Path) -> Other:
     )
 
 
-def ranking(table: pd.DataFrame, manifest: Mapping[str, Any]) -> list[tuple[int, float, int]]:
+def ranking(table: "pd.DataFrame", manifest: Mapping[str, Any]) -> list[tuple[int, float, int]]:
     """That of the run which wrote the table, as TopTokens.ranked gives it: of the first variant and metric."""
     variant, column = manifest["variants"][0], manifest["metrics"][0]["column"]
     rows = table[table.variant.isin((variant, CROSS + variant))]
