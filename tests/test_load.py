@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_results import ALL, HOSTILE, TABLES, float_bits, make_block, names, save
 
+from mask_impact.distances import DEFAULT_METRICS, METRICS
 from mask_impact.errors import UserError
 from mask_impact.files.notebook import write_report
 from mask_impact.files.page import EMPTY_ELEMENT, find_page
@@ -133,6 +134,24 @@ def test_tables_that_others_have_written(tmp_path):
         assert list(df.columns) == [*COLUMNS, "note", "mine"] or list(df.columns) == [*COLUMNS, "mine", "note"]
         same(df[list(COLUMNS)], want)
         assert df.mine.tolist() == list(range(len(want))) and set(df.note) == {"x"}
+
+
+def test_a_column_that_was_added_is_kept_and_one_that_was_renamed_is_damage(tmp_path):
+    """One bit of a header makes another name of it: then the numbers of a metric are not there."""
+    described = {"metrics": [METRICS[name].described for name in DEFAULT_METRICS]}
+    blocks = run_of()
+    for fmt in ("csv", "json"):
+        path = save(tmp_path / fmt, blocks, [fmt], manifest=MANIFEST | described)[fmt]
+        whole = path.read_text("utf-8")
+        path.write_text(whole.replace("cosine_distance", "cosine_diqtance"), "utf-8")
+        refused(path, "has been changed since it was written")
+        with pytest.raises(UserError, match="has been changed since it was written"):
+            load(path.with_name("run_run.json"))
+        path.write_text(whole, "utf-8")
+        same(load(path), to_dataframe(blocks))
+    df = load(path).assign(mine=1)
+    df.to_csv(tmp_path / "csv" / "run_results.csv", index=False)
+    assert list(load(tmp_path / "csv" / "run_results.csv").columns) == [*COLUMNS, "mine"]
 
 
 def test_a_part_of_a_run_as_a_report_and_as_parquet(tmp_path):

@@ -188,9 +188,9 @@ def _difference(path: Path, table: pa.Table, embedded: Manifest | None, manifest
         return f"{table.num_rows:,} rows, not {manifest['rows']:,}"
     if embedded is not None and reproducible(embedded) != reproducible(manifest):
         return "it embeds another manifest"
-    by_the_user = path.suffix.lower() == ".gz" or set(table.column_names) - set(
-        known_columns(table.column_names, manifest)
-    )
+    written = {each["column"] for each in manifest.get("metrics") or []}
+    more = set(table.column_names) - set(known_columns(table.column_names, manifest))
+    by_the_user = path.suffix.lower() == ".gz" or (more and written <= set(table.column_names))  # columns were added
     return None if by_the_user else changed(path, manifest)
 
 

@@ -89,4 +89,8 @@ def _unnoticed(path: Path, whole: pd.DataFrame) -> str | None:
         return None if len(str(error).splitlines()) == 1 else "the message has several lines"
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:200]
+    if found.shape != whole.shape or list(found.columns) != list(whole.columns):
+        return (
+            f"{found.shape} rows and columns in place of {whole.shape}, {sorted({*found.columns} ^ {*whole.columns})}"
+        )
     return None if found.equals(whole) else f"{(found != whole).to_numpy().sum()} cells have changed"
