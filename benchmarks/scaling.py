@@ -27,7 +27,7 @@ import torch
 from benchmarks.models import Setup, Shape
 from benchmarks.needs import needs_table
 from benchmarks.speed import recorded_tensors
-from benchmarks.work import measure_layers, plain_forward, record
+from benchmarks.work import measure_queries, plain_forward, record
 
 SMALL = Shape("small", 4, 256, 768, 4, 2, head_dim=64, vocabulary=2000)
 
@@ -69,8 +69,7 @@ def measured(case: Case, repetitions: int) -> list[tuple[float, ...]]:
 
     def analysis() -> int:
         recording = record(model, inputs, case.outputs)
-        for step in range(case.outputs):
-            measure_layers(model, recording, case.tokens - 1 + step)
+        measure_queries(model, recording, range(case.tokens - 1, case.tokens - 1 + case.outputs))
         storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in recorded_tensors(recording)}
         return sum(storage.nbytes() for storage in storages.values())
 

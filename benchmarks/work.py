@@ -53,9 +53,15 @@ def timed_distances() -> Iterator[list[float]]:
 
 def measure_layers(model: Any, recording: Recording, position: int) -> list[metering.Impact]:
     """Every layer's distances at one query position, each token up to it masked alone."""
+    return [found for (found,) in measure_queries(model, recording, [position])]
+
+
+def measure_queries(model: Any, recording: Recording, positions: Sequence[int]) -> list[list[metering.Impact]]:
+    """The same at several query positions, measured together; for each layer a list of them."""
     meter = metering.Meter(model, metering.Wanted())
-    masks = [[masked] for masked in range(position + 1)]
-    return [meter.impact(layer, layer.queries[position], masks) for layer in recording.with_attention()]
+    masks = [[[masked] for masked in range(position + 1)] for position in positions]
+    layers = recording.with_attention()
+    return [meter.impacts(layer, [layer.queries[position] for position in positions], masks) for layer in layers]
 
 
 def as_block(step: int, layer: int, l2: np.ndarray, cosine: np.ndarray) -> Block:
