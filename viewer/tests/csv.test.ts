@@ -87,6 +87,11 @@ test.each([
   ["a header alone", `${HEADER}\n`, "the table has a header and no rows"],
   ["cut in a row", `${HEADER}\n${ROW}0,0,"b"`, "line 3: the file is cut off in this row, which has 3 of 7 fields"],
   ["cut in the first field", `${HEADER}\n${ROW}0`, "line 3: the file is cut off in this row"],
+  [
+    "an end that was never written",
+    `${HEADER}\n${ROW}0,0,"b",1,Full,0.5,\0\0\0\0`,
+    "line 3: the file is damaged here: it goes on in null characters to its end",
+  ],
   ["cut in quotation marks", `${HEADER}\n${ROW}0,0,"b\n\n`, "line 3: the file is cut off inside of quotation marks"],
   [
     "too few fields",
