@@ -31,9 +31,9 @@ from mask_impact.prompt.prepared import Prepared
 from mask_impact.prompt.units import MASKED, Unit
 from mask_impact.table import CROSS, Block
 
-# Queries that are measured together: numbers in their blocks, of which all layers' are kept until they are written; and
-# how many more masks a later one may have than the first.
+# Queries that are measured together keep the blocks of all layers until these are written: at most so many numbers.
 MOST_NUMBERS = 16 * 2**20
+# The last of them has at most so many times the masks of the first, and a few more.
 MORE, FEW = 1.25, 8
 
 
@@ -41,8 +41,9 @@ class Seen:
     """The units masked at a query that an attention sees, whose positions are `seen`; the same in all layers."""
 
     def __init__(self, units: Sequence[Unit], seen: range) -> None:
-        self.units = [unit.positions for unit in units if unit.positions[0] in seen]
-        self.labels = [unit.label for unit in units if unit.positions[0] in seen]
+        masked = [unit for unit in units if unit.positions[0] in seen]
+        self.units = [unit.positions for unit in masked]
+        self.labels = [unit.label for unit in masked]
         self.positions = np.array([positions[0] for positions in self.units], np.int64)
         self.masks = [[member - seen.start for member in positions] for positions in self.units]
         self.first = seen.start
@@ -138,7 +139,7 @@ class Measurement:
     def _together(self, recording: Recording, queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
         """The queries in parts that are measured together, whose rows and results fit the memory budget.
 
-        A mask of one of them is one of all: where later ones have many more, that would be work for nothing.
+        Every mask is replayed for all queries of a part. So one with many more masks than the first begins a new part.
         """
         layers = [record for record in recording.with_attention() if record.index in self.findings.layers]
         start = 0

@@ -64,7 +64,7 @@ Acting = tuple[Sequence[int], Sequence[bool]]  # a mask, and at which of Q queri
 
 
 class Chosen:
-    """What each of Q queries sees of its masks, and the masks of all of them, each once."""
+    """What each of Q queries sees of its masks, and all their masks, each once."""
 
     def __init__(self, visible: torch.Tensor, masks: Sequence[Masks]) -> None:
         """`visible` [Q, T] bool, on the CPU: the positions that a query sees; `masks`: of each query."""
@@ -86,7 +86,7 @@ class Chosen:
         self.acts = [[not seen.isdisjoint(mask) for seen in sees] for mask in self.rows]  # [R][Q]
 
     def fits(self, visible: torch.Tensor, masks: Sequence[Masks]) -> bool:
-        """Whether it is of these: in most layers it is that of the layer before."""
+        """Whether it was made of these. From layer to layer they are mostly the same."""
         same = len(masks) == len(self.masks) and all(map(operator.is_, masks, self.masks))
         return same and torch.equal(visible, self.visible)
 

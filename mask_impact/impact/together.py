@@ -22,14 +22,14 @@ class Apart(Exception):
     """What was recorded for several queries does not make one call."""
 
 
-Seen = dict[tuple[int, ...], tuple[Any, Any]]
+Joins = dict[tuple[int, ...], tuple[Any, Any]]  # by the ids of tensors: the joined one, and they
 
 
 def together(queries: Sequence[QueryRecord]) -> QueryRecord:
     """One record of all `queries`, whose `position` is the last one's. Raises Apart."""
     if len(queries) == 1:
         return queries[0]
-    seen: Seen = {}
+    seen: Joins = {}
     length = max(query.bias.shape[-1] for query in queries)
     options, by_query = _options([query.options for query in queries])
     return QueryRecord(
@@ -47,7 +47,7 @@ def together(queries: Sequence[QueryRecord]) -> QueryRecord:
     )
 
 
-def side_by_side(values: Sequence[Any], seen: Seen) -> Any:
+def side_by_side(values: Sequence[Any], seen: Joins) -> Any:
     """Arguments of calls on one token each as those of one call on all; tensors are joined where they were cut.
 
     A tensor that is in several arguments is still one tensor afterwards: `seen` remembers those joined.

@@ -90,7 +90,7 @@ test.each([
   [
     "an end that was never written",
     `${HEADER}\n${ROW}0,0,"b",1,Full,0.5,\0\0\0\0`,
-    "line 3: the file is damaged here: it goes on in null characters to its end",
+    "line 3: the file is damaged: its last row has null characters",
   ],
   ["cut in quotation marks", `${HEADER}\n${ROW}0,0,"b\n\n`, "line 3: the file is cut off inside of quotation marks"],
   [

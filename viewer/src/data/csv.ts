@@ -186,7 +186,7 @@ export class CsvParser {
     this.#in.add(Uint8Array.of(LF));
     const { buf, pos } = this.#in;
     if (this.#findRow(buf, pos) < 0) this.#fail("the file is cut off inside of quotation marks that open in this row");
-    if (buf.subarray(pos).includes(0)) this.#fail("the file is damaged here: it goes on in null characters to its end");
+    if (buf.subarray(pos).includes(0)) this.#fail("the file is damaged: its last row has null characters");
     const columns = this.#header.length;
     if (columns && this.#fields < columns && this.#fields + this.#ends[0] - this.#starts[0] > 1) {
       this.#fail(`the file is cut off in this row, which has ${this.#fields} of ${plural(columns, "field")}`);
